@@ -1,0 +1,62 @@
+# The front door: `make help` lists what there is. Meson and Ninja do the building.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+BUILD ?= build
+ARGS ?=
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := build
+.PHONY: build dev demo test quick lint format bench fuzz sanitize install clean help bootstrap
+
+# Installs what is missing, and costs a moment when nothing is.
+bootstrap:
+	@tools/bootstrap
+
+$(BUILD)/build.ninja: | bootstrap
+	@meson setup "$(BUILD)" --prefix "$(PREFIX)"
+
+build: bootstrap $(BUILD)/build.ninja ## build the program: build/gantry
+	@ninja -C "$(BUILD)"
+
+dev: build ## run a dev server with the example agents (ARGS: more options for `gantry dev`)
+	@"$(BUILD)/gantry" dev $(ARGS) $(patsubst %/agent.yaml,%,$(wildcard examples/*/agent.yaml))
+
+demo: build ## show it: a task through the queue, a bad version shipped and rolled back
+	@GANTRY="$(abspath $(BUILD)/gantry)" tools/demo $(ARGS)
+
+test: bootstrap ## run every test (ARGS: --quick, or names to choose tests by)
+	@tools/run-tests $(ARGS)
+
+quick: bootstrap ## run the unit and end-to-end tests on the plain build only
+	@tools/run-tests --quick $(ARGS)
+
+lint: ## check format, layers, banned functions, warnings; clang-tidy, cppcheck
+	@tools/bootstrap --lint
+	@tools/lint $(ARGS)
+
+format: ## rewrite src/ and tests/ in the house format
+	@tools/bootstrap --lint
+	@tools/lint --fix
+
+bench: ## measure speed (installs nginx and wrk to compare with)
+	@tools/bootstrap --bench
+	@$(MAKE) build
+	@GANTRY="$(abspath $(BUILD)/gantry)" tools/bench $(ARGS)
+
+fuzz: ## fuzz each target for GANTRY_FUZZ_SECONDS (default here: 60)
+	@tools/bootstrap --fuzz
+	@GANTRY_FUZZ_SECONDS=$${GANTRY_FUZZ_SECONDS:-60} tools/run-tests --only fuzz $(ARGS)
+
+sanitize: bootstrap ## run the tests under ASan and UBSan, then under TSan
+	@tools/run-tests --only asan,tsan $(ARGS)
+
+install: build ## install under PREFIX (/usr/local), below DESTDIR if given
+	@meson configure "$(BUILD)" -Dprefix="$(PREFIX)"
+	@DESTDIR="$(DESTDIR)" meson install -C "$(BUILD)"
+
+clean: ## remove what building and testing made
+	rm -rf "$(BUILD)" build-asan build-tsan build-fuzz build-lint-gcc build-lint-clang
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
