@@ -1,0 +1,113 @@
+/* What loop.c, fiber.c and timers share. Not for other folders. */
+#ifndef GANTRY_SYS_LOOP_PRIVATE_H
+#define GANTRY_SYS_LOOP_PRIVATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <ucontext.h>
+#include <uv.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "sys/clock.h"
+#include "sys/fiber.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define HAVE_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAVE_ASAN 1
+#endif
+#endif
+#if defined(__SANITIZE_THREAD__)
+#define HAVE_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define HAVE_TSAN 1
+#endif
+#endif
+#ifndef HAVE_ASAN
+#define HAVE_ASAN 0
+#endif
+#ifndef HAVE_TSAN
+#define HAVE_TSAN 0
+#endif
+
+/* A fiber keeps its struct and stack for the next one when it ends; id tells the lives apart. */
+struct Fiber {
+    ListNode ready_node;  /* on loop->ready, or unlinked */
+    ListNode all_node;    /* on loop->fibers while alive, on loop->spare or bare after */
+    Loop *loop;
+    uint64_t id;          /* 0 while idle */
+    const char *name;
+    FiberFn fn;
+    void *arg;
+    Op *op;               /* the pending operation, NULL when not parked */
+    bool cancelled;
+    unsigned shields;
+    List joiners;         /* Joiner.node */
+    Diag diag;
+    LogContext log;
+    ucontext_t context;
+    char *stack;          /* usable bytes, above the guard page; NULL: bare */
+#if HAVE_ASAN
+    void *asan_fake_stack;
+#endif
+#if HAVE_TSAN
+    void *tsan_fiber;
+#endif
+};
+
+struct Loop {
+    uv_loop_t uv;
+    const char *name;
+    pthread_t thread;
+    bool has_thread;
+    /* owned by the loop's thread */
+    uv_prepare_t prepare;
+    uv_check_t check;
+    uv_idle_t idle;
+    uv_timer_t timer;
+    uv_async_t async;
+    bool stopping;
+    List ready, fibers;
+    List spare; /* ended, with a stack */
+    List bare;  /* ended, without */
+    size_t fibers_n, spare_n;
+    Fiber *running;
+    uint64_t next_id;
+    ucontext_t context;
+    Op **timers; /* binary heap by deadline_ms */
+    size_t timers_n, timers_cap;
+    int64_t timer_armed_ms; /* when the uv timer fires, DEADLINE_NONE when stopped */
+#if HAVE_ASAN
+    void *asan_fake_stack;
+    const void *asan_stack;
+    size_t asan_stack_bytes;
+#endif
+#if HAVE_TSAN
+    void *tsan_fiber;
+#endif
+    /* any thread */
+    _Atomic(LoopMsg *) mailbox; /* newest first */
+    atomic_bool stop_wanted;
+    atomic_uint_fast64_t slow_slices;
+};
+
+#define LOOP_FIBERS_MAX 30000
+#define LOOP_SPARE_MAX 256
+#define LOOP_SLOW_US 50000
+
+/* fiber.c */
+void fibers_run_ready(Loop *loop);
+void fibers_cancel_all(Loop *loop);
+void fibers_free_spare(Loop *loop);
+void op_cancel(Op *op, int code);
+
+/* timers.c: the heap of operations with a deadline */
+void timers_add(Loop *loop, Op *op);
+void timers_remove(Loop *loop, Op *op);
+void timers_fire(Loop *loop);
+void timers_rearm(Loop *loop);
+
+#endif

@@ -1,0 +1,51 @@
+/* Child processes for fibers.
+ *
+ * A child runs in a session and process group of its own, with an environment built from scratch,
+ * only descriptors 0-2 open, no new privileges, and dies with its parent thread's process. The group
+ * is signalled as a whole, so grandchildren are reached too.
+ */
+#ifndef GANTRY_SYS_PROCESS_H
+#define GANTRY_SYS_PROCESS_H
+
+#include "sys/stream.h"
+
+typedef struct Process Process;
+
+typedef struct {
+    const char *const *argv; /* NULL-terminated; argv[0] is looked up in the PATH of env */
+    const char *const *env;  /* NULL-terminated "K=V" */
+    const char *cwd;
+    int64_t memory_bytes_max;  /* RLIMIT_DATA; 0: unlimited */
+    int64_t file_bytes_max;    /* RLIMIT_FSIZE; 0: unlimited */
+    int64_t files_max;         /* RLIMIT_NOFILE; 0: default 1024 */
+    int64_t cpu_seconds_max;   /* RLIMIT_CPU; 0: unlimited */
+} ProcessOptions;
+
+typedef struct {
+    int exit_code; /* valid when signal is 0 */
+    int signal;    /* 0 when it exited by itself */
+} ProcessExit;
+
+/* Starts a child with pipes on stdin, stdout, stderr. The Streams belong to the Process; closing
+ * stdin early: process_close_stdin. Returns 0, -ENOENT (no such program), -EACCES, or -errno, with
+ * diag naming the program. */
+MUST_CHECK int process_spawn(const ProcessOptions *options, Process **ret);
+
+int process_pid(const Process *process);
+Stream *process_stdin(Process *process);
+Stream *process_stdout(Process *process);
+Stream *process_stderr(Process *process);
+void process_close_stdin(Process *process);
+
+/* Signals the whole group; harmless when it has ended. */
+void process_signal(Process *process, int signal);
+
+/* Waits for the child itself to end. Returns 0 with *ret, -ETIMEDOUT, -ECANCELED. */
+int process_exit_wait(Process *process, int64_t deadline_ms, ProcessExit *ret);
+
+/* SIGKILLs what is left of the group, closes the pipes and frees. NULL is accepted. Never waits: the
+ * child is reaped by the loop. */
+void process_free(Process *process);
+DEFINE_FREEP(Process, process_free)
+
+#endif
