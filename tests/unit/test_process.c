@@ -1,0 +1,168 @@
+#include "tests/unit/sys_harness.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/diag.h"
+#include "sys/clock.h"
+#include "sys/process.h"
+
+typedef struct {
+    const char *script; /* for sh -c */
+    const char *input;
+    int kill_after_ms; /* SIGTERM to the group then; 0: never */
+    int spawned, waited;
+    ProcessExit exit;
+    char out[512];
+    int64_t took_ms;
+} Run;
+
+static const char *const env[] = { "PATH=/usr/bin:/bin", "COLOUR=green", NULL };
+
+static void read_all_wait(Stream *stream, char *out, size_t size)
+{
+    Str got;
+    size_t n = 0;
+    int r;
+    while ((r = stream_fill_wait(stream, 0, deadline_after(5000), &got)) == 0) {
+        size_t take = MIN(got.len, size - 1 - n);
+        memcpy(out + n, got.ptr, take);
+        n += take;
+        stream_consume(stream, got.len);
+    }
+    out[n] = '\0';
+}
+
+static int run_main(void *arg)
+{
+    Run *run = arg;
+    CLEANUP(process_freep) Process *p = NULL;
+    int64_t began_ms = clock_mono_ms();
+    run->spawned = process_spawn(&(ProcessOptions){ .argv = (const char *[]){ "sh", "-c", run->script, NULL },
+                                                    .env = env,
+                                                    .cwd = "/" },
+                                 &p);
+    if (run->spawned < 0) return 0;
+    if (run->input) {
+        Str input = str_of(run->input);
+        stream_write_wait(process_stdin(p), &input, 1, deadline_after(1000));
+    }
+    process_close_stdin(p);
+    if (run->kill_after_ms) {
+        fiber_sleep_wait(run->kill_after_ms);
+        process_signal(p, SIGTERM);
+    }
+    read_all_wait(process_stdout(p), run->out, sizeof run->out);
+    run->waited = process_exit_wait(p, deadline_after(5000), &run->exit);
+    run->took_ms = clock_mono_ms() - began_ms;
+    return 0;
+}
+
+static void test_io_and_exit_code(void **state)
+{
+    (void)state;
+    Run run = { .script = "read x; echo \"got $x in $PWD, $COLOUR $HOME\"; exit 75", .input = "this\n" };
+    harness_run(run_main, &run);
+    assert_int_equal(run.waited, 0);
+    assert_int_equal(run.exit.exit_code, 75);
+    assert_int_equal(run.exit.signal, 0);
+    assert_string_equal(run.out, "got this in /, green \n");
+}
+
+static void test_group_is_killed_whole(void **state)
+{
+    (void)state;
+    /* the grandchild holds stdout open: only a signal to the group ends the reading */
+    Run run = { .script = "sleep 60 & sleep 60", .kill_after_ms = 50 };
+    harness_run(run_main, &run);
+    assert_int_equal(run.waited, 0);
+    assert_int_equal(run.exit.signal, SIGTERM);
+    assert_true(run.took_ms < 5000);
+}
+
+static void test_leftovers_die_with_the_child(void **state)
+{
+    (void)state;
+    Run run = { .script = "sleep 60 & echo $!; exit 0" };
+    harness_run(run_main, &run);
+    assert_int_equal(run.exit.exit_code, 0);
+    pid_t left = (pid_t)strtol(run.out, NULL, 10);
+    assert_true(left > 1);
+    for (int i = 0; i < 100 && kill(left, 0) == 0; i++) {
+        char path[64], state_text[256] = "";
+        snprintf(path, sizeof path, "/proc/%d/stat", (int)left);
+        FILE *f = fopen(path, "r");
+        if (!f || !fgets(state_text, sizeof state_text, f)) state_text[0] = '\0';
+        if (f) fclose(f);
+        const char *close_paren = strrchr(state_text, ')');
+        if (close_paren && close_paren[2] == 'Z') return; /* dead; whoever inherited it has yet to reap */
+        usleep(20000);
+    }
+    assert_int_not_equal(kill(left, 0), 0);
+}
+
+static void test_only_three_descriptors(void **state)
+{
+    (void)state;
+    Run run = { .script = "ls /proc/self/fd | tr '\\n' ' '" };
+    harness_run(run_main, &run);
+    assert_string_equal(run.out, "0 1 2 3 "); /* 3 is the directory ls reads */
+}
+
+static int missing_main(void *arg)
+{
+    Run *run = arg;
+    Process *p = NULL;
+    run->spawned = process_spawn(&(ProcessOptions){ .argv = (const char *[]){ "no-such-program", NULL }, .env = env }, &p);
+    str_copy(run->out, sizeof run->out, str_of(diag_text()));
+    run->waited = process_spawn(&(ProcessOptions){ .argv = (const char *[]){ "/etc/passwd", NULL }, .env = env }, &p);
+    return 0;
+}
+
+static void test_missing_program(void **state)
+{
+    (void)state;
+    Run run = { 0 };
+    harness_run(missing_main, &run);
+    assert_int_equal(run.spawned, -ENOENT);
+    assert_non_null(strstr(run.out, "no-such-program"));
+    assert_int_equal(run.waited, -EACCES);
+}
+
+static int limits_main(void *arg)
+{
+    Run *run = arg;
+    CLEANUP(process_freep) Process *p = NULL;
+    run->spawned = process_spawn(&(ProcessOptions){ .argv = (const char *[]){ "sh", "-c", "ulimit -n; ulimit -f; ulimit -t", NULL },
+                                                    .env = env,
+                                                    .files_max = 77,
+                                                    .file_bytes_max = 512 * 10,
+                                                    .cpu_seconds_max = 9 },
+                                 &p);
+    if (run->spawned < 0) return 0;
+    read_all_wait(process_stdout(p), run->out, sizeof run->out);
+    run->waited = process_exit_wait(p, deadline_after(5000), &run->exit);
+    return 0;
+}
+
+static void test_limits(void **state)
+{
+    (void)state;
+    Run run = { 0 };
+    harness_run(limits_main, &run);
+    assert_string_equal(run.out, "77\n10\n9\n");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_io_and_exit_code),       cmocka_unit_test(test_group_is_killed_whole),
+        cmocka_unit_test(test_leftovers_die_with_the_child), cmocka_unit_test(test_only_three_descriptors),
+        cmocka_unit_test(test_missing_program),        cmocka_unit_test(test_limits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
