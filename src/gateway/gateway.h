@@ -1,0 +1,202 @@
+/* Gateway: the only door between an agent and language models.
+ *
+ * A GatewayTask is made for every running task, with a listener of its own on loopback: the socket
+ * says which task calls, so there is no key to leak. Every model call is admitted against the
+ * task's caps (the worst case is reserved), sent upstream with the provider's key, settled by the
+ * usage the provider reports (the whole reservation when it reports none), and recorded durably
+ * before its last byte reaches the agent. Nothing passes without admission.
+ *
+ * Invariants: settled + reserved never passes a cap; a call is settled once; a stream that was cut
+ * upstream never ends like a complete one; the client's keys never go upstream and the provider's
+ * never come down. Response bytes are passed on unchanged and in order.
+ *
+ * Threads: a GatewayConfig is read-only and shared. A Gateway, its tasks and its calls belong to
+ * one loop. Counters (gateway_stats.h) may be read from any thread.
+ */
+#ifndef GANTRY_GATEWAY_GATEWAY_H
+#define GANTRY_GATEWAY_GATEWAY_H
+
+#include "base/buf.h"
+#include "gateway/gateway_config.h"
+#include "logic/cap.h"
+#include "logic/usage.h"
+#include "net/http_client.h"
+#include "net/http_server.h"
+
+/* --- one a loop -------------------------------------------------------------------------------- */
+
+typedef struct Gateway Gateway;
+
+/* config must outlive it. On this thread's loop. */
+Gateway *gateway_new(const GatewayConfig *config);
+/* No task may be open. NULL is accepted. On its loop. */
+void gateway_free(Gateway *gateway);
+DEFINE_FREEP(Gateway, gateway_free)
+
+/* --- what happened: the record of a call ------------------------------------------------------- */
+
+typedef enum {
+    GATEWAY_COMPLETE,  /* the provider said it was finished */
+    GATEWAY_CUT,       /* ended, failed or was malformed after bytes: the whole hold is charged */
+    GATEWAY_UPSTREAM,  /* the provider answered an error: nothing is charged */
+    GATEWAY_UNREACHED, /* no connection: nothing is charged */
+    GATEWAY_TIMEOUT,   /* nothing in time: the whole hold is charged */
+    GATEWAY_STOPPED,   /* the task was stopped meanwhile: charged by usage, else the whole hold */
+    GATEWAY_OUTCOME_N_
+} GatewayOutcome;
+const char *gateway_outcome_name(GatewayOutcome outcome); /* "complete", ... */
+
+#define GATEWAY_TOOL_NAMES_MAX 32
+
+/* One upstream call. The Strs live while the sink runs. */
+typedef struct {
+    char id[37]; /* UUIDv7 */
+    Str task_id, agent, version_id;
+    int64_t attempt;
+    Api api;
+    Str provider;
+    Str model;      /* as asked */
+    Str model_used; /* as the provider named it; empty if it did not */
+    Str finish;     /* finish_reason or stop_reason of the provider; empty if none came */
+    bool streamed;
+    bool simulated;
+    bool client_gone; /* the agent left before the end; it was drained and billed */
+    int status;       /* HTTP status of the answer to the agent */
+    GatewayOutcome outcome;
+    Usage usage;           /* what was reported; tool_calls as counted in the answer */
+    bool full_hold;        /* usage was missing or uncertain: the whole hold is charged */
+    CapHold hold, charged; /* tokens and nano-USD: reserved, booked */
+    Str tool_names[GATEWAY_TOOL_NAMES_MAX]; /* tools the answer calls, in order; the first so many
+                                             */
+    size_t tool_names_n;
+    int64_t started_real_ms; /* Unix time */
+    int64_t ttfb_us;         /* to the first body byte; -1: none came */
+    int64_t duration_us;
+    Str error; /* why it did not complete; empty otherwise */
+} GatewayCall;
+
+/* Where records go: the worker's. The functions run on the call's fiber. */
+typedef struct {
+    /* Makes the record durable; the end of the answer is sent only after it returned 0. -ESTALE:
+     * the lease is no longer ours: the call fails and the task stops. Other negative values: the
+     * call fails. Cannot be abandoned: a cancelled caller still waits for it. */
+    int (*call_record_wait)(void *ctx, const GatewayCall *call);
+    /* May be NULL. Makes the reservation durable before anything is sent (what is known then is
+     * set: id to hold), so that a crash charges it. Returns as above. */
+    int (*call_hold_wait)(void *ctx, const GatewayCall *call);
+    void *ctx;
+} GatewaySink;
+
+/* --- one a running task ------------------------------------------------------------------------ */
+
+typedef struct GatewayTask GatewayTask;
+
+typedef struct {
+    Str task_id, agent, version_id; /* copied, as everything here */
+    int64_t attempt;
+    Str model; /* for GET /v1/models and /gantry/v1/task */
+    const Str *fallbacks;
+    size_t fallbacks_n;
+    CapLimits limits;    /* of the task, over all its attempts */
+    CapState spent;      /* by earlier attempts; started_ms (clock_mono_ms) is when wall_ms began */
+    int64_t deadline_ms; /* clock_mono_ms; 0: none */
+    Str traceparent;     /* sent upstream; empty: none */
+    const Str *tools;    /* names declared by the version */
+    size_t tools_n;
+    const GatewaySink *sink; /* required; lives longer than the task */
+    bool listen;             /* a listener of its own; false: in-process calls only */
+    /* Handles paths under /gantry/v1/ other than /gantry/v1/task (state, tasks, escalate, ...). */
+    HttpHandler door;
+    void *door_ctx;
+} GatewayTaskOptions;
+
+/* On the gateway's loop. Returns 0 or -errno with diag (no listener). */
+MUST_CHECK int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options,
+                                 GatewayTask **ret);
+
+/* The listener on 127.0.0.1; 0 when there is none. */
+uint16_t gateway_task_port(const GatewayTask *task);
+/* "http://127.0.0.1:PORT/v1" for OPENAI_BASE_URL, "http://127.0.0.1:PORT" for ANTHROPIC_BASE_URL;
+ * live as long as the task. "" without a listener. */
+const char *gateway_task_openai_url(const GatewayTask *task);
+const char *gateway_task_anthropic_url(const GatewayTask *task);
+
+typedef enum {
+    GATEWAY_STOP_NONE,
+    GATEWAY_STOP_CANCELLED, /* somebody cancelled the task */
+    GATEWAY_STOP_DRAINED,   /* the worker is going away */
+    GATEWAY_STOP_STALE,     /* the lease is no longer ours */
+    GATEWAY_STOP_FINISHED,  /* the agent has ended */
+    GATEWAY_STOP_N_
+} GatewayStop;
+
+/* Refuses further calls (403, not retryable) and ends those in flight; they settle and are
+ * recorded. The first reason stays. Never waits. */
+void gateway_task_stop(GatewayTask *task, GatewayStop reason);
+
+typedef struct {
+    CapState caps;     /* settled and reserved, earlier attempts included */
+    Usage usage;       /* reported in this attempt, summed */
+    int64_t cost_nusd; /* booked in this attempt, whole holds included */
+    int64_t calls;     /* sent upstream in this attempt */
+    int64_t calls_refused;
+    CapReason stopped_by; /* the first cap that refused a call, else CAP_BY_NOTHING */
+    GatewayStop stop;
+} GatewayTotals;
+void gateway_task_totals(const GatewayTask *task, GatewayTotals *ret);
+
+/* Counts a tool call that no model's answer asked for (those are counted from the answer) against
+ * the same cap. Returns 0 or GATEWAY_E_CAP: the cap is reached, do not make it. */
+#define GATEWAY_E_CAP 1
+MUST_CHECK int gateway_task_count_tool(GatewayTask *task);
+
+/* Stops the task, waits for its calls to settle (at most until deadline_ms, clock_mono_ms: then its
+ * connections are cut), closes the listener, frees. Waits even for a cancelled caller. */
+void gateway_task_close_wait(GatewayTask *task, int64_t deadline_ms);
+
+/* --- a call without a socket ------------------------------------------------------------------- */
+
+typedef struct {
+    Api api;
+    Str body;              /* JSON, as the client sent it; lives until the call returns */
+    Str anthropic_version; /* header of that name; empty: 2023-06-01 */
+    Str anthropic_beta;    /* passed on when not empty */
+    int64_t timeout_ms; /* the client's patience, bounds the wait for reserved spend; 0: unknown */
+} GatewayRequest;
+
+typedef struct {
+    const char *name;
+    Str value;
+} GatewayField;
+
+/* Where the answer goes. Each returns 0, HTTP_E_GONE (the reader left: the call is drained and
+ * settled all the same) or a negative errno, treated alike. */
+typedef struct {
+    /* streamed: more than one write may follow; else exactly one or none. */
+    int (*start_wait)(void *ctx, int status, const GatewayField *fields, size_t fields_n,
+                      bool streamed);
+    int (*write_wait)(void *ctx, Str bytes);
+    int (*end_wait)(void *ctx); /* not called when the answer was cut */
+    bool (*gone)(void *ctx);    /* may be NULL */
+    void *ctx;
+} GatewayReply;
+
+/* On a fiber of the gateway's loop. Admits, sends, forwards, settles, records. Returns 0 when an
+ * answer was given, whatever its status (refusals and provider errors are answers too), HTTP_E_GONE
+ * when the reader left, GATEWAY_E_CUT when the answer ended unfinished, -ESTALE when the lease is
+ * no longer ours, -ECANCELED, -ENOMEM. */
+#define GATEWAY_E_CUT 3
+MUST_CHECK int gateway_call_wait(GatewayTask *task, const GatewayRequest *request,
+                                 const GatewayReply *reply);
+
+/* A reply kept in memory, for the builtin agent and for tests. */
+typedef struct {
+    int status;
+    bool ended;
+    Buf body; /* -EMSGSIZE from write when full */
+} GatewayMemory;
+void gateway_memory_init(GatewayMemory *memory, size_t max);
+void gateway_memory_deinit(GatewayMemory *memory);
+GatewayReply gateway_memory_reply(GatewayMemory *memory);
+
+#endif

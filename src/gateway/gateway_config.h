@@ -1,0 +1,65 @@
+/* Gateway configuration: upstream providers, and which of them serves which model at what price.
+ *
+ * Made once from gantry.yaml by whoever owns it, read-only afterwards, shared by all threads.
+ */
+#ifndef GANTRY_GATEWAY_GATEWAY_CONFIG_H
+#define GANTRY_GATEWAY_GATEWAY_CONFIG_H
+
+#include "logic/price.h"
+#include "logic/protocol.h"
+
+typedef enum { GATEWAY_OPENAI, GATEWAY_ANTHROPIC, GATEWAY_PROTOCOL_N_ } GatewayProtocol;
+const char *gateway_protocol_name(GatewayProtocol protocol); /* "openai", "anthropic" */
+
+/* One upstream. A server that speaks both protocols is two of these. */
+typedef struct {
+    const char *name; /* shown in records and metrics */
+    GatewayProtocol protocol;
+    const char *base_url; /* openai: ends in /v1, anthropic: does not; no final slash */
+    const char *key;      /* secret, never logged; NULL or "": none is sent */
+
+    /* For models the table does not know, made whole by price_fill; NULL: such models are refused.
+     */
+    const Price *default_price;
+
+    /* Which member carries the output cap when the client sent none: "max_completion_tokens"
+     * (NULL), or "max_tokens" for servers that know only that. OpenAI protocol only. */
+    const char *cap_member;
+
+    int64_t timeout_ms;         /* whole call; 0: 600 s */
+    int64_t connect_timeout_ms; /* 0: 10 s */
+    int64_t idle_timeout_ms;    /* silence after the request was sent; 0: timeout_ms */
+
+    /* Rate limits shared by workers; not enforced yet. 0: none. */
+    int64_t requests_per_minute_max, tokens_per_minute_max, concurrent_max;
+
+    bool simulated; /* the built-in simulator: said so in /gantry/v1/task and in records */
+} GatewayProvider;
+
+/* The first route whose glob matches the model and whose provider speaks the protocol of the call
+ * wins. */
+typedef struct {
+    const char *match;            /* logic/glob.h */
+    size_t provider;              /* index into providers */
+    const char *const *fallbacks; /* not used yet */
+    size_t fallbacks_n;
+} GatewayRoute;
+
+typedef struct {
+    const GatewayProvider *providers;
+    size_t providers_n;
+    const GatewayRoute *routes;
+    size_t routes_n;
+    const PriceTable *prices; /* required; an empty one knows the built-in list */
+} GatewayConfig;
+
+/* "chat", "responses", "messages", "embeddings" */
+const char *gateway_api_name(Api api);
+GatewayProtocol gateway_api_protocol(Api api);
+
+/* Provider and price of a model, also for pre-flight. Returns 0, -ENOENT (no route; diag names the
+ * fix) or -ENODATA (no price; diag names the fix; *ret_provider is set). Any thread. */
+MUST_CHECK int gateway_resolve(const GatewayConfig *config, Str model, GatewayProtocol protocol,
+                               const GatewayProvider **ret_provider, const Price **ret_price);
+
+#endif

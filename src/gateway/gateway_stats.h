@@ -1,0 +1,44 @@
+/* Gateway counters, for /metrics. One set a gateway (so one a loop): readers add them up. */
+#ifndef GANTRY_GATEWAY_GATEWAY_STATS_H
+#define GANTRY_GATEWAY_GATEWAY_STATS_H
+
+#include "gateway/gateway.h"
+
+#define GATEWAY_STATS_MODELS_MAX 128 /* more are counted under "other" */
+#define GATEWAY_MODEL_NAME_MAX 96
+
+typedef enum {
+    GATEWAY_REFUSED_CAP,     /* 402 */
+    GATEWAY_REFUSED_PRICE,   /* 400: unknown price */
+    GATEWAY_REFUSED_ROUTE,   /* 404: no provider for the model */
+    GATEWAY_REFUSED_INVALID, /* 400, 413: the request itself */
+    GATEWAY_REFUSED_STOPPED, /* 403 */
+    GATEWAY_REFUSED_N_
+} GatewayRefused;
+const char *gateway_refused_name(GatewayRefused refused);
+
+typedef struct {
+    char provider[GATEWAY_MODEL_NAME_MAX];
+    char model[GATEWAY_MODEL_NAME_MAX];
+    uint64_t calls[GATEWAY_OUTCOME_N_];
+    uint64_t input_tokens, output_tokens, cached_tokens;
+    uint64_t cost_nusd;
+    uint64_t duration_us; /* sum */
+} GatewayModelStats;
+
+typedef struct {
+    size_t models_n;
+    GatewayModelStats models[GATEWAY_STATS_MODELS_MAX + 1];
+    uint64_t refused[GATEWAY_REFUSED_N_];
+    uint64_t waited;        /* calls that queued for reserved spend */
+    uint64_t clamped;       /* calls whose output cap was lowered */
+    uint64_t usage_missing; /* calls charged their whole hold for want of usage */
+    uint64_t over_hold;     /* calls that cost more than was held */
+    int64_t in_flight;
+    int64_t tasks_open;
+} GatewayStats;
+
+/* Any thread. Large: not on a fiber's stack. */
+void gateway_stats(const Gateway *gateway, GatewayStats *ret);
+
+#endif
