@@ -1,0 +1,195 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "logic/lane.h"
+#include "random.h"
+
+static const LaneConfig usual = { .reserved = { 2, 2, 1 }, .shared = 3 };
+
+static void test_names(void **state)
+{
+    (void)state;
+    for (int i = 0; i < LANE_N_; i++) {
+        Lane lane;
+        assert_int_equal(lane_from(str_of(lane_name((Lane)i)), &lane), 0);
+        assert_int_equal(lane, i);
+    }
+    Lane lane = LANE_LOW;
+    assert_int_equal(lane_from(STR(""), &lane), 0);
+    assert_int_equal(lane, LANE_NORMAL);
+    assert_int_equal(lane_from(STR("Critical"), &lane), -EINVAL);
+    assert_int_equal(lane_from(STR("norma"), &lane), -EINVAL);
+}
+
+static void test_config(void **state)
+{
+    (void)state;
+    assert_true(lane_config_ok(&usual));
+    assert_int_equal(lane_slots(&usual), 8);
+    LaneConfig c = { .reserved = { 1, 1, 0 }, .shared = 0 };
+    assert_false(lane_config_ok(&c)); /* low could never run */
+    c.shared = 1;
+    assert_true(lane_config_ok(&c));
+    c.reserved[0] = -1;
+    assert_false(lane_config_ok(&c));
+    c.reserved[0] = LANE_SLOTS_MAX + 1;
+    assert_false(lane_config_ok(&c));
+    c = (LaneConfig){ .reserved = { 1, 1, 1 }, .shared = -1 };
+    assert_false(lane_config_ok(&c));
+}
+
+static void test_own_slots_before_shared_ones(void **state)
+{
+    (void)state;
+    LaneUse use = { .running = { 2, 0, 0 } };
+    assert_int_equal(lane_shared_used(&usual, &use), 0);
+    use.running[LANE_CRITICAL] = 4;
+    assert_int_equal(lane_shared_used(&usual, &use), 2);
+    assert_int_equal(lane_free(&usual, &use, LANE_CRITICAL), 1);
+    assert_int_equal(lane_free(&usual, &use, LANE_NORMAL), 3);
+    assert_int_equal(lane_free(&usual, &use, LANE_LOW), 2);
+}
+
+static void test_shared_slots_go_to_the_highest_lane(void **state)
+{
+    (void)state;
+    LaneUse idle = { 0 };
+    int64_t take[LANE_N_];
+    lane_claim_plan(&usual, &idle, (const int64_t[]){ 4, 9, 9 }, take);
+    assert_int_equal(take[LANE_CRITICAL], 4);
+    assert_int_equal(take[LANE_NORMAL], 3);
+    assert_int_equal(take[LANE_LOW], 1);
+}
+
+static void test_low_always_gets_through(void **state)
+{
+    (void)state;
+    LaneUse use = { .running = { 5, 2, 0 } };
+    int64_t take[LANE_N_];
+    lane_claim_plan(&usual, &use, (const int64_t[]){ 100, 100, 100 }, take);
+    assert_int_equal(take[LANE_CRITICAL], 0);
+    assert_int_equal(take[LANE_NORMAL], 0);
+    assert_int_equal(take[LANE_LOW], 1);
+}
+
+static void test_shrunk_configuration_starts_nothing_new(void **state)
+{
+    (void)state;
+    LaneConfig small = { .reserved = { 1, 1, 1 }, .shared = 0 };
+    LaneUse use = { .running = { 4, 0, 1 } };
+    int64_t take[LANE_N_];
+    lane_claim_plan(&small, &use, (const int64_t[]){ 5, 5, 5 }, take);
+    assert_int_equal(lane_shared_used(&small, &use), 3);
+    assert_int_equal(take[LANE_CRITICAL], 0);
+    assert_int_equal(take[LANE_NORMAL], 1);
+    assert_int_equal(take[LANE_LOW], 0);
+}
+
+/* The rules by single slots: each is owned by a lane or shared, and holds a lane's task or nothing.
+ */
+#define SLOTS_MAX 64
+typedef struct {
+    int owner[SLOTS_MAX]; /* LANE_N_: shared */
+    int task[SLOTS_MAX];  /* -1: free */
+    int n;
+} Model;
+
+static Model model_make(const LaneConfig *c)
+{
+    Model m = { 0 };
+    for (int lane = 0; lane < LANE_N_; lane++)
+        for (int64_t i = 0; i < c->reserved[lane]; i++) m.owner[m.n++] = lane;
+    for (int64_t i = 0; i < c->shared; i++) m.owner[m.n++] = LANE_N_;
+    for (int i = 0; i < m.n; i++) m.task[i] = -1;
+    return m;
+}
+
+static int model_slot(const Model *m, int owner, int task)
+{
+    for (int i = 0; i < m->n; i++)
+        if (m->owner[i] == owner && m->task[i] == task) return i;
+    return -1;
+}
+
+static bool model_start(Model *m, int lane)
+{
+    int slot = model_slot(m, lane, -1);
+    if (slot < 0) slot = model_slot(m, LANE_N_, -1);
+    if (slot < 0) return false;
+    m->task[slot] = lane;
+    return true;
+}
+
+/* A task of a lane ends: the lane keeps its own slots filled first, so a shared one comes free. */
+static void model_finish(Model *m, int lane)
+{
+    int slot = model_slot(m, LANE_N_, lane);
+    if (slot < 0) slot = model_slot(m, lane, lane);
+    assert_true(slot >= 0);
+    m->task[slot] = -1;
+}
+
+static void model_check(const Model *m, const LaneConfig *c, const LaneUse *use)
+{
+    int64_t shared = 0;
+    for (int i = 0; i < m->n; i++) {
+        if (m->task[i] >= 0 && m->owner[i] != LANE_N_) assert_int_equal(m->owner[i], m->task[i]);
+        shared += m->owner[i] == LANE_N_ && m->task[i] >= 0;
+    }
+    assert_int_equal(shared, lane_shared_used(c, use));
+    assert_true(shared <= c->shared);
+}
+
+static void one_run(uint64_t seed)
+{
+    Random r = { seed };
+    LaneConfig c = { .shared = random_range(&r, 0, 6) };
+    for (int i = 0; i < LANE_N_; i++) c.reserved[i] = random_range(&r, 0, 5);
+    Model m = model_make(&c);
+    LaneUse use = { 0 };
+    for (int step = 0; step < 60; step++) {
+        int64_t ready[LANE_N_], take[LANE_N_];
+        for (int i = 0; i < LANE_N_; i++) ready[i] = random_range(&r, 0, 8);
+        lane_claim_plan(&c, &use, ready, take);
+        for (int i = 0; i < LANE_N_; i++) { /* highest lane first: what can start, starts */
+            int64_t started = 0;
+            while (started < ready[i] && model_start(&m, i)) started++;
+            assert_int_equal(take[i], started);
+            use.running[i] += take[i];
+        }
+        model_check(&m, &c, &use);
+        for (int i = 0; i < LANE_N_; i++)
+            if (ready[i] > take[i]) assert_int_equal(lane_free(&c, &use, (Lane)i), 0);
+        for (int i = 0; i < LANE_N_; i++) {
+            for (int64_t k = random_range(&r, 0, use.running[i]); k > 0; k--) {
+                model_finish(&m, i);
+                use.running[i]--;
+            }
+        }
+        model_check(&m, &c, &use);
+    }
+}
+
+static void test_agrees_with_single_slots(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 5000; seed++) one_run(seed);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_own_slots_before_shared_ones),
+        cmocka_unit_test(test_shared_slots_go_to_the_highest_lane),
+        cmocka_unit_test(test_low_always_gets_through),
+        cmocka_unit_test(test_shrunk_configuration_starts_nothing_new),
+        cmocka_unit_test(test_agrees_with_single_slots),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
