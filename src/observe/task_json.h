@@ -1,0 +1,24 @@
+/* The public JSON of a task: what GET /agent/tasks/{id}, lists and webhooks say of it. Pure. */
+#ifndef GANTRY_OBSERVE_TASK_JSON_H
+#define GANTRY_OBSERVE_TASK_JSON_H
+
+#include "codec/json.h"
+#include "store/task_store.h"
+
+/* Leaves the result out and says "resultTruncated": true instead. */
+#define TASK_JSON_NO_RESULT 1u
+
+/* Writes an object: taskId, status, agent, versionId, priority, attempt, createdAt, startedAt,
+ * finishedAt, result (when it succeeded) or error (when there is one), usage, costUsd, costNusd,
+ * quality; and what the task has of parentTaskId, sessionId, userId, tenantId, webhookUrl,
+ * metadata, runAt, cancelRequested, stoppedBy. Result and metadata appear when they were read
+ * (TASK_PART_...). */
+void task_json(JsonOut *out, const Task *task, unsigned flags);
+
+/* An RFC 3339 time member, null for 0. */
+void json_out_ktime(JsonOut *out, const char *key, int64_t unix_ms);
+
+/* A UUID member, null for the zero one. */
+void json_out_kuuid(JsonOut *out, const char *key, Uuid id);
+
+#endif

@@ -1,0 +1,61 @@
+/* Webhooks: delivers what the outbox holds, signed (Standard Webhooks 1.0.0).
+ *
+ * A row is in the outbox because the transaction that ended its task put it there, so nothing is
+ * lost with the process: rows that an earlier process left pending are delivered by this one. One
+ * fiber looks for due rows, a bounded number of others each make one attempt.
+ *
+ * A receiver gets POST with webhook-id (the same in every attempt), webhook-timestamp,
+ * webhook-signature, traceparent, and the body {"type":"task.succeeded","timestamp","data":{task}}
+ * of less than WEBHOOK_BODY_BYTES_MAX: a result or error too long for that is left out and
+ * data.resultTruncated is true. Only 2xx is success; there are no redirects. 410 ends it; anything
+ * else is tried again after 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h, each with up to a
+ * tenth added, or later when the receiver says so in Retry-After.
+ */
+#ifndef GANTRY_OBSERVE_WEBHOOK_H
+#define GANTRY_OBSERVE_WEBHOOK_H
+
+#include "net/addr_guard.h"
+#include "queue/queue.h"
+
+typedef struct Webhooks Webhooks;
+
+#define WEBHOOK_BODY_BYTES_MAX 20000
+#define WEBHOOK_ATTEMPTS_MAX 10
+#define WEBHOOK_SECRET_TEXT_MAX 128 /* "whsec_" and base64, with a NUL */
+
+typedef struct {
+    Queue *queue;           /* borrowed */
+    Str secret;             /* "whsec_…" or the key's bytes; copied */
+    const AddrGuard *guard; /* which addresses may be called; copied */
+    size_t concurrent_max;  /* attempts at a time; 0: 8 */
+    int64_t timeout_ms;     /* of an attempt; 0: 15,000 */
+    int64_t poll_ms;        /* look at the outbox at least so often; 0: 1000 */
+} WebhookOptions;
+
+/* On the loop that is to deliver. Returns 0, -EINVAL (the secret is malformed, diag), -EAGAIN (no
+ * fiber). */
+MUST_CHECK int webhooks_start(const WebhookOptions *options, Webhooks **ret);
+
+/* On the same loop. Begins no further attempt, lets those under way end until deadline_ms
+ * (clock_mono_ms), then cancels them; frees. NULL is accepted. */
+void webhooks_stop_wait(Webhooks *webhooks, int64_t deadline_ms);
+
+/* Any thread. Look at the outbox now. */
+void webhooks_wake(Webhooks *webhooks);
+
+typedef struct {
+    uint64_t attempts, delivered, retried, failed;
+    int64_t in_flight;
+} WebhookStats;
+/* Any thread. */
+void webhooks_stats(const Webhooks *webhooks, WebhookStats *ret);
+
+/* The secret kept in data_dir/webhook-secret (mode 0600), made at random when it is not there.
+ * Blocks on files. Returns 0, -EINVAL (the file holds no secret), -errno with diag. */
+MUST_CHECK int webhook_secret_load(const char *data_dir, char out[WEBHOOK_SECRET_TEXT_MAX]);
+
+/* When to try again after `attempts` of them failed: milliseconds from now, or -1 when that was the
+ * last. random: 64 uniform bits. retry_after_ms: the receiver's wish, 0: none. Pure. */
+int64_t webhook_retry_delay_ms(int64_t attempts, uint64_t random, int64_t retry_after_ms);
+
+#endif
