@@ -1,0 +1,128 @@
+/* WorkerLink: how a worker talks to the control plane, whatever lies between.
+ *
+ * Two implementations: in the same process on the Queue (link_local.c), and over HTTP to `gantry
+ * serve` (link_http.c). A link serves one worker and belongs to that worker's loop. Nothing in it
+ * tries twice: who reports decides how long it is worth trying.
+ *
+ * Every function runs on a fiber. Beside what it lists it returns -ECANCELED and other -errno with
+ * diag: the control plane could not be asked, or had trouble of its own; ask again later.
+ */
+#ifndef GANTRY_WORKER_LINK_H
+#define GANTRY_WORKER_LINK_H
+
+#include "gateway/gateway.h"
+#include "net/http_client.h"
+#include "queue/queue.h"
+
+typedef struct WorkerLink WorkerLink;
+
+enum {
+    LINK_E_STALE = 1, /* task and fence do not belong together any more: stop, report nothing */
+    LINK_E_NO_WORKER, /* the worker is unknown, lost or stopped: register again */
+    LINK_E_REFUSED,   /* will never be accepted as it is (too large, malformed); diag says why */
+    LINK_E_NO_VERSION, /* no such version, or its code is gone */
+};
+
+/* What a worker says of itself. */
+typedef struct {
+    const char *name; /* for people */
+    LaneConfig slots;
+} LinkWorker;
+
+/* What it is told. */
+typedef struct {
+    char worker_id[UUID_TEXT_MAX];
+    int64_t lease_ms;     /* without a heartbeat for so long, its tasks are given to others */
+    int64_t heartbeat_ms; /* how often to report, at most lease_ms / 3 */
+} LinkLease;
+
+#define LINK_NO_DEADLINE INT64_MAX
+
+/* An attempt to run. */
+typedef struct {
+    TaskRef ref;
+    int64_t attempt;
+    Str agent, version_id;
+    Lane lane;
+    Str input;            /* JSON */
+    Str limits, metadata; /* JSON objects or empty */
+    Str session_id, user_id, tenant_id, traceparent;
+    int64_t remaining_ms; /* until the task's deadline, may be negative; LINK_NO_DEADLINE: none */
+    TaskUsage spent;      /* by earlier attempts */
+} LinkTask;
+
+/* What there is to know of a version. */
+typedef struct {
+    Str id;         /* 64 hex digits */
+    Str components; /* canonical JSON, see logic/version.h */
+    Str artifact;   /* SHA-256 of its packed code, 64 hex digits; empty: no code */
+} LinkVersion;
+
+typedef struct {
+    /* Starts a lease under a new id, which the link keeps for all that follows. */
+    int (*register_wait)(WorkerLink *link, const LinkWorker *worker, LinkLease *ret);
+
+    /* Claims tasks for the free slots: waits up to wait_ms until there is one, then takes as many
+     * as are ready and fit. *ret_n may be 0. They live in arena. Returns 0, LINK_E_NO_WORKER (also
+     * while the worker drains). */
+    int (*claim_wait)(WorkerLink *link, const LaneConfig *free, int64_t wait_ms, Arena *arena,
+                      LinkTask **ret, size_t *ret_n);
+
+    /* Renews the lease; *ret names what to stop. Returns 0, LINK_E_NO_WORKER. */
+    int (*heartbeat_wait)(WorkerLink *link, const TaskRef *held, size_t held_n, Arena *arena,
+                          HeartbeatReply *ret);
+
+    /* Waits for a reason to heartbeat before its time: 0, -ETIMEDOUT. mark: of the last reply. */
+    int (*signal_wait)(WorkerLink *link, uint64_t mark, int64_t deadline_ms);
+
+    /* Records the end of an attempt. Idempotent by fence: a repetition is LINK_E_STALE. Returns 0,
+     * LINK_E_STALE, LINK_E_REFUSED. */
+    int (*finish_wait)(WorkerLink *link, const TaskFinish *finish);
+
+    /* Records model calls durably. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
+    int (*calls_wait)(WorkerLink *link, TaskRef task, const GatewayCall *calls, size_t calls_n);
+
+    /* Appends log lines; seq counts from 1 in the attempt. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
+    int (*logs_wait)(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n);
+
+    /* Describes a version; texts live in arena. Returns 0, LINK_E_NO_VERSION. */
+    int (*version_wait)(WorkerLink *link, Str version_id, Arena *arena, LinkVersion *ret);
+
+    /* Appends the version's packed code to out, as stored: a tar, perhaps gzipped. The digest is
+     * not checked. Returns 0, LINK_E_NO_VERSION, -EFBIG (more than out takes). */
+    int (*artifact_wait)(WorkerLink *link, const LinkVersion *version, Buf *out);
+
+    /* Says goodbye: what is still held is released. Returns 0, LINK_E_NO_WORKER. */
+    int (*leave_wait)(WorkerLink *link);
+
+    void (*free)(WorkerLink *link);
+} WorkerLinkOps;
+
+struct WorkerLink {
+    const WorkerLinkOps *ops;
+};
+
+typedef struct {
+    Queue *queue;
+    int64_t lease_ms; /* the queue's; 0: its default, 10,000 */
+} LinkLocalOptions;
+
+/* A link to the queue in this process; artifacts come from its store's directory. Borrows the
+ * queue. */
+WorkerLink *link_local_new(const LinkLocalOptions *options);
+
+typedef struct {
+    HttpClient *client;  /* of the same loop; borrowed */
+    const char *url;     /* of `gantry serve`, without a final slash */
+    const char *key;     /* API key with the scope "worker"; NULL: none is sent */
+    int64_t timeout_ms;  /* of a request, beyond what it asks the server to wait; 0: 10,000 */
+} LinkHttpOptions;
+
+/* A link over HTTP (wire.h). Copies url and key. */
+WorkerLink *link_http_new(const LinkHttpOptions *options);
+
+/* No call may be under way. NULL is accepted. On its loop. */
+void link_free(WorkerLink *link);
+DEFINE_FREEP(WorkerLink, link_free)
+
+#endif

@@ -1,0 +1,71 @@
+/* Wire: the JSON between a remote worker and `gantry serve`, both directions.
+ *
+ * link_http.c and the server's routes share these functions, so they cannot disagree. Requests
+ * carry `Authorization: Bearer KEY`.
+ *
+ *   POST /api/workers                  {"name","slots":SLOTS} -> 201 {"workerId","leaseMs","heartbeatMs"}
+ *   POST /api/workers/{id}/claim       {"free":SLOTS,"waitMs"} -> 200 {"tasks":[TASK]}
+ *   POST /api/workers/{id}/heartbeat   {"tasks":[REF]} -> 200 {"cancel":[taskId],"lost":[taskId],
+ *                                      "draining"}
+ *   POST /api/workers/{id}/finish      FINISH -> 204, 409 stale
+ *   POST /api/workers/{id}/calls       {"taskId","fence","calls":[CALL]} -> 204, 409 stale
+ *   POST /api/workers/{id}/logs        {"taskId","fence","entries":[LINE]} -> 204, 409 stale
+ *   POST /api/workers/{id}/leave       -> 204
+ *   GET  /api/versions/{id}            -> 200 {"versionId","artifact","components",...}, 404
+ *   GET  /api/versions/{id}/artifact   -> 200 canonical tar, gzipped, 404
+ *
+ * with 404 on the worker routes when the worker is unknown, lost, stopped, or (claim) draining.
+ *
+ *   SLOTS   {"critical","normal","low","shared"}
+ *   REF     {"taskId","fence"}
+ *   TASK    {"taskId","fence","attempt","agent","versionId","lane","input","sessionId","userId",
+ *            "tenantId","limits","remainingMs","traceparent","metadata","spent":USAGE}; absent
+ *            values are null
+ *   USAGE   {"inputTokens","outputTokens","cachedTokens","llmCalls","toolCalls","costNusd"}
+ *   FINISH  {"taskId","fence","outcome","result","error":{"code","detail"},"stoppedBy",
+ *            "retryAfterMs","usage":USAGE}; outcome is a task_outcome_name
+ *   LINE    {"seq","at","stream","text"}; at in RFC 3339
+ *   CALL    the fields of GatewayCall in camelCase, tokens as inputTokens, outputTokens,
+ *           cachedTokens, cacheWrite5mTokens, cacheWrite1hTokens, reasoningTokens
+ *
+ * Writers append to a JsonOut, whose owner checks json_out_ok. Readers take a parsed value, whose
+ * texts they borrow; they ignore unknown members and return 0 or -EINVAL with diag.
+ */
+#ifndef GANTRY_WORKER_WIRE_H
+#define GANTRY_WORKER_WIRE_H
+
+#include "worker/link.h"
+
+void wire_slots_write(JsonOut *out, const LaneConfig *slots);
+MUST_CHECK int wire_slots_read(const Json *v, LaneConfig *ret);
+
+/* "taskId" and "fence", into an object that is open. */
+void wire_ref_write(JsonOut *out, TaskRef ref);
+MUST_CHECK int wire_ref_read(const Json *v, TaskRef *ret);
+
+/* The claimed task as the link gives it. now_ms: Unix time. */
+LinkTask link_task_from(const Task *task, int64_t now_ms);
+void wire_task_write(JsonOut *out, const LinkTask *task);
+/* arena holds the texts of input, limits and metadata. Also -ENOMEM. */
+MUST_CHECK int wire_task_read(Arena *arena, const Json *v, LinkTask *ret);
+
+/* stops and draining; the mark stays behind. */
+void wire_beat_write(JsonOut *out, const HeartbeatReply *beat);
+/* held: what the request had, for the fences. Also -ENOMEM. */
+MUST_CHECK int wire_beat_read(Arena *arena, const Json *v, const TaskRef *held, size_t held_n,
+                              HeartbeatReply *ret);
+
+void wire_finish_write(JsonOut *out, const TaskFinish *finish);
+/* Also -ENOMEM. */
+MUST_CHECK int wire_finish_read(Arena *arena, const Json *v, TaskFinish *ret);
+
+void wire_line_write(JsonOut *out, const TaskLogLine *line);
+/* attempt is left 0: the queue knows it. */
+MUST_CHECK int wire_line_read(const Json *v, TaskLogLine *ret);
+
+void wire_call_write(JsonOut *out, const GatewayCall *call);
+MUST_CHECK int wire_call_read(const Json *v, Call *ret);
+/* The row of a call; borrows its texts. */
+Call call_from_gateway(const GatewayCall *call);
+
+#endif
