@@ -17,9 +17,9 @@
 typedef struct WorkerLink WorkerLink;
 
 enum {
-    LINK_E_STALE = 1, /* task and fence do not belong together any more: stop, report nothing */
-    LINK_E_NO_WORKER, /* the worker is unknown, lost or stopped: register again */
-    LINK_E_REFUSED,   /* will never be accepted as it is (too large, malformed); diag says why */
+    LINK_E_STALE = 1,  /* task and fence do not belong together any more: stop, report nothing */
+    LINK_E_NO_WORKER,  /* the worker is unknown, lost or stopped: register again */
+    LINK_E_REFUSED,    /* will never be accepted as it is (too large, malformed); diag says why */
     LINK_E_NO_VERSION, /* no such version, or its code is gone */
 };
 
@@ -82,7 +82,8 @@ typedef struct {
     /* Records model calls durably. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
     int (*calls_wait)(WorkerLink *link, TaskRef task, const GatewayCall *calls, size_t calls_n);
 
-    /* Appends log lines; seq counts from 1 in the attempt. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
+    /* Appends log lines; seq counts from 1 in the attempt. Returns 0, LINK_E_STALE, LINK_E_REFUSED.
+     */
     int (*logs_wait)(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n);
 
     /* Describes a version; texts live in arena. Returns 0, LINK_E_NO_VERSION. */
@@ -112,10 +113,10 @@ typedef struct {
 WorkerLink *link_local_new(const LinkLocalOptions *options);
 
 typedef struct {
-    HttpClient *client;  /* of the same loop; borrowed */
-    const char *url;     /* of `gantry serve`, without a final slash */
-    const char *key;     /* API key with the scope "worker"; NULL: none is sent */
-    int64_t timeout_ms;  /* of a request, beyond what it asks the server to wait; 0: 10,000 */
+    HttpClient *client; /* of the same loop; borrowed */
+    const char *url;    /* of `gantry serve`, without a final slash */
+    const char *key;    /* API key with the scope "worker"; NULL: none is sent */
+    int64_t timeout_ms; /* of a request, beyond what it asks the server to wait; 0: 10,000 */
 } LinkHttpOptions;
 
 /* A link over HTTP (wire.h). Copies url and key. */

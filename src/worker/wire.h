@@ -3,12 +3,11 @@
  * link_http.c and the server's routes share these functions, so they cannot disagree. Requests
  * carry `Authorization: Bearer KEY`.
  *
- *   POST /api/workers                  {"name","slots":SLOTS} -> 201 {"workerId","leaseMs","heartbeatMs"}
- *   POST /api/workers/{id}/claim       {"free":SLOTS,"waitMs"} -> 200 {"tasks":[TASK]}
- *   POST /api/workers/{id}/heartbeat   {"tasks":[REF]} -> 200 {"cancel":[taskId],"lost":[taskId],
- *                                      "draining"}
- *   POST /api/workers/{id}/finish      FINISH -> 204, 409 stale
- *   POST /api/workers/{id}/calls       {"taskId","fence","calls":[CALL]} -> 204, 409 stale
+ *   POST /api/workers                  {"name","slots":SLOTS} -> 201
+ * {"workerId","leaseMs","heartbeatMs"} POST /api/workers/{id}/claim       {"free":SLOTS,"waitMs"}
+ * -> 200 {"tasks":[TASK]} POST /api/workers/{id}/heartbeat   {"tasks":[REF]} -> 200
+ * {"cancel":[taskId],"lost":[taskId], "draining"} POST /api/workers/{id}/finish      FINISH -> 204,
+ * 409 stale POST /api/workers/{id}/calls       {"taskId","fence","calls":[CALL]} -> 204, 409 stale
  *   POST /api/workers/{id}/logs        {"taskId","fence","entries":[LINE]} -> 204, 409 stale
  *   POST /api/workers/{id}/leave       -> 204
  *   GET  /api/versions/{id}            -> 200 {"versionId","artifact","components",...}, 404

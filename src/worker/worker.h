@@ -1,7 +1,7 @@
 /* Worker: claims tasks, runs agents, reports what became of them.
  *
- * A slot is taken before a task is claimed for it, so nothing claimed ever waits. Each attempt has a
- * fiber that supervises and one that runs the agent; heartbeats have a fiber of their own and do
+ * A slot is taken before a task is claimed for it, so nothing claimed ever waits. Each attempt has
+ * a fiber that supervises and one that runs the agent; heartbeats have a fiber of their own and do
  * not depend on how long a run takes. The end of an attempt is reported once, again and again until
  * the control plane took it or the lease is lost; a worker whose lease is lost stops what it runs
  * and reports nothing.
@@ -9,15 +9,16 @@
  * An attempt runs as its version's runtime says: `process` (run_process.c), `builtin`
  * (run_builtin.c), `server` (run_server.c). README.md says what the agent finds around it.
  *
- * A Worker belongs to one loop, which is also the gateway's. worker_stats may be called from any
- * thread, everything else from the loop.
+ * A WorkerHost belongs to one loop, which is also the gateway's. worker_stats may be called from
+ * any thread, everything else from the loop.
  */
 #ifndef GANTRY_WORKER_WORKER_H
 #define GANTRY_WORKER_WORKER_H
 
 #include "worker/link.h"
 
-typedef struct Worker Worker;
+/* (`Worker` is the row in the store.) */
+typedef struct WorkerHost WorkerHost;
 
 typedef struct {
     WorkerLink *link;            /* borrowed, as all pointers here */
@@ -26,36 +27,37 @@ typedef struct {
     HttpClient *client;          /* of this loop: http tools and server agents */
     const char *name;            /* NULL: the host's name */
     LaneConfig slots;            /* lane_config_ok() */
-    const char *dir;             /* versions and scratch; made if absent, used by one worker at a time */
-    int64_t grace_ms;            /* between SIGTERM and SIGKILL; 0: 5000 */
-    size_t output_bytes_max;     /* of an agent's stdout; 0: 8 MiB */
-    size_t log_bytes_max;        /* kept of an attempt's log; 0: 1 MiB */
-    size_t versions_max;         /* unpacked at the same time; 0: 64 */
-    int64_t memory_bytes_max;    /* of one agent process; 0: unlimited */
-    const char *path;            /* PATH of agents; NULL: the usual directories */
-    const char *node_path;       /* NODE_PATH of agents; NULL: unset */
-    const AddrGuard *guard;      /* what http tools may reach; NULL: public addresses only */
+    const char *dir;  /* versions and scratch; made if absent, used by one worker at a time */
+    int64_t grace_ms; /* between SIGTERM and SIGKILL; 0: 5000 */
+    size_t output_bytes_max;  /* of an agent's stdout; 0: 8 MiB */
+    size_t log_bytes_max;     /* kept of an attempt's log; 0: 1 MiB */
+    size_t versions_max;      /* unpacked at the same time; 0: 64 */
+    int64_t memory_bytes_max; /* of one agent process; 0: unlimited */
+    const char *path;         /* PATH of agents; NULL: the usual directories */
+    const char *node_path;    /* NODE_PATH of agents; NULL: unset */
+    const AddrGuard *guard;   /* what http tools may reach; NULL: public addresses only */
 } WorkerOptions;
 
-/* Takes the directory (a lock file in it) and clears what an earlier process left there. On a fiber.
- * Options are copied. Returns 0, -EBUSY (another worker uses the directory), -EINVAL (slots),
- * -errno; with diag. */
-MUST_CHECK int worker_open_wait(const WorkerOptions *options, Worker **ret);
+/* Takes the directory (a lock file in it) and clears what an earlier process left there. On a
+ * fiber. Options are copied. Returns 0, -EBUSY (another worker uses the directory), -EINVAL
+ * (slots), -errno; with diag. */
+MUST_CHECK int worker_open_wait(const WorkerOptions *options, WorkerHost **ret);
 
 /* Registers and works until worker_drain or worker_kill has been obeyed, or the control plane asked
  * it to drain and nothing runs any more; then leaves. A control plane that does not answer is asked
  * for ever. Returns 0, -ECANCELED (as if killed), -EACCES (the key was refused at the start). */
-MUST_CHECK int worker_run_wait(Worker *worker);
+MUST_CHECK int worker_run_wait(WorkerHost *worker);
 
 /* Claims nothing any more; what runs is finished, then worker_run_wait returns. */
-void worker_drain(Worker *worker);
+void worker_drain(WorkerHost *worker);
 
-/* Ends what runs at once, by SIGKILL where it is a process, and gives the tasks back as released. */
-void worker_kill(Worker *worker);
+/* Ends what runs at once, by SIGKILL where it is a process, and gives the tasks back as released.
+ */
+void worker_kill(WorkerHost *worker);
 
 /* After worker_run_wait, or instead of it. NULL is accepted. */
-void worker_free(Worker *worker);
-DEFINE_FREEP(Worker, worker_free)
+void worker_free(WorkerHost *worker);
+DEFINE_FREEP(WorkerHost, worker_free)
 
 typedef struct {
     char id[UUID_TEXT_MAX]; /* "" before it is registered */
@@ -64,7 +66,7 @@ typedef struct {
     bool draining;
     uint64_t started;
     uint64_t ended[TASK_OUTCOME_N_];
-    uint64_t stale;             /* attempts whose end nobody wanted any more */
+    uint64_t stale; /* attempts whose end nobody wanted any more */
     uint64_t leases_lost;
     uint64_t heartbeats_failed;
     uint64_t outputs_too_large;
@@ -74,6 +76,6 @@ typedef struct {
 } WorkerStats;
 
 /* Any thread. */
-void worker_stats(const Worker *worker, WorkerStats *ret);
+void worker_stats(const WorkerHost *worker, WorkerStats *ret);
 
 #endif
