@@ -4,8 +4,8 @@
  * parts of them. (OpenAI reports totals with parts; Anthropic reports three disjoint input counts,
  * which are summed here.) Counts are read from any event that carries them, a later report replaces
  * an earlier one and is never added, and when a count shrinks the dearer of the two is kept and
- * .shrunk is set. Null, negative and fractional counts are as good as absent, and set .malformed.
- * Explicit zeros are counts.
+ * .shrunk is set. Null counts are absent; negative, fractional and absurd ones too, and set
+ * .malformed. Explicit zeros are counts. What cannot be told is taken as the dearer case.
  *
  * Pure; any thread; a StreamState belongs to one call.
  */
@@ -32,7 +32,7 @@ typedef struct {
 
 /* Counts of one call as reported, before they are brought to one form. Private to usage.c, here for
  * its size. */
-#define USAGE_RAW_N 10
+#define USAGE_RAW_N 9
 typedef struct {
     int64_t v[USAGE_RAW_N]; /* -1: not reported */
     bool shrunk, malformed;
@@ -84,7 +84,7 @@ typedef struct {
     StreamPhase phase;
     Usage usage;         /* current after every event */
     bool done_marker;    /* chat: [DONE] was there */
-    bool usage_is_final; /* the last report came where the provider reports totals */
+    bool usage_is_final; /* a report came where totals stand: with the end or after it */
     char finish_reason[ANSWER_REASON_MAX]; /* "" until known; of choice 0 */
     char error_text[ANSWER_ERROR_MAX];     /* STREAM_FAILED */
     uint64_t events, bad_events;           /* seen; not JSON */
