@@ -11,6 +11,8 @@
 
 #define REQUEST_N_MAX 128
 #define REQUEST_TOOLS_MAX 512
+#define REQUEST_MODEL_BYTES_MAX 256
+#define REQUEST_OUT_CAP_MAX INT64_C(1000000000)
 
 typedef struct {
     Api api;
@@ -26,11 +28,13 @@ typedef struct {
     size_t tool_names_n;
     bool has_media;       /* image, audio, file, or a part of unknown kind: bytes bound nothing */
     bool hides_input;     /* input that is not in the body: previous_response_id, conversation,
-                           * prompt, item_reference; also background */
-    bool cache_control;   /* Anthropic: input may be written to the cache */
+                           * prompt, items by reference, what server tools find; also background */
+    bool cache_write;     /* input may be written to the provider's cache: Anthropic with
+                           * cache_control; OpenAI always, it does so by itself */
+    bool prediction;      /* chat: predicted output is there, and its rejected tokens are billed */
     int64_t server_tools; /* tools that the provider runs itself, and bills */
     int64_t server_uses_max; /* calls of them at most; -1: one has no bound; 0: there are none */
-    bool web_search_only;    /* all server tools are web searches */
+    bool web_search_only;    /* there are server tools, and all are web searches */
     Str service_tier;        /* "" when absent */
     Str user;                /* user, or metadata.user_id; "" */
 } RequestInfo;

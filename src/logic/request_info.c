@@ -1,0 +1,388 @@
+#include "logic/request_info.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#define BLOCK_DEPTH_MAX 8 /* content inside content: more is taken for media */
+
+typedef struct {
+    Arena *arena;
+    const Json *body;
+    RequestInfo *info;
+    RequestFault *fault;
+} Reader;
+
+PRINTF_LIKE(3, 4)
+static int refuse(Reader *r, const char *param, const char *fmt, ...)
+{
+    r->fault->param = param;
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(r->fault->message, sizeof r->fault->message, fmt, args);
+    va_end(args);
+    return REQUEST_E_INVALID;
+}
+
+static int refuse_type(Reader *r, const char *param, const char *expected)
+{
+    JsonType type = json_type(json_get(r->body, param));
+    if (type == JSON_ABSENT)
+        return refuse(r, param, "`%s` is missing: expected %s", param, expected);
+    return refuse(r, param, "`%s` must be %s, found %s", param, expected, json_type_name(type));
+}
+
+/* --- members ----------------------------------------------------------------------------------- */
+
+/* The member, NULL when it is absent or null (which the APIs treat alike). */
+static const Json *member(const Json *v, const char *key)
+{
+    const Json *m = json_get(v, key);
+    return json_type(m) == JSON_NULL ? NULL : m;
+}
+
+static int read_bool(Reader *r, const char *key, bool *ret)
+{
+    const Json *v = member(r->body, key);
+    if (v && json_type(v) != JSON_BOOL) return refuse_type(r, key, "a boolean");
+    *ret = json_bool(v, false);
+    return 0;
+}
+
+static int read_str(Reader *r, const char *key, Str *ret)
+{
+    const Json *v = member(r->body, key);
+    if (v && json_type(v) != JSON_STRING) return refuse_type(r, key, "a string");
+    *ret = json_str(v);
+    return 0;
+}
+
+/* A whole number within 1..most; *ret stays as it is when the member is absent. */
+static int read_count(Reader *r, const char *key, int64_t most, int64_t *ret)
+{
+    const Json *v = member(r->body, key);
+    if (!v) return 0;
+    int64_t n = 0;
+    int e = json_i64(v, &n);
+    if (e == -EINVAL) return refuse_type(r, key, "a whole number");
+    if (e != 0 || n < 1 || n > most)
+        return refuse(r, key, "`%s` must be between 1 and %" PRId64, key, most);
+    *ret = n;
+    return 0;
+}
+
+static int read_model(Reader *r)
+{
+    const Json *v = json_get(r->body, "model");
+    if (json_type(v) != JSON_STRING) return refuse_type(r, "model", "a string");
+    Str model = json_str(v);
+    if (str_empty(model)) return refuse(r, "model", "`model` is empty");
+    if (model.len > REQUEST_MODEL_BYTES_MAX || str_find_char(model, '\0') >= 0)
+        return refuse(r, "model", "`model` is not a model id");
+    r->info->model = model;
+    return 0;
+}
+
+/* Two caps at once would need two edits to be lowered, and the provider refuses them anyway. */
+static int read_out_cap(Reader *r, const char *const *keys, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        int64_t cap = 0;
+        int e = read_count(r, keys[i], REQUEST_OUT_CAP_MAX, &cap);
+        if (e != 0) return e;
+        if (cap == 0) continue;
+        if (r->info->out_cap_member)
+            return refuse(r, keys[i], "`%s` and `%s` cannot both be given", r->info->out_cap_member,
+                          keys[i]);
+        r->info->out_cap = cap;
+        r->info->out_cap_member = keys[i];
+    }
+    return 0;
+}
+
+/* --- content ----------------------------------------------------------------------------------- */
+
+static bool is_one_of(Str type, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (str_eq(type, str_of(names[i]))) return true;
+    return false;
+}
+
+/* Kinds whose tokens the bytes of the body bound: they are text through and through. */
+static const char *const plain_parts[] = {
+    "text",         "refusal",  "input_text", "output_text",
+    "summary_text", "tool_use", "thinking",   "redacted_thinking",
+};
+/* Kinds that hold further content in `content`. */
+static const char *const nested_parts[] = { "tool_result", "search_result" };
+
+static void scan_content(RequestInfo *info, const Json *content, int depth);
+
+static void scan_document(RequestInfo *info, const Json *part, int depth)
+{
+    const Json *source = json_get(part, "source");
+    Str kind = json_str(json_get(source, "type"));
+    if (str_eq(kind, STR("content"))) scan_content(info, json_get(source, "content"), depth + 1);
+    else if (!str_eq(kind, STR("text"))) info->has_media = true;
+}
+
+static void scan_part(RequestInfo *info, const Json *part, int depth)
+{
+    Str type = json_str(json_get(part, "type"));
+    if (info->api == API_MESSAGES && member(part, "cache_control")) info->cache_write = true;
+    if (is_one_of(type, plain_parts, ARRAY_N(plain_parts))) return;
+    if (is_one_of(type, nested_parts, ARRAY_N(nested_parts)))
+        scan_content(info, json_get(part, "content"), depth + 1);
+    else if (str_eq(type, STR("document"))) scan_document(info, part, depth);
+    else info->has_media = true;
+}
+
+/* Content is a string, nothing, or a list of parts. */
+static void scan_content(RequestInfo *info, const Json *content, int depth)
+{
+    JsonType type = json_type(content);
+    if (type == JSON_STRING || type == JSON_NULL || type == JSON_ABSENT) return;
+    if (type != JSON_ARRAY || depth > BLOCK_DEPTH_MAX) {
+        info->has_media = true;
+        return;
+    }
+    for (JsonIter it = json_iter(content); json_next(&it);) {
+        if (json_type(it.value) == JSON_STRING) continue;
+        scan_part(info, it.value, depth);
+    }
+}
+
+/* An input item of Responses. */
+static void scan_item(RequestInfo *info, const Json *item)
+{
+    Str type = json_str(json_get(item, "type"));
+    if (str_empty(type) || str_eq(type, STR("message"))) {
+        scan_content(info, json_get(item, "content"), 0);
+    } else if (str_eq(type, STR("function_call_output")) ||
+               str_eq(type, STR("custom_tool_call_output"))) {
+        scan_content(info, json_get(item, "output"), 0);
+    } else if (str_eq(type, STR("item_reference"))) {
+        info->hides_input = true;
+    } else if (str_eq(type, STR("reasoning"))) {
+        /* Without its content it stands for what the provider has stored. */
+        if (!member(item, "encrypted_content")) info->hides_input = true;
+    } else if (!str_eq(type, STR("function_call")) && !str_eq(type, STR("custom_tool_call"))) {
+        info->has_media = true;
+    }
+}
+
+/* --- tools ------------------------------------------------------------------------------------- */
+
+static void add_server_tool(RequestInfo *info, int64_t uses_max, bool web_search)
+{
+    info->web_search_only = web_search && (info->server_tools == 0 || info->web_search_only);
+    info->server_tools++;
+    info->hides_input = true; /* what the tool finds is billed as input */
+    if (uses_max < 0 || info->server_uses_max < 0) info->server_uses_max = -1;
+    else info->server_uses_max += uses_max;
+}
+
+/* The array at key with room for the names of its tools; *ret_array NULL when it is absent. */
+static int tools_begin(Reader *r, const char *key, const Json **ret_array, Str **ret_names)
+{
+    *ret_array = member(r->body, key);
+    if (!*ret_array) return 0;
+    if (json_type(*ret_array) != JSON_ARRAY) return refuse_type(r, key, "an array");
+    size_t n = json_len(*ret_array);
+    if (n > REQUEST_TOOLS_MAX)
+        return refuse(r, key, "`%s` has %zu elements, %d are allowed", key, n, REQUEST_TOOLS_MAX);
+    *ret_names = ARENA_ARRAY(r->arena, Str, n + 1);
+    if (!*ret_names) return -ENOMEM;
+    r->info->tool_names = *ret_names;
+    r->info->has_tools = n > 0;
+    return 0;
+}
+
+static int read_chat_tools(Reader *r)
+{
+    const char *key = member(r->body, "tools") ? "tools" : "functions";
+    const Json *array;
+    Str *names;
+    int e = tools_begin(r, key, &array, &names);
+    if (e != 0) return e;
+    for (JsonIter it = json_iter(array); json_next(&it);) {
+        const Json *tool = json_get(it.value, "function");
+        if (!tool) tool = json_get(it.value, "custom");
+        names[r->info->tool_names_n++] = json_str(json_get(tool ? tool : it.value, "name"));
+    }
+    if (member(r->body, "web_search_options")) add_server_tool(r->info, -1, true);
+    return 0;
+}
+
+static int read_responses_tools(Reader *r)
+{
+    static const char *const own[] = { "function", "custom",      "local_shell",
+                                       "shell",    "apply_patch", "computer_use_preview" };
+    const Json *array;
+    Str *names;
+    int e = tools_begin(r, "tools", &array, &names);
+    if (e != 0) return e;
+    int64_t uses_max = -1;
+    e = read_count(r, "max_tool_calls", INT32_MAX, &uses_max);
+    if (e != 0) return e;
+    for (JsonIter it = json_iter(array); json_next(&it);) {
+        Str type = json_str(json_get(it.value, "type"));
+        if (is_one_of(type, own, ARRAY_N(own))) {
+            Str name = json_str(json_get(it.value, "name"));
+            names[r->info->tool_names_n++] = str_empty(name) ? type : name;
+        } else {
+            add_server_tool(r->info, uses_max, str_starts_with(type, STR("web_search")));
+        }
+    }
+    /* max_tool_calls bounds all of them together. */
+    if (r->info->server_tools > 0) r->info->server_uses_max = uses_max;
+    return 0;
+}
+
+static void read_messages_tool(Reader *r, const Json *tool, Str *names)
+{
+    static const Str own[] = { STR("bash_"), STR("text_editor_"), STR("computer_"),
+                               STR("memory_") };
+    Str type = json_str(json_get(tool, "type"));
+    if (member(tool, "cache_control")) r->info->cache_write = true;
+    bool is_own = str_empty(type) || str_eq(type, STR("custom"));
+    for (size_t i = 0; i < ARRAY_N(own); i++) is_own |= str_starts_with(type, own[i]);
+    if (is_own) {
+        names[r->info->tool_names_n++] = json_str(json_get(tool, "name"));
+        return;
+    }
+    int64_t uses = json_i64_or(json_get(tool, "max_uses"), -1);
+    add_server_tool(r->info, uses <= INT32_MAX ? uses : -1,
+                    str_starts_with(type, STR("web_search_")));
+}
+
+static int read_messages_tools(Reader *r)
+{
+    const Json *array;
+    Str *names;
+    int e = tools_begin(r, "tools", &array, &names);
+    if (e != 0) return e;
+    for (JsonIter it = json_iter(array); json_next(&it);) read_messages_tool(r, it.value, names);
+    if (json_len(json_get(r->body, "mcp_servers")) > 0) add_server_tool(r->info, -1, false);
+    return 0;
+}
+
+/* --- the four APIs ----------------------------------------------------------------------------- */
+
+static int read_chat(Reader *r)
+{
+    static const char *const caps[] = { "max_completion_tokens", "max_tokens" };
+    RequestInfo *info = r->info;
+    const Json *messages = json_get(r->body, "messages");
+    if (json_type(messages) != JSON_ARRAY) return refuse_type(r, "messages", "an array");
+    info->messages = (int64_t)json_len(messages);
+    for (JsonIter it = json_iter(messages); json_next(&it);) {
+        scan_content(info, json_get(it.value, "content"), 0);
+        if (member(it.value, "audio")) info->hides_input = true; /* an earlier answer, by its id */
+    }
+    for (JsonIter it = json_iter(json_get(r->body, "modalities")); json_next(&it);)
+        if (!str_eq(json_str(it.value), STR("text"))) info->has_media = true;
+
+    const Json *options = member(r->body, "stream_options");
+    if (options && json_type(options) != JSON_OBJECT)
+        return refuse_type(r, "stream_options", "an object");
+    info->include_usage = json_bool(json_get(options, "include_usage"), false);
+    info->prediction = member(r->body, "prediction") != NULL;
+    info->cache_write = true;
+    int e = read_count(r, "n", REQUEST_N_MAX, &info->n);
+    if (e == 0) e = read_out_cap(r, caps, ARRAY_N(caps));
+    if (e == 0) e = read_str(r, "service_tier", &info->service_tier);
+    if (e == 0) e = read_str(r, "user", &info->user);
+    return e == 0 ? read_chat_tools(r) : e;
+}
+
+static int read_responses_input(Reader *r)
+{
+    RequestInfo *info = r->info;
+    const Json *input = member(r->body, "input");
+    info->messages = member(r->body, "instructions") ? 1 : 0;
+    if (json_type(input) == JSON_ARRAY) {
+        info->messages += (int64_t)json_len(input);
+        for (JsonIter it = json_iter(input); json_next(&it);) scan_item(info, it.value);
+        return 0;
+    }
+    if (input && json_type(input) != JSON_STRING)
+        return refuse_type(r, "input", "a string or an array");
+    if (!input && !info->hides_input) return refuse_type(r, "input", "a string or an array");
+    info->messages += input != NULL;
+    return 0;
+}
+
+static int read_responses(Reader *r)
+{
+    static const char *const caps[] = { "max_output_tokens" };
+    static const char *const hiding[] = { "previous_response_id", "conversation", "prompt" };
+    RequestInfo *info = r->info;
+    for (size_t i = 0; i < ARRAY_N(hiding); i++)
+        if (member(r->body, hiding[i])) info->hides_input = true;
+    int e = read_responses_input(r);
+    if (e != 0) return e;
+    bool background = false;
+    e = read_bool(r, "background", &background);
+    info->hides_input |= background;
+    info->cache_write = true;
+    if (e == 0) e = read_out_cap(r, caps, ARRAY_N(caps));
+    if (e == 0) e = read_str(r, "service_tier", &info->service_tier);
+    if (e == 0) e = read_str(r, "user", &info->user);
+    return e == 0 ? read_responses_tools(r) : e;
+}
+
+static int read_messages(Reader *r)
+{
+    static const char *const caps[] = { "max_tokens" };
+    RequestInfo *info = r->info;
+    const Json *messages = json_get(r->body, "messages");
+    if (json_type(messages) != JSON_ARRAY) return refuse_type(r, "messages", "an array");
+    info->messages = (int64_t)json_len(messages) + (member(r->body, "system") ? 1 : 0);
+    info->cache_write = member(r->body, "cache_control") != NULL;
+    scan_content(info, json_get(r->body, "system"), 0);
+    for (JsonIter it = json_iter(messages); json_next(&it);)
+        scan_content(info, json_get(it.value, "content"), 0);
+    if (member(r->body, "container")) info->hides_input = true;
+    info->user = json_str(json_get(json_get(r->body, "metadata"), "user_id"));
+    int e = read_out_cap(r, caps, ARRAY_N(caps));
+    if (e == 0 && info->out_cap == 0) e = refuse_type(r, "max_tokens", "a whole number");
+    if (e == 0) e = read_str(r, "service_tier", &info->service_tier);
+    return e == 0 ? read_messages_tools(r) : e;
+}
+
+/* One text, several, the tokens of one, or the tokens of several. */
+static int read_embeddings(Reader *r)
+{
+    const Json *input = json_get(r->body, "input");
+    JsonType type = json_type(input);
+    if (type != JSON_STRING && type != JSON_ARRAY)
+        return refuse_type(r, "input", "a string or an array");
+    JsonIter it = json_iter(input);
+    bool one = type == JSON_STRING || (json_next(&it) && json_type(it.value) == JSON_INT);
+    r->info->messages = one ? 1 : (int64_t)json_len(input);
+    return read_str(r, "user", &r->info->user);
+}
+
+int request_info_read(Arena *arena, Api api, const Json *body, RequestInfo *ret,
+                      RequestFault *ret_fault)
+{
+    assert(api < API_N_);
+    RequestInfo info = { .api = api, .n = 1 };
+    Reader r = { .arena = arena, .body = body, .info = &info, .fault = ret_fault };
+    if (json_type(body) != JSON_OBJECT)
+        return refuse(&r, NULL, "the body must be a JSON object, found %s",
+                      json_type_name(json_type(body)));
+    int e = read_model(&r);
+    if (e == 0 && api != API_EMBEDDINGS) e = read_bool(&r, "stream", &info.stream);
+    if (e != 0) return e;
+    switch (api) {
+    case API_CHAT: e = read_chat(&r); break;
+    case API_RESPONSES: e = read_responses(&r); break;
+    case API_MESSAGES: e = read_messages(&r); break;
+    case API_EMBEDDINGS: e = read_embeddings(&r); break;
+    case API_N_: assert(false);
+    }
+    if (e == 0) *ret = info;
+    return e;
+}
