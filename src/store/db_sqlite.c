@@ -1,0 +1,419 @@
+#include "store/db.h"
+
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <sqlite3.h>
+
+#include "base/diag.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "store/db_engine.h"
+
+#define DB_FILE "gantry.db"
+#define DB_PATH_MAX 4096
+#define DB_STMTS_MAX 512           /* power of two; at most half of it is used */
+#define WAL_PAGES_CHECKPOINT 16384 /* 64 MiB: rarer checkpoints rewrite hot pages less often */
+#define READER_BUSY_MS 5000
+
+struct DbStmt {
+    Db *db;
+    const char *sql;
+    sqlite3_stmt *stmt;
+    ListNode open_node; /* on Db.open while rows are left */
+};
+
+struct Db {
+    sqlite3 *handle;
+    bool writer;
+    int failure;   /* see db_failure */
+    int wal_pages; /* in the log after the last commit */
+    List open;
+    DbStmt *stmts[DB_STMTS_MAX]; /* by the address of the text */
+    size_t stmts_n;
+};
+
+/* SQLite 3.7.0 to 3.51.2 may corrupt the file when two connections write or checkpoint at once. */
+static _Atomic int writers_open;
+
+/* --- errors ------------------------------------------------------------------------------------ */
+
+static int errno_of(int rc)
+{
+    switch (rc & 0xff) {
+    case SQLITE_OK:
+    case SQLITE_ROW:
+    case SQLITE_DONE: return 0;
+    case SQLITE_NOMEM: return -ENOMEM;
+    case SQLITE_FULL: return -ENOSPC;
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED: return -EBUSY;
+    case SQLITE_READONLY: return -EROFS;
+    case SQLITE_PERM:
+    case SQLITE_AUTH: return -EACCES;
+    case SQLITE_TOOBIG: return -EFBIG;
+    case SQLITE_CONSTRAINT: return -EPERM;
+    default: return -EIO;
+    }
+}
+
+static bool is_conflict(int rc)
+{
+    return rc == SQLITE_CONSTRAINT_UNIQUE || rc == SQLITE_CONSTRAINT_PRIMARYKEY ||
+           rc == SQLITE_CONSTRAINT_ROWID;
+}
+
+/* Translates and notes rc, which is not OK, ROW or DONE. */
+static int fail(Db *db, int rc, const char *what)
+{
+    int r = errno_of(rc);
+    assert(r < 0);
+    bool spoils = r == -ENOSPC || r == -EIO || r == -ENOMEM;
+    if (spoils && db->failure == 0) db->failure = r;
+    return diag_set(r, "database: %s: %s (SQLite code %d)", what, sqlite3_errmsg(db->handle), rc);
+}
+
+int db_failure(const Db *db)
+{
+    return db->failure;
+}
+
+/* --- statements -------------------------------------------------------------------------------- */
+
+static size_t slot_of(const char *sql)
+{
+    return (size_t)(((uint64_t)(uintptr_t)sql * UINT64_C(0x9e3779b97f4a7c15)) >> 40) &
+           (DB_STMTS_MAX - 1);
+}
+
+static DbStmt *stmt_prepare(Db *db, const char *sql)
+{
+    assert(db->stmts_n < DB_STMTS_MAX / 2);
+    DbStmt *s = xcalloc(1, sizeof *s);
+    *s = (DbStmt){ .db = db, .sql = sql };
+    list_init(&s->open_node);
+    int rc = sqlite3_prepare_v3(db->handle, sql, -1, SQLITE_PREPARE_PERSISTENT, &s->stmt, NULL);
+    if (rc != SQLITE_OK) DIE("cannot prepare \"%s\": %s", sql, sqlite3_errmsg(db->handle));
+    db->stmts_n++;
+    return s;
+}
+
+DbStmt *db_stmt(Db *db, const char *sql)
+{
+    size_t i = slot_of(sql);
+    while (db->stmts[i] && db->stmts[i]->sql != sql) i = (i + 1) & (DB_STMTS_MAX - 1);
+    DbStmt *s = db->stmts[i];
+    if (!s) return db->stmts[i] = stmt_prepare(db, sql);
+    db_reset(s);
+    sqlite3_clear_bindings(s->stmt);
+    return s;
+}
+
+static void bound(const DbStmt *stmt, int rc, int index)
+{
+    if (rc != SQLITE_OK) DIE("cannot bind parameter %d of \"%s\": code %d", index, stmt->sql, rc);
+}
+
+void db_bind_i64(DbStmt *stmt, int index, int64_t v)
+{
+    bound(stmt, sqlite3_bind_int64(stmt->stmt, index, v), index);
+}
+
+void db_bind_f64(DbStmt *stmt, int index, double v)
+{
+    bound(stmt, sqlite3_bind_double(stmt->stmt, index, v), index);
+}
+
+/* SQLite takes a NULL pointer for NULL: empty texts get another. SQLITE_STATIC: no copy is made. */
+void db_bind_text(DbStmt *stmt, int index, Str v)
+{
+    const char *p = v.len ? v.ptr : "";
+    int rc = sqlite3_bind_text64(stmt->stmt, index, p, v.len, SQLITE_STATIC, SQLITE_UTF8);
+    bound(stmt, rc, index);
+}
+
+void db_bind_blob(DbStmt *stmt, int index, Str v)
+{
+    const char *p = v.len ? v.ptr : "";
+    bound(stmt, sqlite3_bind_blob64(stmt->stmt, index, p, v.len, SQLITE_STATIC), index);
+}
+
+void db_bind_null(DbStmt *stmt, int index)
+{
+    bound(stmt, sqlite3_bind_null(stmt->stmt, index), index);
+}
+
+void db_bind_text_or_null(DbStmt *stmt, int index, Str v)
+{
+    if (v.len == 0) db_bind_null(stmt, index);
+    else db_bind_text(stmt, index, v);
+}
+
+void db_reset(DbStmt *stmt)
+{
+    list_remove(&stmt->open_node);
+    sqlite3_reset(stmt->stmt); /* repeats the error of the last step, which was reported */
+}
+
+int db_step(DbStmt *stmt)
+{
+    int rc = sqlite3_step(stmt->stmt);
+    if (rc == SQLITE_ROW) {
+        if (!list_linked(&stmt->open_node)) list_push_back(&stmt->db->open, &stmt->open_node);
+        return DB_E_ROW;
+    }
+    int r = 0;
+    if (is_conflict(rc)) r = DB_E_CONFLICT;
+    else if (rc != SQLITE_DONE) r = fail(stmt->db, rc, stmt->sql);
+    db_reset(stmt);
+    return r;
+}
+
+int db_run(DbStmt *stmt, int64_t *ret_changed)
+{
+    int r;
+    do {
+        r = db_step(stmt);
+    } while (r == DB_E_ROW);
+    if (r == 0 && ret_changed) *ret_changed = sqlite3_changes64(stmt->db->handle);
+    return r;
+}
+
+void db_reset_open(Db *db)
+{
+    LIST_EACH (&db->open, node) db_reset(CONTAINER_OF(node, DbStmt, open_node));
+    assert(list_empty(&db->open));
+}
+
+bool db_is_null(DbStmt *stmt, int column)
+{
+    return sqlite3_column_type(stmt->stmt, column) == SQLITE_NULL;
+}
+
+int64_t db_i64(DbStmt *stmt, int column)
+{
+    return sqlite3_column_int64(stmt->stmt, column);
+}
+
+double db_f64(DbStmt *stmt, int column)
+{
+    return sqlite3_column_double(stmt->stmt, column);
+}
+
+Str db_str(DbStmt *stmt, int column)
+{
+    const char *p = sqlite3_column_blob(stmt->stmt, column); /* the bytes as they are, text too */
+    return str_make(p, (size_t)sqlite3_column_bytes(stmt->stmt, column));
+}
+
+Str db_str_dup(DbStmt *stmt, int column, Arena *a)
+{
+    return arena_str(a, db_str(stmt, column));
+}
+
+int64_t db_last_insert_id(Db *db)
+{
+    return sqlite3_last_insert_rowid(db->handle);
+}
+
+int db_script(Db *db, const char *sql)
+{
+    int rc = sqlite3_exec(db->handle, sql, NULL, NULL, NULL);
+    return rc == SQLITE_OK ? 0 : fail(db, rc, "script");
+}
+
+/* --- transactions ------------------------------------------------------------------------------ */
+
+int db_begin(Db *db)
+{
+    assert(sqlite3_get_autocommit(db->handle));
+    db->failure = 0;
+    return db_run(db_stmt(db, db->writer ? "BEGIN IMMEDIATE" : "BEGIN"), NULL);
+}
+
+int db_commit(Db *db)
+{
+    assert(db->failure == 0 && list_empty(&db->open));
+    int r = db_run(db_stmt(db, "COMMIT"), NULL);
+    if (r != 0) db_rollback(db);
+    return r;
+}
+
+void db_rollback(Db *db)
+{
+    db_reset_open(db);
+    if (sqlite3_get_autocommit(db->handle)) return; /* SQLite did it by itself */
+    int r = db_run(db_stmt(db, "ROLLBACK"), NULL);
+    if (r != 0) DIE("cannot roll back: %s", sqlite3_errmsg(db->handle));
+}
+
+int db_savepoint(Db *db)
+{
+    return db_run(db_stmt(db, "SAVEPOINT job"), NULL);
+}
+
+int db_savepoint_keep(Db *db)
+{
+    return db_run(db_stmt(db, "RELEASE job"), NULL);
+}
+
+int db_savepoint_undo(Db *db)
+{
+    int r = db_run(db_stmt(db, "ROLLBACK TO job"), NULL);
+    return r != 0 ? r : db_savepoint_keep(db);
+}
+
+static int wal_committed(void *ctx, sqlite3 *handle, const char *name, int pages)
+{
+    (void)handle, (void)name;
+    ((Db *)ctx)->wal_pages = pages;
+    return SQLITE_OK;
+}
+
+int db_checkpoint_if_due(Db *db)
+{
+    assert(db->writer && sqlite3_get_autocommit(db->handle));
+    if (db->wal_pages < WAL_PAGES_CHECKPOINT) return 0;
+    /* PASSIVE does not wait for a reader; what it could not move, the next one will */
+    int left = 0, moved = 0;
+    int rc = sqlite3_wal_checkpoint_v2(db->handle, NULL, SQLITE_CHECKPOINT_PASSIVE, &left, &moved);
+    if (rc != SQLITE_OK) return fail(db, rc, "checkpoint");
+    if (moved == left) db->wal_pages = 0;
+    return 0;
+}
+
+/* --- opening ----------------------------------------------------------------------------------- */
+
+bool db_wal_reset_fixed(int v)
+{
+    if (v >= 3044006 && v < 3045000) return true;
+    if (v >= 3050007 && v < 3051000) return true;
+    return v >= 3051003 && v != 3052000;
+}
+
+static void library_check(void)
+{
+    if (sqlite3_libversion_number() < SQLITE_VERSION_NUMBER)
+        DIE("SQLite %s is older than %s, which this program was built with", sqlite3_libversion(),
+            SQLITE_VERSION);
+    if (!sqlite3_threadsafe()) DIE("this SQLite was built without threads");
+}
+
+/* The first column of the first row of sql, as text into out. */
+static int pragma_text(Db *db, const char *sql, char *out, size_t size)
+{
+    sqlite3_stmt *stmt = NULL;
+    int rc = sqlite3_prepare_v2(db->handle, sql, -1, &stmt, NULL);
+    if (rc == SQLITE_OK) rc = sqlite3_step(stmt);
+    if (rc == SQLITE_ROW) str_copy(out, size, str_of((const char *)sqlite3_column_text(stmt, 0)));
+    sqlite3_finalize(stmt);
+    return rc == SQLITE_ROW ? 0 : fail(db, rc, sql);
+}
+
+static int pragma_expect(Db *db, const char *sql, const char *want)
+{
+    char got[32] = "";
+    int r = pragma_text(db, sql, got, sizeof got);
+    if (r != 0) return r;
+    if (str_eq(str_of(got), str_of(want))) return 0;
+    return diag_set(-EIO, "database: %s gave \"%s\" where \"%s\" is needed", sql, got, want);
+}
+
+static int handle_open(Db *db, const char *dir, int flags)
+{
+    char path[DB_PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/" DB_FILE, dir);
+    if (n < 0 || (size_t)n >= sizeof path) return diag_set(-ENAMETOOLONG, "%s: path too long", dir);
+    flags |= SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE | SQLITE_OPEN_EXRESCODE;
+    int rc = sqlite3_open_v2(path, &db->handle, flags, NULL);
+    if (rc == SQLITE_OK) return 0;
+    return db->handle ? fail(db, rc, path) : diag_set(-ENOMEM, "database: out of memory");
+}
+
+static Db *db_new(bool writer)
+{
+    Db *db = xcalloc(1, sizeof *db);
+    db->writer = writer;
+    list_init(&db->open);
+    if (writer && atomic_fetch_add(&writers_open, 1) != 0)
+        DIE("a second connection that writes would risk the database");
+    return db;
+}
+
+static int writer_setup(Db *db, int64_t pages_max)
+{
+    sqlite3_db_config(db->handle, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+    int r = pragma_expect(db, "PRAGMA journal_mode = WAL", "wal");
+    if (r != 0) return r;
+    /* secure_delete: rows hold no secrets, and zeroing them would cost a write each */
+    r = db_script(db, "PRAGMA synchronous = FULL;"
+                      "PRAGMA secure_delete = OFF;"
+                      "PRAGMA wal_autocheckpoint = 0;"
+                      "PRAGMA mmap_size = 0;"
+                      "PRAGMA journal_size_limit = 268435456;"
+                      "PRAGMA cache_size = -65536;"
+                      "PRAGMA temp_store = MEMORY;"
+                      "PRAGMA trusted_schema = OFF;");
+    if (r == 0) r = pragma_expect(db, "PRAGMA synchronous", "2");
+    if (r != 0) return r;
+    sqlite3_wal_hook(db->handle, wal_committed, db);
+    if (pages_max == 0) return 0;
+    char limit[64];
+    snprintf(limit, sizeof limit, "PRAGMA max_page_count = %" PRId64, pages_max);
+    return db_script(db, limit);
+}
+
+int db_open_writer(const char *dir, int64_t pages_max, Db **ret)
+{
+    library_check();
+    CLEANUP(db_closep) Db *db = db_new(true);
+    int r = handle_open(db, dir, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
+    if (r == 0) r = writer_setup(db, pages_max);
+    if (r != 0) return r;
+    bool fixed = db_wal_reset_fixed(sqlite3_libversion_number());
+    LOG_INFO("database opened", LOG_CSTR("sqlite", sqlite3_libversion()),
+             LOG_CSTR("sourceId", sqlite3_sourceid()), LOG_INT("walResetFixed", fixed));
+    *ret = TAKE(db);
+    return 0;
+}
+
+/* READONLY besides query_only: a handle that may write still checkpoints under query_only. */
+static int reader_setup(Db *db)
+{
+    sqlite3_db_config(db->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    sqlite3_busy_timeout(db->handle, READER_BUSY_MS);
+    int r = db_script(db, "PRAGMA query_only = ON;"
+                          "PRAGMA mmap_size = 0;"
+                          "PRAGMA cache_size = -16384;"
+                          "PRAGMA temp_store = MEMORY;"
+                          "PRAGMA trusted_schema = OFF;");
+    return r != 0 ? r : pragma_expect(db, "PRAGMA journal_mode", "wal");
+}
+
+int db_open_reader(const char *dir, Db **ret)
+{
+    assert(atomic_load(&writers_open) == 1);
+    CLEANUP(db_closep) Db *db = db_new(false);
+    int r = handle_open(db, dir, SQLITE_OPEN_READONLY);
+    if (r == 0) r = reader_setup(db);
+    if (r != 0) return r;
+    *ret = TAKE(db);
+    return 0;
+}
+
+void db_close(Db *db)
+{
+    if (!db) return;
+    db_reset_open(db);
+    for (size_t i = 0; i < DB_STMTS_MAX; i++) {
+        if (!db->stmts[i]) continue;
+        sqlite3_finalize(db->stmts[i]->stmt);
+        free(db->stmts[i]);
+    }
+    if (sqlite3_close(db->handle) != SQLITE_OK) DIE("statements left open on close");
+    if (db->writer) atomic_fetch_sub(&writers_open, 1);
+    free(db);
+}

@@ -1,0 +1,451 @@
+#include "store/store.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "store/db_engine.h"
+#include "store/migrations.h"
+#include "sys/clock.h"
+#include "sys/fiber.h"
+
+#define LOCK_FILE "gantry.lock"
+#define BATCH_JOBS_DEFAULT 512
+#define WAITING_JOBS_DEFAULT 65536
+#define PATH_BYTES_MAX 4096
+
+/* One job; lives on the stack of its caller, who is parked until it is done. */
+typedef struct Job Job;
+struct Job {
+    Job *next;
+    StoreFn fn;
+    void *arg;
+    int result;
+    Diag *diag; /* the caller's, lent */
+    Loop *loop; /* NULL: the caller is a plain thread, and waits on done */
+    LoopMsg msg;
+    Op op;
+    pthread_mutex_t lock;
+    pthread_cond_t done;
+    bool is_done; /* guarded by lock */
+};
+
+/* Jobs on their way to one thread. Any thread puts, one takes. */
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t some;
+    Job *head, **tail;
+    size_t n, max;
+    bool closing;
+} JobQueue;
+
+struct Store {
+    char *path;
+    int lock_fd;
+    size_t batch_jobs_max;
+    Db *writer; /* the writer thread's while it runs */
+    Db *reader; /* the reader thread's while it runs */
+    JobQueue writes, reads;
+    pthread_t writer_thread, reader_thread;
+    bool threads_run;
+
+    _Atomic uint64_t commits, jobs, jobs_failed, reads_done;
+    _Atomic uint64_t refused_full, disk_full, batch_jobs_peak;
+    _Atomic int64_t commit_us_total;
+};
+
+/* --- the queue of jobs ------------------------------------------------------------------------- */
+
+static void jobs_init(JobQueue *q, size_t max)
+{
+    *q = (JobQueue){ .max = max };
+    q->tail = &q->head;
+    pthread_mutex_init(&q->lock, NULL);
+    pthread_cond_init(&q->some, NULL);
+}
+
+static void jobs_deinit(JobQueue *q)
+{
+    assert(q->n == 0);
+    pthread_mutex_destroy(&q->lock);
+    pthread_cond_destroy(&q->some);
+}
+
+/* False when the queue is full. Signals only when the thread may be asleep. */
+static bool jobs_put(JobQueue *q, Job *job)
+{
+    pthread_mutex_lock(&q->lock);
+    assert(!q->closing);
+    bool fits = q->n < q->max;
+    if (fits) {
+        job->next = NULL;
+        *q->tail = job;
+        q->tail = &job->next;
+        if (q->n++ == 0) pthread_cond_signal(&q->some);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return fits;
+}
+
+/* The longest waiting jobs, at most max; waits for one. NULL: the queue is closed and empty. */
+static Job *jobs_take(JobQueue *q, size_t max, size_t *ret_n)
+{
+    pthread_mutex_lock(&q->lock);
+    while (q->n == 0 && !q->closing) pthread_cond_wait(&q->some, &q->lock);
+    Job *first = q->head, **end = &q->head;
+    size_t n = MIN(q->n, max);
+    for (size_t i = 0; i < n; i++) end = &(*end)->next;
+    q->head = *end;
+    q->n -= n;
+    if (q->n == 0) q->tail = &q->head;
+    else if (n > 0) *end = NULL;
+    pthread_mutex_unlock(&q->lock);
+    *ret_n = n;
+    return n > 0 ? first : NULL;
+}
+
+static void jobs_close(JobQueue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    q->closing = true;
+    pthread_cond_signal(&q->some);
+    pthread_mutex_unlock(&q->lock);
+}
+
+/* --- running a batch --------------------------------------------------------------------------- */
+
+/* Gives the job back; it may be gone when this returns. */
+static void job_acknowledge(Job *job)
+{
+    if (job->loop) {
+        loop_post(job->loop, &job->msg);
+        return;
+    }
+    pthread_mutex_lock(&job->lock);
+    job->is_done = true;
+    pthread_cond_signal(&job->done);
+    pthread_mutex_unlock(&job->lock);
+}
+
+static int job_run(Db *db, Job *job)
+{
+    Diag *before = diag_switch(job->diag);
+    int r = job->fn(db, job->arg);
+    db_reset_open(db);
+    diag_switch(before);
+    return r;
+}
+
+/* What was promised may not be on the disk, and asking again would be told that all is well
+ * (https://wiki.postgresql.org/wiki/Fsync_Errors): the truth is found by starting anew. */
+static NO_RETURN void disk_broken(void)
+{
+    LOG_ERROR("database failed, stopping", LOG_CSTR("detail", diag_text()));
+    DIE("the database cannot be written: %s", diag_text());
+}
+
+/* Runs one of several jobs; its changes stay only if it returns 0. */
+static int job_run_saved(Db *db, Job *job)
+{
+    int r = db_savepoint(db);
+    if (r != 0) return r;
+    job->result = job_run(db, job);
+    if (db_failure(db) != 0) return db_failure(db);
+    return job->result == 0 ? db_savepoint_keep(db) : db_savepoint_undo(db);
+}
+
+/* Runs the jobs in one transaction and leaves their results in them. Returns 0 when those stand, or
+ * why all of it was undone. */
+static int batch_transact(Store *store, Job *batch, size_t n)
+{
+    Db *db = store->writer;
+    int r = db_begin(db);
+    if (r != 0) return r;
+    bool alone = n == 1;
+    if (alone) {
+        batch->result = job_run(db, batch);
+        r = db_failure(db);
+    }
+    for (Job *job = alone ? NULL : batch; job && r == 0; job = job->next)
+        r = job_run_saved(db, job);
+    if (r != 0 || (alone && batch->result != 0)) {
+        db_rollback(db);
+        return r;
+    }
+    int64_t began_us = clock_mono_us();
+    r = db_commit(db);
+    atomic_fetch_add(&store->commit_us_total, clock_mono_us() - began_us);
+    if (r == 0) atomic_fetch_add(&store->commits, 1);
+    return r;
+}
+
+/* What one job saw of another is undone with it: every answer of the batch is void. */
+static void batch_fail(Job *batch, int code)
+{
+    for (Job *job = batch; job; job = job->next) {
+        job->result = code;
+        Diag *before = diag_switch(job->diag);
+        diag_set(code, code == -ENOSPC ? "the disk is full" : "the database is out of memory");
+        diag_switch(before);
+    }
+}
+
+static void batch_run(Store *store, Job *batch, size_t n)
+{
+    int r = batch_transact(store, batch, n);
+    if (r != 0 && r != -ENOSPC && r != -ENOMEM) disk_broken();
+    if (r != 0) batch_fail(batch, r);
+    if (r == -ENOSPC) atomic_fetch_add(&store->disk_full, 1);
+    atomic_fetch_add(&store->jobs, n);
+    if (n > atomic_load(&store->batch_jobs_peak)) atomic_store(&store->batch_jobs_peak, n);
+    for (Job *job = batch, *next; job; job = next) {
+        next = job->next;
+        if (job->result != 0) atomic_fetch_add(&store->jobs_failed, 1);
+        job_acknowledge(job);
+    }
+}
+
+static void *writer_main(void *arg)
+{
+    Store *store = arg;
+    size_t n;
+    Job *batch;
+    while ((batch = jobs_take(&store->writes, store->batch_jobs_max, &n)) != NULL) {
+        batch_run(store, batch, n);
+        int r = db_checkpoint_if_due(store->writer);
+        if (r != 0 && r != -ENOSPC && r != -EBUSY) disk_broken();
+    }
+    return NULL;
+}
+
+/* A transaction of its own for each job, so that it sees one state of the database, and the latest.
+ */
+static int read_transact(Db *db, Job *job)
+{
+    Diag *before = diag_switch(job->diag);
+    int r = db_begin(db);
+    diag_switch(before);
+    if (r != 0) return r;
+    r = job_run(db, job);
+    db_rollback(db);
+    return r;
+}
+
+static void *reader_main(void *arg)
+{
+    Store *store = arg;
+    size_t n;
+    Job *job;
+    while ((job = jobs_take(&store->reads, 1, &n)) != NULL) {
+        job->result = read_transact(store->reader, job);
+        atomic_fetch_add(&store->reads_done, 1);
+        job_acknowledge(job);
+    }
+    return NULL;
+}
+
+/* --- calling ----------------------------------------------------------------------------------- */
+
+static void job_arrived(LoopMsg *msg)
+{
+    op_done(&CONTAINER_OF(msg, Job, msg)->op, 0);
+}
+
+static int refuse(Store *store)
+{
+    atomic_fetch_add(&store->refused_full, 1);
+    return diag_set(-EAGAIN, "the store is overloaded, try again");
+}
+
+static int call_wait(Store *store, JobQueue *q, StoreFn fn, void *arg)
+{
+    Diag *own = diag_switch(NULL);
+    diag_switch(own);
+    Job job = { .fn = fn, .arg = arg, .diag = own, .loop = loop_here() };
+    job.msg.run = job_arrived;
+    op_init(&job.op, NULL);
+    if (!jobs_put(q, &job)) return refuse(store);
+    (void)op_wait(&job.op, DEADLINE_NONE);
+    return job.result;
+}
+
+static int call_blocking(Store *store, JobQueue *q, StoreFn fn, void *arg)
+{
+    assert(!loop_here_or_null());
+    Diag diag = { 0 };
+    Job job = { .fn = fn, .arg = arg, .diag = &diag };
+    pthread_mutex_init(&job.lock, NULL);
+    pthread_cond_init(&job.done, NULL);
+    bool fits = jobs_put(q, &job);
+    pthread_mutex_lock(&job.lock);
+    while (fits && !job.is_done) pthread_cond_wait(&job.done, &job.lock);
+    pthread_mutex_unlock(&job.lock);
+    pthread_mutex_destroy(&job.lock);
+    pthread_cond_destroy(&job.done);
+    if (!fits) return refuse(store);
+    if (diag.text[0]) diag_set(job.result, "%s", diag.text);
+    return job.result;
+}
+
+int store_call_wait(Store *store, StoreFn fn, void *arg)
+{
+    return call_wait(store, &store->writes, fn, arg);
+}
+
+int store_read_wait(Store *store, StoreFn fn, void *arg)
+{
+    return call_wait(store, &store->reads, fn, arg);
+}
+
+int store_call(Store *store, StoreFn fn, void *arg)
+{
+    return call_blocking(store, &store->writes, fn, arg);
+}
+
+int store_read(Store *store, StoreFn fn, void *arg)
+{
+    return call_blocking(store, &store->reads, fn, arg);
+}
+
+/* --- opening and closing ----------------------------------------------------------------------- */
+
+/* Creates dir and the directories above it. */
+static int make_dirs(const char *dir)
+{
+    char path[PATH_BYTES_MAX];
+    if (!str_copy(path, sizeof path, str_of(dir)))
+        return diag_set(-ENAMETOOLONG, "%s: too long", dir);
+    for (char *p = path + 1; *p; p++) {
+        if (*p != '/') continue;
+        *p = '\0';
+        if (mkdir(path, 0755) != 0 && errno != EEXIST) goto fail;
+        *p = '/';
+    }
+    if (mkdir(path, 0700) == 0 || errno == EEXIST) return 0;
+fail:
+    return diag_set(-errno, "cannot make the directory %s: %s", path, strerror(errno));
+}
+
+/* Makes the directory's entries durable: a new file is lost in a power cut without this. */
+static int sync_dir(const char *dir)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int r = fd < 0 || fsync(fd) != 0 ? -errno : 0;
+    if (fd >= 0) close(fd);
+    return r == 0 ? 0 : diag_set(r, "cannot sync the directory %s: %s", dir, strerror(-r));
+}
+
+static int lock_refused(const char *path, int fd)
+{
+    char text[32] = "";
+    ssize_t n = pread(fd, text, sizeof text - 1, 0);
+    Str pid = str_trim(str_make(text, n > 0 ? (size_t)n : 0));
+    return diag_set(-EBUSY, "%s is held by process %.*s: stop it, or choose another data directory",
+                    path, STR_ARG(pid));
+}
+
+/* Keeps a second process away from the database; released by the kernel when this one ends. */
+static int lock_take(const char *dir, int *ret_fd)
+{
+    char path[PATH_BYTES_MAX], pid[32];
+    int n = snprintf(path, sizeof path, "%s/" LOCK_FILE, dir);
+    if (n < 0 || (size_t)n >= sizeof path) return diag_set(-ENAMETOOLONG, "%s: too long", dir);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) return diag_set(-errno, "cannot open %s: %s", path, strerror(errno));
+    int r = 0;
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+        r = errno == EWOULDBLOCK ? lock_refused(path, fd) : -errno;
+    size_t pid_n = (size_t)snprintf(pid, sizeof pid, "%d\n", (int)getpid());
+    if (r == 0 && (ftruncate(fd, 0) != 0 || pwrite(fd, pid, pid_n, 0) != (ssize_t)pid_n))
+        r = -errno;
+    if (r != 0) {
+        close(fd);
+        return r;
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+static int open_files(Store *store, int64_t pages_max)
+{
+    int r = make_dirs(store->path);
+    if (r == 0) r = lock_take(store->path, &store->lock_fd);
+    if (r == 0) r = db_open_writer(store->path, pages_max, &store->writer);
+    if (r == 0) r = migrations_run(store->writer);
+    if (r == 0) r = sync_dir(store->path);
+    if (r == 0) r = db_open_reader(store->path, &store->reader);
+    return r;
+}
+
+static int start_threads(Store *store)
+{
+    int r = pthread_create(&store->writer_thread, NULL, writer_main, store);
+    if (r != 0) return diag_set(-r, "cannot start a thread: %s", strerror(r));
+    r = pthread_create(&store->reader_thread, NULL, reader_main, store);
+    if (r != 0) DIE("cannot start a thread: %s", strerror(r));
+    pthread_setname_np(store->writer_thread, "store-write");
+    pthread_setname_np(store->reader_thread, "store-read");
+    store->threads_run = true;
+    return 0;
+}
+
+int store_open(const StoreOptions *options, Store **ret)
+{
+    assert(options->path && options->path[0]);
+    CLEANUP(store_closep) Store *store = xcalloc(1, sizeof *store);
+    store->path = xstrdup(options->path);
+    store->lock_fd = -1;
+    store->batch_jobs_max = options->batch_jobs_max ? options->batch_jobs_max : BATCH_JOBS_DEFAULT;
+    size_t waiting = options->waiting_jobs_max ? options->waiting_jobs_max : WAITING_JOBS_DEFAULT;
+    jobs_init(&store->writes, waiting);
+    jobs_init(&store->reads, waiting);
+    int r = open_files(store, options->pages_max);
+    if (r == 0) r = start_threads(store);
+    if (r != 0) return r;
+    *ret = TAKE(store);
+    return 0;
+}
+
+void store_close(Store *store)
+{
+    if (!store) return;
+    if (store->threads_run) {
+        jobs_close(&store->reads);
+        jobs_close(&store->writes);
+        pthread_join(store->reader_thread, NULL);
+        pthread_join(store->writer_thread, NULL);
+    }
+    db_close(store->reader);
+    db_close(store->writer); /* last: it checkpoints */
+    jobs_deinit(&store->reads);
+    jobs_deinit(&store->writes);
+    if (store->lock_fd >= 0) close(store->lock_fd);
+    free(store->path);
+    free(store);
+}
+
+const char *store_path(const Store *store)
+{
+    return store->path;
+}
+
+void store_stats(const Store *store, StoreStats *ret)
+{
+    *ret = (StoreStats){
+        .commits = atomic_load(&store->commits),
+        .jobs = atomic_load(&store->jobs),
+        .jobs_failed = atomic_load(&store->jobs_failed),
+        .reads = atomic_load(&store->reads_done),
+        .refused_full = atomic_load(&store->refused_full),
+        .disk_full = atomic_load(&store->disk_full),
+        .batch_jobs_peak = atomic_load(&store->batch_jobs_peak),
+        .commit_us_total = atomic_load(&store->commit_us_total),
+    };
+}

@@ -1,0 +1,63 @@
+/* Store: the one thread that writes, and group commit.
+ *
+ * Writes are jobs. The store thread runs every job that waits inside ONE transaction, a savepoint
+ * each, commits, then wakes the callers; the next batch forms while the commit runs. Nothing is
+ * acknowledged before its commit. Reads without a freshness guarantee newer than the last commit
+ * run on a read-only connection of another thread.
+ *
+ * SQLite: WAL, synchronous=FULL, exactly one connection that writes and checkpoints (the packaged
+ * versions have a WAL-reset bug with two); a lock file keeps a second process out.
+ */
+#ifndef GANTRY_STORE_STORE_H
+#define GANTRY_STORE_STORE_H
+
+#include "store/db.h"
+
+typedef struct Store Store;
+
+/* A job: runs on a store thread. Returns 0 (its changes are kept), a positive outcome or -errno
+ * (its changes are undone; other jobs of the batch are not affected). It must not wait, and must
+ * not touch what a loop owns except through arg, whose owner is parked meanwhile. */
+typedef int (*StoreFn)(Db *db, void *arg);
+
+typedef struct {
+    const char *path;        /* directory for the database and the artifacts; created if absent */
+    size_t batch_jobs_max;   /* jobs a transaction; 0: 512 */
+    size_t waiting_jobs_max; /* more answer -EAGAIN; 0: 65536 */
+    int64_t pages_max;       /* size of the database in 4 KiB pages, -ENOSPC beyond; 0: the disk */
+} StoreOptions;
+
+/* Opens, locks, migrates. Returns 0, -EBUSY (another process has it), -EPROTO (written by a newer
+ * program), -errno; diag says what to do. */
+MUST_CHECK int store_open(const StoreOptions *options, Store **ret);
+
+/* Runs what still waits, checkpoints, closes. No caller may be waiting. NULL is accepted. */
+void store_close(Store *store);
+DEFINE_FREEP(Store, store_close)
+
+/* On a fiber. Runs fn in the next transaction and returns its result once that is durable; or
+ * -EAGAIN (too many jobs wait), -ENOSPC (disk full: the job is undone). diag set by fn is carried
+ * over. Cannot be abandoned: a cancelled caller still gets the result. */
+MUST_CHECK int store_call_wait(Store *store, StoreFn fn, void *arg);
+
+/* On a fiber. Runs fn on the read-only connection; it sees every commit acknowledged before the
+ * call. Returns fn's result. */
+MUST_CHECK int store_read_wait(Store *store, StoreFn fn, void *arg);
+
+/* On a plain thread that has no loop (start-up, tests): the same, blocking. */
+MUST_CHECK int store_call(Store *store, StoreFn fn, void *arg);
+MUST_CHECK int store_read(Store *store, StoreFn fn, void *arg);
+
+/* The directory given to store_open. */
+const char *store_path(const Store *store);
+
+typedef struct {
+    uint64_t commits, jobs, jobs_failed, reads;
+    uint64_t refused_full; /* -EAGAIN */
+    uint64_t disk_full;    /* batches undone by -ENOSPC */
+    uint64_t batch_jobs_peak;
+    int64_t commit_us_total;
+} StoreStats;
+void store_stats(const Store *store, StoreStats *ret); /* any thread */
+
+#endif
