@@ -1,0 +1,249 @@
+/* Queue: durable tasks, claimed by workers under leases and fencing tokens.
+ *
+ * Promises: a submitted task survives a crash; at most one attempt of it runs with a valid fence;
+ * exactly one end is recorded for each run. Every change is one store transaction, and what waits
+ * in memory (claimers, watchers) is woken after its commit.
+ *
+ * Functions ending in _wait run on a fiber of any loop; one Queue serves them all. Its memory is
+ * guarded by a mutex that is never held across a wait. Texts passed in must stay until the function
+ * returns. Where a positive outcome or -errno comes back, diag has the text for the client.
+ */
+#ifndef GANTRY_QUEUE_QUEUE_H
+#define GANTRY_QUEUE_QUEUE_H
+
+#include "store/agent_store.h"
+#include "store/call_store.h"
+#include "store/log_store.h"
+#include "store/store.h"
+#include "store/task_store.h"
+#include "store/version_store.h"
+#include "store/worker_store.h"
+
+typedef struct Queue Queue;
+
+/* Positive outcomes; each function lists the ones it gives. */
+enum {
+    QUEUE_E_FULL = 1,     /* the lane holds its maximum of queued tasks: 429 */
+    QUEUE_E_KEY_REUSED,   /* the idempotency key belongs to another request: 422 */
+    QUEUE_E_NO_AGENT,     /* no such agent */
+    QUEUE_E_AGENT_NEEDED, /* the agent was left out, and there is not exactly one */
+    QUEUE_E_NO_VERSION,   /* no such version of the agent, or nothing deployed */
+    QUEUE_E_NO_TASK,      /* no such task */
+    QUEUE_E_STATE,        /* the task's state does not allow this */
+    QUEUE_E_STALE,        /* fence and task do not belong together any more: stop working on it */
+    QUEUE_E_NO_WORKER,    /* the worker is unknown, lost or stopped: it must register again */
+};
+
+/* Where time comes from; tests give their own. */
+typedef struct {
+    int64_t (*real_ms)(void *ctx); /* calendar: records, runAt */
+    int64_t (*mono_ms)(void *ctx); /* monotonic: leases */
+    void *ctx;
+} QueueClock;
+
+typedef struct {
+    int64_t queued_max[LANE_N_]; /* tasks waiting in a lane; 0: 1,000,000 */
+    int64_t lease_ms;            /* of a worker; 0: 10,000 */
+    int64_t log_bytes_max;       /* log text kept a task; 0: 1 MiB */
+    int64_t key_kept_ms;         /* idempotency keys are remembered this long; 0: 48 hours */
+    const QueueClock *clock;     /* NULL: sys/clock.h; must outlive the queue */
+} QueueOptions;
+
+/* On a plain thread, before its users start. Requeues what embedded workers of an earlier process
+ * held (that process is dead, or the store's lock would not be ours) and gives remote workers a new
+ * lease. Borrows store. Returns 0 or -errno with diag. */
+MUST_CHECK int queue_open(Store *store, const QueueOptions *options, Queue **ret);
+
+/* Nobody may be waiting in it. NULL is accepted. */
+void queue_close(Queue *queue);
+DEFINE_FREEP(Queue, queue_close)
+
+/* The store it was opened on, for read functions of store/. */
+Store *queue_store(const Queue *queue);
+
+/* --- clients ----------------------------------------------------------------------------------- */
+
+#define IDEMPOTENCY_KEY_BYTES_MAX 255
+
+typedef struct {
+    Str agent;      /* empty: the only one */
+    Str version_id; /* empty: what the agent routes to; whole id */
+    Uuid parent_id; /* zero: none */
+    Lane lane;
+    int64_t run_at_ms;     /* calendar; 0 or past: now */
+    int64_t time_limit_ms; /* from its first start; 0: unlimited */
+    Str input;             /* JSON */
+    Str metadata, limits;  /* JSON objects or empty */
+    Str session_id, user_id, tenant_id, webhook_url, traceparent;
+    Str idempotency_key; /* empty: none */
+    Str fingerprint;     /* digest of the request the key stands for */
+} TaskNew;
+
+/* What a submitter is told. */
+typedef struct {
+    Uuid id;
+    TaskState state;
+    Lane lane;
+    bool existing; /* the idempotency key had led to this task before */
+    char agent[AGENT_NAME_BYTES_MAX + 1];
+    char version_id[VERSION_ID_LEN + 1];
+} TaskSummary;
+
+/* Returns 0 once the task is durable (or was, under the same key), QUEUE_E_FULL,
+ * QUEUE_E_KEY_REUSED, QUEUE_E_NO_AGENT, QUEUE_E_AGENT_NEEDED, QUEUE_E_NO_VERSION, -EAGAIN (store
+ * overloaded), -ENOSPC, -errno. */
+MUST_CHECK int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret);
+
+/* Queued or escalated: canceled at once. Running: its worker is told, and *ret_state stays
+ * TASK_RUNNING. Ended: QUEUE_E_STATE. by: who or what asked ("user", "rollback"). Also
+ * QUEUE_E_NO_TASK, -errno. */
+MUST_CHECK int queue_cancel_wait(Queue *queue, Uuid id, Str by, TaskState *ret_state);
+
+/* Queues an ended task again (failed, timed_out, canceled or escalated) as it is: the same version,
+ * history kept, failures forgotten. Returns 0, QUEUE_E_NO_TASK, QUEUE_E_STATE (not ended, or
+ * succeeded), QUEUE_E_FULL, -errno. */
+MUST_CHECK int queue_retry_wait(Queue *queue, Uuid id);
+
+/* parts: TASK_PART_... Texts live in arena. Returns 0, QUEUE_E_NO_TASK, -ENOMEM, -errno. */
+MUST_CHECK int queue_get_wait(Queue *queue, Uuid id, unsigned parts, Arena *arena, Task *ret);
+
+/* As task_list: 0, -EINVAL (cursor), -ENOMEM, -errno. */
+MUST_CHECK int queue_list_wait(Queue *queue, const TaskFilter *filter, Arena *arena, TaskPage *ret);
+
+/* Watching: take a mark, read the task, then wait for the mark to move. The mark moves after every
+ * committed change of the task (also new log lines and calls), and sometimes for nothing: read
+ * again. queue_watch_wait returns 0 when it moved, -ETIMEDOUT, -ECANCELED. */
+uint64_t queue_watch_mark(Queue *queue, Uuid id);
+MUST_CHECK int queue_watch_wait(Queue *queue, Uuid id, uint64_t mark, int64_t deadline_ms);
+
+/* Waits until the task has ended, then reads it. When deadline_ms (clock_mono_ms) passes first it
+ * is read as it is: look at its state. Returns 0, QUEUE_E_NO_TASK, -ENOMEM, -ECANCELED, -errno. */
+MUST_CHECK int queue_end_wait(Queue *queue, Uuid id, unsigned parts, int64_t deadline_ms,
+                              Arena *arena, Task *ret);
+
+/* --- workers ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    Uuid id; /* made by the worker, new at each of its starts */
+    Str name;
+    WorkerKind kind;
+    Str slots; /* JSON object describing its slots, for people */
+} WorkerNew;
+
+/* Starts the lease. Returns 0 or -errno. */
+MUST_CHECK int queue_register_wait(Queue *queue, const WorkerNew *worker);
+
+/* No more claims for this worker; it is told on its next heartbeat, which is asked for at once.
+ * Returns 0, QUEUE_E_NO_WORKER, -errno. */
+MUST_CHECK int queue_drain_wait(Queue *queue, Uuid worker_id);
+
+/* The worker leaves: what it still holds is released. Returns 0, QUEUE_E_NO_WORKER, -errno. */
+MUST_CHECK int queue_leave_wait(Queue *queue, Uuid worker_id);
+
+/* What a worker could run now. */
+typedef struct {
+    Uuid worker_id;
+    LaneConfig slots;
+    LaneUse use; /* what it runs already */
+} Claim;
+
+#define CLAIM_TASKS_MAX 256
+
+/* Claims as many ready tasks as there are free slots (lane_claim_plan; at most CLAIM_TASKS_MAX):
+ * waits until there is at least one. deadline_ms is clock_mono_ms time. The tasks come with payload
+ * and live in arena; tasks that do not fit stay queued. Returns 0 with *ret_n >= 1, -ETIMEDOUT,
+ * -ECANCELED (nothing was claimed), QUEUE_E_NO_WORKER (also when it drains), -ENOMEM (one task
+ * alone is too big for arena), -errno. */
+MUST_CHECK int queue_claim_wait(Queue *queue, const Claim *claim, int64_t deadline_ms, Arena *arena,
+                                Task **ret, size_t *ret_n);
+
+typedef struct {
+    Uuid id;
+    int64_t fence;
+} TaskRef;
+
+typedef enum {
+    HOLD_CANCEL, /* somebody asked to cancel it: stop, then finish as canceled */
+    HOLD_STALE,  /* it is not this worker's any more: stop, report nothing */
+} HoldReason;
+
+typedef struct {
+    TaskRef task;
+    HoldReason reason;
+} HoldStop;
+
+typedef struct {
+    HoldStop *stops; /* in arena */
+    size_t stops_n;
+    bool draining;
+    uint64_t mark; /* for queue_signal_wait */
+} HeartbeatReply;
+
+#define HEARTBEAT_TASKS_MAX 4096
+
+/* Renews the worker's lease and compares what it holds with the store. Tasks the store has for this
+ * worker but held lacks (the answer to its claim was lost) are released once they are older than
+ * two leases. Returns 0, QUEUE_E_NO_WORKER, -ENOMEM, -errno. */
+MUST_CHECK int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const TaskRef *held,
+                                    size_t held_n, Arena *arena, HeartbeatReply *ret);
+
+/* Waits until there is a reason to heartbeat before its time (a cancel, a drain): 0 when the mark
+ * moved (perhaps for nothing), -ETIMEDOUT, -ECANCELED. */
+MUST_CHECK int queue_signal_wait(Queue *queue, Uuid worker_id, uint64_t mark, int64_t deadline_ms);
+
+typedef struct {
+    TaskRef task;
+    TaskOutcome outcome; /* not LOST: that is for the queue to say */
+    Str result;          /* JSON; empty: none. Dropped when the task is queued again */
+    Str error_code, error_detail;
+    Str stopped_by;         /* "budget", "cap", ...; may be empty */
+    Str sandbox;            /* isolation tier of the attempt; may be empty */
+    int64_t retry_after_ms; /* retryable: not before; 0: no wish */
+    TaskUsage usage;        /* on top of what queue_calls_add recorded */
+} TaskFinish;
+
+/* Records the end of an attempt once: state, result, usage, attempt and webhook in one transaction.
+ * ret_state (may be NULL): the task's new state, TASK_QUEUED when it will be tried again. A task
+ * whose cancel was requested is not tried again. Returns 0, QUEUE_E_STALE (also for a repeated
+ * report: nothing was changed), -errno (report again). */
+MUST_CHECK int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_state);
+
+/* Journals LLM calls of a running attempt and adds their usage to the task. Returns 0,
+ * QUEUE_E_STALE, -errno. */
+MUST_CHECK int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n);
+
+/* Appends log lines; past the task's limit lines are dropped and counted, which is not an error.
+ * ret_dropped (may be NULL): lines of this call that were dropped. Returns 0, QUEUE_E_STALE,
+ * -errno. */
+MUST_CHECK int queue_logs_append_wait(Queue *queue, TaskRef task, const TaskLogLine *lines,
+                                      size_t lines_n, size_t *ret_dropped);
+
+/* --- controller -------------------------------------------------------------------------------- */
+
+/* Once a second, by one fiber: takes tasks from workers whose lease ran out, ends tasks far past
+ * their deadline, wakes claimers for tasks that became ready, forgets old idempotency keys. Bounded
+ * work a call. Returns 0 or -errno. */
+MUST_CHECK int queue_tick_wait(Queue *queue);
+
+/* --- figures ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    struct {
+        int64_t queued, running;
+        uint64_t submitted, claimed, refused_full;
+        uint64_t ended[TASK_STATE_N_]; /* by final state */
+        uint64_t retried, lost, released;
+        int64_t oldest_ready_at_ms; /* of queued tasks; INT64_MAX: none. Only queue_stats_wait */
+    } lane[LANE_N_];
+    uint64_t stale;    /* reports refused for their fence */
+    uint64_t claimers; /* waiting for a task */
+    uint64_t watchers;
+} QueueStats;
+
+/* Any thread, from memory; counts since start but for queued and running. */
+void queue_stats(Queue *queue, QueueStats *ret);
+
+/* The same with oldest_ready_at_ms, read from an index. Returns 0 or -errno. */
+MUST_CHECK int queue_stats_wait(Queue *queue, QueueStats *ret);
+
+#endif

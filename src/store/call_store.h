@@ -1,0 +1,32 @@
+/* LLM calls of tasks, for the timeline and the accounts: one row a call, payloads stay elsewhere.
+ * Functions run inside a store job. */
+#ifndef GANTRY_STORE_CALL_STORE_H
+#define GANTRY_STORE_CALL_STORE_H
+
+#include "store/db.h"
+
+#define CALL_LIST_MAX 5000
+
+typedef struct {
+    int64_t id; /* set by the store */
+    int64_t attempt;
+    int64_t fence;
+    int64_t at_ms; /* when it began */
+    int64_t duration_ms;
+    Str provider, model;
+    Str protocol; /* "openai", "anthropic", ... */
+    Str outcome;  /* "ok", or what went wrong, in a word */
+    bool streamed;
+    bool replayed;  /* answered from the journal: cost nothing */
+    int64_t status; /* HTTP, 0 when none came */
+    int64_t input_tokens, output_tokens, cached_tokens, reasoning_tokens;
+    int64_t cost_nusd;
+} Call;
+
+MUST_CHECK int call_insert(Db *db, int64_t task_seq, const Call *call);
+
+/* Calls of a task in order, at most CALL_LIST_MAX; texts live in arena. Returns 0, -ENOMEM, -errno.
+ */
+MUST_CHECK int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n);
+
+#endif

@@ -1,0 +1,204 @@
+/* Tasks, their payloads, results and attempts: the rows behind the queue. Functions run inside a
+ * store job. Rules (who may claim, when to try again) live in queue/ and logic/, not here. Unless
+ * they say more, functions return 0 or -errno with diag.
+ */
+#ifndef GANTRY_STORE_TASK_STORE_H
+#define GANTRY_STORE_TASK_STORE_H
+
+#include "codec/uuid.h"
+#include "logic/task.h"
+#include "store/db.h"
+#include "store/page.h"
+
+typedef struct {
+    int64_t input_tokens, output_tokens, cached_tokens;
+    int64_t llm_calls, tool_calls, replayed_calls;
+    int64_t cost_nusd;
+} TaskUsage;
+
+/* Which of the longer texts a read fetches besides the row. */
+enum {
+    TASK_PART_PAYLOAD = 1, /* input, metadata, limits */
+    TASK_PART_RESULT = 2,
+};
+
+typedef struct {
+    int64_t seq; /* order of submission */
+    Uuid id;
+    Uuid parent_id; /* the task that started this one; zero: none */
+    Str agent, version_id;
+    Lane lane;
+    TaskState state;
+    int64_t attempt;  /* of the run that goes on or was last; 0 before the first claim */
+    int64_t failures; /* attempts that failed, since submission or the last retry by hand */
+    int64_t losses;   /* attempts lost with their worker, likewise */
+    int64_t fence;    /* the token of the last claim; 0 before */
+    Uuid worker_id;   /* holder while running, the last one after; zero: none yet */
+    int64_t created_at_ms, ready_at_ms;
+    int64_t started_at_ms;  /* of the last attempt, 0: never */
+    int64_t finished_at_ms; /* 0: not ended */
+    int64_t time_limit_ms;  /* an attempt may take this long; 0: unlimited */
+    int64_t deadline_at_ms; /* of the running attempt; 0: none */
+    bool cancel_requested;
+    Str session_id, user_id, tenant_id, webhook_url, traceparent;
+    Str error_code, error_detail; /* empty when it succeeded */
+    Str stopped_by;               /* what ended it early ("budget", "user", ...); may be empty */
+    TaskUsage usage;
+    double quality; /* 0..1, NaN: not scored */
+
+    /* parts: empty unless asked for */
+    Str input;    /* JSON */
+    Str metadata; /* JSON object, or empty */
+    Str limits;   /* JSON object overriding the version's limits, or empty */
+    Str result;   /* JSON, or empty */
+} Task;
+
+/* What task_insert takes: agent and version_id must exist. */
+typedef struct {
+    Uuid id, parent_id;
+    Str agent, version_id;
+    Lane lane;
+    int64_t created_at_ms;
+    int64_t ready_at_ms;   /* earliest start */
+    int64_t time_limit_ms; /* 0: unlimited */
+    Str input, metadata, limits;
+    Str session_id, user_id, tenant_id, webhook_url, traceparent;
+} TaskRow;
+
+MUST_CHECK int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq);
+
+/* Texts live in arena. Returns 0, -ENOENT, -ENOMEM (arena full), -errno. */
+MUST_CHECK int task_get(Db *db, Uuid id, unsigned parts, Arena *arena, Task *ret);
+MUST_CHECK int task_get_by_seq(Db *db, int64_t seq, unsigned parts, Arena *arena, Task *ret);
+
+/* The few columns rules are decided by. */
+typedef struct {
+    int64_t seq;
+    Uuid id;
+    Lane lane;
+    TaskState state;
+    int64_t attempt, failures, losses, fence;
+    int64_t started_at_ms, time_limit_ms, deadline_at_ms;
+    Uuid worker_id;
+    bool cancel_requested;
+    bool has_webhook;
+} TaskHead;
+
+/* Returns 0, -ENOENT, -errno. */
+MUST_CHECK int task_head(Db *db, Uuid id, TaskHead *ret);
+
+/* --- claiming ---------------------------------------------------------------------------------- */
+
+/* The seqs of tasks of the lane that are ready at now_ms, earliest ready first, at most *n; *n
+ * becomes their number. Uses the partial index whatever the statistics say. */
+MUST_CHECK int task_ready(Db *db, Lane lane, int64_t now_ms, int64_t *seqs, size_t *n);
+
+/* The earliest ready_at_ms of queued tasks of the lane; INT64_MAX for none. */
+MUST_CHECK int task_next_ready(Db *db, Lane lane, int64_t *ret_ready_at_ms);
+
+/* count new fences, the last of which is returned: greater than any before, for ever. */
+MUST_CHECK int fence_take(Db *db, int64_t count, int64_t *ret_last);
+
+/* queued -> running: next attempt, fence, worker and deadline set, attempt row added. The task must
+ * be queued. */
+MUST_CHECK int task_start(Db *db, int64_t seq, Uuid worker_id, int64_t fence, int64_t now_ms);
+
+/* --- ending ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    TaskNext next;       /* new state, counts, time and error code */
+    TaskOutcome outcome; /* of the attempt */
+    int64_t now_ms;
+    Str error_code; /* kept instead of next's; may be empty */
+    Str error_detail, stopped_by;
+    Str sandbox;     /* isolation tier the attempt ran under, recorded with it; may be empty */
+    TaskUsage usage; /* added to the task's */
+    Str result;      /* stored when the task ends or escalates; may be empty */
+} TaskEnd;
+
+/* running -> end->next.state, the attempt row completed, the result stored. head: as read in this
+ * job. */
+MUST_CHECK int task_end(Db *db, const TaskHead *head, const TaskEnd *end);
+
+/* queued or escalated -> state, an end, without an attempt. */
+MUST_CHECK int task_stop(Db *db, int64_t seq, TaskState state, Str error_code, Str stopped_by,
+                         int64_t now_ms);
+
+/* Marks a running task. */
+MUST_CHECK int task_request_cancel(Db *db, int64_t seq, Str stopped_by);
+
+/* At rest -> queued: failures, losses, deadline, error and result are cleared; history and usage
+ * stay. */
+MUST_CHECK int task_restart(Db *db, int64_t seq, int64_t now_ms);
+
+/* --- running tasks ----------------------------------------------------------------------------- */
+
+/* Running tasks of a worker after seq, at most *n; *n becomes their number. */
+MUST_CHECK int task_running_of(Db *db, Uuid worker_id, int64_t after_seq, TaskHead *heads,
+                               size_t *n);
+
+/* Running tasks whose deadline passed before ms, at most *n. */
+MUST_CHECK int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n);
+
+/* Number of tasks queued and running in each lane. Walks the partial indexes: for start-up. */
+MUST_CHECK int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_running[LANE_N_]);
+
+/* --- during a run ------------------------------------------------------------------------------ */
+
+MUST_CHECK int task_add_usage(Db *db, int64_t seq, const TaskUsage *usage);
+
+/* Bytes of log kept so far for the task, and lines dropped for the limit. */
+MUST_CHECK int task_log_usage(Db *db, int64_t seq, int64_t *ret_bytes, int64_t *ret_dropped);
+MUST_CHECK int task_set_log_usage(Db *db, int64_t seq, int64_t bytes, int64_t dropped);
+
+/* quality in 0..1. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int task_set_quality(Db *db, Uuid id, double quality);
+
+/* --- reading ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    int state;      /* a TaskState, -1: any */
+    int lane;       /* a Lane, -1: any */
+    Str agent;      /* empty: any */
+    Str version_id; /* empty: any; whole id */
+    Str cursor;     /* empty: from the newest */
+    size_t limit;   /* 0: PAGE_ROWS_DEFAULT */
+} TaskFilter;
+
+typedef struct {
+    Task *tasks; /* newest first, without parts */
+    size_t n;
+    PageCursor next;
+} TaskPage;
+
+/* Looks at a bounded number of rows: a page may hold fewer than limit tasks, even none, and still
+ * have a next cursor. Returns 0, -EINVAL (cursor), -ENOMEM, -errno. */
+MUST_CHECK int task_list(Db *db, const TaskFilter *filter, Arena *arena, TaskPage *ret);
+
+typedef struct {
+    int64_t attempt, fence;
+    Uuid worker_id;
+    int64_t started_at_ms, finished_at_ms; /* finished 0: goes on */
+    Str outcome, error_code, error_detail, sandbox;
+} Attempt;
+
+#define ATTEMPT_LIST_MAX 1000
+
+/* The attempts of a task in order. Returns 0, -ENOMEM, -errno. */
+MUST_CHECK int attempt_list(Db *db, int64_t task_seq, Arena *arena, Attempt **ret, size_t *ret_n);
+
+/* --- idempotency keys -------------------------------------------------------------------------- */
+
+/* Remembers that the key of the tenant led to the task. Returns 0, DB_E_CONFLICT (known already),
+ * -errno. */
+MUST_CHECK int idempotency_insert(Db *db, Str tenant, Str key, Str fingerprint, Uuid task_id,
+                                  int64_t now_ms);
+
+/* Returns 0, -ENOENT, -errno. ret_same: the fingerprint is the one remembered. */
+MUST_CHECK int idempotency_get(Db *db, Str tenant, Str key, Str fingerprint, Uuid *ret_task_id,
+                               bool *ret_same);
+
+/* Forgets keys created before ms, at most limit. */
+MUST_CHECK int idempotency_purge(Db *db, int64_t before_ms, size_t limit, int64_t *ret_n);
+
+#endif
