@@ -1,11 +1,13 @@
 /* Package: an agent directory as an archive, and what a version is made of read from one.
  *
  * There are two archives, both tar in the canonical form of codec/tar.h (files and symlinks only,
- * so empty directories vanish): upload    everything that is kept, with agent.yaml, the prompt and
- * the tools file; paths are relative to the agent directory. What `gantry version create` sends,
- * gzipped. code      the contents of spec.code without those three files and without .gantryignore;
- * paths are relative to spec.code. Its SHA-256 is part of the version, so a changed prompt shows as
- * a change of the prompt alone.
+ * so empty directories vanish):
+ *
+ *   upload  everything that is kept, with agent.yaml, the prompt and the tools file; paths are
+ *           relative to the agent directory. What `gantry version create` sends, gzipped.
+ *   code    the contents of spec.code without those three files and without .gantryignore; paths
+ *           are relative to spec.code. Its SHA-256 is part of the version, so a changed prompt
+ *           shows as a change of the prompt alone.
  *
  * What is kept: everything but .git/ and .gantry/ (at any depth), and but what .gantryignore in the
  * agent directory names. It is gitignore's language: comments, `*` `?` `[a-z]` within a name, `**`
