@@ -51,10 +51,8 @@ void arena_clear(Arena *arena)
     while (arena->blocks) {
         ArenaBlock *b = arena->blocks;
         arena->blocks = b->next;
-        if (!keep && !ARENA_SEPARATE && b->size + sizeof *b == ARENA_BLOCK_BYTES)
-            keep = b;
-        else
-            free(b);
+        if (!keep && !ARENA_SEPARATE && b->size + sizeof *b == ARENA_BLOCK_BYTES) keep = b;
+        else free(b);
     }
     arena->used = 0;
     if (!keep) return;
@@ -84,7 +82,8 @@ void *arena_alloc(Arena *arena, size_t size)
     if (size > arena->max) return NULL;
     size_t need = (MAX(size, 1) + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
     ArenaBlock *b = arena->blocks;
-    if (ARENA_SEPARATE || !b || b->size - b->used < need) b = block_add(arena, ARENA_SEPARATE ? size : need);
+    if (ARENA_SEPARATE || !b || b->size - b->used < need)
+        b = block_add(arena, ARENA_SEPARATE ? size : need);
     if (!b) return NULL;
     void *p = block_bytes(b) + b->used;
     b->used = ARENA_SEPARATE ? b->size : b->used + need;

@@ -30,15 +30,15 @@
     })
 
 /* Makes fn##p for CLEANUP; fn must accept NULL. */
-#define DEFINE_FREEP(T, fn)          \
-    static inline void fn##p(T **p)  \
-    {                                \
-        fn(*p);                      \
+#define DEFINE_FREEP(T, fn)         \
+    static inline void fn##p(T **p) \
+    {                               \
+        fn(*p);                     \
     }
 
 #define ARRAY_N(a) (sizeof(a) / sizeof((a)[0]))
 
-#define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 /* MIN and MAX are those of <sys/param.h>. */
 

@@ -68,7 +68,7 @@ static inline void list_move_all(List *to, List *from)
 }
 
 /* The current node may be removed inside the loop. */
-#define LIST_EACH(list, node)                                                    \
+#define LIST_EACH(list, node)                                                       \
     for (ListNode *node = (list)->next, *node##_next_ = node->next; node != (list); \
          node = node##_next_, node##_next_ = node->next)
 

@@ -94,7 +94,8 @@ static bool is_bare(Str s)
 {
     if (s.len == 0) return false;
     for (size_t i = 0; i < s.len; i++)
-        if (s.ptr[i] <= ' ' || s.ptr[i] == '"' || s.ptr[i] == '=' || s.ptr[i] == '\\' || (unsigned char)s.ptr[i] >= 0x7f)
+        if (s.ptr[i] <= ' ' || s.ptr[i] == '"' || s.ptr[i] == '=' || s.ptr[i] == '\\' ||
+            (unsigned char)s.ptr[i] >= 0x7f)
             return false;
     return true;
 }
@@ -158,5 +159,6 @@ void log_write(LogLevel level, const char *event, const LogField *fields)
     if (line_format == LOG_JSON) line.text[line.len++] = '}';
     line.text[line.len++] = '\n';
     assert(line.len <= sizeof line.text);
-    if (write(STDERR_FILENO, line.text, line.len) != (ssize_t)line.len) atomic_fetch_add(&dropped, 1);
+    if (write(STDERR_FILENO, line.text, line.len) != (ssize_t)line.len)
+        atomic_fetch_add(&dropped, 1);
 }

@@ -33,9 +33,9 @@ typedef struct {
 #define LOG_INT(k, v) ((LogField){ .key = (k), .type = LOG_FIELD_INT, .i64 = (int64_t)(v) })
 #define LOG_F64(k, v) ((LogField){ .key = (k), .type = LOG_FIELD_F64, .f64 = (v) })
 
-#define LOG_AT(level, event, ...)                                                         \
-    do {                                                                                  \
-        if (log_enabled(level))                                                           \
+#define LOG_AT(level, event, ...)                                                           \
+    do {                                                                                    \
+        if (log_enabled(level))                                                             \
             log_write(level, event, (const LogField[]){ __VA_ARGS__ __VA_OPT__(, ){ 0 } }); \
     } while (0)
 #define LOG_DEBUG(...) LOG_AT(LOG_DEBUG_, __VA_ARGS__)

@@ -24,14 +24,14 @@ static uint64_t rotl(uint64_t x, int b)
     return (x << b) | (x >> (64 - b));
 }
 
-#define SIP_ROUND(v0, v1, v2, v3)                      \
-    do {                                               \
-        v0 += v1, v1 = rotl(v1, 13), v1 ^= v0;         \
-        v0 = rotl(v0, 32);                             \
-        v2 += v3, v3 = rotl(v3, 16), v3 ^= v2;         \
-        v0 += v3, v3 = rotl(v3, 21), v3 ^= v0;         \
-        v2 += v1, v1 = rotl(v1, 17), v1 ^= v2;         \
-        v2 = rotl(v2, 32);                             \
+#define SIP_ROUND(v0, v1, v2, v3)              \
+    do {                                       \
+        v0 += v1, v1 = rotl(v1, 13), v1 ^= v0; \
+        v0 = rotl(v0, 32);                     \
+        v2 += v3, v3 = rotl(v3, 16), v3 ^= v2; \
+        v0 += v3, v3 = rotl(v3, 21), v3 ^= v0; \
+        v2 += v1, v1 = rotl(v1, 17), v1 ^= v2; \
+        v2 = rotl(v2, 32);                     \
     } while (0)
 
 /* SipHash-1-3 (Aumasson & Bernstein 2012) with the key (seed, ~seed): short, and safe against
@@ -48,7 +48,8 @@ static uint64_t hash_of(uint64_t seed, Str key)
         v0 ^= m;
     }
     uint64_t last = (uint64_t)key.len << 56;
-    for (size_t i = whole; i < key.len; i++) last |= (uint64_t)(unsigned char)key.ptr[i] << 8 * (i - whole);
+    for (size_t i = whole; i < key.len; i++)
+        last |= (uint64_t)(unsigned char)key.ptr[i] << 8 * (i - whole);
     v3 ^= last;
     SIP_ROUND(v0, v1, v2, v3);
     v0 ^= last;

@@ -78,8 +78,8 @@ int money_from_text(Str text, int64_t scale, int64_t *ret)
 char *money_text(int64_t nusd, char out[MONEY_TEXT_MAX])
 {
     uint64_t magnitude = nusd < 0 ? 0 - (uint64_t)nusd : (uint64_t)nusd;
-    snprintf(out, MONEY_TEXT_MAX, "%s%" PRIu64 ".%09" PRIu64, nusd < 0 ? "-" : "", magnitude / NUSD_PER_USD,
-             magnitude % NUSD_PER_USD);
+    snprintf(out, MONEY_TEXT_MAX, "%s%" PRIu64 ".%09" PRIu64, nusd < 0 ? "-" : "",
+             magnitude / NUSD_PER_USD, magnitude % NUSD_PER_USD);
     return out;
 }
 

@@ -27,6 +27,7 @@ int64_t clock_real_ms(void)
 int64_t deadline_after(int64_t duration_ms)
 {
     int64_t deadline;
-    if (duration_ms < 0 || __builtin_add_overflow(clock_mono_ms(), duration_ms, &deadline)) return DEADLINE_NONE;
+    if (duration_ms < 0 || __builtin_add_overflow(clock_mono_ms(), duration_ms, &deadline))
+        return DEADLINE_NONE;
     return deadline;
 }

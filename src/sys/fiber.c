@@ -92,7 +92,7 @@ static void finish_life(Fiber *f, int result)
 {
     Loop *loop = f->loop;
     assert(!f->op && f->shields == 0);
-    LIST_EACH(&f->joiners, node) {
+    LIST_EACH (&f->joiners, node) {
         Joiner *j = CONTAINER_OF(node, Joiner, node);
         list_remove(node);
         j->result = result;
@@ -220,7 +220,8 @@ static void run_slice(Loop *loop, Fiber *f)
     int64_t took_us = clock_mono_us() - began_us;
     if (took_us < LOOP_SLOW_US) return;
     atomic_fetch_add(&loop->slow_slices, 1);
-    LOG_WARN("loop held up", LOG_CSTR("loop", loop->name), LOG_CSTR("fiber", name), LOG_INT("us", took_us));
+    LOG_WARN("loop held up", LOG_CSTR("loop", loop->name), LOG_CSTR("fiber", name),
+             LOG_INT("us", took_us));
 }
 
 static void on_idle(uv_idle_t *handle)
@@ -246,7 +247,7 @@ void fibers_run_ready(Loop *loop)
 
 void fibers_cancel_all(Loop *loop)
 {
-    LIST_EACH(&loop->fibers, node) {
+    LIST_EACH (&loop->fibers, node) {
         Fiber *f = CONTAINER_OF(node, Fiber, all_node);
         fiber_cancel((FiberRef){ f, f->id });
     }
@@ -258,7 +259,8 @@ int fiber_spawn(const char *name, FiberFn fn, void *arg, FiberRef *ret)
 {
     Loop *loop = loop_here();
     if (loop->stopping) return diag_set(-EAGAIN, "the event loop is stopping");
-    if (loop->fibers_n >= LOOP_FIBERS_MAX) return diag_set(-EAGAIN, "more than %d fibers on one loop", LOOP_FIBERS_MAX);
+    if (loop->fibers_n >= LOOP_FIBERS_MAX)
+        return diag_set(-EAGAIN, "more than %d fibers on one loop", LOOP_FIBERS_MAX);
     Fiber *f = fiber_take(loop);
     if (!f) return diag_set(-ENOMEM, "no memory for another fiber");
     f->id = loop->next_id++;
@@ -279,7 +281,9 @@ static void spawn_posted(LoopMsg *msg)
 {
     SpawnMsg *spawn = CONTAINER_OF(msg, SpawnMsg, msg);
     int r = fiber_spawn(spawn->name, spawn->fn, spawn->arg, NULL);
-    if (r < 0) LOG_ERROR("fiber not started", LOG_CSTR("fiber", spawn->name), LOG_CSTR("why", diag_text_or(r)));
+    if (r < 0)
+        LOG_ERROR("fiber not started", LOG_CSTR("fiber", spawn->name),
+                  LOG_CSTR("why", diag_text_or(r)));
     free(spawn);
 }
 
@@ -362,7 +366,9 @@ void fiber_unshield(void)
 
 void op_init(Op *op, OpCancelFn cancel)
 {
-    *op = (Op){ .fiber = self(), .cancel = cancel, .deadline_ms = DEADLINE_NONE, .timer_index = SIZE_MAX };
+    *op = (Op){
+        .fiber = self(), .cancel = cancel, .deadline_ms = DEADLINE_NONE, .timer_index = SIZE_MAX
+    };
 }
 
 void op_cancel(Op *op, int code)
@@ -451,6 +457,55 @@ void cond_signal(Cond *cond)
 void cond_broadcast(Cond *cond)
 {
     while (!list_empty(&cond->waiting)) cond_signal(cond);
+}
+
+/* --- other loops ------------------------------------------------------------------------------- */
+
+typedef struct {
+    LoopMsg msg; /* there, and back again */
+    Op op;
+    Loop *home;
+    const char *name;
+    FiberFn fn;
+    void *arg;
+    int result;
+} LoopCall;
+
+static void call_back(LoopMsg *msg)
+{
+    LoopCall *call = CONTAINER_OF(msg, LoopCall, msg);
+    op_done(&call->op, call->result);
+}
+
+static void call_return(LoopCall *call, int result)
+{
+    call->result = result;
+    call->msg.run = call_back;
+    loop_post(call->home, &call->msg);
+}
+
+static int call_fiber(void *arg)
+{
+    LoopCall *call = arg;
+    call_return(call, call->fn(call->arg));
+    return 0;
+}
+
+static void call_arrive(LoopMsg *msg)
+{
+    LoopCall *call = CONTAINER_OF(msg, LoopCall, msg);
+    int r = fiber_spawn(call->name, call_fiber, call, NULL);
+    if (r < 0) call_return(call, r);
+}
+
+int loop_call_wait(Loop *loop, const char *name, FiberFn fn, void *arg)
+{
+    LoopCall call = {
+        .msg.run = call_arrive, .home = loop_here(), .name = name, .fn = fn, .arg = arg
+    };
+    op_init(&call.op, NULL);
+    loop_post(loop, &call.msg);
+    return op_wait(&call.op, DEADLINE_NONE);
 }
 
 /* --- work off the loop ------------------------------------------------------------------------- */

@@ -47,8 +47,8 @@ int fiber_join_wait(FiberRef ref, int *ret_result);
 
 /* The running fiber; asserts that there is one. */
 FiberRef fiber_self(void);
-bool fiber_is_running(void);  /* the caller is on a fiber */
-bool fiber_cancelled(void);   /* the running fiber has been cancelled */
+bool fiber_is_running(void); /* the caller is on a fiber */
+bool fiber_cancelled(void);  /* the running fiber has been cancelled */
 
 /* Suspends cancellation for the running fiber (counted), so that a last write or report can be
  * awaited while unwinding; bounded use only: give such waits a deadline. */
@@ -101,6 +101,12 @@ void cond_init(Cond *cond);
 int cond_wait(Cond *cond, int64_t deadline_ms);
 void cond_signal(Cond *cond);    /* wakes one, in order of arrival */
 void cond_broadcast(Cond *cond); /* wakes all */
+
+/* --- other loops ------------------------------------------------------------------------------- */
+
+/* Runs fn(arg) on a fiber of another loop and returns its result; -EAGAIN or -ENOMEM when that loop
+ * starts no more fibers. Cannot be abandoned: a cancelled caller still waits for fn. */
+int loop_call_wait(Loop *loop, const char *name, FiberFn fn, void *arg);
 
 /* --- work off the loop ------------------------------------------------------------------------- */
 

@@ -75,7 +75,6 @@ static void on_check(uv_check_t *handle)
     turn(handle->data);
 }
 
-
 static void on_async(uv_async_t *handle)
 {
     mailbox_drain(handle->data);
@@ -97,7 +96,8 @@ Loop *loop_new(const char *name)
     uv_idle_init(&loop->uv, &loop->idle);
     uv_timer_init(&loop->uv, &loop->timer);
     check_uv(uv_async_init(&loop->uv, &loop->async, on_async), "event loop mailbox");
-    loop->uv.data = loop->prepare.data = loop->check.data = loop->idle.data = loop->async.data = loop;
+    loop->uv.data = loop->prepare.data = loop->check.data = loop->idle.data = loop->async.data =
+        loop;
     uv_prepare_start(&loop->prepare, on_prepare);
     uv_check_start(&loop->check, on_check);
     return loop;
@@ -109,7 +109,8 @@ void loop_free(Loop *loop)
     assert(loop->fibers_n == 0 && loop->running == NULL);
     loop->stopping = true;
     close_when_idle(loop); /* a loop that never ran still has its handles */
-    while (uv_run(&loop->uv, UV_RUN_NOWAIT)) {}
+    while (uv_run(&loop->uv, UV_RUN_NOWAIT)) {
+    }
     check_uv(uv_loop_close(&loop->uv), "closing the event loop");
     fibers_free_spare(loop);
     free(loop->timers);
@@ -159,8 +160,8 @@ void loop_post(Loop *loop, LoopMsg *msg)
     LoopMsg *head = atomic_load_explicit(&loop->mailbox, memory_order_relaxed);
     do {
         msg->next = head;
-    } while (!atomic_compare_exchange_weak_explicit(&loop->mailbox, &head, msg, memory_order_release,
-                                                    memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(&loop->mailbox, &head, msg,
+                                                    memory_order_release, memory_order_relaxed));
     /* msg may be gone from here on; only the first of a batch needs to ring */
     if (!head) uv_async_send(&loop->async);
 }

@@ -35,21 +35,21 @@
 
 /* A fiber keeps its struct and stack for the next one when it ends; id tells the lives apart. */
 struct Fiber {
-    ListNode ready_node;  /* on loop->ready, or unlinked */
-    ListNode all_node;    /* on loop->fibers while alive, on loop->spare or bare after */
+    ListNode ready_node; /* on loop->ready, or unlinked */
+    ListNode all_node;   /* on loop->fibers while alive, on loop->spare or bare after */
     Loop *loop;
-    uint64_t id;          /* 0 while idle */
+    uint64_t id; /* 0 while idle */
     const char *name;
     FiberFn fn;
     void *arg;
-    Op *op;               /* the pending operation, NULL when not parked */
+    Op *op; /* the pending operation, NULL when not parked */
     bool cancelled;
     unsigned shields;
-    List joiners;         /* Joiner.node */
+    List joiners; /* Joiner.node */
     Diag diag;
     LogContext log;
     ucontext_t context;
-    char *stack;          /* usable bytes, above the guard page; NULL: bare */
+    char *stack; /* usable bytes, above the guard page; NULL: bare */
 #if HAVE_ASAN
     void *asan_fake_stack;
 #endif

@@ -38,7 +38,8 @@ static void limit_set(int what, int64_t max)
     setrlimit((__rlimit_resource_t)what, &limit);
 }
 
-NO_RETURN static void child_exec(const ProcessOptions *o, const char *program, const int fds[3], pid_t parent)
+NO_RETURN static void child_exec(const ProcessOptions *o, const char *program, const int fds[3],
+                                 pid_t parent)
 {
     sigset_t none;
     sigemptyset(&none);

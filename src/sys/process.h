@@ -15,10 +15,10 @@ typedef struct {
     const char *const *argv; /* NULL-terminated; argv[0] is looked up in the PATH of env */
     const char *const *env;  /* NULL-terminated "K=V" */
     const char *cwd;
-    int64_t memory_bytes_max;  /* RLIMIT_DATA; 0: unlimited */
-    int64_t file_bytes_max;    /* RLIMIT_FSIZE; 0: unlimited */
-    int64_t files_max;         /* RLIMIT_NOFILE; 0: default 1024 */
-    int64_t cpu_seconds_max;   /* RLIMIT_CPU; 0: unlimited */
+    int64_t memory_bytes_max; /* RLIMIT_DATA; 0: unlimited */
+    int64_t file_bytes_max;   /* RLIMIT_FSIZE; 0: unlimited */
+    int64_t files_max;        /* RLIMIT_NOFILE; 0: default 1024 */
+    int64_t cpu_seconds_max;  /* RLIMIT_CPU; 0: unlimited */
 } ProcessOptions;
 
 typedef struct {

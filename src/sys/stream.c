@@ -22,13 +22,13 @@ struct Stream {
     } uv;
     char *bytes; /* the read buffer; NULL while nothing is buffered and nobody needs it */
     size_t start, len;
-    size_t have;  /* the reader waits for more than this */
-    Op *reader;   /* pending stream_fill_wait */
-    Op *watcher;  /* pending stream_gone_wait */
-    int error;    /* -errno of a failed read, sticky */
+    size_t have; /* the reader waits for more than this */
+    Op *reader;  /* pending stream_fill_wait */
+    Op *watcher; /* pending stream_gone_wait */
+    int error;   /* -errno of a failed read, sticky */
     bool reading, eof;
-    bool closing; /* uv_close was called */
-    bool closed;  /* and its callback ran */
+    bool closing;  /* uv_close was called */
+    bool closed;   /* and its callback ran */
     bool released; /* stream_close was called: free when closed */
 };
 
@@ -292,7 +292,8 @@ int stream_write_wait(Stream *s, const Str *pieces, size_t pieces_n, int64_t dea
     if (fiber_cancelled()) return -ECANCELED;
     unsigned n_bufs = 0;
     for (size_t i = 0; i < pieces_n; i++)
-        if (pieces[i].len) bufs[n_bufs++] = (uv_buf_t){ .base = (char *)pieces[i].ptr, .len = pieces[i].len };
+        if (pieces[i].len)
+            bufs[n_bufs++] = (uv_buf_t){ .base = (char *)pieces[i].ptr, .len = pieces[i].len };
     if (n_bufs == 0) return 0;
     int n = uv_try_write(&s->uv.stream, bufs, n_bufs);
     if (n < 0 && n != UV_EAGAIN) return uv_errno(n);
@@ -341,13 +342,15 @@ static int socket_bound(const char *address, uint16_t port, bool shared, int *re
 {
     struct sockaddr_storage at = { 0 };
     bool six = strchr(address, ':') != NULL;
-    int r = six ? uv_ip6_addr(address, port, (struct sockaddr_in6 *)&at) : uv_ip4_addr(address, port, (struct sockaddr_in *)&at);
+    int r = six ? uv_ip6_addr(address, port, (struct sockaddr_in6 *)&at)
+                : uv_ip4_addr(address, port, (struct sockaddr_in *)&at);
     if (r < 0) return -EINVAL;
     int fd = socket(at.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
     if (fd < 0) return -errno;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (shared) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    if (bind(fd, (struct sockaddr *)&at, six ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in)) != 0) {
+    if (bind(fd, (struct sockaddr *)&at,
+             six ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in)) != 0) {
         r = -errno;
         close(fd);
         return r;
@@ -361,7 +364,8 @@ static uint16_t port_of(uv_tcp_t *tcp)
     struct sockaddr_storage at = { 0 };
     int len = sizeof at;
     uv_tcp_getsockname(tcp, (struct sockaddr *)&at, &len);
-    return ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port : ((struct sockaddr_in *)&at)->sin_port);
+    return ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
+                                          : ((struct sockaddr_in *)&at)->sin_port);
 }
 
 static void on_listener_close(uv_handle_t *handle)
@@ -369,7 +373,8 @@ static void on_listener_close(uv_handle_t *handle)
     free(CONTAINER_OF((uv_tcp_t *)handle, Listener, tcp));
 }
 
-int listener_open(const char *address, uint16_t port, bool shared, ListenerFn fn, void *ctx, Listener **ret)
+int listener_open(const char *address, uint16_t port, bool shared, ListenerFn fn, void *ctx,
+                  Listener **ret)
 {
     int fd = -1;
     int r = socket_bound(address, port, shared, &fd);

@@ -57,8 +57,8 @@ typedef void (*ListenerFn)(Stream *stream, void *ctx);
 
 /* Listens on a numeric address ("127.0.0.1", "::1") and port (0: any), SO_REUSEPORT when shared.
  * Returns 0 or -errno with diag ("cannot listen on 127.0.0.1:7070: Address already in use"). */
-MUST_CHECK int listener_open(const char *address, uint16_t port, bool shared, ListenerFn fn, void *ctx,
-                             Listener **ret);
+MUST_CHECK int listener_open(const char *address, uint16_t port, bool shared, ListenerFn fn,
+                             void *ctx, Listener **ret);
 uint16_t listener_port(const Listener *listener);
 /* Stops accepting and frees; NULL is accepted. */
 void listener_close(Listener *listener);

@@ -25,7 +25,8 @@ static void sift_down(Loop *loop, size_t i, Op *op)
     for (;;) {
         size_t child = 2 * i + 1;
         if (child >= loop->timers_n) break;
-        if (child + 1 < loop->timers_n && loop->timers[child + 1]->deadline_ms < loop->timers[child]->deadline_ms)
+        if (child + 1 < loop->timers_n &&
+            loop->timers[child + 1]->deadline_ms < loop->timers[child]->deadline_ms)
             child++;
         if (loop->timers[child]->deadline_ms >= op->deadline_ms) break;
         place(loop, i, loop->timers[child]);

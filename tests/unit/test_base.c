@@ -55,7 +55,8 @@ static void test_str_numbers(void **state)
     assert_true(u == UINT64_MAX);
     assert_int_equal(str_to_u64(STR("18446744073709551616"), &u), -ERANGE);
     static const char *const bad[] = { "", "-", "+1", " 1", "1 ", "0x1", "1.0", "--1" };
-    for (size_t i = 0; i < ARRAY_N(bad); i++) assert_int_equal(str_to_i64(str_of(bad[i]), &v), -EINVAL);
+    for (size_t i = 0; i < ARRAY_N(bad); i++)
+        assert_int_equal(str_to_i64(str_of(bad[i]), &v), -EINVAL);
     assert_true(v == INT64_MIN); /* untouched by failures */
 }
 
@@ -63,8 +64,18 @@ static void test_utf8(void **state)
 {
     (void)state;
     assert_true(str_is_utf8(STR("plain, \xc3\xa9, \xe2\x82\xac, \xf0\x9f\x98\x80\n")));
-    static const char *const bad[] = { "\x80", "\xc0\xaf", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf0\x80\x80\x80",
-                                       "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xe2\x82", "\xc3", "\x01", "a\xff" };
+    static const char *const bad[] = { "\x80",
+                                       "\xc0\xaf",
+                                       "\xc1\xbf",
+                                       "\xe0\x80\x80",
+                                       "\xed\xa0\x80",
+                                       "\xf0\x80\x80\x80",
+                                       "\xf4\x90\x80\x80",
+                                       "\xf5\x80\x80\x80",
+                                       "\xe2\x82",
+                                       "\xc3",
+                                       "\x01",
+                                       "a\xff" };
     for (size_t i = 0; i < ARRAY_N(bad); i++) assert_false(str_is_utf8(str_of(bad[i])));
 }
 
@@ -177,7 +188,7 @@ static void test_list(void **state)
     list_remove(&n[1]);
     list_remove(&n[1]); /* harmless */
     assert_ptr_equal(list_pop_front(&a), &n[0]);
-    LIST_EACH(&a, node) list_remove(node);
+    LIST_EACH (&a, node) list_remove(node);
     assert_null(list_pop_front(&a));
 }
 
@@ -225,7 +236,8 @@ static void test_money_from_text(void **state)
     for (size_t i = 0; i < ARRAY_N(cases); i++) {
         int64_t value = 0;
         int r = money_from_text(str_of(cases[i].text), cases[i].scale, &value);
-        if (r != cases[i].r || value != cases[i].value) fail_msg("%s gives %d, %" PRId64, cases[i].text, r, value);
+        if (r != cases[i].r || value != cases[i].value)
+            fail_msg("%s gives %d, %" PRId64, cases[i].text, r, value);
     }
 }
 
@@ -252,7 +264,7 @@ static void test_money_sums(void **state)
     __int128 sum = 0;
     assert_true(money_add_tokens(&sum, 1000, 150000));
     assert_true(money_add_tokens(&sum, 1, 1));
-    assert_int_equal(money_nusd_from_pusd(sum), 150001); /* 150000.001 rounded up */
+    assert_int_equal(money_nusd_from_pusd(sum), 150001);       /* 150000.001 rounded up */
     assert_true(money_add_tokens(&sum, INT64_MAX, INT64_MAX)); /* fits 128 bits */
     assert_true(money_nusd_from_pusd(sum) == INT64_MAX);
     assert_true(money_add(INT64_MAX, 1) == INT64_MAX);
@@ -282,12 +294,18 @@ static void test_diag(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_str),           cmocka_unit_test(test_str_numbers),
-        cmocka_unit_test(test_utf8),          cmocka_unit_test(test_arena_quota_and_alignment),
-        cmocka_unit_test(test_arena_realloc), cmocka_unit_test(test_buf_maximum),
-        cmocka_unit_test(test_map_against_array), cmocka_unit_test(test_list),
-        cmocka_unit_test(test_money_from_text), cmocka_unit_test(test_money_text_round_trip),
-        cmocka_unit_test(test_money_sums),    cmocka_unit_test(test_diag),
+        cmocka_unit_test(test_str),
+        cmocka_unit_test(test_str_numbers),
+        cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_arena_quota_and_alignment),
+        cmocka_unit_test(test_arena_realloc),
+        cmocka_unit_test(test_buf_maximum),
+        cmocka_unit_test(test_map_against_array),
+        cmocka_unit_test(test_list),
+        cmocka_unit_test(test_money_from_text),
+        cmocka_unit_test(test_money_text_round_trip),
+        cmocka_unit_test(test_money_sums),
+        cmocka_unit_test(test_diag),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -34,7 +34,8 @@ static int main_yield(void *arg)
 {
     int *result = arg;
     FiberRef a, b;
-    if (fiber_spawn("a", child_ab, "a", &a) != 0 || fiber_spawn("b", child_ab, "b", &b) != 0) return 1;
+    if (fiber_spawn("a", child_ab, "a", &a) != 0 || fiber_spawn("b", child_ab, "b", &b) != 0)
+        return 1;
     note("m");
     fiber_join_wait(a, result);
     fiber_join_wait(b, NULL);
@@ -220,7 +221,9 @@ static void test_mailbox_keeps_order(void **state)
     fiber_spawn_on(loop, "idle", main_idle, &expected);
     loop_start_thread(loop);
     for (int i = 0; i < 10000; i++) {
-        posted[i] = (Posted){ .msg.run = on_posted, .number = i, .expected = &expected, .in_order = &in_order };
+        posted[i] = (Posted){
+            .msg.run = on_posted, .number = i, .expected = &expected, .in_order = &in_order
+        };
         loop_post(loop, &posted[i].msg);
     }
     loop_join(loop);

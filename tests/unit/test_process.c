@@ -42,10 +42,10 @@ static int run_main(void *arg)
     Run *run = arg;
     CLEANUP(process_freep) Process *p = NULL;
     int64_t began_ms = clock_mono_ms();
-    run->spawned = process_spawn(&(ProcessOptions){ .argv = (const char *[]){ "sh", "-c", run->script, NULL },
-                                                    .env = env,
-                                                    .cwd = "/" },
-                                 &p);
+    run->spawned = process_spawn(
+        &(ProcessOptions){
+            .argv = (const char *[]){ "sh", "-c", run->script, NULL }, .env = env, .cwd = "/" },
+        &p);
     if (run->spawned < 0) return 0;
     if (run->input) {
         Str input = str_of(run->input);
@@ -65,7 +65,8 @@ static int run_main(void *arg)
 static void test_io_and_exit_code(void **state)
 {
     (void)state;
-    Run run = { .script = "read x; echo \"got $x in $PWD, $COLOUR $HOME\"; exit 75", .input = "this\n" };
+    Run run = { .script = "read x; echo \"got $x in $PWD, $COLOUR $HOME\"; exit 75",
+                .input = "this\n" };
     harness_run(run_main, &run);
     assert_int_equal(run.waited, 0);
     assert_int_equal(run.exit.exit_code, 75);
@@ -99,7 +100,8 @@ static void test_leftovers_die_with_the_child(void **state)
         if (!f || !fgets(state_text, sizeof state_text, f)) state_text[0] = '\0';
         if (f) fclose(f);
         const char *close_paren = strrchr(state_text, ')');
-        if (close_paren && close_paren[2] == 'Z') return; /* dead; whoever inherited it has yet to reap */
+        if (close_paren && close_paren[2] == 'Z')
+            return; /* dead; whoever inherited it has yet to reap */
         usleep(20000);
     }
     assert_int_not_equal(kill(left, 0), 0);
@@ -117,9 +119,11 @@ static int missing_main(void *arg)
 {
     Run *run = arg;
     Process *p = NULL;
-    run->spawned = process_spawn(&(ProcessOptions){ .argv = (const char *[]){ "no-such-program", NULL }, .env = env }, &p);
+    run->spawned = process_spawn(
+        &(ProcessOptions){ .argv = (const char *[]){ "no-such-program", NULL }, .env = env }, &p);
     str_copy(run->out, sizeof run->out, str_of(diag_text()));
-    run->waited = process_spawn(&(ProcessOptions){ .argv = (const char *[]){ "/etc/passwd", NULL }, .env = env }, &p);
+    run->waited = process_spawn(
+        &(ProcessOptions){ .argv = (const char *[]){ "/etc/passwd", NULL }, .env = env }, &p);
     return 0;
 }
 
@@ -137,12 +141,14 @@ static int limits_main(void *arg)
 {
     Run *run = arg;
     CLEANUP(process_freep) Process *p = NULL;
-    run->spawned = process_spawn(&(ProcessOptions){ .argv = (const char *[]){ "sh", "-c", "ulimit -n; ulimit -f; ulimit -t", NULL },
-                                                    .env = env,
-                                                    .files_max = 77,
-                                                    .file_bytes_max = 512 * 10,
-                                                    .cpu_seconds_max = 9 },
-                                 &p);
+    run->spawned = process_spawn(
+        &(ProcessOptions){
+            .argv = (const char *[]){ "sh", "-c", "ulimit -n; ulimit -f; ulimit -t", NULL },
+            .env = env,
+            .files_max = 77,
+            .file_bytes_max = 512 * 10,
+            .cpu_seconds_max = 9 },
+        &p);
     if (run->spawned < 0) return 0;
     read_all_wait(process_stdout(p), run->out, sizeof run->out);
     run->waited = process_exit_wait(p, deadline_after(5000), &run->exit);
@@ -160,9 +166,12 @@ static void test_limits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_io_and_exit_code),       cmocka_unit_test(test_group_is_killed_whole),
-        cmocka_unit_test(test_leftovers_die_with_the_child), cmocka_unit_test(test_only_three_descriptors),
-        cmocka_unit_test(test_missing_program),        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_io_and_exit_code),
+        cmocka_unit_test(test_group_is_killed_whole),
+        cmocka_unit_test(test_leftovers_die_with_the_child),
+        cmocka_unit_test(test_only_three_descriptors),
+        cmocka_unit_test(test_missing_program),
+        cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

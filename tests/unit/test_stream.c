@@ -6,8 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "sys/clock.h"
 #include "base/diag.h"
+#include "sys/clock.h"
 #include "sys/stream.h"
 
 /* What the fibers observed; the test asserts on it afterwards. */
@@ -119,7 +119,8 @@ static int flood_main(void *arg)
     free(flood); /* the bytes are ours again although they were not all sent */
     pair->r[2] = stream_write_wait(pair->client, &piece, 1, deadline_after(100));
     pair->r[3] = stream_fill_wait(pair->server, 0, deadline_after(100), &got);
-    while (pair->r[3] == 0) pair->r[3] = stream_fill_wait(pair->server, got.len, deadline_after(100), &got);
+    while (pair->r[3] == 0)
+        pair->r[3] = stream_fill_wait(pair->server, got.len, deadline_after(100), &got);
     pair->n = stream_peek(pair->server).len;
     pair_close(pair);
     return 0;
@@ -189,8 +190,10 @@ static void test_listener_errors_name_the_address(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_write_read_and_end),      cmocka_unit_test(test_read_timeout_keeps_the_stream),
-        cmocka_unit_test(test_back_pressure_and_write_timeout), cmocka_unit_test(test_close_wakes_the_reader),
+        cmocka_unit_test(test_write_read_and_end),
+        cmocka_unit_test(test_read_timeout_keeps_the_stream),
+        cmocka_unit_test(test_back_pressure_and_write_timeout),
+        cmocka_unit_test(test_close_wakes_the_reader),
         cmocka_unit_test(test_listener_errors_name_the_address),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

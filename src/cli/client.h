@@ -1,0 +1,57 @@
+/* Client: a command as a client of the server's API. The body of a command runs on a fiber. */
+#ifndef GANTRY_CLI_CLIENT_H
+#define GANTRY_CLI_CLIENT_H
+
+#include "base/arena.h"
+#include "cli/command.h"
+#include "codec/json.h"
+#include "net/http_client.h"
+
+#define CLIENT_ANSWER_BYTES_MAX ((size_t)64 << 20)
+
+typedef struct {
+    const Invocation *in;
+    HttpClient *http;
+    Arena arena; /* everything of this command */
+} Client;
+
+typedef struct {
+    int status;
+    Str body;
+    const Json *json; /* NULL when the body is not JSON */
+} ClientAnswer;
+
+/* Runs body on a fiber of a loop of its own; returns the exit status. On a plain thread. */
+int client_main(const Invocation *in, int (*body)(Client *client));
+
+/* One request. content_type NULL: application/json. Returns EXIT_OK with *ret for a 2xx answer, else
+ * the exit status that fits, after saying on stderr what was wrong. */
+MUST_CHECK int client_call_wait(Client *client, const char *method, Str path, Str body,
+                                const char *content_type, ClientAnswer *ret);
+
+/* As client_call_wait with extra fields. */
+typedef struct {
+    const char *method;
+    Str path, body;
+    const char *content_type;
+    HttpClientField extra[4];
+    size_t extra_n;
+} ClientRequest;
+MUST_CHECK int client_request_wait(Client *client, const ClientRequest *request, ClientAnswer *ret);
+
+/* Opens a stream of events; the caller frees it. Returns as client_call_wait. */
+MUST_CHECK int client_events_wait(Client *client, Str path, HttpCall **ret);
+
+/* Text in the client's arena; ends the process when it is full. */
+Str client_printf(Client *client, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* The text percent-encoded for a path segment or query value. */
+Str client_encoded(Client *client, const char *text);
+
+/* Prints body as it is, with a final newline: what -o json shows. */
+void client_print_json(const ClientAnswer *answer);
+
+/* With -o jsonl: the elements of the answer's array member, one a line. */
+void client_print_jsonl(const ClientAnswer *answer, const char *member);
+
+#endif

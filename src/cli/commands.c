@@ -1,0 +1,141 @@
+#include "cli/verbs.h"
+
+#define NO_FLAGS NULL
+
+static const Flag dev_flags[] = {
+    { "port", "N", "port of the API (default 7070; 0: any free one)" },
+    { "data", "DIR", "where the database and artifacts are kept (default .gantry)" },
+    { "config", "FILE", "configuration (default ./gantry.yaml if it is there)" },
+    { 0 },
+};
+static const Flag serve_flags[] = {
+    { "config", "FILE", "configuration (default ./gantry.yaml if it is there)" },
+    { "port", "N", "port of the API (default 7070; 0: any free one)" },
+    { "data", "DIR", "where the database and artifacts are kept" },
+    { 0 },
+};
+static const Flag worker_flags[] = {
+    { "config", "FILE", "configuration: providers, prices, lanes, worker" },
+    { "data", "DIR", "where code and scratch directories are kept" },
+    { "name", "NAME", "how this worker is called in listings (default: the host's name)" },
+    { "sim", NULL, "also serve sim/* models by the built-in simulator" },
+    { 0 },
+};
+static const Flag config_flags[] = {
+    { "config", "FILE", "configuration (default ./gantry.yaml if it is there)" },
+    { 0 },
+};
+static const Flag sim_flags[] = {
+    { "port", "N", "port to listen on (default 7071; 0: any free one)" },
+    { 0 },
+};
+static const Flag run_flags[] = {
+    { "priority", "critical|normal|low", "lane of the task (default normal)" },
+    { "session", "S", "session the task belongs to" },
+    { "user", "U", "user on whose behalf it runs" },
+    { "detach", NULL, "print the task's id and do not wait for its end" },
+    { "key-once", "K", "idempotency key: the same key and input give the same task" },
+    { 0 },
+};
+static const Flag task_list_flags[] = {
+    { "status", "STATUS", "only tasks in this state" },
+    { "agent", "AGENT", "only tasks of this agent" },
+    { "limit", "N", "at most so many, newest first (default 20)" },
+    { 0 },
+};
+static const Flag version_create_flags[] = {
+    { "description", "TEXT", "what changed, for people" },
+    { 0 },
+};
+static const Flag deploy_flags[] = {
+    { "strategy", "immediate", "how to ship (canary and blue-green come with rollouts)" },
+    { 0 },
+};
+static const Flag rollback_flags[] = {
+    { "to", "VERSION", "the version to return to (default: the one before)" },
+    { 0 },
+};
+static const Flag init_flags[] = {
+    { "runtime", "builtin|process", "Gantry's own agent loop, or your program (default builtin)" },
+    { 0 },
+};
+
+const Command commands[] = {
+    { "init", NULL, "[DIR]", 0, 1, "write a new agent directory that runs as it is",
+      "Writes agent.yaml, a prompt and tools (builtin) or agent.py (process) into DIR, which must not\n"
+      "hold an agent yet.\n\n"
+      "  gantry init my-agent && gantry dev my-agent",
+      init_flags, init_run, false },
+    { "dev", NULL, "[DIR...]", 0, COMMAND_ARGS_MAX, "run everything in one process on this machine",
+      "Server, worker, gateway and store in one process, on loopback only, for development. Deploys the\n"
+      "agent directories given. Without a key for a real provider every model is answered by the\n"
+      "built-in simulator. Ctrl-C drains: running tasks finish; a second one kills.\n\n"
+      "  gantry dev examples/triage\n"
+      "  OPENAI_API_KEY=... gantry dev examples/triage     real models\n"
+      "  OPENAI_BASE_URL=http://127.0.0.1:8000/v1 gantry dev examples/triage     a local model",
+      dev_flags, dev_run, false },
+    { "serve", NULL, "", 0, 0, "run the control plane: API, queue and store",
+      "Needs an API key (auth.keys in the configuration, or GANTRY_API_KEY). Binds loopback unless\n"
+      "server.behindProxy is true. Workers connect with `gantry worker --server URL`.",
+      serve_flags, serve_run, false },
+    { "worker", NULL, "", 0, 0, "run agents for a control plane",
+      "Claims tasks from the server, runs agents, and holds the gateway they talk through. Provider keys\n"
+      "are this process's: configuration or OPENAI_API_KEY, ANTHROPIC_API_KEY. SIGTERM drains: running\n"
+      "tasks finish, then it exits 0; a second one kills them and hands them back.",
+      worker_flags, worker_run, false },
+    { "worker", "drain", "WORKER", 1, 1, "let a worker finish what it runs and take nothing new",
+      NULL, NO_FLAGS, worker_drain_run, false },
+    { "run", NULL, "AGENT [INPUT|-]", 1, 2, "submit a task, follow it and print its result",
+      "INPUT is JSON, or text; `-` reads it from standard input. The result goes to stdout, progress to\n"
+      "stderr. Exit 0 when it succeeded, 1 when it failed, 8 when it is still pending at the timeout.\n\n"
+      "  gantry run triage \"I was charged twice\"\n"
+      "  gantry run triage - < ticket.txt -o json",
+      run_flags, run_run, false },
+    { "task", "list", "", 0, 0, "list tasks, newest first", NULL, task_list_flags, task_list_run,
+      false },
+    { "task", "get", "ID", 1, 1, "show a task", NULL, NO_FLAGS, task_get_run, false },
+    { "task", "watch", "ID", 1, 1, "follow a task to its end", NULL, NO_FLAGS, task_watch_run,
+      false },
+    { "task", "cancel", "ID", 1, 1, "cancel a task, also a running one", NULL, NO_FLAGS,
+      task_cancel_run, false },
+    { "task", "retry", "ID", 1, 1, "queue an ended task again", NULL, NO_FLAGS, task_retry_run,
+      false },
+    { "task", "logs", "ID", 1, 1, "print what the agent logged", NULL, NO_FLAGS, task_logs_run,
+      false },
+    { "version", "create", "DIR", 1, 1, "make a behavioural version of an agent directory",
+      "Checks agent.yaml and what it names, packs the code reproducibly, and records it under the hash of\n"
+      "everything that shapes behaviour. The same content always gives the same id. An agent's first\n"
+      "version is deployed at once; later ones by `gantry deploy`.",
+      version_create_flags, version_create_run, false },
+    { "version", "list", "AGENT", 1, 1, "list an agent's versions, newest first", NULL, NO_FLAGS,
+      version_list_run, false },
+    { "version", "show", "VERSION", 1, 1, "show a version; a unique prefix of 8 digits is enough",
+      NULL, NO_FLAGS, version_show_run, false },
+    { "version", "diff", "OLD NEW", 2, 2,
+      "show which components changed, with the text of prompt and tools", NULL, NO_FLAGS,
+      version_diff_run, false },
+    { "deploy", NULL, "AGENT VERSION", 2, 2, "send new tasks to a version",
+      "Strategy immediate switches all new tasks at once; running and queued ones keep their version.",
+      deploy_flags, deploy_run, false },
+    { "rollback", NULL, "AGENT", 1, 1, "return to the version before, whole", NULL, rollback_flags,
+      rollback_run, false },
+    { "agents", NULL, "", 0, 0, "list agents and the version each routes to", NULL, NO_FLAGS,
+      agents_run, false },
+    { "queue", NULL, "", 0, 0, "show the lanes", NULL, NO_FLAGS, queue_run, false },
+    { "workers", NULL, "", 0, 0, "list workers", NULL, NO_FLAGS, workers_run, false },
+    { "doctor", NULL, "", 0, 0, "check the installation and name each problem with its fix", NULL,
+      dev_flags, doctor_run, false },
+    { "config", "dump", "", 0, 0, "print the effective configuration, secrets masked", NULL,
+      config_flags, config_dump_run, false },
+    { "sim", NULL, "", 0, 0, "serve the simulated model alone, for tests of clients", NULL,
+      sim_flags, sim_run, false },
+    { "help", NULL, "[COMMAND...]", 0, 2, "explain the program or a command", NULL, NO_FLAGS,
+      help_run, false },
+    { "completion", NULL, "bash|zsh|fish", 1, 1, "print shell completion",
+      "  source <(gantry completion bash)\n"
+      "  gantry completion fish > ~/.config/fish/completions/gantry.fish",
+      NO_FLAGS, completion_run, false },
+    { "man", NULL, "", 0, 0, "print the man page", NULL, NO_FLAGS, man_run, true },
+};
+
+const size_t commands_n = ARRAY_N(commands);

@@ -1,0 +1,794 @@
+#include "cli/config.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/diag.h"
+#include "cli/file.h"
+#include "codec/digest.h"
+#include "codec/duration.h"
+#include "codec/url.h"
+#include "codec/yaml.h"
+#include "logic/issue.h"
+
+#define CONFIG_ARENA_BYTES_MAX ((size_t)64 << 20)
+#define CONFIG_ISSUES_MAX 50
+#define PROVIDERS_MAX 64
+#define ROUTES_MAX 256
+#define ENV_NAME_MAX 96
+
+/* --- scalars: one table for the file, the environment and the dump ------------------------------ */
+
+typedef enum { SETTING_TEXT, SETTING_INT, SETTING_BOOL, SETTING_DURATION } SettingType;
+
+typedef struct {
+    const char *path; /* dots between members */
+    SettingType type;
+    size_t offset; /* in Config */
+    int64_t min, max;
+} Setting;
+
+#define AT(member) offsetof(Config, member)
+#define DAY_MS INT64_C(86400000)
+
+static const Setting settings[] = {
+    { "server.address", SETTING_TEXT, AT(address), 0, 0 },
+    { "server.port", SETTING_INT, AT(port), 0, 65535 },
+    { "server.data", SETTING_TEXT, AT(data), 0, 0 },
+    { "server.loops", SETTING_INT, AT(loops), 0, 256 },
+    { "server.behindProxy", SETTING_BOOL, AT(behind_proxy), 0, 0 },
+    { "server.publicUrl", SETTING_TEXT, AT(public_url), 0, 0 },
+    { "log.level", SETTING_TEXT, AT(log_level), 0, 0 },
+    { "log.format", SETTING_TEXT, AT(log_format), 0, 0 },
+    { "limits.bodyBytes", SETTING_INT, AT(body_bytes_max), 1024, INT64_C(1) << 30 },
+    { "limits.headBytes", SETTING_INT, AT(head_bytes_max), 1024, 1 << 20 },
+    { "limits.headFields", SETTING_INT, AT(fields_max), 8, 1000 },
+    { "limits.targetBytes", SETTING_INT, AT(target_bytes_max), 256, 1 << 16 },
+    { "limits.connections", SETTING_INT, AT(connections_max), 1, 1000000 },
+    { "limits.queuedTasks", SETTING_INT, AT(queued_tasks_max), 1, INT64_C(1000000000) },
+    { "limits.logBytesPerTask", SETTING_INT, AT(log_bytes_max), 1024, INT64_C(1) << 30 },
+    { "timeouts.header", SETTING_DURATION, AT(header_timeout_ms), 10, DAY_MS },
+    { "timeouts.body", SETTING_DURATION, AT(body_timeout_ms), 10, DAY_MS },
+    { "timeouts.idle", SETTING_DURATION, AT(idle_timeout_ms), 10, DAY_MS },
+    { "timeouts.write", SETTING_DURATION, AT(write_timeout_ms), 10, DAY_MS },
+    { "worker.lease", SETTING_DURATION, AT(lease_ms), 1000, DAY_MS },
+    { "worker.grace", SETTING_DURATION, AT(grace_ms), 0, DAY_MS },
+    { "worker.drain", SETTING_DURATION, AT(drain_ms), 0, 7 * DAY_MS },
+    { "lanes.critical.reserved", SETTING_INT, AT(lanes.reserved[LANE_CRITICAL]), 0,
+      LANE_SLOTS_MAX },
+    { "lanes.normal.reserved", SETTING_INT, AT(lanes.reserved[LANE_NORMAL]), 0, LANE_SLOTS_MAX },
+    { "lanes.low.reserved", SETTING_INT, AT(lanes.reserved[LANE_LOW]), 0, LANE_SLOTS_MAX },
+    { "lanes.shared", SETTING_INT, AT(lanes.shared), 0, LANE_SLOTS_MAX },
+};
+
+static void *setting_at(const Setting *s, Config *config)
+{
+    return (char *)config + s->offset;
+}
+
+static void keep_text(Config *config, char **slot, Str value)
+{
+    *slot = arena_cstr(&config->arena, value);
+    if (!*slot) DIE("the configuration is larger than %zu bytes", CONFIG_ARENA_BYTES_MAX);
+}
+
+static int check_range(const Setting *s, int64_t v)
+{
+    if (v >= s->min && v <= s->max) return 0;
+    return diag_set(-ERANGE, "must be between %" PRId64 " and %" PRId64, s->min, s->max);
+}
+
+/* Sets from text (the environment) or from a value's text. Returns 0 or -EINVAL/-ERANGE, diag. */
+static int setting_from_text(const Setting *s, Config *config, Str text)
+{
+    int64_t v = 0;
+    int r = 0;
+    switch (s->type) {
+    case SETTING_TEXT:
+        if (memchr(text.ptr ? text.ptr : "", 0, text.len))
+            return diag_set(-EINVAL, "must not contain NUL");
+        keep_text(config, setting_at(s, config), text);
+        return 0;
+    case SETTING_BOOL:
+        if (!str_eq(text, STR("true")) && !str_eq(text, STR("false")))
+            return diag_set(-EINVAL, "must be true or false, not `%.*s`", STR_ARG(text));
+        *(bool *)setting_at(s, config) = str_eq(text, STR("true"));
+        return 0;
+    case SETTING_INT:
+        r = str_to_i64(text, &v);
+        if (r < 0) diag_set(r, "must be a whole number, not `%.*s`", STR_ARG(text));
+        break;
+    case SETTING_DURATION: r = duration_parse(text, &v); break;
+    }
+    if (r == 0) r = check_range(s, v);
+    if (r == 0) *(int64_t *)setting_at(s, config) = v;
+    return r;
+}
+
+static int setting_from_json(const Setting *s, Config *config, const Json *v)
+{
+    int64_t number;
+    if (s->type == SETTING_BOOL && json_type(v) == JSON_BOOL) {
+        *(bool *)setting_at(s, config) = json_bool(v, false);
+        return 0;
+    }
+    if (s->type == SETTING_INT && json_i64(v, &number) == 0) {
+        int r = check_range(s, number);
+        if (r == 0) *(int64_t *)setting_at(s, config) = number;
+        return r;
+    }
+    if (json_type(v) == JSON_STRING && s->type != SETTING_INT && s->type != SETTING_BOOL)
+        return setting_from_text(s, config, json_str(v));
+    static const char *const wanted[] = { "a string", "a whole number", "true or false",
+                                          "a duration such as 30s" };
+    return diag_set(-EINVAL, "must be %s, not %s", wanted[s->type], json_type_name(json_type(v)));
+}
+
+/* --- reading the file --------------------------------------------------------------------------- */
+
+typedef struct {
+    Config *config;
+    IssueList issues;
+    const YamlMarks *marks;
+    const Json *providers; /* the document's, for routes to look names up */
+} Reader;
+
+static void place_in_yaml(const void *arg, Str pointer, size_t *ret_line, size_t *ret_column)
+{
+    yaml_mark(arg, pointer, ret_line, ret_column);
+}
+
+/* Reports members of obj that names (ends with NULL) does not list; false when obj is no object. */
+static bool check_members(Reader *rd, const IssuePath *path, const Json *obj,
+                          const char *const *names)
+{
+    Str known[32];
+    size_t n = 0;
+    if (json_type(obj) != JSON_OBJECT) {
+        issue_error(&rd->issues, path, "must be a mapping, not %s", json_type_name(json_type(obj)));
+        return false;
+    }
+    for (; names[n]; n++) known[n] = str_of(names[n]);
+    for (JsonIter it = json_iter(obj); json_next(&it);) {
+        bool ok = false;
+        for (size_t i = 0; i < n; i++) ok = ok || str_eq(it.key, known[i]);
+        if (ok) continue;
+        Str near = issue_nearest(it.key, known, n);
+        IssuePath at = ISSUE_KEY(path, it.key);
+        if (near.len)
+            issue_error(&rd->issues, &at, "unknown member; did you mean `%.*s`?", STR_ARG(near));
+        else issue_error(&rd->issues, &at, "unknown member");
+    }
+    return true;
+}
+
+static char *text_member(Reader *rd, const IssuePath *path, const Json *obj, const char *key,
+                         bool required)
+{
+    const Json *v = json_get(obj, key);
+    IssuePath at = ISSUE_KEY(path, str_of(key));
+    char *text = NULL;
+    if (!v && required) issue_error(&rd->issues, &at, "is missing");
+    if (!v) return NULL;
+    if (json_type(v) != JSON_STRING || json_str(v).len == 0 ||
+        memchr(json_str(v).ptr, 0, json_str(v).len)) {
+        issue_error(&rd->issues, &at, "must be a non-empty string");
+        return NULL;
+    }
+    keep_text(rd->config, &text, json_str(v));
+    return text;
+}
+
+/* {env: NAME} or {file: PATH}; an unset variable is an error when required. */
+static char *secret_member(Reader *rd, const IssuePath *path, const Json *v)
+{
+    static const char *const names[] = { "env", "file", NULL };
+    char *text = NULL;
+    if (json_type(v) == JSON_STRING) {
+        issue_error(&rd->issues, path,
+                    "must not stand in the file: write {env: NAME} or {file: PATH}");
+        return NULL;
+    }
+    if (!check_members(rd, path, v, names)) return NULL;
+    char *env = text_member(rd, path, v, "env", false),
+         *file = text_member(rd, path, v, "file", false);
+    if (!env == !file) {
+        issue_error(&rd->issues, path, "needs exactly one of `env` and `file`");
+        return NULL;
+    }
+    if (env) {
+        const char *value = getenv(env);
+        if (!value || !*value)
+            issue_error(&rd->issues, path, "the environment variable %s is not set", env);
+        else keep_text(rd->config, &text, str_of(value));
+        return text;
+    }
+    Str content;
+    int r = file_read(&rd->config->arena, file, 65536, &content);
+    if (r < 0) issue_error(&rd->issues, path, "%s", diag_text_or(r));
+    else keep_text(rd->config, &text, str_trim(content));
+    return text;
+}
+
+static void read_rate(Reader *rd, const IssuePath *path, const Json *obj, const char *key,
+                      bool required, int64_t *ret)
+{
+    const Json *v = json_get(obj, key);
+    IssuePath at = ISSUE_KEY(path, str_of(key));
+    if (!v && required) issue_error(&rd->issues, &at, "is missing");
+    if (!v) return;
+    Str text = json_type(v) == JSON_STRING ? json_str(v) : json_number_text(v);
+    if (price_from_usd_per_million(text, ret) < 0)
+        issue_error(&rd->issues, &at,
+                    "must be USD a million tokens as a decimal in quotes, such as \"0.15\"");
+}
+
+static void read_tokens(Reader *rd, const IssuePath *path, const Json *obj, const char *key,
+                        int64_t *ret)
+{
+    const Json *v = json_get(obj, key);
+    IssuePath at = ISSUE_KEY(path, str_of(key));
+    if (!v) return;
+    if (json_i64(v, ret) < 0 || *ret < 1 || *ret > 1000000000)
+        issue_error(&rd->issues, &at, "must be a whole number of tokens");
+}
+
+static Price read_price(Reader *rd, const IssuePath *path, const Json *obj)
+{
+    Price p = {
+        .base = { PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET },
+        .tier = { PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET }
+    };
+    read_rate(rd, path, obj, "inputUsdPerMillion", true, &p.base.input);
+    read_rate(rd, path, obj, "outputUsdPerMillion", true, &p.base.output);
+    read_rate(rd, path, obj, "cachedInputUsdPerMillion", false, &p.base.cached);
+    read_tokens(rd, path, obj, "maxInputTokens", &p.input_max);
+    read_tokens(rd, path, obj, "maxOutputTokens", &p.output_max);
+    return p;
+}
+
+static const Price *keep_price(Config *config, Price price)
+{
+    Price *kept = ARENA_NEW(&config->arena, Price);
+    if (!kept) DIE("the configuration is larger than %zu bytes", CONFIG_ARENA_BYTES_MAX);
+    *kept = price;
+    price_fill(kept);
+    return kept;
+}
+
+static void read_prices(Reader *rd, const Json *v)
+{
+    static const char *const names[] = { "model",
+                                         "inputUsdPerMillion",
+                                         "outputUsdPerMillion",
+                                         "cachedInputUsdPerMillion",
+                                         "maxInputTokens",
+                                         "maxOutputTokens",
+                                         NULL };
+    IssuePath root = ISSUE_KEY(NULL, STR("prices"));
+    size_t i = 0;
+    if (v && json_type(v) != JSON_ARRAY) issue_error(&rd->issues, &root, "must be a list");
+    for (JsonIter it = json_iter(json_type(v) == JSON_ARRAY ? v : NULL); json_next(&it); i++) {
+        IssuePath at = ISSUE_INDEX(&root, i);
+        size_t errors = rd->issues.errors;
+        if (!check_members(rd, &at, it.value, names)) continue;
+        char *model = text_member(rd, &at, it.value, "model", true);
+        Price price = read_price(rd, &at, it.value);
+        if (rd->issues.errors != errors) continue;
+        price.model = str_of(model);
+        if (price_table_add(&rd->config->prices, &price) < 0)
+            issue_error(&rd->issues, &at, "%s", diag_text());
+    }
+}
+
+static void check_url(Reader *rd, const IssuePath *path, const char *text)
+{
+    Url url;
+    if (text && url_parse(&rd->config->arena, str_of(text), &url) < 0) {
+        IssuePath at = ISSUE_KEY(path, STR("baseUrl"));
+        issue_error(&rd->issues, &at, "is not an absolute http or https URL: %s", diag_text());
+    }
+}
+
+static void read_provider_limits(Reader *rd, const IssuePath *path, const Json *v,
+                                 GatewayProvider *p)
+{
+    static const char *const names[] = { "requestsPerMinute", "tokensPerMinute", "concurrent",
+                                         NULL };
+    int64_t *slots[] = { &p->requests_per_minute_max, &p->tokens_per_minute_max,
+                         &p->concurrent_max };
+    IssuePath at = ISSUE_KEY(path, STR("limits"));
+    if (!v || !check_members(rd, &at, v, names)) return;
+    for (size_t i = 0; names[i]; i++) read_tokens(rd, &at, v, names[i], slots[i]);
+    issue_warn(&rd->issues, &at, "rate limits are recorded but not enforced yet");
+}
+
+static void read_provider(Reader *rd, const IssuePath *path, Str name, const Json *v)
+{
+    static const char *const names[] = { "protocol", "baseUrl",   "key",     "limits",
+                                         "price",    "capMember", "timeout", NULL };
+    static const char *const price_names[] = { "inputUsdPerMillion",       "outputUsdPerMillion",
+                                               "cachedInputUsdPerMillion", "maxInputTokens",
+                                               "maxOutputTokens",          NULL };
+    GatewayProvider p = { 0 };
+    if (!check_members(rd, path, v, names)) return;
+    char *kept_name = NULL;
+    keep_text(rd->config, &kept_name, name);
+    p.name = kept_name;
+    Str protocol = json_str(json_get(v, "protocol"));
+    if (str_eq(protocol, STR("anthropic"))) p.protocol = GATEWAY_ANTHROPIC;
+    else if (!str_eq(protocol, STR("openai"))) {
+        IssuePath at = ISSUE_KEY(path, STR("protocol"));
+        issue_error(&rd->issues, &at, "must be openai or anthropic");
+    }
+    p.base_url = text_member(rd, path, v, "baseUrl", true);
+    check_url(rd, path, p.base_url);
+    p.cap_member = text_member(rd, path, v, "capMember", false);
+    if (json_get(v, "key")) {
+        IssuePath at = ISSUE_KEY(path, STR("key"));
+        p.key = secret_member(rd, &at, json_get(v, "key"));
+    }
+    read_provider_limits(rd, path, json_get(v, "limits"), &p);
+    if (json_get(v, "price")) {
+        IssuePath at = ISSUE_KEY(path, STR("price"));
+        size_t errors = rd->issues.errors;
+        Price price = { 0 };
+        if (check_members(rd, &at, json_get(v, "price"), price_names))
+            price = read_price(rd, &at, json_get(v, "price"));
+        if (rd->issues.errors == errors) p.default_price = keep_price(rd->config, price);
+    }
+    if (json_get(v, "timeout") &&
+        duration_parse(json_str(json_get(v, "timeout")), &p.timeout_ms) < 0) {
+        IssuePath at = ISSUE_KEY(path, STR("timeout"));
+        issue_error(&rd->issues, &at, "must be a duration such as 60s");
+    }
+    if (rd->config->gateway.providers_n < PROVIDERS_MAX)
+        rd->config->providers[rd->config->gateway.providers_n++] = p;
+}
+
+static void read_providers(Reader *rd, const Json *v)
+{
+    IssuePath root = ISSUE_KEY(NULL, STR("providers"));
+    if (v && json_type(v) != JSON_OBJECT)
+        issue_error(&rd->issues, &root, "must be a mapping of name to provider");
+    if (json_len(v) > PROVIDERS_MAX - 2)
+        issue_error(&rd->issues, &root, "more than %d providers", PROVIDERS_MAX - 2);
+    for (JsonIter it = json_iter(json_type(v) == JSON_OBJECT ? v : NULL); json_next(&it);) {
+        IssuePath at = ISSUE_KEY(&root, it.key);
+        read_provider(rd, &at, it.key, it.value);
+    }
+}
+
+static void add_route(Config *config, const char *match, size_t provider)
+{
+    assert(config->gateway.routes_n < ROUTES_MAX && provider < config->gateway.providers_n);
+    config->routes[config->gateway.routes_n++] = (GatewayRoute){ .match = match,
+                                                                 .provider = provider };
+}
+
+static void read_models(Reader *rd, const Json *v)
+{
+    static const char *const names[] = { "match", "provider", "fallbacks", NULL };
+    IssuePath root = ISSUE_KEY(NULL, STR("models"));
+    Config *config = rd->config;
+    size_t i = 0;
+    if (v && json_type(v) != JSON_ARRAY) issue_error(&rd->issues, &root, "must be a list");
+    if (json_len(v) > ROUTES_MAX - 8)
+        issue_error(&rd->issues, &root, "more than %d entries", ROUTES_MAX - 8);
+    for (JsonIter it = json_iter(json_type(v) == JSON_ARRAY ? v : NULL);
+         json_next(&it) && i < ROUTES_MAX - 8; i++) {
+        IssuePath at = ISSUE_INDEX(&root, i);
+        if (!check_members(rd, &at, it.value, names)) continue;
+        char *match = text_member(rd, &at, it.value, "match", true),
+             *provider = text_member(rd, &at, it.value, "provider", true);
+        IssuePath at_provider = ISSUE_KEY(&at, STR("provider")),
+                  at_fallbacks = ISSUE_KEY(&at, STR("fallbacks"));
+        if (json_len(json_get(it.value, "fallbacks")))
+            issue_error(&rd->issues, &at_fallbacks, "fallbacks are not built yet: leave them out");
+        if (!match || !provider) continue;
+        size_t p = 0;
+        while (p < config->gateway.providers_n &&
+               strcmp(config->gateway.providers[p].name, provider) != 0)
+            p++;
+        if (p == config->gateway.providers_n)
+            issue_error(&rd->issues, &at_provider, "no provider is called `%s`", provider);
+        else add_route(config, match, p);
+    }
+}
+
+static void read_cidrs(Reader *rd, const IssuePath *path, const Json *v, AddrGuard *guard)
+{
+    size_t i = 0;
+    if (v && json_type(v) != JSON_ARRAY)
+        issue_error(&rd->issues, path, "must be a list of address ranges");
+    for (JsonIter it = json_iter(json_type(v) == JSON_ARRAY ? v : NULL); json_next(&it); i++) {
+        IssuePath at = ISSUE_INDEX(path, i);
+        if (addr_guard_allow(guard, json_str(it.value)) < 0)
+            issue_error(&rd->issues, &at, "%s", diag_text());
+    }
+}
+
+static void read_webhooks(Reader *rd, const Json *v)
+{
+    static const char *const names[] = { "secret", "allow", NULL };
+    IssuePath root = ISSUE_KEY(NULL, STR("webhooks")), secret = ISSUE_KEY(&root, STR("secret")),
+              allow = ISSUE_KEY(&root, STR("allow"));
+    if (!v || !check_members(rd, &root, v, names)) return;
+    if (json_get(v, "secret"))
+        rd->config->webhook_secret = str_of(secret_member(rd, &secret, json_get(v, "secret")));
+    read_cidrs(rd, &allow, json_get(v, "allow"), &rd->config->webhook_guard);
+}
+
+static void read_tools(Reader *rd, const Json *v)
+{
+    static const char *const names[] = { "allow", NULL };
+    IssuePath root = ISSUE_KEY(NULL, STR("tools")), allow = ISSUE_KEY(&root, STR("allow"));
+    if (v && check_members(rd, &root, v, names))
+        read_cidrs(rd, &allow, json_get(v, "allow"), &rd->config->tool_guard);
+}
+
+static void add_key(Config *config, const char *key)
+{
+    assert(config->keys_n < CONFIG_KEYS_MAX);
+    sha256(str_of(key), config->keys[config->keys_n++]);
+}
+
+static void read_auth(Reader *rd, const Json *v)
+{
+    static const char *const names[] = { "keys", NULL };
+    IssuePath root = ISSUE_KEY(NULL, STR("auth")), keys = ISSUE_KEY(&root, STR("keys"));
+    size_t i = 0;
+    if (!v || !check_members(rd, &root, v, names)) return;
+    const Json *list = json_get(v, "keys");
+    if (json_type(list) != JSON_ARRAY || json_len(list) == 0 || json_len(list) > CONFIG_KEYS_MAX) {
+        issue_error(&rd->issues, &keys,
+                    "must be a list of 1 to %d keys, each {env: NAME} or {file: PATH}",
+                    CONFIG_KEYS_MAX);
+        return;
+    }
+    for (JsonIter it = json_iter(list); json_next(&it); i++) {
+        IssuePath at = ISSUE_INDEX(&keys, i);
+        char *key = secret_member(rd, &at, it.value);
+        if (key && strlen(key) < 16) issue_error(&rd->issues, &at, "is shorter than 16 characters");
+        else if (key) add_key(rd->config, key);
+    }
+}
+
+/* --- scalars in the document -------------------------------------------------------------------- */
+
+static const Json *json_find(const Json *v, Str path)
+{
+    while (v && path.len) {
+        Str head;
+        path = str_split(path, '.', &head, NULL);
+        v = json_get_str(v, head);
+    }
+    return v;
+}
+
+static void setting_issue(Reader *rd, const char *path, const IssuePath *up)
+{
+    Str head;
+    Str rest = str_split(str_of(path), '.', &head, NULL);
+    IssuePath at = ISSUE_KEY(up, head);
+    if (rest.len) setting_issue(rd, rest.ptr, &at); /* as deep as the table's paths: three */
+    else issue_error(&rd->issues, &at, "%s", diag_text());
+}
+
+static void read_settings(Reader *rd, const Json *doc)
+{
+    for (size_t i = 0; i < ARRAY_N(settings); i++) {
+        const Json *v = json_find(doc, str_of(settings[i].path));
+        if (v && setting_from_json(&settings[i], rd->config, v) < 0)
+            setting_issue(rd, settings[i].path, NULL);
+    }
+}
+
+/* Unknown members of the blocks that hold only scalars: known are the table's own paths. */
+static void check_scalars(Reader *rd, const IssuePath *path, Str prefix, const Json *v)
+{
+    const char *names[32];
+    size_t n = 0;
+    for (size_t i = 0; i < ARRAY_N(settings); i++) {
+        Str p = str_of(settings[i].path), head;
+        if (!str_starts_with(p, prefix) || p.ptr[prefix.len] != '.') continue;
+        str_split(str_skip(p, prefix.len + 1), '.', &head, NULL);
+        char *name = arena_cstr(&rd->config->arena, head);
+        if (name && n + 1 < ARRAY_N(names)) names[n++] = name;
+    }
+    names[n] = NULL;
+    check_members(rd, path, v, names);
+}
+
+static void read_document(Reader *rd, const Json *doc)
+{
+    static const char *const names[] = { "server", "log",       "limits",  "timeouts", "worker",
+                                         "lanes",  "providers", "models",  "prices",   "webhooks",
+                                         "tools",  "auth",      "budgets", NULL };
+    static const char *const scalar_blocks[] = { "server",   "log",    "limits",
+                                                 "timeouts", "worker", "lanes" };
+    if (json_type(doc) == JSON_NULL) return;
+    if (!check_members(rd, NULL, doc, names)) return;
+    for (size_t i = 0; i < ARRAY_N(scalar_blocks); i++) {
+        IssuePath at = ISSUE_KEY(NULL, str_of(scalar_blocks[i]));
+        if (json_get(doc, scalar_blocks[i]))
+            check_scalars(rd, &at, str_of(scalar_blocks[i]), json_get(doc, scalar_blocks[i]));
+    }
+    if (json_get(doc, "budgets")) {
+        IssuePath at = ISSUE_KEY(NULL, STR("budgets"));
+        issue_error(
+            &rd->issues, &at,
+            "budgets are not enforced by this version: use spec.limits of each agent, and remove this block");
+    }
+    read_settings(rd, doc);
+    read_prices(rd, json_get(doc, "prices"));
+    read_providers(rd, json_get(doc, "providers"));
+    read_models(rd, json_get(doc, "models"));
+    read_webhooks(rd, json_get(doc, "webhooks"));
+    read_tools(rd, json_get(doc, "tools"));
+    read_auth(rd, json_get(doc, "auth"));
+}
+
+static int report(Reader *rd, Str file)
+{
+    CLEANUP(buf_deinit) Buf text;
+    buf_init(&text, 1 << 20);
+    for (size_t i = 0; i < rd->issues.n; i++) {
+        issue_text(&rd->issues.items[i], file, &text);
+        buf_add_char(&text, '\n');
+    }
+    if (text.len) fprintf(stderr, "%s", text.ptr);
+    if (rd->issues.dropped) fprintf(stderr, "... and %zu more\n", rd->issues.dropped);
+    return rd->issues.errors ? -EINVAL : 0;
+}
+
+static int load_file(Config *config, const char *path)
+{
+    Issue items[CONFIG_ISSUES_MAX];
+    Reader rd = { .config = config };
+    Str text;
+    const Json *doc;
+    YamlMarks *marks;
+    int r = file_read(&config->arena, path, YAML_BYTES_MAX, &text);
+    if (r < 0) return r;
+    config->file = arena_str(&config->arena, str_of(path));
+    r = yaml_parse(&config->arena, text, &doc, &marks);
+    if (r < 0) return diag_prefix(r, "%s", path);
+    issue_list_init(&rd.issues, &config->arena, items, ARRAY_N(items), place_in_yaml, marks);
+    read_document(&rd, doc);
+    return report(&rd, str_of(path));
+}
+
+/* --- the environment ---------------------------------------------------------------------------- */
+
+/* server.behindProxy -> GANTRY_SERVER__BEHINDPROXY */
+static void env_name(const char *path, char out[ENV_NAME_MAX])
+{
+    size_t n = 0;
+    for (const char *p = "GANTRY_"; *p; p++) out[n++] = *p;
+    for (; *path && n + 3 < ENV_NAME_MAX; path++) {
+        if (*path == '.') out[n++] = '_', out[n++] = '_';
+        else out[n++] = *path >= 'a' && *path <= 'z' ? (char)(*path - 'a' + 'A') : *path;
+    }
+    out[n] = '\0';
+}
+
+static int load_environment(Config *config)
+{
+    int result = 0;
+    for (size_t i = 0; i < ARRAY_N(settings); i++) {
+        char name[ENV_NAME_MAX];
+        env_name(settings[i].path, name);
+        const char *value = getenv(name);
+        if (!value || setting_from_text(&settings[i], config, str_of(value)) == 0) continue;
+        fprintf(stderr, "gantry: %s: %s\n", name, diag_text());
+        result = -EINVAL;
+    }
+    return result;
+}
+
+static int check_whole(Config *config)
+{
+    LogLevel level;
+    int r = 0;
+    if (log_level_from(str_of(config->log_level), &level) < 0)
+        r = -EINVAL,
+        fprintf(stderr, "gantry: log.level must be debug, info, warn or error, not `%s`\n",
+                config->log_level);
+    if (strcmp(config->log_format, "logfmt") != 0 && strcmp(config->log_format, "json") != 0)
+        r = -EINVAL, fprintf(stderr, "gantry: log.format must be logfmt or json, not `%s`\n",
+                             config->log_format);
+    if (!lane_config_ok(&config->lanes))
+        r = -EINVAL,
+        fprintf(stderr, "gantry: lanes: every lane needs at least one slot, reserved or shared\n");
+    return r;
+}
+
+int config_load(Config *config, const char *path)
+{
+    int r = 0;
+    if (path || access("gantry.yaml", F_OK) == 0)
+        r = load_file(config, path ? path : "gantry.yaml");
+    if (r < 0) return r;
+    r = load_environment(config);
+    const char *key = getenv("GANTRY_API_KEY");
+    if (r == 0 && key && *key && config->keys_n == 0) add_key(config, key);
+    return r < 0 ? r : check_whole(config);
+}
+
+/* --- defaults and providers --------------------------------------------------------------------- */
+
+void config_init(Config *config, ConfigMode mode)
+{
+    *config = (Config){ .port = mode == CONFIG_WORKER ? 0 : 7070,
+                        .lanes = { .reserved = { 2, 2, 1 }, .shared = 3 },
+                        .grace_ms = 5000,
+                        .lease_ms = 10000 };
+    arena_init(&config->arena, CONFIG_ARENA_BYTES_MAX);
+    keep_text(config, &config->address, STR("127.0.0.1"));
+    keep_text(config, &config->data, mode == CONFIG_DEV ? STR(".gantry") : STR("/var/lib/gantry"));
+    keep_text(config, &config->public_url, STR(""));
+    keep_text(config, &config->log_level, mode == CONFIG_DEV ? STR("warn") : STR("info"));
+    keep_text(config, &config->log_format, mode == CONFIG_DEV ? STR("logfmt") : STR("json"));
+    price_table_init(&config->prices, &config->arena);
+    config->providers = ARENA_ARRAY(&config->arena, GatewayProvider, PROVIDERS_MAX);
+    config->routes = ARENA_ARRAY(&config->arena, GatewayRoute, ROUTES_MAX);
+    config->gateway = (GatewayConfig){ .providers = config->providers,
+                                       .routes = config->routes,
+                                       .prices = &config->prices };
+    if (!config->providers || !config->routes) DIE("no memory for the configuration");
+    if (mode != CONFIG_DEV) return;
+    /* a laptop's own receivers and tools are what dev mode is for */
+    static const char *const loopback[] = { "127.0.0.0/8", "::1/128" };
+    for (size_t i = 0; i < ARRAY_N(loopback); i++) {
+        if (addr_guard_allow(&config->webhook_guard, str_of(loopback[i])) < 0)
+            DIE("%s", diag_text());
+        if (addr_guard_allow(&config->tool_guard, str_of(loopback[i])) < 0) DIE("%s", diag_text());
+    }
+}
+
+void config_deinit(Config *config)
+{
+    arena_deinit(&config->arena);
+}
+
+static bool is_loopback_url(Config *config, const char *text)
+{
+    Url url;
+    if (url_parse(&config->arena, str_of(text), &url) < 0) return false;
+    return str_eq(url.host, STR("localhost")) || str_starts_with(url.host, STR("127.")) ||
+           str_eq(url.host, STR("[::1]"));
+}
+
+/* A provider from NAME_API_KEY and NAME_BASE_URL, when either is set. A server on this machine costs
+ * nothing and may be asked for any model. */
+static int provider_from_environment(Config *config, const char *name, GatewayProtocol protocol,
+                                     const char *default_url, bool *ret_added)
+{
+    char variable[ENV_NAME_MAX];
+    snprintf(variable, sizeof variable, "%s_API_KEY",
+             protocol == GATEWAY_OPENAI ? "OPENAI" : "ANTHROPIC");
+    const char *key = getenv(variable);
+    snprintf(variable, sizeof variable, "%s_BASE_URL",
+             protocol == GATEWAY_OPENAI ? "OPENAI" : "ANTHROPIC");
+    const char *base_url = getenv(variable);
+    Url url;
+    *ret_added = (key && *key) || (base_url && *base_url);
+    if (!*ret_added) return 0;
+    if (!base_url || !*base_url) base_url = default_url;
+    if (url_parse(&config->arena, str_of(base_url), &url) < 0)
+        return diag_prefix(-EINVAL, "%s", variable);
+    char *kept_url = NULL, *kept_key = NULL;
+    Str trimmed = str_of(base_url);
+    while (trimmed.len && trimmed.ptr[trimmed.len - 1] == '/') trimmed.len--;
+    keep_text(config, &kept_url, trimmed);
+    keep_text(config, &kept_key, str_of(key));
+    GatewayProvider *p = &config->providers[config->gateway.providers_n++];
+    *p = (GatewayProvider){
+        .name = name, .protocol = protocol, .base_url = kept_url, .key = kept_key
+    };
+    if (is_loopback_url(config, kept_url)) p->default_price = keep_price(config, (Price){ 0 });
+    return 0;
+}
+
+static void add_simulator(Config *config, uint16_t port, GatewayProtocol protocol, bool everything)
+{
+    char *url = NULL;
+    Str text = arena_printf(
+        &config->arena,
+        protocol == GATEWAY_OPENAI ? "http://127.0.0.1:%u/v1" : "http://127.0.0.1:%u", port);
+    keep_text(config, &url, text);
+    size_t index = config->gateway.providers_n++;
+    const Price *price = price_find(&config->prices, STR("sim"), STR("sim/assistant"));
+    config->providers[index] = (GatewayProvider){ .name = "sim",
+                                                  .protocol = protocol,
+                                                  .base_url = url,
+                                                  .simulated = true,
+                                                  .default_price = price };
+    add_route(config, everything ? "*" : "sim/*", index);
+}
+
+int config_add_providers(Config *config, uint16_t sim_port)
+{
+    static const struct {
+        const char *name, *url;
+    } known[GATEWAY_PROTOCOL_N_] = { [GATEWAY_OPENAI] = { "openai", "https://api.openai.com/v1" },
+                                     [GATEWAY_ANTHROPIC] = { "anthropic",
+                                                             "https://api.anthropic.com" } };
+    bool from_file[GATEWAY_PROTOCOL_N_] = { 0 };
+    for (size_t i = 0; i < config->gateway.providers_n; i++)
+        from_file[config->gateway.providers[i].protocol] = true;
+    for (GatewayProtocol protocol = 0; protocol < GATEWAY_PROTOCOL_N_; protocol++) {
+        bool added = from_file[protocol];
+        if (sim_port) add_simulator(config, sim_port, protocol, false);
+        if (!added) {
+            int r = provider_from_environment(config, known[protocol].name, protocol,
+                                              known[protocol].url, &added);
+            if (r < 0) return r;
+            if (added) add_route(config, "*", config->gateway.providers_n - 1);
+        }
+        if (!added && sim_port) add_simulator(config, sim_port, protocol, true);
+    }
+    return 0;
+}
+
+Str config_models_text(Config *config)
+{
+    CLEANUP(buf_deinit) Buf text;
+    buf_init(&text, 4096);
+    bool simulated = true;
+    for (size_t i = 0; i < config->gateway.providers_n; i++) {
+        const GatewayProvider *p = &config->gateway.providers[i];
+        if (p->simulated) continue;
+        simulated = false;
+        buf_printf(&text, "%s%s at %s", text.len ? ", " : "", p->name, p->base_url);
+    }
+    if (simulated)
+        return STR(
+            "SIMULATED (set OPENAI_API_KEY, ANTHROPIC_API_KEY or OPENAI_BASE_URL to go live)");
+    buf_printf(&text, "; sim/* SIMULATED");
+    return arena_str(&config->arena, buf_str(&text));
+}
+
+/* --- dump --------------------------------------------------------------------------------------- */
+
+static void dump_value(const Setting *s, const Config *config, Buf *out)
+{
+    const void *at = setting_at(s, (Config *)(uintptr_t)config);
+    char duration[DURATION_TEXT_MAX];
+    switch (s->type) {
+    case SETTING_TEXT: buf_printf(out, "\"%s\"", *(char *const *)at); break;
+    case SETTING_INT: buf_printf(out, "%" PRId64, *(const int64_t *)at); break;
+    case SETTING_BOOL: buf_printf(out, "%s", *(const bool *)at ? "true" : "false"); break;
+    case SETTING_DURATION:
+        buf_printf(out, "%s", duration_format(*(const int64_t *)at, duration));
+        break;
+    }
+}
+
+void config_dump(const Config *config, Buf *out)
+{
+    buf_printf(out, "# file: %s; 0 means the built-in default\n",
+               config->file.len ? config->file.ptr : "none");
+    for (size_t i = 0; i < ARRAY_N(settings); i++) {
+        char name[ENV_NAME_MAX];
+        env_name(settings[i].path, name);
+        buf_printf(out, "%s: ", settings[i].path);
+        dump_value(&settings[i], config, out);
+        buf_printf(out, "   # %s\n", name);
+    }
+    for (size_t i = 0; i < config->gateway.providers_n; i++) {
+        const GatewayProvider *p = &config->gateway.providers[i];
+        buf_printf(out, "providers.%s: {protocol: %s, baseUrl: \"%s\", key: %s}\n", p->name,
+                   gateway_protocol_name(p->protocol), p->base_url,
+                   p->key && *p->key ? "********" : "none");
+    }
+    for (size_t i = 0; i < config->gateway.routes_n; i++)
+        buf_printf(out, "models: {match: \"%s\", provider: %s}\n", config->gateway.routes[i].match,
+                   config->gateway.providers[config->gateway.routes[i].provider].name);
+    buf_printf(out, "auth.keys: %zu\nwebhooks.secret: %s\n", config->keys_n,
+               config->webhook_secret.len ? "********" : "made at start");
+}

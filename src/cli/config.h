@@ -1,0 +1,81 @@
+/* Config: what gantry.yaml, the environment and flags say, checked as a whole before anything starts.
+ *
+ * Precedence: built-in default < file < environment (GANTRY_A__B for the scalar a.b) < flag. Every
+ * problem is reported at once, with line and column. Secrets come from the environment or a file,
+ * never from the text of gantry.yaml, and are masked by config_dump.
+ */
+#ifndef GANTRY_CLI_CONFIG_H
+#define GANTRY_CLI_CONFIG_H
+
+#include "base/log.h"
+#include "gateway/gateway.h"
+#include "logic/lane.h"
+#include "net/addr_guard.h"
+
+#define CONFIG_KEYS_MAX 32
+#define CONFIG_KEY_BYTES 32 /* SHA-256 of an API key */
+
+typedef struct {
+    Arena arena; /* owns every text below */
+    Str file;    /* where it came from; empty: no file */
+
+    /* server */
+    char *address; /* numeric */
+    int64_t port;
+    char *data;    /* directory */
+    int64_t loops; /* event loops for the API; 0: one a core */
+    bool behind_proxy;
+    char *public_url; /* for statusUrl and callbacks; empty: from address and port */
+    uint8_t keys[CONFIG_KEYS_MAX][CONFIG_KEY_BYTES];
+    size_t keys_n;
+
+    /* log */
+    char *log_level, *log_format;
+
+    /* limits and time-outs of the HTTP server; 0: its default */
+    int64_t body_bytes_max, head_bytes_max, fields_max, target_bytes_max, connections_max;
+    int64_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
+    int64_t queued_tasks_max; /* a lane */
+    int64_t log_bytes_max;    /* a task */
+    int64_t lease_ms;
+
+    /* worker */
+    LaneConfig lanes;
+    int64_t grace_ms; /* between SIGTERM and SIGKILL of an agent */
+    int64_t drain_ms; /* how long a drain waits for running tasks; 0: until they end */
+
+    /* gateway */
+    GatewayConfig gateway; /* of the arrays below */
+    GatewayProvider *providers;
+    GatewayRoute *routes;
+    PriceTable prices;
+
+    /* webhooks */
+    Str webhook_secret; /* empty: one is made and kept in the data directory */
+    AddrGuard webhook_guard;
+    AddrGuard tool_guard;
+} Config;
+
+typedef enum { CONFIG_DEV, CONFIG_SERVE, CONFIG_WORKER } ConfigMode;
+
+/* Fills config with the defaults of mode. */
+void config_init(Config *config, ConfigMode mode);
+void config_deinit(Config *config);
+
+/* Reads path (NULL: ./gantry.yaml if it is there), then the environment. Blocking; on a plain
+ * thread. Returns 0, or -EINVAL after printing every problem on stderr, -errno with diag when the
+ * file cannot be read. */
+MUST_CHECK int config_load(Config *config, const char *path);
+
+/* Adds the providers that the environment names (OPENAI_API_KEY, OPENAI_BASE_URL,
+ * ANTHROPIC_API_KEY, ANTHROPIC_BASE_URL) where the file names none, and the simulator on sim_port
+ * (0: none) for what is left. Returns 0 or -EINVAL with diag. */
+MUST_CHECK int config_add_providers(Config *config, uint16_t sim_port);
+
+/* One line about where models are served, for the banner; in the arena. */
+Str config_models_text(Config *config);
+
+/* The effective configuration as YAML, secrets masked. */
+void config_dump(const Config *config, Buf *out);
+
+#endif

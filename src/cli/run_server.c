@@ -1,0 +1,545 @@
+/* dev, serve, worker, sim: the long-running processes. One Program wires the parts together; its
+ * main loop holds the worker, the gateway, webhooks and the controller, further loops the API. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "api/api.h"
+#include "base/diag.h"
+#include "cli/client.h"
+#include "cli/config.h"
+#include "cli/upload.h"
+#include "cli/verbs.h"
+#include "gateway/sim.h"
+#include "observe/webhook.h"
+#include "sys/clock.h"
+#include "sys/signals.h"
+#include "worker/worker.h"
+
+#define TICK_MS 1000
+#define CLOSE_MS 5000 /* what connections and deliveries get to end in when everything else has */
+
+typedef struct Program Program;
+
+/* A loop of the API, with its own listener on the shared port. */
+typedef struct {
+    Program *program;
+    Loop *loop;
+    HttpServer *server;
+} ApiLoop;
+
+struct Program {
+    const Invocation *in;
+    ConfigMode mode;
+    Config config;
+    char webhook_secret[WEBHOOK_SECRET_TEXT_MAX];
+    Store *store;
+    Queue *queue;
+    Metrics *metrics;
+    ApiServer *api;
+    ApiLoop *loops;
+    size_t loops_n;
+    uint16_t port;
+    /* on the main loop */
+    Loop *main;
+    Signals *signals;
+    Sim *sim;
+    HttpClient *client;
+    Gateway *gateway;
+    WorkerLink *link;
+    WorkerHost *worker;
+    Webhooks *webhooks;
+    FiberRef ticker, runner;
+    bool runner_ended, draining;
+    int status;
+};
+
+/* --- API loops ---------------------------------------------------------------------------------- */
+
+static HttpServerOptions server_options(const Program *p)
+{
+    const Config *c = &p->config;
+    return (HttpServerOptions){ .address = c->address,
+                                .port = p->port,
+                                .shared = true,
+                                .limits = { .head_bytes_max = (size_t)c->head_bytes_max,
+                                            .fields_max = (size_t)c->fields_max,
+                                            .target_bytes_max = (size_t)c->target_bytes_max },
+                                .body_bytes_max = MAX(api_body_bytes_max(p->api),
+                                                      (size_t)c->body_bytes_max),
+                                .connections_max = (size_t)c->connections_max,
+                                .header_timeout_ms = c->header_timeout_ms,
+                                .body_timeout_ms = c->body_timeout_ms,
+                                .idle_timeout_ms = c->idle_timeout_ms,
+                                .write_timeout_ms = c->write_timeout_ms };
+}
+
+static int api_loop_open(void *arg)
+{
+    ApiLoop *a = arg;
+    HttpServerOptions options = server_options(a->program);
+    int r = http_server_open(&options, api_handler, a->program->api, &a->server);
+    if (r < 0) LOG_ERROR("cannot serve", LOG_CSTR("why", diag_text_or(r)));
+    return r;
+}
+
+static int api_loop_drain(void *arg)
+{
+    ApiLoop *a = arg;
+    if (a->server) http_server_drain(a->server);
+    return 0;
+}
+
+static int api_loop_close(void *arg)
+{
+    ApiLoop *a = arg;
+    if (a->server) http_server_close_wait(a->server, deadline_after(CLOSE_MS));
+    a->server = NULL;
+    return 0;
+}
+
+static void nobody(Stream *stream, void *ctx)
+{
+    (void)ctx;
+    stream_close(stream);
+}
+
+/* Loops share the port, which would let a second server on this machine share it too: so it is
+ * asked for alone first. Port 0 becomes a free one. */
+static int port_probe(Program *p)
+{
+    CLEANUP(listener_closep) Listener *listener = NULL;
+    int r = listener_open(p->config.address, (uint16_t)p->config.port, false, nobody, NULL,
+                          &listener);
+    if (r < 0) return r;
+    p->port = listener_port(listener);
+    return 0;
+}
+
+static int api_start_wait(Program *p)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    size_t n = p->config.loops ? (size_t)p->config.loops : (size_t)MAX(cores, 1);
+    int r = port_probe(p);
+    if (r < 0) return r;
+    ApiOptions options = { .queue = p->queue,
+                           .metrics = p->metrics,
+                           .gateway = p->mode == CONFIG_DEV ? &p->config.gateway : NULL,
+                           .lanes = p->mode == CONFIG_DEV ? p->config.lanes
+                                                          : (LaneConfig){ .shared = 0 },
+                           .keys = (const uint8_t(*)[SHA256_BYTES])p->config.keys,
+                           .keys_n = p->config.keys_n,
+                           .dev = p->mode == CONFIG_DEV,
+                           .public_url = str_of(p->config.public_url),
+                           .lease_ms = p->config.lease_ms,
+                           .body_bytes_max = (size_t)p->config.body_bytes_max };
+    if ((r = api_new(&options, &p->api)) < 0) return r;
+    p->loops = xcalloc(n, sizeof *p->loops);
+    for (; p->loops_n < n && r >= 0; p->loops_n++) {
+        ApiLoop *a = &p->loops[p->loops_n];
+        *a = (ApiLoop){ .program = p, .loop = loop_new("api") };
+        loop_start_thread(a->loop);
+        metrics_add_loop(p->metrics, a->loop);
+        r = loop_call_wait(a->loop, "open server", api_loop_open, a);
+        if (r == 0) metrics_add_server(p->metrics, a->server);
+    }
+    return r < 0
+               ? diag_set(r, "cannot listen on %s:%u: %s", p->config.address, p->port, strerror(-r))
+               : 0;
+}
+
+static void api_stop_wait(Program *p)
+{
+    for (size_t i = 0; i < p->loops_n; i++)
+        loop_call_wait(p->loops[i].loop, "drain server", api_loop_drain, &p->loops[i]);
+    for (size_t i = 0; i < p->loops_n; i++) {
+        ApiLoop *a = &p->loops[i];
+        metrics_remove(p->metrics, a->server);
+        metrics_remove(p->metrics, a->loop);
+        loop_call_wait(a->loop, "close server", api_loop_close, a);
+        loop_stop(a->loop);
+        loop_join(a->loop);
+        loop_free(a->loop);
+    }
+    free(p->loops);
+    p->loops = NULL;
+    p->loops_n = 0;
+    api_free(TAKE(p->api));
+}
+
+/* --- parts of the main loop --------------------------------------------------------------------- */
+
+static int ticker_fiber(void *arg)
+{
+    Program *p = arg;
+    while (fiber_sleep_wait(TICK_MS) == 0) {
+        int r = queue_tick_wait(p->queue);
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("controller tick failed", LOG_CSTR("why", diag_text_or(r)));
+    }
+    return 0;
+}
+
+static int runner_fiber(void *arg)
+{
+    Program *p = arg;
+    int r = worker_run_wait(p->worker);
+    p->runner_ended = true;
+    if (r < 0 && r != -ECANCELED) {
+        LOG_ERROR("worker ended", LOG_CSTR("why", diag_text_or(r)));
+        p->status = r == -EACCES ? EXIT_NOT_AUTHORISED : EXIT_FAILED;
+    }
+    kill(getpid(), SIGTERM); /* what main waits for */
+    return r;
+}
+
+static int worker_start_wait(Program *p)
+{
+    Str dir = arena_printf(&p->config.arena, "%s/worker", p->config.data);
+    p->client = http_client_new();
+    p->gateway = gateway_new(&p->config.gateway);
+    if (p->metrics) metrics_add_gateway(p->metrics, p->gateway);
+    if (p->mode == CONFIG_WORKER)
+        p->link = link_http_new(
+            &(LinkHttpOptions){ .client = p->client, .url = p->in->server, .key = p->in->key });
+    else
+        p->link = link_local_new(
+            &(LinkLocalOptions){ .queue = p->queue, .lease_ms = p->config.lease_ms });
+    WorkerOptions options = { .link = p->link,
+                              .gateway = p->gateway,
+                              .models = &p->config.gateway,
+                              .client = p->client,
+                              .name = p->mode == CONFIG_WORKER ? flag(p->in, "name") : "dev",
+                              .slots = p->config.lanes,
+                              .dir = dir.ptr,
+                              .grace_ms = p->config.grace_ms,
+                              .log_bytes_max = (size_t)p->config.log_bytes_max,
+                              .node_path = getenv("GANTRY_NODE_PATH"),
+                              .path = getenv("GANTRY_AGENT_PATH"),
+                              .guard = &p->config.tool_guard };
+    int r = worker_open_wait(&options, &p->worker);
+    return r < 0 ? r : fiber_spawn("worker", runner_fiber, p, &p->runner);
+}
+
+static void worker_stop_wait(Program *p)
+{
+    fiber_cancel(p->runner);
+    fiber_join_wait(p->runner, NULL);
+    if (p->metrics && p->gateway) metrics_remove(p->metrics, p->gateway);
+    worker_free(TAKE(p->worker));
+    link_free(TAKE(p->link));
+    gateway_free(TAKE(p->gateway));
+    http_client_free(TAKE(p->client));
+}
+
+static int webhooks_start_here(Program *p)
+{
+    Str secret = p->config.webhook_secret.len ? p->config.webhook_secret
+                                              : str_of(p->webhook_secret);
+    int r = webhooks_start(
+        &(WebhookOptions){ .queue = p->queue, .secret = secret, .guard = &p->config.webhook_guard },
+        &p->webhooks);
+    if (r == 0) metrics_add_webhooks(p->metrics, p->webhooks);
+    return r;
+}
+
+/* --- banner and first deployment ---------------------------------------------------------------- */
+
+static const char *url_of(Program *p)
+{
+    const char *format = strchr(p->config.address, ':') ? "http://[%s]:%u" : "http://%s:%u";
+    Str url = arena_printf(&p->config.arena, format, p->config.address, p->port);
+    return url.ptr ? url.ptr : "";
+}
+
+/* Uploads the directories through the API like any client, and routes to what came of them. */
+static int deploy_dirs_wait(Program *p)
+{
+    Invocation in = *p->in;
+    Client client = { .in = &in, .http = http_client_new() };
+    int status = EXIT_OK;
+    in.server = url_of(p);
+    in.key = NULL;
+    arena_init(&client.arena, (size_t)1 << 30);
+    for (int i = 0; i < p->in->args_n && status == EXIT_OK; i++) {
+        Deployed deployed;
+        status = upload_and_route_wait(&client, p->in->args[i], &deployed);
+        if (status != EXIT_OK) break;
+        fprintf(stderr, "  Agent     %.*s@%.12s%s  from %s\n", STR_ARG(deployed.agent),
+                deployed.version_id.ptr, deployed.changed ? "" : " (unchanged)", p->in->args[i]);
+    }
+    http_client_free(client.http);
+    arena_deinit(&client.arena);
+    return status;
+}
+
+static void banner(Program *p)
+{
+    const char *url = url_of(p);
+    fprintf(stderr,
+            "gantry %s  %s\n  API       %s      Metrics /metrics   API description /openapi.json\n",
+            GANTRY_VERSION,
+            p->mode == CONFIG_DEV ? "dev mode, NOT for production (loopback only)"
+                                  : "control plane",
+            url);
+    fprintf(stderr, "  Data      %s/gantry.db\n", p->config.data);
+    if (p->mode != CONFIG_DEV) return;
+    fprintf(stderr, "  Model     %.*s\n", STR_ARG(config_models_text(&p->config)));
+    if (!p->config.webhook_secret.len)
+        fprintf(stderr, "  Webhooks  signed with the secret in %s/webhook-secret\n",
+                p->config.data);
+}
+
+/* --- the life of a process ---------------------------------------------------------------------- */
+
+static int start_wait(Program *p)
+{
+    int r = 0;
+    if (p->mode == CONFIG_DEV || (p->mode == CONFIG_WORKER && flag_given(p->in, "sim")))
+        r = sim_open(0, &p->sim);
+    if (r == 0 && p->mode != CONFIG_SERVE)
+        r = config_add_providers(&p->config, p->sim ? sim_port(p->sim) : 0);
+    if (r == 0 && p->mode != CONFIG_WORKER) r = api_start_wait(p);
+    if (r == 0 && p->mode != CONFIG_WORKER) r = webhooks_start_here(p);
+    if (r == 0 && p->mode != CONFIG_WORKER)
+        r = fiber_spawn("controller", ticker_fiber, p, &p->ticker);
+    if (r == 0 && p->mode != CONFIG_SERVE) r = worker_start_wait(p);
+    return r;
+}
+
+/* The first signal drains, the second kills. Returns when nothing runs any more. */
+static void run_wait(Program *p)
+{
+    signals_wait(p->signals, DEADLINE_NONE);
+    p->draining = true;
+    if (p->api) api_set_draining(p->api, true);
+    if (!p->worker || p->runner_ended) return;
+    fprintf(stderr, "\ngantry: draining: running tasks finish; once more to stop them at once\n");
+    worker_drain(p->worker);
+    int64_t deadline_ms = p->config.drain_ms ? deadline_after(p->config.drain_ms) : DEADLINE_NONE;
+    while (!p->runner_ended) {
+        int r = signals_wait(p->signals, deadline_ms);
+        if (p->runner_ended) break;
+        fprintf(stderr, "gantry: %s: stopping what runs; it is queued again\n",
+                r == -ETIMEDOUT ? "the drain takes too long" : "told twice");
+        worker_kill(p->worker);
+        fiber_join_wait(p->runner, NULL);
+    }
+}
+
+static void stop_wait(Program *p)
+{
+    if (p->worker || p->gateway) worker_stop_wait(p);
+    fiber_cancel(p->ticker);
+    fiber_join_wait(p->ticker, NULL);
+    if (p->webhooks) metrics_remove(p->metrics, p->webhooks);
+    webhooks_stop_wait(TAKE(p->webhooks), deadline_after(CLOSE_MS));
+    api_stop_wait(p);
+    sim_close_wait(TAKE(p->sim), deadline_after(CLOSE_MS));
+    signals_close(TAKE(p->signals));
+}
+
+static int main_fiber(void *arg)
+{
+    Program *p = arg;
+    static const int watched[] = { SIGINT, SIGTERM };
+    p->main = loop_here();
+    p->signals = signals_open(watched, ARRAY_N(watched));
+    if (p->metrics) metrics_add_loop(p->metrics, p->main);
+    int r = start_wait(p);
+    if (r < 0) p->status = fail(EXIT_FAILED, "%s", diag_text_or(r));
+    if (r == 0 && p->mode != CONFIG_WORKER) banner(p);
+    if (r == 0 && p->mode == CONFIG_DEV) p->status = deploy_dirs_wait(p);
+    if (r == 0 && p->status == EXIT_OK) {
+        if (p->mode == CONFIG_DEV) fprintf(stderr, "  Ctrl-C drains, twice kills\n");
+        if (p->mode == CONFIG_WORKER)
+            fprintf(stderr, "gantry %s  worker for %s\n", GANTRY_VERSION, p->in->server);
+        run_wait(p);
+    }
+    stop_wait(p);
+    if (p->metrics) metrics_remove(p->metrics, p->main);
+    loop_stop(p->main);
+    return 0;
+}
+
+static int make_dir(const char *path)
+{
+    if (mkdir(path, 0777) == 0 || errno == EEXIST) return 0;
+    return diag_set(-errno, "cannot make the data directory %s: %s", path, strerror(errno));
+}
+
+static int open_services(Program *p)
+{
+    int r = make_dir(p->config.data);
+    if (r < 0 || p->mode == CONFIG_WORKER) return r;
+    if ((r = store_open(&(StoreOptions){ .path = p->config.data }, &p->store)) < 0) return r;
+    if (!p->config.webhook_secret.len &&
+        (r = webhook_secret_load(p->config.data, p->webhook_secret)) < 0)
+        return r;
+    QueueOptions options = { .lease_ms = p->config.lease_ms,
+                             .log_bytes_max = p->config.log_bytes_max };
+    for (Lane lane = 0; lane < LANE_N_; lane++)
+        options.queued_max[lane] = p->config.queued_tasks_max;
+    if ((r = queue_open(p->store, &options, &p->queue)) < 0) return r;
+    p->metrics = metrics_new(p->queue);
+    return 0;
+}
+
+static void close_services(Program *p)
+{
+    metrics_free(TAKE(p->metrics));
+    queue_close(TAKE(p->queue));
+    store_close(TAKE(p->store));
+}
+
+static int override_number(const char *text, const char *name, int64_t max, int64_t *slot)
+{
+    if (!text) return EXIT_OK;
+    if (str_to_i64(str_of(text), slot) == 0 && *slot >= 0 && *slot <= max) return EXIT_OK;
+    return fail(EXIT_USAGE, "--%s must be a number up to %" PRId64 ", not `%s`", name, max, text);
+}
+
+static int load_config(Program *p)
+{
+    config_init(&p->config, p->mode);
+    int r = config_load(&p->config, flag(p->in, "config"));
+    if (r < 0)
+        return fail(EXIT_FAILED, "the configuration is not usable%s%s", diag_text()[0] ? ": " : "",
+                    diag_text());
+    if (flag(p->in, "data")) {
+        p->config.data = arena_cstr(&p->config.arena, str_of(flag(p->in, "data")));
+        if (!p->config.data) return fail(EXIT_USAGE, "--data is too long");
+    }
+    LogLevel level = LOG_INFO_;
+    if (log_level_from(str_of(p->config.log_level), &level) < 0) return EXIT_USAGE;
+    log_setup(level, strcmp(p->config.log_format, "json") == 0 ? LOG_JSON : LOG_LOGFMT);
+    if (p->mode == CONFIG_WORKER) return EXIT_OK;
+    return override_number(flag(p->in, "port"), "port", 65535, &p->config.port);
+}
+
+static bool is_loopback(const char *address)
+{
+    return strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0;
+}
+
+/* Everything that forbids starting, said at once. */
+static int preflight(const Program *p)
+{
+    int status = EXIT_OK;
+    const Config *c = &p->config;
+    if (p->mode == CONFIG_SERVE && c->keys_n == 0)
+        status = fail(
+            EXIT_FAILED,
+            "`gantry serve` needs an API key: set auth.keys in the configuration, or GANTRY_API_KEY; `gantry dev` needs none");
+    if (p->mode == CONFIG_DEV && !is_loopback(c->address))
+        status = fail(
+            EXIT_FAILED,
+            "dev mode binds loopback only, not %s: use `gantry serve`, or leave server.address out",
+            c->address);
+    if (p->mode == CONFIG_SERVE && !is_loopback(c->address) && !c->behind_proxy)
+        status = fail(
+            EXIT_FAILED,
+            "%s is not loopback and this server speaks no TLS: put a TLS proxy before it and set server.behindProxy: true",
+            c->address);
+    return status;
+}
+
+static int program_run(const Invocation *in, ConfigMode mode)
+{
+    Program *p = xcalloc(1, sizeof *p);
+    p->in = in;
+    p->mode = mode;
+    signal(SIGPIPE, SIG_IGN);
+    int status = load_config(p);
+    if (status == EXIT_OK) status = preflight(p);
+    int r = status == EXIT_OK ? open_services(p) : 0;
+    if (r < 0) status = fail(EXIT_FAILED, "%s", diag_text_or(r));
+    if (status == EXIT_OK) {
+        Loop *loop = loop_new("main");
+        fiber_spawn_on(loop, "main", main_fiber, p);
+        loop_run(loop);
+        loop_free(loop);
+        status = p->status;
+    }
+    close_services(p);
+    config_deinit(&p->config);
+    free(p);
+    return status;
+}
+
+int dev_run(const Invocation *in)
+{
+    return program_run(in, CONFIG_DEV);
+}
+
+int serve_run(const Invocation *in)
+{
+    return program_run(in, CONFIG_SERVE);
+}
+
+int worker_run(const Invocation *in)
+{
+    return program_run(in, CONFIG_WORKER);
+}
+
+int config_dump_run(const Invocation *in)
+{
+    Config config;
+    CLEANUP(buf_deinit) Buf text;
+    config_init(&config, CONFIG_SERVE);
+    buf_init(&text, 1 << 20);
+    int r = config_load(&config, flag(in, "config"));
+    if (r == 0) r = config_add_providers(&config, 0);
+    if (r == 0) {
+        config_dump(&config, &text);
+        fputs(text.ptr, stdout);
+    }
+    config_deinit(&config);
+    return r == 0 ? EXIT_OK
+                  : fail(EXIT_FAILED, "the configuration is not usable%s%s",
+                         diag_text()[0] ? ": " : "", diag_text());
+}
+
+/* --- sim ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t port;
+    int status;
+} SimProgram;
+
+static int sim_fiber(void *arg)
+{
+    SimProgram *s = arg;
+    static const int watched[] = { SIGINT, SIGTERM };
+    Sim *sim = NULL;
+    Signals *signals = signals_open(watched, ARRAY_N(watched));
+    int r = sim_open((uint16_t)s->port, &sim);
+    if (r < 0) s->status = fail(EXIT_FAILED, "%s", diag_text_or(r));
+    else {
+        printf("http://127.0.0.1:%u\n", sim_port(sim));
+        fflush(stdout);
+        fprintf(
+            stderr,
+            "gantry: a SIMULATED model speaks OpenAI at /v1/chat/completions and Anthropic at /v1/messages\n");
+        signals_wait(signals, DEADLINE_NONE);
+    }
+    sim_close_wait(sim, deadline_after(CLOSE_MS));
+    signals_close(signals);
+    loop_stop(loop_here());
+    return 0;
+}
+
+int sim_run(const Invocation *in)
+{
+    SimProgram s = { .port = 7071 };
+    int status = override_number(flag(in, "port"), "port", 65535, &s.port);
+    if (status != EXIT_OK) return status;
+    signal(SIGPIPE, SIG_IGN);
+    Loop *loop = loop_new("sim");
+    fiber_spawn_on(loop, "sim", sim_fiber, &s);
+    loop_run(loop);
+    loop_free(loop);
+    return s.status;
+}

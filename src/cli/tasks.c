@@ -1,0 +1,348 @@
+/* run, and the verbs of `gantry task`. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/diag.h"
+#include "cli/client.h"
+#include "cli/file.h"
+#include "cli/table.h"
+#include "cli/verbs.h"
+#include "codec/sse.h"
+#include "sys/clock.h"
+
+#define INPUT_BYTES_MAX ((size_t)64 << 20)
+#define WAIT_STEP_S 30
+
+/* What Ctrl-C prints while a task is followed; written before the handler is set. */
+static char interrupted_text[512];
+
+static void on_interrupt(int signal)
+{
+    (void)signal;
+    if (write(STDERR_FILENO, interrupted_text, strlen(interrupted_text)) < 0) _exit(EXIT_FAILED);
+    _exit(EXIT_INTERRUPTED);
+}
+
+static void explain_interrupt(Str task_id)
+{
+    snprintf(
+        interrupted_text, sizeof interrupted_text,
+        "\ngantry: the task goes on; follow it with `gantry task watch %.*s`, end it with `gantry task cancel %.*s`\n",
+        STR_ARG(task_id), STR_ARG(task_id));
+    signal(SIGINT, on_interrupt);
+}
+
+static Str member(const Json *v, const char *key)
+{
+    return json_str(json_get(v, key));
+}
+
+static bool has_ended(Str status)
+{
+    static const char *const ended[] = { "succeeded", "failed", "timed_out", "canceled" };
+    for (size_t i = 0; i < ARRAY_N(ended); i++)
+        if (str_eq(status, str_of(ended[i]))) return true;
+    return false;
+}
+
+/* --- output ------------------------------------------------------------------------------------- */
+
+static void print_result(const Json *result)
+{
+    CLEANUP(buf_deinit) Buf text;
+    buf_init(&text, CLIENT_ANSWER_BYTES_MAX);
+    if (json_type(result) == JSON_STRING) {
+        fwrite(json_str(result).ptr, 1, json_str(result).len, stdout);
+        putchar('\n');
+        return;
+    }
+    JsonOut out = json_out(&text);
+    json_out_value(&out, result);
+    puts(text.ptr ? text.ptr : "");
+}
+
+static void say_end(const Json *task)
+{
+    const Json *usage = json_get(task, "usage"), *error = json_get(task, "error");
+    Str status = member(task, "status");
+    fprintf(stderr,
+            "%.*s  attempt %" PRId64 "  %" PRId64 " model calls  %" PRId64 " tool calls  %" PRId64
+            "+%" PRId64 " tokens  $%.*s\n",
+            STR_ARG(status), json_i64_or(json_get(task, "attempt"), 0),
+            json_i64_or(json_get(usage, "llmCalls"), 0),
+            json_i64_or(json_get(usage, "toolCalls"), 0),
+            json_i64_or(json_get(usage, "inputTokens"), 0),
+            json_i64_or(json_get(usage, "outputTokens"), 0), STR_ARG(member(task, "costUsd")));
+    if (error)
+        fprintf(stderr, "%.*s: %.*s\n", STR_ARG(member(error, "code")),
+                STR_ARG(member(error, "detail")));
+}
+
+static int print_end(const Client *client, const ClientAnswer *answer)
+{
+    Str status = member(answer->json, "status");
+    bool ok = str_eq(status, STR("succeeded"));
+    if (client->in->output != OUTPUT_TABLE) client_print_json(answer);
+    else if (ok) print_result(json_get(answer->json, "result"));
+    if (client->in->output == OUTPUT_TABLE || !ok) say_end(answer->json);
+    if (!has_ended(status)) return EXIT_PENDING;
+    return ok ? EXIT_OK : EXIT_FAILED;
+}
+
+/* --- following ---------------------------------------------------------------------------------- */
+
+/* Prints states to stderr as they come, until the stream ends. Trouble is no failure: the answer is
+ * read by itself afterwards. */
+static void follow_wait(Client *client, Str id, int64_t deadline_ms)
+{
+    CLEANUP(http_call_freep) HttpCall *call = NULL;
+    SseParser sse;
+    Str chunk;
+    char last[32] = "";
+    if (client_events_wait(client, client_printf(client, "/api/tasks/%.*s/events", STR_ARG(id)),
+                           &call) != EXIT_OK)
+        return;
+    sse_init(&sse, 0);
+    while (http_call_read_wait(call, deadline_ms, &chunk) == 0) {
+        SsePiece piece;
+        int r;
+        while ((r = sse_next(&sse, &chunk, &piece)) == SSE_EVENT || r == SSE_OTHER) {
+            const Json *v = NULL;
+            if (r != SSE_EVENT || json_parse(&client->arena, piece.data, NULL, &v, NULL) < 0)
+                continue;
+            Str status = member(v, "status");
+            if (status.len == 0 || str_eq(status, str_of(last)) || has_ended(status)) continue;
+            str_copy(last, sizeof last, status);
+            fprintf(stderr, "%.*s\n", STR_ARG(status));
+        }
+        if (r < 0) break;
+    }
+    sse_deinit(&sse);
+}
+
+static int end_wait(Client *client, Str id)
+{
+    int64_t deadline_ms = client->in->timeout_ms ? deadline_after(client->in->timeout_ms)
+                                                 : DEADLINE_NONE;
+    ClientAnswer answer;
+    explain_interrupt(id);
+    follow_wait(client, id, deadline_ms);
+    for (;;) {
+        int64_t left_s = deadline_ms == DEADLINE_NONE
+                             ? WAIT_STEP_S
+                             : MIN(WAIT_STEP_S, (deadline_ms - clock_mono_ms()) / 1000);
+        Str path = client_printf(client, "/agent/tasks/%.*s?wait=%" PRId64 "s", STR_ARG(id),
+                                 MAX(left_s, 0));
+        int r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
+        if (r != EXIT_OK) return r;
+        if (has_ended(member(answer.json, "status")) || left_s <= 0)
+            return print_end(client, &answer);
+    }
+}
+
+/* --- run ---------------------------------------------------------------------------------------- */
+
+static int read_input(Client *client, Str *ret)
+{
+    const char *arg = client->in->args_n > 1 ? client->in->args[1] : NULL;
+    if (!arg && isatty(STDIN_FILENO)) {
+        *ret = STR("{}");
+        return 0;
+    }
+    if (arg && strcmp(arg, "-") != 0) {
+        *ret = str_of(arg);
+        return 0;
+    }
+    return file_read(&client->arena, "-", INPUT_BYTES_MAX, ret);
+}
+
+/* The input as JSON: itself when it is an object or array, else a string of it. */
+static void write_input(Client *client, JsonOut *out, Str input)
+{
+    const Json *v = NULL;
+    Str trimmed = str_trim(input);
+    bool structured = trimmed.len && (trimmed.ptr[0] == '{' || trimmed.ptr[0] == '[');
+    json_out_key(out, "input");
+    if (structured && json_parse(&client->arena, trimmed, NULL, &v, NULL) == 0)
+        json_out_raw(out, trimmed);
+    else json_out_str(out, input);
+}
+
+static int run_body(Client *client)
+{
+    const Invocation *in = client->in;
+    CLEANUP(buf_deinit) Buf body;
+    Str input;
+    ClientAnswer answer;
+    if (read_input(client, &input) < 0) return fail(EXIT_FAILED, "%s", diag_text());
+    buf_init(&body, 2 * INPUT_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    json_out_kcstr(&out, "agent", in->args[0]);
+    write_input(client, &out, input);
+    if (flag(in, "priority")) json_out_kcstr(&out, "priority", flag(in, "priority"));
+    if (flag(in, "session")) json_out_kcstr(&out, "sessionId", flag(in, "session"));
+    if (flag(in, "user")) json_out_kcstr(&out, "userId", flag(in, "user"));
+    json_out_object_end(&out);
+    if (!json_out_ok(&out)) return fail(EXIT_FAILED, "the input is too large");
+    ClientRequest q = { .method = "POST", .path = STR("/agent/execute"), .body = buf_str(&body) };
+    if (flag(in, "key-once"))
+        q.extra[q.extra_n++] = (HttpClientField){ "Idempotency-Key", str_of(flag(in, "key-once")) };
+    int r = client_request_wait(client, &q, &answer);
+    if (r != EXIT_OK) return r;
+    Str id = member(answer.json, "taskId");
+    if (flag_given(in, "detach")) {
+        if (in->output != OUTPUT_TABLE) client_print_json(&answer);
+        else printf("%.*s\n", STR_ARG(id));
+        return EXIT_OK;
+    }
+    fprintf(stderr, "task %.*s  %.*s@%.12s\n", STR_ARG(id), STR_ARG(member(answer.json, "agent")),
+            member(answer.json, "versionId").ptr);
+    return end_wait(client, id);
+}
+
+int run_run(const Invocation *in)
+{
+    return client_main(in, run_body);
+}
+
+/* --- task ... ----------------------------------------------------------------------------------- */
+
+static Str cost_cell(Client *client, const Json *task)
+{
+    Str usd = member(task, "costUsd");
+    return usd.len > 3 ? client_printf(client, "$%.*s", (int)usd.len - 3, usd.ptr) : STR("-");
+}
+
+static int task_list_body(Client *client)
+{
+    static const char *const names[] = { "TASK",    "AGENT",   "VERSION", "LANE", "STATUS",
+                                         "ATTEMPT", "CREATED", "COST",    NULL };
+    const Invocation *in = client->in;
+    CLEANUP(buf_deinit) Buf path;
+    ClientAnswer answer;
+    Table table;
+    buf_init(&path, 4096);
+    buf_printf(&path, "/api/tasks?limit=%s", flag(in, "limit") ? flag(in, "limit") : "20");
+    if (flag(in, "status"))
+        buf_printf(&path, "&status=%.*s", STR_ARG(client_encoded(client, flag(in, "status"))));
+    if (flag(in, "agent"))
+        buf_printf(&path, "&agent=%.*s", STR_ARG(client_encoded(client, flag(in, "agent"))));
+    int r = client_call_wait(client, "GET", buf_str(&path), STR_NULL, NULL, &answer);
+    if (r != EXIT_OK) return r;
+    if (in->output == OUTPUT_JSON) client_print_json(&answer);
+    if (in->output == OUTPUT_JSONL) client_print_jsonl(&answer, "tasks");
+    if (in->output != OUTPUT_TABLE) return EXIT_OK;
+    table_init(&table, &client->arena, names);
+    for (JsonIter it = json_iter(json_get(answer.json, "tasks")); json_next(&it);) {
+        Str attempt = client_printf(client, "%" PRId64,
+                                    json_i64_or(json_get(it.value, "attempt"), 0));
+        table_add(&table, (Str[]){ member(it.value, "taskId"), member(it.value, "agent"),
+                                   str_sub(member(it.value, "versionId"), 0, 12),
+                                   member(it.value, "priority"), member(it.value, "status"),
+                                   attempt, str_sub(member(it.value, "createdAt"), 0, 19),
+                                   cost_cell(client, it.value) });
+    }
+    table_print(&table);
+    return EXIT_OK;
+}
+
+static Str task_path(Client *client, const char *before, const char *after)
+{
+    return client_printf(client, "%s%.*s%s", before,
+                         STR_ARG(client_encoded(client, client->in->args[0])), after);
+}
+
+static void print_fields(const Json *task)
+{
+    for (JsonIter it = json_iter(task); json_next(&it);) {
+        if (json_type(it.value) == JSON_NULL) continue;
+        printf("%-16.*s ", STR_ARG(it.key));
+        print_result(it.value);
+    }
+}
+
+static int task_get_body(Client *client)
+{
+    ClientAnswer answer;
+    int r = client_call_wait(client, "GET", task_path(client, "/agent/tasks/", ""), STR_NULL, NULL,
+                             &answer);
+    if (r != EXIT_OK) return r;
+    if (client->in->output == OUTPUT_TABLE) print_fields(answer.json);
+    else client_print_json(&answer);
+    return EXIT_OK;
+}
+
+static int task_watch_body(Client *client)
+{
+    return end_wait(client, client_encoded(client, client->in->args[0]));
+}
+
+static int task_post(Client *client, const char *verb, const char *done)
+{
+    ClientAnswer answer;
+    int r = client_call_wait(client, "POST", task_path(client, "/api/tasks/", verb), STR(""), NULL,
+                             &answer);
+    if (r != EXIT_OK) return r;
+    if (client->in->output == OUTPUT_TABLE)
+        printf("%s %s: %.*s\n", done, client->in->args[0], STR_ARG(member(answer.json, "status")));
+    else client_print_json(&answer);
+    return EXIT_OK;
+}
+
+static int task_cancel_body(Client *client)
+{
+    return task_post(client, "/cancel", "cancel");
+}
+
+static int task_retry_body(Client *client)
+{
+    return task_post(client, "/retry", "retry");
+}
+
+static int task_logs_body(Client *client)
+{
+    ClientAnswer answer;
+    int r = client_call_wait(client, "GET", task_path(client, "/api/tasks/", "/logs"), STR_NULL,
+                             NULL, &answer);
+    if (r != EXIT_OK) return r;
+    if (client->in->output == OUTPUT_JSON) client_print_json(&answer);
+    if (client->in->output == OUTPUT_JSONL) client_print_jsonl(&answer, "entries");
+    if (client->in->output != OUTPUT_TABLE) return EXIT_OK;
+    if (!answer.json) client_print_json(&answer); /* already text */
+    for (JsonIter it = json_iter(json_get(answer.json, "entries")); json_next(&it);)
+        printf("%.*s  %.*s\n", STR_ARG(member(it.value, "at")), STR_ARG(member(it.value, "text")));
+    return EXIT_OK;
+}
+
+int task_list_run(const Invocation *in)
+{
+    return client_main(in, task_list_body);
+}
+
+int task_get_run(const Invocation *in)
+{
+    return client_main(in, task_get_body);
+}
+
+int task_watch_run(const Invocation *in)
+{
+    return client_main(in, task_watch_body);
+}
+
+int task_cancel_run(const Invocation *in)
+{
+    return client_main(in, task_cancel_body);
+}
+
+int task_retry_run(const Invocation *in)
+{
+    return client_main(in, task_retry_body);
+}
+
+int task_logs_run(const Invocation *in)
+{
+    return client_main(in, task_logs_body);
+}

@@ -1,0 +1,126 @@
+#include "cli/upload.h"
+
+#include <stdio.h>
+
+#include "base/buf.h"
+#include "base/diag.h"
+#include "cli/file.h"
+#include "codec/gzip.h"
+#include "codec/yaml.h"
+#include "store/package.h"
+#include "sys/clock.h"
+#include "sys/process.h"
+
+#define UPLOAD_BYTES_MAX ((size_t)512 << 20)
+
+static Str member(const Json *v, const char *key)
+{
+    return json_str(json_get(v, key));
+}
+
+/* metadata.name of DIR/agent.yaml; the server checks everything else. */
+static int agent_name(Client *client, const char *dir, Str *ret)
+{
+    Str text;
+    const Json *doc;
+    Str path = client_printf(client, "%s/" PACKAGE_MANIFEST, dir);
+    int r = file_read(&client->arena, path.ptr, YAML_BYTES_MAX, &text);
+    if (r < 0)
+        return fail(EXIT_FAILED, "%s; `gantry init %s` makes a new agent there", diag_text(), dir);
+    r = yaml_parse(&client->arena, text, &doc, NULL);
+    if (r < 0) return fail(EXIT_FAILED, "%s: %s", path.ptr, diag_text());
+    *ret = member(json_get(doc, "metadata"), "name");
+    if (ret->len == 0) return fail(EXIT_FAILED, "%s: metadata.name is missing", path.ptr);
+    return EXIT_OK;
+}
+
+typedef struct {
+    const char *dir;
+    Buf tar, gzip;
+} Packing;
+
+static int pack(void *arg)
+{
+    Packing *p = arg;
+    int r = package_from_dir(p->dir, NULL, &p->tar);
+    return r < 0 ? r : gzip_compress(buf_str(&p->tar), &p->gzip);
+}
+
+/* The commit that DIR is at, when it is in a git checkout and git is there; else empty. */
+static Str commit_of(Client *client, const char *dir)
+{
+    static const char *const env[] = { "PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/nonexistent",
+                                       NULL };
+    CLEANUP(process_freep) Process *git = NULL;
+    ProcessExit end;
+    Str text = STR_NULL;
+    const char *argv[] = { "git", "-C", dir, "-c", "safe.directory=*", "rev-parse", "HEAD", NULL };
+    if (process_spawn(&(ProcessOptions){ .argv = argv, .env = env }, &git) < 0) return STR_NULL;
+    process_close_stdin(git);
+    while (stream_fill_wait(process_stdout(git), text.len, deadline_after(5000), &text) == 0) {
+    }
+    text = str_trim(stream_peek(process_stdout(git)));
+    Str commit = text.len == 40 || text.len == 64 ? arena_str(&client->arena, text) : STR_NULL;
+    if (process_exit_wait(git, deadline_after(5000), &end) < 0 || end.exit_code != 0 || end.signal)
+        return STR_NULL;
+    return commit;
+}
+
+static void say_warnings(const Json *answer)
+{
+    for (JsonIter it = json_iter(json_get(answer, "warnings")); json_next(&it);)
+        fprintf(stderr, "warning: %.*s:%" PRId64 ": %.*s\n", STR_ARG(member(it.value, "file")),
+                json_i64_or(json_get(it.value, "line"), 0), STR_ARG(member(it.value, "message")));
+}
+
+int version_upload_wait(Client *client, const char *dir, const char *description, ClientAnswer *ret)
+{
+    Str agent;
+    Packing p = { .dir = dir };
+    int r = agent_name(client, dir, &agent);
+    if (r != EXIT_OK) return r;
+    buf_init(&p.tar, UPLOAD_BYTES_MAX);
+    buf_init(&p.gzip, UPLOAD_BYTES_MAX);
+    r = work_wait(pack, &p);
+    buf_deinit(&p.tar);
+    if (r < 0) {
+        buf_deinit(&p.gzip);
+        return fail(EXIT_FAILED, "%s: %s", dir, diag_text_or(r));
+    }
+    Str commit = commit_of(client, dir);
+    Str path = client_printf(client, "/api/agents/%.*s/versions?commit=%.*s%s%.*s",
+                             STR_ARG(client_encoded(client, agent.ptr)), STR_ARG(commit),
+                             description ? "&description=" : "",
+                             STR_ARG(description ? client_encoded(client, description) : STR_NULL));
+    r = client_call_wait(client, "POST", path, buf_str(&p.gzip), "application/gzip", ret);
+    buf_deinit(&p.gzip);
+    if (r == EXIT_OK) say_warnings(ret->json);
+    return r;
+}
+
+int upload_and_route_wait(Client *client, const char *dir, Deployed *ret)
+{
+    CLEANUP(buf_deinit) Buf body;
+    ClientAnswer version, routing;
+    int r = version_upload_wait(client, dir, NULL, &version);
+    if (r != EXIT_OK) return r;
+    *ret = (Deployed){ .agent = member(version.json, "agent"),
+                       .version_id = member(version.json, "versionId") };
+    Str agent = client_encoded(client, ret->agent.ptr);
+    r = client_call_wait(client, "GET",
+                         client_printf(client, "/api/agents/%.*s/routing", STR_ARG(agent)),
+                         STR_NULL, NULL, &routing);
+    if (r != EXIT_OK) return r;
+    ret->changed = version.status == 201 ||
+                   !str_eq(member(routing.json, "versionId"), ret->version_id);
+    if (str_eq(member(routing.json, "versionId"), ret->version_id)) return EXIT_OK;
+    buf_init(&body, 4096);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    json_out_kstr(&out, "versionId", ret->version_id);
+    json_out_kcstr(&out, "strategy", "immediate");
+    json_out_object_end(&out);
+    return client_call_wait(client, "POST",
+                            client_printf(client, "/api/agents/%.*s/rollouts", STR_ARG(agent)),
+                            buf_str(&body), NULL, &routing);
+}

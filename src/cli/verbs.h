@@ -1,0 +1,41 @@
+/* The commands' functions; the table in commands.c names them. Each returns an exit status. */
+#ifndef GANTRY_CLI_VERBS_H
+#define GANTRY_CLI_VERBS_H
+
+#include "cli/command.h"
+
+/* run_server.c: long-running processes */
+int dev_run(const Invocation *in);
+int serve_run(const Invocation *in);
+int worker_run(const Invocation *in);
+int sim_run(const Invocation *in);
+int config_dump_run(const Invocation *in);
+
+/* init.c */
+int init_run(const Invocation *in);
+
+/* tasks.c */
+int run_run(const Invocation *in);
+int task_list_run(const Invocation *in);
+int task_get_run(const Invocation *in);
+int task_watch_run(const Invocation *in);
+int task_cancel_run(const Invocation *in);
+int task_retry_run(const Invocation *in);
+int task_logs_run(const Invocation *in);
+
+/* versions.c */
+int version_create_run(const Invocation *in);
+int version_list_run(const Invocation *in);
+int version_show_run(const Invocation *in);
+int version_diff_run(const Invocation *in);
+int deploy_run(const Invocation *in);
+int rollback_run(const Invocation *in);
+
+/* operate.c */
+int agents_run(const Invocation *in);
+int queue_run(const Invocation *in);
+int workers_run(const Invocation *in);
+int worker_drain_run(const Invocation *in);
+int doctor_run(const Invocation *in);
+
+#endif
