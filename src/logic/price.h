@@ -23,6 +23,8 @@ typedef struct {
     int64_t write_5m; /* input written to it */
     int64_t write_1h;
     int64_t reasoning; /* output that is thinking */
+    int64_t audio_input;
+    int64_t audio_output;
 } PriceRates;
 
 typedef struct {
@@ -37,6 +39,9 @@ typedef struct {
 } Price;
 
 #define PRICE_UNSET (-1)
+#define PRICE_RATES_UNSET                                                                        \
+    ((PriceRates){ PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, \
+                   PRICE_UNSET, PRICE_UNSET })
 #define PRICE_ENTRIES_MAX 20000
 #define PRICE_RATE_MAX INT64_C(1000000000000) /* 1 USD a token: more is a mistake */
 
@@ -50,9 +55,8 @@ typedef struct {
 void price_table_init(PriceTable *table, Arena *arena);
 
 /* Adds or replaces an entry. Rates may be PRICE_UNSET, except input and output (embeddings: output
- * 0): cached and the writes then cost as input (never cheaper than is known; writes: at least),
- * reasoning as output, tier rates as their base. Returns 0, -EINVAL with diag (a rate or bound out
- * of range, no model), -ENOSPC (PRICE_ENTRIES_MAX), -ENOMEM. */
+ * 0), see price_fill. Returns 0, -EINVAL with diag (a rate or bound out of range, no model),
+ * -ENOSPC (PRICE_ENTRIES_MAX), -ENOMEM. */
 MUST_CHECK int price_table_add(PriceTable *table, const Price *price);
 
 /* The price of model as provider sells it ("openai"; may be empty), or NULL: the entry with that
@@ -63,22 +67,25 @@ const Price *price_find(const PriceTable *table, Str provider, Str model);
 /* The i-th entry for listings, the table's own first; NULL beyond the last. */
 const Price *price_at(const PriceTable *table, size_t i);
 
-/* Rates with every PRICE_UNSET made explicit, as price_table_add does. */
+/* Makes every PRICE_UNSET explicit, never cheaper than it may be: cached, write_5m and audio cost
+ * as plain tokens, write_1h as plain ones or, where writing is dearer, twice that, reasoning as
+ * output, the tier at least as its base. */
 void price_fill(Price *price);
 
 /* "0.15" USD a million tokens to pico-USD a token, rounded up. 0, -EINVAL, -ERANGE. */
 MUST_CHECK int price_from_usd_per_million(Str text, int64_t *ret_pusd);
 
 /* What the call cost, in nano-USD rounded up once:
- *   (input - cached - writes) * input + cached * cached + writes * their rates
- *   + (output - reasoning) * output + reasoning * reasoning + searches * web_search
- * at the tier's rates when input is above tier_above. Parts beyond their totals count in full.
+ *   each part (cached, written, audio, reasoning) at its rate, the rest of input and of output at
+ *   the plain ones, searches by the piece;
+ * all at the tier's rates when input is above tier_above. Parts beyond their totals count in full.
  * Saturates at INT64_MAX. */
 int64_t price_cost(const Price *price, const Usage *usage);
 
 /* What makes a call dearer than its plain tokens. */
 typedef struct {
     bool cache_write;     /* input may be written to the provider's cache at a rate of its own */
+    bool audio;           /* input or output may be audio */
     int64_t web_searches; /* at most this many */
 } PriceTerms;
 

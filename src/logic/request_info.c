@@ -31,7 +31,7 @@ static int refuse_type(Reader *r, const char *param, const char *expected)
     return refuse(r, param, "`%s` must be %s, found %s", param, expected, json_type_name(type));
 }
 
-/* --- members ----------------------------------------------------------------------------------- */
+/* --- members -------------------------------------------------------------------------------- */
 
 /* The member, NULL when it is absent or null (which the APIs treat alike). */
 static const Json *member(const Json *v, const char *key)
@@ -99,7 +99,7 @@ static int read_out_cap(Reader *r, const char *const *keys, size_t n)
     return 0;
 }
 
-/* --- content ----------------------------------------------------------------------------------- */
+/* --- content -------------------------------------------------------------------------------- */
 
 static bool is_one_of(Str type, const char *const *names, size_t n)
 {
@@ -171,7 +171,7 @@ static void scan_item(RequestInfo *info, const Json *item)
     }
 }
 
-/* --- tools ------------------------------------------------------------------------------------- */
+/* --- tools ---------------------------------------------------------------------------------- */
 
 static void add_server_tool(RequestInfo *info, int64_t uses_max, bool web_search)
 {
@@ -267,7 +267,7 @@ static int read_messages_tools(Reader *r)
     return 0;
 }
 
-/* --- the four APIs ----------------------------------------------------------------------------- */
+/* --- the four APIs -------------------------------------------------------------------------- */
 
 static int read_chat(Reader *r)
 {

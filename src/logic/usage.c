@@ -5,7 +5,7 @@
 #define COUNT_MAX INT64_C(1000000000000) /* no call has more: sums cannot overflow */
 #define CHOICES_MAX 128
 
-/* --- counts ------------------------------------------------------------------------------------ */
+/* --- counts --------------------------------------------------------------------------------- */
 
 typedef enum {
     RAW_INPUT,
@@ -17,6 +17,8 @@ typedef enum {
     RAW_WRITE_1H,
     RAW_REASONING,
     RAW_SEARCHES,
+    RAW_AUDIO_INPUT,
+    RAW_AUDIO_OUTPUT,
     RAW_N_
 } RawCount;
 
@@ -36,6 +38,8 @@ static const UsageMember chat_members[] = {
     { RAW_CACHED, "prompt_tokens_details", "cached_tokens" },
     { RAW_WRITE, "prompt_tokens_details", "cache_write_tokens" },
     { RAW_REASONING, "completion_tokens_details", "reasoning_tokens" },
+    { RAW_AUDIO_INPUT, "prompt_tokens_details", "audio_tokens" },
+    { RAW_AUDIO_OUTPUT, "completion_tokens_details", "audio_tokens" },
 };
 static const UsageMember responses_members[] = {
     { RAW_INPUT, NULL, "input_tokens" },
@@ -141,6 +145,8 @@ static Usage usage_make(Api api, const UsageRaw *raw)
         .output_tokens = MAX(output, 0),
         .cached_tokens = MAX(raw->v[RAW_CACHED], 0),
         .reasoning_tokens = MAX(raw->v[RAW_REASONING], 0),
+        .audio_input_tokens = MAX(raw->v[RAW_AUDIO_INPUT], 0),
+        .audio_output_tokens = MAX(raw->v[RAW_AUDIO_OUTPUT], 0),
         .web_searches = MAX(raw->v[RAW_SEARCHES], 0),
         .valid = input >= 0 && output >= 0,
         .shrunk = raw->shrunk,
@@ -155,7 +161,7 @@ static Usage usage_make(Api api, const UsageRaw *raw)
     return u;
 }
 
-/* --- tool calls -------------------------------------------------------------------------------- */
+/* --- tool calls ----------------------------------------------------------------------------- */
 
 /* FNV-1a, never 0 (which stands for "no id"). */
 static uint64_t id_hash(Str id)
@@ -234,7 +240,7 @@ static bool block_take(UsageCalls *calls, uint32_t index, const Json *block, Str
     return calls_take(calls, 0, index, json_str(json_get(block, "id")), true);
 }
 
-/* --- errors ------------------------------------------------------------------------------------ */
+/* --- errors --------------------------------------------------------------------------------- */
 
 /* The text of an error object ({"message", ...}), an error string, or an event with a message. */
 static void error_copy(char out[ANSWER_ERROR_MAX], const Json *error)
@@ -252,7 +258,7 @@ static bool is_there(const Json *v)
     return type != JSON_ABSENT && type != JSON_NULL;
 }
 
-/* --- plain answers ----------------------------------------------------------------------------- */
+/* --- plain answers -------------------------------------------------------------------------- */
 
 static void answer_tool(Answer *a, Str name)
 {
@@ -334,7 +340,7 @@ void answer_read(Api api, const Json *body, int64_t n, Answer *ret)
     error_copy(ret->error_text, error);
 }
 
-/* --- streams ----------------------------------------------------------------------------------- */
+/* --- streams -------------------------------------------------------------------------------- */
 
 void stream_init(StreamState *s, Api api, int64_t n)
 {

@@ -23,6 +23,8 @@ typedef struct {
     int64_t cache_write_5m_tokens; /* of input: written to it (OpenAI's only kind) */
     int64_t cache_write_1h_tokens; /* of input; Anthropic's without a breakdown too: the dearer */
     int64_t reasoning_tokens;      /* of output */
+    int64_t audio_input_tokens;    /* of input */
+    int64_t audio_output_tokens;   /* of output */
     int64_t web_searches;          /* the provider's own searches, billed by the piece */
     int64_t tool_calls;            /* distinct calls in the answer; counted, not reported */
     bool valid;     /* the provider reported both totals: the call may be settled by them */
@@ -32,7 +34,7 @@ typedef struct {
 
 /* Counts of one call as reported, before they are brought to one form. Private to usage.c, here for
  * its size. */
-#define USAGE_RAW_N 9
+#define USAGE_RAW_N 11
 typedef struct {
     int64_t v[USAGE_RAW_N]; /* -1: not reported */
     bool shrunk, malformed;

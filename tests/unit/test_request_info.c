@@ -47,7 +47,7 @@ static void expect_fault(Api api, const char *text, const char *param, const cha
     assert_int_equal(info.n, -7); /* untouched */
 }
 
-/* --- chat --------------------------------------------------------------------------------------- */
+/* --- chat ----------------------------------------------------------------------------------- */
 
 static void test_chat_least(void **state)
 {
@@ -96,9 +96,9 @@ static void test_chat_full(void **state)
     assert_true(str_eq(i.tool_names[0], STR("old")));
 }
 
-#define CHAT_PART(part)                                                                                       \
-    "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\"}," part \
-    "]}]}"
+#define CHAT_PART(part)                                               \
+    "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[" \
+    "{\"type\":\"text\",\"text\":\"x\"}," part "]}]}"
 
 static void test_chat_media(void **state)
 {
@@ -197,7 +197,7 @@ static void test_too_many_tools(void **state)
     buf_deinit(&b);
 }
 
-/* --- Responses ----------------------------------------------------------------------------------- */
+/* --- Responses ------------------------------------------------------------------------------ */
 
 static void test_responses(void **state)
 {
@@ -269,7 +269,7 @@ static void test_responses_tools(void **state)
     assert_false(i.web_search_only);
 }
 
-/* --- Anthropic ------------------------------------------------------------------------------------ */
+/* --- Anthropic ------------------------------------------------------------------------------ */
 
 #define M(more) "{\"model\":\"claude\",\"max_tokens\":100," more "}"
 
@@ -377,7 +377,7 @@ static void test_messages_tools(void **state)
     assert_int_equal(i.server_uses_max, -1);
 }
 
-/* --- embeddings ------------------------------------------------------------------------------------ */
+/* --- embeddings ----------------------------------------------------------------------------- */
 
 static void test_embeddings(void **state)
 {

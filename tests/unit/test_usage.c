@@ -59,7 +59,7 @@ static void expect_counts(const Usage *u, int64_t input, int64_t output)
     assert_int_equal(u->output_tokens, output);
 }
 
-/* --- plain answers, by the providers' documentation --------------------------------------------- */
+/* --- plain answers, by the providers' documentation ----------------------------------------- */
 
 static void test_chat_plain(void **state)
 {
@@ -217,7 +217,7 @@ static void test_uncertain_counts(void **state)
     assert_true(u.malformed);
 }
 
-/* --- chat streams: one test for each shape of usage seen in the wild ------------------------------ */
+/* --- chat streams: one test for each shape of usage seen in the wild ------------------------ */
 
 #define TEXT "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"finish_reason\":null}]}"
 #define STOP "{\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}"
@@ -343,7 +343,7 @@ static void test_shrinking_counts_keep_the_dearer(void **state)
     assert_true(s.usage.shrunk);
 }
 
-/* --- chat streams: ends -------------------------------------------------------------------------- */
+/* --- chat streams: ends --------------------------------------------------------------------- */
 
 static void test_chat_cut(void **state)
 {
@@ -487,7 +487,7 @@ static void test_a_full_arena_spoils_one_event_only(void **state)
     assert_int_equal(s.phase, STREAM_COMPLETE);
 }
 
-/* --- Responses ------------------------------------------------------------------------------------ */
+/* --- Responses ------------------------------------------------------------------------------ */
 
 #define R_USAGE "\"usage\":{\"input_tokens\":7,\"output_tokens\":9,\"total_tokens\":16}"
 
@@ -542,7 +542,7 @@ static void test_responses_other_ends(void **state)
     assert_true(str_eq(note.text, STR("x")));
 }
 
-/* --- Anthropic ------------------------------------------------------------------------------------ */
+/* --- Anthropic ------------------------------------------------------------------------------ */
 
 #define M_START                                                                                \
     "{\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":25,"                 \
