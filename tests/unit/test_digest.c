@@ -97,7 +97,7 @@ static void test_digest_eq(void **state)
     assert_false(digest_eq(STR(""), STR("a")));
 }
 
-/* --- Standard Webhooks: the vector that its libraries share ------------------------------------ */
+/* --- Standard Webhooks: the vector that its libraries share ----------------------------------- */
 
 #define SECRET STR("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 #define ID STR("msg_p5jXN8AQM9LWM0D4loKWxJek")
