@@ -114,6 +114,7 @@ void loop_free(Loop *loop)
     check_uv(uv_loop_close(&loop->uv), "closing the event loop");
     fibers_free_spare(loop);
     free(loop->timers);
+    while (loop->read_spare_n) free(loop->read_spare[--loop->read_spare_n]);
     free(loop);
 }
 

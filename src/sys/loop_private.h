@@ -58,6 +58,9 @@ struct Fiber {
 #endif
 };
 
+/* Under ASan a buffer is never used twice, so that a late look at one is seen. */
+#define LOOP_READ_SPARE_MAX (HAVE_ASAN ? 1 : 128)
+
 struct Loop {
     uv_loop_t uv;
     const char *name;
@@ -79,7 +82,9 @@ struct Loop {
     ucontext_t context;
     Op **timers; /* binary heap by deadline_ms */
     size_t timers_n, timers_cap;
-    int64_t timer_armed_ms; /* when the uv timer fires, DEADLINE_NONE when stopped */
+    int64_t timer_armed_ms;                /* when the uv timer fires, DEADLINE_NONE when stopped */
+    char *read_spare[LOOP_READ_SPARE_MAX]; /* streams' read buffers that none needs now */
+    size_t read_spare_n;
 #if HAVE_ASAN
     void *asan_fake_stack;
     const void *asan_stack;
