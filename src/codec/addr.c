@@ -16,7 +16,7 @@ Addr addr_v6(const uint8_t bytes[16])
     return addr;
 }
 
-/* --- text -------------------------------------------------------------------------------------- */
+/* --- text ------------------------------------------------------------------------------------- */
 
 static int hex_digit(char c)
 {
@@ -162,7 +162,7 @@ bool addr_eq(Addr a, Addr b)
     return a.bits == b.bits && memcmp(a.bytes, b.bytes, sizeof a.bytes) == 0;
 }
 
-/* --- ranges ------------------------------------------------------------------------------------ */
+/* --- ranges ----------------------------------------------------------------------------------- */
 
 static bool prefix_eq(const uint8_t *a, const uint8_t *b, unsigned bits)
 {
@@ -200,7 +200,7 @@ bool addr_in_cidr(Addr addr, AddrCidr cidr)
     return addr.bits == cidr.addr.bits && prefix_eq(addr.bytes, cidr.addr.bytes, cidr.prefix);
 }
 
-/* --- classes ----------------------------------------------------------------------------------- */
+/* --- classes ---------------------------------------------------------------------------------- */
 
 typedef struct {
     uint8_t prefix;
@@ -208,8 +208,8 @@ typedef struct {
     uint8_t bytes[16];
 } AddrRule;
 
-/* Sources: the IANA special-purpose address registries (RFC 6890), and the clouds' documentation for
- * the metadata services. Rules for one family stand in one table; the first match wins. */
+/* Sources: the IANA special-purpose address registries (RFC 6890), and the clouds' documentation
+ * for the metadata services. Rules for one family stand in one table; the first match wins. */
 
 static const AddrRule metadata_v4[] = {
     { 16, ADDR_METADATA, { 169, 254 } },           /* link-local: AWS, GCP, Azure, and all others */

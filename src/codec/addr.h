@@ -1,7 +1,7 @@
 /* Network addresses and whether outbound calls may go there.
  *
- * Text forms are read strictly: "127.0.0.1" and RFC 4291 IPv6 without brackets or zone, nothing that
- * other readers take for something else (octal, hexadecimal, short forms, leading zeros).
+ * Text forms are read strictly: "127.0.0.1" and RFC 4291 IPv6 without brackets or zone, nothing
+ * that other readers take for something else (octal, hexadecimal, short forms, leading zeros).
  */
 #ifndef GANTRY_CODEC_ADDR_H
 #define GANTRY_CODEC_ADDR_H
@@ -54,8 +54,8 @@ typedef enum {
     ADDR_CLASS_N_
 } AddrClass;
 
-/* Classifies, in this order: metadata and embedded IPv4 are denied always, then allow (the operator's
- * ranges) is consulted, then the deny list. allow may be NULL when allow_n is 0. */
+/* Classifies, in this order: metadata and embedded IPv4 are denied always, then allow (the
+ * operator's ranges) is consulted, then the deny list. allow may be NULL when allow_n is 0. */
 AddrClass addr_class(Addr addr, const AddrCidr *allow, size_t allow_n);
 
 static inline bool addr_class_ok(AddrClass class)

@@ -52,7 +52,7 @@ static Http1Event refused(Http1Parser *p, int status, const char *reason)
     return HTTP1_ERROR;
 }
 
-/* --- storage of names and values --------------------------------------------------------------- */
+/* --- storage of names and values -------------------------------------------------------------- */
 
 /* Appends to the item in progress. When the block is full the item moves to a new one of twice its
  * size; finished items stay where they are, so their Strs stay valid. */
@@ -97,7 +97,7 @@ static int field_add(Http1Parser *p, Str name, Str value)
     return 0;
 }
 
-/* --- Host -------------------------------------------------------------------------------------- */
+/* --- Host ------------------------------------------------------------------------------------- */
 
 static bool is_digit(char c)
 {
@@ -135,7 +135,7 @@ static bool host_ok(Str host)
     return n > 0 && port_ok(str_skip(host, n));
 }
 
-/* --- the request line -------------------------------------------------------------------------- */
+/* --- the request line ------------------------------------------------------------------------- */
 
 static bool method_ok(Str method, bool allow_connect)
 {
@@ -208,7 +208,7 @@ static int target_read(Http1Parser *p)
     return refuse(p, 400, "malformed request target");
 }
 
-/* --- fields ------------------------------------------------------------------------------------ */
+/* --- fields ----------------------------------------------------------------------------------- */
 
 static int host_field(Http1Parser *p, Str value)
 {
@@ -259,7 +259,7 @@ static int field_check(Http1Parser *p, Str name, Str value)
     return 0;
 }
 
-/* --- llhttp's callbacks: they store, and stop it where an event is due -------------------------- */
+/* --- llhttp's callbacks: they store, and stop it where an event is due ------------------------ */
 
 static Http1Parser *parser_of(llhttp_t *llhttp)
 {
@@ -357,7 +357,7 @@ static size_t llhttp_run(Http1Parser *p, Str s)
     return used;
 }
 
-/* --- steps: each uses some input and may produce an event --------------------------------------- */
+/* --- steps: each uses some input and may produce an event ------------------------------------- */
 
 /* The request line is kept whole: llhttp only checks it, the reading is ours. */
 static Http1Event step_line(Http1Parser *p, Str *input)
@@ -498,7 +498,7 @@ static Http1Event step(Http1Parser *p, Str *input)
     }
 }
 
-/* --- the interface ----------------------------------------------------------------------------- */
+/* --- the interface ---------------------------------------------------------------------------- */
 
 void http1_parser_init(Http1Parser *parser, const Http1Limits *limits)
 {

@@ -106,7 +106,7 @@ bool http1_parser_idle(const Http1Parser *parser);
 /* First field of that name (case ignored), or the empty Str; ret_found may be NULL. */
 Str http1_field(const Http1Head *head, Str name, bool *ret_found);
 
-/* --- answers ----------------------------------------------------------------------------------- */
+/* --- answers ---------------------------------------------------------------------------------- */
 
 /* "Not Found" for 404, "" if unknown. */
 const char *http1_status_text(int status);

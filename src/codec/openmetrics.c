@@ -24,7 +24,7 @@ const char *om_content_type(OmFormat format)
     return "text/plain; version=0.0.4; charset=utf-8";
 }
 
-/* --- numbers ----------------------------------------------------------------------------------- */
+/* --- numbers ---------------------------------------------------------------------------------- */
 
 size_t om_number_format(double v, char out[OM_NUMBER_TEXT_MAX])
 {
@@ -62,7 +62,7 @@ static void add_bound(OmOut *out, double v)
     if (out->format == OM_OPENMETRICS && whole && isfinite(v)) buf_add(out->buf, STR(".0"));
 }
 
-/* --- names and escapes ------------------------------------------------------------------------- */
+/* --- names and escapes ------------------------------------------------------------------------ */
 
 static bool name_ok(Str name)
 {
@@ -98,7 +98,7 @@ static void add_label(Buf *buf, const char *name, bool first)
     buf_add(buf, STR("=\""));
 }
 
-/* --- families ---------------------------------------------------------------------------------- */
+/* --- families --------------------------------------------------------------------------------- */
 
 /* What sample names of a type end in; the older format's family is named like its samples. */
 static Str type_suffix(OmType type)
@@ -150,7 +150,7 @@ void om_family(OmOut *out, const char *name, OmType type, const char *unit, cons
     buf_add_char(out->buf, '\n');
 }
 
-/* --- samples ----------------------------------------------------------------------------------- */
+/* --- samples ---------------------------------------------------------------------------------- */
 
 /* "name_suffix{labels" without the closing brace; returns whether one was opened. */
 static bool add_series(OmOut *out, Str suffix, const OmLabel *labels, size_t labels_n)

@@ -32,11 +32,12 @@ const char *om_content_type(OmFormat format);
 OmOut om_out(Buf *buf, OmFormat format);
 
 /* Begins a family. name is without the suffixes that samples get ("gantry_tasks" for
- * gantry_tasks_total, "gantry_build" for gantry_build_info) and must live until the next family. unit
- * ("seconds", or NULL) must be how the name ends. */
+ * gantry_tasks_total, "gantry_build" for gantry_build_info) and must live until the next family.
+ * unit ("seconds", or NULL) must be how the name ends. */
 void om_family(OmOut *out, const char *name, OmType type, const char *unit, const char *help);
 
-/* A sample of a counter, gauge or info family (info: value 1). labels may be NULL when labels_n is 0. */
+/* A sample of a counter, gauge or info family (info: value 1). labels may be NULL when labels_n
+ * is 0. */
 void om_sample(OmOut *out, const OmLabel *labels, size_t labels_n, double value);
 void om_sample_i64(OmOut *out, const OmLabel *labels, size_t labels_n, int64_t value);
 

@@ -24,7 +24,7 @@ void sse_end(SseParser *parser)
     parser->ended = true;
 }
 
-/* --- finding the end of a piece ---------------------------------------------------------------- */
+/* --- finding the end of a piece --------------------------------------------------------------- */
 
 /* The line in progress is over. Returns whether its end is the end of the piece: it does for a
  * blank line, and for a comment that stands outside a block. */
@@ -117,7 +117,7 @@ static bool scan(SseParser *p, Str input, size_t *ret_n)
     return end;
 }
 
-/* --- reading a piece --------------------------------------------------------------------------- */
+/* --- reading a piece -------------------------------------------------------------------------- */
 
 /* Takes a line off the front of *rest, without its CR, LF or CRLF. */
 static Str take_line(Str *rest)
@@ -192,7 +192,7 @@ static int read_piece(SseParser *p, SsePiece *piece, Str raw, bool leading_lf)
     return lines > 0 ? SSE_EVENT : SSE_OTHER;
 }
 
-/* --- pieces ------------------------------------------------------------------------------------ */
+/* --- pieces ----------------------------------------------------------------------------------- */
 
 /* Bytes of input that belong to the piece go to held. */
 static int hold(SseParser *p, Str part)
@@ -250,7 +250,7 @@ int sse_next(SseParser *parser, Str *input, SsePiece *ret)
     return r < 0 ? r : SSE_MORE;
 }
 
-/* --- writing ----------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
 static bool one_line(Str s)
 {

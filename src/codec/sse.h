@@ -60,13 +60,15 @@ void sse_deinit(SseParser *parser);
  * parser is of no more use. */
 MUST_CHECK int sse_next(SseParser *parser, Str *input, SsePiece *ret);
 
-/* The stream has ended: sse_next with an empty input yields what is left, then SSE_CUT or SSE_END. */
+/* The stream has ended: sse_next with an empty input yields what is left, then SSE_CUT or
+ * SSE_END. */
 void sse_end(SseParser *parser);
 
-/* --- writing ----------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
 /* Appends an event. event and id may be empty (left out). Returns 0, -EINVAL (a CR, LF or NUL in
- * event or id: nothing is appended), -ENOMEM (buf full). Line ends in data become separate lines. */
+ * event or id: nothing is appended), -ENOMEM (buf full). Line ends in data become separate
+ * lines. */
 MUST_CHECK int sse_add_event(Buf *buf, Str event, Str id, Str data);
 
 /* Appends ": text" and a blank line; line ends in text become spaces. False when buf is full. */

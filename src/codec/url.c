@@ -30,7 +30,7 @@ static char lower(char c)
     return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
 }
 
-/* --- host -------------------------------------------------------------------------------------- */
+/* --- host ------------------------------------------------------------------------------------- */
 
 static bool label_ok(Str label)
 {
@@ -100,7 +100,7 @@ static int host_read(Arena *arena, Str host, Url *ret)
     return 0;
 }
 
-/* --- the other parts --------------------------------------------------------------------------- */
+/* --- the other parts -------------------------------------------------------------------------- */
 
 static int scheme_read(Str *rest, Url *ret)
 {
@@ -217,7 +217,7 @@ Str url_join(Arena *arena, Str base, Str path)
                         any ? "?" : "", STR_ARG(base_query), both ? "&" : "", STR_ARG(path_query));
 }
 
-/* --- percent-encoding -------------------------------------------------------------------------- */
+/* --- percent-encoding ------------------------------------------------------------------------- */
 
 /* One byte off the front of text (not empty). False for a broken escape. */
 static bool decode_byte(Str *text, bool plus, char *ret)
@@ -267,7 +267,7 @@ bool url_encode(Buf *buf, Str text)
     return !buf->failed;
 }
 
-/* --- queries ----------------------------------------------------------------------------------- */
+/* --- queries ---------------------------------------------------------------------------------- */
 
 bool url_query_next(Str *rest, Str *ret_name, Str *ret_value)
 {
@@ -298,7 +298,7 @@ int url_query_find(Arena *arena, Str query, Str name, Str *ret)
     return -ENOENT;
 }
 
-/* --- paths ------------------------------------------------------------------------------------- */
+/* --- paths ------------------------------------------------------------------------------------ */
 
 bool url_path_next(Str *rest, Str *ret_segment)
 {

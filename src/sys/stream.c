@@ -55,10 +55,11 @@ typedef struct {
     int cancel_code;
 } Sending;
 
-/* --- life -------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
-/* Read buffers go from one stream of the loop to the next: an idle connection holds none, and the heap
- * is not grown and trimmed by every turn of a busy loop (a quarter of a small request's time). */
+/* Read buffers go from one stream of the loop to the next: an idle connection holds none, and
+ * the heap is not grown and trimmed by every turn of a busy loop (a quarter of a small request's
+ * time). */
 static Loop *loop_of(Stream *s)
 {
     return CONTAINER_OF(s->uv.handle.loop, Loop, uv);
@@ -155,7 +156,7 @@ int stream_open(int fd, Stream **ret)
     return 0;
 }
 
-/* --- reading ----------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
@@ -271,7 +272,7 @@ int stream_gone_wait(Stream *s, int64_t deadline_ms)
     return r < 0 ? r : listen_wait(&s->watcher, deadline_ms);
 }
 
-/* --- writing ----------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
 static void cancel_sending(Op *op, int code)
 {
@@ -340,7 +341,7 @@ int stream_shutdown_wait(Stream *s, int64_t deadline_ms)
     return op_wait(&sending.op, deadline_ms);
 }
 
-/* --- listeners --------------------------------------------------------------------------------- */
+/* --- listeners -------------------------------------------------------------------------------- */
 
 static void on_connection(uv_stream_t *server, int status)
 {

@@ -1,4 +1,5 @@
-/* Requests: what comes out does not depend on how the bytes are cut, and what is accepted is clean. */
+/* Requests: what comes out does not depend on how the bytes are cut, and what is accepted is
+ * clean. */
 #include "codec/http1.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/http1_transcript.h"

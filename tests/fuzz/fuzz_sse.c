@@ -1,5 +1,5 @@
-/* The splitter: the same pieces for every cut, their bytes together the input (transcript asserts it),
- * and what the writer makes of an event reads back. */
+/* The splitter: the same pieces for every cut, their bytes together the input (transcript
+ * asserts it), and what the writer makes of an event reads back. */
 #include "codec/sse.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/sse_transcript.h"

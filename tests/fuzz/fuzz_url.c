@@ -1,5 +1,5 @@
-/* URLs, addresses and their classes: what is accepted has one canonical form that reads back as itself,
- * and agrees with libc's reader of addresses. */
+/* URLs, addresses and their classes: what is accepted has one canonical form that reads back as
+ * itself, and agrees with libc's reader of addresses. */
 #include <arpa/inet.h>
 
 #include "codec/url.h"

@@ -21,8 +21,8 @@ static inline void transcript_head(Buf *out, const Http1Head *head)
     buf_printf(out, "; ");
 }
 
-/* Feeds bytes, step at a time (with a seed: 1 to step, at random), over as many pipelined messages as
- * there are. The pieces of a body are put together. */
+/* Feeds bytes, step at a time (with a seed: 1 to step, at random), over as many pipelined
+ * messages as there are. The pieces of a body are put together. */
 static inline void transcript(Buf *out, const Http1Limits *limits, Str bytes, size_t step,
                               uint64_t seed)
 {

@@ -1,5 +1,5 @@
-/* What the splitter makes of some bytes, as one line of text: the same for every cut. Asserts that the
- * raw pieces put together are the input. */
+/* What the splitter makes of some bytes, as one line of text: the same for every cut. Asserts
+ * that the raw pieces put together are the input. */
 #ifndef GANTRY_TESTS_SSE_TRANSCRIPT_H
 #define GANTRY_TESTS_SSE_TRANSCRIPT_H
 
@@ -30,8 +30,9 @@ static inline void transcript_piece(Buf *out, int r, const SsePiece *piece, bool
     buf_add(out, STR("; "));
 }
 
-/* Feeds bytes, step at a time (with a seed: 1 to step, at random). Each chunk is copied to memory of its
- * own, so that a sanitizer sees any look beyond it. raw: show the pieces' bytes too. */
+/* Feeds bytes, step at a time (with a seed: 1 to step, at random). Each chunk is copied to
+ * memory of its own, so that a sanitizer sees any look beyond it. raw: show the pieces' bytes
+ * too. */
 static inline void transcript(Buf *out, size_t max, Str bytes, size_t step, uint64_t seed, bool raw)
 {
     SseParser parser;

@@ -161,7 +161,8 @@ static void test_not_ranges(void **state)
         if (addr_cidr_from_text(str_of(bad[i]), &cidr) != -EINVAL) fail_msg("accepted: %s", bad[i]);
 }
 
-/* Every range by its edges: what is before the first, the first, the last, what is behind the last. */
+/* Every range by its edges: what is before the first, the first, the last, what is behind the
+ * last. */
 static const struct {
     const char *before, *first, *last, *behind;
     AddrClass class, class_before, class_behind;
