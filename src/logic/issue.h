@@ -10,7 +10,7 @@
 #include "codec/json.h"
 
 typedef struct {
-    size_t line, column; /* from 1; 0 when the place is not known */
+    size_t line, column; /* from 1, column in characters; 0 when the place is not known */
     bool warning;        /* worth saying, but the file is valid */
     Str path;            /* "spec.limits.usdPerTask", "[2].inputSchema.type"; empty: the file */
     Str message;         /* one sentence without the place or a full stop; NUL-terminated */
@@ -31,6 +31,9 @@ struct IssuePath {
 typedef void (*IssuePlaceFn)(const void *arg, Str json_pointer, size_t *ret_line,
                              size_t *ret_column);
 
+/* Appends "spec.steps[2].weight"; nothing for NULL. */
+void issue_path_text(const IssuePath *path, Buf *out);
+
 /* Where issues are collected. Beyond max they are only counted. */
 typedef struct {
     Arena *arena;
@@ -48,9 +51,13 @@ typedef struct {
 void issue_list_init(IssueList *list, Arena *arena, Issue *items, size_t max, IssuePlaceFn place,
                      const void *place_arg);
 
-/* Adds an error or a warning about what stands at path (NULL: the file). */
+/* Adds an error or a warning about what stands at path (NULL: the file). Control characters in the
+ * texts become `?`, so that a file cannot steer the terminal it is reported on. */
 void issue_error(IssueList *list, const IssuePath *path, const char *fmt, ...) PRINTF_LIKE(3, 4);
 void issue_warn(IssueList *list, const IssuePath *path, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+/* Puts the issues in the order of their places; those of one place stay in theirs. */
+void issue_sort(IssueList *list);
 
 /* Appends "agent.yaml:12:5: spec.model: message"; with "warning: " before the message of one. */
 void issue_text(const Issue *issue, Str file, Buf *out);
