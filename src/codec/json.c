@@ -412,6 +412,12 @@ static bool array_eq(const Json *a, const Json *b)
     return true;
 }
 
+/* By value: yyjson's subtype also tells -0 from 0. */
+static bool int_negative(const Json *v)
+{
+    return yyjson_is_sint(json_raw(v)) && unsafe_yyjson_get_sint(json_raw(v)) < 0;
+}
+
 bool json_eq(const Json *a, const Json *b)
 {
     JsonType type = json_type(a);
@@ -420,9 +426,7 @@ bool json_eq(const Json *a, const Json *b)
     case JSON_ABSENT:
     case JSON_NULL: return true;
     case JSON_BOOL: return json_bool(a, false) == json_bool(b, false);
-    case JSON_INT: /* the sign's subtype differs for negative numbers only */
-        return yyjson_get_tag(json_raw(a)) == yyjson_get_tag(json_raw(b)) &&
-               a->uni.u64 == b->uni.u64;
+    case JSON_INT: return a->uni.u64 == b->uni.u64 && int_negative(a) == int_negative(b);
     case JSON_REAL: return a->uni.u64 == b->uni.u64;
     case JSON_BIG:
     case JSON_STRING: return str_eq(json_raw_str(a), json_raw_str(b));

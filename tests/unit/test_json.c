@@ -646,6 +646,8 @@ static void test_eq(void **state)
     assert_true(equal(&arena, "1.5", "15e-1"));
     assert_true(equal(&arena, "1e400", "1e400"));
     assert_true(equal(&arena, "-5", "-5"));
+    assert_true(equal(&arena, "-0", "0"));
+    assert_false(equal(&arena, "-0.0", "0.0"));
     assert_false(equal(&arena, "1", "1.0"));
     assert_false(equal(&arena, "-1", "18446744073709551615")); /* the same 64 bits */
     assert_false(equal(&arena, "1e400", "10e399"));
