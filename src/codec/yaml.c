@@ -47,6 +47,7 @@ typedef struct {
     Arena *arena;
     Buf json;
     Buf marks;
+    Buf text; /* of the current scalar */
     Level levels[JSON_DEPTH_DEFAULT];
     size_t depth;
     Anchor anchors[ANCHORS_MAX];
@@ -196,6 +197,28 @@ static Str plain_word(Str s)
     return is_json_number(s) ? s : STR_NULL;
 }
 
+/* The contents of a scalar, in y->text until the next call. By pieces: fy_token_get_text leaks when
+ * there are many of them, and with some line breaks counts bytes that it never wrote. */
+static int scalar_text(Yaml *y, struct fy_event *event, Str *ret)
+{
+    struct fy_token *token = event->scalar.value;
+    struct fy_token_iter *iter = token ? fy_token_iter_create(token) : NULL;
+    const struct fy_iter_chunk *chunk = NULL;
+    int failed = 0;
+    buf_clear(&y->text);
+    *ret = STR("");
+    if (!token) return 0;
+    if (!iter) return -ENOMEM;
+    while ((chunk = fy_token_iter_chunk_next(iter, chunk, &failed)))
+        buf_add(&y->text, str_make(chunk->str, chunk->len));
+    fy_token_iter_finish(iter);
+    fy_token_iter_destroy(iter);
+    if (failed || y->text.failed) return fail_event(event, "a scalar that cannot be read");
+    *ret = str_make(y->text.ptr ? y->text.ptr : "", y->text.len);
+    return 0;
+}
+
+/* Of an anchor, alias or tag. */
 static Str token_text(struct fy_token *token)
 {
     size_t len = 0;
@@ -217,8 +240,10 @@ static int tag_check(struct fy_event *event, struct fy_token *tag)
 static int scalar_put(Yaml *y, struct fy_event *event)
 {
     struct fy_token *token = event->scalar.value;
-    Str text = token_text(token);
-    int r = tag_check(event, event->scalar.tag);
+    Str text;
+    int r = scalar_text(y, event, &text);
+    if (r < 0) return r;
+    r = tag_check(event, event->scalar.tag);
     if (r < 0) return r;
     bool plain = r == 0 && (!token || fy_token_scalar_style(token) == FYSS_PLAIN);
     Str word = plain ? plain_word(text) : STR_NULL;
@@ -316,14 +341,16 @@ static int value_begin(Yaml *y, struct fy_event *event)
 static int key_put(Yaml *y, struct fy_event *event)
 {
     Level *top = level_top(y);
-    struct fy_token *token = event->scalar.value;
-    Str key = arena_str(y->arena, token_text(token));
-    if (!key.ptr) return -ENOMEM;
-    if (str_eq(key, STR("<<")) && fy_token_scalar_style(token) == FYSS_PLAIN)
+    Str key;
+    int r = scalar_text(y, event, &key);
+    if (r < 0) return r;
+    if (str_eq(key, STR("<<")) && !is_quoted(event))
         return fail_event(event, "merge keys (<<) are not supported");
     if (!json_is_utf8(key)) return fail_event(event, "an escape that is not a character");
     if (event->scalar.anchor) return fail_event(event, "an anchor on a key is not supported");
-    int r = tag_check(event, event->scalar.tag);
+    key = arena_str(y->arena, key);
+    if (!key.ptr) return -ENOMEM;
+    r = tag_check(event, event->scalar.tag);
     if (r >= 0) r = node_count(y, 1);
     if (r < 0) return r;
     if (top->has_items) buf_add_char(&y->json, ',');
@@ -506,9 +533,11 @@ int yaml_parse(Arena *arena, Str text, const Json **ret, YamlMarks **ret_marks)
     if (!y) return diag_set(-ENOMEM, "YAML that needs too much memory");
     y->arena = arena;
     buf_init(&y->json, YAML_JSON_BYTES_MAX);
+    buf_init(&y->text, 2 * YAML_BYTES_MAX); /* two characters, \L, stand for three bytes at most */
     buf_init(&y->marks, (YAML_NODES_MAX + 1) * sizeof(Mark));
     r = tree_read(y, text.len > 0 ? text : STR("\n"), ret, ret_marks);
     buf_deinit(&y->marks);
+    buf_deinit(&y->text);
     buf_deinit(&y->json);
     return r;
 }

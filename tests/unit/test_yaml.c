@@ -145,6 +145,27 @@ static void test_quoted_scalars_are_strings(void **state)
     check_tree("a: |\n  true\n", "{\"a\":\"true\\n\"}");
 }
 
+/* More pieces than libfyaml's first table of them holds, and breaks that only some YAML has. */
+static void test_scalars_in_many_pieces(void **state)
+{
+    (void)state;
+    CLEANUP(buf_deinit) Buf text, want;
+    buf_init(&text, 1 << 16);
+    buf_init(&want, 1 << 16);
+    buf_add(&text, STR("? '"));
+    buf_add(&want, STR("{\""));
+    for (int i = 0; i < 200; i++) buf_add(&text, STR("x''")), buf_add(&want, STR("x'"));
+    buf_add(&text, STR("'\n: \""));
+    buf_add(&want, STR("\":\""));
+    for (int i = 0; i < 200; i++)
+        buf_add(&text, STR("x\\t\\u00e9\xe2\x80\xa8")),
+            buf_add(&want, STR("x\\t\xc3\xa9\xe2\x80\xa8"));
+    buf_add(&text, STR("\"\n"));
+    buf_add(&want, STR("\"}"));
+    check_tree(text.ptr, want.ptr);
+    check_tree("a: |+\n  x\n\n   \xe2\x80\xa9\n \n", "{\"a\":\"x\\n\\n \xe2\x80\xa9\\n\\n\"}");
+}
+
 static void test_keys(void **state)
 {
     (void)state;
@@ -373,6 +394,7 @@ int main(void)
         cmocka_unit_test(test_empty),
         cmocka_unit_test(test_plain_scalars),
         cmocka_unit_test(test_quoted_scalars_are_strings),
+        cmocka_unit_test(test_scalars_in_many_pieces),
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_duplicate_keys),
         cmocka_unit_test(test_refusals),
