@@ -68,7 +68,7 @@ static int decimal_layout(const Decimal *d, char *out, size_t size)
     int n = d->n, point = d->point;
     if (n <= point && point <= 21)
         return snprintf(out, size, "%.*s%.*s", n, d->digits, point - n, "00000000000000000000");
-    if (0 < point && point <= 21)
+    if (0 < point && point < n)
         return snprintf(out, size, "%.*s.%.*s", point, d->digits, n - point, d->digits + point);
     if (-6 < point && point <= 0)
         return snprintf(out, size, "0.%.*s%.*s", -point, "00000", n, d->digits);

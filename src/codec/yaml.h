@@ -4,9 +4,9 @@
  * JSON schema strictly: what is a number in JSON is a number; true, false, null, ~ and nothing at
  * all are what they say (also True, TRUE, Null, NULL: the core schema); everything else (no, yes,
  * on, 010, 0x1f, .5, dates) is a string, quoted scalars always. Aliases are expanded. Refused:
- * duplicate keys, merge keys (<<), tags other than !!str, directives (lines that begin with %), tabs
- * as indentation, a second document, depth over JSON_DEPTH_DEFAULT, more than YAML_NODES_MAX nodes
- * after expansion.
+ * duplicate keys, merge keys (<<), tags other than !!str, directives (lines that begin with %),
+ * tabs as indentation, a second document, depth over JSON_DEPTH_DEFAULT, more than YAML_NODES_MAX
+ * nodes after expansion.
  *
  * libfyaml allocates by itself, in proportion to the text, and frees everything before return.
  */

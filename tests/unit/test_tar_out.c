@@ -255,9 +255,10 @@ static void test_streaming(void **state)
     buf_init(&all, 1 << 20);
     tar_out_init(&a, &whole);
     tar_out_init(&b, &piece);
-    for (char c = 'a'; c <= 'z'; c++) {
-        add_file(&a, (char[]){ c, '\0' }, 0644, "contents");
-        add_file(&b, (char[]){ c, '\0' }, 0644, "contents");
+    for (int i = 0; i < 26; i++) {
+        char name[] = { (char)('a' + i), '\0' };
+        add_file(&a, name, 0644, "contents");
+        add_file(&b, name, 0644, "contents");
         buf_add(&all, buf_str(&piece));
         buf_clear(&piece);
     }
