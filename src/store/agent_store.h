@@ -32,6 +32,12 @@ MUST_CHECK int agent_set_settings(Db *db, Str name, Str settings);
 /* Texts live in arena. Returns 0, -ENOENT, -ENOMEM (arena full), -errno. */
 MUST_CHECK int agent_get(Db *db, Str name, Arena *arena, Agent *ret);
 
+/* Whether there is such an agent: 0, -ENOENT, -errno. */
+MUST_CHECK int agent_check(Db *db, Str name);
+
+/* Settings of the agent of a task; live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */
+MUST_CHECK int agent_settings_of_task(Db *db, int64_t task_seq, Arena *arena, Str *ret);
+
 /* The name of the agent when exactly one exists. Returns 0, -ENOENT (none), AGENT_E_SEVERAL,
  * -errno. */
 #define AGENT_E_SEVERAL 1

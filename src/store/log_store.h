@@ -17,21 +17,24 @@ const char *task_log_stream_name(TaskLogStream stream);
 
 typedef struct {
     int64_t attempt;
-    int64_t seq; /* within the task, from 1; set by the store */
+    int64_t seq; /* within the attempt, rising from 1; given by the worker */
     int64_t at_ms;
     TaskLogStream stream;
     Str text; /* longer than TASK_LOG_LINE_BYTES_MAX is cut */
 } TaskLogLine;
 
-/* Appends a line to the task; line->seq must be higher than any before. Returns 0 or -errno. */
+/* Appends a line to the task. Returns 0, DB_E_CONFLICT (that line of the attempt is there already:
+ * nothing was changed), -errno. */
 MUST_CHECK int task_log_insert(Db *db, int64_t task_seq, const TaskLogLine *line);
 
-/* The highest seq of the task's lines, 0 for none. Returns 0 or -errno. */
-MUST_CHECK int task_log_last(Db *db, int64_t task_seq, int64_t *ret_seq);
+/* Where a list goes on: after this line. Zeros: from the start. */
+typedef struct {
+    int64_t attempt, seq;
+} TaskLogCursor;
 
-/* Lines after seq (0: from the start) in order, at most TASK_LOG_LIST_MAX; texts live in arena.
- * Returns 0, -ENOMEM, -errno. */
-MUST_CHECK int task_log_list(Db *db, int64_t task_seq, int64_t after_seq, Arena *arena,
+/* Lines after the cursor in order, at most TASK_LOG_LIST_MAX; texts live in arena. Returns 0,
+ * -ENOMEM, -errno. */
+MUST_CHECK int task_log_list(Db *db, int64_t task_seq, TaskLogCursor after, Arena *arena,
                              TaskLogLine **ret, size_t *ret_n);
 
 #endif

@@ -37,8 +37,8 @@ typedef struct {
     int64_t created_at_ms, ready_at_ms;
     int64_t started_at_ms;  /* of the last attempt, 0: never */
     int64_t finished_at_ms; /* 0: not ended */
-    int64_t time_limit_ms;  /* an attempt may take this long; 0: unlimited */
-    int64_t deadline_at_ms; /* of the running attempt; 0: none */
+    int64_t time_limit_ms;  /* from its first start; 0: unlimited */
+    int64_t deadline_at_ms; /* first start + limit; no attempt starts at or after it; 0: none */
     bool cancel_requested;
     Str session_id, user_id, tenant_id, webhook_url, traceparent;
     Str error_code, error_detail; /* empty when it succeeded */
@@ -86,6 +86,7 @@ typedef struct {
 
 /* Returns 0, -ENOENT, -errno. */
 MUST_CHECK int task_head(Db *db, Uuid id, TaskHead *ret);
+MUST_CHECK int task_head_by_seq(Db *db, int64_t seq, TaskHead *ret);
 
 /* --- claiming ---------------------------------------------------------------------------------- */
 
@@ -99,18 +100,18 @@ MUST_CHECK int task_next_ready(Db *db, Lane lane, int64_t *ret_ready_at_ms);
 /* count new fences, the last of which is returned: greater than any before, for ever. */
 MUST_CHECK int fence_take(Db *db, int64_t count, int64_t *ret_last);
 
-/* queued -> running: next attempt, fence, worker and deadline set, attempt row added. The task must
- * be queued. */
+/* queued -> running: next attempt, fence, worker and deadline set, attempt row added. Returns 0,
+ * -ENOENT (the task is not queued, or its deadline has passed), -errno. */
 MUST_CHECK int task_start(Db *db, int64_t seq, Uuid worker_id, int64_t fence, int64_t now_ms);
 
 /* --- ending ------------------------------------------------------------------------------------ */
 
 typedef struct {
-    TaskNext next;       /* new state, counts, time and error code */
+    TaskNext next;       /* new state, counts and time; its error code is not looked at */
     TaskOutcome outcome; /* of the attempt */
     int64_t now_ms;
-    Str error_code; /* kept instead of next's; may be empty */
-    Str error_detail, stopped_by;
+    Str error_code, error_detail; /* of the attempt, and of the task when it is not queued again */
+    Str stopped_by;               /* empty: what is there stays */
     Str sandbox;     /* isolation tier the attempt ran under, recorded with it; may be empty */
     TaskUsage usage; /* added to the task's */
     Str result;      /* stored when the task ends or escalates; may be empty */
@@ -186,19 +187,5 @@ typedef struct {
 
 /* The attempts of a task in order. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int attempt_list(Db *db, int64_t task_seq, Arena *arena, Attempt **ret, size_t *ret_n);
-
-/* --- idempotency keys -------------------------------------------------------------------------- */
-
-/* Remembers that the key of the tenant led to the task. Returns 0, DB_E_CONFLICT (known already),
- * -errno. */
-MUST_CHECK int idempotency_insert(Db *db, Str tenant, Str key, Str fingerprint, Uuid task_id,
-                                  int64_t now_ms);
-
-/* Returns 0, -ENOENT, -errno. ret_same: the fingerprint is the one remembered. */
-MUST_CHECK int idempotency_get(Db *db, Str tenant, Str key, Str fingerprint, Uuid *ret_task_id,
-                               bool *ret_same);
-
-/* Forgets keys created before ms, at most limit. */
-MUST_CHECK int idempotency_purge(Db *db, int64_t before_ms, size_t limit, int64_t *ret_n);
 
 #endif

@@ -31,6 +31,9 @@ MUST_CHECK int version_insert(Db *db, const Version *version);
 #define VERSION_E_AMBIGUOUS 2
 MUST_CHECK int version_get(Db *db, Str id_or_prefix, Arena *arena, Version *ret);
 
+/* Whether the agent has a version of this whole id: 0, -ENOENT, -errno. */
+MUST_CHECK int version_check(Db *db, Str id, Str agent);
+
 typedef struct {
     Version *versions; /* newest first; components and manifest are left empty */
     size_t n;
@@ -40,5 +43,8 @@ typedef struct {
 /* Versions of agent (empty: of all). Returns 0, -EINVAL (cursor), -ENOMEM, -errno. */
 MUST_CHECK int version_list(Db *db, Str agent, Str cursor, size_t limit, Arena *arena,
                             VersionPage *ret);
+
+/* How many versions the agent has. Returns 0 or -errno. */
+MUST_CHECK int version_count(Db *db, Str agent, int64_t *ret);
 
 #endif

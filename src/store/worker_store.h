@@ -55,6 +55,12 @@ MUST_CHECK int worker_set_state(Db *db, Uuid id, WorkerState state);
  * -errno. */
 MUST_CHECK int worker_next_expired(Db *db, int64_t steady_ms, Uuid *ret);
 
+/* An active or draining worker of this kind. Returns 0, -ENOENT (none), -errno. */
+MUST_CHECK int worker_next_of(Db *db, WorkerKind kind, Uuid *ret);
+
+/* A new lease for every active or draining worker. Returns 0 or -errno. */
+MUST_CHECK int worker_renew_all(Db *db, int64_t lease_expires_at_ms);
+
 /* The workers that are not stopped, latest registered first, at most WORKER_LIST_MAX.
  * Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int worker_list(Db *db, Arena *arena, Worker **ret, size_t *ret_n);

@@ -1,0 +1,68 @@
+#include "store/call_store.h"
+
+#include "store/row.h"
+
+int call_insert(Db *db, int64_t task_seq, const Call *c)
+{
+    RowIn in = row_in(db,
+                      "INSERT INTO call (task_seq, attempt, fence, at_ms, duration_ms, provider,"
+                      " model, protocol, outcome, streamed, replayed, status, input_tokens,"
+                      " output_tokens, cached_tokens, reasoning_tokens, cost_nusd)"
+                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
+                      " ?15, ?16, ?17)");
+    in_i64(&in, task_seq);
+    in_i64(&in, c->attempt);
+    in_i64(&in, c->fence);
+    in_i64(&in, c->at_ms);
+    in_i64(&in, c->duration_ms);
+    in_text(&in, c->provider);
+    in_text(&in, c->model);
+    in_text(&in, c->protocol);
+    in_text(&in, c->outcome);
+    in_i64(&in, c->streamed);
+    in_i64(&in, c->replayed);
+    in_i64(&in, c->status);
+    in_i64(&in, c->input_tokens);
+    in_i64(&in, c->output_tokens);
+    in_i64(&in, c->cached_tokens);
+    in_i64(&in, c->reasoning_tokens);
+    in_i64(&in, c->cost_nusd);
+    return row_run(in.stmt);
+}
+
+static void call_read(RowOut *out, void *ret)
+{
+    Call *c = ret;
+    c->id = out_i64(out);
+    c->attempt = out_i64(out);
+    c->fence = out_i64(out);
+    c->at_ms = out_i64(out);
+    c->duration_ms = out_i64(out);
+    c->provider = out_text(out);
+    c->model = out_text(out);
+    c->protocol = out_text(out);
+    c->outcome = out_text(out);
+    c->streamed = out_i64(out) != 0;
+    c->replayed = out_i64(out) != 0;
+    c->status = out_i64(out);
+    c->input_tokens = out_i64(out);
+    c->output_tokens = out_i64(out);
+    c->cached_tokens = out_i64(out);
+    c->reasoning_tokens = out_i64(out);
+    c->cost_nusd = out_i64(out);
+}
+
+int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = CALL_LIST_MAX, .size = sizeof(Call) };
+    DbStmt *s = db_stmt(db, "SELECT id, attempt, fence, at_ms, duration_ms, provider, model,"
+                            " protocol, outcome, streamed, replayed, status, input_tokens,"
+                            " output_tokens, cached_tokens, reasoning_tokens, cost_nusd"
+                            " FROM call WHERE task_seq = ?1 ORDER BY id");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_list_fill(&list, s, call_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}

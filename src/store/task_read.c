@@ -1,0 +1,227 @@
+#include <math.h>
+
+#include "store/row.h"
+#include "store/task_sql.h"
+#include "store/task_store.h"
+
+/* Rows that a list looks at before it gives out what it has: bounds the time of one read. */
+#define LIST_SCAN_MAX 10000
+
+#define TASK_COLUMNS                                                             \
+    "seq, id, state, lane, agent, version_id, attempt, failures, losses, fence," \
+    " worker_id, parent_id, created_at_ms, ready_at_ms, started_at_ms,"          \
+    " finished_at_ms, time_limit_ms, deadline_at_ms, cancel_requested,"          \
+    " input_tokens, output_tokens, cached_tokens, llm_calls, tool_calls,"        \
+    " replayed_calls, cost_nusd, quality, session_id, user_id, tenant_id,"       \
+    " webhook_url, traceparent, error_code, error_detail, stopped_by"
+enum { COLUMN_SEQ, COLUMN_ID, COLUMN_STATE, COLUMN_LANE, COLUMN_AGENT, COLUMN_VERSION_ID };
+
+/* --- one task ---------------------------------------------------------------------------------- */
+
+static void times_read(RowOut *out, Task *t)
+{
+    t->created_at_ms = out_i64(out);
+    t->ready_at_ms = out_i64(out);
+    t->started_at_ms = out_i64(out);
+    t->finished_at_ms = out_i64(out);
+    t->time_limit_ms = out_i64(out);
+    t->deadline_at_ms = out_i64(out);
+}
+
+static void usage_read(RowOut *out, TaskUsage *u)
+{
+    u->input_tokens = out_i64(out);
+    u->output_tokens = out_i64(out);
+    u->cached_tokens = out_i64(out);
+    u->llm_calls = out_i64(out);
+    u->tool_calls = out_i64(out);
+    u->replayed_calls = out_i64(out);
+    u->cost_nusd = out_i64(out);
+}
+
+static void task_read(RowOut *out, Task *t)
+{
+    t->seq = out_i64(out);
+    t->id = out_uuid(out);
+    t->state = (TaskState)out_i64(out);
+    t->lane = (Lane)out_i64(out);
+    t->agent = out_text(out);
+    t->version_id = out_text(out);
+    t->attempt = out_i64(out);
+    t->failures = out_i64(out);
+    t->losses = out_i64(out);
+    t->fence = out_i64(out);
+    t->worker_id = out_uuid(out);
+    t->parent_id = out_uuid(out);
+    times_read(out, t);
+    t->cancel_requested = out_i64(out) != 0;
+    usage_read(out, &t->usage);
+    int quality = out->column++;
+    t->quality = db_is_null(out->stmt, quality) ? (double)NAN : db_f64(out->stmt, quality);
+    t->session_id = out_text(out);
+    t->user_id = out_text(out);
+    t->tenant_id = out_text(out);
+    t->webhook_url = out_text(out);
+    t->traceparent = out_text(out);
+    t->error_code = out_text(out);
+    t->error_detail = out_text(out);
+    t->stopped_by = out_text(out);
+}
+
+static int payload_read(Db *db, Task *t, Arena *arena)
+{
+    DbStmt *s = db_stmt(db, "SELECT input, metadata, limits FROM task_payload WHERE seq = ?1");
+    db_bind_i64(s, 1, t->seq);
+    int r = row_first(s);
+    if (r != 0) return r;
+    RowOut out = row_out(s, arena);
+    t->input = out_text(&out);
+    t->metadata = out_text(&out);
+    t->limits = out_text(&out);
+    r = row_out_end(&out);
+    db_reset(s);
+    return r;
+}
+
+static int result_read(Db *db, Task *t, Arena *arena)
+{
+    DbStmt *s = db_stmt(db, "SELECT result FROM task_result WHERE seq = ?1");
+    db_bind_i64(s, 1, t->seq);
+    int r = row_first(s);
+    if (r == -ENOENT) return 0;
+    if (r != 0) return r;
+    RowOut out = row_out(s, arena);
+    t->result = out_text(&out);
+    r = row_out_end(&out);
+    db_reset(s);
+    return r;
+}
+
+static int task_first(Db *db, DbStmt *stmt, unsigned parts, Arena *arena, Task *ret)
+{
+    int r = row_first(stmt);
+    if (r != 0) return r;
+    RowOut out = row_out(stmt, arena);
+    Task task = { 0 };
+    task_read(&out, &task);
+    r = row_out_end(&out);
+    db_reset(stmt);
+    if (r == 0 && (parts & TASK_PART_PAYLOAD)) r = payload_read(db, &task, arena);
+    if (r == 0 && (parts & TASK_PART_RESULT)) r = result_read(db, &task, arena);
+    if (r != 0) return r;
+    *ret = task;
+    return 0;
+}
+
+int task_get(Db *db, Uuid id, unsigned parts, Arena *arena, Task *ret)
+{
+    RowIn in = row_in(db, "SELECT " TASK_COLUMNS " FROM task WHERE id = ?1");
+    in_uuid(&in, &id);
+    return task_first(db, in.stmt, parts, arena, ret);
+}
+
+int task_get_by_seq(Db *db, int64_t seq, unsigned parts, Arena *arena, Task *ret)
+{
+    RowIn in = row_in(db, "SELECT " TASK_COLUMNS " FROM task WHERE seq = ?1");
+    in_i64(&in, seq);
+    return task_first(db, in.stmt, parts, arena, ret);
+}
+
+/* --- lists ------------------------------------------------------------------------------------- */
+
+/* The rows to look at, newest first, from the index that leaves out most. */
+static RowIn list_rows(Db *db, const TaskFilter *f, int64_t below_seq)
+{
+    RowIn in;
+    if (f->state == TASK_QUEUED)
+        in = row_in(db, "SELECT " TASK_COLUMNS " FROM task WHERE seq IN (" TASK_LIST_QUEUED_SQL
+                        ") ORDER BY seq DESC");
+    else if (f->state == TASK_RUNNING)
+        in = row_in(db, "SELECT " TASK_COLUMNS " FROM task WHERE seq IN (" TASK_LIST_RUNNING_SQL
+                        ") ORDER BY seq DESC");
+    else if (!str_empty(f->version_id))
+        in = row_in(db, "SELECT " TASK_COLUMNS " FROM task WHERE seq < ?1 AND version_id = ?3"
+                        " ORDER BY seq DESC LIMIT ?2");
+    else if (!str_empty(f->agent))
+        in = row_in(db, "SELECT " TASK_COLUMNS " FROM task WHERE seq < ?1 AND agent = ?3"
+                        " ORDER BY seq DESC LIMIT ?2");
+    else
+        in = row_in(db, "SELECT " TASK_COLUMNS " FROM task WHERE seq < ?1"
+                        " ORDER BY seq DESC LIMIT ?2");
+    in_i64(&in, below_seq);
+    in_i64(&in, LIST_SCAN_MAX);
+    if (f->state == TASK_QUEUED || f->state == TASK_RUNNING) return in;
+    if (!str_empty(f->version_id)) in_text(&in, f->version_id);
+    else if (!str_empty(f->agent)) in_text(&in, f->agent);
+    return in;
+}
+
+static bool list_takes(const TaskFilter *f, DbStmt *row)
+{
+    return (f->state < 0 || db_i64(row, COLUMN_STATE) == f->state) &&
+           (f->lane < 0 || db_i64(row, COLUMN_LANE) == f->lane) &&
+           (str_empty(f->agent) || str_eq(db_str(row, COLUMN_AGENT), f->agent)) &&
+           (str_empty(f->version_id) || str_eq(db_str(row, COLUMN_VERSION_ID), f->version_id));
+}
+
+static int list_add(RowList *list, DbStmt *row)
+{
+    RowOut out = row_out(row, list->arena);
+    Task *task = row_list_add(list);
+    if (task) task_read(&out, task);
+    else out.full = true;
+    return row_out_end(&out);
+}
+
+int task_list(Db *db, const TaskFilter *filter, Arena *arena, TaskPage *ret)
+{
+    int64_t below = 0, seen = 0;
+    int r = page_cursor_parse(filter->cursor, &below);
+    if (r != 0) return r;
+    RowList list = { .arena = arena, .max = page_rows(filter->limit), .size = sizeof(Task) };
+    RowIn in = list_rows(db, filter, below);
+    size_t scanned = 0;
+    bool more = false;
+    while ((r = db_step(in.stmt)) == DB_E_ROW) {
+        more = list.n == list.max;
+        if (more) break;
+        scanned++;
+        seen = db_i64(in.stmt, COLUMN_SEQ);
+        if (!list_takes(filter, in.stmt)) continue;
+        r = list_add(&list, in.stmt);
+        if (r != 0) return r;
+    }
+    if (r < 0) return r;
+    db_reset(in.stmt);
+    *ret = (TaskPage){ .tasks = list.rows, .n = list.n };
+    if (more || scanned == LIST_SCAN_MAX) ret->next = page_cursor_make(seen);
+    return 0;
+}
+
+static void attempt_read(RowOut *out, void *ret)
+{
+    Attempt *a = ret;
+    a->attempt = out_i64(out);
+    a->fence = out_i64(out);
+    a->worker_id = out_uuid(out);
+    a->started_at_ms = out_i64(out);
+    a->finished_at_ms = out_i64(out);
+    a->outcome = out_text(out);
+    a->error_code = out_text(out);
+    a->error_detail = out_text(out);
+    a->sandbox = out_text(out);
+}
+
+int attempt_list(Db *db, int64_t task_seq, Arena *arena, Attempt **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = ATTEMPT_LIST_MAX, .size = sizeof(Attempt) };
+    DbStmt *s = db_stmt(db, "SELECT attempt, fence, worker_id, started_at_ms, finished_at_ms,"
+                            " outcome, error_code, error_detail, sandbox FROM attempt"
+                            " WHERE task_seq = ?1 ORDER BY attempt");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_list_fill(&list, s, attempt_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}

@@ -1,0 +1,369 @@
+#include "store/task_store.h"
+
+#include "store/row.h"
+#include "store/task_sql.h"
+
+/* --- adding ------------------------------------------------------------------------------------ */
+
+static int payload_insert(Db *db, int64_t seq, const TaskRow *row)
+{
+    RowIn in = row_in(db, "INSERT INTO task_payload (seq, input, metadata, limits)"
+                          " VALUES (?1, ?2, ?3, ?4)");
+    in_i64(&in, seq);
+    in_text(&in, row->input);
+    in_text_or_null(&in, row->metadata);
+    in_text_or_null(&in, row->limits);
+    return row_run(in.stmt);
+}
+
+int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
+{
+    assert(!uuid_is_zero(row->id) && row->lane < LANE_N_ && row->version_id.len > 0);
+    RowIn in = row_in(db, "INSERT INTO task (id, state, lane, created_at_ms, ready_at_ms,"
+                          " time_limit_ms, agent, version_id, parent_id, session_id, user_id,"
+                          " tenant_id, webhook_url, traceparent)"
+                          " VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)");
+    in_uuid(&in, &row->id);
+    in_i64(&in, (int64_t)row->lane);
+    in_i64(&in, row->created_at_ms);
+    in_i64(&in, row->ready_at_ms);
+    in_i64(&in, row->time_limit_ms);
+    in_text(&in, row->agent);
+    in_text(&in, row->version_id);
+    in_uuid(&in, &row->parent_id);
+    in_text_or_null(&in, row->session_id);
+    in_text_or_null(&in, row->user_id);
+    in_text_or_null(&in, row->tenant_id);
+    in_text_or_null(&in, row->webhook_url);
+    in_text_or_null(&in, row->traceparent);
+    int r = row_run(in.stmt);
+    if (r != 0) return r;
+    int64_t seq = db_last_insert_id(db);
+    r = payload_insert(db, seq, row);
+    if (r != 0) return r;
+    *ret_seq = seq;
+    return 0;
+}
+
+/* --- heads ------------------------------------------------------------------------------------- */
+
+static void head_read(RowOut *out, TaskHead *h)
+{
+    h->seq = out_i64(out);
+    h->id = out_uuid(out);
+    h->lane = (Lane)out_i64(out);
+    h->state = (TaskState)out_i64(out);
+    h->attempt = out_i64(out);
+    h->failures = out_i64(out);
+    h->losses = out_i64(out);
+    h->fence = out_i64(out);
+    h->started_at_ms = out_i64(out);
+    h->time_limit_ms = out_i64(out);
+    h->deadline_at_ms = out_i64(out);
+    h->worker_id = out_uuid(out);
+    h->cancel_requested = out_i64(out) != 0;
+    h->has_webhook = out_i64(out) != 0;
+    assert(h->lane < LANE_N_ && h->state < TASK_STATE_N_);
+}
+
+static int head_first(DbStmt *stmt, TaskHead *ret)
+{
+    int r = row_first(stmt);
+    if (r != 0) return r;
+    RowOut out = row_out(stmt, NULL);
+    head_read(&out, ret);
+    db_reset(stmt);
+    return 0;
+}
+
+int task_head(Db *db, Uuid id, TaskHead *ret)
+{
+    RowIn in = row_in(db, "SELECT " TASK_HEAD_COLUMNS " FROM task WHERE id = ?1");
+    in_uuid(&in, &id);
+    return head_first(in.stmt, ret);
+}
+
+int task_head_by_seq(Db *db, int64_t seq, TaskHead *ret)
+{
+    RowIn in = row_in(db, "SELECT " TASK_HEAD_COLUMNS " FROM task WHERE seq = ?1");
+    in_i64(&in, seq);
+    return head_first(in.stmt, ret);
+}
+
+/* Reads rows of TASK_HEAD_COLUMNS, at most *n. */
+static int heads_read(DbStmt *stmt, TaskHead *heads, size_t *n)
+{
+    size_t read = 0;
+    int r = 0;
+    while (read < *n && (r = db_step(stmt)) == DB_E_ROW) {
+        RowOut out = row_out(stmt, NULL);
+        head_read(&out, &heads[read++]);
+    }
+    db_reset(stmt);
+    if (r < 0) return r;
+    *n = read;
+    return 0;
+}
+
+int task_running_of(Db *db, Uuid worker_id, int64_t after_seq, TaskHead *heads, size_t *n)
+{
+    RowIn in = row_in(db, TASK_RUNNING_OF_SQL);
+    in_uuid(&in, &worker_id);
+    in_i64(&in, after_seq);
+    in_i64(&in, (int64_t)*n);
+    return heads_read(in.stmt, heads, n);
+}
+
+int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n)
+{
+    RowIn in = row_in(db, TASK_OVERDUE_SQL);
+    in_i64(&in, ms);
+    in_i64(&in, (int64_t)*n);
+    return heads_read(in.stmt, heads, n);
+}
+
+/* --- claiming ---------------------------------------------------------------------------------- */
+
+int task_ready(Db *db, Lane lane, int64_t now_ms, int64_t *seqs, size_t *n)
+{
+    RowIn in = row_in(db, TASK_READY_SQL);
+    in_i64(&in, (int64_t)lane);
+    in_i64(&in, now_ms);
+    in_i64(&in, (int64_t)*n);
+    size_t read = 0;
+    int r = 0;
+    while (read < *n && (r = db_step(in.stmt)) == DB_E_ROW) seqs[read++] = db_i64(in.stmt, 0);
+    db_reset(in.stmt);
+    if (r < 0) return r;
+    *n = read;
+    return 0;
+}
+
+int task_next_ready(Db *db, Lane lane, int64_t *ret_ready_at_ms)
+{
+    DbStmt *s = db_stmt(db, TASK_NEXT_READY_SQL);
+    db_bind_i64(s, 1, (int64_t)lane);
+    int r = row_first(s);
+    if (r != 0 && r != -ENOENT) return r;
+    *ret_ready_at_ms = r == 0 ? db_i64(s, 0) : INT64_MAX;
+    db_reset(s);
+    return 0;
+}
+
+int fence_take(Db *db, int64_t count, int64_t *ret_last)
+{
+    assert(count > 0);
+    DbStmt *s = db_stmt(db, "UPDATE counter SET value = value + ?1 WHERE name = 'fence'"
+                            " RETURNING value");
+    db_bind_i64(s, 1, count);
+    int r = row_first(s);
+    assert(r != -ENOENT);
+    if (r != 0) return r;
+    *ret_last = db_i64(s, 0);
+    return row_run(s); /* to its end: only then is the change made for certain */
+}
+
+static int attempt_insert(Db *db, int64_t seq, Uuid worker_id, int64_t now_ms)
+{
+    RowIn in = row_in(db, "INSERT INTO attempt (task_seq, attempt, fence, worker_id, started_at_ms)"
+                          " SELECT seq, attempt, fence, ?2, ?3 FROM task WHERE seq = ?1");
+    in_i64(&in, seq);
+    in_uuid(&in, &worker_id);
+    in_i64(&in, now_ms);
+    return row_run(in.stmt);
+}
+
+int task_start(Db *db, int64_t seq, Uuid worker_id, int64_t fence, int64_t now_ms)
+{
+    assert(!uuid_is_zero(worker_id) && fence > 0);
+    RowIn in = row_in(db, "UPDATE task SET state = 1, attempt = attempt + 1, worker_id = ?2,"
+                          " fence = ?3, started_at_ms = ?4, deadline_at_ms ="
+                          " CASE WHEN deadline_at_ms = 0 AND time_limit_ms > 0"
+                          " THEN ?4 + time_limit_ms ELSE deadline_at_ms END"
+                          " WHERE seq = ?1 AND state = 0"
+                          " AND (deadline_at_ms = 0 OR deadline_at_ms > ?4)");
+    in_i64(&in, seq);
+    in_uuid(&in, &worker_id);
+    in_i64(&in, fence);
+    in_i64(&in, now_ms);
+    int r = row_change(in.stmt);
+    return r != 0 ? r : attempt_insert(db, seq, worker_id, now_ms);
+}
+
+/* --- ending ------------------------------------------------------------------------------------ */
+
+static int attempt_end(Db *db, const TaskHead *head, const TaskEnd *end)
+{
+    RowIn in = row_in(db, "UPDATE attempt SET finished_at_ms = ?3, outcome = ?4, error_code = ?5,"
+                          " error_detail = ?6, sandbox = ?7 WHERE task_seq = ?1 AND attempt = ?2");
+    in_i64(&in, head->seq);
+    in_i64(&in, head->attempt);
+    in_i64(&in, end->now_ms);
+    in_text(&in, str_of(task_outcome_name(end->outcome)));
+    in_text_or_null(&in, end->error_code);
+    in_text_or_null(&in, end->error_detail);
+    in_text_or_null(&in, end->sandbox);
+    return row_change(in.stmt);
+}
+
+static int result_put(Db *db, int64_t seq, Str result)
+{
+    RowIn in = row_in(db, "INSERT INTO task_result (seq, result) VALUES (?1, ?2)"
+                          " ON CONFLICT (seq) DO UPDATE SET result = excluded.result");
+    in_i64(&in, seq);
+    in_text(&in, result);
+    return row_run(in.stmt);
+}
+
+static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
+{
+    TaskState state = end->next.state;
+    bool again = state == TASK_QUEUED;
+    RowIn in = row_in(db, "UPDATE task SET state = ?2, failures = ?3, losses = ?4,"
+                          " ready_at_ms = CASE WHEN ?2 = 0 THEN ?5 ELSE ready_at_ms END,"
+                          " finished_at_ms = ?6, error_code = ?7, error_detail = ?8,"
+                          " stopped_by = coalesce(?9, stopped_by)"
+                          " WHERE seq = ?1 AND state = 1");
+    in_i64(&in, head->seq);
+    in_i64(&in, (int64_t)state);
+    in_i64(&in, end->next.failures);
+    in_i64(&in, end->next.losses);
+    in_i64(&in, end->next.ready_at_ms);
+    in_i64(&in, task_state_ended(state) ? end->now_ms : 0);
+    in_text_or_null(&in, again ? STR_NULL : end->error_code);
+    in_text_or_null(&in, again ? STR_NULL : end->error_detail);
+    in_text_or_null(&in, again ? STR_NULL : end->stopped_by);
+    return row_change(in.stmt);
+}
+
+int task_end(Db *db, const TaskHead *head, const TaskEnd *end)
+{
+    assert(head->state == TASK_RUNNING && task_state_may(TASK_RUNNING, end->next.state));
+    int r = task_end_row(db, head, end);
+    if (r == 0) r = attempt_end(db, head, end);
+    if (r == 0) r = task_add_usage(db, head->seq, &end->usage);
+    if (r == 0 && end->next.state != TASK_QUEUED && !str_empty(end->result))
+        r = result_put(db, head->seq, end->result);
+    assert(r != -ENOENT);
+    return r;
+}
+
+int task_stop(Db *db, int64_t seq, TaskState state, Str error_code, Str stopped_by, int64_t now_ms)
+{
+    assert(task_state_ended(state));
+    RowIn in = row_in(db, "UPDATE task SET state = ?2, finished_at_ms = ?3, error_code = ?4,"
+                          " error_detail = NULL, stopped_by = ?5"
+                          " WHERE seq = ?1 AND state IN (0, 6)");
+    in_i64(&in, seq);
+    in_i64(&in, (int64_t)state);
+    in_i64(&in, now_ms);
+    in_text_or_null(&in, error_code);
+    in_text_or_null(&in, stopped_by);
+    return row_change(in.stmt);
+}
+
+int task_request_cancel(Db *db, int64_t seq, Str stopped_by)
+{
+    RowIn in = row_in(db, "UPDATE task SET cancel_requested = 1,"
+                          " stopped_by = coalesce(stopped_by, ?2) WHERE seq = ?1 AND state = 1");
+    in_i64(&in, seq);
+    in_text_or_null(&in, stopped_by);
+    return row_change(in.stmt);
+}
+
+int task_restart(Db *db, int64_t seq, int64_t now_ms)
+{
+    DbStmt *s = db_stmt(db, "UPDATE task SET state = 0, ready_at_ms = ?2, failures = 0, losses = 0,"
+                            " deadline_at_ms = 0, cancel_requested = 0, finished_at_ms = 0,"
+                            " error_code = NULL, error_detail = NULL, stopped_by = NULL"
+                            " WHERE seq = ?1 AND state >= 2");
+    db_bind_i64(s, 1, seq);
+    db_bind_i64(s, 2, now_ms);
+    int r = row_change(s);
+    if (r != 0) return r;
+    s = db_stmt(db, "DELETE FROM task_result WHERE seq = ?1");
+    db_bind_i64(s, 1, seq);
+    return row_run(s);
+}
+
+/* --- figures ----------------------------------------------------------------------------------- */
+
+static int running_counts(Db *db, int64_t ret[LANE_N_])
+{
+    DbStmt *s = db_stmt(db, TASK_RUNNING_COUNT_SQL);
+    int r;
+    while ((r = db_step(s)) == DB_E_ROW) {
+        assert(db_i64(s, 0) >= 0 && db_i64(s, 0) < LANE_N_);
+        ret[db_i64(s, 0)] = db_i64(s, 1);
+    }
+    return r;
+}
+
+int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_running[LANE_N_])
+{
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        DbStmt *s = db_stmt(db, TASK_QUEUED_COUNT_SQL);
+        db_bind_i64(s, 1, lane);
+        db_bind_i64(s, 2, 0);
+        int r = row_first(s);
+        if (r != 0) return r;
+        ret_queued[lane] = db_i64(s, 0);
+        db_reset(s);
+        ret_running[lane] = 0;
+    }
+    return running_counts(db, ret_running);
+}
+
+/* --- during a run ------------------------------------------------------------------------------ */
+
+int task_add_usage(Db *db, int64_t seq, const TaskUsage *u)
+{
+    int64_t any = u->input_tokens | u->output_tokens | u->cached_tokens | u->llm_calls |
+                  u->tool_calls | u->replayed_calls | u->cost_nusd;
+    if (any == 0) return 0;
+    RowIn in = row_in(db, "UPDATE task SET input_tokens = input_tokens + ?2,"
+                          " output_tokens = output_tokens + ?3, cached_tokens = cached_tokens + ?4,"
+                          " llm_calls = llm_calls + ?5, tool_calls = tool_calls + ?6,"
+                          " replayed_calls = replayed_calls + ?7, cost_nusd = cost_nusd + ?8"
+                          " WHERE seq = ?1");
+    in_i64(&in, seq);
+    in_i64(&in, u->input_tokens);
+    in_i64(&in, u->output_tokens);
+    in_i64(&in, u->cached_tokens);
+    in_i64(&in, u->llm_calls);
+    in_i64(&in, u->tool_calls);
+    in_i64(&in, u->replayed_calls);
+    in_i64(&in, u->cost_nusd);
+    return row_change(in.stmt);
+}
+
+int task_log_usage(Db *db, int64_t seq, int64_t *ret_bytes, int64_t *ret_dropped)
+{
+    DbStmt *s = db_stmt(db, "SELECT log_bytes, log_dropped FROM task WHERE seq = ?1");
+    db_bind_i64(s, 1, seq);
+    int r = row_first(s);
+    if (r != 0) return r;
+    *ret_bytes = db_i64(s, 0);
+    *ret_dropped = db_i64(s, 1);
+    db_reset(s);
+    return 0;
+}
+
+int task_set_log_usage(Db *db, int64_t seq, int64_t bytes, int64_t dropped)
+{
+    assert(bytes >= 0 && dropped >= 0);
+    DbStmt *s = db_stmt(db, "UPDATE task SET log_bytes = ?2, log_dropped = ?3 WHERE seq = ?1");
+    db_bind_i64(s, 1, seq);
+    db_bind_i64(s, 2, bytes);
+    db_bind_i64(s, 3, dropped);
+    return row_change(s);
+}
+
+int task_set_quality(Db *db, Uuid id, double quality)
+{
+    assert(quality >= 0 && quality <= 1);
+    DbStmt *s = db_stmt(db, "UPDATE task SET quality = ?1 WHERE id = ?2");
+    db_bind_f64(s, 1, quality);
+    db_bind_blob(s, 2, str_make((const char *)id.bytes, sizeof id.bytes));
+    return row_change(s);
+}

@@ -1,0 +1,736 @@
+/* The record functions: each test is a job (on the store thread, so it uses CHECK). */
+#include "tests/unit/sys_harness.h"
+
+#include <math.h>
+#include <unistd.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "store/agent_store.h"
+#include "store/artifact_store.h"
+#include "store/call_store.h"
+#include "store/idempotency_store.h"
+#include "store/log_store.h"
+#include "store/store.h"
+#include "store/task_sql.h"
+#include "store/task_store.h"
+#include "store/version_store.h"
+#include "store/webhook_store.h"
+#include "store/worker_store.h"
+#include "tests/unit/check.h"
+#include "tests/unit/temp_dir.h"
+
+typedef struct {
+    TempDir dir;
+    Store *store;
+    Arena arena;
+} Fixture;
+
+static int setup(void **state)
+{
+    Fixture *f = xcalloc(1, sizeof *f);
+    temp_dir_init(&f->dir);
+    arena_init(&f->arena, 16 << 20);
+    *state = f;
+    return store_open(&(StoreOptions){ .path = f->dir.path }, &f->store);
+}
+
+static int teardown(void **state)
+{
+    Fixture *f = *state;
+    store_close(f->store);
+    arena_deinit(&f->arena);
+    temp_dir_deinit(&f->dir);
+    free(f);
+    return 0;
+}
+
+static void run(void **state, StoreFn fn)
+{
+    Fixture *f = *state;
+    assert_int_equal(store_call(f->store, fn, &f->arena), 0);
+    check_none();
+}
+
+/* --- agents and versions ----------------------------------------------------------------------- */
+
+static Str hex_id(char digit, char last)
+{
+    static _Thread_local char text[8][VERSION_ID_LEN + 1];
+    static _Thread_local int next;
+    char *p = text[next++ % 8];
+    memset(p, digit, VERSION_ID_LEN);
+    p[VERSION_ID_LEN - 1] = last;
+    p[VERSION_ID_LEN] = '\0';
+    return str_of(p);
+}
+
+static int put_version(Db *db, Str id, const char *agent, int64_t at_ms)
+{
+    return version_insert(db, &(Version){ .id = id,
+                                          .agent = str_of(agent),
+                                          .components = STR("{\"a\":1}"),
+                                          .manifest = STR("{}"),
+                                          .description = STR("first"),
+                                          .created_at_ms = at_ms });
+}
+
+static int job_agents(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    Agent a, *list;
+    Str only;
+    size_t n;
+    CHECK_INT(agent_only(db, arena, &only), -ENOENT);
+    CHECK_INT(agent_check(db, STR("support")), -ENOENT);
+    CHECK_INT(agent_ensure(db, STR("support"), 5), 0);
+    CHECK_INT(agent_ensure(db, STR("support"), 6), 0);
+    CHECK_INT(agent_check(db, STR("support")), 0);
+    CHECK_INT(agent_only(db, arena, &only), 0);
+    CHECK_STR(only, STR("support"));
+    CHECK_INT(agent_get(db, STR("support"), arena, &a), 0);
+    CHECK_INT(a.created_at_ms, 5);
+    CHECK_STR(a.settings, STR("{}"));
+    CHECK_INT(a.version_id.len, 0);
+    CHECK_INT(agent_set_settings(db, STR("support"), STR("{\"retry\":{}}")), 0);
+    CHECK_INT(agent_set_settings(db, STR("nobody"), STR("{}")), -ENOENT);
+    CHECK_INT(agent_get(db, STR("nobody"), arena, &a), -ENOENT);
+    CHECK_INT(agent_ensure(db, STR("billing"), 7), 0);
+    CHECK_INT(agent_only(db, arena, &only), AGENT_E_SEVERAL);
+    CHECK_INT(agent_list(db, arena, &list, &n), 0);
+    CHECK_INT(n, 2);
+    CHECK_STR(list[0].name, STR("billing"));
+    CHECK_STR(list[1].settings, STR("{\"retry\":{}}"));
+    Arena tiny;
+    arena_init(&tiny, 8);
+    CHECK_INT(agent_list(db, &tiny, &list, &n), -ENOMEM);
+    CHECK_INT(agent_get(db, STR("support"), &tiny, &a), -ENOMEM);
+    arena_deinit(&tiny);
+    return 0;
+}
+
+static void test_agents(void **state)
+{
+    run(state, job_agents);
+}
+
+static void test_retry_settings(void **state)
+{
+    (void)state;
+    CLEANUP(arena_deinit) Arena arena;
+    CLEANUP(buf_deinit) Buf buf;
+    const Json *json = NULL;
+    arena_init(&arena, 65536);
+    buf_init(&buf, 4096);
+    JsonOut out = json_out(&buf);
+    RetryPolicy policy = { .attempts_max = 7, .initial_ms = 1, .factor_milli = 1500, .max_ms = 9 };
+    json_out_object(&out);
+    json_out_key(&out, "retry");
+    agent_retry_write(&out, &policy);
+    json_out_object_end(&out);
+    assert_int_equal(json_parse(&arena, buf_str(&buf), NULL, &json, NULL), 0);
+    RetryPolicy read = agent_retry_read(json);
+    assert_memory_equal(&read, &policy, sizeof policy);
+    RetryPolicy standard = RETRY_POLICY_DEFAULT;
+    read = agent_retry_read(NULL);
+    assert_memory_equal(&read, &standard, sizeof standard);
+}
+
+static int job_versions(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    Version v;
+    VersionPage page;
+    CHECK_INT(agent_ensure(db, STR("support"), 1), 0);
+    CHECK_INT(put_version(db, hex_id('a', '0'), "support", 10), 0);
+    CHECK_INT(put_version(db, hex_id('a', '1'), "support", 11), 0);
+    CHECK_INT(put_version(db, hex_id('b', '0'), "support", 12), 0);
+    CHECK_INT(put_version(db, hex_id('c', '0'), "billing", 13), 0);
+    CHECK_INT(put_version(db, hex_id('a', '1'), "support", 99), VERSION_E_EXISTS);
+    CHECK_INT(version_get(db, hex_id('a', '1'), arena, &v), 0);
+    CHECK_INT(v.created_at_ms, 11);
+    CHECK_STR(v.components, STR("{\"a\":1}"));
+    CHECK_STR(v.description, STR("first"));
+    CHECK_INT(v.artifact.len, 0);
+    CHECK_INT(version_get(db, STR("bbbbbbbb"), arena, &v), 0);
+    CHECK_INT(version_get(db, STR("bbbbbbb"), arena, &v), -ENOENT);
+    CHECK_INT(version_get(db, STR("aaaaaaaa"), arena, &v), VERSION_E_AMBIGUOUS);
+    CHECK_INT(version_get(db, STR("dddddddd"), arena, &v), -ENOENT);
+    CHECK_INT(version_check(db, hex_id('b', '0'), STR("support")), 0);
+    CHECK_INT(version_check(db, hex_id('b', '0'), STR("billing")), -ENOENT);
+
+    CHECK_INT(version_list(db, STR("support"), STR_NULL, 2, arena, &page), 0);
+    CHECK_INT(page.n, 2);
+    CHECK_INT(page.versions[0].created_at_ms, 12);
+    CHECK(page.next.text[0] != '\0');
+    CHECK_INT(version_list(db, STR("support"), str_of(page.next.text), 2, arena, &page), 0);
+    CHECK_INT(page.n, 1);
+    CHECK_INT(page.versions[0].created_at_ms, 10);
+    CHECK(page.next.text[0] == '\0');
+    CHECK_INT(version_list(db, STR_NULL, STR_NULL, 0, arena, &page), 0);
+    CHECK_INT(page.n, 4);
+    CHECK_INT(version_list(db, STR_NULL, STR("x"), 0, arena, &page), -EINVAL);
+    CHECK_INT(version_list(db, STR_NULL, STR("-1"), 0, arena, &page), -EINVAL);
+    return 0;
+}
+
+static void test_versions(void **state)
+{
+    run(state, job_versions);
+}
+
+static int job_versions_never_change(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    Version v;
+    CHECK_INT(put_version(db, hex_id('a', '0'), "support", 10), 0);
+    CHECK_INT(db_run(db_stmt(db, "UPDATE version SET description = 'x'"), NULL), -EPERM);
+    CHECK_HAS(str_of(diag_text()), "a version never changes");
+    CHECK_INT(db_run(db_stmt(db, "DELETE FROM version"), NULL), -EPERM);
+    CHECK_HAS(str_of(diag_text()), "a version is never deleted");
+    CHECK_INT(version_get(db, hex_id('a', '0'), arena, &v), 0);
+    CHECK_STR(v.description, STR("first"));
+    return 0;
+}
+
+static void test_versions_never_change(void **state)
+{
+    run(state, job_versions_never_change);
+}
+
+static int job_routing(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    Agent a;
+    Str id;
+    CHECK_INT(agent_ensure(db, STR("support"), 1), 0);
+    CHECK_INT(put_version(db, hex_id('a', '0'), "support", 10), 0);
+    CHECK_INT(put_version(db, hex_id('b', '0'), "support", 10), 0);
+    CHECK_INT(put_version(db, hex_id('c', '0'), "billing", 10), 0);
+    CHECK_INT(routing_get(db, STR("support"), arena, &id), -ENOENT);
+    CHECK_INT(routing_set(db, STR("support"), hex_id('c', '0'), 20), -ENOENT);
+    CHECK_INT(routing_set(db, STR("support"), hex_id('a', '0'), 20), 0);
+    CHECK_INT(routing_set(db, STR("support"), hex_id('b', '0'), 21), 0);
+    CHECK_INT(routing_set(db, STR("support"), hex_id('b', '0'), 22), 0); /* changes nothing */
+    CHECK_INT(routing_get(db, STR("support"), arena, &id), 0);
+    CHECK_STR(id, hex_id('b', '0'));
+    CHECK_INT(agent_get(db, STR("support"), arena, &a), 0);
+    CHECK_STR(a.version_id, hex_id('b', '0'));
+    CHECK_STR(a.previous_version_id, hex_id('a', '0'));
+    CHECK_INT(a.routing_changed_at_ms, 21);
+    return 0;
+}
+
+static void test_routing(void **state)
+{
+    run(state, job_routing);
+}
+
+/* --- tasks ------------------------------------------------------------------------------------- */
+
+static Uuid id_of(int n)
+{
+    Uuid id = { { 1 } };
+    id.bytes[14] = (uint8_t)(n >> 8);
+    id.bytes[15] = (uint8_t)n;
+    return id;
+}
+
+static int64_t put_task(Db *db, int n, Lane lane, int64_t ready_at_ms, const char *agent)
+{
+    int64_t seq = -1;
+    TaskRow row = { .id = id_of(n),
+                    .agent = str_of(agent),
+                    .version_id = n % 2 ? hex_id('a', '1') : hex_id('a', '0'),
+                    .lane = lane,
+                    .created_at_ms = 1,
+                    .ready_at_ms = ready_at_ms,
+                    .time_limit_ms = 500,
+                    .input = STR("{\"q\":1}"),
+                    .metadata = STR("{}"),
+                    .session_id = STR("s") };
+    CHECK_INT(task_insert(db, &row, &seq), 0);
+    return seq;
+}
+
+static int job_task_life(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    int64_t seqs[4], fence = 0;
+    size_t n = 4;
+    TaskHead head;
+    Task t;
+    put_task(db, 1, LANE_NORMAL, 100, "support");
+    CHECK_INT(task_ready(db, LANE_NORMAL, 99, seqs, &n), 0);
+    CHECK_INT(n, 0);
+    n = 4;
+    CHECK_INT(task_ready(db, LANE_LOW, 100, seqs, &n), 0);
+    CHECK_INT(n, 0);
+    n = 4;
+    CHECK_INT(task_ready(db, LANE_NORMAL, 100, seqs, &n), 0);
+    CHECK_INT(n, 1);
+    CHECK_INT(fence_take(db, 3, &fence), 0);
+    CHECK_INT(fence, 3);
+    CHECK_INT(task_start(db, seqs[0], id_of(77), fence, 150), 0);
+    CHECK_INT(task_start(db, seqs[0], id_of(77), fence, 150), -ENOENT); /* it runs already */
+    CHECK_INT(task_head(db, id_of(1), &head), 0);
+    CHECK_INT(head.state, TASK_RUNNING);
+    CHECK_INT(head.attempt, 1);
+    CHECK_INT(head.deadline_at_ms, 650);
+    CHECK(uuid_eq(head.worker_id, id_of(77)));
+    TaskEnd end = { .next = { .state = TASK_SUCCEEDED },
+                    .outcome = TASK_OUTCOME_SUCCEEDED,
+                    .now_ms = 200,
+                    .sandbox = STR("A"),
+                    .usage = { .input_tokens = 5, .cost_nusd = 7 },
+                    .result = STR("[1]") };
+    CHECK_INT(task_add_usage(db, head.seq, &(TaskUsage){ .input_tokens = 1, .llm_calls = 2 }), 0);
+    CHECK_INT(task_end(db, &head, &end), 0);
+    CHECK_INT(task_set_quality(db, id_of(1), 0.5), 0);
+    CHECK_INT(task_set_quality(db, id_of(9), 0.5), -ENOENT);
+
+    CHECK_INT(task_get(db, id_of(1), TASK_PART_PAYLOAD | TASK_PART_RESULT, arena, &t), 0);
+    CHECK_INT(t.state, TASK_SUCCEEDED);
+    CHECK_INT(t.finished_at_ms, 200);
+    CHECK_INT(t.usage.input_tokens, 6);
+    CHECK_INT(t.usage.llm_calls, 2);
+    CHECK_INT(t.usage.cost_nusd, 7);
+    CHECK_STR(t.result, STR("[1]"));
+    CHECK_STR(t.input, STR("{\"q\":1}"));
+    CHECK_STR(t.metadata, STR("{}"));
+    CHECK_STR(t.session_id, STR("s"));
+    CHECK_INT(t.limits.len, 0);
+    CHECK(t.quality == 0.5);
+    Attempt *attempts;
+    CHECK_INT(attempt_list(db, t.seq, arena, &attempts, &n), 0);
+    CHECK_INT(n, 1);
+    CHECK_STR(attempts[0].outcome, STR("succeeded"));
+    CHECK_STR(attempts[0].sandbox, STR("A"));
+    CHECK_INT(attempts[0].finished_at_ms, 200);
+    CHECK_INT(task_get(db, id_of(2), 0, arena, &t), -ENOENT);
+    return 0;
+}
+
+static void test_task_life(void **state)
+{
+    run(state, job_task_life);
+}
+
+static int job_task_restart(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    Task t;
+    TaskHead head;
+    int64_t seq = put_task(db, 1, LANE_LOW, 0, "support");
+    CHECK_INT(task_start(db, seq, id_of(7), 1, 100), 0);
+    CHECK_INT(task_request_cancel(db, seq, STR("user")), 0);
+    CHECK_INT(task_head(db, id_of(1), &head), 0);
+    CHECK(head.cancel_requested);
+    TaskEnd end = { .next = { .state = TASK_CANCELED, .failures = 2 },
+                    .outcome = TASK_OUTCOME_CANCELED,
+                    .now_ms = 200,
+                    .error_code = STR("canceled"),
+                    .result = STR("1") };
+    CHECK_INT(task_end(db, &head, &end), 0);
+    CHECK_INT(task_get(db, id_of(1), TASK_PART_RESULT, arena, &t), 0);
+    CHECK_STR(t.stopped_by, STR("user"));
+    CHECK(isnan(t.quality));
+    CHECK_INT(task_restart(db, seq, 300), 0);
+    CHECK_INT(task_restart(db, seq, 300), -ENOENT);
+    CHECK_INT(task_get(db, id_of(1), TASK_PART_RESULT, arena, &t), 0);
+    CHECK_INT(t.state, TASK_QUEUED);
+    CHECK_INT(t.failures, 0);
+    CHECK_INT(t.attempt, 1);
+    CHECK_INT(t.deadline_at_ms, 0);
+    CHECK_INT(t.finished_at_ms, 0);
+    CHECK(!t.cancel_requested);
+    CHECK_INT(t.result.len + t.error_code.len + t.stopped_by.len, 0);
+    CHECK_INT(task_stop(db, seq, TASK_TIMED_OUT, STR("deadline_passed"), STR_NULL, 400), 0);
+    CHECK_INT(task_stop(db, seq, TASK_CANCELED, STR("canceled"), STR_NULL, 400), -ENOENT);
+    CHECK_INT(task_request_cancel(db, seq, STR("user")), -ENOENT);
+    return 0;
+}
+
+static void test_task_restart(void **state)
+{
+    run(state, job_task_restart);
+}
+
+static int job_running(Db *db, void *arg)
+{
+    (void)arg;
+    TaskHead heads[8];
+    size_t n = 8;
+    int64_t queued[LANE_N_], running[LANE_N_], at_ms;
+    for (int i = 0; i < 6; i++) put_task(db, i, i < 4 ? LANE_CRITICAL : LANE_LOW, 10 + i, "a");
+    for (int i = 1; i <= 3; i++) CHECK_INT(task_start(db, i, id_of(i < 3 ? 50 : 51), i, 100), 0);
+    CHECK_INT(task_running_of(db, id_of(50), 0, heads, &n), 0);
+    CHECK_INT(n, 2);
+    CHECK_INT(heads[1].fence, 2);
+    n = 8;
+    CHECK_INT(task_running_of(db, id_of(50), heads[0].seq, heads, &n), 0);
+    CHECK_INT(n, 1);
+    n = 8;
+    CHECK_INT(task_overdue(db, 600, heads, &n), 0);
+    CHECK_INT(n, 0);
+    n = 2;
+    CHECK_INT(task_overdue(db, 601, heads, &n), 0);
+    CHECK_INT(n, 2);
+    CHECK_INT(task_counts(db, queued, running), 0);
+    CHECK_INT(queued[LANE_CRITICAL], 1);
+    CHECK_INT(queued[LANE_LOW], 2);
+    CHECK_INT(running[LANE_CRITICAL], 3);
+    CHECK_INT(running[LANE_NORMAL], 0);
+    CHECK_INT(task_next_ready(db, LANE_LOW, &at_ms), 0);
+    CHECK_INT(at_ms, 14);
+    CHECK_INT(task_next_ready(db, LANE_NORMAL, &at_ms), 0);
+    CHECK_INT(at_ms, INT64_MAX);
+    return 0;
+}
+
+static void test_running(void **state)
+{
+    run(state, job_running);
+}
+
+/* All tasks of a filter, page by page; their number, or -1 when the order is wrong. */
+static int list_all(Db *db, Arena *arena, TaskFilter filter, int *ret_pages)
+{
+    int n = 0;
+    int64_t last = INT64_MAX;
+    TaskPage page = { 0 };
+    *ret_pages = 0;
+    do {
+        filter.cursor = arena_str(arena, str_of(page.next.text));
+        if (!CHECK_INT(task_list(db, &filter, arena, &page), 0)) return -1;
+        for (size_t i = 0; i < page.n; i++, n++) {
+            if (page.tasks[i].seq >= last) return -1;
+            last = page.tasks[i].seq;
+        }
+        ++*ret_pages;
+    } while (page.next.text[0] && *ret_pages < 1000);
+    return n;
+}
+
+static int job_list(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    TaskFilter any = { .state = -1, .lane = -1, .limit = 4 }, f;
+    int pages;
+    for (int i = 1; i <= 12; i++) put_task(db, i, (Lane)(i % 3), 0, i <= 9 ? "support" : "billing");
+    for (int i = 1; i <= 5; i++) CHECK_INT(task_start(db, i, id_of(50), i, 100), 0);
+    CHECK_INT(list_all(db, arena, any, &pages), 12);
+    CHECK_INT(pages, 3); /* the third is full, and nothing follows it */
+    f = any, f.agent = STR("billing");
+    CHECK_INT(list_all(db, arena, f, &pages), 3);
+    f = any, f.version_id = hex_id('a', '1');
+    CHECK_INT(list_all(db, arena, f, &pages), 6);
+    f.agent = STR("billing");
+    CHECK_INT(list_all(db, arena, f, &pages), 1);
+    f = any, f.lane = LANE_LOW;
+    CHECK_INT(list_all(db, arena, f, &pages), 4);
+    f = any, f.state = TASK_RUNNING;
+    CHECK_INT(list_all(db, arena, f, &pages), 5);
+    CHECK_INT(pages, 2);
+    f = any, f.state = TASK_QUEUED, f.agent = STR("support");
+    CHECK_INT(list_all(db, arena, f, &pages), 4);
+    f = any, f.state = TASK_FAILED;
+    CHECK_INT(list_all(db, arena, f, &pages), 0);
+    TaskPage page;
+    f = any, f.cursor = STR("12x");
+    CHECK_INT(task_list(db, &f, arena, &page), -EINVAL);
+    Arena tiny;
+    arena_init(&tiny, 64);
+    CHECK_INT(task_list(db, &any, &tiny, &page), -ENOMEM);
+    arena_deinit(&tiny);
+    return 0;
+}
+
+static void test_list(void **state)
+{
+    run(state, job_list);
+}
+
+static int job_list_bounded(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    int pages;
+    TaskFilter f = { .state = TASK_CANCELED, .lane = -1, .limit = 10 };
+    for (int i = 1; i <= 20500; i++) put_task(db, i, LANE_LOW, 0, "support");
+    CHECK_INT(task_stop(db, 3, TASK_CANCELED, STR_NULL, STR_NULL, 5), 0);
+    CHECK_INT(list_all(db, arena, f, &pages), 1);
+    CHECK_INT(pages, 3); /* 10,000 rows were looked at for each */
+    f.state = TASK_QUEUED, f.agent = STR("billing");
+    CHECK_INT(list_all(db, arena, f, &pages), 0);
+    CHECK_INT(pages, 3);
+    return 0;
+}
+
+static void test_list_is_bounded(void **state)
+{
+    run(state, job_list_bounded);
+}
+
+/* --- plans ------------------------------------------------------------------------------------- */
+
+/* Whether sql (prefixed with EXPLAIN QUERY PLAN) walks the index and sorts only if it may. */
+static void check_plan(Db *db, const char *sql, const char *index, bool may_sort)
+{
+    char plan[1024] = "";
+    DbStmt *s = db_stmt(db, sql);
+    while (db_step(s) == DB_E_ROW) {
+        size_t n = strlen(plan);
+        snprintf(plan + n, sizeof plan - n, "%.*s; ", STR_ARG(db_str(s, 3)));
+    }
+    if (strstr(plan, index) && !strstr(plan, "SCAN task;") && (may_sort || !strstr(plan, "B-TREE")))
+        return;
+    fprintf(stderr, "%s\n  %s\n", sql, plan);
+    CHECK_HAS(str_of(plan), index);
+    CHECK(strstr(plan, "SCAN task;") == NULL);
+    CHECK(may_sort || strstr(plan, "B-TREE") == NULL);
+}
+
+#define PLAN "EXPLAIN QUERY PLAN "
+
+static void check_plans(Db *db)
+{
+    check_plan(db, PLAN TASK_READY_SQL, "task_ready", false);
+    check_plan(db, PLAN TASK_NEXT_READY_SQL, "task_ready", false);
+    check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_ready", false);
+    check_plan(db, PLAN TASK_RUNNING_OF_SQL, "task_running", false);
+    check_plan(db, PLAN TASK_OVERDUE_SQL, "task_running", false);
+    check_plan(db, PLAN TASK_RUNNING_COUNT_SQL, "task_running", true);
+    check_plan(db, PLAN TASK_LIST_QUEUED_SQL, "task_ready", true);
+    check_plan(db, PLAN TASK_LIST_RUNNING_SQL, "task_running", true);
+}
+
+static int job_plans(Db *db, void *arg)
+{
+    (void)arg;
+    check_plans(db);
+    /* the trap: statistics that say that nearly all rows are queued, in one lane, ready at once */
+    for (int i = 1; i <= 3000; i++) put_task(db, i, LANE_NORMAL, 5, "support");
+    CHECK_INT(task_start(db, 1, id_of(7), 1, 10), 0);
+    CHECK_INT(db_run(db_stmt(db, "ANALYZE"), NULL), 0);
+    CHECK_INT(db_run(db_stmt(db, "ANALYZE sqlite_schema"), NULL), 0); /* loads them */
+    check_plans(db);
+    return 0;
+}
+
+static void test_plans(void **state)
+{
+    run(state, job_plans);
+}
+
+/* --- calls, logs, webhooks, keys, workers ------------------------------------------------------- */
+
+static int job_calls_and_logs(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    Call *calls, call = { .attempt = 1,
+                          .provider = STR("openai"),
+                          .model = STR("m"),
+                          .outcome = STR("ok"),
+                          .streamed = true,
+                          .cost_nusd = 5 };
+    TaskLogLine *lines, line = { .attempt = 1, .seq = 1, .stream = TASK_LOG_STDERR };
+    size_t n;
+    CHECK_INT(call_insert(db, 3, &call), 0);
+    call.at_ms = 9;
+    CHECK_INT(call_insert(db, 3, &call), 0);
+    CHECK_INT(call_insert(db, 4, &call), 0);
+    CHECK_INT(call_list(db, 3, arena, &calls, &n), 0);
+    CHECK_INT(n, 2);
+    CHECK_INT(calls[1].at_ms, 9);
+    CHECK_STR(calls[1].provider, STR("openai"));
+    CHECK(calls[0].streamed && !calls[0].replayed);
+
+    char *big = arena_alloc(arena, TASK_LOG_LINE_BYTES_MAX + 10);
+    memset(big, 'x', TASK_LOG_LINE_BYTES_MAX + 10);
+    line.text = str_make(big, TASK_LOG_LINE_BYTES_MAX + 10);
+    CHECK_INT(task_log_insert(db, 3, &line), 0);
+    CHECK_INT(task_log_insert(db, 3, &line), DB_E_CONFLICT);
+    line.attempt = 2;
+    line.text = STR("second");
+    CHECK_INT(task_log_insert(db, 3, &line), 0);
+    CHECK_INT(task_log_list(db, 3, (TaskLogCursor){ 0 }, arena, &lines, &n), 0);
+    CHECK_INT(n, 2);
+    CHECK_INT(lines[0].text.len, TASK_LOG_LINE_BYTES_MAX);
+    CHECK_INT(task_log_list(db, 3, (TaskLogCursor){ 1, 1 }, arena, &lines, &n), 0);
+    CHECK_INT(n, 1);
+    CHECK_STR(lines[0].text, STR("second"));
+    return 0;
+}
+
+static void test_calls_and_logs(void **state)
+{
+    run(state, job_calls_and_logs);
+}
+
+static int job_webhooks(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    Webhook *due,
+        w = { .webhook_id = STR("msg"), .task_seq = 3, .url = STR("u"), .body = STR("{}") };
+    size_t n;
+    int64_t next;
+    for (int i = 1; i <= 3; i++) {
+        w.next_at_ms = 10 * i;
+        CHECK_INT(webhook_insert(db, &w), 0);
+    }
+    CHECK_INT(webhook_due(db, 5, 10, arena, &due, &n, &next), 0);
+    CHECK_INT(n, 0);
+    CHECK_INT(next, 10);
+    CHECK_INT(webhook_due(db, 30, 2, arena, &due, &n, &next), 0);
+    CHECK_INT(n, 2);
+    CHECK_INT(next, 30);
+    CHECK_STR(due[0].body, STR("{}"));
+    CHECK_INT(webhook_record(db, due[0].id, WEBHOOK_PENDING, 100, 500, STR("oops")), 0);
+    CHECK_INT(webhook_record(db, due[1].id, WEBHOOK_FAILED, 0, 410, STR("gone")), 0);
+    CHECK_INT(webhook_record(db, due[1].id, WEBHOOK_PENDING, 0, 410, STR("gone")), -ENOENT);
+    CHECK_INT(webhook_due(db, 99, 10, arena, &due, &n, &next), 0);
+    CHECK_INT(n, 1);
+    CHECK_INT(next, 100);
+    CHECK_INT(webhook_list(db, 3, arena, &due, &n), 0);
+    CHECK_INT(n, 3);
+    CHECK_INT(due[0].attempts, 1);
+    CHECK_INT(due[1].state, WEBHOOK_FAILED);
+    CHECK_STR(due[1].last_error, STR("gone"));
+    CHECK_INT(webhook_again(db, due[0].id, 7), -ENOENT);
+    CHECK_INT(webhook_again(db, due[1].id, 7), 0);
+    CHECK_INT(webhook_due(db, 7, 10, arena, &due, &n, &next), 0);
+    CHECK_INT(n, 1);
+    CHECK_INT(due[0].attempts, 0);
+    CHECK_STR(str_of(webhook_state_name(WEBHOOK_FAILED)), STR("failed"));
+    return 0;
+}
+
+static void test_webhooks(void **state)
+{
+    run(state, job_webhooks);
+}
+
+static int job_keys(Db *db, void *arg)
+{
+    (void)arg;
+    Uuid id;
+    bool same;
+    int64_t n;
+    CHECK_INT(idempotency_get(db, STR("t"), STR("k"), STR("f"), &id, &same), -ENOENT);
+    CHECK_INT(idempotency_insert(db, STR("t"), STR("k"), STR("f"), id_of(4), 10), 0);
+    CHECK_INT(idempotency_insert(db, STR("t"), STR("k"), STR("g"), id_of(5), 10), DB_E_CONFLICT);
+    CHECK_INT(idempotency_insert(db, STR(""), STR("k"), STR("f"), id_of(6), 20), 0);
+    CHECK_INT(idempotency_get(db, STR("t"), STR("k"), STR("f"), &id, &same), 0);
+    CHECK(same && uuid_eq(id, id_of(4)));
+    CHECK_INT(idempotency_get(db, STR("t"), STR("k"), STR("h"), &id, &same), 0);
+    CHECK(!same);
+    CHECK_INT(idempotency_purge(db, 20, 5, &n), 0);
+    CHECK_INT(n, 1);
+    CHECK_INT(idempotency_get(db, STR("t"), STR("k"), STR("f"), &id, &same), -ENOENT);
+    CHECK_INT(idempotency_get(db, STR(""), STR("k"), STR("f"), &id, &same), 0);
+    return 0;
+}
+
+static void test_keys(void **state)
+{
+    run(state, job_keys);
+}
+
+static int job_workers(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    Worker w = { .id = id_of(1), .name = STR("w"), .kind = WORKER_REMOTE, .slots = STR("{}") },
+           *list;
+    WorkerState state;
+    Uuid id;
+    size_t n;
+    w.lease_expires_at_ms = 100;
+    CHECK_INT(worker_put(db, &w), 0);
+    w.id = id_of(2), w.kind = WORKER_EMBEDDED, w.registered_at_ms = 5;
+    CHECK_INT(worker_put(db, &w), 0);
+    CHECK_INT(worker_renew(db, id_of(1), 200, 150), 0);
+    CHECK_INT(worker_renew(db, id_of(3), 200, 150), -ENOENT);
+    CHECK_INT(worker_next_expired(db, 100, &id), -ENOENT);
+    CHECK_INT(worker_next_expired(db, 101, &id), 0);
+    CHECK(uuid_eq(id, id_of(2)));
+    CHECK_INT(worker_next_of(db, WORKER_EMBEDDED, &id), 0);
+    CHECK_INT(worker_set_state(db, id_of(2), WORKER_LOST), 0);
+    CHECK_INT(worker_set_state(db, id_of(9), WORKER_LOST), -ENOENT);
+    CHECK_INT(worker_next_of(db, WORKER_EMBEDDED, &id), -ENOENT);
+    CHECK_INT(worker_renew(db, id_of(2), 200, 150), -ENOENT);
+    CHECK_INT(worker_state(db, id_of(2), &state), 0);
+    CHECK_INT(state, WORKER_LOST);
+    CHECK_INT(worker_state(db, id_of(9), &state), -ENOENT);
+    put_task(db, 1, LANE_LOW, 0, "a");
+    CHECK_INT(task_start(db, 1, id_of(1), 1, 1), 0);
+    CHECK_INT(worker_list(db, arena, &list, &n), 0);
+    CHECK_INT(n, 2);
+    CHECK(uuid_eq(list[0].id, id_of(2)));
+    CHECK_INT(list[1].running, 1);
+    CHECK_INT(worker_set_state(db, id_of(1), WORKER_STOPPED), 0);
+    CHECK_INT(worker_list(db, arena, &list, &n), 0);
+    CHECK_INT(n, 1);
+    CHECK_INT(worker_get(db, id_of(1), arena, &w), 0);
+    CHECK_STR(str_of(worker_state_name(w.state)), STR("stopped"));
+    CHECK_STR(str_of(worker_kind_name(w.kind)), STR("remote"));
+    return 0;
+}
+
+static void test_workers(void **state)
+{
+    run(state, job_workers);
+}
+
+/* --- artifacts --------------------------------------------------------------------------------- */
+
+static void test_artifacts(void **state)
+{
+    Fixture *f = *state;
+    const char *dir = f->dir.path;
+    ArtifactDigest digest;
+    CLEANUP(buf_deinit) Buf buf;
+    buf_init(&buf, 8);
+    assert_int_equal(artifact_store_init(dir), 0);
+    assert_int_equal(artifact_store_init(dir), 0);
+    char path[ARTIFACT_PATH_MAX];
+    snprintf(path, sizeof path, "%s/artifacts/oci-layout", dir);
+    assert_int_equal(access(path, R_OK), 0);
+
+    const char *abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_int_equal(artifact_put(dir, STR("abc"), STR_NULL, &digest), 0);
+    assert_string_equal(digest.hex, abc);
+    assert_int_equal(artifact_put(dir, STR("abc"), str_of(abc), &digest), 0);
+    assert_int_equal(artifact_put(dir, STR("abd"), str_of(abc), &digest), -EBADMSG);
+    assert_int_equal(artifact_get(dir, str_of(abc), &buf), 0);
+    assert_true(str_eq(buf_str(&buf), STR("abc")));
+    assert_int_equal(artifact_get(dir, str_of(abc), &buf), 0); /* appends */
+    assert_int_equal(artifact_get(dir, str_of(abc), &buf), -EFBIG);
+    assert_int_equal(buf.len, 6);
+    assert_int_equal(artifact_get(dir, STR("../../gantry.db"), &buf), -EINVAL);
+    assert_int_equal(artifact_get(dir, hex_id('a', '0'), &buf), -ENOENT);
+
+    assert_int_equal(artifact_path(dir, str_of(abc), path), 0);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_true(fputs("abX", file) >= 0 && fclose(file) == 0);
+    buf_clear(&buf);
+    assert_int_equal(artifact_get(dir, str_of(abc), &buf), -EBADMSG);
+    assert_non_null(strstr(diag_text(), "damaged"));
+}
+
+int main(void)
+{
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(test_agents),       cmocka_unit_test(test_retry_settings),
+        TEST(test_versions),     TEST(test_versions_never_change),
+        TEST(test_routing),      TEST(test_task_life),
+        TEST(test_task_restart), TEST(test_running),
+        TEST(test_list),         TEST(test_list_is_bounded),
+        TEST(test_plans),        TEST(test_calls_and_logs),
+        TEST(test_webhooks),     TEST(test_keys),
+        TEST(test_workers),      TEST(test_artifacts),
+    };
+    log_setup(LOG_ERROR_, LOG_LOGFMT);
+    return cmocka_run_group_tests_name("store_records", tests, NULL, NULL);
+}
