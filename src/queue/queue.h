@@ -46,7 +46,11 @@ typedef struct {
     int64_t lease_ms;            /* of a worker; 0: 10,000 */
     int64_t log_bytes_max;       /* log text kept a task; 0: 1 MiB */
     int64_t key_kept_ms;         /* idempotency keys are remembered this long; 0: 48 hours */
-    const QueueClock *clock;     /* NULL: sys/clock.h; must outlive the queue */
+
+    /* Writes the body of a task's webhook (JSON) when it has come to rest; pure, called on a store
+     * thread with all parts of the task. NULL: bodies are left empty, for who delivers to fill. */
+    void (*webhook_body)(Buf *out, const Task *task, int64_t now_ms);
+    const QueueClock *clock; /* NULL: sys/clock.h; must outlive the queue */
 } QueueOptions;
 
 /* On a plain thread, before its users start. Requeues what embedded workers of an earlier process
@@ -218,6 +222,13 @@ MUST_CHECK int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *call
 MUST_CHECK int queue_logs_append_wait(Queue *queue, TaskRef task, const TaskLogLine *lines,
                                       size_t lines_n, size_t *ret_dropped);
 
+/* --- webhooks ---------------------------------------------------------------------------------- */
+
+/* The mark moves after each commit that put a webhook into the outbox, so that its delivery can
+ * begin at once. queue_webhook_wait is as queue_watch_wait. */
+uint64_t queue_webhook_mark(Queue *queue);
+MUST_CHECK int queue_webhook_wait(Queue *queue, uint64_t mark, int64_t deadline_ms);
+
 /* --- controller -------------------------------------------------------------------------------- */
 
 /* Once a second, by one fiber: takes tasks from workers whose lease ran out, ends tasks far past
@@ -228,16 +239,19 @@ MUST_CHECK int queue_tick_wait(Queue *queue);
 /* --- figures ----------------------------------------------------------------------------------- */
 
 typedef struct {
-    struct {
-        int64_t queued, running;
-        uint64_t submitted, claimed, refused_full;
-        uint64_t ended[TASK_STATE_N_]; /* by final state */
-        uint64_t retried, lost, released;
-        int64_t oldest_ready_at_ms; /* of queued tasks; INT64_MAX: none. Only queue_stats_wait */
-    } lane[LANE_N_];
+    int64_t queued, running;
+    int64_t oldest_ready_at_ms; /* of queued tasks; INT64_MAX: none. Only queue_stats_wait */
+    uint64_t submitted, refused_full, claimed;
+    uint64_t ended[TASK_STATE_N_]; /* by final state, or escalated */
+    uint64_t retried;              /* attempts after which the task was queued again, */
+    uint64_t lost, released;       /* of these: with the worker, given back by it */
+} QueueLaneStats;
+
+typedef struct {
+    QueueLaneStats lane[LANE_N_];
     uint64_t stale;    /* reports refused for their fence */
     uint64_t claimers; /* waiting for a task */
-    uint64_t watchers;
+    uint64_t watchers; /* waiting for a change */
 } QueueStats;
 
 /* Any thread, from memory; counts since start but for queued and running. */

@@ -1,0 +1,284 @@
+/* What clients ask for: submit, cancel, retry, read, wait. */
+#include "base/diag.h"
+#include "queue/queue_private.h"
+#include "store/idempotency_store.h"
+#include "sys/clock.h"
+#include "sys/entropy.h"
+
+#define SMALL_ARENA_MAX 65536
+
+/* --- submit ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    Queue *queue;
+    const TaskNew *task;
+    int64_t now_ms;
+    TaskSummary summary;
+} SubmitJob;
+
+static int no_agent(Str agent)
+{
+    return diag_set(QUEUE_E_NO_AGENT, "there is no agent \"%.*s\"", STR_ARG(agent));
+}
+
+/* The agent named, or the only one there is, into the summary. */
+static int submit_agent(Db *db, SubmitJob *job, Arena *arena)
+{
+    Str agent = job->task->agent;
+    if (str_empty(agent)) {
+        int r = agent_only(db, arena, &agent);
+        if (r == -ENOENT) return diag_set(QUEUE_E_NO_AGENT, "no agent is deployed");
+        if (r == AGENT_E_SEVERAL)
+            return diag_set(QUEUE_E_AGENT_NEEDED, "\"agent\" is needed: there are several");
+        if (r != 0) return r;
+    }
+    bool fits = str_copy(job->summary.agent, sizeof job->summary.agent, agent);
+    return fits ? 0 : no_agent(agent);
+}
+
+/* The version asked for, or the one the agent routes to, into the summary. */
+static int submit_version(Db *db, SubmitJob *job, Arena *arena)
+{
+    Str agent = str_of(job->summary.agent), id = job->task->version_id;
+    bool given = !str_empty(id);
+    int r = given ? version_check(db, id, agent) : routing_get(db, agent, arena, &id);
+    if (r < 0 && r != -ENOENT) return r;
+    if (r == 0 && str_copy(job->summary.version_id, sizeof job->summary.version_id, id)) return 0;
+    r = agent_check(db, agent);
+    if (r == -ENOENT) return no_agent(agent);
+    if (r != 0) return r;
+    if (!given)
+        return diag_set(QUEUE_E_NO_VERSION, "agent \"%s\" has no deployed version",
+                        job->summary.agent);
+    return diag_set(QUEUE_E_NO_VERSION, "agent \"%s\" has no version %.*s", job->summary.agent,
+                    STR_ARG(id));
+}
+
+/* The task that the key led to before, into the summary. Returns 0, -ENOENT (a new key),
+ * QUEUE_E_KEY_REUSED, -errno. */
+static int submit_known(Db *db, SubmitJob *job, Arena *arena)
+{
+    const TaskNew *new = job->task;
+    Task task;
+    bool same = false;
+    if (str_empty(new->idempotency_key)) return -ENOENT;
+    int r = idempotency_get(db, new->tenant_id, new->idempotency_key, new->fingerprint,
+                            &job->summary.id, &same);
+    if (r != 0) return r;
+    if (!same)
+        return diag_set(QUEUE_E_KEY_REUSED, "the idempotency key was used for another request");
+    r = task_get(db, job->summary.id, 0, arena, &task);
+    if (r != 0) return diag_set(-EIO, "the task of an idempotency key is gone");
+    job->summary.state = task.state;
+    job->summary.lane = task.lane;
+    job->summary.existing = true;
+    str_copy(job->summary.agent, sizeof job->summary.agent, task.agent);
+    str_copy(job->summary.version_id, sizeof job->summary.version_id, task.version_id);
+    return 0;
+}
+
+static Uuid new_id(Queue *queue, int64_t now_ms)
+{
+    uint8_t random[UUID7_RANDOM_BYTES];
+    entropy_fill(random, sizeof random);
+    return uuid7_next(&queue->ids, now_ms, random);
+}
+
+static int submit_insert(Db *db, SubmitJob *job)
+{
+    const TaskNew *new = job->task;
+    TaskSummary *s = &job->summary;
+    s->id = new_id(job->queue, job->now_ms);
+    s->state = TASK_QUEUED;
+    s->lane = new->lane;
+    TaskRow row = {
+        .id = s->id,
+        .parent_id = new->parent_id,
+        .agent = str_of(s->agent),
+        .version_id = str_of(s->version_id),
+        .lane = new->lane,
+        .created_at_ms = job->now_ms,
+        .ready_at_ms = MAX(new->run_at_ms, job->now_ms),
+        .time_limit_ms = new->time_limit_ms,
+        .input = new->input,
+        .metadata = new->metadata,
+        .limits = new->limits,
+        .session_id = new->session_id,
+        .user_id = new->user_id,
+        .tenant_id = new->tenant_id,
+        .webhook_url = new->webhook_url,
+        .traceparent = new->traceparent,
+    };
+    int64_t seq;
+    int r = task_insert(db, &row, &seq);
+    if (r != 0 || str_empty(new->idempotency_key)) return r;
+    r = idempotency_insert(db, new->tenant_id, new->idempotency_key, new->fingerprint, s->id,
+                           job->now_ms);
+    assert(r != DB_E_CONFLICT); /* it was looked for in this transaction */
+    return r;
+}
+
+static int submit_job(Db *db, void *arg)
+{
+    SubmitJob *job = arg;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, SMALL_ARENA_MAX);
+    int r = submit_known(db, job, &arena);
+    if (r != -ENOENT) return r;
+    r = submit_agent(db, job, &arena);
+    if (r == 0) r = submit_version(db, job, &arena);
+    return r == 0 ? submit_insert(db, job) : r;
+}
+
+int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
+{
+    assert(task->lane < LANE_N_ && task->time_limit_ms >= 0);
+    assert(task->idempotency_key.len <= IDEMPOTENCY_KEY_BYTES_MAX);
+    SubmitJob job = { .queue = queue, .task = task, .now_ms = queue_now_ms(queue) };
+    int r = queue_reserve(queue, task->lane);
+    if (r != 0) return r;
+    r = store_call_wait(queue->store, submit_job, &job);
+    if (r != 0 || job.summary.existing) queue_unreserve(queue, task->lane);
+    if (r != 0) return r;
+    *ret = job.summary;
+    if (!job.summary.existing) queue_submitted(queue, task->lane);
+    return 0;
+}
+
+/* --- cancel and retry -------------------------------------------------------------------------- */
+
+typedef struct {
+    Queue *queue;
+    Uuid id;
+    Str by;
+    int64_t now_ms;
+    TaskHead head; /* as it was before */
+    bool reserved; /* retry: a place in the lane is taken */
+    Effects effects;
+} ChangeJob;
+
+static int no_task(Uuid id)
+{
+    char text[UUID_TEXT_MAX];
+    return diag_set(QUEUE_E_NO_TASK, "there is no task %s", uuid_text(id, text));
+}
+
+static int change_head(Db *db, ChangeJob *job)
+{
+    int r = task_head(db, job->id, &job->head);
+    return r == -ENOENT ? no_task(job->id) : r;
+}
+
+static int cancel_job(Db *db, void *arg)
+{
+    ChangeJob *job = arg;
+    int r = change_head(db, job);
+    if (r != 0) return r;
+    if (job->head.state == TASK_RUNNING) return task_request_cancel(db, job->head.seq, job->by);
+    if (!task_state_may(job->head.state, TASK_CANCELED))
+        return diag_set(QUEUE_E_STATE, "the task has ended: %s", task_state_name(job->head.state));
+    return task_conclude_idle(job->queue, db, &job->head, TASK_CANCELED, STR("canceled"), job->by,
+                              job->now_ms, &job->effects);
+}
+
+int queue_cancel_wait(Queue *queue, Uuid id, Str by, TaskState *ret_state)
+{
+    ChangeJob job = { .queue = queue, .id = id, .by = by, .now_ms = queue_now_ms(queue) };
+    int r = store_call_wait(queue->store, cancel_job, &job);
+    if (r != 0) return r;
+    bool running = job.head.state == TASK_RUNNING;
+    queue_apply(queue, &job.effects);
+    queue_task_changed(queue, id);
+    if (running) queue_worker_signal(queue, job.head.worker_id);
+    *ret_state = running ? TASK_RUNNING : TASK_CANCELED;
+    return 0;
+}
+
+static int retry_job(Db *db, void *arg)
+{
+    ChangeJob *job = arg;
+    int r = change_head(db, job);
+    if (r != 0) return r;
+    if (job->head.state == TASK_RUNNING || !task_state_may(job->head.state, TASK_QUEUED))
+        return diag_set(QUEUE_E_STATE, "a task that is %s cannot be retried",
+                        task_state_name(job->head.state));
+    r = queue_reserve(job->queue, job->head.lane);
+    if (r != 0) return r;
+    job->reserved = true;
+    return task_restart(db, job->head.seq, job->now_ms);
+}
+
+int queue_retry_wait(Queue *queue, Uuid id)
+{
+    ChangeJob job = { .queue = queue, .id = id, .now_ms = queue_now_ms(queue) };
+    int r = store_call_wait(queue->store, retry_job, &job);
+    if (r != 0 && job.reserved) queue_unreserve(queue, job.head.lane);
+    if (r != 0) return r;
+    claimers_wake(queue, job.head.lane, 1);
+    queue_task_changed(queue, id);
+    return 0;
+}
+
+/* --- reading ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    Uuid id;
+    unsigned parts;
+    Arena *arena;
+    Task *ret;
+    TaskHead head;
+} ReadJob;
+
+static int get_job(Db *db, void *arg)
+{
+    ReadJob *job = arg;
+    int r = task_get(db, job->id, job->parts, job->arena, job->ret);
+    return r == -ENOENT ? no_task(job->id) : r;
+}
+
+int queue_get_wait(Queue *queue, Uuid id, unsigned parts, Arena *arena, Task *ret)
+{
+    ReadJob job = { .id = id, .parts = parts, .arena = arena, .ret = ret };
+    return store_read_wait(queue->store, get_job, &job);
+}
+
+static int head_job(Db *db, void *arg)
+{
+    ReadJob *job = arg;
+    int r = task_head(db, job->id, &job->head);
+    return r == -ENOENT ? no_task(job->id) : r;
+}
+
+int queue_end_wait(Queue *queue, Uuid id, unsigned parts, int64_t deadline_ms, Arena *arena,
+                   Task *ret)
+{
+    int r;
+    do {
+        ReadJob job = { .id = id };
+        uint64_t mark = queue_watch_mark(queue, id);
+        r = store_read_wait(queue->store, head_job, &job);
+        if (r != 0) return r;
+        if (task_state_ended(job.head.state)) break;
+        r = queue_watch_wait(queue, id, mark, deadline_ms);
+    } while (r == 0);
+    if (r != 0 && r != -ETIMEDOUT) return r;
+    return queue_get_wait(queue, id, parts, arena, ret);
+}
+
+typedef struct {
+    const TaskFilter *filter;
+    Arena *arena;
+    TaskPage *ret;
+} ListJob;
+
+static int list_job(Db *db, void *arg)
+{
+    ListJob *job = arg;
+    return task_list(db, job->filter, job->arena, job->ret);
+}
+
+int queue_list_wait(Queue *queue, const TaskFilter *filter, Arena *arena, TaskPage *ret)
+{
+    ListJob job = { filter, arena, ret };
+    return store_read_wait(queue->store, list_job, &job);
+}

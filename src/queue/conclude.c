@@ -1,0 +1,185 @@
+/* The end of an attempt, inside a job. */
+#include <stdio.h>
+
+#include "base/diag.h"
+#include "codec/json.h"
+#include "queue/queue_private.h"
+#include "store/webhook_store.h"
+
+#define SETTINGS_ARENA_MAX (1 << 20)
+#define WEBHOOK_ARENA_MAX (64 << 20)
+#define WEBHOOK_BODY_MAX (1 << 20)
+
+int task_held(Db *db, TaskRef ref, TaskHead *ret)
+{
+    int r = task_head(db, ref.id, ret);
+    if (r < 0 && r != -ENOENT) return r;
+    if (r == 0 && ret->state == TASK_RUNNING && ret->fence == ref.fence) return 0;
+    return diag_set(QUEUE_E_STALE, "the task is not held under this fence any more");
+}
+
+/* --- webhooks ---------------------------------------------------------------------------------- */
+
+static void body_write(const Queue *queue, Buf *body, const Task *task, int64_t now_ms)
+{
+    if (!queue->options.webhook_body) return;
+    queue->options.webhook_body(body, task, now_ms);
+}
+
+static int webhook_put(Db *db, const Task *task, Str body, int64_t now_ms)
+{
+    char id[64], task_id[UUID_TEXT_MAX];
+    /* the time tells apart what befalls a task that is queued again by hand */
+    snprintf(id, sizeof id, "msg_%s_%" PRIx64, uuid_text(task->id, task_id), (uint64_t)now_ms);
+    return webhook_insert(db, &(Webhook){ .webhook_id = str_of(id),
+                                          .task_seq = task->seq,
+                                          .url = task->webhook_url,
+                                          .body = body,
+                                          .created_at_ms = now_ms,
+                                          .next_at_ms = now_ms });
+}
+
+/* Puts the news of a task that has come to rest into the outbox. */
+static int webhook_add(const Queue *queue, Db *db, const TaskHead *head, int64_t now_ms,
+                       Effects *effects)
+{
+    if (!head->has_webhook) return 0;
+    CLEANUP(arena_deinit) Arena arena;
+    CLEANUP(buf_deinit) Buf body;
+    Task task;
+    arena_init(&arena, WEBHOOK_ARENA_MAX);
+    buf_init(&body, WEBHOOK_BODY_MAX);
+    int r = task_get_by_seq(db, head->seq, TASK_PART_PAYLOAD | TASK_PART_RESULT, &arena, &task);
+    if (r != 0) return r;
+    body_write(queue, &body, &task, now_ms);
+    if (body.failed) return diag_set(-ENOMEM, "a webhook's body is larger than its limit");
+    effects->webhook = true;
+    return webhook_put(db, &task, buf_str(&body), now_ms);
+}
+
+/* --- the rule ---------------------------------------------------------------------------------- */
+
+static int retry_policy(Db *db, int64_t task_seq, RetryPolicy *ret)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    const Json *json = NULL;
+    Str settings;
+    arena_init(&arena, SETTINGS_ARENA_MAX);
+    int r = agent_settings_of_task(db, task_seq, &arena, &settings);
+    if (r == 0) r = json_parse(&arena, settings, NULL, &json, NULL);
+    if (r != 0) return diag_prefix(r, "the agent's settings");
+    *ret = agent_retry_read(json);
+    return 0;
+}
+
+/* What becomes of the task. */
+static int next_of(Db *db, const TaskHead *head, const Conclusion *c, TaskNext *ret)
+{
+    TaskProgress progress = {
+        .failures = head->failures,
+        .losses = head->losses,
+        .cancel_requested = head->cancel_requested,
+        .deadline_ms = head->deadline_at_ms,
+        .retry_after_ms = c->retry_after_ms,
+        .retry = RETRY_POLICY_DEFAULT,
+    };
+    if (c->outcome == TASK_OUTCOME_FAILED_RETRYABLE || c->outcome == TASK_OUTCOME_LOST) {
+        int r = retry_policy(db, head->seq, &progress.retry);
+        if (r != 0) return r;
+    }
+    *ret = task_after_attempt(&progress, c->outcome, c->now_ms, c->random);
+    return 0;
+}
+
+/* What the worker reports says more than the rule, unless the rule had a reason of its own. */
+static Str error_code_of(const TaskNext *next, const Conclusion *c)
+{
+    bool own = next->state == TASK_CANCELED ||
+               (next->state == TASK_TIMED_OUT && c->outcome != TASK_OUTCOME_TIMED_OUT);
+    if (next->state == TASK_SUCCEEDED) return STR_NULL;
+    return own || str_empty(c->error_code) ? str_of(next->error_code) : c->error_code;
+}
+
+static void effects_end(Effects *e, Lane lane, const TaskNext *next, TaskOutcome outcome)
+{
+    e->running[lane]--;
+    e->lost[lane] += outcome == TASK_OUTCOME_LOST;
+    if (next->state != TASK_QUEUED) {
+        e->ended[lane][next->state]++;
+        return;
+    }
+    e->queued[lane]++;
+    e->ready[lane]++;
+    e->retried[lane]++;
+    e->released[lane] += outcome == TASK_OUTCOME_RELEASED;
+}
+
+int task_conclude(const Queue *queue, Db *db, const TaskHead *head, const Conclusion *c,
+                  Effects *effects, TaskState *ret_state)
+{
+    TaskEnd end = {
+        .outcome = c->outcome,
+        .now_ms = c->now_ms,
+        .error_detail = c->error_detail,
+        .stopped_by = c->stopped_by,
+        .sandbox = c->sandbox,
+        .usage = c->usage,
+        .result = c->result,
+    };
+    int r = next_of(db, head, c, &end.next);
+    if (r != 0) return r;
+    end.error_code = error_code_of(&end.next, c);
+    if (str_empty(end.error_code)) end.error_detail = STR_NULL;
+    r = task_end(db, head, &end);
+    if (r == 0 && end.next.state != TASK_QUEUED)
+        r = webhook_add(queue, db, head, c->now_ms, effects);
+    if (r != 0) return r;
+    effects_end(effects, head->lane, &end.next, c->outcome);
+    *ret_state = end.next.state;
+    return 0;
+}
+
+int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskState state,
+                       Str error_code, Str by, int64_t now_ms, Effects *effects)
+{
+    assert(head->state != TASK_RUNNING && task_state_may(head->state, state));
+    int r = task_stop(db, head->seq, state, error_code, by, now_ms);
+    if (r == 0) r = webhook_add(queue, db, head, now_ms, effects);
+    if (r != 0) return r;
+    effects->queued[head->lane] -= head->state == TASK_QUEUED;
+    effects->ended[head->lane][state]++;
+    return 0;
+}
+
+/* --- all attempts of a worker ------------------------------------------------------------------ */
+
+/* The i-th of many draws from one (SplitMix64: Steele, Lea, Flood, OOPSLA 2014). */
+static uint64_t draw(uint64_t seed, uint64_t i)
+{
+    uint64_t z = seed + (i + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+int worker_end_all(Db *db, Uuid worker_id, EndAll *all)
+{
+    TaskHead heads[END_TASKS_MAX]; /* on a store thread's stack, not a fiber's */
+    size_t n = END_TASKS_MAX;
+    Conclusion c = { .outcome = all->outcome, .now_ms = all->now_ms };
+    int r = task_running_of(db, worker_id, 0, heads, &n);
+    for (size_t i = 0; i < n && r == 0; i++) {
+        TaskState state;
+        c.random = draw(all->random, i);
+        r = task_conclude(all->queue, db, &heads[i], &c, &all->effects, &state);
+        all->ids[all->ids_n++] = heads[i].id;
+    }
+    all->more = n == END_TASKS_MAX;
+    return r;
+}
+
+void queue_apply_all(Queue *queue, const EndAll *all)
+{
+    queue_apply(queue, &all->effects);
+    for (size_t i = 0; i < all->ids_n; i++) queue_task_changed(queue, all->ids[i]);
+}

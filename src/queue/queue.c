@@ -1,0 +1,175 @@
+#include "queue/queue.h"
+
+#include <stdlib.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "queue/queue_private.h"
+#include "sys/clock.h"
+#include "sys/entropy.h"
+
+#define QUEUED_MAX_DEFAULT 1000000
+#define LEASE_MS_DEFAULT 10000
+#define LOG_BYTES_MAX_DEFAULT (1 << 20)
+#define KEY_KEPT_MS_DEFAULT (INT64_C(48) * 3600 * 1000)
+
+/* --- time -------------------------------------------------------------------------------------- */
+
+static int64_t real_ms(void *ctx)
+{
+    (void)ctx;
+    return clock_real_ms();
+}
+
+static int64_t mono_ms(void *ctx)
+{
+    (void)ctx;
+    return clock_mono_ms();
+}
+
+int64_t queue_now_ms(const Queue *queue)
+{
+    return queue->clock.real_ms(queue->clock.ctx);
+}
+
+int64_t queue_steady_ms(const Queue *queue)
+{
+    return queue->steady_base_ms + queue->clock.mono_ms(queue->clock.ctx);
+}
+
+/* --- recovery ---------------------------------------------------------------------------------- */
+
+/* One worker of the process that had the store before: its tasks are queued again. */
+static int recover_job(Db *db, void *arg)
+{
+    EndAll *all = arg;
+    Uuid worker_id;
+    all->ids_n = 0;
+    int r = worker_next_of(db, WORKER_EMBEDDED, &worker_id);
+    all->more = r == 0;
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    r = worker_end_all(db, worker_id, all);
+    if (r != 0 || all->more) return r;
+    all->more = true;
+    return worker_set_state(db, worker_id, WORKER_LOST);
+}
+
+typedef struct {
+    Queue *queue;
+    int64_t queued[LANE_N_], running[LANE_N_];
+} CountJob;
+
+static int count_job(Db *db, void *arg)
+{
+    CountJob *job = arg;
+    int64_t lease_ends_ms = queue_steady_ms(job->queue) + job->queue->options.lease_ms;
+    int r = worker_renew_all(db, lease_ends_ms);
+    return r != 0 ? r : task_counts(db, job->queued, job->running);
+}
+
+static int recover(Queue *queue)
+{
+    EndAll *all = xcalloc(1, sizeof *all);
+    size_t n = 0;
+    int r;
+    do {
+        *all = (EndAll){ .queue = queue,
+                         .outcome = TASK_OUTCOME_LOST,
+                         .now_ms = queue_now_ms(queue),
+                         .random = entropy_u64() };
+        r = store_call(queue->store, recover_job, all);
+        n += all->ids_n;
+    } while (r == 0 && all->more);
+    free(all);
+    if (n > 0) LOG_INFO("tasks of the previous process queued again", LOG_INT("tasks", n));
+    CountJob job = { .queue = queue };
+    if (r == 0) r = store_call(queue->store, count_job, &job);
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        queue->stats.lane[lane].queued = job.queued[lane];
+        queue->stats.lane[lane].running = job.running[lane];
+    }
+    return r;
+}
+
+/* --- opening ----------------------------------------------------------------------------------- */
+
+static void options_fill(QueueOptions *o)
+{
+    for (int lane = 0; lane < LANE_N_; lane++)
+        if (o->queued_max[lane] == 0) o->queued_max[lane] = QUEUED_MAX_DEFAULT;
+    if (o->lease_ms == 0) o->lease_ms = LEASE_MS_DEFAULT;
+    if (o->log_bytes_max == 0) o->log_bytes_max = LOG_BYTES_MAX_DEFAULT;
+    if (o->key_kept_ms == 0) o->key_kept_ms = KEY_KEPT_MS_DEFAULT;
+}
+
+static Queue *queue_new(Store *store, const QueueOptions *options)
+{
+    Queue *queue = xcalloc(1, sizeof *queue);
+    queue->store = store;
+    queue->options = *options;
+    options_fill(&queue->options);
+    queue->clock = options->clock ? *options->clock : (QueueClock){ real_ms, mono_ms, NULL };
+    queue->steady_base_ms = queue_now_ms(queue) - queue->clock.mono_ms(queue->clock.ctx);
+    pthread_mutex_init(&queue->lock, NULL);
+    list_init(&queue->claimers);
+    list_init(&queue->webhooks.waiters);
+    for (size_t i = 0; i < TASK_MARKS_N; i++) list_init(&queue->tasks[i].waiters);
+    for (size_t i = 0; i < WORKER_MARKS_N; i++) list_init(&queue->workers[i].waiters);
+    return queue;
+}
+
+int queue_open(Store *store, const QueueOptions *options, Queue **ret)
+{
+    CLEANUP(queue_closep) Queue *queue = queue_new(store, options);
+    int r = recover(queue);
+    if (r != 0) return r;
+    *ret = TAKE(queue);
+    return 0;
+}
+
+void queue_close(Queue *queue)
+{
+    if (!queue) return;
+    assert(list_empty(&queue->claimers) && list_empty(&queue->webhooks.waiters));
+    for (size_t i = 0; i < TASK_MARKS_N; i++) assert(list_empty(&queue->tasks[i].waiters));
+    for (size_t i = 0; i < WORKER_MARKS_N; i++) assert(list_empty(&queue->workers[i].waiters));
+    pthread_mutex_destroy(&queue->lock);
+    free(queue);
+}
+
+Store *queue_store(const Queue *queue)
+{
+    return queue->store;
+}
+
+/* --- figures ----------------------------------------------------------------------------------- */
+
+void queue_stats(Queue *queue, QueueStats *ret)
+{
+    pthread_mutex_lock(&queue->lock);
+    *ret = queue->stats;
+    pthread_mutex_unlock(&queue->lock);
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        QueueLaneStats *s = &ret->lane[lane];
+        /* changes arrive in another order than they were committed: below zero for a moment */
+        s->queued = MAX(s->queued, 0);
+        s->running = MAX(s->running, 0);
+        s->oldest_ready_at_ms = INT64_MAX;
+    }
+}
+
+static int oldest_job(Db *db, void *arg)
+{
+    QueueStats *stats = arg;
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        int r = task_next_ready(db, (Lane)lane, &stats->lane[lane].oldest_ready_at_ms);
+        if (r != 0) return r;
+    }
+    return 0;
+}
+
+int queue_stats_wait(Queue *queue, QueueStats *ret)
+{
+    queue_stats(queue, ret);
+    return store_read_wait(queue->store, oldest_job, ret);
+}

@@ -1,0 +1,129 @@
+/* What the files of queue/ share. */
+#ifndef GANTRY_QUEUE_QUEUE_PRIVATE_H
+#define GANTRY_QUEUE_QUEUE_PRIVATE_H
+
+#include <pthread.h>
+
+#include "base/list.h"
+#include "queue/queue.h"
+
+#define TASK_MARKS_N \
+    1024 /* powers of two: several tasks share a mark, which wakes some for nothing */
+#define WORKER_MARKS_N 64
+#define END_TASKS_MAX 256 /* tasks one job takes from a worker */
+
+/* A number that moves when something has changed, and the fibers that wait for that. */
+typedef struct {
+    uint64_t value;
+    List waiters;
+} Mark;
+
+struct Queue {
+    Store *store;
+    QueueOptions options; /* defaults filled in */
+    QueueClock clock;
+    int64_t steady_base_ms; /* makes steady time from monotonic time */
+    Uuid7Gen ids;           /* the store thread's */
+    int64_t purge_at_ms;    /* the ticking fiber's */
+
+    pthread_mutex_t lock; /* guards what follows; never held across a wait */
+    QueueStats stats;
+    uint64_t ready_mark; /* moves when a task may have become ready */
+    List claimers;       /* waiting for a task, in order of arrival */
+    Mark tasks[TASK_MARKS_N];
+    Mark workers[WORKER_MARKS_N];
+    Mark webhooks;
+};
+
+/* --- time -------------------------------------------------------------------------------------- */
+
+/* The calendar: records, run_at, deadlines of tasks. */
+int64_t queue_now_ms(const Queue *queue);
+
+/* As the calendar when the queue was opened, and monotonic from there: leases, so that a clock that
+ * is set does not end them all. */
+int64_t queue_steady_ms(const Queue *queue);
+
+/* --- what a job changed, told to memory after its commit ---------------------------------------- */
+
+typedef struct {
+    int queued[LANE_N_], running[LANE_N_]; /* changes of the counts */
+    unsigned ready[LANE_N_];               /* tasks that were queued: claimers to wake */
+    unsigned claimed[LANE_N_], retried[LANE_N_], lost[LANE_N_], released[LANE_N_];
+    unsigned ended[LANE_N_][TASK_STATE_N_];
+    unsigned stale;
+    bool webhook;
+} Effects;
+
+/* Any thread, without the lock. */
+void queue_apply(Queue *queue, const Effects *effects);
+
+/* Moves the mark of a task or a worker. */
+void queue_task_changed(Queue *queue, Uuid id);
+void queue_worker_signal(Queue *queue, Uuid id);
+uint64_t queue_signal_mark(Queue *queue, Uuid worker_id);
+
+/* A place in the lane for one more queued task. Returns 0 or QUEUE_E_FULL with diag. */
+MUST_CHECK int queue_reserve(Queue *queue, Lane lane);
+void queue_unreserve(Queue *queue, Lane lane);
+
+/* The reserved place holds a committed task now. */
+void queue_submitted(Queue *queue, Lane lane);
+
+/* --- waiting ----------------------------------------------------------------------------------- */
+
+uint64_t mark_read(Queue *queue, const Mark *mark);
+
+/* Returns 0 when the mark is not seen any more, -ETIMEDOUT, -ECANCELED. */
+MUST_CHECK int mark_wait(Queue *queue, Mark *mark, uint64_t seen, int64_t deadline_ms);
+
+/* Parks a claimer that can take tasks of the lanes until one may be ready. seen: ready_mark before
+ * it looked. Returns as mark_wait. */
+MUST_CHECK int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t seen,
+                            int64_t deadline_ms);
+
+/* Wakes up to n claimers that can take tasks of the lane. */
+void claimers_wake(Queue *queue, Lane lane, unsigned n);
+void claimers_wake_all(Queue *queue);
+
+/* --- inside jobs ------------------------------------------------------------------------------- */
+
+/* How an attempt ended, for task_conclude. */
+typedef struct {
+    TaskOutcome outcome;
+    int64_t now_ms;
+    uint64_t random;
+    int64_t retry_after_ms;
+    Str error_code, error_detail, stopped_by, sandbox, result;
+    TaskUsage usage;
+} Conclusion;
+
+/* Records the end of a running attempt: what logic/task.h says becomes of the task, the attempt, the
+ * usage, the result and the webhook. Returns 0 or -errno. */
+MUST_CHECK int task_conclude(const Queue *queue, Db *db, const TaskHead *head,
+                             const Conclusion *conclusion, Effects *effects, TaskState *ret_state);
+
+/* Ends a task that does not run. Returns 0 or -errno. */
+MUST_CHECK int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskState state,
+                                  Str error_code, Str by, int64_t now_ms, Effects *effects);
+
+/* The running task of a reference: 0, QUEUE_E_STALE, -errno. */
+MUST_CHECK int task_held(Db *db, TaskRef ref, TaskHead *ret);
+
+/* Ends the attempts a worker holds, at most END_TASKS_MAX of them. */
+typedef struct {
+    const Queue *queue;
+    TaskOutcome outcome; /* LOST or RELEASED */
+    int64_t now_ms;
+    uint64_t random;
+    bool more;               /* out: there are more */
+    Uuid ids[END_TASKS_MAX]; /* out: the tasks */
+    size_t ids_n;
+    Effects effects;
+} EndAll;
+MUST_CHECK int worker_end_all(Db *db, Uuid worker_id, EndAll *all);
+
+/* Tells memory about it. */
+void queue_apply_all(Queue *queue, const EndAll *all);
+
+#endif

@@ -1,0 +1,122 @@
+/* What time does: leases and deadlines that pass, tasks that become ready. */
+#include "base/diag.h"
+#include "base/log.h"
+#include "queue/queue_private.h"
+#include "store/idempotency_store.h"
+#include "sys/entropy.h"
+
+#define EXPIRED_WORKERS_MAX 8 /* a tick */
+#define PURGE_EVERY_MS 60000
+#define PURGE_KEYS_MAX 1000 /* a tick */
+
+/* The worker ends a task at its deadline; this is for one that lives but does not. */
+#define OVERDUE_GRACE_MS 60000
+
+/* --- leases ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    int64_t steady_ms;
+    bool found;
+    Uuid worker_id;
+    EndAll all;
+} ExpireJob;
+
+static int expire_job(Db *db, void *arg)
+{
+    ExpireJob *job = arg;
+    int r = worker_next_expired(db, job->steady_ms, &job->worker_id);
+    job->found = r == 0;
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    r = worker_end_all(db, job->worker_id, &job->all);
+    return r != 0 || job->all.more ? r : worker_set_state(db, job->worker_id, WORKER_LOST);
+}
+
+static int expire_one(Queue *queue, bool *ret_found)
+{
+    ExpireJob job = { .steady_ms = queue_steady_ms(queue),
+                      .all = { .queue = queue,
+                               .outcome = TASK_OUTCOME_LOST,
+                               .now_ms = queue_now_ms(queue),
+                               .random = entropy_u64() } };
+    int r = store_call_wait(queue->store, expire_job, &job);
+    if (r != 0) return r;
+    *ret_found = job.found;
+    if (!job.found) return 0;
+    char id[UUID_TEXT_MAX];
+    LOG_WARN("worker lost", LOG_CSTR("worker", uuid_text(job.worker_id, id)),
+             LOG_INT("tasks", job.all.ids_n));
+    queue_apply_all(queue, &job.all);
+    queue_worker_signal(queue, job.worker_id);
+    return 0;
+}
+
+/* --- deadlines and keys ------------------------------------------------------------------------ */
+
+typedef struct {
+    Queue *queue;
+    int64_t now_ms;
+    int64_t keys_before_ms; /* 0: leave them */
+    EndAll overdue;
+} TidyJob;
+
+static int tidy_overdue(Db *db, TidyJob *job)
+{
+    TaskHead heads[END_TASKS_MAX];
+    size_t n = END_TASKS_MAX;
+    Conclusion c = { .outcome = TASK_OUTCOME_TIMED_OUT, .now_ms = job->now_ms };
+    int r = task_overdue(db, job->now_ms - OVERDUE_GRACE_MS, heads, &n);
+    for (size_t i = 0; i < n && r == 0; i++) {
+        TaskState state;
+        r = task_conclude(job->queue, db, &heads[i], &c, &job->overdue.effects, &state);
+        job->overdue.ids[job->overdue.ids_n++] = heads[i].id;
+    }
+    return r;
+}
+
+static int tidy_job(Db *db, void *arg)
+{
+    TidyJob *job = arg;
+    int64_t purged = 0;
+    int r = tidy_overdue(db, job);
+    if (r != 0 || job->keys_before_ms == 0) return r;
+    return idempotency_purge(db, job->keys_before_ms, PURGE_KEYS_MAX, &purged);
+}
+
+static int tidy(Queue *queue)
+{
+    TidyJob job = { .queue = queue, .now_ms = queue_now_ms(queue) };
+    int64_t steady_ms = queue_steady_ms(queue);
+    bool purge = steady_ms >= queue->purge_at_ms;
+    if (purge) job.keys_before_ms = job.now_ms - queue->options.key_kept_ms;
+    int r = store_call_wait(queue->store, tidy_job, &job);
+    if (r != 0) return r;
+    if (purge) queue->purge_at_ms = steady_ms + PURGE_EVERY_MS;
+    queue_apply_all(queue, &job.overdue);
+    return 0;
+}
+
+/* --- tasks that became ready ------------------------------------------------------------------- */
+
+/* Claimers wake by themselves for the earliest task they saw; this is for those that did not see it,
+ * and for a calendar that was set. */
+static int wake_ready(Queue *queue)
+{
+    QueueStats stats;
+    queue_stats(queue, &stats);
+    if (stats.claimers == 0) return 0;
+    int r = queue_stats_wait(queue, &stats);
+    if (r != 0) return r;
+    int64_t now_ms = queue_now_ms(queue);
+    for (int lane = 0; lane < LANE_N_; lane++)
+        if (stats.lane[lane].oldest_ready_at_ms <= now_ms) claimers_wake(queue, (Lane)lane, 1);
+    return 0;
+}
+
+int queue_tick_wait(Queue *queue)
+{
+    bool found = true;
+    int r = 0;
+    for (int i = 0; i < EXPIRED_WORKERS_MAX && found && r == 0; i++) r = expire_one(queue, &found);
+    if (r == 0) r = tidy(queue);
+    return r == 0 ? wake_ready(queue) : r;
+}

@@ -1,0 +1,245 @@
+/* Fibers that wait for something to happen in the queue, on whatever loop. A waiter lives on its
+ * fiber's stack. Whoever takes it off its list owes it exactly one op_done: the waker by a message
+ * to its loop, the canceller (which runs on that loop) directly. */
+#include <limits.h>
+
+#include "base/diag.h"
+#include "queue/queue_private.h"
+#include "sys/fiber.h"
+
+typedef struct {
+    ListNode node; /* linked: nobody has taken it off yet */
+    LoopMsg msg;
+    Op op;
+    Queue *queue;
+    Loop *loop;
+    bool lanes[LANE_N_]; /* claimers only */
+} Waiter;
+
+static void waiter_arrived(LoopMsg *msg)
+{
+    op_done(&CONTAINER_OF(msg, Waiter, msg)->op, 0);
+}
+
+static void waiter_cancel(Op *op, int code)
+{
+    Waiter *w = CONTAINER_OF(op, Waiter, op);
+    pthread_mutex_lock(&w->queue->lock);
+    bool taken = !list_linked(&w->node);
+    list_remove(&w->node);
+    pthread_mutex_unlock(&w->queue->lock);
+    if (!taken) op_done(op, code); /* else its message is under way */
+}
+
+/* With the lock. The waiter may be gone once this returns. */
+static void waiter_wake(Waiter *w)
+{
+    list_remove(&w->node);
+    loop_post(w->loop, &w->msg);
+}
+
+static void waiter_init(Waiter *w, Queue *queue)
+{
+    *w = (Waiter){ .queue = queue, .loop = loop_here(), .msg = { .run = waiter_arrived } };
+    list_init(&w->node);
+    op_init(&w->op, waiter_cancel);
+}
+
+/* Parks unless *value has moved from seen. *count is kept while it waits. */
+static int waiter_park(Waiter *w, List *list, const uint64_t *value, uint64_t seen, uint64_t *count,
+                       int64_t deadline_ms)
+{
+    Queue *queue = w->queue;
+    pthread_mutex_lock(&queue->lock);
+    bool moved = *value != seen;
+    if (!moved) {
+        list_push_back(list, &w->node);
+        ++*count;
+    }
+    pthread_mutex_unlock(&queue->lock);
+    if (moved) return 0;
+    int r = op_wait(&w->op, deadline_ms);
+    pthread_mutex_lock(&queue->lock);
+    --*count;
+    pthread_mutex_unlock(&queue->lock);
+    assert(!list_linked(&w->node));
+    return r;
+}
+
+/* --- marks ------------------------------------------------------------------------------------- */
+
+uint64_t mark_read(Queue *queue, const Mark *mark)
+{
+    pthread_mutex_lock(&queue->lock);
+    uint64_t value = mark->value;
+    pthread_mutex_unlock(&queue->lock);
+    return value;
+}
+
+int mark_wait(Queue *queue, Mark *mark, uint64_t seen, int64_t deadline_ms)
+{
+    if (fiber_cancelled()) return -ECANCELED;
+    Waiter w;
+    waiter_init(&w, queue);
+    return waiter_park(&w, &mark->waiters, &mark->value, seen, &queue->stats.watchers, deadline_ms);
+}
+
+/* With the lock. */
+static void mark_move(Mark *mark)
+{
+    mark->value++;
+    LIST_EACH (&mark->waiters, node) waiter_wake(CONTAINER_OF(node, Waiter, node));
+}
+
+/* Version 7 ids end in random bits. */
+static size_t bucket_of(Uuid id, size_t n)
+{
+    return ((size_t)id.bytes[14] << 8 | id.bytes[15]) & (n - 1);
+}
+
+static Mark *task_mark(Queue *queue, Uuid id)
+{
+    return &queue->tasks[bucket_of(id, TASK_MARKS_N)];
+}
+
+static Mark *worker_mark(Queue *queue, Uuid id)
+{
+    return &queue->workers[bucket_of(id, WORKER_MARKS_N)];
+}
+
+void queue_task_changed(Queue *queue, Uuid id)
+{
+    pthread_mutex_lock(&queue->lock);
+    mark_move(task_mark(queue, id));
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void queue_worker_signal(Queue *queue, Uuid id)
+{
+    pthread_mutex_lock(&queue->lock);
+    mark_move(worker_mark(queue, id));
+    pthread_mutex_unlock(&queue->lock);
+}
+
+uint64_t queue_watch_mark(Queue *queue, Uuid id)
+{
+    return mark_read(queue, task_mark(queue, id));
+}
+
+int queue_watch_wait(Queue *queue, Uuid id, uint64_t mark, int64_t deadline_ms)
+{
+    return mark_wait(queue, task_mark(queue, id), mark, deadline_ms);
+}
+
+uint64_t queue_signal_mark(Queue *queue, Uuid worker_id)
+{
+    return mark_read(queue, worker_mark(queue, worker_id));
+}
+
+int queue_signal_wait(Queue *queue, Uuid worker_id, uint64_t mark, int64_t deadline_ms)
+{
+    return mark_wait(queue, worker_mark(queue, worker_id), mark, deadline_ms);
+}
+
+uint64_t queue_webhook_mark(Queue *queue)
+{
+    return mark_read(queue, &queue->webhooks);
+}
+
+int queue_webhook_wait(Queue *queue, uint64_t mark, int64_t deadline_ms)
+{
+    return mark_wait(queue, &queue->webhooks, mark, deadline_ms);
+}
+
+/* --- claimers ---------------------------------------------------------------------------------- */
+
+int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t seen, int64_t deadline_ms)
+{
+    Waiter w;
+    waiter_init(&w, queue);
+    memcpy(w.lanes, lanes, sizeof w.lanes);
+    return waiter_park(&w, &queue->claimers, &queue->ready_mark, seen, &queue->stats.claimers,
+                       deadline_ms);
+}
+
+/* With the lock. */
+static void claimers_wake_locked(Queue *queue, Lane lane, unsigned n)
+{
+    if (n == 0) return;
+    queue->ready_mark++;
+    LIST_EACH (&queue->claimers, node) {
+        Waiter *w = CONTAINER_OF(node, Waiter, node);
+        if (n == 0) return;
+        if (!w->lanes[lane]) continue;
+        n--;
+        waiter_wake(w);
+    }
+}
+
+void claimers_wake(Queue *queue, Lane lane, unsigned n)
+{
+    pthread_mutex_lock(&queue->lock);
+    claimers_wake_locked(queue, lane, n);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void claimers_wake_all(Queue *queue)
+{
+    for (int lane = 0; lane < LANE_N_; lane++) claimers_wake(queue, (Lane)lane, UINT_MAX);
+}
+
+/* --- effects ----------------------------------------------------------------------------------- */
+
+static void effects_count(Queue *queue, const Effects *e, int lane)
+{
+    QueueLaneStats *s = &queue->stats.lane[lane];
+    s->queued += e->queued[lane];
+    s->running += e->running[lane];
+    s->claimed += e->claimed[lane];
+    s->retried += e->retried[lane];
+    s->lost += e->lost[lane];
+    s->released += e->released[lane];
+    for (int state = 0; state < TASK_STATE_N_; state++) s->ended[state] += e->ended[lane][state];
+}
+
+void queue_apply(Queue *queue, const Effects *effects)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue->stats.stale += effects->stale;
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        effects_count(queue, effects, lane);
+        claimers_wake_locked(queue, (Lane)lane, effects->ready[lane]);
+    }
+    if (effects->webhook) mark_move(&queue->webhooks);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void queue_submitted(Queue *queue, Lane lane)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue->stats.lane[lane].submitted++;
+    claimers_wake_locked(queue, lane, 1);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+int queue_reserve(Queue *queue, Lane lane)
+{
+    assert(lane < LANE_N_);
+    int64_t max = queue->options.queued_max[lane];
+    pthread_mutex_lock(&queue->lock);
+    QueueLaneStats *s = &queue->stats.lane[lane];
+    bool fits = s->queued < max;
+    if (fits) s->queued++;
+    else s->refused_full++;
+    pthread_mutex_unlock(&queue->lock);
+    if (fits) return 0;
+    return diag_set(QUEUE_E_FULL, "the %s lane is full: %" PRId64 " tasks are queued",
+                    lane_name(lane), max);
+}
+
+void queue_unreserve(Queue *queue, Lane lane)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue->stats.lane[lane].queued--;
+    pthread_mutex_unlock(&queue->lock);
+}

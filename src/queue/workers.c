@@ -1,0 +1,329 @@
+/* What workers tell: that they live, what they hold, how attempts went. */
+#include "base/diag.h"
+#include "queue/queue_private.h"
+#include "sys/entropy.h"
+
+/* --- coming and going -------------------------------------------------------------------------- */
+
+typedef struct {
+    Queue *queue;
+    const WorkerNew *worker;
+    Uuid id;
+} WorkerJob;
+
+static int no_worker(void)
+{
+    return diag_set(QUEUE_E_NO_WORKER, "the worker is unknown, lost or stopped");
+}
+
+static int register_job(Db *db, void *arg)
+{
+    WorkerJob *job = arg;
+    int64_t now_ms = queue_now_ms(job->queue);
+    int64_t lease_ends_ms = queue_steady_ms(job->queue) + job->queue->options.lease_ms;
+    return worker_put(db, &(Worker){ .id = job->worker->id,
+                                     .name = job->worker->name,
+                                     .kind = job->worker->kind,
+                                     .slots = job->worker->slots,
+                                     .registered_at_ms = now_ms,
+                                     .lease_expires_at_ms = lease_ends_ms,
+                                     .heartbeat_at_ms = now_ms });
+}
+
+int queue_register_wait(Queue *queue, const WorkerNew *worker)
+{
+    assert(!uuid_is_zero(worker->id));
+    WorkerJob job = { .queue = queue, .worker = worker };
+    return store_call_wait(queue->store, register_job, &job);
+}
+
+static int drain_job(Db *db, void *arg)
+{
+    WorkerJob *job = arg;
+    WorkerState state;
+    int r = worker_state(db, job->id, &state);
+    if (r == -ENOENT || (r == 0 && state > WORKER_DRAINING)) return no_worker();
+    return r != 0 ? r : worker_set_state(db, job->id, WORKER_DRAINING);
+}
+
+int queue_drain_wait(Queue *queue, Uuid worker_id)
+{
+    WorkerJob job = { .queue = queue, .id = worker_id };
+    int r = store_call_wait(queue->store, drain_job, &job);
+    if (r != 0) return r;
+    queue_worker_signal(queue, worker_id);
+    claimers_wake_all(queue); /* its claim, if it waits in one, must end */
+    return 0;
+}
+
+typedef struct {
+    Uuid worker_id;
+    EndAll all;
+} LeaveJob;
+
+/* Stopped only once nothing is left with it: a crash in between leaves a worker whose lease ends. */
+static int leave_job(Db *db, void *arg)
+{
+    LeaveJob *job = arg;
+    WorkerState state;
+    int r = worker_state(db, job->worker_id, &state);
+    if (r == -ENOENT || (r == 0 && state > WORKER_DRAINING)) return no_worker();
+    if (r == 0) r = worker_end_all(db, job->worker_id, &job->all);
+    return r != 0 || job->all.more ? r : worker_set_state(db, job->worker_id, WORKER_STOPPED);
+}
+
+int queue_leave_wait(Queue *queue, Uuid worker_id)
+{
+    int r;
+    LeaveJob job;
+    do {
+        job = (LeaveJob){ .worker_id = worker_id,
+                          .all = { .queue = queue,
+                                   .outcome = TASK_OUTCOME_RELEASED,
+                                   .now_ms = queue_now_ms(queue) } };
+        r = store_call_wait(queue->store, leave_job, &job);
+        if (r == 0) queue_apply_all(queue, &job.all);
+    } while (r == 0 && job.all.more);
+    return r;
+}
+
+/* --- heartbeats -------------------------------------------------------------------------------- */
+
+typedef struct {
+    Queue *queue;
+    Uuid worker_id;
+    const TaskRef *held;
+    size_t held_n;
+    int64_t now_ms;
+    HeartbeatReply *reply;
+    EndAll orphans;
+} HeartbeatJob;
+
+/* What the worker holds, against what the store knows. */
+static int heartbeat_held(Db *db, HeartbeatJob *job)
+{
+    HeartbeatReply *reply = job->reply;
+    for (size_t i = 0; i < job->held_n; i++) {
+        TaskHead head;
+        int r = task_held(db, job->held[i], &head);
+        if (r < 0) return r;
+        if (r == 0 && !head.cancel_requested) continue;
+        reply->stops[reply->stops_n++] = (HoldStop){
+            .task = job->held[i],
+            .reason = r == 0 ? HOLD_CANCEL : HOLD_STALE,
+        };
+    }
+    return 0;
+}
+
+static bool held_has(const HeartbeatJob *job, const TaskHead *head)
+{
+    for (size_t i = 0; i < job->held_n; i++)
+        if (job->held[i].fence == head->fence && uuid_eq(job->held[i].id, head->id)) return true;
+    return false;
+}
+
+/* Releases what the store gave to the worker and the worker never got. A fresh claim may still be on
+ * its way to it. */
+static int heartbeat_orphans(Db *db, HeartbeatJob *job)
+{
+    TaskHead heads[END_TASKS_MAX];
+    int64_t grace_ms = 2 * job->queue->options.lease_ms, after = 0;
+    Conclusion c = { .outcome = TASK_OUTCOME_RELEASED, .now_ms = job->now_ms };
+    size_t n;
+    do {
+        n = END_TASKS_MAX;
+        int r = task_running_of(db, job->worker_id, after, heads, &n);
+        if (r != 0) return r;
+        for (size_t i = 0; i < n && job->orphans.ids_n < END_TASKS_MAX; i++) {
+            TaskState state;
+            after = heads[i].seq;
+            if (heads[i].started_at_ms > job->now_ms - grace_ms || held_has(job, &heads[i]))
+                continue;
+            r = task_conclude(job->queue, db, &heads[i], &c, &job->orphans.effects, &state);
+            if (r != 0) return r;
+            job->orphans.ids[job->orphans.ids_n++] = heads[i].id;
+        }
+    } while (n == END_TASKS_MAX && job->orphans.ids_n < END_TASKS_MAX);
+    return 0;
+}
+
+static int heartbeat_job(Db *db, void *arg)
+{
+    HeartbeatJob *job = arg;
+    WorkerState state;
+    int64_t lease_ends_ms = queue_steady_ms(job->queue) + job->queue->options.lease_ms;
+    int r = worker_renew(db, job->worker_id, lease_ends_ms, job->now_ms);
+    if (r == -ENOENT) return no_worker();
+    if (r == 0) r = worker_state(db, job->worker_id, &state);
+    if (r == 0) r = heartbeat_held(db, job);
+    if (r == 0) r = heartbeat_orphans(db, job);
+    if (r != 0) return r;
+    job->reply->draining = state == WORKER_DRAINING;
+    return 0;
+}
+
+int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const TaskRef *held, size_t held_n,
+                         Arena *arena, HeartbeatReply *ret)
+{
+    assert(held_n <= HEARTBEAT_TASKS_MAX);
+    /* the mark first: what changes from here on asks for another heartbeat */
+    HeartbeatReply reply = { .mark = queue_signal_mark(queue, worker_id) };
+    reply.stops = ARENA_ARRAY(arena, HoldStop, held_n);
+    if (!reply.stops) return diag_set(-ENOMEM, "no memory for the answer to a heartbeat");
+    HeartbeatJob job = { .queue = queue,
+                         .worker_id = worker_id,
+                         .held = held,
+                         .held_n = held_n,
+                         .now_ms = queue_now_ms(queue),
+                         .reply = &reply };
+    int r = store_call_wait(queue->store, heartbeat_job, &job);
+    if (r != 0) return r;
+    queue_apply_all(queue, &job.orphans);
+    *ret = reply;
+    return 0;
+}
+
+/* --- the end of an attempt --------------------------------------------------------------------- */
+
+typedef struct {
+    Queue *queue;
+    const TaskFinish *finish;
+    Conclusion conclusion;
+    TaskState state;
+    Effects effects;
+} FinishJob;
+
+static int finish_job(Db *db, void *arg)
+{
+    FinishJob *job = arg;
+    TaskHead head;
+    int r = task_held(db, job->finish->task, &head);
+    if (r != 0) return r;
+    return task_conclude(job->queue, db, &head, &job->conclusion, &job->effects, &job->state);
+}
+
+static void count_stale(Queue *queue)
+{
+    queue_apply(queue, &(Effects){ .stale = 1 });
+}
+
+int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_state)
+{
+    assert(finish->outcome < TASK_OUTCOME_N_ && finish->outcome != TASK_OUTCOME_LOST);
+    FinishJob job = {
+        .queue = queue,
+        .finish = finish,
+        .conclusion = { .outcome = finish->outcome,
+                        .now_ms = queue_now_ms(queue),
+                        .random = entropy_u64(),
+                        .retry_after_ms = finish->retry_after_ms,
+                        .error_code = finish->error_code,
+                        .error_detail = finish->error_detail,
+                        .stopped_by = finish->stopped_by,
+                        .sandbox = finish->sandbox,
+                        .result = finish->result,
+                        .usage = finish->usage },
+    };
+    int r = store_call_wait(queue->store, finish_job, &job);
+    if (r == QUEUE_E_STALE) count_stale(queue);
+    if (r != 0) return r;
+    queue_apply(queue, &job.effects);
+    queue_task_changed(queue, finish->task.id);
+    if (ret_state) *ret_state = job.state;
+    return 0;
+}
+
+/* --- while it runs ----------------------------------------------------------------------------- */
+
+typedef struct {
+    Queue *queue;
+    TaskRef task;
+    const Call *calls;
+    const TaskLogLine *lines;
+    size_t n;
+    size_t dropped;
+} JournalJob;
+
+static void usage_add(TaskUsage *sum, const Call *call)
+{
+    if (call->replayed) { /* its tokens were counted when they were bought */
+        sum->replayed_calls++;
+        return;
+    }
+    sum->llm_calls++;
+    sum->input_tokens += call->input_tokens;
+    sum->output_tokens += call->output_tokens;
+    sum->cached_tokens += call->cached_tokens;
+    sum->cost_nusd += call->cost_nusd;
+}
+
+static int calls_job(Db *db, void *arg)
+{
+    JournalJob *job = arg;
+    TaskHead head;
+    TaskUsage sum = { 0 };
+    int r = task_held(db, job->task, &head);
+    for (size_t i = 0; i < job->n && r == 0; i++) {
+        Call call = job->calls[i];
+        call.attempt = head.attempt;
+        call.fence = head.fence;
+        usage_add(&sum, &call);
+        r = call_insert(db, head.seq, &call);
+    }
+    return r == 0 ? task_add_usage(db, head.seq, &sum) : r;
+}
+
+static int journal(Queue *queue, StoreFn fn, JournalJob *job)
+{
+    if (job->n == 0) return 0;
+    int r = store_call_wait(queue->store, fn, job);
+    if (r == QUEUE_E_STALE) count_stale(queue);
+    if (r == 0) queue_task_changed(queue, job->task.id);
+    return r;
+}
+
+int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n)
+{
+    JournalJob job = { .queue = queue, .task = task, .calls = calls, .n = calls_n };
+    return journal(queue, calls_job, &job);
+}
+
+/* A line of the running attempt. Returns 0, DB_E_CONFLICT (it is there already), -errno. */
+static int log_line(Db *db, const TaskHead *head, const TaskLogLine *given)
+{
+    TaskLogLine line = *given;
+    line.attempt = head->attempt;
+    return task_log_insert(db, head->seq, &line);
+}
+
+static int logs_job(Db *db, void *arg)
+{
+    JournalJob *job = arg;
+    TaskHead head;
+    int64_t bytes = 0, dropped = 0, max = job->queue->options.log_bytes_max;
+    int r = task_held(db, job->task, &head);
+    if (r == 0) r = task_log_usage(db, head.seq, &bytes, &dropped);
+    job->dropped = 0;
+    for (size_t i = 0; i < job->n && r == 0; i++) {
+        int64_t size = (int64_t)MIN(job->lines[i].text.len, TASK_LOG_LINE_BYTES_MAX);
+        if (size > max - bytes) {
+            job->dropped++;
+            continue;
+        }
+        r = log_line(db, &head, &job->lines[i]);
+        if (r == 0) bytes += size;
+        if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
+    }
+    if (r != 0) return r;
+    return task_set_log_usage(db, head.seq, bytes, dropped + (int64_t)job->dropped);
+}
+
+int queue_logs_append_wait(Queue *queue, TaskRef task, const TaskLogLine *lines, size_t lines_n,
+                           size_t *ret_dropped)
+{
+    JournalJob job = { .queue = queue, .task = task, .lines = lines, .n = lines_n };
+    int r = journal(queue, logs_job, &job);
+    if (r == 0 && ret_dropped) *ret_dropped = job.dropped;
+    return r;
+}

@@ -1,0 +1,489 @@
+#include "tests/unit/queue_fixture.h"
+
+/* --- a task's life ----------------------------------------------------------------------------- */
+
+static int body_life(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    Uuid id = submit(f, LANE_NORMAL);
+    check_counts(f, LANE_NORMAL, 1, 0);
+    Task *tasks;
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1);
+    CHECK(uuid_eq(tasks[0].id, id));
+    CHECK_INT(tasks[0].state, TASK_RUNNING);
+    CHECK_INT(tasks[0].attempt, 1);
+    CHECK_STR(tasks[0].input, STR("{\"q\":1}"));
+    CHECK_STR(tasks[0].version_id, STR(VERSION_A));
+    check_counts(f, LANE_NORMAL, 0, 1);
+    pass_ms(40);
+    TaskState state;
+    TaskFinish end = { .task = { id, tasks[0].fence },
+                       .outcome = TASK_OUTCOME_SUCCEEDED,
+                       .result = STR("[1,2]"),
+                       .sandbox = STR("A"),
+                       .usage = { .tool_calls = 2 } };
+    CHECK_INT(queue_finish_wait(f->queue, &end, &state), 0);
+    CHECK_INT(state, TASK_SUCCEEDED);
+    Task t = get(f, id);
+    CHECK_INT(t.state, TASK_SUCCEEDED);
+    CHECK_STR(t.result, STR("[1,2]"));
+    CHECK_INT(t.finished_at_ms - t.started_at_ms, 40);
+    CHECK_INT(t.usage.tool_calls, 2);
+    CHECK_INT(t.error_code.len, 0);
+    CHECK_INT(queue_finish_wait(f->queue, &end, &state), QUEUE_E_STALE); /* once only */
+    CHECK_INT(get(f, id).usage.tool_calls, 2);
+    check_counts(f, LANE_NORMAL, 0, 0);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.stale, 1);
+    CHECK_INT(stats.lane[LANE_NORMAL].submitted, 1);
+    CHECK_INT(stats.lane[LANE_NORMAL].claimed, 1);
+    CHECK_INT(stats.lane[LANE_NORMAL].ended[TASK_SUCCEEDED], 1);
+    Task unknown;
+    CHECK_INT(queue_get_wait(f->queue, worker, 0, &f->arena, &unknown), QUEUE_E_NO_TASK);
+    return 0;
+}
+
+static void test_life(void **state)
+{
+    run(state, body_life);
+}
+
+static int body_resolve(void *arg)
+{
+    Fixture *f = arg;
+    TaskSummary s;
+    TaskNew new = { .lane = LANE_LOW, .input = STR("1") };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), QUEUE_E_AGENT_NEEDED);
+    new.agent = STR("nobody");
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), QUEUE_E_NO_AGENT);
+    CHECK_HAS(str_of(diag_text()), "\"nobody\"");
+    new.version_id = STR(VERSION_A);
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), QUEUE_E_NO_AGENT);
+    new.agent = STR("support");
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    CHECK_STR(str_of(s.version_id), STR(VERSION_A));
+    CHECK_STR(str_of(s.agent), STR("support"));
+    new.version_id = STR(VERSION_B); /* of another agent */
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), QUEUE_E_NO_VERSION);
+    new.agent = STR("empty"), new.version_id = STR_NULL;
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), QUEUE_E_NO_VERSION);
+    CHECK_HAS(str_of(diag_text()), "no deployed version");
+    check_counts(f, LANE_LOW, 1, 0); /* refusals leave nothing behind */
+    return 0;
+}
+
+static int empty_agent_job(Db *db, void *arg)
+{
+    (void)arg;
+    return agent_ensure(db, STR("empty"), 1);
+}
+
+static int body_only_agent(void *arg)
+{
+    Fixture *f = arg;
+    TaskSummary s;
+    TaskNew new = { .input = STR("1") };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    CHECK_STR(str_of(s.agent), STR("support"));
+    return 0;
+}
+
+static void test_resolve(void **state)
+{
+    Fixture *f = *state;
+    run(state, body_only_agent);
+    deploy(f, "billing", VERSION_B);
+    assert_int_equal(store_call(f->store, empty_agent_job, NULL), 0);
+    run(state, body_resolve);
+}
+
+static int body_idempotency(void *arg)
+{
+    Fixture *f = arg;
+    TaskSummary a, b;
+    TaskNew new = { .lane = LANE_NORMAL,
+                    .input = STR("1"),
+                    .idempotency_key = STR("k1"),
+                    .fingerprint = STR("f1") };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &a), 0);
+    CHECK(!a.existing);
+    CHECK_INT(queue_submit_wait(f->queue, &new, &b), 0);
+    CHECK(b.existing && uuid_eq(a.id, b.id));
+    CHECK_STR(str_of(b.version_id), STR(VERSION_A));
+    CHECK_INT(b.lane, LANE_NORMAL);
+    new.fingerprint = STR("f2");
+    CHECK_INT(queue_submit_wait(f->queue, &new, &b), QUEUE_E_KEY_REUSED);
+    new.tenant_id = STR("other");
+    CHECK_INT(queue_submit_wait(f->queue, &new, &b), 0);
+    CHECK(!b.existing);
+    check_counts(f, LANE_NORMAL, 2, 0);
+    /* keys are forgotten in the end */
+    pass_ms(INT64_C(49) * 3600 * 1000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(queue_submit_wait(f->queue, &new, &a), 0);
+    CHECK(!a.existing);
+    return 0;
+}
+
+static void test_idempotency(void **state)
+{
+    run(state, body_idempotency);
+}
+
+static int body_full(void *arg)
+{
+    Fixture *f = arg;
+    TaskSummary s;
+    TaskNew new = { .lane = LANE_LOW, .input = STR("1") };
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    Uuid first = submit(f, LANE_LOW);
+    submit(f, LANE_LOW);
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), QUEUE_E_FULL);
+    CHECK_HAS(str_of(diag_text()), "low lane is full");
+    submit(f, LANE_NORMAL); /* another lane is not affected */
+    TaskState state;
+    CHECK_INT(queue_cancel_wait(f->queue, first, STR("user"), &state), 0);
+    submit(f, LANE_LOW);
+    CHECK_INT(queue_retry_wait(f->queue, first), QUEUE_E_FULL);
+    CHECK_INT(get(f, first).state, TASK_CANCELED);
+    Task *tasks;
+    CHECK_INT(claim(f, worker, (LaneConfig){ .reserved = { 0, 0, 1 } }, &tasks), 1);
+    CHECK_INT(queue_retry_wait(f->queue, first), 0);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.lane[LANE_LOW].refused_full, 2);
+    check_counts(f, LANE_LOW, 2, 1);
+    return 0;
+}
+
+static void test_full(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.queued_max[LANE_LOW] = 2;
+    open_queue(f);
+    run(state, body_full);
+}
+
+/* --- claiming ---------------------------------------------------------------------------------- */
+
+static int body_slots(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    LaneConfig slots = { .reserved = { 1, 1, 1 }, .shared = 2 };
+    Task *tasks;
+    for (int i = 0; i < 6; i++) submit(f, LANE_LOW);
+    /* critical's and normal's own slots stay free for them */
+    CHECK_INT(claim(f, worker, slots, &tasks), 3);
+    for (int i = 0; i < 2; i++) submit(f, LANE_CRITICAL);
+    Claim c = { .worker_id = worker, .slots = slots, .use = { .running = { 0, 0, 3 } } };
+    size_t n;
+    CHECK_INT(queue_claim_wait(f->queue, &c, clock_mono_ms(), &f->arena, &tasks, &n), 0);
+    CHECK_INT(n, 1);
+    CHECK_INT(tasks[0].lane, LANE_CRITICAL);
+    /* shared slots go to the highest lane that waits */
+    c.use = (LaneUse){ .running = { 1, 0, 2 } };
+    CHECK_INT(queue_claim_wait(f->queue, &c, clock_mono_ms(), &f->arena, &tasks, &n), 0);
+    CHECK_INT(n, 1);
+    CHECK_INT(tasks[0].lane, LANE_CRITICAL);
+    c.use = (LaneUse){ .running = { 1, 1, 3 } };
+    CHECK_INT(queue_claim_wait(f->queue, &c, clock_mono_ms(), &f->arena, &tasks, &n), -EINVAL);
+    return 0;
+}
+
+static void test_slots(void **state)
+{
+    run(state, body_slots);
+}
+
+static int body_order(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED), ids[4];
+    Task *tasks;
+    int64_t fence = 0;
+    for (int i = 0; i < 4; i++) {
+        ids[i] = submit(f, LANE_NORMAL);
+        pass_ms(1);
+    }
+    CHECK_INT(claim(f, worker, roomy, &tasks), 4);
+    for (int i = 0; i < 4; i++) {
+        CHECK(uuid_eq(tasks[i].id, ids[i]));
+        CHECK(tasks[i].fence > fence); /* each greater than any before */
+        fence = tasks[i].fence;
+    }
+    return 0;
+}
+
+static void test_order(void **state)
+{
+    run(state, body_order);
+}
+
+static int body_run_at(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    Task *tasks;
+    TaskSummary s;
+    TaskNew new = { .lane = LANE_NORMAL, .input = STR("1"), .run_at_ms = real_now + 1000 };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 0);
+    QueueStats stats;
+    CHECK_INT(queue_stats_wait(f->queue, &stats), 0);
+    CHECK_INT(stats.lane[LANE_NORMAL].oldest_ready_at_ms, real_now + 1000);
+    CHECK_INT(stats.lane[LANE_LOW].oldest_ready_at_ms, INT64_MAX);
+    pass_ms(999);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 0);
+    pass_ms(1);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1);
+    return 0;
+}
+
+static void test_run_at(void **state)
+{
+    run(state, body_run_at);
+}
+
+typedef struct {
+    Fixture *f;
+    Uuid worker;
+    LaneConfig slots;
+    int64_t deadline_ms;
+    int result;
+    size_t n;
+    Task *tasks;
+} Poll;
+
+static int poll_main(void *arg)
+{
+    Poll *p = arg;
+    Claim c = { .worker_id = p->worker, .slots = p->slots };
+    return p->result = queue_claim_wait(p->f->queue, &c, p->deadline_ms, &p->f->arena, &p->tasks,
+                                        &p->n);
+}
+
+static int body_long_poll(void *arg)
+{
+    Fixture *f = arg;
+    Poll low = { f, add_worker(f, 1, WORKER_REMOTE), { .reserved = { 0, 0, 1 } }, DEADLINE_NONE },
+         any = { f, add_worker(f, 2, WORKER_REMOTE), { .shared = 1 }, DEADLINE_NONE };
+    FiberRef a, b;
+    CHECK_INT(fiber_spawn("low", poll_main, &low, &a), 0);
+    await_claimers(f, 1);
+    CHECK_INT(fiber_spawn("any", poll_main, &any, &b), 0);
+    await_claimers(f, 2);
+    submit(f, LANE_CRITICAL); /* passes by the one who has no slot for it */
+    CHECK_INT(fiber_join_wait(b, NULL), 0);
+    CHECK_INT(any.result, 0);
+    CHECK_INT(any.n, 1);
+    CHECK_INT(low.n, 0);
+    submit(f, LANE_LOW);
+    CHECK_INT(fiber_join_wait(a, NULL), 0);
+    CHECK_INT(low.result, 0);
+    CHECK_INT(low.tasks[0].lane, LANE_LOW);
+    return 0;
+}
+
+static void test_long_poll(void **state)
+{
+    run(state, body_long_poll);
+}
+
+static int body_poll_ends(void *arg)
+{
+    Fixture *f = arg;
+    Poll p = { f, add_worker(f, 1, WORKER_REMOTE), roomy, clock_mono_ms() + 5 };
+    FiberRef a;
+    CHECK_INT(fiber_spawn("poll", poll_main, &p, &a), 0);
+    CHECK_INT(fiber_join_wait(a, NULL), 0);
+    CHECK_INT(p.result, -ETIMEDOUT);
+    p.deadline_ms = DEADLINE_NONE;
+    CHECK_INT(fiber_spawn("poll", poll_main, &p, &a), 0);
+    await_claimers(f, 1);
+    fiber_cancel(a);
+    CHECK_INT(fiber_join_wait(a, NULL), 0);
+    CHECK_INT(p.result, -ECANCELED);
+    CHECK_INT(fiber_spawn("poll", poll_main, &p, &a), 0);
+    await_claimers(f, 1);
+    CHECK_INT(queue_drain_wait(f->queue, p.worker), 0); /* a draining worker claims no more */
+    CHECK_INT(fiber_join_wait(a, NULL), 0);
+    CHECK_INT(p.result, QUEUE_E_NO_WORKER);
+    p.worker = worker_of(99);
+    CHECK_INT(poll_main(&p), QUEUE_E_NO_WORKER);
+    check_counts(f, LANE_NORMAL, 0, 0);
+    return 0;
+}
+
+static void test_poll_ends(void **state)
+{
+    run(state, body_poll_ends);
+}
+
+static int body_poll_later(void *arg)
+{
+    Fixture *f = arg;
+    TaskSummary s;
+    TaskNew new = { .lane = LANE_NORMAL, .input = STR("1"), .run_at_ms = real_now + 20 };
+    Poll p = { f, add_worker(f, 1, WORKER_REMOTE), roomy, DEADLINE_NONE };
+    FiberRef a;
+    CHECK_INT(fiber_spawn("poll", poll_main, &p, &a), 0);
+    await_claimers(f, 1);
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    (void)fiber_sleep_wait(5);
+    CHECK_INT(p.n, 0);
+    pass_ms(20); /* it wakes by itself when the time it saw has come */
+    CHECK_INT(fiber_join_wait(a, NULL), 0);
+    CHECK_INT(p.n, 1);
+
+    new.run_at_ms = real_now + 1000000; /* a clock that is set: the tick finds out */
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    p.n = 0;
+    CHECK_INT(fiber_spawn("poll", poll_main, &p, &a), 0);
+    await_claimers(f, 1);
+    real_now += 1000000;
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(fiber_join_wait(a, NULL), 0);
+    CHECK_INT(p.n, 1);
+    return 0;
+}
+
+static void test_poll_later(void **state)
+{
+    run(state, body_poll_later);
+}
+
+static int body_small_arena(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    char *big = arena_alloc(&f->arena, 100002);
+    memset(big, 'x', 100002);
+    big[0] = big[100001] = '"';
+    TaskNew new = { .lane = LANE_NORMAL, .input = str_make(big, 100002) };
+    TaskSummary s;
+    Arena arena;
+    Task *tasks;
+    size_t n = 0;
+    for (int i = 0; i < 3; i++) CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    Claim c = { .worker_id = worker, .slots = roomy };
+    arena_init(&arena, 250000);
+    CHECK_INT(queue_claim_wait(f->queue, &c, clock_mono_ms(), &arena, &tasks, &n), 0);
+    CHECK_INT(n, 2); /* the third stays queued */
+    check_counts(f, LANE_NORMAL, 1, 2);
+    arena_deinit(&arena);
+    arena_init(&arena, 50000);
+    CHECK_INT(queue_claim_wait(f->queue, &c, clock_mono_ms(), &arena, &tasks, &n), -ENOMEM);
+    check_counts(f, LANE_NORMAL, 1, 2);
+    arena_deinit(&arena);
+    return 0;
+}
+
+static void test_small_arena(void **state)
+{
+    run(state, body_small_arena);
+}
+
+/* --- many at once ------------------------------------------------------------------------------ */
+
+#define CROWD_LOOPS 4
+#define CROWD_TASKS 120 /* a loop */
+
+typedef struct {
+    Fixture *f;
+    int n;
+    _Atomic int *left;
+    FiberRef worker;
+} Crowd;
+
+static int crowd_worker(void *arg)
+{
+    Crowd *c = arg;
+    Uuid id = add_worker(c->f, 10 + c->n, WORKER_REMOTE);
+    Claim claim = { .worker_id = id, .slots = { .shared = 7 } };
+    for (;;) {
+        CLEANUP(arena_deinit) Arena arena;
+        Task *tasks;
+        size_t n;
+        arena_init(&arena, 1 << 20);
+        int r = queue_claim_wait(c->f->queue, &claim, DEADLINE_NONE, &arena, &tasks, &n);
+        if (r == -ECANCELED) return 0;
+        if (!CHECK_INT(r, 0)) return 1;
+        for (size_t i = 0; i < n; i++) {
+            bool again = tasks[i].attempt == 1 && tasks[i].fence % 3 == 0;
+            TaskState state;
+            TaskRef ref = { tasks[i].id, tasks[i].fence };
+            CHECK_INT(
+                finish(c->f, ref, again ? TASK_OUTCOME_RELEASED : TASK_OUTCOME_SUCCEEDED, &state),
+                0);
+            CHECK_INT(finish(c->f, ref, TASK_OUTCOME_SUCCEEDED, &state), QUEUE_E_STALE);
+            if (!again) atomic_fetch_sub(c->left, 1);
+        }
+    }
+}
+
+static int crowd_submit(void *arg)
+{
+    Crowd *c = arg;
+    for (int i = 0; i < CROWD_TASKS / 4; i++) submit(c->f, (Lane)(i % LANE_N_));
+    return 0;
+}
+
+static int crowd_main(void *arg)
+{
+    Crowd *c = arg;
+    FiberRef submitters[4];
+    CHECK_INT(fiber_spawn("worker", crowd_worker, c, &c->worker), 0);
+    for (int i = 0; i < 4; i++)
+        CHECK_INT(fiber_spawn("submit", crowd_submit, c, &submitters[i]), 0);
+    while (atomic_load(c->left) > 0) (void)fiber_sleep_wait(2);
+    loop_stop(loop_here()); /* cancels the worker, which waits for a task */
+    return 0;
+}
+
+static void test_crowd(void **state)
+{
+    Fixture *f = *state;
+    Loop *loops[CROWD_LOOPS];
+    Crowd crowd[CROWD_LOOPS];
+    _Atomic int left = CROWD_LOOPS * CROWD_TASKS;
+    for (int i = 0; i < CROWD_LOOPS; i++) {
+        crowd[i] = (Crowd){ .f = f, .n = i, .left = &left };
+        loops[i] = loop_new("crowd");
+        fiber_spawn_on(loops[i], "crowd", crowd_main, &crowd[i]);
+        loop_start_thread(loops[i]);
+    }
+    for (int i = 0; i < CROWD_LOOPS; i++) {
+        loop_join(loops[i]);
+        loop_free(loops[i]);
+    }
+    check_none();
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    uint64_t done = 0;
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        assert_int_equal(stats.lane[lane].queued, 0);
+        assert_int_equal(stats.lane[lane].running, 0);
+        done += stats.lane[lane].ended[TASK_SUCCEEDED];
+    }
+    assert_int_equal(done, CROWD_LOOPS * CROWD_TASKS);
+    assert_int_equal(stats.claimers, 0);
+    StoreStats store;
+    store_stats(f->store, &store);
+    assert_true(store.commits < store.jobs); /* they were grouped */
+}
+
+int main(void)
+{
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(test_life),      TEST(test_resolve),    TEST(test_idempotency), TEST(test_full),
+        TEST(test_slots),     TEST(test_order),      TEST(test_run_at),      TEST(test_long_poll),
+        TEST(test_poll_ends), TEST(test_poll_later), TEST(test_small_arena), TEST(test_crowd),
+    };
+    log_setup(LOG_ERROR_, LOG_LOGFMT);
+    return cmocka_run_group_tests_name("queue", tests, NULL, NULL);
+}

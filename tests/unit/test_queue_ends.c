@@ -1,0 +1,379 @@
+#include "tests/unit/queue_fixture.h"
+
+/* --- ends -------------------------------------------------------------------------------------- */
+
+static int body_retries(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED), id = submit(f, LANE_NORMAL);
+    TaskState state;
+    TaskFinish end = { .outcome = TASK_OUTCOME_FAILED_RETRYABLE,
+                       .error_code = STR("exit_75"),
+                       .error_detail = STR("busy") };
+    for (int attempt = 1; attempt <= 3; attempt++) {
+        end.task = claim_one(f, worker);
+        end.retry_after_ms = 7000;
+        CHECK_INT(queue_finish_wait(f->queue, &end, &state), 0);
+        Task t = get(f, id);
+        CHECK_INT(t.attempt, attempt);
+        CHECK_INT(t.failures, attempt);
+        if (attempt == 3) break;
+        CHECK_INT(state, TASK_QUEUED);
+        CHECK_INT(t.ready_at_ms - real_now, 7000); /* asked for; more than the back-off would be */
+        CHECK_INT(t.error_code.len, 0);
+        Task *tasks;
+        CHECK_INT(claim(f, worker, roomy, &tasks), 0);
+        pass_ms(7000);
+    }
+    CHECK_INT(state, TASK_FAILED);
+    Task t = get(f, id);
+    CHECK_STR(t.error_code, STR("exit_75"));
+    CHECK_STR(t.error_detail, STR("busy"));
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.lane[LANE_NORMAL].retried, 2);
+    CHECK_INT(stats.lane[LANE_NORMAL].ended[TASK_FAILED], 1);
+
+    /* by hand: it begins anew, its history stays */
+    CHECK_INT(queue_retry_wait(f->queue, id), 0);
+    CHECK_INT(queue_retry_wait(f->queue, id), QUEUE_E_STATE);
+    t = get(f, id);
+    CHECK_INT(t.state, TASK_QUEUED);
+    CHECK_INT(t.failures, 0);
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, &state), 0);
+    CHECK_INT(get(f, id).attempt, 4);
+    CHECK_INT(queue_retry_wait(f->queue, id), QUEUE_E_STATE);
+    CHECK_INT(queue_retry_wait(f->queue, worker), QUEUE_E_NO_TASK);
+    return 0;
+}
+
+static void test_retries(void **state)
+{
+    run(state, body_retries);
+}
+
+static int settings_job(Db *db, void *arg)
+{
+    (void)arg;
+    return agent_set_settings(db, STR("support"),
+                              STR("{\"retry\":{\"maxAttempts\":2,\"initialMs\":100,"
+                                  "\"factorMilli\":1000,\"maxMs\":100}}"));
+}
+
+static int body_policy(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED), id = submit(f, LANE_NORMAL);
+    TaskState state;
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_FAILED_RETRYABLE, &state), 0);
+    CHECK_INT(state, TASK_QUEUED);
+    int64_t wait_ms = get(f, id).ready_at_ms - real_now;
+    CHECK(wait_ms >= 0 && wait_ms <= 100);
+    pass_ms(100);
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_FAILED_RETRYABLE, &state), 0);
+    CHECK_INT(state, TASK_FAILED);
+    CHECK_STR(get(f, id).error_code, STR("attempts_exhausted"));
+    return 0;
+}
+
+static void test_policy(void **state)
+{
+    Fixture *f = *state;
+    assert_int_equal(store_call(f->store, settings_job, NULL), 0);
+    run(state, body_policy);
+}
+
+static int body_outcomes(void *arg)
+{
+    Fixture *f = arg;
+    static const struct {
+        TaskOutcome outcome;
+        TaskState state;
+        const char *code;
+    } cases[] = {
+        { TASK_OUTCOME_FAILED_FINAL, TASK_FAILED, "agent_failed" },
+        { TASK_OUTCOME_TIMED_OUT, TASK_TIMED_OUT, "time_limit" },
+        { TASK_OUTCOME_CAPPED, TASK_FAILED, "cap_exceeded" },
+        { TASK_OUTCOME_CANCELED, TASK_CANCELED, "canceled" },
+        { TASK_OUTCOME_ESCALATED, TASK_ESCALATED, "" },
+    };
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    for (size_t i = 0; i < ARRAY_N(cases); i++) {
+        Uuid id = submit(f, LANE_NORMAL);
+        TaskState state;
+        CHECK_INT(finish(f, claim_one(f, worker), cases[i].outcome, &state), 0);
+        CHECK_INT(state, cases[i].state);
+        Task t = get(f, id);
+        CHECK_STR(t.error_code, str_of(cases[i].code));
+        CHECK_INT(t.finished_at_ms, state == TASK_ESCALATED ? 0 : real_now);
+        CHECK_INT(queue_retry_wait(f->queue, id), 0);
+        CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, &state), 0);
+    }
+    /* given back: nothing is counted against it */
+    Uuid id = submit(f, LANE_NORMAL);
+    TaskState state;
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_RELEASED, &state), 0);
+    CHECK_INT(state, TASK_QUEUED);
+    Task t = get(f, id);
+    CHECK_INT(t.failures + t.losses, 0);
+    CHECK_INT(t.ready_at_ms, real_now);
+    check_counts(f, LANE_NORMAL, 1, 0);
+    return 0;
+}
+
+static void test_outcomes(void **state)
+{
+    run(state, body_outcomes);
+}
+
+static int body_cancel(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED), id = submit(f, LANE_NORMAL);
+    TaskState state;
+    CHECK_INT(queue_cancel_wait(f->queue, id, STR("user"), &state), 0);
+    CHECK_INT(state, TASK_CANCELED);
+    Task t = get(f, id);
+    CHECK_STR(t.stopped_by, STR("user"));
+    CHECK_STR(t.error_code, STR("canceled"));
+    check_counts(f, LANE_NORMAL, 0, 0);
+    CHECK_INT(queue_cancel_wait(f->queue, id, STR("user"), &state), QUEUE_E_STATE);
+    CHECK_INT(queue_cancel_wait(f->queue, worker, STR("user"), &state), QUEUE_E_NO_TASK);
+
+    id = submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, worker);
+    HeartbeatReply reply = heartbeat(f, worker, &ref, 1);
+    CHECK_INT(reply.stops_n, 0);
+    CHECK_INT(queue_cancel_wait(f->queue, id, STR("user"), &state), 0);
+    CHECK_INT(state, TASK_RUNNING);
+    CHECK_INT(queue_signal_wait(f->queue, worker, reply.mark, clock_mono_ms() + 5000), 0);
+    reply = heartbeat(f, worker, &ref, 1);
+    CHECK_INT(reply.stops_n, 1);
+    CHECK_INT(reply.stops[0].reason, HOLD_CANCEL);
+    /* what the worker says of it now does not bring it back */
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_FAILED_RETRYABLE, &state), 0);
+    CHECK_INT(state, TASK_CANCELED);
+    t = get(f, id);
+    CHECK_STR(t.stopped_by, STR("user"));
+    CHECK_STR(t.error_code, STR("canceled"));
+    return 0;
+}
+
+static void test_cancel(void **state)
+{
+    run(state, body_cancel);
+}
+
+/* --- leases and deadlines ---------------------------------------------------------------------- */
+
+static int body_lease(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE), two = add_worker(f, 2, WORKER_REMOTE);
+    Uuid id = submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, one);
+    pass_ms(9000);
+    heartbeat(f, one, &ref, 1);
+    heartbeat(f, two, NULL, 0);
+    pass_ms(9000);
+    real_now += 86400000; /* a clock that is set ends no lease */
+    heartbeat(f, two, NULL, 0);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(get(f, id).state, TASK_RUNNING);
+    pass_ms(1001);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    Task t = get(f, id);
+    CHECK_INT(t.state, TASK_QUEUED);
+    CHECK_INT(t.losses, 1);
+    CHECK_INT(t.failures, 0);
+    CHECK_INT(t.ready_at_ms, real_now); /* at once, the first time */
+    check_counts(f, LANE_NORMAL, 1, 0);
+
+    TaskRef again = claim_one(f, two);
+    CHECK(again.fence > ref.fence);
+    TaskState state;
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, &state), QUEUE_E_STALE);
+    Call call = { .provider = STR("p"), .model = STR("m"), .outcome = STR("ok") };
+    CHECK_INT(queue_calls_add_wait(f->queue, ref, &call, 1), QUEUE_E_STALE);
+    HeartbeatReply reply;
+    CHECK_INT(queue_heartbeat_wait(f->queue, one, &ref, 1, &f->arena, &reply), QUEUE_E_NO_WORKER);
+    reply = heartbeat(f, two, &ref, 1);
+    CHECK_INT(reply.stops_n, 1);
+    CHECK_INT(reply.stops[0].reason, HOLD_STALE);
+    CHECK_INT(finish(f, again, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.lane[LANE_NORMAL].lost, 1);
+    return 0;
+}
+
+static void test_lease(void **state)
+{
+    run(state, body_lease);
+}
+
+static int body_losses(void *arg)
+{
+    Fixture *f = arg;
+    Uuid id = submit(f, LANE_NORMAL);
+    for (int i = 1; i <= TASK_LOSSES_MAX; i++) {
+        Uuid worker = add_worker(f, i, WORKER_REMOTE);
+        claim_one(f, worker);
+        pass_ms(10001);
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+        CHECK_INT(get(f, id).losses, i);
+        pass_ms(300000);
+    }
+    Task t = get(f, id);
+    CHECK_INT(t.state, TASK_FAILED);
+    CHECK_STR(t.error_code, STR("worker_lost"));
+    return 0;
+}
+
+static void test_losses(void **state)
+{
+    run(state, body_losses);
+}
+
+static int body_deadline(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    TaskSummary s;
+    Task *tasks;
+    TaskState state;
+    TaskNew new = { .lane = LANE_NORMAL, .input = STR("1"), .time_limit_ms = 60000 };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    pass_ms(100000); /* waiting before the first start does not count */
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1);
+    CHECK_INT(tasks[0].deadline_at_ms, real_now + 60000);
+    TaskRef ref = { tasks[0].id, tasks[0].fence };
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_RELEASED, &state), 0);
+    pass_ms(60000);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 0); /* too late to start again */
+    Task t = get(f, s.id);
+    CHECK_INT(t.state, TASK_TIMED_OUT);
+    CHECK_STR(t.error_code, STR("deadline_passed"));
+    check_counts(f, LANE_NORMAL, 0, 0);
+
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1);
+    for (int i = 0; i < 24; i++) { /* a worker that lives, and a task that does not end */
+        pass_ms(5000);
+        heartbeat(f, worker, &(TaskRef){ s.id, tasks[0].fence }, 1);
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+    }
+    CHECK_INT(get(f, s.id).state, TASK_RUNNING);
+    pass_ms(1);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(get(f, s.id).state, TASK_TIMED_OUT);
+    check_counts(f, LANE_NORMAL, 0, 0);
+    return 0;
+}
+
+static void test_deadline(void **state)
+{
+    run(state, body_deadline);
+}
+
+static int body_orphan(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE), id = submit(f, LANE_NORMAL);
+    Uuid kept = submit(f, LANE_NORMAL);
+    Task *tasks;
+    CHECK_INT(claim(f, worker, roomy, &tasks), 2); /* the answer is lost but for one task */
+    TaskRef held = { kept, tasks[1].fence };
+    CHECK(uuid_eq(tasks[1].id, kept));
+    for (int i = 0; i < 4; i++) {
+        pass_ms(5000);
+        CHECK_INT(get(f, id).state, TASK_RUNNING);
+        heartbeat(f, worker, &held, 1);
+    }
+    Task t = get(f, id);
+    CHECK_INT(t.state, TASK_QUEUED);
+    CHECK_INT(t.failures + t.losses, 0);
+    CHECK_INT(get(f, kept).state, TASK_RUNNING);
+    return 0;
+}
+
+static void test_orphan(void **state)
+{
+    run(state, body_orphan);
+}
+
+static int body_leave(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE), id = submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, worker);
+    CHECK_INT(queue_drain_wait(f->queue, worker), 0);
+    CHECK(heartbeat(f, worker, &ref, 1).draining);
+    CHECK_INT(queue_leave_wait(f->queue, worker), 0);
+    Task t = get(f, id);
+    CHECK_INT(t.state, TASK_QUEUED);
+    CHECK_INT(t.losses, 0);
+    CHECK_INT(queue_leave_wait(f->queue, worker), QUEUE_E_NO_WORKER);
+    CHECK_INT(queue_drain_wait(f->queue, worker), QUEUE_E_NO_WORKER);
+    CHECK_INT(queue_drain_wait(f->queue, worker_of(77)), QUEUE_E_NO_WORKER);
+    return 0;
+}
+
+static void test_leave(void **state)
+{
+    run(state, body_leave);
+}
+
+static int body_before_restart(void *arg)
+{
+    Fixture *f = arg;
+    Uuid here = add_worker(f, 1, WORKER_EMBEDDED), there = add_worker(f, 2, WORKER_REMOTE);
+    for (int i = 0; i < 300; i++) submit(f, LANE_LOW);
+    for (int i = 0; i < 5; i++) submit(f, LANE_CRITICAL);
+    Task *tasks;
+    LaneConfig low = { .reserved = { 0, 0, 1000 } };
+    CHECK_INT(claim(f, here, low, &tasks), CLAIM_TASKS_MAX);
+    CHECK_INT(claim(f, here, low, &tasks), 300 - CLAIM_TASKS_MAX);
+    CHECK_INT(claim(f, there, (LaneConfig){ .shared = 2 }, &tasks), 2);
+    return 0;
+}
+
+static int body_after_restart(void *arg)
+{
+    Fixture *f = arg;
+    check_counts(f, LANE_LOW, 300, 0);
+    check_counts(f, LANE_CRITICAL, 3, 2);
+    CHECK_INT(queue_tick_wait(f->queue),
+              0); /* the remote worker has a lease, however long it took */
+    check_counts(f, LANE_CRITICAL, 3, 2);
+    HeartbeatReply reply;
+    CHECK_INT(queue_heartbeat_wait(f->queue, worker_of(1), NULL, 0, &f->arena, &reply),
+              QUEUE_E_NO_WORKER);
+    TaskFilter filter = { .state = TASK_QUEUED, .lane = LANE_LOW, .limit = 1 };
+    TaskPage page;
+    CHECK_INT(queue_list_wait(f->queue, &filter, &f->arena, &page), 0);
+    CHECK_INT(page.tasks[0].losses, 1);
+    return 0;
+}
+
+static void test_restart(void **state)
+{
+    Fixture *f = *state;
+    run(state, body_before_restart);
+    close_queue(f);
+    pass_ms(100000);
+    open_queue(f);
+    run(state, body_after_restart);
+}
+
+int main(void)
+{
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(test_retries), TEST(test_policy),  TEST(test_outcomes), TEST(test_cancel),
+        TEST(test_lease),   TEST(test_losses),  TEST(test_deadline), TEST(test_orphan),
+        TEST(test_leave),   TEST(test_restart),
+    };
+    log_setup(LOG_ERROR_, LOG_LOGFMT);
+    return cmocka_run_group_tests_name("queue_ends", tests, NULL, NULL);
+}

@@ -1,0 +1,189 @@
+#include "tests/unit/queue_fixture.h"
+
+#include "store/webhook_store.h"
+
+/* --- journals, webhooks, watching -------------------------------------------------------------- */
+
+static int calls_job(Db *db, void *arg)
+{
+    Fixture *f = arg;
+    Call *calls;
+    TaskLogLine *lines;
+    size_t n;
+    CHECK_INT(call_list(db, 1, &f->arena, &calls, &n), 0);
+    CHECK_INT(n, 3);
+    CHECK_INT(calls[0].attempt, 1);
+    CHECK_INT(task_log_list(db, 1, (TaskLogCursor){ 0 }, &f->arena, &lines, &n), 0);
+    CHECK_INT(n, 2);
+    return 0;
+}
+
+static int body_journal(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED), id = submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, worker);
+    Call calls[3] = { { .input_tokens = 10, .output_tokens = 2, .cost_nusd = 5 },
+                      { .input_tokens = 1, .cached_tokens = 1, .cost_nusd = 6 },
+                      { .input_tokens = 99, .output_tokens = 99, .replayed = true } };
+    for (int i = 0; i < 3; i++)
+        calls[i].provider = calls[i].model = calls[i].protocol = calls[i].outcome = STR("x");
+    CHECK_INT(queue_calls_add_wait(f->queue, ref, calls, 3), 0);
+    CHECK_INT(queue_calls_add_wait(f->queue, ref, calls, 0), 0);
+    TaskUsage u = get(f, id).usage;
+    CHECK_INT(u.input_tokens, 11);
+    CHECK_INT(u.output_tokens, 2);
+    CHECK_INT(u.cached_tokens, 1);
+    CHECK_INT(u.llm_calls, 2);
+    CHECK_INT(u.replayed_calls, 1);
+    CHECK_INT(u.cost_nusd, 11);
+
+    TaskLogLine lines[3] = { { .seq = 1, .text = STR("12345") },
+                             { .seq = 2, .text = STR("123456") },
+                             { .seq = 3, .text = STR("12345") } };
+    size_t dropped = 9;
+    CHECK_INT(queue_logs_append_wait(f->queue, ref, lines, 3, &dropped), 0);
+    CHECK_INT(dropped, 1); /* the second does not fit into ten bytes, the third does */
+    CHECK_INT(queue_logs_append_wait(f->queue, ref, lines, 1, &dropped), 0);
+    CHECK_INT(store_read_wait(f->store, calls_job, f), 0);
+    ref.fence++;
+    CHECK_INT(queue_logs_append_wait(f->queue, ref, lines, 1, NULL), QUEUE_E_STALE);
+    return 0;
+}
+
+static void test_journal(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.log_bytes_max = 10;
+    open_queue(f);
+    run(state, body_journal);
+}
+
+static void webhook_body(Buf *out, const Task *task, int64_t now_ms)
+{
+    buf_printf(out, "%s %.*s %" PRId64, task_state_name(task->state), STR_ARG(task->result),
+               now_ms - task->created_at_ms);
+}
+
+typedef struct {
+    Fixture *f;
+    Webhook *due;
+    size_t n;
+    int64_t next;
+} DueJob;
+
+static int due_job(Db *db, void *arg)
+{
+    DueJob *job = arg;
+    return webhook_due(db, real_now, 10, &job->f->arena, &job->due, &job->n, &job->next);
+}
+
+static int body_webhook(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    TaskNew new = { .lane = LANE_NORMAL, .input = STR("1"), .webhook_url = STR("http://h/") };
+    TaskSummary s;
+    TaskState state;
+    DueJob job = { .f = f };
+    uint64_t mark = queue_webhook_mark(f->queue);
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_RELEASED, &state), 0);
+    CHECK_INT(queue_webhook_wait(f->queue, mark, clock_mono_ms()), -ETIMEDOUT);
+    pass_ms(30);
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, &state), 0);
+    CHECK_INT(queue_webhook_wait(f->queue, mark, clock_mono_ms() + 5000), 0);
+    CHECK_INT(store_read_wait(f->store, due_job, &job), 0);
+    CHECK_INT(job.n, 1);
+    CHECK_STR(job.due[0].body, STR("succeeded \"done\" 30"));
+    CHECK_STR(job.due[0].url, STR("http://h/"));
+    CHECK(str_starts_with(job.due[0].webhook_id, STR("msg_")));
+    CHECK(str_find_char(job.due[0].webhook_id, '.') < 0);
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    CHECK_INT(queue_cancel_wait(f->queue, s.id, STR("user"), &state), 0);
+    CHECK_INT(store_read_wait(f->store, due_job, &job), 0);
+    CHECK_INT(job.n, 2);
+    CHECK_STR(job.due[1].body, STR("canceled  0"));
+    submit(f, LANE_NORMAL); /* without an address: none */
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, &state), 0);
+    CHECK_INT(store_read_wait(f->store, due_job, &job), 0);
+    CHECK_INT(job.n, 2);
+    return 0;
+}
+
+static void test_webhook(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.webhook_body = webhook_body;
+    open_queue(f);
+    run(state, body_webhook);
+}
+
+typedef struct {
+    Fixture *f;
+    Uuid id;
+    int result;
+    Task task;
+    Arena arena;
+} Watch;
+
+static int watch_main(void *arg)
+{
+    Watch *w = arg;
+    w->result = queue_end_wait(w->f->queue, w->id, TASK_PART_RESULT, clock_mono_ms() + 60000,
+                               &w->arena, &w->task);
+    loop_stop(loop_here());
+    return 0;
+}
+
+static int body_watch(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    Watch w = { .f = f, .id = submit(f, LANE_NORMAL) };
+    arena_init(&w.arena, 1 << 20);
+    Loop *loop = loop_new("watcher"); /* on another thread than the change */
+    fiber_spawn_on(loop, "watcher", watch_main, &w);
+    loop_start_thread(loop);
+    await_watchers(f, 1);
+    TaskRef ref = claim_one(f, worker);
+    await_watchers(f, 1);
+    TaskState state;
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    loop_join(loop);
+    loop_free(loop);
+    CHECK_INT(w.result, 0);
+    CHECK_INT(w.task.state, TASK_SUCCEEDED);
+    CHECK_STR(w.task.result, STR("\"done\""));
+    arena_deinit(&w.arena);
+
+    Uuid id = submit(f, LANE_NORMAL);
+    Task t;
+    CHECK_INT(queue_end_wait(f->queue, id, 0, clock_mono_ms() + 3, &f->arena, &t), 0);
+    CHECK_INT(t.state, TASK_QUEUED); /* the time is over first */
+    CHECK_INT(queue_end_wait(f->queue, worker, 0, 0, &f->arena, &t), QUEUE_E_NO_TASK);
+    uint64_t mark = queue_watch_mark(f->queue, id);
+    CHECK_INT(queue_watch_wait(f->queue, id, mark, clock_mono_ms()), -ETIMEDOUT);
+    CHECK_INT(queue_cancel_wait(f->queue, id, STR("user"), &state), 0);
+    CHECK_INT(queue_watch_wait(f->queue, id, mark, clock_mono_ms()), 0);
+    return 0;
+}
+
+static void test_watch(void **state)
+{
+    run(state, body_watch);
+}
+
+int main(void)
+{
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(test_journal),
+        TEST(test_webhook),
+        TEST(test_watch),
+    };
+    log_setup(LOG_ERROR_, LOG_LOGFMT);
+    return cmocka_run_group_tests_name("queue_news", tests, NULL, NULL);
+}
