@@ -130,8 +130,9 @@ typedef enum {
     GATEWAY_STOP_N_
 } GatewayStop;
 
-/* Refuses further calls (403, not retryable) and ends those in flight; they settle and are
- * recorded. The first reason stays. Never waits. */
+/* Refuses further calls (403, not retryable). Those in flight are ended, settle and are recorded;
+ * with GATEWAY_STOP_FINISHED they are read to their end instead, for their usage. The first reason
+ * stays, but any other overrides FINISHED. Never waits. */
 void gateway_task_stop(GatewayTask *task, GatewayStop reason);
 
 typedef struct {
@@ -150,8 +151,9 @@ void gateway_task_totals(const GatewayTask *task, GatewayTotals *ret);
 #define GATEWAY_E_CAP 1
 MUST_CHECK int gateway_task_count_tool(GatewayTask *task);
 
-/* Stops the task, waits for its calls to settle (at most until deadline_ms, clock_mono_ms: then its
- * connections are cut), closes the listener, frees. Waits even for a cancelled caller. */
+/* Stops the task (FINISHED), waits for its calls to settle, at most until deadline_ms
+ * (clock_mono_ms): then they are ended. Closes the listener, frees. Waits even when the caller is
+ * cancelled. NULL is accepted. */
 void gateway_task_close_wait(GatewayTask *task, int64_t deadline_ms);
 
 /* --- a call without a socket ------------------------------------------------------------------- */
@@ -183,8 +185,8 @@ typedef struct {
 
 /* On a fiber of the gateway's loop. Admits, sends, forwards, settles, records. Returns 0 when an
  * answer was given, whatever its status (refusals and provider errors are answers too), HTTP_E_GONE
- * when the reader left, GATEWAY_E_CUT when the answer ended unfinished, -ESTALE when the lease is
- * no longer ours, -ECANCELED, -ENOMEM. */
+ * when the reader left, GATEWAY_E_CUT when the answer was given up unfinished (an error event or an
+ * error status said so), -ESTALE when the lease is no longer ours, -ECANCELED. */
 #define GATEWAY_E_CUT 3
 MUST_CHECK int gateway_call_wait(GatewayTask *task, const GatewayRequest *request,
                                  const GatewayReply *reply);

@@ -13,6 +13,7 @@ typedef enum {
     GATEWAY_REFUSED_ROUTE,   /* 404: no provider for the model */
     GATEWAY_REFUSED_INVALID, /* 400, 413: the request itself */
     GATEWAY_REFUSED_STOPPED, /* 403 */
+    GATEWAY_REFUSED_QUEUED,  /* 429: waited too long for reserved spend */
     GATEWAY_REFUSED_N_
 } GatewayRefused;
 const char *gateway_refused_name(GatewayRefused refused);

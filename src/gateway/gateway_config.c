@@ -1,0 +1,58 @@
+#include "gateway/gateway_config.h"
+
+#include "base/diag.h"
+#include "logic/glob.h"
+
+const char *gateway_protocol_name(GatewayProtocol protocol)
+{
+    static const char *const names[GATEWAY_PROTOCOL_N_] = { "openai", "anthropic" };
+    assert(protocol < GATEWAY_PROTOCOL_N_);
+    return names[protocol];
+}
+
+const char *gateway_api_name(Api api)
+{
+    static const char *const names[API_N_] = { "chat", "responses", "messages", "embeddings" };
+    assert(api < API_N_);
+    return names[api];
+}
+
+GatewayProtocol gateway_api_protocol(Api api)
+{
+    assert(api < API_N_);
+    return api == API_MESSAGES ? GATEWAY_ANTHROPIC : GATEWAY_OPENAI;
+}
+
+static const GatewayProvider *find_provider(const GatewayConfig *config, Str model,
+                                            GatewayProtocol protocol)
+{
+    for (size_t i = 0; i < config->routes_n; i++) {
+        const GatewayRoute *route = &config->routes[i];
+        assert(route->provider < config->providers_n);
+        const GatewayProvider *provider = &config->providers[route->provider];
+        if (provider->protocol != protocol) continue;
+        if (glob_match(str_of(route->match), model)) return provider;
+    }
+    return NULL;
+}
+
+int gateway_resolve(const GatewayConfig *config, Str model, GatewayProtocol protocol,
+                    const GatewayProvider **ret_provider, const Price **ret_price)
+{
+    const GatewayProvider *provider = find_provider(config, model, protocol);
+    if (!provider)
+        return diag_set(-ENOENT,
+                        "no provider that speaks the %s protocol serves the model \"%.*s\": add it "
+                        "to `models` in gantry.yaml",
+                        gateway_protocol_name(protocol), STR_ARG(model));
+    *ret_provider = provider;
+    const Price *price = price_find(config->prices, str_of(provider->name), model);
+    if (!price) price = provider->default_price;
+    if (!price)
+        return diag_set(-ENODATA,
+                        "the price of \"%.*s\" is not known, so no budget could hold: add it to "
+                        "`prices` in gantry.yaml or import a price list",
+                        STR_ARG(model));
+    *ret_price = price;
+    return 0;
+}

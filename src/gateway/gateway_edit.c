@@ -1,0 +1,67 @@
+#include "gateway/gateway_edit.h"
+
+#include <stdio.h>
+
+#include "codec/json.h"
+
+/* Sets one member of the text in *at, which may live in scratch. */
+static int member_set(Buf *scratch, Str *at, const char *key, Str value)
+{
+    Buf out;
+    buf_init(&out, scratch->max);
+    int r = json_member_set(*at, str_of(key), value, &out);
+    if (r < 0) {
+        buf_deinit(&out);
+        return r;
+    }
+    buf_deinit(scratch);
+    *scratch = out;
+    *at = buf_str(scratch);
+    return 0;
+}
+
+static const char *cap_member(const RequestInfo *info, const Edits *edits)
+{
+    static const char *const usual[API_N_] = {
+        [API_CHAT] = "max_completion_tokens",
+        [API_RESPONSES] = "max_output_tokens",
+        [API_MESSAGES] = "max_tokens",
+    };
+    if (info->out_cap_member) return info->out_cap_member;
+    return edits->cap_member && info->api == API_CHAT ? edits->cap_member : usual[info->api];
+}
+
+static int set_cap(Buf *scratch, Str *at, const RequestInfo *info, const Edits *edits)
+{
+    char number[24];
+    int n = snprintf(number, sizeof number, "%" PRId64, edits->out_cap);
+    return member_set(scratch, at, cap_member(info, edits), str_make(number, (size_t)n));
+}
+
+/* Other stream options stay as they are. */
+static int set_include_usage(Buf *scratch, Str *at)
+{
+    Str member, options;
+    if (json_member_span(*at, STR("stream_options"), &member, &options) < 0 ||
+        options.ptr[0] != '{')
+        return member_set(scratch, at, "stream_options", STR("{\"include_usage\":true}"));
+    CLEANUP(buf_deinit) Buf changed;
+    buf_init(&changed, scratch->max);
+    int r = json_member_set(options, STR("include_usage"), STR("true"), &changed);
+    if (r < 0) return r;
+    return member_set(scratch, at, "stream_options", buf_str(&changed));
+}
+
+int body_edit(Str body, const RequestInfo *info, const Edits *edits, Buf *scratch, Str *ret)
+{
+    assert(edits->out_cap >= 0);
+    Str at = body;
+    int r = 0;
+    if (edits->out_cap && info->api != API_EMBEDDINGS) r = set_cap(scratch, &at, info, edits);
+    if (r == 0 && edits->include_usage) r = set_include_usage(scratch, &at);
+    if (r == 0 && edits->no_tools)
+        r = member_set(scratch, &at, "tool_choice",
+                       info->api == API_MESSAGES ? STR("{\"type\":\"none\"}") : STR("\"none\""));
+    if (r == 0) *ret = at;
+    return r;
+}

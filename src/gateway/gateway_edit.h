@@ -1,0 +1,21 @@
+/* Edits: the few changes made to a request's body before it goes upstream. Every byte that is not
+ * part of a changed member stays as the client sent it. Pure. */
+#ifndef GANTRY_GATEWAY_GATEWAY_EDIT_H
+#define GANTRY_GATEWAY_GATEWAY_EDIT_H
+
+#include "base/buf.h"
+#include "logic/request_info.h"
+
+typedef struct {
+    int64_t out_cap;        /* to be set; 0: leave the client's */
+    const char *cap_member; /* where, when the client gave none; NULL: the API's usual one */
+    bool no_tools;          /* forbid tool calls */
+    bool include_usage;     /* chat streams: ask for usage */
+} Edits;
+
+/* body has been read into info. Returns 0 with the text to send in *ret, which is body itself when
+ * nothing changes and else lives in scratch; or -ENOMEM (scratch's maximum: body and 1 KiB do). */
+MUST_CHECK int body_edit(Str body, const RequestInfo *info, const Edits *edits, Buf *scratch,
+                         Str *ret);
+
+#endif

@@ -1,0 +1,77 @@
+#include "base/diag.h"
+#include "gateway/gateway_call.h"
+
+/* Reads the rest of the answer. Returns HTTP_CALL_E_END, HTTP_CALL_E_CUT or a negative errno. */
+static int read_answer_wait(ModelCall *call, Buf *answer)
+{
+    Str piece;
+    int r;
+    while ((r = http_call_read_wait(call->upstream, DEADLINE_NONE, &piece)) == 0) {
+        if (call->record.ttfb_us < 0) call->record.ttfb_us = clock_mono_us() - call->started_us;
+        if (!buf_add(answer, piece))
+            return diag_set(-EMSGSIZE, "the answer is larger than %zu bytes", answer->max);
+    }
+    return r;
+}
+
+/* What the answer says of itself. An answer that is not strict JSON passes unread: its usage is
+ * unknown then. */
+static GatewayOutcome read_usage(ModelCall *call, Str text, Charge *ret_charge)
+{
+    const Json *body = NULL;
+    Answer *answer = ARENA_NEW(&call->arena, Answer);
+    *ret_charge = CHARGE_HOLD;
+    if (!answer || json_parse(&call->arena, text, NULL, &body, NULL) < 0 ||
+        json_type(body) != JSON_OBJECT) {
+        call_problem(call, PROBLEM_UNREACHABLE, NULL, "the answer of %s cannot be read",
+                     call->provider->name);
+        return GATEWAY_CUT;
+    }
+    answer_read(call->info.api, body, call->info.n, answer);
+    call->record.usage = answer->usage;
+    call->record.finish = arena_str(&call->arena, str_of(answer->finish_reason));
+    call_note_model(call, json_str(json_get(body, "model")));
+    call_note_tools(call, answer->tool_names, answer->tool_names_n);
+    if (answer->usage.valid) *ret_charge = CHARGE_USAGE;
+    if (!answer->error) return GATEWAY_COMPLETE;
+    call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->provider->name,
+                 answer->error_text);
+    return GATEWAY_CUT;
+}
+
+int call_plain_wait(ModelCall *call)
+{
+    CLEANUP(buf_deinit) Buf answer;
+    buf_init(&answer, GATEWAY_ANSWER_BYTES_MAX);
+    int r = read_answer_wait(call, &answer);
+    if (r != HTTP_CALL_E_END) {
+        int recorded = call_fail_wait(call, r);
+        reply_problem_wait(call);
+        return recorded < 0 ? recorded : r < 0 ? r : GATEWAY_E_CUT;
+    }
+    Charge charge;
+    GatewayOutcome outcome = read_usage(call, buf_str(&answer), &charge);
+    call->record.status = http_call_status(call->upstream);
+    r = call_close_wait(call, outcome, charge);
+    if (r < 0) reply_problem_wait(call);
+    else reply_plain_wait(call, call->record.status, buf_str(&answer));
+    return r;
+}
+
+/* An error of the provider's costs nothing and is passed on; a redirect would lead the agent around
+ * the gateway. */
+int call_error_wait(ModelCall *call)
+{
+    CLEANUP(buf_deinit) Buf answer;
+    buf_init(&answer, GATEWAY_ERROR_BYTES_MAX);
+    int status = http_call_status(call->upstream);
+    int r = read_answer_wait(call, &answer);
+    bool readable = r == HTTP_CALL_E_END && status >= 400;
+    call->record.status = readable ? status : problem_status(PROBLEM_UNREACHABLE);
+    call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s answered with status %d",
+                 call->provider->name, status);
+    int recorded = call_close_wait(call, GATEWAY_UPSTREAM, CHARGE_NOTHING);
+    if (recorded == 0 && readable) reply_plain_wait(call, status, buf_str(&answer));
+    else reply_problem_wait(call);
+    return recorded < 0 ? recorded : r == -ECANCELED ? r : 0;
+}

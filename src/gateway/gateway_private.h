@@ -1,0 +1,75 @@
+/* What the gateway's files share. Not for other folders. Everything belongs to the gateway's loop
+ * but for the counters. */
+#ifndef GANTRY_GATEWAY_GATEWAY_PRIVATE_H
+#define GANTRY_GATEWAY_GATEWAY_PRIVATE_H
+
+#include <stdatomic.h>
+
+#include "base/list.h"
+#include "codec/uuid.h"
+#include "gateway/gateway.h"
+#include "gateway/gateway_problem.h"
+#include "gateway/gateway_stats.h"
+#include "sys/clock.h"
+
+#define GATEWAY_REQUEST_BYTES_MAX (32u * 1024 * 1024)
+#define GATEWAY_ANSWER_BYTES_MAX (64u * 1024 * 1024)
+#define GATEWAY_ERROR_BYTES_MAX (1024u * 1024)
+#define GATEWAY_EVENT_BYTES_MAX (8u * 1024 * 1024)
+#define GATEWAY_JSON_FACTOR 13 /* memory json_parse may take for a byte of text */
+
+/* After the agent has left, its call is read on so long and so far for the usage. */
+#define GATEWAY_DRAIN_MS 60000
+#define GATEWAY_DRAIN_BYTES (16 * 1024 * 1024)
+/* A stream that has said it is finished may stay silent so long before [DONE] or its end. */
+#define GATEWAY_TAIL_MS 10000
+#define GATEWAY_PATIENCE_MS 600000 /* of a client that does not say */
+
+/* Written by the loop, read by any thread; names are set before models_n counts them. */
+typedef struct {
+    char provider[GATEWAY_MODEL_NAME_MAX];
+    char model[GATEWAY_MODEL_NAME_MAX];
+    atomic_uint_fast64_t calls[GATEWAY_OUTCOME_N_];
+    atomic_uint_fast64_t input_tokens, output_tokens, cached_tokens, cost_nusd, duration_us;
+} ModelCounters;
+
+struct Gateway {
+    const GatewayConfig *config;
+    HttpClient *client;
+    Uuid7Gen ids;
+    atomic_size_t models_n;
+    ModelCounters models[GATEWAY_STATS_MODELS_MAX + 1]; /* the last one is "other" */
+    atomic_uint_fast64_t refused[GATEWAY_REFUSED_N_];
+    atomic_uint_fast64_t waited, clamped, usage_missing, over_hold;
+    atomic_int_fast64_t in_flight, tasks_open;
+};
+
+struct GatewayTask {
+    Gateway *gateway;
+    Arena arena; /* what the options pointed at */
+    GatewayTaskOptions options;
+    int64_t wall_deadline_ms; /* by limits.wall_ms and deadline_ms; DEADLINE_NONE */
+    GatewayTotals totals;     /* .caps is the state that admits */
+    List calls;               /* ModelCall.node: all that have not returned */
+    Cond changed;             /* a call settled or returned, or the task was stopped */
+    HttpServer *server;       /* NULL: in-process calls only */
+    char openai_url[48], anthropic_url[48];
+};
+
+/* gateway_stats.c */
+void stats_refused(Gateway *gateway, Problem problem);
+void stats_call(Gateway *gateway, const GatewayCall *call);
+
+/* gateway_http.c: the task's listener */
+MUST_CHECK int task_listen(GatewayTask *task);
+
+/* gateway_call.c: ends what the calls of the task wait for */
+void calls_abort(GatewayTask *task);
+
+/* gateway_task.c */
+bool task_past_deadline(const GatewayTask *task);
+/* Notes the first cap that refused. */
+void task_note_cap(GatewayTask *task, CapReason reason);
+const char *task_stop_text(GatewayStop stop);
+
+#endif

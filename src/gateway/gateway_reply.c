@@ -1,0 +1,135 @@
+#include <stdio.h>
+
+#include "codec/http1.h"
+#include "gateway/gateway_call.h"
+
+#define FIELDS_MAX 30
+#define FIELDS_PASSED_MAX 22
+
+typedef struct {
+    GatewayField list[FIELDS_MAX];
+    size_t n;
+} FieldList;
+
+static void add(FieldList *fields, const char *name, Str value)
+{
+    if (fields->n == FIELDS_MAX || !http1_value_ok(value)) return;
+    fields->list[fields->n++] = (GatewayField){ name, value };
+}
+
+/* Answers' heads are rebuilt: only these fields come down. */
+static bool passes(Str name)
+{
+    static const char *const names[] = { "content-type",      "content-encoding",
+                                         "request-id",        "x-request-id",
+                                         "retry-after",       "retry-after-ms",
+                                         "x-should-retry",    "openai-processing-ms",
+                                         "x-gantry-simulated" };
+    static const char *const prefixes[] = { "x-ratelimit-", "anthropic-ratelimit-" };
+    for (size_t i = 0; i < ARRAY_N(names); i++)
+        if (str_eq_nocase(name, str_of(names[i]))) return true;
+    for (size_t i = 0; i < ARRAY_N(prefixes); i++)
+        if (str_eq_nocase(str_sub(name, 0, strlen(prefixes[i])), str_of(prefixes[i]))) return true;
+    return false;
+}
+
+static void add_upstream(FieldList *fields, ModelCall *call)
+{
+    Str name, value;
+    for (size_t i = 0; http_call_field_at(call->upstream, i, &name, &value); i++) {
+        if (fields->n >= FIELDS_PASSED_MAX) return;
+        if (!passes(name) || !http1_name_ok(name)) continue;
+        const char *copy = arena_cstr(&call->arena, name);
+        if (copy) add(fields, copy, value);
+    }
+}
+
+static void add_ours(FieldList *fields, const ModelCall *call)
+{
+    add(fields, "x-gantry-task", call->task->options.task_id);
+    add(fields, "x-gantry-version", call->task->options.version_id);
+    add(fields, "x-gantry-cache", STR("off"));
+}
+
+static void lost(ModelCall *call)
+{
+    if (call->gone) return;
+    call->gone = true;
+    call->drain_until_ms = deadline_after(GATEWAY_DRAIN_MS);
+}
+
+static bool begin_wait(ModelCall *call, int status, const FieldList *fields, bool streamed)
+{
+    assert(!call->begun);
+    if (call->gone) return false;
+    call->begun = true;
+    call->record.status = status;
+    const GatewayReply *reply = call->reply;
+    if (reply->start_wait(reply->ctx, status, fields->list, fields->n, streamed) != 0) lost(call);
+    return !call->gone;
+}
+
+static void write_wait(ModelCall *call, Str bytes)
+{
+    if (call->gone || str_empty(bytes)) return;
+    if (call->reply->write_wait(call->reply->ctx, bytes) != 0) lost(call);
+}
+
+static void end_wait(ModelCall *call)
+{
+    if (call->gone) return;
+    if (call->reply->end_wait(call->reply->ctx) != 0) lost(call);
+}
+
+void reply_problem_wait(ModelCall *call)
+{
+    FieldList fields = { .n = 0 };
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, 64 * 1024);
+    add(&fields, "content-type", STR("application/json"));
+    if (problem_is_final(call->problem)) add(&fields, "x-should-retry", STR("false"));
+    if (call->problem == PROBLEM_QUEUED) add(&fields, "retry-after", STR("5"));
+    add_ours(&fields, call);
+    (void)problem_body(&body, call->problem, call->request->api, str_of(call->message), call->param,
+                       str_of(call->record.id));
+    if (!begin_wait(call, problem_status(call->problem), &fields, false)) return;
+    write_wait(call, buf_str(&body));
+    end_wait(call);
+}
+
+void reply_plain_wait(ModelCall *call, int status, Str body)
+{
+    FieldList fields = { .n = 0 };
+    char cost[MONEY_TEXT_MAX];
+    add_upstream(&fields, call);
+    add_ours(&fields, call);
+    add(&fields, "x-gantry-cost-usd", str_of(money_text(call->record.charged.nusd, cost)));
+    if (!begin_wait(call, status, &fields, false)) return;
+    write_wait(call, body);
+    end_wait(call);
+}
+
+void reply_stream_wait(ModelCall *call, Str bytes)
+{
+    if (!call->begun && !call->gone) {
+        FieldList fields = { .n = 0 };
+        add_upstream(&fields, call);
+        add_ours(&fields, call);
+        if (!begin_wait(call, http_call_status(call->upstream), &fields, true)) return;
+    }
+    write_wait(call, bytes);
+}
+
+void reply_stream_end_wait(ModelCall *call)
+{
+    end_wait(call);
+}
+
+void reply_stream_fail_wait(ModelCall *call, int64_t sequence)
+{
+    CLEANUP(buf_deinit) Buf event;
+    buf_init(&event, 64 * 1024);
+    if (problem_event(&event, call->problem, call->request->api, str_of(call->message), sequence))
+        write_wait(call, buf_str(&event));
+    end_wait(call);
+}

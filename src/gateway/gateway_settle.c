@@ -1,0 +1,160 @@
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "gateway/gateway_call.h"
+
+int call_problem(ModelCall *call, Problem problem, const char *param, const char *fmt, ...)
+{
+    char text[CALL_MESSAGE_MAX]; /* the arguments may point into the old message */
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    str_copy(call->message, sizeof call->message, str_of(text));
+    call->problem = problem;
+    call->param = param;
+    return CALL_E_PROBLEM;
+}
+
+void call_note_model(ModelCall *call, Str model)
+{
+    if (str_empty(model) || !str_empty(call->record.model_used)) return;
+    call->record.model_used = arena_str(&call->arena, str_sub(model, 0, GATEWAY_MODEL_NAME_MAX));
+}
+
+void call_note_tools(ModelCall *call, const Str *names, size_t n)
+{
+    GatewayCall *record = &call->record;
+    for (size_t i = 0; i < n && record->tool_names_n < GATEWAY_TOOL_NAMES_MAX; i++) {
+        Str name = arena_str(&call->arena, str_sub(names[i], 0, GATEWAY_MODEL_NAME_MAX));
+        if (name.ptr) record->tool_names[record->tool_names_n++] = name;
+    }
+}
+
+static void add_usage(Usage *sum, const Usage *usage)
+{
+    sum->input_tokens = money_add(sum->input_tokens, usage->input_tokens);
+    sum->output_tokens = money_add(sum->output_tokens, usage->output_tokens);
+    sum->cached_tokens = money_add(sum->cached_tokens, usage->cached_tokens);
+    sum->cache_write_5m_tokens = money_add(sum->cache_write_5m_tokens,
+                                           usage->cache_write_5m_tokens);
+    sum->cache_write_1h_tokens = money_add(sum->cache_write_1h_tokens,
+                                           usage->cache_write_1h_tokens);
+    sum->reasoning_tokens = money_add(sum->reasoning_tokens, usage->reasoning_tokens);
+    sum->web_searches = money_add(sum->web_searches, usage->web_searches);
+    sum->tool_calls = money_add(sum->tool_calls, usage->tool_calls);
+    sum->valid |= usage->valid;
+}
+
+/* Tool calls count even when the tokens are not known: the agent may have seen them. */
+static CapHold booked(const ModelCall *call, Charge charge)
+{
+    const Usage *usage = &call->record.usage;
+    if (charge == CHARGE_NOTHING) return (CapHold){ 0 };
+    if (charge == CHARGE_HOLD) return call->verdict.hold;
+    assert(usage->valid);
+    return (CapHold){ .tokens = money_add(usage->input_tokens, usage->output_tokens),
+                      .nusd = price_cost(call->price, usage) };
+}
+
+static void settle(ModelCall *call, Charge charge)
+{
+    GatewayTask *task = call->task;
+    GatewayCall *record = &call->record;
+    assert(call->held);
+    call->held = false;
+    record->full_hold = charge == CHARGE_HOLD;
+    record->charged = booked(call, charge);
+    bool within = true;
+    if (charge == CHARGE_NOTHING) cap_release(&task->totals.caps, &call->verdict.hold);
+    else
+        within = cap_settle(&task->totals.caps, &call->verdict.hold, &record->charged,
+                            record->usage.tool_calls);
+    if (!within) {
+        atomic_fetch_add(&task->gateway->over_hold, 1);
+        LOG_WARN("model call cost more than was held", LOG_STR("model", record->model),
+                 LOG_INT("heldNusd", record->hold.nusd), LOG_INT("costNusd", record->charged.nusd),
+                 LOG_INT("heldTokens", record->hold.tokens),
+                 LOG_INT("tokens", record->charged.tokens));
+    }
+    if (record->usage.shrunk) LOG_WARN("reported usage shrank", LOG_STR("model", record->model));
+    add_usage(&task->totals.usage, &record->usage);
+    task->totals.cost_nusd = money_add(task->totals.cost_nusd, record->charged.nusd);
+    atomic_fetch_sub(&task->gateway->in_flight, 1);
+    cond_broadcast(&task->changed);
+}
+
+static int record_failed(ModelCall *call, int r)
+{
+    if (r == -ESTALE) {
+        gateway_task_stop(call->task, GATEWAY_STOP_STALE);
+        call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(GATEWAY_STOP_STALE));
+        return r;
+    }
+    LOG_ERROR("model call not recorded", LOG_CSTR("call", call->record.id),
+              LOG_CSTR("why", diag_text_or(r)));
+    call_problem(call, PROBLEM_INTERNAL, NULL,
+                 "the call could not be recorded, so its answer is withheld");
+    return r;
+}
+
+int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
+{
+    GatewayCall *record = &call->record;
+    const GatewaySink *sink = call->task->options.sink;
+    settle(call, charge);
+    record->outcome = outcome;
+    record->client_gone = call->gone;
+    record->duration_us = clock_mono_us() - call->started_us;
+    if (outcome != GATEWAY_COMPLETE) record->error = str_of(call->message);
+    stats_call(call->task->gateway, record);
+    fiber_shield();
+    diag_clear();
+    int r = sink->call_record_wait(sink->ctx, record);
+    fiber_unshield();
+    assert(r <= 0);
+    return r < 0 ? record_failed(call, r) : 0;
+}
+
+/* The problem, the outcome and the charge of a call that ended with r. */
+static GatewayOutcome judge(ModelCall *call, int r, Charge *ret_charge)
+{
+    GatewayTask *task = call->task;
+    bool sent = call->abort.sent;
+    *ret_charge = sent ? CHARGE_HOLD : CHARGE_NOTHING;
+    if (r == -ECONNABORTED || r == -ECANCELED) {
+        GatewayStop stop = task->totals.stop ? task->totals.stop : GATEWAY_STOP_CANCELLED;
+        call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(stop));
+        return GATEWAY_STOPPED;
+    }
+    if (r == -ETIMEDOUT && task_past_deadline(task)) {
+        task_note_cap(task, CAP_BY_SECONDS);
+        call_problem(call, PROBLEM_CAP, NULL, "the task's time is up (secondsPerTask)");
+        return sent ? GATEWAY_TIMEOUT : GATEWAY_UNREACHED;
+    }
+    if (r == -ETIMEDOUT) {
+        call_problem(call, PROBLEM_TIMEOUT, NULL, "%s did not answer in time: %s",
+                     call->provider->name, diag_text_or(r));
+        return sent ? GATEWAY_TIMEOUT : GATEWAY_UNREACHED;
+    }
+    if (call->upstream) { /* it had begun to answer */
+        call_problem(call, PROBLEM_UNREACHABLE, NULL, "the answer of %s was cut off: %s",
+                     call->provider->name, diag_text_or(r));
+        return GATEWAY_CUT;
+    }
+    /* Before any byte of an answer nothing was served, and a provider that fails does not bill. */
+    *ret_charge = CHARGE_NOTHING;
+    call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s could not be reached: %s",
+                 call->provider->name, diag_text_or(r));
+    return GATEWAY_UNREACHED;
+}
+
+int call_fail_wait(ModelCall *call, int r)
+{
+    Charge charge;
+    GatewayOutcome outcome = judge(call, r, &charge);
+    call->record.status = call->begun ? call->record.status : problem_status(call->problem);
+    return call_close_wait(call, outcome, charge);
+}

@@ -1,0 +1,184 @@
+#include <stdlib.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "codec/sse.h"
+#include "gateway/gateway_call.h"
+
+#define STREAM_E_FINISHED 101
+#define LAST_CHUNK_MS 100
+
+/* A streamed answer on its way. On the heap: it is too large for a fiber's stack. */
+typedef struct {
+    ModelCall *call;
+    SseParser sse;
+    StreamState state;
+    Arena scratch; /* one event, parsed */
+    Buf tail;      /* from the terminal event on: given away only once the record is durable */
+    int64_t tail_until_ms;
+    bool drop_usage; /* the agent did not ask for the usage chunk */
+} Streaming;
+
+static Streaming *streaming_new(ModelCall *call)
+{
+    Streaming *s = xcalloc(1, sizeof *s);
+    s->call = call;
+    s->drop_usage = call->info.api == API_CHAT && !call->info.include_usage;
+    s->tail_until_ms = DEADLINE_NONE;
+    sse_init(&s->sse, GATEWAY_EVENT_BYTES_MAX);
+    stream_init(&s->state, call->info.api, call->info.n);
+    arena_init(&s->scratch, GATEWAY_JSON_FACTOR * GATEWAY_EVENT_BYTES_MAX);
+    buf_init(&s->tail, 2 * GATEWAY_EVENT_BYTES_MAX);
+    return s;
+}
+
+static void streaming_free(Streaming *s)
+{
+    sse_deinit(&s->sse);
+    arena_deinit(&s->scratch);
+    buf_deinit(&s->tail);
+    free(s);
+}
+
+static void note_event(ModelCall *call, const StreamNote *note)
+{
+    call_note_tools(call, note->tool_names, note->tool_names_n);
+    call_note_model(call, json_str(json_get(note->json, "model")));
+    call_note_model(call, json_str(json_get(json_get(note->json, "message"), "model")));
+    call_note_model(call, json_str(json_get(json_get(note->json, "response"), "model")));
+}
+
+/* Chat goes on to [DONE], because usage may follow the finish reasons; the others end with their
+ * terminal event. */
+static bool is_finished(const Streaming *s)
+{
+    if (s->state.phase == STREAM_OPEN) return false;
+    return s->call->info.api != API_CHAT || s->state.phase == STREAM_FAILED || s->state.done_marker;
+}
+
+static int take_event_wait(Streaming *s, const SsePiece *piece)
+{
+    ModelCall *call = s->call;
+    StreamNote note = { 0 };
+    arena_clear(&s->scratch);
+    if (stream_feed(&s->state, &s->scratch, piece->event, piece->data, &note) < 0)
+        LOG_WARN("event of a model's answer is too large to read",
+                 LOG_INT("bytes", piece->data.len));
+    note_event(call, &note);
+    if (s->state.phase != STREAM_OPEN && s->tail_until_ms == DEADLINE_NONE)
+        s->tail_until_ms = deadline_after(GATEWAY_TAIL_MS);
+    if (note.usage_only && s->drop_usage) return 0;
+    if (s->state.phase == STREAM_OPEN) reply_stream_wait(call, piece->raw);
+    else if (!buf_add(&s->tail, piece->raw))
+        return diag_set(-EMSGSIZE, "the end of the answer is too large");
+    return is_finished(s) ? STREAM_E_FINISHED : 0;
+}
+
+static int take_other_wait(Streaming *s, const SsePiece *piece)
+{
+    if (s->state.phase == STREAM_OPEN) reply_stream_wait(s->call, piece->raw);
+    else if (!buf_add(&s->tail, piece->raw))
+        return diag_set(-EMSGSIZE, "the end of the answer is too large");
+    return 0;
+}
+
+/* Everything complete in the input is forwarded. Returns 0, STREAM_E_FINISHED or -errno. */
+static int take_wait(Streaming *s, Str input)
+{
+    SsePiece piece;
+    for (;;) {
+        int kind = sse_next(&s->sse, &input, &piece);
+        int r = 0;
+        if (kind == SSE_EVENT) r = take_event_wait(s, &piece);
+        else if (kind == SSE_OTHER) r = take_other_wait(s, &piece);
+        else if (kind == -EMSGSIZE)
+            return diag_set(kind, "an event is larger than %u bytes", GATEWAY_EVENT_BYTES_MAX);
+        else if (kind < 0) return kind;
+        else if (kind == SSE_CUT && s->state.phase != STREAM_OPEN) {
+            (void)buf_add(&s->tail, piece.raw); /* a last line without its end: nothing is lost */
+            return 0;
+        } else return 0; /* SSE_MORE, SSE_END, SSE_CUT */
+        if (r != 0) return r;
+    }
+}
+
+/* An agent that has left is not waited for for ever: its call is read on within bounds. */
+static bool drained(const ModelCall *call)
+{
+    return call->gone && call->drained_bytes > GATEWAY_DRAIN_BYTES;
+}
+
+/* Forwards until the stream is finished (0), ends (HTTP_CALL_E_END, HTTP_CALL_E_CUT) or fails. */
+static int pump_wait(Streaming *s)
+{
+    ModelCall *call = s->call;
+    for (;;) {
+        Str chunk;
+        int64_t until_ms = MIN(call->gone ? call->drain_until_ms : DEADLINE_NONE, s->tail_until_ms);
+        int r = http_call_read_wait(call->upstream, until_ms, &chunk);
+        if (r < 0) return r;
+        if (r > 0) {
+            sse_end(&s->sse);
+            int last = take_wait(s, STR_NULL);
+            return last < 0 ? last : last == STREAM_E_FINISHED ? 0 : r;
+        }
+        if (call->record.ttfb_us < 0) call->record.ttfb_us = clock_mono_us() - call->started_us;
+        if (call->gone) call->drained_bytes += chunk.len;
+        r = take_wait(s, chunk);
+        if (r != 0) return r == STREAM_E_FINISHED ? 0 : r;
+        if (drained(call)) return diag_set(-EMSGSIZE, "the agent left and the answer went on");
+    }
+}
+
+/* The provider said that it is finished, one way or the other. */
+static int end_wait(Streaming *s)
+{
+    ModelCall *call = s->call;
+    bool complete = s->state.phase == STREAM_COMPLETE;
+    if (!complete)
+        call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->provider->name,
+                     s->state.error_text);
+    call->record.status = http_call_status(call->upstream);
+    int r = call_close_wait(call, complete ? GATEWAY_COMPLETE : GATEWAY_CUT,
+                            stream_settles(&s->state) ? CHARGE_USAGE : CHARGE_HOLD);
+    if (r < 0 && !call->begun) {
+        reply_problem_wait(call);
+    } else if (r < 0) {
+        reply_stream_fail_wait(call, (int64_t)s->state.events);
+    } else {
+        reply_stream_wait(call, buf_str(&s->tail));
+        reply_stream_end_wait(call);
+    }
+    return r < 0 ? r : complete ? 0 : GATEWAY_E_CUT;
+}
+
+static int cut_wait(Streaming *s, int r)
+{
+    ModelCall *call = s->call;
+    int recorded = call_fail_wait(call, r);
+    if (call->begun) reply_stream_fail_wait(call, (int64_t)s->state.events);
+    else reply_problem_wait(call);
+    return recorded < 0 ? recorded : r < 0 ? r : GATEWAY_E_CUT;
+}
+
+/* The framing's end mostly came along with the last event; with it the connection can be kept. */
+static void keep_connection_wait(ModelCall *call)
+{
+    Str rest;
+    int64_t until_ms = deadline_after(LAST_CHUNK_MS);
+    for (int i = 0; i < 4; i++)
+        if (http_call_read_wait(call->upstream, until_ms, &rest) != 0) return;
+}
+
+int call_stream_wait(ModelCall *call)
+{
+    Streaming *s = streaming_new(call);
+    int r = pump_wait(s);
+    call->record.usage = s->state.usage;
+    call->record.finish = arena_str(&call->arena, str_of(s->state.finish_reason));
+    if (s->state.phase == STREAM_OPEN) r = cut_wait(s, r);
+    else r = end_wait(s);
+    if (r == 0) keep_connection_wait(call);
+    streaming_free(s);
+    return r;
+}

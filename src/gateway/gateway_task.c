@@ -1,0 +1,190 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/diag.h"
+#include "gateway/gateway_private.h"
+
+#define TASK_TEXT_BYTES_MAX (1024 * 1024)
+
+/* --- one a loop -------------------------------------------------------------------------------- */
+
+Gateway *gateway_new(const GatewayConfig *config)
+{
+    assert(config && config->prices);
+    Gateway *gateway = xcalloc(1, sizeof *gateway);
+    gateway->config = config;
+    gateway->client = http_client_new();
+    ModelCounters *other = &gateway->models[GATEWAY_STATS_MODELS_MAX];
+    str_copy(other->provider, sizeof other->provider, STR("other"));
+    str_copy(other->model, sizeof other->model, STR("other"));
+    return gateway;
+}
+
+void gateway_free(Gateway *gateway)
+{
+    if (!gateway) return;
+    assert(atomic_load(&gateway->tasks_open) == 0);
+    http_client_free(gateway->client);
+    free(gateway);
+}
+
+const char *gateway_outcome_name(GatewayOutcome outcome)
+{
+    static const char *const names[GATEWAY_OUTCOME_N_] = { "complete",  "cut",     "upstream_error",
+                                                           "unreached", "timeout", "stopped" };
+    assert(outcome < GATEWAY_OUTCOME_N_);
+    return names[outcome];
+}
+
+/* --- a task ------------------------------------------------------------------------------------ */
+
+static bool copy_str(Arena *arena, Str *s)
+{
+    *s = arena_str(arena, *s);
+    return s->ptr != NULL;
+}
+
+static bool copy_strs(Arena *arena, const Str **list, size_t n)
+{
+    Str *copy = ARENA_ARRAY(arena, Str, MAX(n, 1));
+    if (!copy) return false;
+    for (size_t i = 0; i < n; i++) {
+        copy[i] = (*list)[i];
+        if (!copy_str(arena, &copy[i])) return false;
+    }
+    *list = copy;
+    return true;
+}
+
+static bool copy_options(GatewayTask *task, const GatewayTaskOptions *options)
+{
+    GatewayTaskOptions *o = &task->options;
+    *o = *options;
+    return copy_str(&task->arena, &o->task_id) && copy_str(&task->arena, &o->agent) &&
+           copy_str(&task->arena, &o->version_id) && copy_str(&task->arena, &o->model) &&
+           copy_str(&task->arena, &o->traceparent) &&
+           copy_strs(&task->arena, &o->fallbacks, o->fallbacks_n) &&
+           copy_strs(&task->arena, &o->tools, o->tools_n);
+}
+
+static int64_t wall_deadline(const GatewayTaskOptions *options)
+{
+    int64_t by_task = options->deadline_ms ? options->deadline_ms : DEADLINE_NONE;
+    int64_t wall_ms = options->limits.wall_ms, started_ms = options->spent.started_ms;
+    if (wall_ms == CAP_NONE || wall_ms > DEADLINE_NONE - started_ms) return by_task;
+    return MIN(by_task, started_ms + wall_ms);
+}
+
+static void task_free(GatewayTask *task)
+{
+    arena_deinit(&task->arena);
+    free(task);
+}
+
+int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, GatewayTask **ret)
+{
+    assert(options->sink && options->sink->call_record_wait);
+    assert(options->spent.started_ms > 0 && options->spent.in_flight == 0);
+    GatewayTask *task = xcalloc(1, sizeof *task);
+    task->gateway = gateway;
+    arena_init(&task->arena, TASK_TEXT_BYTES_MAX);
+    list_init(&task->calls);
+    cond_init(&task->changed);
+    task->totals.caps = options->spent;
+    task->wall_deadline_ms = wall_deadline(options);
+    int r = copy_options(task, options) ? 0 : diag_set(-ENOMEM, "the task's texts are too large");
+    if (r == 0 && options->listen) r = task_listen(task);
+    if (r < 0) {
+        task_free(task);
+        return r;
+    }
+    atomic_fetch_add(&gateway->tasks_open, 1);
+    *ret = task;
+    return 0;
+}
+
+uint16_t gateway_task_port(const GatewayTask *task)
+{
+    return task->server ? http_server_port(task->server) : 0;
+}
+
+const char *gateway_task_openai_url(const GatewayTask *task)
+{
+    return task->openai_url;
+}
+
+const char *gateway_task_anthropic_url(const GatewayTask *task)
+{
+    return task->anthropic_url;
+}
+
+void gateway_task_totals(const GatewayTask *task, GatewayTotals *ret)
+{
+    *ret = task->totals;
+}
+
+int gateway_task_count_tool(GatewayTask *task)
+{
+    CapVerdict verdict = cap_admit_tool(&task->options.limits, &task->totals.caps, clock_mono_ms());
+    if (verdict.kind == CAP_ADMIT) return 0;
+    task_note_cap(task, verdict.reason);
+    return diag_set(GATEWAY_E_CAP, "%s is reached", cap_reason_name(verdict.reason));
+}
+
+bool task_past_deadline(const GatewayTask *task)
+{
+    return clock_mono_ms() >= task->wall_deadline_ms;
+}
+
+void task_note_cap(GatewayTask *task, CapReason reason)
+{
+    assert(reason != CAP_BY_NOTHING);
+    if (task->totals.stopped_by == CAP_BY_NOTHING) task->totals.stopped_by = reason;
+}
+
+const char *task_stop_text(GatewayStop stop)
+{
+    static const char *const texts[GATEWAY_STOP_N_] = {
+        [GATEWAY_STOP_NONE] = "",
+        [GATEWAY_STOP_CANCELLED] = "the task was cancelled",
+        [GATEWAY_STOP_DRAINED] = "the worker is shutting down; the task will be run elsewhere",
+        [GATEWAY_STOP_STALE] = "the task is no longer held by this worker",
+        [GATEWAY_STOP_FINISHED] = "the task has ended",
+    };
+    assert(stop < GATEWAY_STOP_N_);
+    return texts[stop];
+}
+
+void gateway_task_stop(GatewayTask *task, GatewayStop reason)
+{
+    assert(reason > GATEWAY_STOP_NONE && reason < GATEWAY_STOP_N_);
+    bool first = task->totals.stop == GATEWAY_STOP_NONE;
+    if (first || task->totals.stop == GATEWAY_STOP_FINISHED) task->totals.stop = reason;
+    if (reason != GATEWAY_STOP_FINISHED) calls_abort(task);
+    cond_broadcast(&task->changed);
+}
+
+/* Calls without a socket, too, must have returned before the task goes. */
+static void calls_end_wait(GatewayTask *task, int64_t deadline_ms)
+{
+    while (!list_empty(&task->calls)) {
+        if (cond_wait(&task->changed, deadline_ms) != -ETIMEDOUT) continue;
+        calls_abort(task);
+        deadline_ms = DEADLINE_NONE;
+    }
+}
+
+void gateway_task_close_wait(GatewayTask *task, int64_t deadline_ms)
+{
+    if (!task) return;
+    fiber_shield();
+    gateway_task_stop(task, GATEWAY_STOP_FINISHED);
+    if (task->server) http_server_drain(task->server);
+    calls_end_wait(task, deadline_ms);
+    if (task->server) http_server_close_wait(task->server, deadline_ms);
+    assert(list_empty(&task->calls) &&
+           task->totals.caps.in_flight == task->options.spent.in_flight);
+    fiber_unshield();
+    atomic_fetch_sub(&task->gateway->tasks_open, 1);
+    task_free(task);
+}
