@@ -77,7 +77,7 @@ typedef struct {
 MUST_CHECK int package_read(Arena *arena, Str upload, const PackageLimits *limits, uint64_t seed,
                             Buf *code, Package *ret);
 
-/* --- what .gantryignore means ------------------------------------------------------------------ */
+/* --- what .gantryignore means ----------------------------------------------------------------- */
 
 typedef struct PackageRule PackageRule;
 
