@@ -103,6 +103,7 @@ static int body_append(HttpConn *c, Body *body, Str piece)
     if (piece.len > body->max - body->len) return body_too_large(c, body->max);
     int r = body_reserve(c, body, piece.len);
     if (r < 0) return r;
+    assert(body->bytes);
     memcpy(body->bytes + body->len, piece.ptr, piece.len);
     body->len += piece.len;
     return 0;
