@@ -50,13 +50,29 @@ static bool is_plain(unsigned char c)
     return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
 }
 
+/* Length of the run of plain ASCII that s begins with. */
+static size_t plain_run(Str s)
+{
+    size_t n = 0;
+    for (; s.len - n >= 16; n += 16) {
+        JsonBytes v = json_bytes(s.ptr + n);
+        JsonBytes other = (JsonBytes)((v < 0x20) | (v >= 0x80) | (v == '"') | (v == '\\'));
+        uint64_t halves[2];
+        memcpy(halves, &other, sizeof halves);
+        if (halves[0] | halves[1]) break;
+    }
+    while (n < s.len && is_plain((unsigned char)s.ptr[n])) n++;
+    return n;
+}
+
 void json_text_add(Buf *buf, Str s)
 {
     const unsigned char *p = (const unsigned char *)s.ptr;
     size_t i = 0, from = 0; /* from: start of what is copied as it stands */
     json_text_put(buf, STR("\""));
     while (i < s.len) {
-        size_t n = is_plain(p[i]) ? 1 : p[i] < 0x80 ? 0 : utf8_sequence(p + i, s.len - i);
+        size_t n = plain_run(str_skip(s, i));
+        if (n == 0 && p[i] >= 0x80) n = utf8_sequence(p + i, s.len - i);
         if (n > 0) {
             i += n;
             continue;
