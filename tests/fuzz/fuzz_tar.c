@@ -63,7 +63,7 @@ static int read_in(Str archive, size_t step, Seen *seen)
 
 static void check_read(Str archive, size_t step)
 {
-    Seen whole, cut;
+    Seen whole = { .left = 0 }, cut = whole;
     int a = read_in(archive, SIZE_MAX / 2, &whole), b = read_in(archive, step, &cut);
     assert(a == b && whole.entries == cut.entries);
     assert(str_eq(buf_str(&whole.seen), buf_str(&cut.seen)));
@@ -91,7 +91,7 @@ static void check_written(Str bytes)
     CLEANUP(buf_deinit) Buf archive = { .max = 1 << 20 };
     TarEntry e = { .path = str_sub(bytes, 0, 300), .mode = 0755 };
     TarOut tar;
-    Seen seen;
+    Seen seen = { .left = 0 };
     tar_out_init(&tar, &archive);
     Str contents = str_sub(bytes, 0, BYTES_MAX);
     if (tar_out_file(&tar, &e, contents) < 0) return; /* no path: then nothing was written */
