@@ -3,15 +3,21 @@
  * link_http.c and the server's routes share these functions, so they cannot disagree. Requests
  * carry `Authorization: Bearer KEY`.
  *
- *   POST /api/workers                  {"name","slots":SLOTS} -> 201
- * {"workerId","leaseMs","heartbeatMs"} POST /api/workers/{id}/claim       {"free":SLOTS,"waitMs"}
- * -> 200 {"tasks":[TASK]} POST /api/workers/{id}/heartbeat   {"tasks":[REF]} -> 200
- * {"cancel":[taskId],"lost":[taskId], "draining"} POST /api/workers/{id}/finish      FINISH -> 204,
- * 409 stale POST /api/workers/{id}/calls       {"taskId","fence","calls":[CALL]} -> 204, 409 stale
- *   POST /api/workers/{id}/logs        {"taskId","fence","entries":[LINE]} -> 204, 409 stale
- *   POST /api/workers/{id}/leave       -> 204
- *   GET  /api/versions/{id}            -> 200 {"versionId","artifact","components",...}, 404
- *   GET  /api/versions/{id}/artifact   -> 200 canonical tar, gzipped, 404
+ *   POST /api/workers           {"name","slots":SLOTS}
+ *                               201 {"workerId","leaseMs","heartbeatMs"}
+ *   POST .../{id}/claim         {"free":SLOTS,"waitMs"}
+ *                               200 {"tasks":[TASK]}
+ *   POST .../{id}/heartbeat     {"tasks":[REF]}
+ *                               200 {"cancel":[taskId],"lost":[taskId],"draining"}
+ *   POST .../{id}/finish        FINISH
+ *                               204, 409 stale
+ *   POST .../{id}/calls         {"taskId","fence","calls":[CALL]}
+ *                               204, 409 stale
+ *   POST .../{id}/logs          {"taskId","fence","entries":[LINE]}
+ *                               204, 409 stale
+ *   POST .../{id}/leave         204
+ *   GET  /api/versions/{id}     200 {"components",...}, 404
+ *   GET  .../{id}/artifact      200 canonical tar, gzipped, 404
  *
  * with 404 on the worker routes when the worker is unknown, lost, stopped, or (claim) draining.
  *
@@ -34,6 +40,9 @@
 #define GANTRY_WORKER_WIRE_H
 
 #include "worker/link.h"
+
+/* Largest answer to a claim; the server claims no more than fits. */
+#define WIRE_CLAIM_BYTES_MAX ((size_t)32 << 20)
 
 void wire_slots_write(JsonOut *out, const LaneConfig *slots);
 MUST_CHECK int wire_slots_read(const Json *v, LaneConfig *ret);

@@ -1,0 +1,464 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/diag.h"
+#include "logic/version.h"
+#include "sys/clock.h"
+#include "worker/wire.h"
+
+#define TIMEOUT_DEFAULT_MS 10000
+#define REQUEST_BYTES_MAX ((size_t)128 << 20)
+#define REPLY_BYTES_MAX ((size_t)1 << 20)
+#define VERSION_BYTES_MAX ((size_t)16 << 20)
+#define REPLY_ARENA_BYTES_MAX (REPLY_BYTES_MAX * 16)
+#define PATH_BYTES_MAX 256
+
+typedef struct {
+    WorkerLink link;
+    HttpClient *client;
+    char *url;
+    char *authorization; /* "Bearer KEY", or NULL */
+    int64_t timeout_ms;
+    LinkLease lease; /* of the registration */
+} HttpLink;
+
+static HttpLink *http_of(WorkerLink *link)
+{
+    return CONTAINER_OF(link, HttpLink, link);
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *method;
+    const char *path; /* below the server's URL */
+    Str body;         /* JSON, or empty */
+    int64_t timeout_ms;
+    size_t reply_bytes_max;
+    int absent; /* what 404 means */
+} Ask;
+
+/* Puts the problem's own words into diag. */
+static int refused(Arena *arena, const Ask *ask, int status, Str body, int r)
+{
+    const Json *v;
+    Str detail = STR_NULL;
+    if (body.len && json_parse(arena, body, NULL, &v, NULL) == 0) {
+        detail = json_str(json_get(v, "detail"));
+        if (!detail.len) detail = json_str(json_get(v, "title"));
+    }
+    return diag_set(r, "%s %s: HTTP %d%s%.*s", ask->method, ask->path, status,
+                    detail.len ? ": " : "", STR_ARG(str_sub(detail, 0, 300)));
+}
+
+static int status_read(Arena *arena, const Ask *ask, int status, Str body)
+{
+    if (status >= 200 && status <= 299) return 0;
+    switch (status) {
+    case 401:
+    case 403: return refused(arena, ask, status, body, -EACCES);
+    case 404: return refused(arena, ask, status, body, ask->absent);
+    case 409: return refused(arena, ask, status, body, LINK_E_STALE);
+    case 400:
+    case 413:
+    case 422: return refused(arena, ask, status, body, LINK_E_REFUSED);
+    default: return refused(arena, ask, status, body, -EAGAIN);
+    }
+}
+
+static int fields_make(const HttpLink *http, HttpClientField fields[2], bool has_body)
+{
+    int n = 0;
+    if (has_body) fields[n++] = (HttpClientField){ "content-type", STR("application/json") };
+    if (http->authorization)
+        fields[n++] = (HttpClientField){ "authorization", str_of(http->authorization) };
+    return n;
+}
+
+static int options_make(const HttpLink *http, const Ask *ask, Arena *arena,
+                        HttpClientField fields[2], HttpCallOptions *ret)
+{
+    Str url = arena_printf(arena, "%s%s", http->url, ask->path);
+    if (!url.ptr) return -ENOMEM;
+    *ret = (HttpCallOptions){
+        .method = str_of(ask->method),
+        .url = url,
+        .fields = fields,
+        .fields_n = (size_t)fields_make(http, fields, ask->body.len > 0),
+        .body = ask->body,
+        .deadline_ms = deadline_after(ask->timeout_ms),
+    };
+    return 0;
+}
+
+/* Asks once. *ret_body (may be NULL) lives in arena. */
+static int ask_wait(HttpLink *http, const Ask *ask, Arena *arena, Str *ret_body)
+{
+    HttpClientField fields[2];
+    HttpCallOptions options;
+    HttpResponse response;
+    int r = options_make(http, ask, arena, fields, &options);
+    if (r < 0) return r;
+    r = http_fetch_wait(http->client, &options, ask->reply_bytes_max, arena, &response);
+    if (r == HTTP_CALL_E_CUT) r = -ECONNRESET;
+    if (r < 0) return diag_prefix(r, "%s %s", ask->method, ask->path);
+    r = status_read(arena, ask, response.status, response.body);
+    if (r == 0 && ret_body) *ret_body = response.body;
+    return r;
+}
+
+static int ask_json_wait(HttpLink *http, const Ask *ask, Arena *arena, const Json **ret)
+{
+    Str body;
+    int r = ask_wait(http, ask, arena, &body);
+    if (r != 0) return r;
+    r = json_parse(arena, body, NULL, ret, NULL);
+    return r == -EINVAL ? diag_prefix(-EPROTO, "%s %s", ask->method, ask->path) : r;
+}
+
+static const char *worker_path(const HttpLink *http, const char *verb, char out[PATH_BYTES_MAX])
+{
+    Buf path;
+    buf_init(&path, PATH_BYTES_MAX - 1);
+    buf_printf(&path, "/api/workers/%s/%s", http->lease.worker_id, verb);
+    assert(!path.failed);
+    str_copy(out, PATH_BYTES_MAX, buf_str(&path));
+    buf_deinit(&path);
+    return out;
+}
+
+/* POSTs what was written to a route of the worker; no answer is expected. */
+static int post_wait(HttpLink *http, const char *verb, const JsonOut *out)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    char path[PATH_BYTES_MAX];
+    if (!json_out_ok(out)) return diag_set(LINK_E_REFUSED, "the report is too large");
+    arena_init(&arena, REPLY_ARENA_BYTES_MAX);
+    Ask ask = {
+        .method = "POST",
+        .path = worker_path(http, verb, path),
+        .body = buf_str(out->buf),
+        .timeout_ms = http->timeout_ms,
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_STALE, /* who has no lease holds no task */
+    };
+    return ask_wait(http, &ask, &arena, NULL);
+}
+
+/* --- the worker ------------------------------------------------------------------------------- */
+
+static int lease_read(const Json *v, LinkLease *ret)
+{
+    Str id = json_str(json_get(v, "workerId"));
+    LinkLease lease = { 0 };
+    if (id.len == 0 || id.len >= sizeof lease.worker_id)
+        return diag_set(-EPROTO, "the server gave no workerId");
+    for (size_t i = 0; i < id.len; i++) /* it becomes part of paths */
+        if (!strchr("0123456789abcdefABCDEF-", id.ptr[i]))
+            return diag_set(-EPROTO, "the server gave no proper workerId");
+    str_copy(lease.worker_id, sizeof lease.worker_id, id);
+    lease.lease_ms = json_i64_or(json_get(v, "leaseMs"), 0);
+    if (lease.lease_ms < 100 || lease.lease_ms > INT32_MAX)
+        return diag_set(-EPROTO, "the server gave no proper leaseMs");
+    lease.heartbeat_ms = json_i64_or(json_get(v, "heartbeatMs"), lease.lease_ms / 3);
+    *ret = lease;
+    return 0;
+}
+
+static int http_register_wait(WorkerLink *link, const LinkWorker *worker, LinkLease *ret)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    const Json *v;
+    arena_init(&arena, REPLY_ARENA_BYTES_MAX);
+    buf_init(&body, 4096);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    json_out_kcstr(&out, "name", worker->name);
+    json_out_key(&out, "slots");
+    wire_slots_write(&out, &worker->slots);
+    json_out_object_end(&out);
+    Ask ask = {
+        .method = "POST",
+        .path = "/api/workers",
+        .body = buf_str(&body),
+        .timeout_ms = http->timeout_ms,
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = -EPROTO,
+    };
+    int r = ask_json_wait(http, &ask, &arena, &v);
+    if (r == 0) r = lease_read(v, &http->lease);
+    if (r == 0) *ret = http->lease;
+    return r;
+}
+
+static int tasks_read(Arena *arena, const Json *tasks, LinkTask **ret, size_t *ret_n)
+{
+    size_t n = 0;
+    LinkTask *list = ARENA_ARRAY(arena, LinkTask, json_len(tasks) + 1);
+    if (!list) return diag_set(-ENOMEM, "too many tasks claimed at once");
+    for (JsonIter it = json_iter(tasks); json_next(&it); n++) {
+        int r = wire_task_read(arena, it.value, &list[n]);
+        if (r < 0) return diag_prefix(r == -EINVAL ? -EPROTO : r, "claimed task");
+    }
+    *ret = list;
+    *ret_n = n;
+    return 0;
+}
+
+static int http_claim_wait(WorkerLink *link, const LaneConfig *free, int64_t wait_ms, Arena *arena,
+                           LinkTask **ret, size_t *ret_n)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    char path[PATH_BYTES_MAX];
+    const Json *v;
+    buf_init(&body, 1024);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    json_out_key(&out, "free");
+    wire_slots_write(&out, free);
+    json_out_ki64(&out, "waitMs", wait_ms);
+    json_out_object_end(&out);
+    Ask ask = {
+        .method = "POST",
+        .path = worker_path(http, "claim", path),
+        .body = buf_str(&body),
+        .timeout_ms = wait_ms + http->timeout_ms,
+        .reply_bytes_max = WIRE_CLAIM_BYTES_MAX,
+        .absent = LINK_E_NO_WORKER,
+    };
+    *ret_n = 0;
+    int r = ask_json_wait(http, &ask, arena, &v);
+    return r == 0 ? tasks_read(arena, json_get(v, "tasks"), ret, ret_n) : r;
+}
+
+static void held_write(JsonOut *out, const TaskRef *held, size_t held_n)
+{
+    json_out_object(out);
+    json_out_key(out, "tasks");
+    json_out_array(out);
+    for (size_t i = 0; i < held_n; i++) {
+        json_out_object(out);
+        wire_ref_write(out, held[i]);
+        json_out_object_end(out);
+    }
+    json_out_array_end(out);
+    json_out_object_end(out);
+}
+
+/* A heartbeat that hangs must not use up the lease: there has to be time for another. */
+static int http_heartbeat_wait(WorkerLink *link, const TaskRef *held, size_t held_n, Arena *arena,
+                               HeartbeatReply *ret)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    char path[PATH_BYTES_MAX];
+    const Json *v;
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    held_write(&out, held, held_n);
+    if (!json_out_ok(&out)) return -ENOMEM;
+    Ask ask = {
+        .method = "POST",
+        .path = worker_path(http, "heartbeat", path),
+        .body = buf_str(&body),
+        .timeout_ms = MIN(http->timeout_ms, http->lease.lease_ms / 3),
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_NO_WORKER,
+    };
+    int r = ask_json_wait(http, &ask, arena, &v);
+    return r == 0 ? wire_beat_read(arena, v, held, held_n, ret) : r;
+}
+
+/* Nothing is pushed over HTTP: the heartbeat's own rhythm has to do. */
+static int http_signal_wait(WorkerLink *link, uint64_t mark, int64_t deadline_ms)
+{
+    (void)link, (void)mark;
+    int r = fiber_sleep_wait(deadline_ms - clock_mono_ms());
+    return r == 0 ? -ETIMEDOUT : r;
+}
+
+static int http_leave_wait(WorkerLink *link)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    buf_init(&body, 16);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    json_out_object_end(&out);
+    int r = post_wait(http, "leave", &out);
+    return r == LINK_E_STALE ? LINK_E_NO_WORKER : r;
+}
+
+/* --- reports ---------------------------------------------------------------------------------- */
+
+static int http_finish_wait(WorkerLink *link, const TaskFinish *finish)
+{
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    wire_finish_write(&out, finish);
+    return post_wait(http_of(link), "finish", &out);
+}
+
+static int http_calls_wait(WorkerLink *link, TaskRef task, const GatewayCall *calls, size_t calls_n)
+{
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    wire_ref_write(&out, task);
+    json_out_key(&out, "calls");
+    json_out_array(&out);
+    for (size_t i = 0; i < calls_n; i++) wire_call_write(&out, &calls[i]);
+    json_out_array_end(&out);
+    json_out_object_end(&out);
+    return post_wait(http_of(link), "calls", &out);
+}
+
+static int http_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n)
+{
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    wire_ref_write(&out, task);
+    json_out_key(&out, "entries");
+    json_out_array(&out);
+    for (size_t i = 0; i < lines_n; i++) wire_line_write(&out, &lines[i]);
+    json_out_array_end(&out);
+    json_out_object_end(&out);
+    return post_wait(http_of(link), "logs", &out);
+}
+
+/* --- versions --------------------------------------------------------------------------------- */
+
+static int version_path(Str id, const char *tail, char out[PATH_BYTES_MAX])
+{
+    CLEANUP(buf_deinit) Buf path = { 0 };
+    buf_init(&path, PATH_BYTES_MAX - 1);
+    if (!version_id_ok(id) || !buf_printf(&path, "/api/versions/%.*s%s", STR_ARG(id), tail))
+        return diag_set(LINK_E_NO_VERSION, "not a version id");
+    str_copy(out, PATH_BYTES_MAX, buf_str(&path));
+    return 0;
+}
+
+static int version_read(Arena *arena, Str id, const Json *v, LinkVersion *ret)
+{
+    const Json *components = json_get(v, "components");
+    CLEANUP(buf_deinit) Buf text = { 0 };
+    LinkVersion version = { .id = id };
+    buf_init(&text, VERSION_BYTES_MAX);
+    JsonOut out = json_out(&text);
+    json_out_value(&out, components);
+    if (json_type(components) != JSON_OBJECT || !json_out_ok(&out))
+        return diag_set(-EPROTO, "the server gave no components of version %.*s", STR_ARG(id));
+    version.components = arena_str(arena, buf_str(&text));
+    version.artifact = json_str(json_get(json_get(components, "code"), "digest"));
+    if (str_starts_with(version.artifact, STR("sha256:")))
+        version.artifact = str_skip(version.artifact, 7);
+    *ret = version;
+    return version.components.ptr ? 0 : -ENOMEM;
+}
+
+static int http_version_wait(WorkerLink *link, Str version_id, Arena *arena, LinkVersion *ret)
+{
+    HttpLink *http = http_of(link);
+    char path[PATH_BYTES_MAX];
+    const Json *v;
+    int r = version_path(version_id, "", path);
+    if (r != 0) return r;
+    Ask ask = {
+        .method = "GET",
+        .path = path,
+        .timeout_ms = http->timeout_ms,
+        .reply_bytes_max = VERSION_BYTES_MAX,
+        .absent = LINK_E_NO_VERSION,
+    };
+    r = ask_json_wait(http, &ask, arena, &v);
+    return r == 0 ? version_read(arena, version_id, v, ret) : r;
+}
+
+static int body_read_wait(HttpCall *call, Buf *out)
+{
+    Str got;
+    int r;
+    while ((r = http_call_read_wait(call, DEADLINE_NONE, &got)) == 0)
+        if (!buf_add(out, got)) return diag_set(-EFBIG, "the code is larger than is allowed");
+    if (r == HTTP_CALL_E_CUT) return -ECONNRESET;
+    return r == HTTP_CALL_E_END ? 0 : r;
+}
+
+/* The idle timeout bounds it, not its size. */
+static int http_artifact_wait(WorkerLink *link, const LinkVersion *version, Buf *out)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    CLEANUP(http_call_freep) HttpCall *call = NULL;
+    HttpClientField fields[2];
+    HttpCallOptions options;
+    char path[PATH_BYTES_MAX];
+    int r = version_path(version->id, "/artifact", path);
+    if (r != 0) return r;
+    Ask ask = { .method = "GET", .path = path, .absent = LINK_E_NO_VERSION };
+    arena_init(&arena, REPLY_ARENA_BYTES_MAX);
+    r = options_make(http, &ask, &arena, fields, &options);
+    if (r < 0) return r;
+    options.deadline_ms = 0;
+    options.idle_timeout_ms = http->timeout_ms;
+    r = http_call_open_wait(http->client, &options, &call);
+    if (r < 0) return diag_prefix(r, "%s %s", ask.method, ask.path);
+    r = status_read(&arena, &ask, http_call_status(call), STR_NULL);
+    return r == 0 ? body_read_wait(call, out) : r;
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static void http_free(WorkerLink *link)
+{
+    HttpLink *http = http_of(link);
+    free(http->url);
+    free(http->authorization);
+    free(http);
+}
+
+static const WorkerLinkOps http_ops = {
+    .register_wait = http_register_wait,
+    .claim_wait = http_claim_wait,
+    .heartbeat_wait = http_heartbeat_wait,
+    .signal_wait = http_signal_wait,
+    .finish_wait = http_finish_wait,
+    .calls_wait = http_calls_wait,
+    .logs_wait = http_logs_wait,
+    .version_wait = http_version_wait,
+    .artifact_wait = http_artifact_wait,
+    .leave_wait = http_leave_wait,
+    .free = http_free,
+};
+
+static char *bearer(const char *key)
+{
+    Buf buf;
+    if (!key || !key[0]) return NULL;
+    buf_init(&buf, strlen(key) + 16);
+    buf_printf(&buf, "Bearer %s", key);
+    char *text = xstrdup(buf.ptr);
+    buf_deinit(&buf);
+    return text;
+}
+
+WorkerLink *link_http_new(const LinkHttpOptions *options)
+{
+    HttpLink *http = xcalloc(1, sizeof *http);
+    assert(options->client && options->url);
+    http->link.ops = &http_ops;
+    http->client = options->client;
+    http->url = xstrdup(options->url);
+    size_t n = strlen(http->url);
+    if (n && http->url[n - 1] == '/') http->url[n - 1] = '\0';
+    http->authorization = bearer(options->key);
+    http->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_DEFAULT_MS;
+    return &http->link;
+}

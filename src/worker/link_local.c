@@ -1,0 +1,204 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/diag.h"
+#include "store/artifact_store.h"
+#include "sys/clock.h"
+#include "sys/entropy.h"
+#include "worker/wire.h"
+
+#define LEASE_DEFAULT_MS 10000
+
+typedef struct {
+    WorkerLink link;
+    Queue *queue;
+    int64_t lease_ms;
+    Uuid7Gen ids;
+    Uuid worker_id;
+} LocalLink;
+
+static LocalLink *local_of(WorkerLink *link)
+{
+    return CONTAINER_OF(link, LocalLink, link);
+}
+
+/* The queue's outcomes in the link's words. */
+static int outcome(int r)
+{
+    if (r <= 0) return r;
+    if (r == QUEUE_E_STALE || r == QUEUE_E_NO_TASK) return LINK_E_STALE;
+    if (r == QUEUE_E_NO_WORKER) return LINK_E_NO_WORKER;
+    return LINK_E_REFUSED;
+}
+
+static int slots_text(const LaneConfig *slots, Buf *buf)
+{
+    buf_init(buf, 1024);
+    JsonOut out = json_out(buf);
+    wire_slots_write(&out, slots);
+    return json_out_ok(&out) ? 0 : -ENOMEM;
+}
+
+static int local_register_wait(WorkerLink *link, const LinkWorker *worker, LinkLease *ret)
+{
+    LocalLink *local = local_of(link);
+    uint8_t random[UUID7_RANDOM_BYTES];
+    CLEANUP(buf_deinit) Buf slots = { 0 };
+    int r = slots_text(&worker->slots, &slots);
+    if (r < 0) return r;
+    entropy_fill(random, sizeof random);
+    WorkerNew new = {
+        .id = uuid7_next(&local->ids, clock_real_ms(), random),
+        .name = str_of(worker->name),
+        .kind = WORKER_EMBEDDED,
+        .slots = buf_str(&slots),
+    };
+    r = outcome(queue_register_wait(local->queue, &new));
+    if (r != 0) return r;
+    local->worker_id = new.id;
+    uuid_text(new.id, ret->worker_id);
+    ret->lease_ms = local->lease_ms;
+    ret->heartbeat_ms = local->lease_ms / 3;
+    return 0;
+}
+
+static int local_claim_wait(WorkerLink *link, const LaneConfig *free, int64_t wait_ms, Arena *arena,
+                            LinkTask **ret, size_t *ret_n)
+{
+    LocalLink *local = local_of(link);
+    Claim claim = { .worker_id = local->worker_id, .slots = *free };
+    Task *tasks;
+    size_t n;
+    *ret_n = 0;
+    int r = queue_claim_wait(local->queue, &claim, deadline_after(wait_ms), arena, &tasks, &n);
+    if (r == -ETIMEDOUT) return 0;
+    if (r != 0) return outcome(r);
+    LinkTask *list = ARENA_ARRAY(arena, LinkTask, n);
+    if (!list) return diag_set(-ENOMEM, "no memory for %zu claimed tasks", n);
+    for (size_t i = 0; i < n; i++) list[i] = link_task_from(&tasks[i], clock_real_ms());
+    *ret = list;
+    *ret_n = n;
+    return 0;
+}
+
+static int local_heartbeat_wait(WorkerLink *link, const TaskRef *held, size_t held_n, Arena *arena,
+                                HeartbeatReply *ret)
+{
+    LocalLink *local = local_of(link);
+    return outcome(queue_heartbeat_wait(local->queue, local->worker_id, held, held_n, arena, ret));
+}
+
+static int local_signal_wait(WorkerLink *link, uint64_t mark, int64_t deadline_ms)
+{
+    LocalLink *local = local_of(link);
+    return queue_signal_wait(local->queue, local->worker_id, mark, deadline_ms);
+}
+
+static int local_finish_wait(WorkerLink *link, const TaskFinish *finish)
+{
+    return outcome(queue_finish_wait(local_of(link)->queue, finish, NULL));
+}
+
+static int local_calls_wait(WorkerLink *link, TaskRef task, const GatewayCall *calls,
+                            size_t calls_n)
+{
+    Call rows[16];
+    assert(calls_n <= ARRAY_N(rows));
+    for (size_t i = 0; i < calls_n; i++) {
+        rows[i] = call_from_gateway(&calls[i]);
+        rows[i].fence = task.fence;
+    }
+    return outcome(queue_calls_add_wait(local_of(link)->queue, task, rows, calls_n));
+}
+
+static int local_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n)
+{
+    return outcome(queue_logs_append_wait(local_of(link)->queue, task, lines, lines_n, NULL));
+}
+
+/* --- versions --------------------------------------------------------------------------------- */
+
+typedef struct {
+    Str id;
+    Arena *arena;
+    Version version;
+} VersionJob;
+
+static int version_job(Db *db, void *arg)
+{
+    VersionJob *job = arg;
+    return version_get(db, job->id, job->arena, &job->version);
+}
+
+static int local_version_wait(WorkerLink *link, Str version_id, Arena *arena, LinkVersion *ret)
+{
+    VersionJob job = { .id = version_id, .arena = arena };
+    int r = store_read_wait(queue_store(local_of(link)->queue), version_job, &job);
+    if (r == -ENOENT || r > 0) {
+        diag_set(0, "there is no version %.*s", STR_ARG(version_id));
+        return LINK_E_NO_VERSION;
+    }
+    if (r < 0) return r;
+    *ret = (LinkVersion){ job.version.id, job.version.components, job.version.artifact };
+    return 0;
+}
+
+typedef struct {
+    const char *data_dir;
+    Str hex;
+    Buf *out;
+} ArtifactJob;
+
+static int artifact_job(void *arg)
+{
+    ArtifactJob *job = arg;
+    return artifact_get(job->data_dir, job->hex, job->out);
+}
+
+static int local_artifact_wait(WorkerLink *link, const LinkVersion *version, Buf *out)
+{
+    const char *data_dir = store_path(queue_store(local_of(link)->queue));
+    ArtifactJob job = { data_dir, version->artifact, out };
+    int r = work_wait(artifact_job, &job);
+    return r == -ENOENT ? LINK_E_NO_VERSION : r;
+}
+
+static int local_leave_wait(WorkerLink *link)
+{
+    LocalLink *local = local_of(link);
+    return outcome(queue_leave_wait(local->queue, local->worker_id));
+}
+
+static void local_free(WorkerLink *link)
+{
+    free(local_of(link));
+}
+
+static const WorkerLinkOps local_ops = {
+    .register_wait = local_register_wait,
+    .claim_wait = local_claim_wait,
+    .heartbeat_wait = local_heartbeat_wait,
+    .signal_wait = local_signal_wait,
+    .finish_wait = local_finish_wait,
+    .calls_wait = local_calls_wait,
+    .logs_wait = local_logs_wait,
+    .version_wait = local_version_wait,
+    .artifact_wait = local_artifact_wait,
+    .leave_wait = local_leave_wait,
+    .free = local_free,
+};
+
+WorkerLink *link_local_new(const LinkLocalOptions *options)
+{
+    LocalLink *local = xcalloc(1, sizeof *local);
+    assert(options->queue);
+    local->link.ops = &local_ops;
+    local->queue = options->queue;
+    local->lease_ms = options->lease_ms ? options->lease_ms : LEASE_DEFAULT_MS;
+    return &local->link;
+}
+
+void link_free(WorkerLink *link)
+{
+    if (link) link->ops->free(link);
+}

@@ -1,0 +1,99 @@
+#include "worker/slots.h"
+
+static void slots_move(LaneConfig *to, LaneConfig *from)
+{
+    for (int l = 0; l < LANE_N_; l++) to->reserved[l] += from->reserved[l];
+    to->shared += from->shared;
+    *from = (LaneConfig){ 0 };
+}
+
+static bool slots_any_for(const LaneConfig *slots, Lane lane)
+{
+    return slots->reserved[lane] > 0 || slots->shared > 0;
+}
+
+static void slots_check(const Slots *s)
+{
+    int64_t shared = s->free.shared;
+    for (int i = 0; i < SLOTS_CLAIMS_MAX; i++) shared += s->promised[i].shared;
+    for (int l = 0; l < LANE_N_; l++) {
+        int64_t own = s->free.reserved[l] + s->running[l] - s->in_shared[l];
+        for (int i = 0; i < SLOTS_CLAIMS_MAX; i++) own += s->promised[i].reserved[l];
+        assert(own == s->total.reserved[l] && s->in_shared[l] >= 0);
+        shared += s->in_shared[l];
+    }
+    assert(shared == s->total.shared);
+}
+
+void slots_init(Slots *s, const LaneConfig *total)
+{
+    assert(lane_config_ok(total));
+    *s = (Slots){ .total = *total, .free = *total };
+}
+
+static bool lane_covered(const Slots *s, Lane lane)
+{
+    for (int i = 0; i < SLOTS_CLAIMS_MAX; i++)
+        if (s->claiming[i] && slots_any_for(&s->promised[i], lane)) return true;
+    return false;
+}
+
+int slots_promise(Slots *s, LaneConfig *ret)
+{
+    bool wanted = false;
+    int claim = 0;
+    for (int l = 0; l < LANE_N_; l++)
+        wanted |= slots_any_for(&s->free, (Lane)l) && !lane_covered(s, (Lane)l);
+    if (!wanted) return -1;
+    while (claim < SLOTS_CLAIMS_MAX && s->claiming[claim]) claim++;
+    if (claim == SLOTS_CLAIMS_MAX) return -1; /* a claim under way has used up all it had */
+    s->claiming[claim] = true;
+    *ret = s->free;
+    slots_move(&s->promised[claim], &s->free);
+    slots_check(s);
+    return claim;
+}
+
+bool slots_take(Slots *s, int claim, Lane lane)
+{
+    assert(claim >= 0 && claim < SLOTS_CLAIMS_MAX && s->claiming[claim] && lane < LANE_N_);
+    LaneConfig *promised = &s->promised[claim];
+    if (!slots_any_for(promised, lane)) return false;
+    if (promised->reserved[lane] > 0) {
+        promised->reserved[lane]--;
+    } else {
+        promised->shared--;
+        s->in_shared[lane]++;
+    }
+    s->running[lane]++;
+    slots_check(s);
+    return true;
+}
+
+void slots_promise_end(Slots *s, int claim)
+{
+    assert(claim >= 0 && claim < SLOTS_CLAIMS_MAX && s->claiming[claim]);
+    slots_move(&s->free, &s->promised[claim]);
+    s->claiming[claim] = false;
+    slots_check(s);
+}
+
+void slots_release(Slots *s, Lane lane)
+{
+    assert(lane < LANE_N_ && s->running[lane] > 0);
+    s->running[lane]--;
+    if (s->in_shared[lane] > 0) {
+        s->in_shared[lane]--;
+        s->free.shared++;
+    } else {
+        s->free.reserved[lane]++;
+    }
+    slots_check(s);
+}
+
+int64_t slots_running(const Slots *s)
+{
+    int64_t n = 0;
+    for (int l = 0; l < LANE_N_; l++) n += s->running[l];
+    return n;
+}

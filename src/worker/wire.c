@@ -1,0 +1,422 @@
+#include "worker/wire.h"
+
+#include "base/diag.h"
+#include "codec/time_text.h"
+
+#define WIRE_TASKS_MAX 4096
+
+static int missing(const char *name)
+{
+    return diag_set(-EINVAL, "`%s` is missing or not what it should be", name);
+}
+
+/* Compact text of an optional member: empty when absent or null. */
+static int text_of(Arena *arena, const Json *v, Str *ret)
+{
+    CLEANUP(buf_deinit) Buf buf = { 0 };
+    *ret = STR_NULL;
+    if (json_type(v) == JSON_ABSENT || json_type(v) == JSON_NULL) return 0;
+    buf_init(&buf, arena->max);
+    JsonOut out = json_out(&buf);
+    json_out_value(&out, v);
+    if (!json_out_ok(&out)) return diag_set(-ENOMEM, "a value is too large");
+    *ret = arena_str(arena, buf_str(&buf));
+    return ret->ptr ? 0 : diag_set(-ENOMEM, "a value is too large");
+}
+
+static void out_text_or_null(JsonOut *out, const char *key, Str text)
+{
+    json_out_key(out, key);
+    if (text.len) json_out_str(out, text);
+    else json_out_null(out);
+}
+
+static void out_json_or_null(JsonOut *out, const char *key, Str json)
+{
+    json_out_kraw(out, key, json.len ? json : STR("null"));
+}
+
+static int64_t count_of(const Json *v, const char *key)
+{
+    return MAX(json_i64_or(json_get(v, key), 0), 0);
+}
+
+/* --- slots, references ------------------------------------------------------------------------ */
+
+void wire_slots_write(JsonOut *out, const LaneConfig *slots)
+{
+    json_out_object(out);
+    for (int l = 0; l < LANE_N_; l++) json_out_ki64(out, lane_name((Lane)l), slots->reserved[l]);
+    json_out_ki64(out, "shared", slots->shared);
+    json_out_object_end(out);
+}
+
+static int slots_member(const Json *v, const char *key, int64_t *ret)
+{
+    if (json_i64(json_get(v, key), ret) < 0 || *ret < 0 || *ret > LANE_SLOTS_MAX)
+        return missing(key);
+    return 0;
+}
+
+int wire_slots_read(const Json *v, LaneConfig *ret)
+{
+    LaneConfig slots;
+    int r = slots_member(v, "shared", &slots.shared);
+    for (int l = 0; r == 0 && l < LANE_N_; l++)
+        r = slots_member(v, lane_name((Lane)l), &slots.reserved[l]);
+    if (r == 0) *ret = slots;
+    return r;
+}
+
+void wire_ref_write(JsonOut *out, TaskRef ref)
+{
+    char id[UUID_TEXT_MAX];
+    json_out_kcstr(out, "taskId", uuid_text(ref.id, id));
+    json_out_ki64(out, "fence", ref.fence);
+}
+
+int wire_ref_read(const Json *v, TaskRef *ret)
+{
+    TaskRef ref;
+    if (uuid_from_text(json_str(json_get(v, "taskId")), &ref.id) < 0) return missing("taskId");
+    if (json_i64(json_get(v, "fence"), &ref.fence) < 0) return missing("fence");
+    *ret = ref;
+    return 0;
+}
+
+static void usage_write(JsonOut *out, const char *key, const TaskUsage *usage)
+{
+    json_out_key(out, key);
+    json_out_object(out);
+    json_out_ki64(out, "inputTokens", usage->input_tokens);
+    json_out_ki64(out, "outputTokens", usage->output_tokens);
+    json_out_ki64(out, "cachedTokens", usage->cached_tokens);
+    json_out_ki64(out, "llmCalls", usage->llm_calls);
+    json_out_ki64(out, "toolCalls", usage->tool_calls);
+    json_out_ki64(out, "costNusd", usage->cost_nusd);
+    json_out_object_end(out);
+}
+
+static TaskUsage usage_read(const Json *v)
+{
+    return (TaskUsage){
+        .input_tokens = count_of(v, "inputTokens"),
+        .output_tokens = count_of(v, "outputTokens"),
+        .cached_tokens = count_of(v, "cachedTokens"),
+        .llm_calls = count_of(v, "llmCalls"),
+        .tool_calls = count_of(v, "toolCalls"),
+        .cost_nusd = count_of(v, "costNusd"),
+    };
+}
+
+/* --- claimed tasks ---------------------------------------------------------------------------- */
+
+LinkTask link_task_from(const Task *task, int64_t now_ms)
+{
+    return (LinkTask){
+        .ref = { task->id, task->fence },
+        .attempt = task->attempt,
+        .agent = task->agent,
+        .version_id = task->version_id,
+        .lane = task->lane,
+        .input = task->input,
+        .limits = task->limits,
+        .metadata = task->metadata,
+        .session_id = task->session_id,
+        .user_id = task->user_id,
+        .tenant_id = task->tenant_id,
+        .traceparent = task->traceparent,
+        .remaining_ms = task->deadline_at_ms ? task->deadline_at_ms - now_ms : LINK_NO_DEADLINE,
+        .spent = task->usage,
+    };
+}
+
+void wire_task_write(JsonOut *out, const LinkTask *task)
+{
+    json_out_object(out);
+    wire_ref_write(out, task->ref);
+    json_out_ki64(out, "attempt", task->attempt);
+    json_out_kstr(out, "agent", task->agent);
+    json_out_kstr(out, "versionId", task->version_id);
+    json_out_kcstr(out, "lane", lane_name(task->lane));
+    out_json_or_null(out, "input", task->input);
+    out_json_or_null(out, "limits", task->limits);
+    out_json_or_null(out, "metadata", task->metadata);
+    out_text_or_null(out, "sessionId", task->session_id);
+    out_text_or_null(out, "userId", task->user_id);
+    out_text_or_null(out, "tenantId", task->tenant_id);
+    out_text_or_null(out, "traceparent", task->traceparent);
+    json_out_key(out, "remainingMs");
+    if (task->remaining_ms == LINK_NO_DEADLINE) json_out_null(out);
+    else json_out_i64(out, task->remaining_ms);
+    usage_write(out, "spent", &task->spent);
+    json_out_object_end(out);
+}
+
+int wire_task_read(Arena *arena, const Json *v, LinkTask *ret)
+{
+    LinkTask task = { 0 };
+    int r = wire_ref_read(v, &task.ref);
+    if (r < 0) return r;
+    if (lane_from(json_str(json_get(v, "lane")), &task.lane) < 0) return missing("lane");
+    task.agent = json_str(json_get(v, "agent"));
+    if (!task.agent.len) return missing("agent");
+    task.version_id = json_str(json_get(v, "versionId"));
+    if (!task.version_id.len) return missing("versionId");
+    task.attempt = json_i64_or(json_get(v, "attempt"), 1);
+    task.remaining_ms = json_i64_or(json_get(v, "remainingMs"), LINK_NO_DEADLINE);
+    task.session_id = json_str(json_get(v, "sessionId"));
+    task.user_id = json_str(json_get(v, "userId"));
+    task.tenant_id = json_str(json_get(v, "tenantId"));
+    task.traceparent = json_str(json_get(v, "traceparent"));
+    task.spent = usage_read(json_get(v, "spent"));
+    if ((r = text_of(arena, json_get(v, "input"), &task.input)) < 0) return r;
+    if ((r = text_of(arena, json_get(v, "limits"), &task.limits)) < 0) return r;
+    if ((r = text_of(arena, json_get(v, "metadata"), &task.metadata)) < 0) return r;
+    if (!task.input.len) task.input = STR("null");
+    *ret = task;
+    return 0;
+}
+
+/* --- heartbeats ------------------------------------------------------------------------------- */
+
+static void stops_write(JsonOut *out, const char *key, const HeartbeatReply *beat,
+                        HoldReason reason)
+{
+    char id[UUID_TEXT_MAX];
+    json_out_key(out, key);
+    json_out_array(out);
+    for (size_t i = 0; i < beat->stops_n; i++)
+        if (beat->stops[i].reason == reason)
+            json_out_str(out, str_of(uuid_text(beat->stops[i].task.id, id)));
+    json_out_array_end(out);
+}
+
+void wire_beat_write(JsonOut *out, const HeartbeatReply *beat)
+{
+    json_out_object(out);
+    stops_write(out, "cancel", beat, HOLD_CANCEL);
+    stops_write(out, "lost", beat, HOLD_STALE);
+    json_out_kbool(out, "draining", beat->draining);
+    json_out_object_end(out);
+}
+
+/* The answer names tasks only: they are the ones this request held. */
+static int stops_read(const Json *ids, HoldReason reason, const TaskRef *held, size_t held_n,
+                      HeartbeatReply *beat)
+{
+    for (JsonIter it = json_iter(ids); json_next(&it);) {
+        Uuid id;
+        if (uuid_from_text(json_str(it.value), &id) < 0) return missing("cancel, lost");
+        for (size_t i = 0; i < held_n && beat->stops_n < 2 * held_n; i++)
+            if (uuid_eq(held[i].id, id))
+                beat->stops[beat->stops_n++] = (HoldStop){ .task = held[i], .reason = reason };
+    }
+    return 0;
+}
+
+int wire_beat_read(Arena *arena, const Json *v, const TaskRef *held, size_t held_n,
+                   HeartbeatReply *ret)
+{
+    HeartbeatReply beat = { .draining = json_bool(json_get(v, "draining"), false) };
+    if (json_type(v) != JSON_OBJECT) return missing("heartbeat");
+    beat.stops = ARENA_ARRAY(arena, HoldStop, 2 * held_n + 1);
+    if (!beat.stops) return diag_set(-ENOMEM, "too many tasks");
+    int r = stops_read(json_get(v, "cancel"), HOLD_CANCEL, held, held_n, &beat);
+    if (r == 0) r = stops_read(json_get(v, "lost"), HOLD_STALE, held, held_n, &beat);
+    if (r == 0) *ret = beat;
+    return r;
+}
+
+/* --- the end of an attempt -------------------------------------------------------------------- */
+
+static void error_write(JsonOut *out, const TaskFinish *finish)
+{
+    json_out_key(out, "error");
+    if (!finish->error_code.len) {
+        json_out_null(out);
+        return;
+    }
+    json_out_object(out);
+    json_out_kstr(out, "code", finish->error_code);
+    json_out_kstr(out, "detail", finish->error_detail);
+    json_out_object_end(out);
+}
+
+void wire_finish_write(JsonOut *out, const TaskFinish *finish)
+{
+    json_out_object(out);
+    wire_ref_write(out, finish->task);
+    json_out_kcstr(out, "outcome", task_outcome_name(finish->outcome));
+    out_json_or_null(out, "result", finish->result);
+    error_write(out, finish);
+    out_text_or_null(out, "stoppedBy", finish->stopped_by);
+    out_text_or_null(out, "sandbox", finish->sandbox);
+    json_out_ki64(out, "retryAfterMs", finish->retry_after_ms);
+    usage_write(out, "usage", &finish->usage);
+    json_out_object_end(out);
+}
+
+int wire_finish_read(Arena *arena, const Json *v, TaskFinish *ret)
+{
+    TaskFinish finish = { .retry_after_ms = count_of(v, "retryAfterMs") };
+    const Json *error = json_get(v, "error");
+    int r = wire_ref_read(v, &finish.task);
+    if (r < 0) return r;
+    if (task_outcome_from(json_str(json_get(v, "outcome")), &finish.outcome) < 0 ||
+        finish.outcome == TASK_OUTCOME_LOST)
+        return missing("outcome");
+    finish.error_code = json_str(json_get(error, "code"));
+    finish.error_detail = json_str(json_get(error, "detail"));
+    finish.stopped_by = json_str(json_get(v, "stoppedBy"));
+    finish.sandbox = json_str(json_get(v, "sandbox"));
+    finish.usage = usage_read(json_get(v, "usage"));
+    if ((r = text_of(arena, json_get(v, "result"), &finish.result)) < 0) return r;
+    *ret = finish;
+    return 0;
+}
+
+/* --- log lines -------------------------------------------------------------------------------- */
+
+void wire_line_write(JsonOut *out, const TaskLogLine *line)
+{
+    char at[TIME_TEXT_MAX];
+    json_out_object(out);
+    json_out_ki64(out, "seq", line->seq);
+    json_out_kcstr(out, "at", time_format(line->at_ms, at));
+    json_out_kcstr(out, "stream", task_log_stream_name(line->stream));
+    json_out_kstr(out, "text", line->text);
+    json_out_object_end(out);
+}
+
+static int stream_from(Str name, TaskLogStream *ret)
+{
+    for (int i = 0; i < TASK_LOG_STREAM_N_; i++) {
+        if (!str_eq(name, str_of(task_log_stream_name((TaskLogStream)i)))) continue;
+        *ret = (TaskLogStream)i;
+        return 0;
+    }
+    return missing("stream");
+}
+
+int wire_line_read(const Json *v, TaskLogLine *ret)
+{
+    TaskLogLine line = { .seq = count_of(v, "seq"), .text = json_str(json_get(v, "text")) };
+    if (json_type(json_get(v, "text")) != JSON_STRING) return missing("text");
+    if (time_parse(json_str(json_get(v, "at")), &line.at_ms) < 0) return missing("at");
+    int r = stream_from(json_str(json_get(v, "stream")), &line.stream);
+    if (r == 0) *ret = line;
+    return r;
+}
+
+/* --- model calls ------------------------------------------------------------------------------ */
+
+static Str call_outcome(const GatewayCall *call)
+{
+    return call->outcome == GATEWAY_COMPLETE ? STR("ok")
+                                             : str_of(gateway_outcome_name(call->outcome));
+}
+
+static Str call_protocol(const GatewayCall *call)
+{
+    return str_of(gateway_protocol_name(gateway_api_protocol(call->api)));
+}
+
+Call call_from_gateway(const GatewayCall *call)
+{
+    return (Call){
+        .attempt = call->attempt,
+        .at_ms = call->started_real_ms,
+        .duration_ms = call->duration_us / 1000,
+        .provider = call->provider,
+        .model = call->model,
+        .protocol = call_protocol(call),
+        .outcome = call_outcome(call),
+        .streamed = call->streamed,
+        .status = call->status,
+        .input_tokens = call->usage.input_tokens,
+        .output_tokens = call->usage.output_tokens,
+        .cached_tokens = call->usage.cached_tokens,
+        .reasoning_tokens = call->usage.reasoning_tokens,
+        .cost_nusd = call->charged.nusd,
+    };
+}
+
+static void call_tools_write(JsonOut *out, const GatewayCall *call)
+{
+    json_out_key(out, "toolNames");
+    json_out_array(out);
+    for (size_t i = 0; i < call->tool_names_n; i++) json_out_str(out, call->tool_names[i]);
+    json_out_array_end(out);
+}
+
+static void call_usage_write(JsonOut *out, const GatewayCall *call)
+{
+    const Usage *u = &call->usage;
+    json_out_kbool(out, "usageKnown", u->valid);
+    json_out_kbool(out, "fullHold", call->full_hold);
+    json_out_ki64(out, "inputTokens", u->input_tokens);
+    json_out_ki64(out, "outputTokens", u->output_tokens);
+    json_out_ki64(out, "cachedTokens", u->cached_tokens);
+    json_out_ki64(out, "cacheWrite5mTokens", u->cache_write_5m_tokens);
+    json_out_ki64(out, "cacheWrite1hTokens", u->cache_write_1h_tokens);
+    json_out_ki64(out, "reasoningTokens", u->reasoning_tokens);
+    json_out_ki64(out, "webSearches", u->web_searches);
+    json_out_ki64(out, "toolCalls", u->tool_calls);
+    json_out_ki64(out, "holdTokens", call->hold.tokens);
+    json_out_ki64(out, "holdNusd", call->hold.nusd);
+    json_out_ki64(out, "chargedTokens", call->charged.tokens);
+    json_out_ki64(out, "costNusd", call->charged.nusd);
+}
+
+void wire_call_write(JsonOut *out, const GatewayCall *call)
+{
+    char at[TIME_TEXT_MAX];
+    json_out_object(out);
+    json_out_kcstr(out, "callId", call->id);
+    json_out_ki64(out, "attempt", call->attempt);
+    json_out_kcstr(out, "api", gateway_api_name(call->api));
+    json_out_kstr(out, "protocol", call_protocol(call));
+    json_out_kstr(out, "provider", call->provider);
+    json_out_kstr(out, "model", call->model);
+    json_out_kstr(out, "modelUsed", call->model_used);
+    json_out_kstr(out, "finish", call->finish);
+    json_out_kbool(out, "streamed", call->streamed);
+    json_out_kbool(out, "simulated", call->simulated);
+    json_out_kbool(out, "clientGone", call->client_gone);
+    json_out_ki64(out, "status", call->status);
+    json_out_kstr(out, "outcome", call_outcome(call));
+    call_usage_write(out, call);
+    call_tools_write(out, call);
+    json_out_kcstr(out, "startedAt", time_format(call->started_real_ms, at));
+    json_out_ki64(out, "ttfbUs", call->ttfb_us);
+    json_out_ki64(out, "durationUs", call->duration_us);
+    out_text_or_null(out, "error", call->error);
+    json_out_object_end(out);
+}
+
+int wire_call_read(const Json *v, Call *ret)
+{
+    Call call = {
+        .attempt = count_of(v, "attempt"),
+        .duration_ms = count_of(v, "durationUs") / 1000,
+        .provider = json_str(json_get(v, "provider")),
+        .model = json_str(json_get(v, "model")),
+        .protocol = json_str(json_get(v, "protocol")),
+        .outcome = json_str(json_get(v, "outcome")),
+        .streamed = json_bool(json_get(v, "streamed"), false),
+        .status = count_of(v, "status"),
+        .input_tokens = count_of(v, "inputTokens"),
+        .output_tokens = count_of(v, "outputTokens"),
+        .cached_tokens = count_of(v, "cachedTokens"),
+        .reasoning_tokens = count_of(v, "reasoningTokens"),
+        .cost_nusd = count_of(v, "costNusd"),
+    };
+    if (!call.model.len) return missing("model");
+    if (!call.outcome.len) return missing("outcome");
+    if (json_type(json_get(v, "costNusd")) != JSON_INT) return missing("costNusd");
+    if (time_parse(json_str(json_get(v, "startedAt")), &call.at_ms) < 0)
+        return missing("startedAt");
+    *ret = call;
+    return 0;
+}

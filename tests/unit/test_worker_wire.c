@@ -1,0 +1,264 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+
+#include "base/diag.h"
+#include "worker/wire.h"
+
+typedef struct {
+    Arena arena;
+    Buf buf;
+    JsonOut out;
+} Wire;
+
+static int setup(void **state)
+{
+    Wire *w = xcalloc(1, sizeof *w);
+    arena_init(&w->arena, 1 << 20);
+    buf_init(&w->buf, 1 << 20);
+    w->out = json_out(&w->buf);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    Wire *w = *state;
+    arena_deinit(&w->arena);
+    buf_deinit(&w->buf);
+    free(w);
+    return 0;
+}
+
+static const Json *written(Wire *w)
+{
+    const Json *v = NULL;
+    assert_true(json_out_ok(&w->out));
+    assert_int_equal(json_parse(&w->arena, buf_str(&w->buf), NULL, &v, NULL), 0);
+    return v;
+}
+
+static const Json *parsed(Wire *w, const char *text)
+{
+    const Json *v = NULL;
+    assert_int_equal(json_parse(&w->arena, str_of(text), NULL, &v, NULL), 0);
+    return v;
+}
+
+static void assert_str(Str got, const char *want)
+{
+    assert_true(str_eq(got, str_of(want)));
+}
+
+static const Uuid id_1 = { { 1, 2, 3, 4, 5, 6, 0x77, 8, 0x99, 10, 11, 12, 13, 14, 15, 16 } };
+static const Uuid id_2 = { { 9, 2, 3, 4, 5, 6, 0x77, 8, 0x99, 10, 11, 12, 13, 14, 15, 16 } };
+
+static void test_task(void **state)
+{
+    Wire *w = *state;
+    LinkTask task = {
+        .ref = { id_1, 77 },
+        .attempt = 2,
+        .agent = STR("support"),
+        .version_id = STR("9f3a"),
+        .lane = LANE_LOW,
+        .input = STR("{\"big\":12345678901234567890123}"),
+        .limits = STR("{\"usdPerTask\":\"0.10\"}"),
+        .session_id = STR("s-1"),
+        .remaining_ms = LINK_NO_DEADLINE,
+        .spent = { .input_tokens = 5, .tool_calls = 3, .cost_nusd = 99 },
+    };
+    LinkTask got;
+    wire_task_write(&w->out, &task);
+    assert_int_equal(wire_task_read(&w->arena, written(w), &got), 0);
+    assert_true(uuid_eq(got.ref.id, id_1));
+    assert_int_equal(got.ref.fence, 77);
+    assert_int_equal(got.attempt, 2);
+    assert_int_equal(got.lane, LANE_LOW);
+    assert_str(got.agent, "support");
+    assert_str(got.version_id, "9f3a");
+    assert_str(got.input, "{\"big\":12345678901234567890123}"); /* no digit is lost */
+    assert_str(got.limits, "{\"usdPerTask\":\"0.10\"}");
+    assert_str(got.session_id, "s-1");
+    assert_int_equal(got.metadata.len + got.user_id.len + got.tenant_id.len, 0);
+    assert_true(got.remaining_ms == LINK_NO_DEADLINE);
+    assert_int_equal(got.spent.input_tokens, 5);
+    assert_int_equal(got.spent.tool_calls, 3);
+    assert_int_equal(got.spent.cost_nusd, 99);
+}
+
+static void test_task_remaining(void **state)
+{
+    (void)state;
+    Task task = { .deadline_at_ms = 5000 };
+    assert_int_equal(link_task_from(&task, 1000).remaining_ms, 4000);
+    assert_int_equal(link_task_from(&task, 6000).remaining_ms, -1000);
+    task.deadline_at_ms = 0;
+    assert_true(link_task_from(&task, 1000).remaining_ms == LINK_NO_DEADLINE);
+}
+
+static void test_task_refused(void **state)
+{
+    static const char *const bad[] = {
+        "{\"fence\":1,\"agent\":\"a\",\"versionId\":\"b\",\"lane\":\"low\"}",
+        "{\"taskId\":\"01020304-0506-7708-990a-0b0c0d0e0f10\",\"agent\":\"a\",\"versionId\":\"b\"}",
+        "{\"taskId\":\"01020304-0506-7708-990a-0b0c0d0e0f10\",\"fence\":1,\"agent\":\"a\","
+        "\"versionId\":\"b\",\"lane\":\"middle\"}",
+        "{\"taskId\":\"01020304-0506-7708-990a-0b0c0d0e0f10\",\"fence\":1,\"lane\":\"low\"}",
+        "[]",
+    };
+    Wire *w = *state;
+    for (size_t i = 0; i < ARRAY_N(bad); i++) {
+        LinkTask task;
+        assert_int_equal(wire_task_read(&w->arena, parsed(w, bad[i]), &task), -EINVAL);
+        assert_true(diag_text()[0] != '\0');
+    }
+}
+
+static void test_slots(void **state)
+{
+    Wire *w = *state;
+    LaneConfig slots = { .reserved = { 1, 2, 3 }, .shared = 4 }, got;
+    wire_slots_write(&w->out, &slots);
+    assert_int_equal(wire_slots_read(written(w), &got), 0);
+    assert_memory_equal(&got, &slots, sizeof got);
+    assert_int_equal(wire_slots_read(parsed(w, "{\"critical\":1,\"normal\":1,\"low\":1}"), &got),
+                     -EINVAL);
+    const char *negative = "{\"critical\":1,\"normal\":-1,\"low\":1,\"shared\":0}";
+    assert_int_equal(wire_slots_read(parsed(w, negative), &got), -EINVAL);
+}
+
+static void test_heartbeat(void **state)
+{
+    Wire *w = *state;
+    TaskRef held[] = { { id_1, 5 }, { id_2, 6 } };
+    HoldStop stops[] = { { { id_2, 6 }, HOLD_CANCEL }, { { id_1, 5 }, HOLD_STALE } };
+    HeartbeatReply beat = { .stops = stops, .stops_n = 2, .draining = true }, got;
+    wire_beat_write(&w->out, &beat);
+    assert_int_equal(wire_beat_read(&w->arena, written(w), held, 2, &got), 0);
+    assert_true(got.draining);
+    assert_int_equal(got.stops_n, 2);
+    assert_int_equal(got.stops[0].task.fence, 6);
+    assert_int_equal(got.stops[0].reason, HOLD_CANCEL);
+    assert_int_equal(got.stops[1].task.fence, 5);
+    assert_int_equal(got.stops[1].reason, HOLD_STALE);
+    /* tasks that were not held are none of this worker's business */
+    assert_int_equal(wire_beat_read(&w->arena, written(w), held, 0, &got), 0);
+    assert_int_equal(got.stops_n, 0);
+}
+
+static void test_finish(void **state)
+{
+    Wire *w = *state;
+    TaskFinish finish = {
+        .task = { id_1, 5 },
+        .outcome = TASK_OUTCOME_FAILED_RETRYABLE,
+        .result = STR("[1.50,\"x\"]"),
+        .error_code = STR("agent_failed"),
+        .error_detail = STR("line 1\nline \"2\""),
+        .stopped_by = STR("usdPerTask"),
+        .retry_after_ms = 1500,
+        .usage = { .tool_calls = 7 },
+    };
+    TaskFinish got;
+    wire_finish_write(&w->out, &finish);
+    assert_int_equal(wire_finish_read(&w->arena, written(w), &got), 0);
+    assert_int_equal(got.task.fence, 5);
+    assert_int_equal(got.outcome, TASK_OUTCOME_FAILED_RETRYABLE);
+    assert_str(got.error_code, "agent_failed");
+    assert_str(got.error_detail, "line 1\nline \"2\"");
+    assert_str(got.stopped_by, "usdPerTask");
+    assert_int_equal(got.retry_after_ms, 1500);
+    assert_int_equal(got.usage.tool_calls, 7);
+    assert_true(got.result.len > 0);
+}
+
+static void test_a_worker_cannot_report_lost(void **state)
+{
+    Wire *w = *state;
+    TaskFinish finish = { .task = { id_1, 5 }, .outcome = TASK_OUTCOME_LOST }, got;
+    wire_finish_write(&w->out, &finish);
+    assert_int_equal(wire_finish_read(&w->arena, written(w), &got), -EINVAL);
+}
+
+static void test_line(void **state)
+{
+    Wire *w = *state;
+    TaskLogLine line = { .seq = 3, .at_ms = 1700000000123, .stream = TASK_LOG_STDERR };
+    TaskLogLine got;
+    line.text = STR("tab\there");
+    wire_line_write(&w->out, &line);
+    assert_int_equal(wire_line_read(written(w), &got), 0);
+    assert_int_equal(got.seq, 3);
+    assert_true(got.at_ms == 1700000000123);
+    assert_int_equal(got.stream, TASK_LOG_STDERR);
+    assert_str(got.text, "tab\there");
+    const char *odd =
+        "{\"seq\":1,\"at\":\"2026-01-01T00:00:00Z\",\"stream\":\"radio\",\"text\":\"\"}";
+    assert_int_equal(wire_line_read(parsed(w, odd), &got), -EINVAL);
+}
+
+static void test_call(void **state)
+{
+    Wire *w = *state;
+    GatewayCall call = {
+        .id = "0192f300-0000-7000-8000-000000000000",
+        .attempt = 2,
+        .api = API_MESSAGES,
+        .provider = STR("anthropic"),
+        .model = STR("claude-x"),
+        .streamed = true,
+        .status = 200,
+        .outcome = GATEWAY_COMPLETE,
+        .usage = { .input_tokens = 10,
+                   .output_tokens = 20,
+                   .cached_tokens = 3,
+                   .reasoning_tokens = 4 },
+        .charged = { .tokens = 30, .nusd = 1234 },
+        .started_real_ms = 1700000000123,
+        .duration_us = 1500000,
+    };
+    Call row = call_from_gateway(&call), got;
+    wire_call_write(&w->out, &call);
+    assert_int_equal(wire_call_read(written(w), &got), 0);
+    assert_int_equal(got.attempt, row.attempt);
+    assert_true(got.at_ms == row.at_ms && got.at_ms == 1700000000123);
+    assert_int_equal(got.duration_ms, 1500);
+    assert_str(got.provider, "anthropic");
+    assert_str(got.model, "claude-x");
+    assert_str(got.protocol, "anthropic");
+    assert_str(got.outcome, "ok");
+    assert_true(got.streamed);
+    assert_int_equal(got.status, 200);
+    assert_int_equal(got.input_tokens, 10);
+    assert_int_equal(got.output_tokens, 20);
+    assert_int_equal(got.cached_tokens, 3);
+    assert_int_equal(got.reasoning_tokens, 4);
+    assert_int_equal(got.cost_nusd, 1234);
+    /* money is never guessed */
+    const char *free =
+        "{\"model\":\"m\",\"outcome\":\"ok\",\"startedAt\":\"2026-01-01T00:00:00Z\"}";
+    assert_int_equal(wire_call_read(parsed(w, free), &got), -EINVAL);
+}
+
+#define WIRE_TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WIRE_TEST(test_task),
+        WIRE_TEST(test_task_remaining),
+        WIRE_TEST(test_task_refused),
+        WIRE_TEST(test_slots),
+        WIRE_TEST(test_heartbeat),
+        WIRE_TEST(test_finish),
+        WIRE_TEST(test_a_worker_cannot_report_lost),
+        WIRE_TEST(test_line),
+        WIRE_TEST(test_call),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
