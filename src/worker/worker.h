@@ -26,7 +26,7 @@ typedef struct {
     const GatewayConfig *models; /* what the gateway was made with */
     HttpClient *client;          /* of this loop: http tools and server agents */
     const char *name;            /* NULL: the host's name */
-    LaneConfig slots;            /* lane_config_ok() */
+    LaneConfig slots;            /* lane_config_ok(), at most HEARTBEAT_TASKS_MAX in all */
     const char *dir;  /* versions and scratch; made if absent, used by one worker at a time */
     int64_t grace_ms; /* between SIGTERM and SIGKILL; 0: 5000 */
     size_t output_bytes_max;  /* of an agent's stdout; 0: 8 MiB */

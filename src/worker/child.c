@@ -1,0 +1,229 @@
+#include "worker/child.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "sys/clock.h"
+
+#define KILL_WAIT_MS 5000 /* for the kernel to end a process after SIGKILL */
+#define DRAIN_MS 1000     /* for the pipes after the child's end */
+#define ARGS_BYTES_MAX ((size_t)4 << 20)
+
+/* The child's three pipes, a fiber each. */
+typedef struct {
+    Run *run;
+    Process *process;
+    Str input;
+    ChildResult *result;
+    Buf line;    /* of stderr, not yet ended; what is longer is dropped */
+    int reading; /* fibers that still read */
+    Cond drained;
+    FiberRef feeder, out_reader, err_reader;
+} Pipes;
+
+/* --- stdin ------------------------------------------------------------------------------------ */
+
+/* An agent that does not read leaves this fiber waiting; it is cancelled after the agent's end. */
+static int feeder_main(void *arg)
+{
+    Pipes *pipes = arg;
+    int r = stream_write_wait(process_stdin(pipes->process), &pipes->input, 1, DEADLINE_NONE);
+    if (r != -ECANCELED) process_close_stdin(pipes->process);
+    return r;
+}
+
+/* --- stdout ----------------------------------------------------------------------------------- */
+
+static int reader_end(Pipes *pipes, int r)
+{
+    pipes->reading--;
+    cond_signal(&pipes->drained);
+    return r;
+}
+
+static int out_main(void *arg)
+{
+    Pipes *pipes = arg;
+    Stream *stream = process_stdout(pipes->process);
+    Str got;
+    int r;
+    while ((r = stream_fill_wait(stream, 0, DEADLINE_NONE, &got)) == 0) {
+        if (!buf_add(&pipes->result->output, got)) {
+            pipes->result->too_large = true;
+            process_signal(pipes->process, SIGKILL);
+            break;
+        }
+        stream_consume(stream, got.len);
+    }
+    return reader_end(pipes, r);
+}
+
+/* --- stderr ----------------------------------------------------------------------------------- */
+
+/* Keeps the end of what was written, by whole lines. */
+static void tail_add(ChildResult *result, Str line)
+{
+    line = str_sub(line, 0, CHILD_TAIL_BYTES / 2);
+    size_t need = line.len + 1;
+    if (result->tail_len + need > CHILD_TAIL_BYTES) {
+        size_t drop = result->tail_len + need - CHILD_TAIL_BYTES;
+        const char *end = memchr(result->tail + drop - 1, '\n', result->tail_len - drop + 1);
+        drop = end ? (size_t)(end - result->tail) + 1 : result->tail_len;
+        result->tail_len -= drop;
+        memmove(result->tail, result->tail + drop, result->tail_len);
+    }
+    memcpy(result->tail + result->tail_len, line.ptr, line.len);
+    result->tail_len += line.len;
+    result->tail[result->tail_len++] = '\n';
+}
+
+static void line_end(Pipes *pipes)
+{
+    Str line = buf_str(&pipes->line);
+    if (str_ends_with(line, STR("\r"))) line.len--;
+    task_log_add(&pipes->run->log, TASK_LOG_STDERR, line);
+    if (line.len) tail_add(pipes->result, line);
+    buf_clear(&pipes->line);
+}
+
+static void line_add(Pipes *pipes, Str part)
+{
+    size_t room = LOG_LINE_BYTES_MAX - pipes->line.len;
+    buf_add(&pipes->line, str_sub(part, 0, room)); /* cut: the rest of the line is dropped */
+}
+
+static void err_split(Pipes *pipes, Str bytes)
+{
+    while (bytes.len) {
+        bool ended;
+        Str part;
+        bytes = str_split(bytes, '\n', &part, &ended);
+        line_add(pipes, part);
+        if (ended) line_end(pipes);
+    }
+}
+
+static int err_main(void *arg)
+{
+    Pipes *pipes = arg;
+    Stream *stream = process_stderr(pipes->process);
+    Str got;
+    int r;
+    while ((r = stream_fill_wait(stream, 0, DEADLINE_NONE, &got)) == 0) {
+        err_split(pipes, got);
+        stream_consume(stream, got.len);
+        if (fiber_yield_wait() < 0) break; /* a flood must not hold the loop */
+    }
+    if (pipes->line.len) line_end(pipes);
+    return reader_end(pipes, r);
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static int pipes_start(Pipes *pipes)
+{
+    int r = fiber_spawn("child stdin", feeder_main, pipes, &pipes->feeder);
+    if (r == 0) r = fiber_spawn("child stdout", out_main, pipes, &pipes->out_reader);
+    if (r == 0) pipes->reading++;
+    if (r == 0) r = fiber_spawn("child stderr", err_main, pipes, &pipes->err_reader);
+    if (r == 0) pipes->reading++;
+    return r < 0 ? diag_set(r, "no fibers for the program's pipes") : 0;
+}
+
+/* After the child's end: what is in the pipes is read, but a process that left the group and holds
+ * them open is not waited for. */
+static void pipes_stop_wait(Pipes *pipes)
+{
+    int64_t deadline_ms = deadline_after(DRAIN_MS);
+    fiber_shield();
+    while (pipes->reading > 0 && cond_wait(&pipes->drained, deadline_ms) == 0) continue;
+    fiber_cancel(pipes->feeder);
+    fiber_cancel(pipes->out_reader);
+    fiber_cancel(pipes->err_reader);
+    fiber_join_wait(pipes->feeder, NULL);
+    fiber_join_wait(pipes->out_reader, NULL);
+    fiber_join_wait(pipes->err_reader, NULL);
+    fiber_unshield();
+}
+
+/* Asks the child to finish, and makes it. */
+static void child_end_wait(const ChildOptions *o, Process *process, ProcessExit *ret)
+{
+    int r = -ETIMEDOUT;
+    fiber_shield();
+    if (o->run->stop < RUN_KILLED) {
+        process_signal(process, SIGTERM);
+        r = process_exit_wait(process, deadline_after(o->grace_ms), ret);
+    }
+    if (r < 0) {
+        process_signal(process, SIGKILL);
+        r = process_exit_wait(process, deadline_after(KILL_WAIT_MS), ret);
+    }
+    fiber_unshield();
+    if (r < 0) LOG_ERROR("a process does not end", LOG_INT("pid", process_pid(process)));
+}
+
+static int child_wait(const ChildOptions *o, Process *process, ChildResult *ret)
+{
+    Pipes pipes = { .run = o->run, .process = process, .input = o->input, .result = ret };
+    buf_init(&pipes.line, LOG_LINE_BYTES_MAX);
+    cond_init(&pipes.drained);
+    int r = pipes_start(&pipes);
+    if (r == 0) r = process_exit_wait(process, o->deadline_ms, &ret->how);
+    if (r < 0) child_end_wait(o, process, &ret->how);
+    pipes_stop_wait(&pipes);
+    buf_deinit(&pipes.line);
+    return r;
+}
+
+static int argv_make(const ChildOptions *o, Arena *arena, const char *const **ret)
+{
+    const char **argv = ARENA_ARRAY(arena, const char *, o->command_n + 1);
+    if (!argv) return -ENOMEM;
+    for (size_t i = 0; i < o->command_n; i++)
+        if (!(argv[i] = arena_cstr(arena, o->command[i]))) return -ENOMEM;
+    *ret = argv;
+    return 0;
+}
+
+static int child_spawn(const ChildOptions *o, Process **ret)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    ProcessOptions options = { .cwd = o->run->version->dir,
+                               .memory_bytes_max = o->run->host->memory_bytes_max };
+    if (o->command_n == 0) return diag_set(-ENOENT, "no command is given");
+    arena_init(&arena, ARGS_BYTES_MAX);
+    int r = argv_make(o, &arena, &options.argv);
+    if (r == 0) r = run_env(o->run, &arena, o->agent, &options.env);
+    if (r < 0) return diag_set(r, "the command line is too long");
+    return process_spawn(&options, ret);
+}
+
+int child_run_wait(const ChildOptions *o, ChildResult *ret)
+{
+    CLEANUP(process_freep) Process *process = NULL;
+    assert(ret->output.max == o->output_bytes_max);
+    int r = child_spawn(o, &process);
+    if (r < 0) return r;
+    if (o->agent) o->run->process = process;
+    r = child_wait(o, process, ret);
+    if (o->agent) o->run->process = NULL;
+    return r;
+}
+
+ChildResult *child_result_new(size_t output_bytes_max)
+{
+    ChildResult *result = xcalloc(1, sizeof *result);
+    buf_init(&result->output, output_bytes_max);
+    return result;
+}
+
+void child_result_free(ChildResult *result)
+{
+    if (!result) return;
+    buf_deinit(&result->output);
+    free(result);
+}

@@ -1,0 +1,548 @@
+#include "worker/run.h"
+
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "codec/time_text.h"
+#include "sys/clock.h"
+
+#define REPORT_DELAY_MS 100
+#define REPORT_DELAY_MS_MAX 2000
+#define SETTLE_MS 15000 /* for model calls under way when the agent has ended */
+#define LOG_CLOSE_MS 3000
+#define PARSE_ON_POOL_BYTES 65536
+
+/* --- ends ------------------------------------------------------------------------------------- */
+
+static Str detail_format(Arena *arena, const char *fmt, va_list args)
+{
+    char text[RUN_DETAIL_BYTES_MAX];
+    int n = vsnprintf(text, sizeof text, fmt, args);
+    return arena_str(arena, str_make(text, n < 0 ? 0 : MIN((size_t)n, sizeof text - 1)));
+}
+
+int run_fail(Run *run, TaskOutcome outcome, const char *code, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    Str detail = detail_format(&run->arena, fmt, args);
+    va_end(args);
+    run->end = (RunEnd){ .outcome = outcome, .code = code, .detail = detail };
+    return 0;
+}
+
+typedef struct {
+    Str text;
+    bool objects_only;
+    bool is_json;
+} ParseJob;
+
+/* The document takes up to 13 times the text; the pages are given back at once. */
+static int parse_job(void *arg)
+{
+    ParseJob *job = arg;
+    const Json *v;
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    arena_init(&arena, job->text.len * 14 + 65536);
+    if (json_parse(&arena, job->text, NULL, &v, NULL) < 0) return 0;
+    JsonType type = json_type(v);
+    job->is_json = !job->objects_only || type == JSON_OBJECT || type == JSON_ARRAY;
+    return 0;
+}
+
+static Str text_quote(Arena *arena, Str text)
+{
+    CLEANUP(buf_deinit) Buf buf = { 0 };
+    buf_init(&buf, text.len * 6 + 2);
+    JsonOut out = json_out(&buf);
+    json_out_str(&out, text);
+    return json_out_ok(&out) ? arena_str(arena, buf_str(&buf)) : STR_NULL;
+}
+
+int run_succeed_wait(Run *run, Str text, bool objects_only)
+{
+    ParseJob job = { .text = str_trim(text), .objects_only = objects_only };
+    RunEnd end = { .outcome = TASK_OUTCOME_SUCCEEDED };
+    if (job.text.len) {
+        if (job.text.len < PARSE_ON_POOL_BYTES) parse_job(&job);
+        else work_wait(parse_job, &job);
+        end.result = job.is_json ? arena_str(&run->arena, job.text)
+                                 : text_quote(&run->arena, job.text);
+        if (!end.result.ptr) return diag_set(-ENOMEM, "no memory for the result");
+    }
+    run->end = end;
+    return 0;
+}
+
+/* --- what an agent is given ------------------------------------------------------------------- */
+
+static void limits_write(JsonOut *out, const CapLimits *limits)
+{
+    char usd[MONEY_TEXT_MAX];
+    json_out_key(out, "limits");
+    json_out_object(out);
+    json_out_ki64(out, "tokensPerTask", limits->tokens);
+    json_out_ki64(out, "toolCallsPerTask", limits->tool_calls);
+    json_out_ki64(out, "secondsPerTask", limits->wall_ms / 1000);
+    json_out_kcstr(out, "usdPerTask", money_text(limits->usd_nusd, usd));
+    json_out_object_end(out);
+}
+
+static void text_or_null(JsonOut *out, const char *key, Str text)
+{
+    json_out_key(out, key);
+    if (text.len) json_out_str(out, text);
+    else json_out_null(out);
+}
+
+int run_input(Run *run, Buf *buf)
+{
+    char at[TIME_TEXT_MAX];
+    JsonOut out = json_out(buf);
+    json_out_object(&out);
+    json_out_kcstr(&out, "taskId", run->id);
+    json_out_kstr(&out, "agent", run->task.agent);
+    json_out_kstr(&out, "versionId", run->task.version_id);
+    json_out_ki64(&out, "attempt", run->task.attempt);
+    json_out_kraw(&out, "input", run->task.input.len ? run->task.input : STR("null"));
+    text_or_null(&out, "sessionId", run->task.session_id);
+    text_or_null(&out, "userId", run->task.user_id);
+    json_out_kraw(&out, "flags", STR("{}"));
+    limits_write(&out, &run->limits);
+    json_out_kcstr(&out, "deadline", time_format(run->deadline_at_ms, at));
+    json_out_object_end(&out);
+    return json_out_ok(&out) ? 0 : diag_set(-ENOMEM, "the input is too large");
+}
+
+typedef struct {
+    Arena *arena;
+    const char *items[24]; /* with the final NULL */
+    size_t n;
+    bool failed;
+} Env;
+
+static void env_add(Env *env, const char *name, const char *value)
+{
+    Str item = arena_printf(env->arena, "%s=%s", name, value);
+    assert(env->n + 1 < ARRAY_N(env->items));
+    env->failed |= !item.ptr;
+    env->items[env->n++] = item.ptr;
+}
+
+static void env_add_str(Env *env, const char *name, Str value)
+{
+    char *text = value.len ? arena_cstr(env->arena, value) : NULL;
+    if (text) env_add(env, name, text);
+    env->failed |= value.len && !text;
+}
+
+static void env_add_models(Env *env, const Run *run)
+{
+    const Spec *spec = &run->version->spec;
+    const char *anthropic = gateway_task_anthropic_url(run->gateway);
+    env_add(env, "OPENAI_BASE_URL", gateway_task_openai_url(run->gateway));
+    env_add(env, "OPENAI_API_KEY", "gantry"); /* SDKs insist on one; the gateway drops it */
+    env_add(env, "ANTHROPIC_BASE_URL", anthropic);
+    env_add(env, "ANTHROPIC_API_KEY", "gantry");
+    env_add(env, "GANTRY_URL", anthropic);
+    env_add_str(env, "GANTRY_MODEL", spec->model);
+    if (spec->prompt_path.len) {
+        Str path = arena_printf(env->arena, "%s/%.*s", run->version->dir,
+                                STR_ARG(spec->prompt_path));
+        env_add_str(env, "GANTRY_PROMPT_FILE", path);
+    }
+}
+
+int run_env(const Run *run, Arena *arena, bool models, const char *const **ret)
+{
+    Env env = { .arena = arena };
+    char dir[FS_PATH_MAX + 8];
+    env_add(&env, "PATH", run->host->path);
+    env_add(&env, "LANG", "C.UTF-8");
+    snprintf(dir, sizeof dir, "%s/home", run->scratch);
+    env_add(&env, "HOME", dir);
+    snprintf(dir, sizeof dir, "%s/tmp", run->scratch);
+    env_add(&env, "TMPDIR", dir);
+    env_add(&env, "GANTRY_TASK_ID", run->id);
+    env_add_str(&env, "TRACEPARENT", run->task.traceparent);
+    if (run->host->node_path) env_add(&env, "NODE_PATH", run->host->node_path);
+    if (models) env_add_models(&env, run);
+    const char **items = ARENA_ARRAY(arena, const char *, env.n + 1);
+    if (env.failed || !items) return diag_set(-ENOMEM, "no memory for the environment");
+    memcpy(items, env.items, env.n * sizeof *items);
+    *ret = items;
+    return 0;
+}
+
+/* --- stopping --------------------------------------------------------------------------------- */
+
+static GatewayStop gateway_stop_of(RunStop why)
+{
+    switch (why) {
+    case RUN_STALE: return GATEWAY_STOP_STALE;
+    case RUN_KILLED: return GATEWAY_STOP_DRAINED;
+    default: return GATEWAY_STOP_CANCELLED;
+    }
+}
+
+void run_stop(Run *run, RunStop why)
+{
+    assert(why != RUN_GOING);
+    bool first = run->stop == RUN_GOING && !run->runner_ended;
+    if (first || why == RUN_STALE) run->stop = why;
+    if (run->gateway) gateway_task_stop(run->gateway, gateway_stop_of(why));
+    if (run->process && why >= RUN_KILLED) process_signal(run->process, SIGKILL);
+    if (!run->runner_ended) fiber_cancel(run->runner);
+}
+
+/* --- reporting -------------------------------------------------------------------------------- */
+
+typedef int (*ReportFn)(Run *run, const void *arg);
+
+/* Again and again until the control plane has taken it or the lease is lost. Waits even for a
+ * cancelled fiber; a worker that is torn down with its loop tries once. */
+static int report_wait(Run *run, ReportFn send_wait, const void *arg)
+{
+    int64_t delay_ms = REPORT_DELAY_MS;
+    int r;
+    fiber_shield();
+    while ((r = send_wait(run, arg)) < 0 && run->stop != RUN_STALE && !run->host->torn_down) {
+        LOG_WARN("report not taken", LOG_CSTR("why", diag_text_or(r)),
+                 LOG_INT("againMs", delay_ms));
+        fiber_sleep_wait(delay_ms);
+        delay_ms = MIN(delay_ms * 2, REPORT_DELAY_MS_MAX);
+    }
+    fiber_unshield();
+    return r < 0 && run->stop == RUN_STALE ? LINK_E_STALE : r;
+}
+
+static int call_send_wait(Run *run, const void *arg)
+{
+    WorkerLink *link = run->host->link;
+    return link->ops->calls_wait(link, run->task.ref, arg, 1);
+}
+
+static int on_call_wait(void *ctx, const GatewayCall *call)
+{
+    Run *run = ctx;
+    int r = report_wait(run, call_send_wait, call);
+    if (r == LINK_E_STALE || r == LINK_E_NO_WORKER) {
+        run_stop(run, RUN_STALE);
+        return -ESTALE;
+    }
+    return r > 0 ? -EIO : r;
+}
+
+static int finish_send_wait(Run *run, const void *arg)
+{
+    WorkerLink *link = run->host->link;
+    return link->ops->finish_wait(link, arg);
+}
+
+static TaskFinish finish_of(const Run *run, const GatewayTotals *totals)
+{
+    const RunEnd *end = &run->end;
+    return (TaskFinish){
+        .task = run->task.ref,
+        .outcome = end->outcome,
+        .result = end->result,
+        .error_code = str_of(end->code),
+        .error_detail = end->detail,
+        .stopped_by = str_of(end->stopped_by),
+        .sandbox = STR("none"),
+        .retry_after_ms = end->retry_after_ms,
+        /* tokens and money came with the calls */
+        .usage = { .tool_calls = MAX(totals->caps.tool_calls - run->task.spent.tool_calls, 0) },
+    };
+}
+
+static int finish_wait(Run *run, const GatewayTotals *totals)
+{
+    TaskFinish finish = finish_of(run, totals);
+    int r = report_wait(run, finish_send_wait, &finish);
+    if (r != LINK_E_REFUSED) return r;
+    LOG_WARN("result refused", LOG_CSTR("why", diag_text()));
+    run_fail(run, TASK_OUTCOME_FAILED_FINAL, "result_refused", "%s", diag_text());
+    finish = finish_of(run, totals);
+    return report_wait(run, finish_send_wait, &finish);
+}
+
+/* --- the end of an attempt -------------------------------------------------------------------- */
+
+/* A stop decides, unless the result was there before it. */
+static void end_by_stop(Run *run)
+{
+    if (run->end.outcome == TASK_OUTCOME_SUCCEEDED) return;
+    switch (run->stop) {
+    case RUN_GOING:
+    case RUN_STALE: break;
+    case RUN_CANCELED:
+        run->end = (RunEnd){ .outcome = TASK_OUTCOME_CANCELED, .code = "canceled" };
+        break;
+    case RUN_TIMED_OUT:
+        run_fail(run, TASK_OUTCOME_TIMED_OUT, "time_limit",
+                 "the task ran longer than %" PRId64 " seconds", run->limits.wall_ms / 1000);
+        run->end.stopped_by = cap_reason_name(CAP_BY_SECONDS);
+        break;
+    case RUN_KILLED: run->end = (RunEnd){ .outcome = TASK_OUTCOME_RELEASED }; break;
+    }
+}
+
+/* An agent may succeed although a cap refused it a call; when it failed, the cap is why. */
+static void end_by_cap(Run *run, const GatewayTotals *totals)
+{
+    bool failed = run->end.outcome == TASK_OUTCOME_FAILED_FINAL ||
+                  run->end.outcome == TASK_OUTCOME_FAILED_RETRYABLE;
+    if (!failed || totals->stopped_by == CAP_BY_NOTHING || run->stop != RUN_GOING) return;
+    bool seconds = totals->stopped_by == CAP_BY_SECONDS;
+    run->end.outcome = seconds ? TASK_OUTCOME_TIMED_OUT : TASK_OUTCOME_CAPPED;
+    run->end.code = seconds ? "time_limit" : "cap_exceeded";
+    run->end.stopped_by = cap_reason_name(totals->stopped_by);
+}
+
+static int remove_job(void *arg)
+{
+    return fs_remove(arg);
+}
+
+static void scratch_remove_wait(Run *run)
+{
+    if (!run->scratch[0]) return;
+    int r = work_wait(remove_job, run->scratch);
+    if (r < 0) LOG_WARN("cannot remove scratch space", LOG_CSTR("why", diag_text_or(r)));
+}
+
+static void gateway_settle_wait(Run *run, GatewayTotals *ret)
+{
+    *ret = (GatewayTotals){ .caps.tool_calls = run->task.spent.tool_calls };
+    if (!run->gateway) return;
+    gateway_task_stop(run->gateway, GATEWAY_STOP_FINISHED);
+    gateway_task_totals(run->gateway, ret);
+    gateway_task_close_wait(TAKE(run->gateway), deadline_after(SETTLE_MS));
+}
+
+static void log_close_wait(Run *run)
+{
+    if (run->end.code && run->stop != RUN_STALE)
+        task_log_printf(&run->log, "%s: %.*s", run->end.code, STR_ARG(run->end.detail));
+    task_log_close_wait(&run->log, deadline_after(LOG_CLOSE_MS));
+    atomic_fetch_add(&run->host->counters.log_lines_dropped, run->log.dropped);
+}
+
+static void run_report(Run *run, int r)
+{
+    RunCounters *counters = &run->host->counters;
+    int64_t ms = clock_mono_ms() - run->started_ms;
+    if (r == 0) {
+        atomic_fetch_add(&counters->ended[run->end.outcome], 1);
+        LOG_INFO("task ended", LOG_CSTR("outcome", task_outcome_name(run->end.outcome)),
+                 LOG_CSTR("code", run->end.code), LOG_INT("ms", ms));
+        return;
+    }
+    atomic_fetch_add(&counters->stale, 1);
+    if (r < 0) LOG_ERROR("end of task not reported", LOG_CSTR("why", diag_text_or(r)));
+    else LOG_WARN("end of task not wanted any more", LOG_INT("fence", run->task.ref.fence));
+}
+
+static void run_end_wait(Run *run)
+{
+    GatewayTotals totals;
+    gateway_settle_wait(run, &totals);
+    end_by_stop(run);
+    end_by_cap(run, &totals);
+    log_close_wait(run);
+    run_report(run, run->stop == RUN_STALE ? LINK_E_STALE : finish_wait(run, &totals));
+    scratch_remove_wait(run);
+    if (run->version) version_unref(run->host->versions, TAKE(run->version));
+}
+
+/* --- the runner ------------------------------------------------------------------------------- */
+
+static int scratch_job(void *arg)
+{
+    const Run *run = arg;
+    char dir[FS_PATH_MAX + 8];
+    snprintf(dir, sizeof dir, "%s/home", run->scratch);
+    int r = fs_dir_make(dir);
+    snprintf(dir, sizeof dir, "%s/tmp", run->scratch);
+    return r == 0 ? fs_dir_make(dir) : r;
+}
+
+static int gateway_open(Run *run)
+{
+    const Spec *spec = &run->version->spec;
+    Str *tools = ARENA_ARRAY(&run->arena, Str, spec->tools.n + 1);
+    if (!tools) return -ENOMEM;
+    for (size_t i = 0; i < spec->tools.n; i++) tools[i] = spec->tools.items[i].name;
+    run->sink = (GatewaySink){ .call_record_wait = on_call_wait, .ctx = run };
+    const TaskUsage *spent = &run->task.spent;
+    GatewayTaskOptions options = {
+        .task_id = str_of(run->id),
+        .agent = run->task.agent,
+        .version_id = run->task.version_id,
+        .attempt = run->task.attempt,
+        .model = spec->model,
+        .fallbacks = spec->fallbacks,
+        .fallbacks_n = spec->fallbacks_n,
+        .limits = run->limits,
+        .spent = { .started_ms = run->started_ms,
+                   .settled_tokens = spent->input_tokens + spent->output_tokens,
+                   .settled_nusd = spent->cost_nusd,
+                   .tool_calls = spent->tool_calls },
+        .deadline_ms = run->deadline_ms,
+        .traceparent = run->task.traceparent,
+        .tools = tools,
+        .tools_n = spec->tools.n,
+        .sink = &run->sink,
+        .listen = spec->runtime != RUNTIME_BUILTIN,
+    };
+    return gateway_task_open(run->host->gateway, &options, &run->gateway);
+}
+
+static void deadline_set(Run *run)
+{
+    run->deadline_ms = run->started_ms + MIN(run->limits.wall_ms, INT64_MAX / 4);
+    run->deadline_at_ms = clock_real_ms() + MIN(run->limits.wall_ms, TIME_MS_MAX / 2);
+    cond_signal(&run->changed);
+}
+
+static int prepare_wait(Run *run)
+{
+    RunHost *host = run->host;
+    int r = task_log_open(&run->log, host->link, run->task.ref, run->task.attempt,
+                          host->log_bytes_max);
+    if (r == 0) r = version_ref_wait(host->versions, run->task.version_id, &run->version);
+    if (r != 0) return r;
+    r = spec_task_limits(&run->version->spec, run->task.limits, run->task.remaining_ms,
+                         &run->limits);
+    if (r < 0) return r;
+    deadline_set(run);
+    snprintf(run->scratch, sizeof run->scratch, "%s/tasks/%s-%" PRId64, host->dir, run->id,
+             run->task.ref.fence);
+    r = work_wait(scratch_job, run);
+    return r == 0 ? gateway_open(run) : r;
+}
+
+static int runtime_wait(Run *run)
+{
+    if (fiber_cancelled()) return -ECANCELED; /* what cannot be abandoned has hidden it so far */
+    switch (run->version->spec.runtime) {
+    case RUNTIME_PROCESS: return run_process_wait(run);
+    case RUNTIME_BUILTIN: return run_builtin_wait(run);
+    case RUNTIME_SERVER: return run_server_wait(run);
+    case RUNTIME_N_: break;
+    }
+    return diag_set(-EINVAL, "unknown runtime");
+}
+
+static void log_context_fill(const Run *run)
+{
+    LogContext *context = log_context();
+    str_copy(context->task_id, sizeof context->task_id, str_of(run->id));
+    /* 00-TRACE-PARENT-FLAGS */
+    str_copy(context->trace_id, sizeof context->trace_id, str_sub(run->task.traceparent, 3, 32));
+}
+
+static int runner_main(void *arg)
+{
+    Run *run = arg;
+    log_context_fill(run);
+    int r = prepare_wait(run);
+    if (r == 0) r = runtime_wait(run);
+    if (r == LINK_E_NO_VERSION || r == -EBADMSG || r == -EINVAL)
+        run_fail(run, TASK_OUTCOME_FAILED_FINAL, "version_unusable", "%s", diag_text_or(r));
+    else if (r != 0 && r != -ECANCELED)
+        run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "worker_trouble", "%s", diag_text_or(r));
+    if (r == -ECANCELED && run->stop == RUN_GOING) run->stop = RUN_KILLED; /* the loop ends */
+    run->runner_ended = true;
+    cond_signal(&run->changed);
+    return r;
+}
+
+/* --- the supervisor --------------------------------------------------------------------------- */
+
+/* Until the runner has ended. Only the loop's end cancels a supervisor. */
+static void supervise_wait(Run *run)
+{
+    bool shielded = false;
+    while (!run->runner_ended) {
+        int64_t deadline_ms = run->stop == RUN_GOING ? run->deadline_ms : DEADLINE_NONE;
+        int r = cond_wait(&run->changed, deadline_ms);
+        if (r == -ETIMEDOUT) run_stop(run, RUN_TIMED_OUT);
+        if (r == -ECANCELED) {
+            run->host->torn_down = true;
+            run_stop(run, RUN_KILLED);
+            fiber_shield();
+            shielded = true;
+        }
+    }
+    if (shielded) fiber_unshield();
+}
+
+static void run_free(Run *run)
+{
+    assert(!run->gateway && !run->process && !run->version && !run->log.open);
+    arena_deinit(&run->arena);
+    free(run);
+}
+
+static int run_main(void *arg)
+{
+    Run *run = arg;
+    log_context_fill(run);
+    LOG_INFO("task started", LOG_STR("agent", run->task.agent),
+             LOG_STR("version", str_sub(run->task.version_id, 0, 12)),
+             LOG_INT("attempt", run->task.attempt));
+    if (run->stop == RUN_GOING && fiber_spawn("agent", runner_main, run, &run->runner) == 0)
+        supervise_wait(run);
+    run->runner_ended = true;
+    run_end_wait(run);
+    run->on_end(run, run->on_end_ctx);
+    run_free(run);
+    return 0;
+}
+
+/* --- starting --------------------------------------------------------------------------------- */
+
+static int task_copy(Arena *arena, const LinkTask *from, LinkTask *to)
+{
+    Str *texts[] = { &to->agent,   &to->version_id, &to->input,
+                     &to->limits,  &to->metadata,   &to->session_id,
+                     &to->user_id, &to->tenant_id,  &to->traceparent };
+    *to = *from;
+    for (size_t i = 0; i < ARRAY_N(texts); i++) {
+        *texts[i] = arena_str(arena, *texts[i]);
+        if (!texts[i]->ptr) return -ENOMEM;
+    }
+    return 0;
+}
+
+int run_start(RunHost *host, const LinkTask *task, void (*on_end)(Run *, void *), void *ctx,
+              Run **ret)
+{
+    Run *run = xcalloc(1, sizeof *run);
+    run->host = host;
+    run->on_end = on_end;
+    run->on_end_ctx = ctx;
+    run->started_ms = clock_mono_ms();
+    run->deadline_ms = DEADLINE_NONE;
+    uuid_text(task->ref.id, run->id);
+    list_init(&run->node);
+    cond_init(&run->changed);
+    arena_init(&run->arena, RUN_ARENA_BYTES_MAX);
+    run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "worker_trouble", "the agent was not started");
+    int r = task_copy(&run->arena, task, &run->task);
+    if (r == 0) r = fiber_spawn("task", run_main, run, &run->supervisor);
+    if (r < 0) {
+        run_free(run);
+        return r;
+    }
+    atomic_fetch_add(&host->counters.started, 1);
+    *ret = run;
+    return 0;
+}

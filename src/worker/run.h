@@ -1,0 +1,122 @@
+/* Run: one attempt of a task, from its claim to the one report of its end.
+ *
+ * Two fibers: the supervisor keeps the clock, obeys stops, settles and reports; the runner does
+ * what the version's runtime says (run_process.c, run_builtin.c, run_server.c). Stopping cancels
+ * the runner only. Private to worker/; belongs to the worker's loop.
+ */
+#ifndef GANTRY_WORKER_RUN_H
+#define GANTRY_WORKER_RUN_H
+
+#include <stdatomic.h>
+
+#include "sys/process.h"
+#include "worker/task_log.h"
+#include "worker/versions.h"
+
+#define RUN_ARENA_BYTES_MAX ((size_t)256 << 20)
+#define RUN_DETAIL_BYTES_MAX 4096
+
+/* Counted by runs, read by any thread. */
+typedef struct {
+    atomic_uint_fast64_t started, stale, outputs_too_large, log_lines_dropped;
+    atomic_uint_fast64_t tool_calls, tool_errors;
+    atomic_uint_fast64_t ended[TASK_OUTCOME_N_];
+} RunCounters;
+
+/* What the worker lends to its runs. */
+typedef struct {
+    WorkerLink *link;
+    Gateway *gateway;
+    const GatewayConfig *models;
+    HttpClient *client;
+    Versions *versions;
+    const AddrGuard *guard;
+    const char *dir; /* absolute */
+    const char *path, *node_path;
+    int64_t grace_ms;
+    size_t output_bytes_max, log_bytes_max;
+    int64_t memory_bytes_max;
+    bool torn_down; /* the loop ends: reports are tried once */
+    RunCounters counters;
+} RunHost;
+
+/* Why a run was stopped before its end. */
+typedef enum {
+    RUN_GOING,
+    RUN_CANCELED,  /* somebody cancelled the task */
+    RUN_TIMED_OUT, /* over its wall clock */
+    RUN_KILLED,    /* the worker goes away: released */
+    RUN_STALE,     /* no longer ours: nothing is reported */
+} RunStop;
+
+/* What a runner found. Texts live in the run's arena, code and stopped_by are literals. */
+typedef struct {
+    TaskOutcome outcome;
+    Str result; /* JSON, or empty */
+    const char *code;
+    Str detail;
+    const char *stopped_by;
+    int64_t retry_after_ms;
+} RunEnd;
+
+typedef struct Run Run;
+struct Run {
+    ListNode node; /* on the worker's list */
+    RunHost *host;
+    void (*on_end)(Run *run, void *ctx); /* the last thing it does; frees nothing of the run */
+    void *on_end_ctx;
+
+    LinkTask task; /* in arena */
+    Arena arena;
+    char id[UUID_TEXT_MAX];
+    FiberRef supervisor, runner;
+    Cond changed; /* the runner ended, or set the deadline */
+    bool runner_ended;
+    RunStop stop;
+    RunEnd end;
+
+    VersionUse *version;
+    CapLimits limits;
+    int64_t started_ms;     /* clock_mono_ms */
+    int64_t deadline_ms;    /* likewise; DEADLINE_NONE until the limits are known */
+    int64_t deadline_at_ms; /* Unix time */
+    char scratch[FS_PATH_MAX];
+    TaskLog log;
+    GatewayTask *gateway;
+    GatewaySink sink;
+    Process *process; /* the agent's, while it runs */
+};
+
+/* Starts the attempt; task is copied. Returns 0, -ENOMEM, -EAGAIN (no fiber): nothing was
+ * started. */
+MUST_CHECK int run_start(RunHost *host, const LinkTask *task, void (*on_end)(Run *, void *),
+                         void *ctx, Run **ret);
+
+/* Stops the attempt; it ends soon after. A stronger reason replaces a weaker one. Never waits. */
+void run_stop(Run *run, RunStop why);
+
+/* --- for the runtimes ------------------------------------------------------------------------- */
+
+/* Each runs the agent to its end and sets run->end. Returns 0, -ECANCELED (stopped), or -errno with
+ * diag for troubles of the worker: those are tried again. */
+MUST_CHECK int run_process_wait(Run *run);
+MUST_CHECK int run_builtin_wait(Run *run);
+MUST_CHECK int run_server_wait(Run *run);
+
+/* Sets run->end to a failure; the detail is formatted. Returns 0. */
+int run_fail(Run *run, TaskOutcome outcome, const char *code, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+
+/* Sets run->end to success. The result is text itself when that is JSON, else text as a JSON
+ * string; nothing when it is empty. objects_only: numbers, strings and the like count as text.
+ * Surrounding white space is dropped. Returns 0, -ENOMEM with diag. */
+MUST_CHECK int run_succeed_wait(Run *run, Str text, bool objects_only);
+
+/* The object that an agent is given. Returns 0 or -ENOMEM. */
+MUST_CHECK int run_input(Run *run, Buf *out);
+
+/* The environment of a child, built from scratch: in arena, NULL-terminated. models: with the
+ * gateway's addresses, for the agent; without, for a tool. Returns 0 or -ENOMEM. */
+MUST_CHECK int run_env(const Run *run, Arena *arena, bool models, const char *const **ret);
+
+#endif

@@ -1,0 +1,116 @@
+#include "base/diag.h"
+#include "codec/url.h"
+#include "sys/clock.h"
+#include "worker/run.h"
+
+#define PING_BYTES_MAX 65536
+#define PING_TIMEOUT_MS 10000
+
+/* Nobody answered, or it says it cannot now: another attempt may find it well. */
+static int unreachable(Run *run, const char *what, int r)
+{
+    return run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "agent_unreachable", "%s: %s", what,
+                    diag_text_or(r));
+}
+
+static int request_wait(Run *run, const char *path, Str body, int64_t deadline_ms, size_t body_max,
+                        Arena *arena, HttpResponse *ret)
+{
+    HttpClientField fields[] = {
+        { "content-type", STR("application/json") },
+        { "x-gantry-task", str_of(run->id) },
+        { "traceparent", run->task.traceparent },
+    };
+    HttpCallOptions options = {
+        .url = url_join(arena, run->version->spec.url, str_of(path)),
+        .fields = fields,
+        .fields_n = run->task.traceparent.len ? 3 : 2,
+        .body = body,
+        .deadline_ms = deadline_ms,
+        .idle_timeout_ms = run->limits.wall_ms, /* the supervisor has the clock */
+    };
+    if (!options.url.ptr) return -ENOMEM;
+    return http_fetch_wait(run->host->client, &options, body_max, arena, ret);
+}
+
+static bool is_healthy(Arena *arena, const HttpResponse *response)
+{
+    const Json *v;
+    if (response->status != 200 || json_parse(arena, response->body, NULL, &v, NULL) < 0)
+        return false;
+    Str status = json_str(json_get(v, "status"));
+    return str_eq(status, STR("Healthy")) || str_eq(status, STR("HealthyBusy"));
+}
+
+/* Before a version's server is used first. *ret_ok tells whether it may be; else run->end is
+ * set. */
+static int ping_wait(Run *run, bool *ret_ok)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    HttpResponse response;
+    *ret_ok = run->version->pinged;
+    if (*ret_ok) return 0;
+    arena_init(&arena, PING_BYTES_MAX * 20);
+    int r = request_wait(run, "/ping", STR_NULL, deadline_after(PING_TIMEOUT_MS), PING_BYTES_MAX,
+                         &arena, &response);
+    if (r == -ECANCELED || r == -ENOMEM) return r;
+    if (r != 0) return unreachable(run, "GET /ping", r);
+    if (!is_healthy(&arena, &response))
+        return run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "agent_unreachable",
+                        "GET /ping: HTTP %d and no healthy status", response.status);
+    *ret_ok = run->version->pinged = true;
+    return 0;
+}
+
+static int64_t retry_after_ms(const HttpResponse *response)
+{
+    int64_t seconds;
+    if (str_to_i64(response->retry_after, &seconds) < 0 || seconds < 0) return 0;
+    return MIN(seconds, RETRY_AFTER_MAX_MS / 1000) * 1000;
+}
+
+static int answer_wait(Run *run, const HttpResponse *response)
+{
+    int status = response->status;
+    if (status >= 200 && status <= 299) return run_succeed_wait(run, response->body, false);
+    run_fail(run,
+             retry_status_may(status) ? TASK_OUTCOME_FAILED_RETRYABLE : TASK_OUTCOME_FAILED_FINAL,
+             "agent_failed", "POST /invocations: HTTP %d: %.*s", status,
+             STR_ARG(str_sub(response->body, 0, 2000)));
+    run->end.retry_after_ms = retry_after_ms(response);
+    return 0;
+}
+
+static int invoke_wait(Run *run)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    CLEANUP(buf_deinit) Buf input = { 0 };
+    HttpResponse response;
+    size_t output_max = run->host->output_bytes_max;
+    arena_init(&arena, output_max * 3 + PING_BYTES_MAX);
+    buf_init(&input, RUN_ARENA_BYTES_MAX);
+    int r = run_input(run, &input);
+    if (r < 0) return r;
+    r = request_wait(run, "/invocations", buf_str(&input), 0, output_max, &arena, &response);
+    if (r == -ECANCELED || r == -ENOMEM) return r;
+    if (r == -EMSGSIZE) {
+        atomic_fetch_add(&run->host->counters.outputs_too_large, 1);
+        return run_fail(run, TASK_OUTCOME_FAILED_FINAL, "output_too_large",
+                        "the agent answered more than %zu bytes", output_max);
+    }
+    if (r != 0) {
+        run->version->pinged = false;
+        return unreachable(run, "POST /invocations", r);
+    }
+    return answer_wait(run, &response);
+}
+
+int run_server_wait(Run *run)
+{
+    bool ok;
+    if (!run->version->spec.url.len)
+        return run_fail(run, TASK_OUTCOME_FAILED_FINAL, "runtime_not_supported",
+                        "servers started from a command are not supported yet: give a url");
+    int r = ping_wait(run, &ok);
+    return r < 0 || !ok ? r : invoke_wait(run);
+}

@@ -1,0 +1,483 @@
+#include "worker/worker.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "sys/clock.h"
+#include "worker/run.h"
+#include "worker/slots.h"
+#include "worker/wire.h"
+
+#define GRACE_DEFAULT_MS 5000
+#define OUTPUT_BYTES_MAX_DEFAULT ((size_t)8 << 20)
+#define LOG_BYTES_MAX_DEFAULT ((size_t)1 << 20)
+#define VERSIONS_MAX_DEFAULT 64
+#define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#define CLAIM_WAIT_MS 20000
+#define CLAIM_ARENA_BYTES_MAX (WIRE_CLAIM_BYTES_MAX * 16)
+#define BEAT_ARENA_BYTES_MAX ((size_t)4 << 20)
+#define RETRY_MS 200
+#define RETRY_MS_MAX 5000
+#define CLAIM_RETRY_MS_MAX 2000
+
+struct WorkerHost {
+    WorkerLink *link;
+    char *name, *dir, *path, *node_path;
+    AddrGuard guard;
+    int lock; /* descriptor of the lock file */
+    RunHost host;
+
+    LinkLease lease;
+    bool registered;
+    uint64_t registrations; /* tells claims of an earlier registration apart */
+    bool draining, killed;
+    bool over; /* heartbeats and claims are to end */
+    List runs;
+    Slots slots;
+    Cond changed; /* slots, registration, draining, the end of a run */
+    FiberRef heart, claimers[SLOTS_CLAIMS_MAX];
+
+    /* for worker_stats, any thread */
+    pthread_mutex_t mutex;
+    WorkerStats stats;
+};
+
+/* What others may read is copied when it changes. */
+static void publish(WorkerHost *w)
+{
+    pthread_mutex_lock(&w->mutex);
+    memcpy(w->stats.id, w->lease.worker_id, sizeof w->stats.id);
+    memcpy(w->stats.running, w->slots.running, sizeof w->stats.running);
+    w->stats.draining = w->draining;
+    w->stats.versions_fetched = versions_fetched(w->host.versions);
+    pthread_mutex_unlock(&w->mutex);
+}
+
+static void changed(WorkerHost *w)
+{
+    publish(w);
+    cond_broadcast(&w->changed);
+}
+
+void worker_stats(const WorkerHost *worker, WorkerStats *ret)
+{
+    WorkerHost *w = (WorkerHost *)worker; /* the mutex */
+    const RunCounters *c = &w->host.counters;
+    pthread_mutex_lock(&w->mutex);
+    *ret = w->stats;
+    pthread_mutex_unlock(&w->mutex);
+    ret->started = atomic_load(&c->started);
+    ret->stale = atomic_load(&c->stale);
+    ret->outputs_too_large = atomic_load(&c->outputs_too_large);
+    ret->log_lines_dropped = atomic_load(&c->log_lines_dropped);
+    ret->tool_calls = atomic_load(&c->tool_calls);
+    ret->tool_errors = atomic_load(&c->tool_errors);
+    for (int i = 0; i < TASK_OUTCOME_N_; i++) ret->ended[i] = atomic_load(&c->ended[i]);
+}
+
+/* --- opening ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    WorkerHost *worker;
+    char path[FS_PATH_MAX]; /* out: the directory, absolute */
+} DirJob;
+
+static int dir_lock(WorkerHost *w, const char *dir)
+{
+    char name[FS_PATH_MAX + 8];
+    snprintf(name, sizeof name, "%s/lock", dir);
+    w->lock = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (w->lock < 0) return diag_set(-errno, "cannot open %s: %s", name, strerror(errno));
+    if (flock(w->lock, LOCK_EX | LOCK_NB) == 0) return 0;
+    if (errno == EWOULDBLOCK) return diag_set(-EBUSY, "another worker uses %s", dir);
+    return diag_set(-errno, "cannot lock %s: %s", name, strerror(errno));
+}
+
+static int dir_empty(const char *dir, const char *name)
+{
+    char path[FS_PATH_MAX + 16];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    int r = fs_remove(path);
+    return r == 0 ? fs_dir_make(path) : r;
+}
+
+static int dir_job(void *arg)
+{
+    DirJob *job = arg;
+    int r = fs_dir_make(job->worker->dir);
+    if (r < 0) return r;
+    if (!realpath(job->worker->dir, job->path))
+        return diag_set(-errno, "cannot find %s: %s", job->worker->dir, strerror(errno));
+    r = dir_lock(job->worker, job->path);
+    if (r == 0) r = dir_empty(job->path, "versions");
+    if (r == 0) r = dir_empty(job->path, "tasks");
+    return r;
+}
+
+static int dir_take_wait(WorkerHost *w, size_t versions_max)
+{
+    CLEANUP(freep) DirJob *job = xcalloc(1, sizeof *job);
+    char versions[FS_PATH_MAX + 16];
+    job->worker = w;
+    int r = work_wait(dir_job, job);
+    if (r < 0) return r;
+    free(w->dir);
+    w->dir = xstrdup(job->path);
+    snprintf(versions, sizeof versions, "%s/versions", w->dir);
+    w->host.versions = versions_new(w->link, versions, versions_max);
+    w->host.dir = w->dir;
+    return 0;
+}
+
+static char *host_name(void)
+{
+    char name[256];
+    if (gethostname(name, sizeof name) != 0) return xstrdup("worker");
+    name[sizeof name - 1] = '\0';
+    return xstrdup(name);
+}
+
+static void options_copy(WorkerHost *w, const WorkerOptions *o)
+{
+    w->link = o->link;
+    w->name = o->name ? xstrdup(o->name) : host_name();
+    w->dir = xstrdup(o->dir);
+    w->path = xstrdup(o->path ? o->path : PATH_DEFAULT);
+    w->node_path = o->node_path ? xstrdup(o->node_path) : NULL;
+    if (o->guard) w->guard = *o->guard;
+    w->host = (RunHost){
+        .link = o->link,
+        .gateway = o->gateway,
+        .models = o->models,
+        .client = o->client,
+        .guard = &w->guard,
+        .path = w->path,
+        .node_path = w->node_path,
+        .grace_ms = o->grace_ms ? o->grace_ms : GRACE_DEFAULT_MS,
+        .output_bytes_max = o->output_bytes_max ? o->output_bytes_max : OUTPUT_BYTES_MAX_DEFAULT,
+        .log_bytes_max = o->log_bytes_max ? o->log_bytes_max : LOG_BYTES_MAX_DEFAULT,
+        .memory_bytes_max = o->memory_bytes_max,
+    };
+}
+
+int worker_open_wait(const WorkerOptions *o, WorkerHost **ret)
+{
+    assert(o->link && o->gateway && o->models && o->client && o->dir);
+    if (!lane_config_ok(&o->slots)) return diag_set(-EINVAL, "a lane of the worker has no slot");
+    if (lane_slots(&o->slots) > HEARTBEAT_TASKS_MAX)
+        return diag_set(-EINVAL, "a worker has at most %d slots", HEARTBEAT_TASKS_MAX);
+    CLEANUP(worker_freep) WorkerHost *w = xcalloc(1, sizeof *w);
+    w->lock = -1;
+    pthread_mutex_init(&w->mutex, NULL);
+    list_init(&w->runs);
+    cond_init(&w->changed);
+    slots_init(&w->slots, &o->slots);
+    options_copy(w, o);
+    w->stats.slots = o->slots;
+    int r = dir_take_wait(w, o->versions_max ? o->versions_max : VERSIONS_MAX_DEFAULT);
+    if (r < 0) return r;
+    *ret = TAKE(w);
+    return 0;
+}
+
+void worker_free(WorkerHost *w)
+{
+    if (!w) return;
+    assert(list_empty(&w->runs));
+    versions_free(w->host.versions);
+    if (w->lock >= 0) close(w->lock);
+    pthread_mutex_destroy(&w->mutex);
+    free(w->name);
+    free(w->dir);
+    free(w->path);
+    free(w->node_path);
+    free(w);
+}
+
+/* --- runs ------------------------------------------------------------------------------------- */
+
+static void on_run_end(Run *run, void *ctx)
+{
+    WorkerHost *w = ctx;
+    list_remove(&run->node);
+    slots_release(&w->slots, run->task.lane);
+    changed(w);
+}
+
+static void stop_all(WorkerHost *w, RunStop why)
+{
+    LIST_EACH (&w->runs, node) run_stop(CONTAINER_OF(node, Run, node), why);
+}
+
+static Run *run_find(WorkerHost *w, TaskRef ref)
+{
+    LIST_EACH (&w->runs, node) {
+        Run *run = CONTAINER_OF(node, Run, node);
+        if (uuid_eq(run->task.ref.id, ref.id) && run->task.ref.fence == ref.fence) return run;
+    }
+    return NULL;
+}
+
+/* What cannot be started (memory, too many fibers) is not held, so the next heartbeats leave it out
+ * and the control plane gives it to someone else. */
+static void run_begin(WorkerHost *w, int claim, const LinkTask *task)
+{
+    Run *run;
+    if (!slots_take(&w->slots, claim, task->lane)) {
+        LOG_ERROR("more tasks claimed than there are slots");
+        return;
+    }
+    int r = run_start(&w->host, task, on_run_end, w, &run);
+    if (r < 0) {
+        LOG_ERROR("task not started", LOG_CSTR("why", diag_text_or(r)));
+        slots_release(&w->slots, task->lane);
+        return;
+    }
+    list_push_back(&w->runs, &run->node);
+    if (w->killed) run_stop(run, RUN_KILLED);
+}
+
+/* --- claiming --------------------------------------------------------------------------------- */
+
+static bool may_claim(const WorkerHost *w)
+{
+    return w->registered && !w->draining && !w->over;
+}
+
+/* A claim and the start of what it brought. Returns 0 or what went wrong. */
+static int claim_once_wait(WorkerHost *w, int claim, const LaneConfig *free_slots)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    uint64_t registration = w->registrations;
+    LinkTask *tasks;
+    size_t n = 0;
+    arena_init(&arena, CLAIM_ARENA_BYTES_MAX);
+    int r = w->link->ops->claim_wait(w->link, free_slots, CLAIM_WAIT_MS, &arena, &tasks, &n);
+    if (r != 0) return r;
+    if (registration != w->registrations) return 0; /* they were taken back with the old lease */
+    for (size_t i = 0; i < n; i++) run_begin(w, claim, &tasks[i]);
+    return 0;
+}
+
+static int claimer_main(void *arg)
+{
+    WorkerHost *w = arg;
+    int64_t delay_ms = RETRY_MS;
+    while (!w->draining && !w->over) {
+        LaneConfig free_slots;
+        int claim = may_claim(w) ? slots_promise(&w->slots, &free_slots) : -1;
+        if (claim < 0) {
+            if (cond_wait(&w->changed, DEADLINE_NONE) < 0) break;
+            continue;
+        }
+        int r = claim_once_wait(w, claim, &free_slots);
+        slots_promise_end(&w->slots, claim);
+        changed(w);
+        if (r == -ECANCELED) break;
+        if (r == 0) {
+            delay_ms = RETRY_MS;
+            continue;
+        }
+        if (r != LINK_E_NO_WORKER) LOG_WARN("cannot claim", LOG_CSTR("why", diag_text_or(r)));
+        if (fiber_sleep_wait(delay_ms) < 0) break;
+        delay_ms = MIN(delay_ms * 2, CLAIM_RETRY_MS_MAX);
+    }
+    return 0;
+}
+
+/* --- heartbeats ------------------------------------------------------------------------------- */
+
+static int register_once_wait(WorkerHost *w)
+{
+    LinkWorker self = { .name = w->name, .slots = w->slots.total };
+    int r = w->link->ops->register_wait(w->link, &self, &w->lease);
+    if (r != 0) return r;
+    w->registered = true;
+    w->registrations++;
+    LOG_INFO("worker registered", LOG_CSTR("worker", w->lease.worker_id),
+             LOG_INT("leaseMs", w->lease.lease_ms));
+    changed(w);
+    return 0;
+}
+
+/* Asks until it is registered or the worker is to end. */
+static int register_wait(WorkerHost *w)
+{
+    int64_t delay_ms = RETRY_MS;
+    while (!w->over && !(w->draining && list_empty(&w->runs))) {
+        int r = register_once_wait(w);
+        if (r == 0 || r == -ECANCELED) return r;
+        if (r == -EACCES && w->registrations == 0) return r;
+        LOG_WARN("cannot register", LOG_CSTR("why", diag_text_or(r)), LOG_INT("againMs", delay_ms));
+        r = fiber_sleep_wait(delay_ms);
+        if (r < 0) return r;
+        delay_ms = MIN(delay_ms * 2, RETRY_MS_MAX);
+    }
+    return 0;
+}
+
+static void lease_lost(WorkerHost *w, const char *why)
+{
+    LOG_ERROR("lease lost: tasks stopped", LOG_CSTR("why", why),
+              LOG_INT("tasks", slots_running(&w->slots)));
+    w->registered = false;
+    pthread_mutex_lock(&w->mutex);
+    w->stats.leases_lost++;
+    pthread_mutex_unlock(&w->mutex);
+    stop_all(w, RUN_STALE);
+}
+
+static int held_list(WorkerHost *w, Arena *arena, TaskRef **ret, size_t *ret_n)
+{
+    size_t n = 0;
+    TaskRef *held = ARENA_ARRAY(arena, TaskRef, (size_t)slots_running(&w->slots) + 1);
+    if (!held) return -ENOMEM;
+    LIST_EACH (&w->runs, node) held[n++] = CONTAINER_OF(node, Run, node)->task.ref;
+    *ret = held;
+    *ret_n = n;
+    return 0;
+}
+
+static void beat_obey(WorkerHost *w, const HeartbeatReply *beat)
+{
+    for (size_t i = 0; i < beat->stops_n; i++) {
+        Run *run = run_find(w, beat->stops[i].task);
+        if (run) run_stop(run, beat->stops[i].reason == HOLD_CANCEL ? RUN_CANCELED : RUN_STALE);
+    }
+    if (beat->draining && !w->draining) worker_drain(w);
+}
+
+/* *ret_mark is set on success. */
+static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    HeartbeatReply beat;
+    TaskRef *held;
+    size_t held_n;
+    arena_init(&arena, BEAT_ARENA_BYTES_MAX);
+    int r = held_list(w, &arena, &held, &held_n);
+    if (r < 0) return r;
+    r = w->link->ops->heartbeat_wait(w->link, held, held_n, &arena, &beat);
+    if (r != 0) return r;
+    beat_obey(w, &beat);
+    *ret_mark = beat.mark;
+    return 0;
+}
+
+/* Heartbeats under one registration; returns when it is over. The lease counts from when a
+ * heartbeat was sent: that is the earliest the control plane can count from. */
+static void beat_wait(WorkerHost *w)
+{
+    int64_t every_ms = MAX(MIN(w->lease.heartbeat_ms, w->lease.lease_ms / 3), 10);
+    int64_t lease_until_ms = clock_mono_ms() + w->lease.lease_ms;
+    while (!w->over) {
+        uint64_t mark = 0;
+        int64_t sent_ms = clock_mono_ms();
+        if (sent_ms >= lease_until_ms) {
+            lease_lost(w, "no heartbeat went through");
+            return;
+        }
+        int r = beat_once_wait(w, &mark);
+        if (r == LINK_E_NO_WORKER) {
+            lease_lost(w, "the control plane does not know this worker");
+            return;
+        }
+        if (r == 0) {
+            lease_until_ms = sent_ms + w->lease.lease_ms;
+            r = w->link->ops->signal_wait(w->link, mark, sent_ms + every_ms);
+        } else if (r != -ECANCELED) {
+            LOG_WARN("heartbeat failed", LOG_CSTR("why", diag_text_or(r)));
+            pthread_mutex_lock(&w->mutex);
+            w->stats.heartbeats_failed++;
+            pthread_mutex_unlock(&w->mutex);
+            r = fiber_sleep_wait(MIN(every_ms, RETRY_MS));
+        }
+        if (r == -ECANCELED) return;
+    }
+}
+
+static int heart_main(void *arg)
+{
+    WorkerHost *w = arg;
+    while (!w->over) {
+        if (!w->registered && register_wait(w) < 0) break;
+        if (!w->registered) break; /* it drains, and nothing runs */
+        beat_wait(w);
+        if (fiber_cancelled()) break;
+    }
+    return 0;
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static void claimers_cancel(WorkerHost *w)
+{
+    for (size_t i = 0; i < ARRAY_N(w->claimers); i++) fiber_cancel(w->claimers[i]);
+}
+
+void worker_drain(WorkerHost *w)
+{
+    if (w->draining) return;
+    LOG_INFO("worker drains", LOG_INT("running", slots_running(&w->slots)));
+    w->draining = true;
+    claimers_cancel(w);
+    changed(w);
+}
+
+void worker_kill(WorkerHost *w)
+{
+    worker_drain(w);
+    w->killed = true;
+    stop_all(w, RUN_KILLED);
+}
+
+static int fibers_start(WorkerHost *w)
+{
+    int r = fiber_spawn("heartbeat", heart_main, w, &w->heart);
+    for (size_t i = 0; r == 0 && i < ARRAY_N(w->claimers); i++)
+        r = fiber_spawn("claim", claimer_main, w, &w->claimers[i]);
+    return r < 0 ? diag_set(r, "no fibers for the worker") : 0;
+}
+
+/* Claims that are being given up may still bring tasks: they are waited for first. */
+static void drained_wait(WorkerHost *w)
+{
+    for (size_t i = 0; i < ARRAY_N(w->claimers); i++) fiber_join_wait(w->claimers[i], NULL);
+    while (!list_empty(&w->runs)) cond_wait(&w->changed, DEADLINE_NONE);
+}
+
+/* As for a worker that was told to go: nothing may refer to it afterwards. */
+static void end_wait(WorkerHost *w)
+{
+    fiber_shield();
+    worker_kill(w);
+    drained_wait(w);
+    w->over = true;
+    fiber_cancel(w->heart);
+    fiber_join_wait(w->heart, NULL);
+    int r = w->registered ? w->link->ops->leave_wait(w->link) : 0;
+    if (r != 0) LOG_WARN("could not say goodbye", LOG_CSTR("why", diag_text_or(r)));
+    w->registered = false;
+    fiber_unshield();
+}
+
+int worker_run_wait(WorkerHost *w)
+{
+    assert(!w->over && w->registrations == 0);
+    int r = register_wait(w);
+    bool started = r == 0 && w->registered;
+    if (started) r = fibers_start(w);
+    while (r == 0 && started && !(w->draining && list_empty(&w->runs)))
+        r = cond_wait(&w->changed, DEADLINE_NONE);
+    if (r == -ECANCELED) w->host.torn_down = true;
+    end_wait(w);
+    LOG_INFO("worker ends", LOG_INT("tasks", atomic_load(&w->host.counters.started)));
+    return r;
+}
