@@ -293,16 +293,18 @@ static void end_by_stop(Run *run)
     }
 }
 
-/* An agent may succeed although a cap refused it a call; when it failed, the cap is why. */
+/* A cap that refused a call is named whatever became of the task: an agent may succeed all the same.
+ * When it failed, the cap is why. */
 static void end_by_cap(Run *run, const GatewayTotals *totals)
 {
     bool failed = run->end.outcome == TASK_OUTCOME_FAILED_FINAL ||
                   run->end.outcome == TASK_OUTCOME_FAILED_RETRYABLE;
-    if (!failed || totals->stopped_by == CAP_BY_NOTHING || run->stop != RUN_GOING) return;
+    if (totals->stopped_by == CAP_BY_NOTHING || run->stop != RUN_GOING) return;
+    run->end.stopped_by = cap_reason_name(totals->stopped_by);
+    if (!failed) return;
     bool seconds = totals->stopped_by == CAP_BY_SECONDS;
     run->end.outcome = seconds ? TASK_OUTCOME_TIMED_OUT : TASK_OUTCOME_CAPPED;
     run->end.code = seconds ? "time_limit" : "cap_exceeded";
-    run->end.stopped_by = cap_reason_name(totals->stopped_by);
 }
 
 static int remove_job(void *arg)
