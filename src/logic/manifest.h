@@ -9,7 +9,8 @@
  *   spec.runtime                  process   process | server | builtin
  *   spec.command                  none      argv, 1..64 strings; process needs it, builtin has none
  *   spec.url                      none      server only: an agent that already runs elsewhere
- *   spec.code                     .         directory that is packed; none with url or builtin
+ *   spec.code                     .         directory that is packed; never with url, and for
+ *                                           builtin only where given: for its tools' commands
  *   spec.prompt                   none      file; builtin needs it
  *   spec.tools                    none      file, see logic/tools.h
  *   spec.model                    none      exact model id; builtin needs it; an alias is warned of
@@ -28,8 +29,8 @@
  *                                           steps: 1..20 of {weight 1..100 (required), for 0s..30d,
  *                                           minTasks 0..1e9, gate}, weights rise and end at 100;
  *                                           rollbackOn: {metric: margin above 0}; metrics: {metric:
- *                                           {rollbackMargin, promoteMargin, ratio}}; holdFor
- * 0s..30d
+ *                                           {rollbackMargin, promoteMargin, ratio}};
+ *                                           holdFor 0s..30d
  *
  * Sampling: temperature 0..2, topP 0..1, topK 1..1000, maxOutputTokens 1..1e9, seed (a whole number
  * within 2^53), stop (1..16 strings), presencePenalty and frequencyPenalty -2..2, reasoningEffort

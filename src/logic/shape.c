@@ -8,6 +8,7 @@
 
 #define SHOWN_BYTES_MAX 48
 #define NAMES_MAX 32
+#define WORDS_BYTES_MAX 256
 
 /* --- messages ------------------------------------------------------------------------------- */
 
@@ -64,6 +65,16 @@ static const char *kind_name(ShapeKind kind)
         [SHAPE_JSON] = "a value",
     };
     return names[kind];
+}
+
+/* "one of a, b, c", or the only word there is. */
+static const char *word_list(const ShapeMember *m, char out[WORDS_BYTES_MAX])
+{
+    size_t len = m->words[1] ? (size_t)snprintf(out, WORDS_BYTES_MAX, "one of ") : 0;
+    for (size_t i = 0; m->words[i] && len < WORDS_BYTES_MAX; i++)
+        len += (size_t)snprintf(out + len, WORDS_BYTES_MAX - len, "%s%s", i > 0 ? ", " : "",
+                                m->words[i]);
+    return out;
 }
 
 /* --- unknown and missing members ------------------------------------------------------------ */
@@ -239,26 +250,18 @@ static bool read_word(IssueList *issues, const IssuePath *path, const Json *v, c
 {
     Str words[NAMES_MAX], word = json_str(v);
     size_t n = 0;
-    char list[256] = "";
-    size_t len = 0;
     for (; m->words[n]; n++) {
-        assert(n < NAMES_MAX && len < sizeof list);
+        assert(n < NAMES_MAX);
         words[n] = str_of(m->words[n]);
-        if (json_type(v) == JSON_STRING && str_eq(word, words[n])) {
-            if (ret) *ret = (int)n;
-            return true;
-        }
-        len += (size_t)snprintf(list + len, sizeof list - len, "%s%s", n > 0 ? ", " : "",
-                                m->words[n]);
+        if (json_type(v) != JSON_STRING || !str_eq(word, words[n])) continue;
+        if (ret) *ret = (int)n;
+        return true;
     }
-    char text[SHOWN_BYTES_MAX + 16];
+    char text[SHOWN_BYTES_MAX + 16], list[WORDS_BYTES_MAX];
     Str near = issue_nearest(word, words, n);
-    if (str_empty(near))
-        issue_error(issues, path, "expected %s%s, found %s", n > 1 ? "one of " : "", list,
-                    shown(v, text));
-    else
-        issue_error(issues, path, "expected %s%s, found %s: did you mean `%.*s`?",
-                    n > 1 ? "one of " : "", list, shown(v, text), STR_ARG(near));
+    issue_error(issues, path, "expected %s, found %s%s%.*s%s", word_list(m, list), shown(v, text),
+                str_empty(near) ? "" : ": did you mean `", STR_ARG(near),
+                str_empty(near) ? "" : "`?");
     return false;
 }
 
@@ -283,8 +286,8 @@ static bool read_objects(IssueList *issues, const IssuePath *path, const Json *v
     return true;
 }
 
-static bool read_value(IssueList *issues, const IssuePath *path, const Json *v,
-                       const ShapeMember *m, void *ret);
+static void read_member(IssueList *issues, const IssuePath *path, const Json *v,
+                        const ShapeMember *m, void *ret);
 
 static bool read_map(IssueList *issues, const IssuePath *path, const Json *v, const ShapeMember *m)
 {
@@ -296,7 +299,7 @@ static bool read_map(IssueList *issues, const IssuePath *path, const Json *v, co
         IssuePath at = ISSUE_KEY(path, it.key);
         if (has_nul(it.key) || str_empty(it.key))
             issue_error(issues, &at, "a name must not be empty or contain NUL");
-        (void)read_value(issues, &at, it.value, &m->members[0], NULL);
+        read_member(issues, &at, it.value, &m->members[0], NULL);
     }
     return true;
 }
@@ -327,6 +330,12 @@ static bool read_value(IssueList *issues, const IssuePath *path, const Json *v,
     return false;
 }
 
+static void read_member(IssueList *issues, const IssuePath *path, const Json *v,
+                        const ShapeMember *m, void *ret)
+{
+    if (read_value(issues, path, v, m, ret) && m->rule) m->rule(issues, path, v);
+}
+
 void shape_read(IssueList *issues, const IssuePath *path, const Json *v, const ShapeMember *members,
                 size_t members_n, void *ret)
 {
@@ -337,13 +346,15 @@ void shape_read(IssueList *issues, const IssuePath *path, const Json *v, const S
     for (JsonIter it = json_iter(v); json_next(&it);) {
         IssuePath at = ISSUE_KEY(path, it.key.ptr ? it.key : STR(""));
         const ShapeMember *m = member_find(members, members_n, it.key);
-        if (!m) unknown_member(issues, &at, it.key, members, members_n);
-        else if (read_value(issues, &at, it.value, m, ret) && m->rule)
-            m->rule(issues, &at, it.value);
+        if (m) read_member(issues, &at, it.value, m, ret);
+        else unknown_member(issues, &at, it.key, members, members_n);
     }
     for (size_t i = 0; i < members_n; i++) {
         if (!members[i].required || json_get(v, members[i].name)) continue;
-        IssuePath at = ISSUE_KEY(path, str_of(members[i].name));
-        issue_error(issues, &at, "missing: expected %s", kind_name(members[i].kind));
+        char words[WORDS_BYTES_MAX];
+        const ShapeMember *m = &members[i];
+        IssuePath at = ISSUE_KEY(path, str_of(m->name));
+        issue_error(issues, &at, "missing: expected %s",
+                    m->kind == SHAPE_WORD ? word_list(m, words) : kind_name(m->kind));
     }
 }

@@ -8,8 +8,9 @@
  *   allow, deny     []      rules on the arguments: a rule is {"argument": "glob"} or {"argument":
  *                           ["glob", ...]} (logic/glob.h, at most 32 rules). A call is refused when
  *                           a deny rule matches, or when there are allow rules and none matches. A
- *                           rule matches when each of its arguments is a string, number or boolean
- *                           whose text fits one of the globs.
+ *                           rule matches when each argument it names is there and its text (of a
+ *                           string, number or boolean) fits one of the globs; a list or an object
+ *                           always fits a deny rule and never an allow rule.
  *   source          none    absent: the agent runs the tool itself; else exactly one of
  *                           {"command": [argv]}, {"http": {method (POST), url, headers}},
  *                           {"mcp": {url or command, tool (the name), headers}}; a header's value
@@ -84,7 +85,7 @@ const Tool *tools_find(const ToolSet *set, Str name);
 const Tool *tools_without_source(const ToolSet *set);
 
 /* Whether the tool's rules let it be called with args (an object). Returns 0 or TOOL_E_DENIED with
- * diag ("argument `path` of `read_file`: \"/etc/passwd\" is denied by \"/etc/…\""). */
+ * diag saying which rule. */
 #define TOOL_E_DENIED 1
 MUST_CHECK int tool_may(const Tool *tool, const Json *args);
 
