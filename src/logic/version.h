@@ -92,6 +92,6 @@ MUST_CHECK int version_diff(Arena *arena, const Json *old_components, const Json
 
 /* v with one member or element a line, two spaces a level, members in canonical order: text made to
  * be compared by lines. Ends with a newline. Returns 0, -EINVAL, -ENOMEM. */
-MUST_CHECK int version_pretty(Arena *scratch, const Json *v, Buf *out);
+MUST_CHECK int version_pretty(const Json *v, Buf *out);
 
 #endif
