@@ -23,7 +23,7 @@
 #include "net/http_client.h"
 #include "net/http_server.h"
 
-/* --- one a loop -------------------------------------------------------------------------------- */
+/* --- one a loop ------------------------------------------------------------------------------- */
 
 typedef struct Gateway Gateway;
 
@@ -33,7 +33,7 @@ Gateway *gateway_new(const GatewayConfig *config);
 void gateway_free(Gateway *gateway);
 DEFINE_FREEP(Gateway, gateway_free)
 
-/* --- what happened: the record of a call ------------------------------------------------------- */
+/* --- what happened: the record of a call ------------------------------------------------------ */
 
 typedef enum {
     GATEWAY_COMPLETE,  /* the provider said it was finished */
@@ -87,7 +87,7 @@ typedef struct {
     void *ctx;
 } GatewaySink;
 
-/* --- one a running task ------------------------------------------------------------------------ */
+/* --- one a running task ----------------------------------------------------------------------- */
 
 typedef struct GatewayTask GatewayTask;
 
@@ -156,7 +156,7 @@ MUST_CHECK int gateway_task_count_tool(GatewayTask *task);
  * cancelled. NULL is accepted. */
 void gateway_task_close_wait(GatewayTask *task, int64_t deadline_ms);
 
-/* --- a call without a socket ------------------------------------------------------------------- */
+/* --- a call without a socket ------------------------------------------------------------------ */
 
 typedef struct {
     Api api;

@@ -10,7 +10,7 @@
 #define TIMEOUT_DEFAULT_MS 600000
 #define FIELDS_MAX 8
 
-/* --- life -------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static ModelCall *call_new(GatewayTask *task, const GatewayRequest *request,
                            const GatewayReply *reply)
@@ -43,7 +43,7 @@ void calls_abort(GatewayTask *task)
     LIST_EACH (&task->calls, node) http_abort(&CONTAINER_OF(node, ModelCall, node)->abort);
 }
 
-/* --- sending ----------------------------------------------------------------------------------- */
+/* --- sending ---------------------------------------------------------------------------------- */
 
 static void make_id(Gateway *gateway, char out[UUID_TEXT_MAX])
 {
@@ -160,7 +160,7 @@ static int forward_wait(ModelCall *call)
     return call_plain_wait(call);
 }
 
-/* --- the call ---------------------------------------------------------------------------------- */
+/* --- the call --------------------------------------------------------------------------------- */
 
 static int refuse_wait(ModelCall *call, int r)
 {
@@ -229,7 +229,7 @@ int gateway_call_wait(GatewayTask *task, const GatewayRequest *request, const Ga
     return r;
 }
 
-/* --- a reply in memory ------------------------------------------------------------------------- */
+/* --- a reply in memory ------------------------------------------------------------------------ */
 
 static int memory_start_wait(void *ctx, int status, const GatewayField *fields, size_t fields_n,
                              bool streamed)

@@ -1,7 +1,8 @@
 /* ModelCall: one call from admission to its record. Not for other folders.
  *
  * Life: read, admitted (held), sent, answered, settled and recorded (once), freed. It lives on the
- * fiber that made it and on task->calls until it returns. Only that fiber touches it, but for abort.
+ * fiber that made it and on task->calls until it returns. Only that fiber touches it, save
+ * for abort.
  */
 #ifndef GANTRY_GATEWAY_GATEWAY_CALL_H
 #define GANTRY_GATEWAY_GATEWAY_CALL_H

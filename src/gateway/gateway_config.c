@@ -45,7 +45,7 @@ int gateway_resolve(const GatewayConfig *config, Str model, GatewayProtocol prot
                         "no provider that speaks the %s protocol serves the model \"%.*s\": add it "
                         "to `models` in gantry.yaml",
                         gateway_protocol_name(protocol), STR_ARG(model));
-    *ret_provider = provider;
+    if (ret_provider) *ret_provider = provider;
     const Price *price = price_find(config->prices, str_of(provider->name), model);
     if (!price) price = provider->default_price;
     if (!price)
@@ -53,6 +53,6 @@ int gateway_resolve(const GatewayConfig *config, Str model, GatewayProtocol prot
                         "the price of \"%.*s\" is not known, so no budget could hold: add it to "
                         "`prices` in gantry.yaml or import a price list",
                         STR_ARG(model));
-    *ret_price = price;
+    if (ret_price) *ret_price = price;
     return 0;
 }

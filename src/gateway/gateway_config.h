@@ -58,7 +58,8 @@ const char *gateway_api_name(Api api);
 GatewayProtocol gateway_api_protocol(Api api);
 
 /* Provider and price of a model, also for pre-flight. Returns 0, -ENOENT (no route; diag names the
- * fix) or -ENODATA (no price; diag names the fix; *ret_provider is set). Any thread. */
+ * fix) or -ENODATA (no price; diag names the fix; *ret_provider is set). Either ret may be NULL.
+ * Any thread. */
 MUST_CHECK int gateway_resolve(const GatewayConfig *config, Str model, GatewayProtocol protocol,
                                const GatewayProvider **ret_provider, const Price **ret_price);
 

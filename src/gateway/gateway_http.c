@@ -8,7 +8,7 @@
 #define CONNECTIONS_MAX 256
 #define TIMEOUT_HEADER_MAX_S 86400
 
-/* --- the answer on a connection ---------------------------------------------------------------- */
+/* --- the answer on a connection --------------------------------------------------------------- */
 
 typedef struct {
     HttpReq *req;
@@ -54,7 +54,7 @@ static bool gone(void *ctx)
     return http_gone(((HttpReplyState *)ctx)->req);
 }
 
-/* --- errors before a call ---------------------------------------------------------------------- */
+/* --- errors before a call --------------------------------------------------------------------- */
 
 /* Which API a path belongs to, for the shape of its errors. */
 static Api path_api(Str path)
@@ -86,7 +86,7 @@ static void server_error_body(HttpReq *req, int status, const char *detail, Buf 
                        str_of(req->request_id));
 }
 
-/* --- model calls ------------------------------------------------------------------------------- */
+/* --- model calls ------------------------------------------------------------------------------ */
 
 /* SDKs say in seconds how long they wait; for streams the time between events counts. */
 static int64_t client_timeout_ms(const HttpReq *req)
@@ -141,7 +141,7 @@ static int embeddings_wait(GatewayTask *task, HttpReq *req)
     return model_call_wait(task, req, API_EMBEDDINGS);
 }
 
-/* --- what there is to know --------------------------------------------------------------------- */
+/* --- what there is to know -------------------------------------------------------------------- */
 
 static int json_reply_wait(HttpReq *req, JsonOut *out, Buf *body)
 {
@@ -280,7 +280,7 @@ static int task_wait(GatewayTask *task, HttpReq *req)
     return json_reply_wait(req, &out, &body);
 }
 
-/* --- routing ----------------------------------------------------------------------------------- */
+/* --- routing ---------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *method, *path;

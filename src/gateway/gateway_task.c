@@ -6,7 +6,7 @@
 
 #define TASK_TEXT_BYTES_MAX (1024 * 1024)
 
-/* --- one a loop -------------------------------------------------------------------------------- */
+/* --- one a loop ------------------------------------------------------------------------------- */
 
 Gateway *gateway_new(const GatewayConfig *config)
 {
@@ -36,7 +36,7 @@ const char *gateway_outcome_name(GatewayOutcome outcome)
     return names[outcome];
 }
 
-/* --- a task ------------------------------------------------------------------------------------ */
+/* --- a task ----------------------------------------------------------------------------------- */
 
 static bool copy_str(Arena *arena, Str *s)
 {

@@ -21,7 +21,7 @@ struct Sim {
     atomic_uint_fast64_t calls, failures, input_tokens, output_tokens, tool_calls, aborted, open;
 };
 
-/* --- counters ---------------------------------------------------------------------------------- */
+/* --- counters --------------------------------------------------------------------------------- */
 
 static void bill(Sim *sim, const SimAnswer *answer)
 {
@@ -54,7 +54,7 @@ void sim_reset(Sim *sim)
     atomic_store(&sim->aborted, 0);
 }
 
-/* --- sending ----------------------------------------------------------------------------------- */
+/* --- sending ---------------------------------------------------------------------------------- */
 
 static int error_wait(Sim *sim, HttpReq *req, Api api, int status, bool quota, const char *message)
 {
@@ -173,7 +173,7 @@ static int plain_wait(HttpReq *req, const SimAnswer *answer)
     return http_reply_wait(req, 200, "application/json", buf_str(&body));
 }
 
-/* --- answering --------------------------------------------------------------------------------- */
+/* --- answering -------------------------------------------------------------------------------- */
 
 static void add_heads(HttpReq *req, const SimAnswer *answer)
 {
@@ -248,7 +248,7 @@ static int model_wait(Sim *sim, HttpReq *req, Api api)
     return r > 0 ? 0 : r;
 }
 
-/* --- routes ------------------------------------------------------------------------------------ */
+/* --- routes ----------------------------------------------------------------------------------- */
 
 static int models_wait(HttpReq *req)
 {
@@ -322,7 +322,7 @@ static int on_request(HttpReq *req, void *ctx)
     return r > 0 ? 0 : r;
 }
 
-/* --- life -------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 int sim_open(uint16_t port, Sim **ret)
 {

@@ -18,7 +18,7 @@ static int mind_init(SimMind *mind, Arena *arena, const SimRequest *request)
     return 0;
 }
 
-/* --- tools ------------------------------------------------------------------------------------- */
+/* --- tools ------------------------------------------------------------------------------------ */
 
 static bool was_called(const SimRequest *request, Str name, size_t *ret_calls)
 {
@@ -113,7 +113,7 @@ int sim_think_tool(Arena *arena, const SimRequest *request, SimThought *ret)
     return tool ? call_tool(mind, tool, ret) : 0;
 }
 
-/* --- words ------------------------------------------------------------------------------------- */
+/* --- words ------------------------------------------------------------------------------------ */
 
 /* {"status":"shipped","eta":"Monday"} becomes "status: shipped, eta: Monday". */
 static Str plain_result(const SimMind *mind, Str result)
@@ -223,7 +223,7 @@ Str sim_answer_text(const SimMind *mind)
                         STR_ARG(gist));
 }
 
-/* --- JSON -------------------------------------------------------------------------------------- */
+/* --- JSON ------------------------------------------------------------------------------------- */
 
 static void json_members(const SimMind *mind, JsonOut *out)
 {
@@ -248,7 +248,7 @@ static Str answer_json(const SimMind *mind)
     return json_out_ok(&out) ? arena_str(mind->arena, buf_str(&text)) : STR_NULL;
 }
 
-/* --- thinking ---------------------------------------------------------------------------------- */
+/* --- thinking --------------------------------------------------------------------------------- */
 
 int sim_think(Arena *arena, const SimRequest *request, SimThought *ret)
 {

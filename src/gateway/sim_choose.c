@@ -71,7 +71,7 @@ Str sim_choose(const SimMind *mind, const Str *options, size_t n)
 {
     assert(n > 0);
     size_t best = best_of(mind, options, n);
-    /* told to be wrong for so many texts in a hundred: for showing what a worse version looks like */
+    /* told to be wrong for so many texts in a hundred: to show what a worse version looks like */
     int64_t wrong = sim_directive_i64(mind->request, "wrong", 0);
     uint64_t h = sim_hash(mind->text);
     if ((int64_t)(h % 100) < wrong && n > 1) best = (best + 1 + (size_t)(h / 100 % (n - 1))) % n;

@@ -18,7 +18,7 @@ static bool name_has(Str name, const char *const *parts, size_t n)
     name_has((name), (const char *const[]){ __VA_ARGS__ }, \
              ARRAY_N(((const char *const[]){ __VA_ARGS__ })))
 
-/* --- looking things up in the user's text ------------------------------------------------------ */
+/* --- looking things up in the user's text ----------------------------------------------------- */
 
 /* Next run of bytes without blanks, bare of the punctuation around it. */
 static bool token_next(Str *rest, Str *ret)
@@ -151,7 +151,7 @@ static Str phrase(const SimMind *mind, Str name, const Json *schema)
     return sim_cut(best, PHRASE_BYTES_MAX);
 }
 
-/* --- values ------------------------------------------------------------------------------------ */
+/* --- values ----------------------------------------------------------------------------------- */
 
 static bool find_by_pattern(const SimMind *mind, Str name, Str *ret)
 {

@@ -1,4 +1,4 @@
-/* Modes: how the simulator behaves, chosen by model name or directive. Pure. Not for other folders. */
+/* Modes: how the simulator behaves, by model name or directive. Pure. Not for other folders. */
 #ifndef GANTRY_GATEWAY_SIM_MODE_H
 #define GANTRY_GATEWAY_SIM_MODE_H
 

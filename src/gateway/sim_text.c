@@ -143,7 +143,8 @@ size_t sim_sentences(Str text, Str *out, size_t max)
     return n;
 }
 
-/* The weight of its words, for a length that is neither a word nor a page; the first gets a bonus. */
+/* The weight of its words, by its length (a word or a page is worth little); the first has a
+ * bonus. */
 static int64_t sentence_weight(const SimWords *words, Str sentence, bool first)
 {
     int64_t sum = 0, n = 0;

@@ -16,7 +16,7 @@
 #define DIMENSIONS_DEFAULT 64
 #define DIMENSIONS_MAX 3072
 
-/* --- the answer -------------------------------------------------------------------------------- */
+/* --- the answer ------------------------------------------------------------------------------- */
 
 static int think(Arena *arena, const SimRequest *request, SimAnswer *answer)
 {
@@ -101,7 +101,7 @@ int sim_answer(Arena *arena, const SimRequest *request, SimAnswer *ret)
     return 0;
 }
 
-/* --- pieces of both forms ---------------------------------------------------------------------- */
+/* --- pieces of both forms --------------------------------------------------------------------- */
 
 static const char *finish_word(const SimAnswer *answer)
 {
@@ -165,7 +165,7 @@ static void openai_call(JsonOut *out, const SimAnswer *answer, size_t choice, si
     json_out_object_end(out);
 }
 
-/* --- plain ------------------------------------------------------------------------------------- */
+/* --- plain ------------------------------------------------------------------------------------ */
 
 static void openai_choice(JsonOut *out, const SimAnswer *answer, size_t choice)
 {
@@ -269,7 +269,7 @@ void sim_wire_plain(const SimAnswer *answer, Buf *out)
     else openai_plain(&json, answer);
 }
 
-/* --- streams ----------------------------------------------------------------------------------- */
+/* --- streams ---------------------------------------------------------------------------------- */
 
 typedef struct {
     Arena *arena;
@@ -529,7 +529,7 @@ size_t sim_wire_stream(Arena *arena, const SimAnswer *answer, Str **ret)
     return pieces.full ? 0 : pieces.n;
 }
 
-/* --- errors ------------------------------------------------------------------------------------ */
+/* --- errors ----------------------------------------------------------------------------------- */
 
 static const struct {
     int status;
@@ -569,7 +569,7 @@ void sim_wire_error(Api api, int status, bool quota, Str message, Buf *out)
     json_out_object_end(&json);
 }
 
-/* --- embeddings -------------------------------------------------------------------------------- */
+/* --- embeddings ------------------------------------------------------------------------------- */
 
 /* A bag of words, hashed into the dimensions: texts that share words are near each other. */
 static void embed(Str text, float *v, size_t dimensions)

@@ -77,7 +77,7 @@ struct HttpCall {
     CallWait *waiter;
 };
 
-/* --- libcurl on the loop ----------------------------------------------------------------------- */
+/* --- libcurl on the loop ---------------------------------------------------------------------- */
 
 static void call_wake(HttpCall *call)
 {
@@ -205,7 +205,7 @@ void http_client_free(HttpClient *client)
     free(client);
 }
 
-/* --- libcurl's callbacks for one call ---------------------------------------------------------- */
+/* --- libcurl's callbacks for one call --------------------------------------------------------- */
 
 static size_t on_send(char *out, size_t size, size_t n, void *ctx)
 {
@@ -315,7 +315,7 @@ static int on_connected(void *ctx, char *ip, char *local_ip, int port, int local
     return CURL_PREREQFUNC_OK;
 }
 
-/* --- preparing a call -------------------------------------------------------------------------- */
+/* --- preparing a call ------------------------------------------------------------------------- */
 
 /* Everything that must hold for every request, whoever makes it. */
 static unsigned set_policy(CURL *easy)
@@ -487,7 +487,7 @@ void http_call_free(HttpCall *call)
     free(call);
 }
 
-/* --- waiting ----------------------------------------------------------------------------------- */
+/* --- waiting ---------------------------------------------------------------------------------- */
 
 void http_abort(HttpAbort *abort)
 {
@@ -580,7 +580,7 @@ int http_call_open_wait(HttpClient *client, const HttpCallOptions *options, Http
     return 0;
 }
 
-/* --- reading ----------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 int http_call_status(const HttpCall *call)
 {
@@ -628,7 +628,7 @@ int http_call_read_wait(HttpCall *call, int64_t deadline_ms, Str *ret)
     return 0;
 }
 
-/* --- whole answers ----------------------------------------------------------------------------- */
+/* --- whole answers ---------------------------------------------------------------------------- */
 
 static int read_all_wait(HttpCall *call, size_t body_max, Buf *body)
 {

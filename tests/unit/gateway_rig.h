@@ -49,7 +49,7 @@ typedef struct {
     bool recording; /* it is at it */
 } Rig;
 
-/* --- the sink ---------------------------------------------------------------------------------- */
+/* --- the sink --------------------------------------------------------------------------------- */
 
 static inline int rig_record_wait(void *ctx, const GatewayCall *call)
 {
@@ -89,7 +89,7 @@ static inline const RigCall *rig_last(const Rig *rig)
     return rig->calls_n ? &rig->calls[rig->calls_n - 1] : &none;
 }
 
-/* --- life -------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static inline void rig_provider(Rig *rig, size_t i, GatewayProtocol protocol, const char *name,
                                 uint16_t port)
@@ -199,7 +199,7 @@ static inline void rig_run(void (*body_wait)(void *rig))
     rig_run_with(body_wait, rig_no_stub, NULL);
 }
 
-/* --- the agent --------------------------------------------------------------------------------- */
+/* --- the agent -------------------------------------------------------------------------------- */
 
 typedef struct {
     int opened, ended; /* http_call_open_wait, the last http_call_read_wait */

@@ -2,7 +2,7 @@
 
 static const Api both[] = { API_CHAT, API_MESSAGES };
 
-/* --- answers ----------------------------------------------------------------------------------- */
+/* --- answers ---------------------------------------------------------------------------------- */
 
 /* The text of an answer of either protocol, plain or streamed; into out. */
 static Str answer_text(Arena *arena, Api api, bool stream, Str body)
@@ -175,7 +175,7 @@ static void test_embeddings(void **state)
     rig_run(embeddings_wait);
 }
 
-/* --- caps -------------------------------------------------------------------------------------- */
+/* --- caps ------------------------------------------------------------------------------------- */
 
 static void check_refusal(const Reply *reply, Api api, const char *what)
 {
@@ -239,6 +239,7 @@ static void tool_cap_wait(void *arg)
         for (int k = 0; k < 2; k++) {
             CLEANUP(reply_deinit)
             Reply reply = rig_say_wait(rig, api, "sim/loop", k, tools, "go on");
+            CHECK_INT(reply.status, 200);
             CHECK_INT(rig_last(rig)->call.usage.tool_calls, 1);
         }
         CLEANUP(reply_deinit)
@@ -290,7 +291,7 @@ static void test_clamp(void **state)
     rig_run(clamp_wait);
 }
 
-/* --- many at once ------------------------------------------------------------------------------ */
+/* --- many at once ----------------------------------------------------------------------------- */
 
 typedef struct {
     Rig *rig;
@@ -394,7 +395,7 @@ static void test_queue(void **state)
     rig_run(queue_wait);
 }
 
-/* --- an agent that leaves ---------------------------------------------------------------------- */
+/* --- an agent that leaves --------------------------------------------------------------------- */
 
 static void leave_wait(Rig *rig, Api api, const char *model, const char *text)
 {
@@ -456,7 +457,7 @@ static void test_disconnect_is_billed(void **state)
     rig_run(disconnect_wait);
 }
 
-/* --- stopping ---------------------------------------------------------------------------------- */
+/* --- stopping --------------------------------------------------------------------------------- */
 
 typedef struct {
     Rig *rig;
@@ -569,7 +570,7 @@ static void test_close(void **state)
     rig_run(close_wait);
 }
 
-/* --- the record -------------------------------------------------------------------------------- */
+/* --- the record ------------------------------------------------------------------------------- */
 
 static void record_fails_wait(void *arg)
 {
@@ -615,7 +616,7 @@ static void test_record_fails(void **state)
     rig_run(record_fails_wait);
 }
 
-/* --- refusals and routes ----------------------------------------------------------------------- */
+/* --- refusals and routes ---------------------------------------------------------------------- */
 
 static void refusals_wait(void *arg)
 {
@@ -737,7 +738,7 @@ static void test_routes(void **state)
     rig_run(routes_wait);
 }
 
-/* --- without a socket -------------------------------------------------------------------------- */
+/* --- without a socket ------------------------------------------------------------------------- */
 
 static void in_process_wait(void *arg)
 {
@@ -841,7 +842,7 @@ static void test_cancel(void **state)
     rig_run(cancel_wait);
 }
 
-/* --- counters ---------------------------------------------------------------------------------- */
+/* --- counters --------------------------------------------------------------------------------- */
 
 static void stats_wait(void *arg)
 {
@@ -850,10 +851,13 @@ static void stats_wait(void *arg)
     for (int i = 0; i < 3; i++) {
         CLEANUP(reply_deinit)
         Reply reply = rig_say_wait(rig, API_CHAT, "sim/echo", i % 2, "", "hello");
+        CHECK_INT(reply.status, 200);
     }
     CLEANUP(reply_deinit)
     Reply failed = rig_say_wait(rig, API_MESSAGES, "sim/fail", false, rig_cap(API_MESSAGES), "x");
+    CHECK_INT(failed.status, 500);
     CLEANUP(reply_deinit) Reply refused = rig_say_wait(rig, API_CHAT, "nobody", false, "", "x");
+    CHECK_INT(refused.status, 404);
     gateway_stats(rig->gateway, stats);
     CHECK_INT(stats->models_n, 2);
     CHECK_STR(str_of(stats->models[0].model), STR("sim/echo"));
@@ -872,6 +876,7 @@ static void stats_wait(void *arg)
         char model[32];
         snprintf(model, sizeof model, "sim/echo-%d", i);
         CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, model, false, "", "hello");
+        CHECK_INT(reply.status, 200);
     }
     gateway_stats(rig->gateway, stats);
     CHECK_INT(stats->models_n, GATEWAY_STATS_MODELS_MAX + 1);

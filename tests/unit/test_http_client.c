@@ -10,7 +10,7 @@
 
 #define BIG_BYTES (3 * 1024 * 1024)
 
-/* --- the peer ---------------------------------------------------------------------------------- */
+/* --- the peer --------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *path;
@@ -123,7 +123,7 @@ static StubEnd answer(StubRequest *request, void *ctx)
     return STUB_KEEP;
 }
 
-/* --- the harness ------------------------------------------------------------------------------- */
+/* --- the harness ------------------------------------------------------------------------------ */
 
 typedef struct {
     Stub stub;
@@ -190,7 +190,7 @@ static Got get_path_wait(Rig *rig, const char *path)
     return get_wait(rig, (HttpCallOptions){ .url = rig_url(rig, path, url) });
 }
 
-/* --- bodies ------------------------------------------------------------------------------------ */
+/* --- bodies ----------------------------------------------------------------------------------- */
 
 static void bodies_wait(void *arg)
 {
@@ -254,7 +254,7 @@ static void test_failures_before_the_head(void **state)
     rig_run(failures_wait);
 }
 
-/* --- the request ------------------------------------------------------------------------------- */
+/* --- the request ------------------------------------------------------------------------------ */
 
 static void request_wait(void *arg)
 {
@@ -394,7 +394,7 @@ static void test_refused(void **state)
     rig_run(refused_wait);
 }
 
-/* --- the guard --------------------------------------------------------------------------------- */
+/* --- the guard -------------------------------------------------------------------------------- */
 
 static void guard_wait(void *arg)
 {
@@ -441,7 +441,7 @@ static void test_guard(void **state)
     rig_run(guard_wait);
 }
 
-/* --- time -------------------------------------------------------------------------------------- */
+/* --- time ------------------------------------------------------------------------------------- */
 
 static void timeouts_wait(void *arg)
 {
@@ -513,7 +513,7 @@ static void test_connect_timeout(void **state)
     rig_run(connect_timeout_wait);
 }
 
-/* --- connections ------------------------------------------------------------------------------- */
+/* --- connections ------------------------------------------------------------------------------ */
 
 static void reuse_wait(void *arg)
 {
@@ -600,7 +600,7 @@ static void test_concurrent(void **state)
     rig_run(concurrent_wait);
 }
 
-/* --- back-pressure ----------------------------------------------------------------------------- */
+/* --- back-pressure ---------------------------------------------------------------------------- */
 
 static void slow_reader_wait(void *arg)
 {
@@ -643,7 +643,7 @@ static void test_slow_reader(void **state)
     rig_run(slow_reader_wait);
 }
 
-/* --- cancelling and stopping ------------------------------------------------------------------- */
+/* --- cancelling and stopping ------------------------------------------------------------------ */
 
 typedef struct {
     Rig *rig;

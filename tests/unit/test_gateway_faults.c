@@ -1,0 +1,508 @@
+/* What the gateway makes of providers that fail, lie, stall and break off. */
+#include "tests/unit/gateway_rig.h"
+
+static bool absent(const char *text, const char *part)
+{
+    return str_find(str_of(text), str_of(part)) < 0;
+}
+
+/* --- the simulator's modes, both protocols, streamed and not ---------------------------------- */
+
+typedef enum { FREE, BY_USAGE, WHOLE } Charged;
+
+typedef struct {
+    const char *model;
+    int status;
+    GatewayOutcome outcome;
+    Charged charged;
+    const char *says; /* in the body */
+} Want;
+
+/* plain answers of both protocols */
+static const Want plain_modes[] = {
+    { "sim/echo", 200, GATEWAY_COMPLETE, BY_USAGE, "ello" },
+    { "sim/silent", 200, GATEWAY_COMPLETE, BY_USAGE, "usage" },
+    { "sim/fail", 500, GATEWAY_UPSTREAM, FREE, "asked for" },
+    { "sim/overload", 529, GATEWAY_UPSTREAM, FREE, "asked for" },
+    { "sim/rate-limit", 429, GATEWAY_UPSTREAM, FREE, "rate_limit" },
+    { "sim/quota", 429, GATEWAY_UPSTREAM, FREE, "quota" },
+    { "sim/html", 502, GATEWAY_UPSTREAM, FREE, "<html>" },
+    { "sim/truncate", 502, GATEWAY_CUT, WHOLE, "cut off" },
+    { "sim/no-usage", 200, GATEWAY_COMPLETE, WHOLE, "ello" },
+    { "sim/no-finish", 200, GATEWAY_COMPLETE, BY_USAGE, "ello" },
+    { "sim/other-model", 200, GATEWAY_COMPLETE, BY_USAGE, "another-model" },
+    { "sim/dribble", 200, GATEWAY_COMPLETE, BY_USAGE, "ello" },
+    { "sim/empty", 200, GATEWAY_CUT, WHOLE, "" },
+    { "sim/garbage", 200, GATEWAY_CUT, WHOLE, "I am no JSON." },
+    { "sim/bad-utf8", 200, GATEWAY_CUT, WHOLE, "\xc3\x28\xff" },
+    { "sim/error-event", 200, GATEWAY_CUT, WHOLE, "Overloaded" },
+};
+
+/* streamed ones */
+static const Want stream_modes[] = {
+    { "sim/echo", 200, GATEWAY_COMPLETE, BY_USAGE, "ello" },
+    { "sim/silent", 200, GATEWAY_COMPLETE, BY_USAGE, "" },
+    { "sim/fail", 500, GATEWAY_UPSTREAM, FREE, "asked for" },
+    { "sim/overload", 529, GATEWAY_UPSTREAM, FREE, "asked for" },
+    { "sim/rate-limit", 429, GATEWAY_UPSTREAM, FREE, "rate_limit" },
+    { "sim/quota", 429, GATEWAY_UPSTREAM, FREE, "quota" },
+    { "sim/html", 502, GATEWAY_UPSTREAM, FREE, "<html>" },
+    { "sim/truncate", 200, GATEWAY_CUT, WHOLE, "cut off" },
+    { "sim/no-finish", 200, GATEWAY_CUT, WHOLE, "cut off" },
+    { "sim/no-usage", 200, GATEWAY_COMPLETE, WHOLE, "ello" },
+    { "sim/error-event", 200, GATEWAY_CUT, WHOLE, "Overloaded" },
+    { "sim/keep-alives", 200, GATEWAY_COMPLETE, BY_USAGE, ": keep-alive" },
+    { "sim/dribble", 200, GATEWAY_COMPLETE, BY_USAGE, "ello" },
+    { "sim/left-open", 200, GATEWAY_COMPLETE, BY_USAGE, "ello" },
+    { "sim/empty", 200, GATEWAY_CUT, WHOLE, "" },
+    { "sim/garbage", 200, GATEWAY_CUT, WHOLE, "I am no JSON." },
+    { "sim/huge", 200, GATEWAY_CUT, WHOLE, "larger than" },
+};
+
+static void check_mode_wait(Rig *rig, const Want *want, Api api, bool stream)
+{
+    size_t before = rig->calls_n;
+    CLEANUP(reply_deinit)
+    Reply reply = rig_say_wait(rig, api, want->model, stream, rig_cap(api),
+                               "hello, this is a text of some length");
+    const GatewayCall *call = &rig_last(rig)->call;
+    Str body = reply_str(&reply);
+    bool ok = CHECK_INT(rig->calls_n, before + 1) && CHECK_INT(reply.status, want->status) &&
+              CHECK_INT(reply.ended, HTTP_CALL_E_END) && CHECK_INT(call->outcome, want->outcome) &&
+              CHECK_INT(call->full_hold, want->charged == WHOLE) &&
+              CHECK_INT(call->charged.nusd == 0, want->charged == FREE);
+    if (want->charged == WHOLE) ok &= CHECK_INT(call->charged.nusd, call->hold.nusd);
+    CHECK_HAS(body, want->says);
+    bool ends = str_find(body, STR("[DONE]")) >= 0 || str_find(body, STR("\"message_stop\"")) >= 0;
+    if (stream) ok &= CHECK_INT(ends, want->outcome == GATEWAY_COMPLETE);
+    bool events = str_starts_with(str_of(reply.type), STR("text/event-stream"));
+    if (events)
+        ok &= CHECK_INT(str_find(body, STR("\"error\"")) >= 0, want->outcome == GATEWAY_CUT);
+    if (want->outcome != GATEWAY_COMPLETE) ok &= CHECK(rig_last(rig)->error[0]);
+    if (!ok) fprintf(stderr, "  for %s, api %d, stream %d\n", want->model, api, stream);
+}
+
+static void modes_wait(void *arg)
+{
+    Rig *rig = arg;
+    static const Api both[] = { API_CHAT, API_MESSAGES };
+    for (size_t a = 0; a < 2; a++) {
+        for (size_t i = 0; i < ARRAY_N(plain_modes); i++)
+            check_mode_wait(rig, &plain_modes[i], both[a], false);
+        for (size_t i = 0; i < ARRAY_N(stream_modes); i++)
+            check_mode_wait(rig, &stream_modes[i], both[a], true);
+    }
+    rig_totals(rig);
+}
+
+static void test_modes(void **state)
+{
+    (void)state;
+    rig_run(modes_wait);
+}
+
+/* Tool arguments that break off are never passed for a finished call. */
+static void tool_cut_wait(void *arg)
+{
+    Rig *rig = arg;
+    CLEANUP(reply_deinit)
+    Reply reply = rig_say_wait(
+        rig, API_CHAT, "sim/truncate", true,
+        "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"find_order\",\"parameters\":{\"type\":"
+        "\"object\",\"properties\":{\"note\":{\"type\":\"string\"},\"order_id\":{\"type\":\"string\"}}}}}],",
+        "find order A-77, please, it is the one with the long note about the delivery at the back door");
+    CHECK_HAS(reply_str(&reply), "find_order");
+    CHECK_HAS(reply_str(&reply), "data: {\"error\":{");
+    CHECK(str_find(reply_str(&reply), STR("\"finish_reason\":\"")) < 0);
+    CHECK_INT(rig_last(rig)->call.usage.tool_calls, 1); /* the agent may have seen it */
+    CHECK_INT(rig_totals(rig).caps.tool_calls, 1);
+}
+
+static void test_tool_cut(void **state)
+{
+    (void)state;
+    rig_run(tool_cut_wait);
+}
+
+/* --- time ------------------------------------------------------------------------------------- */
+
+static void time_wait(void *arg)
+{
+    Rig *rig = arg;
+    static const Api both[] = { API_CHAT, API_MESSAGES };
+    for (size_t i = 0; i < 4; i++) {
+        Api api = both[i / 2];
+        bool stream = i % 2;
+        rig->providers[i / 2].timeout_ms = 60;
+        rig_task_wait(rig, rig_no_limits);
+        CLEANUP(reply_deinit)
+        Reply late = rig_say_wait(rig, api, "sim/hang", stream, rig_cap(api), "hello");
+        CHECK_INT(late.status, 504);
+        CHECK_HAS(reply_str(&late), api == API_MESSAGES ? "timeout_error" : "upstream_timeout");
+        CHECK_INT(rig_last(rig)->call.outcome, GATEWAY_TIMEOUT);
+        CHECK(rig_last(rig)->call.full_hold);
+        CLEANUP(reply_deinit)
+        Reply half = rig_say_wait(rig, api, "sim/stall", stream, rig_cap(api),
+                                  "hello, a few more words");
+        CHECK_INT(half.status, stream ? 200 : 504);
+        CHECK_HAS(reply_str(&half), "in time");
+        CHECK(rig_last(rig)->call.full_hold);
+
+        /* the task's own time is up: that is a cap, not the provider's failure */
+        rig->providers[i / 2].timeout_ms = 5000;
+        rig_task_wait(rig, (CapLimits){ CAP_NONE, CAP_NONE, CAP_NONE, 60 });
+        CLEANUP(reply_deinit)
+        Reply capped = rig_say_wait(rig, api, "sim/hang", stream, rig_cap(api), "hello");
+        CHECK_INT(capped.status, 402);
+        CHECK_STR(str_of(capped.retry), STR("false"));
+        CHECK_HAS(reply_str(&capped), "secondsPerTask");
+        CHECK_INT(rig_totals(rig).stopped_by, CAP_BY_SECONDS);
+        rig_task_wait(rig, rig_no_limits);
+        rig->options.deadline_ms = deadline_after(60);
+        rig_task_wait(rig, rig_no_limits);
+        rig->options.deadline_ms = 0;
+        CLEANUP(reply_deinit)
+        Reply dead = rig_say_wait(rig, api, "sim/stall", stream, rig_cap(api),
+                                  "hello, a few more words");
+        CHECK_INT(dead.status, stream ? 200 : 402);
+        CHECK_HAS(reply_str(&dead), "secondsPerTask");
+        CHECK(str_find(reply_str(&dead), STR("[DONE]")) < 0);
+    }
+}
+
+static void test_time(void **state)
+{
+    (void)state;
+    rig_run(time_wait);
+}
+
+/* --- a scripted provider ---------------------------------------------------------------------- */
+
+typedef struct {
+    const char *answer;  /* all bytes, head included */
+    size_t answer_bytes; /* 0: a C string */
+    StubEnd end;
+    size_t step;                 /* bytes a write; 0: all at once */
+    char head[4096], body[8192]; /* of the last request */
+} Script;
+
+static StubEnd scripted(StubRequest *request, void *ctx)
+{
+    Script *script = ctx;
+    str_copy(script->head, sizeof script->head, request->head);
+    str_copy(script->body, sizeof script->body, request->body);
+    Str all = str_make(script->answer,
+                       script->answer_bytes ? script->answer_bytes : strlen(script->answer));
+    size_t step = script->step ? script->step : all.len;
+    while (all.len) {
+        stub_send(request, str_sub(all, 0, step));
+        all = str_skip(all, step);
+        if (script->step) usleep(300);
+    }
+    if (script->end == STUB_RESET) stub_sleep_ms(20);
+    return script->end;
+}
+
+static Script script;
+
+#define JSON_HEAD "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+#define SSE_HEAD "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+
+/* Sets the script to answer with head and a body of known length. */
+static void script_body(const char *head, const char *body)
+{
+    static char answer[32768];
+    snprintf(answer, sizeof answer, "%sContent-Length: %zu\r\n\r\n%s", head, strlen(body), body);
+    script = (Script){ .answer = answer, .end = STUB_KEEP };
+}
+
+static void faithful_wait(void *arg)
+{
+    Rig *rig = arg;
+    /* unknown members, odd spacing, an order nobody else uses: all of it must come through */
+    static const char plain[] =
+        "\n {\"zz\" : [1.50, 1e400, \"\\u0041\"], \"object\":\"chat.completion\",\t\"choices\":[{\"index\":0,"
+        "\"mystery\":{\"a\":null},\"message\":{\"content\":\"h\xc3\xa9\",\"role\":\"assistant\"},"
+        "\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,"
+        "\"total_tokens\":5,\"new_count\":9}}\n\n";
+    script_body(JSON_HEAD
+                "X-Request-Id: req-7\r\nX-RateLimit-Remaining-Requests: 12\r\nRetry-After: 3\r\n"
+                "OpenAI-Processing-Ms: 17\r\nOpenAI-Organization: org-secret\r\nSet-Cookie: a=b\r\n"
+                "X-Internal: no\r\n",
+                plain);
+    CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", false, "", "hi");
+    CHECK_STR(reply_str(&reply), str_of(plain));
+    CHECK_HAS(str_of(reply.all), "X-Request-Id: req-7\n");
+    CHECK_HAS(str_of(reply.all), "X-RateLimit-Remaining-Requests: 12\n");
+    CHECK_HAS(str_of(reply.all), "OpenAI-Processing-Ms: 17\n");
+    CHECK_HAS(str_of(reply.all), "Retry-After: 3\n");
+    CHECK(absent(reply.all, "org-secret") && absent(reply.all, "a=b") &&
+          absent(reply.all, "X-Internal"));
+    CHECK_INT(rig_last(rig)->call.usage.input_tokens, 3);
+
+    static const char events[] =
+        ": hello\n\ndata: {\"id\":\"1\",\"model\":\"stub-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":"
+        "\"h\xc3\xa9llo\"},\"x\":1}],\"obfuscation\":\"zzz\"}\r\n\r\nid: 4\nretry: 10\ndata:{\"choices\":[{"
+        "\"index\":0,\"delta\":{\"content\":\" \"}}],\ndata: \"usage\":null}\n\ndata: {\"choices\":[{\"index\":0,"
+        "\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    static const char usage[] =
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":6,"
+        "\"total_tokens\":10}}\n\n";
+    static const char done[] = "data: [DONE]\n\n";
+    for (size_t step = 1; step < 700; step += step < 20 ? 1 : 97) {
+        char all[4096], answer[8192], want[4096];
+        bool asked = step % 2;
+        snprintf(all, sizeof all, "%s%s%s", events, usage, done);
+        snprintf(answer, sizeof answer, SSE_HEAD "Content-Length: %zu\r\n\r\n%s", strlen(all), all);
+        snprintf(want, sizeof want, "%s%s%s", events, asked ? usage : "", done);
+        script = (Script){ .answer = answer, .end = STUB_KEEP, .step = step };
+        CLEANUP(reply_deinit)
+        Reply stream = rig_say_wait(rig, API_CHAT, "stub-1", true,
+                                    asked ? "\"stream_options\":{\"include_usage\":true}," : "",
+                                    "hi");
+        CHECK_STR(reply_str(&stream), str_of(want));
+        CHECK_INT(rig_last(rig)->call.charged.nusd, 4 * 1000 + 6 * 2000);
+        CHECK_STR(str_of(rig_last(rig)->model_used), STR("stub-1"));
+    }
+    CHECK_INT(atomic_load(&rig->stub.connections), 1); /* kept from call to call, streams too */
+}
+
+static void test_faithful(void **state)
+{
+    (void)state;
+    Script *ctx = &script;
+    rig_run_with(faithful_wait, scripted, ctx);
+}
+
+/* What goes up: our key, the body as it was but for the edits; nothing of the agent's head. */
+static void upward_wait(void *arg)
+{
+    Rig *rig = arg;
+    script_body(JSON_HEAD, "{}");
+    CLEANUP(reply_deinit)
+    Reply chat = rig_post_wait(
+        rig, API_CHAT,
+        "{ \"model\" : \"stub-1\",  \"future\":[1.0,2e0], \"messages\":[{\"role\":"
+        "\"user\",\"content\":\"hi\"}] }");
+    CHECK_HAS(str_of(script.head), "POST /v1/chat/completions HTTP/1.1\r\n");
+    CHECK_HAS(str_of(script.head), "authorization: Bearer " RIG_KEY "\r\n");
+    CHECK_HAS(str_of(script.head),
+              "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n");
+    CHECK_STR(str_of(script.body),
+              STR("{ \"model\" : \"stub-1\",  \"future\":[1.0,2e0], \"messages\":[{\"role\":"
+                  "\"user\",\"content\":\"hi\"}] }"));
+    CHECK(absent(script.head, RIG_AGENT_KEY) && absent(script.head, "org-agent") &&
+          absent(script.head, "cookie") && absent(script.head, "x-api-key"));
+    CHECK(absent(chat.all, RIG_KEY) && str_find(reply_str(&chat), STR(RIG_KEY)) < 0);
+
+    CLEANUP(reply_deinit)
+    Reply messages = rig_say_wait(rig, API_MESSAGES, "stub-1", false, "\"max_tokens\":77,", "hi");
+    CHECK_INT(messages.status, 200);
+    CHECK_HAS(str_of(script.head), "POST /v1/messages HTTP/1.1\r\n");
+    CHECK_HAS(str_of(script.head), "x-api-key: " RIG_KEY "\r\n");
+    CHECK_HAS(str_of(script.head), "anthropic-version: 2023-06-01\r\n");
+    CHECK_HAS(str_of(script.head), "anthropic-beta: some-beta\r\n");
+    CHECK(absent(script.head, RIG_AGENT_KEY) && absent(script.head, "authorization"));
+    CHECK_HAS(str_of(script.body), "\"max_tokens\":77");
+
+    /* edits */
+    script_body(SSE_HEAD, "");
+    CLEANUP(reply_deinit) Reply stream = rig_say_wait(rig, API_CHAT, "stub-1", true, "", "hi");
+    CHECK_INT(stream.status, 502); /* nothing came */
+    CHECK_HAS(str_of(script.body), "\"stream_options\":{\"include_usage\":true}");
+    CHECK(absent(script.body, "max_"));
+    rig_task_wait(rig, (CapLimits){ 1000, CAP_NONE, CAP_NONE, CAP_NONE });
+    CLEANUP(reply_deinit) Reply capped = rig_say_wait(rig, API_CHAT, "stub-1", true, "", "hi");
+    CHECK_INT(capped.status, 502); /* nothing came */
+    CHECK_HAS(str_of(script.body), "\"max_completion_tokens\":");
+    rig->providers[2].cap_member = "max_tokens";
+    rig_task_wait(rig, (CapLimits){ 1000, CAP_NONE, CAP_NONE, CAP_NONE });
+    CLEANUP(reply_deinit) Reply other = rig_say_wait(rig, API_CHAT, "stub-1", true, "", "hi");
+    CHECK_INT(other.status, 502); /* nothing came */
+    CHECK_HAS(str_of(script.body), "\"max_tokens\":");
+
+    /* no key: none is sent */
+    rig->providers[2].key = NULL;
+    rig_task_wait(rig, rig_no_limits);
+    CLEANUP(reply_deinit) Reply open = rig_say_wait(rig, API_CHAT, "stub-1", true, "", "hi");
+    CHECK_INT(open.status, 502); /* nothing came */
+    CHECK(absent(script.head, "authorization"));
+}
+
+static void test_upward(void **state)
+{
+    (void)state;
+    rig_run_with(upward_wait, scripted, &script);
+}
+
+/* --- usage in every shape that was seen in the wild ------------------------------------------- */
+
+#define DELTA "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n"
+#define FINISH "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n"
+#define DONE "data: [DONE]\n\n"
+#define END "}\n\n"
+#define ONLY_USAGE(in, out) "data: {\"choices\":[]," USAGE(in, out) END
+#define DELTA_WITH(in, out) \
+    "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]," USAGE(in, out) END
+#define FINISH_WITH(in, out) \
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]," USAGE(in, out) END
+#define USAGE(in, out) "\"usage\":{\"prompt_tokens\":" #in ",\"completion_tokens\":" #out "}"
+
+static void usage_shapes_wait(void *arg)
+{
+    static const struct {
+        const char *events;
+        int64_t nusd; /* -1: the whole hold */
+        GatewayOutcome outcome;
+    } want[] = {
+        { DELTA FINISH ONLY_USAGE(10, 5) DONE, 20000, GATEWAY_COMPLETE },
+        { DELTA FINISH "data: {\"choices\":[{\"index\":0,\"delta\":{}}]," USAGE(10, 5) END DONE,
+          20000, GATEWAY_COMPLETE },
+        { DELTA FINISH "data: {\"choices\":[{\"index\":0}]," USAGE(10, 5) END DONE, 20000,
+          GATEWAY_COMPLETE },
+        { DELTA FINISH "data: {" USAGE(10, 5) END DONE, 20000, GATEWAY_COMPLETE },
+        { DELTA FINISH_WITH(10, 5) DONE, 20000, GATEWAY_COMPLETE },
+        { DELTA_WITH(0, 0) FINISH_WITH(10, 5) DONE, 20000, GATEWAY_COMPLETE },
+        { DELTA FINISH_WITH(10, 5) ONLY_USAGE(10, 5) DONE, 20000, GATEWAY_COMPLETE },
+        { DELTA FINISH ONLY_USAGE(10, 0) DONE, 10000, GATEWAY_COMPLETE },
+        { DELTA FINISH
+          "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,"
+          "\"prompt_tokens_details\":{\"cached_tokens\":4}}}\n\n" DONE,
+          6000 + 400 + 10000, GATEWAY_COMPLETE },
+        { DELTA FINISH DONE, -1, GATEWAY_COMPLETE },
+        { DELTA FINISH, -1, GATEWAY_COMPLETE },
+        { DELTA FINISH "data: [DONE]", -1, GATEWAY_COMPLETE },
+        { DELTA DONE, -1, GATEWAY_CUT },
+        { DELTA, -1, GATEWAY_CUT },
+        { "", -1, GATEWAY_CUT },
+        { DELTA "data: {\"choices\":[{\"ind", -1, GATEWAY_CUT },
+        { DELTA ONLY_USAGE(10, 5), -1, GATEWAY_CUT },
+        { DELTA "data: not json\n\n" FINISH ONLY_USAGE(10, 5) DONE, 20000, GATEWAY_COMPLETE },
+        { DELTA "data: {\"error\":{\"message\":\"boom\"}}\n\n", -1, GATEWAY_CUT },
+        { DELTA FINISH ONLY_USAGE(-10, 5) DONE, -1, GATEWAY_COMPLETE },
+    };
+    Rig *rig = arg;
+    for (size_t i = 0; i < ARRAY_N(want); i++) {
+        script_body(SSE_HEAD, want[i].events);
+        CLEANUP(reply_deinit)
+        Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", true, "\"max_tokens\":50,", "hi");
+        const GatewayCall *call = &rig_last(rig)->call;
+        int64_t nusd = want[i].nusd < 0 ? call->hold.nusd : want[i].nusd;
+        bool ok = CHECK_INT(call->charged.nusd, nusd) &&
+                  CHECK_INT(call->outcome, want[i].outcome) &&
+                  CHECK_INT(call->full_hold, want[i].nusd < 0);
+        bool cut = want[i].outcome == GATEWAY_CUT;
+        ok &= CHECK_INT(str_find(reply_str(&reply), STR("\"error\"")) >= 0, cut);
+        if (cut) ok &= CHECK(!str_ends_with(reply_str(&reply), STR(DONE)));
+        if (!ok) fprintf(stderr, "  for shape %zu\n", i);
+    }
+    rig_totals(rig);
+}
+
+static void test_usage_shapes(void **state)
+{
+    (void)state;
+    rig_run_with(usage_shapes_wait, scripted, &script);
+}
+
+/* More than was held: booked all the same, and said. */
+static void overshoot_wait(void *arg)
+{
+    Rig *rig = arg;
+    GatewayStats *stats = calloc(1, sizeof *stats);
+    script_body(JSON_HEAD,
+                "{\"choices\":[{\"index\":0,\"message\":{},\"finish_reason\":\"stop\"}]," USAGE(
+                    9000, 9000) "}");
+    rig_task_wait(rig, (CapLimits){ 1000, CAP_NONE, CAP_NONE, CAP_NONE });
+    CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", false, "", "hi");
+    CHECK_INT(reply.status, 200);
+    CHECK_INT(rig_last(rig)->call.charged.tokens, 18000);
+    gateway_stats(rig->gateway, stats);
+    CHECK_INT(stats->over_hold, 1);
+    CLEANUP(reply_deinit) Reply next = rig_say_wait(rig, API_CHAT, "stub-1", false, "", "hi");
+    CHECK_INT(next.status, 402);
+    free(stats);
+}
+
+static void test_overshoot(void **state)
+{
+    (void)state;
+    rig_run_with(overshoot_wait, scripted, &script);
+}
+
+/* --- connections that fail -------------------------------------------------------------------- */
+
+static void broken_wait(void *arg)
+{
+    static const struct {
+        const char *answer;
+        StubEnd end;
+        int status;
+        GatewayOutcome outcome;
+        bool whole;
+    } want[] = {
+        { "", STUB_CLOSE, 502, GATEWAY_UNREACHED, false },
+        { "", STUB_RESET, 502, GATEWAY_UNREACHED, false },
+        { "HTTP/1.1 20", STUB_CLOSE, 502, GATEWAY_UNREACHED, false },
+        { "gibberish\r\n\r\n", STUB_CLOSE, 502, GATEWAY_UNREACHED, false },
+        { SSE_HEAD "Transfer-Encoding: chunked\r\n\r\n", STUB_RESET, 502, GATEWAY_CUT, true },
+        { SSE_HEAD "Transfer-Encoding: chunked\r\n\r\n", STUB_CLOSE, 502, GATEWAY_CUT, true },
+        { SSE_HEAD "Content-Length: 500\r\n\r\n" DELTA, STUB_CLOSE, 200, GATEWAY_CUT, true },
+        { SSE_HEAD "Content-Length: 500\r\n\r\n" DELTA, STUB_RESET, 200, GATEWAY_CUT, true },
+        { SSE_HEAD "\r\n" DELTA FINISH DONE, STUB_CLOSE, 200, GATEWAY_COMPLETE, true },
+        { JSON_HEAD "Content-Length: 500\r\n\r\n{\"cho", STUB_CLOSE, 502, GATEWAY_CUT, true },
+        { "HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\nContent-Length: 0\r\n\r\n",
+          STUB_KEEP, 502, GATEWAY_UPSTREAM, false },
+        { "HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nhalf", STUB_CLOSE, 502, GATEWAY_UPSTREAM,
+          false },
+        { "HTTP/1.1 429 Slow\r\nRetry-After: -5\r\nContent-Length: 2\r\n\r\n{}", STUB_KEEP, 429,
+          GATEWAY_UPSTREAM, false },
+        { "HTTP/1.1 204 No Content\r\n\r\n", STUB_KEEP, 204, GATEWAY_CUT, true },
+        { SSE_HEAD "Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08", STUB_CLOSE,
+          502, GATEWAY_CUT, true },
+    };
+    Rig *rig = arg;
+    for (size_t i = 0; i < ARRAY_N(want); i++) {
+        script = (Script){ .answer = want[i].answer, .end = want[i].end };
+        CLEANUP(reply_deinit)
+        Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", true, "\"max_tokens\":50,", "hi");
+        const GatewayCall *call = &rig_last(rig)->call;
+        bool ok = CHECK_INT(reply.status, want[i].status) &&
+                  CHECK_INT(call->outcome, want[i].outcome) &&
+                  CHECK_INT(call->full_hold, want[i].whole) &&
+                  CHECK_INT(call->status, want[i].status) &&
+                  CHECK_INT(call->charged.nusd, want[i].whole ? call->hold.nusd : 0);
+        if (!ok) fprintf(stderr, "  for case %zu: %.*s\n", i, STR_ARG(reply_str(&reply)));
+    }
+    rig_totals(rig);
+
+    int fd = socket(AF_INET, SOCK_STREAM, 0); /* a port that nobody listens on */
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t size = sizeof at;
+    CHECK(bind(fd, (struct sockaddr *)&at, size) == 0);
+    getsockname(fd, (struct sockaddr *)&at, &size);
+    snprintf(rig->urls[2], sizeof rig->urls[2], "http://127.0.0.1:%u/v1", ntohs(at.sin_port));
+    CLEANUP(reply_deinit) Reply refused = rig_say_wait(rig, API_CHAT, "stub-1", true, "", "hi");
+    CHECK_INT(refused.status, 502);
+    CHECK_HAS(reply_str(&refused), "stub could not be reached");
+    CHECK_INT(rig_last(rig)->call.outcome, GATEWAY_UNREACHED);
+    CHECK_INT(rig_last(rig)->call.charged.nusd, 0);
+    close(fd);
+}
+
+static void test_broken_connections(void **state)
+{
+    (void)state;
+    rig_run_with(broken_wait, scripted, &script);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_modes),     cmocka_unit_test(test_tool_cut),
+        cmocka_unit_test(test_time),      cmocka_unit_test(test_faithful),
+        cmocka_unit_test(test_upward),    cmocka_unit_test(test_usage_shapes),
+        cmocka_unit_test(test_overshoot), cmocka_unit_test(test_broken_connections),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
