@@ -43,7 +43,7 @@ static const char process_yaml[] =
     "  retry: {maxAttempts: 3, backoff: {initial: 1s, factor: 2, max: 1m}}\n";
 
 static const char prompt_text[] =
-    "You are a helpful assistant. ClientAnswer in one or two sentences. When the question is about words or\n"
+    "You are a helpful assistant. Answer in one or two sentences. When the question is about words or\n"
     "the length of a text, use the tools you are given and base the answer on what they return.\n";
 
 static const char tools_text[] =
@@ -109,9 +109,9 @@ static void name_from(const char *dir, char out[64])
     if (n == 0) str_copy(out, 64, STR("agent"));
 }
 
-static int write_agent(const char *dir, bool process)
+static int write_agent(const char *dir, bool process, char name[64])
 {
-    char manifest[2048], name[64], sub[PATH_BYTES_MAX];
+    char manifest[2048], sub[PATH_BYTES_MAX];
     snprintf(sub, sizeof sub, "%s/prompts", dir);
     int r = make_dir(dir);
     if (r < 0) return r;
@@ -133,11 +133,11 @@ int init_run(const Invocation *in)
     if (!process && strcmp(runtime, "builtin") != 0)
         return fail(EXIT_USAGE, "--runtime must be builtin or process, not `%s`", runtime);
     if (strlen(dir) > PATH_BYTES_MAX - 64) return fail(EXIT_USAGE, "the path is too long");
-    int r = write_agent(dir, process);
+    char name[64];
+    int r = write_agent(dir, process, name);
     if (r == -EEXIST) return fail(EXIT_CONFLICT, "%s", diag_text());
     if (r < 0) return fail(EXIT_FAILED, "%s", diag_text());
-    printf("An agent is in %s. Next:\n  gantry dev %s\n  gantry run %s\n", dir, dir,
-           process ? "NAME \"Why is the sky blue?\""
-                   : "NAME \"How many words has the text: one two three\"");
+    printf("An agent is in %s. Next:\n  gantry dev %s\n  gantry run %s \"%s\"\n", dir, dir, name,
+           process ? "Why is the sky blue?" : "How many words has the text: one two three");
     return EXIT_OK;
 }
