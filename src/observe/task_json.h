@@ -5,13 +5,15 @@
 #include "codec/json.h"
 #include "store/task_store.h"
 
-/* Leaves the result out and says "resultTruncated": true instead. */
-#define TASK_JSON_NO_RESULT 1u
+/* Leaves result and metadata out, says "resultTruncated": true instead, and cuts a long error. */
+#define TASK_JSON_BRIEF 1u
+/* The result was read, so one that is not there is null. */
+#define TASK_JSON_RESULT 2u
 
 /* Writes an object: taskId, status, agent, versionId, priority, attempt, createdAt, startedAt,
  * finishedAt, result (when it succeeded) or error (when there is one), usage, costUsd, costNusd,
  * quality; and what the task has of parentTaskId, sessionId, userId, tenantId, webhookUrl,
- * metadata, runAt, cancelRequested, stoppedBy. Result and metadata appear when they were read
+ * metadata, cancelRequested, stoppedBy. Result and metadata appear when they were read
  * (TASK_PART_...). */
 void task_json(JsonOut *out, const Task *task, unsigned flags);
 

@@ -40,15 +40,16 @@ MUST_CHECK int webhooks_start(const WebhookOptions *options, Webhooks **ret);
  * (clock_mono_ms), then cancels them; frees. NULL is accepted. */
 void webhooks_stop_wait(Webhooks *webhooks, int64_t deadline_ms);
 
-/* Any thread. Look at the outbox now. */
-void webhooks_wake(Webhooks *webhooks);
-
 typedef struct {
     uint64_t attempts, delivered, retried, failed;
     int64_t in_flight;
 } WebhookStats;
 /* Any thread. */
 void webhooks_stats(const Webhooks *webhooks, WebhookStats *ret);
+
+/* The body of the webhook about a task that has come to rest, for QueueOptions.webhook_body. Pure;
+ * any thread. Sets out->failed when it cannot be made. */
+void webhook_body(Buf *out, const Task *task, int64_t now_ms);
 
 /* The secret kept in data_dir/webhook-secret (mode 0600), made at random when it is not there.
  * Blocks on files. Returns 0, -EINVAL (the file holds no secret), -errno with diag. */

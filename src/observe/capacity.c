@@ -1,0 +1,37 @@
+#include "observe/capacity.h"
+
+#include "codec/json.h"
+#include "worker/wire.h"
+
+static void slots_add(LaneConfig *sum, const LaneConfig *slots)
+{
+    for (int lane = 0; lane < LANE_N_; lane++) sum->reserved[lane] += slots->reserved[lane];
+    sum->shared += slots->shared;
+}
+
+Capacity capacity_of(Arena *scratch, const Worker *workers, size_t workers_n)
+{
+    Capacity sum = { 0 };
+    for (size_t i = 0; i < workers_n; i++) {
+        sum.by_state[workers[i].state]++;
+        if (workers[i].state != WORKER_ACTIVE) continue;
+        const Json *json;
+        LaneConfig slots;
+        if (json_parse(scratch, workers[i].slots, NULL, &json, NULL) < 0) continue;
+        if (wire_slots_read(json, &slots) == 0) slots_add(&sum.slots, &slots);
+    }
+    return sum;
+}
+
+int64_t capacity_lane(const Capacity *capacity, Lane lane)
+{
+    return capacity->slots.reserved[lane] + capacity->slots.shared;
+}
+
+int capacity_read(Db *db, Arena *arena, WorkerRoster *ret)
+{
+    int r = worker_list(db, arena, &ret->workers, &ret->n);
+    if (r < 0) return r;
+    ret->capacity = capacity_of(arena, ret->workers, ret->n);
+    return 0;
+}

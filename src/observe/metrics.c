@@ -1,0 +1,665 @@
+#include "observe/metrics.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "gateway/gateway_stats.h"
+#include "observe/capacity.h"
+#include "observe/process_stats.h"
+#include "observe/signals.h"
+#include "sys/clock.h"
+
+#define WINDOW_MS (60 * 60 * 1000)
+#define READING_MEMORY_MAX ((size_t)64 << 20)
+#define KEPT_BYTES_MAX ((size_t)8 << 20)
+#define RATE_SPAN_MS 15000 /* throughput is over at least so long, once there is so much */
+#define SHOWN_VERSION_LEN 12
+
+typedef enum { PART_LOOP, PART_SERVER, PART_GATEWAY, PART_WEBHOOKS, PART_N_ } PartKind;
+
+/* Text of the families that come from the store. */
+typedef struct {
+    bool taken;
+    int64_t at_ms; /* clock_mono_ms */
+    Buf text;
+} Kept;
+
+/* Tasks ended so far, at a moment: two of them make a rate. */
+typedef struct {
+    int64_t at_ms;
+    uint64_t ended[LANE_N_];
+} RatePoint;
+
+struct Metrics {
+    Queue *queue;
+    pthread_mutex_t lock; /* of all that follows */
+    const void *parts[PART_N_][METRICS_SOURCES_MAX];
+    size_t parts_n[PART_N_];
+    RatePoint older, newer;
+    Kept kept[2]; /* by OmFormat */
+    int64_t started_real_ms;
+};
+
+/* --- parts ------------------------------------------------------------------------------------ */
+
+Metrics *metrics_new(Queue *queue)
+{
+    Metrics *m = xcalloc(1, sizeof *m);
+    m->queue = queue;
+    pthread_mutex_init(&m->lock, NULL);
+    for (size_t i = 0; i < ARRAY_N(m->kept); i++) buf_init(&m->kept[i].text, KEPT_BYTES_MAX);
+    m->started_real_ms = clock_real_ms();
+    m->older.at_ms = m->newer.at_ms = clock_mono_ms();
+    return m;
+}
+
+void metrics_free(Metrics *m)
+{
+    if (!m) return;
+    pthread_mutex_destroy(&m->lock);
+    for (size_t i = 0; i < ARRAY_N(m->kept); i++) buf_deinit(&m->kept[i].text);
+    free(m);
+}
+
+static void part_add(Metrics *m, PartKind kind, const void *part)
+{
+    pthread_mutex_lock(&m->lock);
+    if (m->parts_n[kind] < METRICS_SOURCES_MAX) m->parts[kind][m->parts_n[kind]++] = part;
+    pthread_mutex_unlock(&m->lock);
+}
+
+void metrics_add_loop(Metrics *m, const Loop *loop)
+{
+    part_add(m, PART_LOOP, loop);
+}
+
+void metrics_add_server(Metrics *m, const HttpServer *server)
+{
+    part_add(m, PART_SERVER, server);
+}
+
+void metrics_add_gateway(Metrics *m, const Gateway *gateway)
+{
+    part_add(m, PART_GATEWAY, gateway);
+}
+
+void metrics_add_webhooks(Metrics *m, const Webhooks *webhooks)
+{
+    part_add(m, PART_WEBHOOKS, webhooks);
+}
+
+void metrics_remove(Metrics *m, const void *part)
+{
+    pthread_mutex_lock(&m->lock);
+    for (int kind = 0; kind < PART_N_; kind++)
+        for (size_t i = 0; i < m->parts_n[kind]; i++)
+            if (m->parts[kind][i] == part) {
+                m->parts[kind][i] = m->parts[kind][--m->parts_n[kind]];
+                break;
+            }
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* --- writing ---------------------------------------------------------------------------------- */
+
+/* A family with one sample and no labels, from a field of a struct of counters. */
+typedef struct {
+    const char *name;
+    OmType type;
+    const char *help;
+    size_t offset;
+    bool is_signed; /* int64_t, else uint64_t */
+} FieldFamily;
+
+#define COUNTER_OF(struct_, field_, name_, help_)                                                 \
+    {                                                                                             \
+        .name = (name_), .type = OM_COUNTER, .help = (help_), .offset = offsetof(struct_, field_) \
+    }
+#define GAUGE_OF(struct_, field_, name_, help_)                                                  \
+    {                                                                                            \
+        .name = (name_), .type = OM_GAUGE, .help = (help_), .offset = offsetof(struct_, field_), \
+        .is_signed = true                                                                        \
+    }
+
+static void fields_write(OmOut *out, const FieldFamily *families, size_t n, const void *stats)
+{
+    for (size_t i = 0; i < n; i++) {
+        const char *at = (const char *)stats + families[i].offset;
+        int64_t value;
+        if (families[i].is_signed) value = *(const int64_t *)(const void *)at;
+        else value = (int64_t) * (const uint64_t *)(const void *)at;
+        om_family(out, families[i].name, families[i].type, NULL, families[i].help);
+        om_sample_i64(out, NULL, 0, value);
+    }
+}
+
+static void one_write(OmOut *out, const char *name, OmType type, const char *unit, const char *help,
+                      double value)
+{
+    om_family(out, name, type, unit, help);
+    om_sample(out, NULL, 0, value);
+}
+
+/* --- this process ----------------------------------------------------------------------------- */
+
+static int process_read(void *arg)
+{
+    process_stats(arg);
+    return 0;
+}
+
+static void process_write(OmOut *out, const ProcessStats *p, int64_t started_real_ms)
+{
+    om_family(out, "gantry_build", OM_INFO, NULL, "The running program");
+    om_sample(out, &(OmLabel){ "version", STR(GANTRY_VERSION) }, 1, 1);
+    one_write(out, "process_cpu_seconds", OM_COUNTER, "seconds", "User and system CPU time",
+              p->cpu_seconds);
+    one_write(out, "process_resident_memory_bytes", OM_GAUGE, "bytes", "Resident memory",
+              (double)p->resident_bytes);
+    one_write(out, "process_virtual_memory_bytes", OM_GAUGE, "bytes", "Virtual memory",
+              (double)p->virtual_bytes);
+    if (p->open_fds >= 0)
+        one_write(out, "process_open_fds", OM_GAUGE, NULL, "Open descriptors", (double)p->open_fds);
+    if (p->max_fds >= 0)
+        one_write(out, "process_max_fds", OM_GAUGE, NULL, "Descriptors allowed",
+                  (double)p->max_fds);
+    one_write(out, "process_start_time_seconds", OM_GAUGE, "seconds", "Start, in Unix time",
+              (double)started_real_ms / 1000);
+    one_write(out, "gantry_log_lines_dropped", OM_COUNTER, NULL,
+              "Log lines that standard error did not take", (double)log_dropped());
+}
+
+/* --- loops, servers, webhooks ----------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t slow_slices;
+    HttpServerStats http;
+    WebhookStats webhooks;
+} PartSums;
+
+static void http_add(HttpServerStats *sum, const HttpServer *server)
+{
+    HttpServerStats s;
+    http_server_stats(server, &s);
+    sum->connections += s.connections;
+    sum->requests += s.requests;
+    sum->bad_requests += s.bad_requests;
+    sum->refused_connections += s.refused_connections;
+    sum->timeouts += s.timeouts;
+    sum->body_too_large += s.body_too_large;
+    sum->headers_too_large += s.headers_too_large;
+    sum->write_stalls += s.write_stalls;
+    sum->open_connections += s.open_connections;
+}
+
+static void webhooks_add(WebhookStats *sum, const Webhooks *webhooks)
+{
+    WebhookStats s;
+    webhooks_stats(webhooks, &s);
+    sum->attempts += s.attempts;
+    sum->delivered += s.delivered;
+    sum->retried += s.retried;
+    sum->failed += s.failed;
+    sum->in_flight += s.in_flight;
+}
+
+/* Under the lock, so that no part goes while it is read. */
+static PartSums parts_sum(Metrics *m)
+{
+    PartSums sum = { 0 };
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < m->parts_n[PART_LOOP]; i++)
+        sum.slow_slices += loop_slow_slices(m->parts[PART_LOOP][i]);
+    for (size_t i = 0; i < m->parts_n[PART_SERVER]; i++)
+        http_add(&sum.http, m->parts[PART_SERVER][i]);
+    for (size_t i = 0; i < m->parts_n[PART_WEBHOOKS]; i++)
+        webhooks_add(&sum.webhooks, m->parts[PART_WEBHOOKS][i]);
+    pthread_mutex_unlock(&m->lock);
+    return sum;
+}
+
+static const FieldFamily part_families[] = {
+    COUNTER_OF(PartSums, slow_slices, "gantry_loop_slow_slices",
+               "Times something held an event loop for more than 50 ms"),
+    COUNTER_OF(PartSums, http.connections, "gantry_http_connections", "Connections accepted"),
+    COUNTER_OF(PartSums, http.requests, "gantry_http_requests", "Requests received whole"),
+    COUNTER_OF(PartSums, http.bad_requests, "gantry_http_bad_requests",
+               "Requests refused as malformed"),
+    COUNTER_OF(PartSums, http.refused_connections, "gantry_http_refused_connections",
+               "Connections over the limit"),
+    COUNTER_OF(PartSums, http.timeouts, "gantry_http_timeouts",
+               "Requests that did not arrive in time"),
+    COUNTER_OF(PartSums, http.body_too_large, "gantry_http_bodies_too_large",
+               "Requests whose body was over its limit"),
+    COUNTER_OF(PartSums, http.headers_too_large, "gantry_http_heads_too_large",
+               "Requests whose head was over its limit"),
+    COUNTER_OF(PartSums, http.write_stalls, "gantry_http_write_stalls",
+               "Answers cut off because the client did not read"),
+    GAUGE_OF(PartSums, http.open_connections, "gantry_http_open_connections",
+             "Connections open now"),
+    COUNTER_OF(PartSums, webhooks.attempts, "gantry_webhook_attempts", "Webhook requests begun"),
+    COUNTER_OF(PartSums, webhooks.delivered, "gantry_webhooks_delivered", "Webhooks delivered"),
+    COUNTER_OF(PartSums, webhooks.retried, "gantry_webhooks_retried",
+               "Webhook attempts that will be made again"),
+    COUNTER_OF(PartSums, webhooks.failed, "gantry_webhooks_failed", "Webhooks given up"),
+    GAUGE_OF(PartSums, webhooks.in_flight, "gantry_webhooks_in_flight", "Webhooks being sent"),
+};
+
+/* --- store ------------------------------------------------------------------------------------ */
+
+static const FieldFamily store_families[] = {
+    COUNTER_OF(StoreStats, commits, "gantry_store_commits", "Transactions committed"),
+    COUNTER_OF(StoreStats, jobs, "gantry_store_jobs", "Write jobs run"),
+    COUNTER_OF(StoreStats, jobs_failed, "gantry_store_jobs_failed",
+               "Write jobs undone for an outcome or an error"),
+    COUNTER_OF(StoreStats, reads, "gantry_store_reads", "Read jobs run"),
+    COUNTER_OF(StoreStats, refused_full, "gantry_store_refused",
+               "Jobs refused because too many were waiting"),
+    COUNTER_OF(StoreStats, disk_full, "gantry_store_disk_full",
+               "Transactions undone because the disk was full"),
+    GAUGE_OF(StoreStats, batch_jobs_peak, "gantry_store_batch_jobs_peak",
+             "Most jobs in one transaction"),
+};
+
+static void store_write(OmOut *out, const Store *store)
+{
+    StoreStats s;
+    store_stats(store, &s);
+    fields_write(out, store_families, ARRAY_N(store_families), &s);
+    one_write(out, "gantry_store_commit_seconds", OM_COUNTER, "seconds", "Time spent in commits",
+              (double)s.commit_us_total / 1e6);
+}
+
+/* --- lanes ------------------------------------------------------------------------------------ */
+
+static OmLabel lane_label(int lane)
+{
+    return (OmLabel){ "lane", str_of(lane_name((Lane)lane)) };
+}
+
+typedef struct {
+    const char *name;
+    OmType type;
+    const char *help;
+    size_t offset; /* in QueueStats.lane[] */
+} LaneFamily;
+
+#define LANE_FIELD(field_) (offsetof(QueueStats, lane[0].field_) - offsetof(QueueStats, lane[0]))
+
+static const LaneFamily lane_families[] = {
+    { "gantry_queue_depth", OM_GAUGE, "Tasks waiting", LANE_FIELD(queued) },
+    { "gantry_tasks_running", OM_GAUGE, "Tasks running", LANE_FIELD(running) },
+    { "gantry_tasks_submitted", OM_COUNTER, "Tasks accepted", LANE_FIELD(submitted) },
+    { "gantry_tasks_claimed", OM_COUNTER, "Attempts begun", LANE_FIELD(claimed) },
+    { "gantry_tasks_refused", OM_COUNTER, "Tasks refused because the lane was full",
+      LANE_FIELD(refused_full) },
+    { "gantry_tasks_retried", OM_COUNTER, "Attempts that were queued again after a failure",
+      LANE_FIELD(retried) },
+    { "gantry_tasks_lost", OM_COUNTER, "Attempts lost with their worker", LANE_FIELD(lost) },
+    { "gantry_tasks_released", OM_COUNTER, "Attempts given back unfinished", LANE_FIELD(released) },
+};
+
+static void lanes_write(OmOut *out, const QueueStats *q)
+{
+    for (size_t i = 0; i < ARRAY_N(lane_families); i++) {
+        const LaneFamily *f = &lane_families[i];
+        om_family(out, f->name, f->type, NULL, f->help);
+        for (int lane = 0; lane < LANE_N_; lane++) {
+            OmLabel label = lane_label(lane);
+            /* gauges are int64_t, counters uint64_t: both fit the read below 2^63 */
+            const char *at = (const char *)&q->lane[lane] + f->offset;
+            om_sample_i64(out, &label, 1, *(const int64_t *)(const void *)at);
+        }
+    }
+}
+
+static void ended_write(OmOut *out, const QueueStats *q)
+{
+    om_family(out, "gantry_tasks", OM_COUNTER, NULL, "Tasks ended or escalated, by outcome");
+    for (int lane = 0; lane < LANE_N_; lane++)
+        for (int state = TASK_SUCCEEDED; state < TASK_STATE_N_; state++) {
+            OmLabel labels[] = { lane_label(lane),
+                                 { "outcome", str_of(task_state_name((TaskState)state)) } };
+            om_sample_i64(out, labels, 2, (int64_t)q->lane[lane].ended[state]);
+        }
+}
+
+static const FieldFamily queue_families[] = {
+    COUNTER_OF(QueueStats, stale, "gantry_stale_reports",
+               "Reports refused because their task had been given to another attempt"),
+    GAUGE_OF(QueueStats, claimers, "gantry_claims_waiting", "Claims waiting for a task"),
+    GAUGE_OF(QueueStats, watchers, "gantry_watchers", "Clients waiting for a change of a task"),
+};
+
+/* --- throughput ------------------------------------------------------------------------------- */
+
+static RatePoint rate_point(const QueueStats *q)
+{
+    RatePoint point = { .at_ms = clock_mono_ms() };
+    for (int lane = 0; lane < LANE_N_; lane++)
+        for (int state = TASK_SUCCEEDED; state < TASK_STATE_N_; state++)
+            point.ended[lane] += q->lane[lane].ended[state];
+    return point;
+}
+
+/* Tasks a second since a moment at least RATE_SPAN_MS ago, once there is one. */
+static void throughput_write(Metrics *m, OmOut *out, const QueueStats *q)
+{
+    RatePoint now = rate_point(q), from;
+    pthread_mutex_lock(&m->lock);
+    from = m->older;
+    if (now.at_ms - m->newer.at_ms >= RATE_SPAN_MS) {
+        m->older = m->newer;
+        m->newer = now;
+    }
+    pthread_mutex_unlock(&m->lock);
+    double seconds = (double)MAX(now.at_ms - from.at_ms, 1) / 1000;
+    om_family(out, "gantry_task_throughput", OM_GAUGE, NULL,
+              "Tasks ended a second, over the last half minute or so");
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        OmLabel label = lane_label(lane);
+        om_sample(out, &label, 1, (double)(now.ended[lane] - from.ended[lane]) / seconds);
+    }
+}
+
+/* --- gateway ---------------------------------------------------------------------------------- */
+
+static GatewayModelStats *model_of(GatewayStats *sum, const GatewayModelStats *like)
+{
+    for (size_t i = 0; i < sum->models_n; i++)
+        if (strcmp(sum->models[i].provider, like->provider) == 0 &&
+            strcmp(sum->models[i].model, like->model) == 0)
+            return &sum->models[i];
+    if (sum->models_n > GATEWAY_STATS_MODELS_MAX) return NULL;
+    GatewayModelStats *model = &sum->models[sum->models_n++];
+    memcpy(model->provider, like->provider, sizeof model->provider);
+    memcpy(model->model, like->model, sizeof model->model);
+    return model;
+}
+
+static void gateway_add(GatewayStats *sum, const GatewayStats *s)
+{
+    for (int i = 0; i < GATEWAY_REFUSED_N_; i++) sum->refused[i] += s->refused[i];
+    sum->waited += s->waited;
+    sum->clamped += s->clamped;
+    sum->usage_missing += s->usage_missing;
+    sum->over_hold += s->over_hold;
+    sum->in_flight += s->in_flight;
+    sum->tasks_open += s->tasks_open;
+    for (size_t i = 0; i < s->models_n; i++) {
+        const GatewayModelStats *from = &s->models[i];
+        GatewayModelStats *to = model_of(sum, from);
+        if (!to) continue;
+        for (int o = 0; o < GATEWAY_OUTCOME_N_; o++) to->calls[o] += from->calls[o];
+        to->input_tokens += from->input_tokens;
+        to->output_tokens += from->output_tokens;
+        to->cached_tokens += from->cached_tokens;
+        to->cost_nusd += from->cost_nusd;
+        to->duration_us += from->duration_us;
+    }
+}
+
+static const FieldFamily gateway_families[] = {
+    COUNTER_OF(GatewayStats, waited, "gantry_gateway_waited",
+               "Calls that queued for spend held by others"),
+    COUNTER_OF(GatewayStats, clamped, "gantry_gateway_clamped",
+               "Calls whose output limit was lowered to fit"),
+    COUNTER_OF(GatewayStats, usage_missing, "gantry_gateway_usage_missing",
+               "Calls charged in full because the provider reported no usage"),
+    COUNTER_OF(GatewayStats, over_hold, "gantry_gateway_over_hold",
+               "Calls that cost more than was held for them"),
+    GAUGE_OF(GatewayStats, in_flight, "gantry_gateway_in_flight", "Model calls under way"),
+    GAUGE_OF(GatewayStats, tasks_open, "gantry_gateway_tasks_open",
+             "Tasks with a gateway listener"),
+};
+
+typedef struct {
+    const char *name, *unit, *help;
+    size_t offset; /* of a uint64_t in GatewayModelStats */
+    double scale;
+} ModelFamily;
+
+static const ModelFamily model_families[] = {
+    { "gantry_llm_input_tokens", NULL, "Input tokens billed",
+      offsetof(GatewayModelStats, input_tokens), 1 },
+    { "gantry_llm_output_tokens", NULL, "Output tokens billed",
+      offsetof(GatewayModelStats, output_tokens), 1 },
+    { "gantry_llm_cached_tokens", NULL, "Input tokens read from the provider's cache",
+      offsetof(GatewayModelStats, cached_tokens), 1 },
+    { "gantry_llm_cost_usd", "usd", "What model calls cost", offsetof(GatewayModelStats, cost_nusd),
+      1e-9 },
+    { "gantry_llm_duration_seconds", "seconds", "Time that model calls took, summed",
+      offsetof(GatewayModelStats, duration_us), 1e-6 },
+};
+
+static void models_write(OmOut *out, const GatewayStats *g)
+{
+    om_family(out, "gantry_llm_calls", OM_COUNTER, NULL, "Model calls sent, by outcome");
+    for (size_t i = 0; i < g->models_n; i++)
+        for (int o = 0; o < GATEWAY_OUTCOME_N_; o++) {
+            OmLabel labels[] = { { "provider", str_of(g->models[i].provider) },
+                                 { "model", str_of(g->models[i].model) },
+                                 { "outcome", str_of(gateway_outcome_name((GatewayOutcome)o)) } };
+            om_sample_i64(out, labels, 3, (int64_t)g->models[i].calls[o]);
+        }
+    for (size_t f = 0; f < ARRAY_N(model_families); f++) {
+        om_family(out, model_families[f].name, OM_COUNTER, model_families[f].unit,
+                  model_families[f].help);
+        for (size_t i = 0; i < g->models_n; i++) {
+            OmLabel labels[] = { { "provider", str_of(g->models[i].provider) },
+                                 { "model", str_of(g->models[i].model) } };
+            const char *at = (const char *)&g->models[i] + model_families[f].offset;
+            uint64_t value = *(const uint64_t *)(const void *)at;
+            om_sample(out, labels, 2, (double)value * model_families[f].scale);
+        }
+    }
+}
+
+static void gateways_write(Metrics *m, OmOut *out)
+{
+    GatewayStats *sum = xcalloc(1, sizeof *sum), *one = xcalloc(1, sizeof *one);
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < m->parts_n[PART_GATEWAY]; i++) {
+        gateway_stats(m->parts[PART_GATEWAY][i], one);
+        gateway_add(sum, one);
+    }
+    pthread_mutex_unlock(&m->lock);
+    models_write(out, sum);
+    om_family(out, "gantry_gateway_refused", OM_COUNTER, NULL,
+              "Model calls refused before they were sent, by reason");
+    for (int i = 0; i < GATEWAY_REFUSED_N_; i++) {
+        OmLabel label = { "outcome", str_of(gateway_refused_name((GatewayRefused)i)) };
+        om_sample_i64(out, &label, 1, (int64_t)sum->refused[i]);
+    }
+    fields_write(out, gateway_families, ARRAY_N(gateway_families), sum);
+    free(sum);
+    free(one);
+}
+
+/* --- what comes from the store ---------------------------------------------------------------- */
+
+/* Read at most every METRICS_STALE_MS. */
+typedef struct {
+    Arena arena;
+    int64_t now_ms; /* calendar */
+    QueueStats queue;
+    WorkerRoster roster;
+    Signals signals;
+} Reading;
+
+static void reading_deinit(Reading *in)
+{
+    arena_deinit(&in->arena);
+}
+
+static int roster_job(Db *db, void *arg)
+{
+    Reading *in = arg;
+    return capacity_read(db, &in->arena, &in->roster);
+}
+
+static int reading_fill_wait(Metrics *m, Reading *in)
+{
+    in->now_ms = clock_real_ms();
+    SignalsQuery query = { .window_ms = WINDOW_MS, .now_ms = in->now_ms };
+    int r = queue_stats_wait(m->queue, &in->queue);
+    if (r == 0) r = store_read_wait(queue_store(m->queue), roster_job, in);
+    return r < 0 ? r : signals_collect_wait(m->queue, &query, &in->arena, &in->signals);
+}
+
+static void workers_write(OmOut *out, const Reading *in)
+{
+    const Capacity *c = &in->roster.capacity;
+    one_write(out, "gantry_workers_active", OM_GAUGE, NULL, "Workers that take tasks",
+              (double)c->by_state[WORKER_ACTIVE]);
+    one_write(out, "gantry_workers_draining", OM_GAUGE, NULL, "Workers that finish what they have",
+              (double)c->by_state[WORKER_DRAINING]);
+    om_family(out, "gantry_worker_slots", OM_GAUGE, NULL,
+              "Slots of active workers: a lane's own, and those shared by all");
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        OmLabel label = lane_label(lane);
+        om_sample_i64(out, &label, 1, c->slots.reserved[lane]);
+    }
+    om_sample_i64(out, &(OmLabel){ "lane", STR("shared") }, 1, c->slots.shared);
+    om_family(out, "gantry_worker_utilization", OM_GAUGE, NULL,
+              "Running tasks of a lane over the slots that it can have");
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        OmLabel label = lane_label(lane);
+        double slots = (double)capacity_lane(c, (Lane)lane);
+        double running = (double)in->queue.lane[lane].running;
+        om_sample(out, &label, 1, slots > 0 ? running / slots : 0);
+    }
+    om_family(out, "gantry_queue_oldest_seconds", OM_GAUGE, "seconds",
+              "How long the oldest ready task of a lane has waited");
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        OmLabel label = lane_label(lane);
+        int64_t waited_ms = in->now_ms - in->queue.lane[lane].oldest_ready_at_ms;
+        bool none = in->queue.lane[lane].oldest_ready_at_ms == INT64_MAX;
+        om_sample(out, &label, 1, none ? 0 : (double)MAX(waited_ms, 0) / 1000);
+    }
+}
+
+typedef enum {
+    SIGNAL_AGE,
+    SIGNAL_TASKS,
+    SIGNAL_COMPLETION,
+    SIGNAL_ERROR,
+    SIGNAL_ESCALATION,
+    SIGNAL_QUALITY,
+    SIGNAL_COST,
+    SIGNAL_TOKENS,
+    SIGNAL_P50,
+    SIGNAL_P95,
+    SIGNAL_P99,
+    SIGNAL_N_
+} SignalKind;
+
+static const struct {
+    const char *name, *unit, *help;
+} signal_families[SIGNAL_N_] = {
+    [SIGNAL_AGE] = { "gantry_version_age_seconds", "seconds", "Time since the version was made" },
+    [SIGNAL_TASKS] = { "gantry_task_count", NULL, "Tasks submitted in the last hour" },
+    [SIGNAL_COMPLETION] = { "gantry_task_completion_rate", NULL, "Share that succeeded" },
+    [SIGNAL_ERROR] = { "gantry_error_rate", NULL, "Share that failed or timed out" },
+    [SIGNAL_ESCALATION] = { "gantry_escalation_rate", NULL, "Share given to a person" },
+    [SIGNAL_QUALITY] = { "gantry_quality_score", NULL, "Mean score, 0 to 1" },
+    [SIGNAL_COST] = { "gantry_token_cost_per_task_usd", "usd", "Mean cost of model calls" },
+    [SIGNAL_TOKENS] = { "gantry_tokens_per_task", NULL, "Mean tokens" },
+    [SIGNAL_P50] = { "gantry_latency_p50_seconds", "seconds", "Median run time" },
+    [SIGNAL_P95] = { "gantry_latency_p95_seconds", "seconds", "95th percentile of run time" },
+    [SIGNAL_P99] = { "gantry_latency_p99_seconds", "seconds", "99th percentile of run time" },
+};
+
+static double signal_value(SignalKind kind, const VersionSignals *v, int64_t now_ms)
+{
+    switch (kind) {
+    case SIGNAL_AGE:
+        if (v->version_created_at_ms == 0) return NAN;
+        return (double)MAX(now_ms - v->version_created_at_ms, 0) / 1000;
+    case SIGNAL_TASKS: return (double)v->tasks;
+    case SIGNAL_COMPLETION: return signals_rate(v, v->by_state[TASK_SUCCEEDED]);
+    case SIGNAL_ERROR: return signals_error_rate(v);
+    case SIGNAL_ESCALATION: return signals_rate(v, v->by_state[TASK_ESCALATED]);
+    case SIGNAL_QUALITY: return signals_quality(v);
+    case SIGNAL_COST: return signals_mean(v, v->cost_nusd) / 1e9;
+    case SIGNAL_TOKENS: return signals_mean(v, v->tokens);
+    case SIGNAL_P50: return signals_run_seconds(v, 0.50);
+    case SIGNAL_P95: return signals_run_seconds(v, 0.95);
+    case SIGNAL_P99: return signals_run_seconds(v, 0.99);
+    case SIGNAL_N_: break;
+    }
+    return NAN;
+}
+
+/* A figure that nobody measured has no sample. */
+static void signals_write(OmOut *out, const Reading *in)
+{
+    for (int kind = 0; kind < SIGNAL_N_; kind++) {
+        om_family(out, signal_families[kind].name, OM_GAUGE, signal_families[kind].unit,
+                  signal_families[kind].help);
+        for (size_t i = 0; i < in->signals.n; i++) {
+            const VersionSignals *v = in->signals.versions[i];
+            double value = signal_value((SignalKind)kind, v, in->now_ms);
+            OmLabel labels[] = { { "agent", v->agent },
+                                 { "version", str_sub(v->version_id, 0, SHOWN_VERSION_LEN) } };
+            if (!isnan(value)) om_sample(out, labels, 2, value);
+        }
+    }
+}
+
+/* Copies the kept text when it is fresh. */
+static bool kept_copy(Metrics *m, OmFormat format, Buf *out)
+{
+    pthread_mutex_lock(&m->lock);
+    const Kept *kept = &m->kept[format];
+    bool fresh = kept->taken && clock_mono_ms() - kept->at_ms < METRICS_STALE_MS;
+    if (fresh) buf_add(out, buf_str(&kept->text));
+    pthread_mutex_unlock(&m->lock);
+    return fresh;
+}
+
+static int stored_write_wait(Metrics *m, OmFormat format, Buf *out)
+{
+    if (kept_copy(m, format, out)) return 0;
+    CLEANUP(reading_deinit) Reading in = { 0 };
+    arena_init(&in.arena, READING_MEMORY_MAX);
+    int r = reading_fill_wait(m, &in);
+    if (r < 0) return r;
+    size_t from = out->len;
+    OmOut om = om_out(out, format);
+    workers_write(&om, &in);
+    signals_write(&om, &in);
+    pthread_mutex_lock(&m->lock);
+    Kept *kept = &m->kept[format];
+    buf_clear(&kept->text);
+    kept->taken = !out->failed && buf_add(&kept->text, str_skip(buf_str(out), from));
+    kept->at_ms = clock_mono_ms();
+    pthread_mutex_unlock(&m->lock);
+    return 0;
+}
+
+int metrics_write_wait(Metrics *m, OmFormat format, Buf *out)
+{
+    ProcessStats process;
+    QueueStats queue;
+    (void)work_wait(process_read, &process);
+    int r = stored_write_wait(m, format, out);
+    if (r == -ECANCELED) return r;
+    if (r < 0) LOG_WARN("metrics without the store's", LOG_CSTR("reason", diag_text_or(r)));
+
+    OmOut om = om_out(out, format);
+    PartSums parts = parts_sum(m);
+    queue_stats(m->queue, &queue);
+    process_write(&om, &process, m->started_real_ms);
+    fields_write(&om, part_families, ARRAY_N(part_families), &parts);
+    store_write(&om, queue_store(m->queue));
+    lanes_write(&om, &queue);
+    ended_write(&om, &queue);
+    fields_write(&om, queue_families, ARRAY_N(queue_families), &queue);
+    throughput_write(m, &om, &queue);
+    gateways_write(m, &om);
+    return om_end(&om);
+}

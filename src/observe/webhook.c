@@ -1,0 +1,493 @@
+#include "observe/webhook.h"
+
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "codec/base64.h"
+#include "codec/digest.h"
+#include "codec/json.h"
+#include "codec/url.h"
+#include "net/http_client.h"
+#include "observe/task_json.h"
+#include "store/webhook_store.h"
+#include "sys/clock.h"
+#include "sys/entropy.h"
+
+#define CONCURRENT_DEFAULT 8
+#define CONCURRENT_MAX 256
+#define TIMEOUT_DEFAULT_MS 15000
+#define POLL_DEFAULT_MS 1000
+#define LISTEN_MS 30000
+#define ANSWER_BYTES_MAX (64 << 10)
+#define ATTEMPT_MEMORY_MAX ((size_t)64 << 20) /* a task with its result, and the body */
+#define BATCH_MEMORY_MAX ((size_t)16 << 20)
+#define SECRET_FILE "webhook-secret"
+#define SECRET_PREFIX "whsec_"
+#define SECRET_BYTES 32
+
+struct Webhooks {
+    Queue *queue;
+    HttpClient *http;
+    AddrGuard guard;
+    char *secret;
+    size_t concurrent_max;
+    int64_t timeout_ms, poll_ms;
+
+    List attempts; /* under way */
+    size_t attempts_n;
+    Cond changed;   /* something is due, an attempt ended, or stopping */
+    bool dirty;     /* the outbox may hold something new */
+    uint64_t ended; /* attempts that are over */
+    bool stopping;
+    FiberRef listener, dispatcher;
+
+    _Atomic uint64_t tried, delivered, retried, failed;
+    _Atomic int64_t in_flight;
+};
+
+/* One attempt; lives on the heap while its fiber runs. */
+typedef struct {
+    ListNode node;
+    Webhooks *owner;
+    FiberRef fiber;
+    Arena arena; /* row, body, answer */
+    Webhook row;
+    Task task;
+    Str body;
+    int status;             /* of the answer, 0: none came */
+    int64_t retry_after_ms; /* 0: not asked for */
+    bool final;             /* no further attempt makes sense */
+} WebhookAttempt;
+
+/* --- schedule --------------------------------------------------------------------------------- */
+
+#define MINUTE_MS INT64_C(60000)
+#define HOUR_MS INT64_C(3600000)
+
+static const int64_t delays_ms[WEBHOOK_ATTEMPTS_MAX - 1] = {
+    5000,         5 * MINUTE_MS, 30 * MINUTE_MS, 2 * HOUR_MS,  5 * HOUR_MS,
+    10 * HOUR_MS, 14 * HOUR_MS,  20 * HOUR_MS,   24 * HOUR_MS,
+};
+
+int64_t webhook_retry_delay_ms(int64_t attempts, uint64_t random, int64_t retry_after_ms)
+{
+    assert(attempts >= 1);
+    if (attempts > (int64_t)ARRAY_N(delays_ms)) return -1;
+    int64_t delay = delays_ms[attempts - 1];
+    delay += (int64_t)(random % (uint64_t)(delay / 10 + 1));
+    return MAX(delay, MIN(MAX(retry_after_ms, 0), 24 * HOUR_MS));
+}
+
+/* --- one attempt ------------------------------------------------------------------------------ */
+
+static void body_write(Buf *out, const Task *task, int64_t now_ms, unsigned flags)
+{
+    char type[32];
+    snprintf(type, sizeof type, "task.%s", task_state_name(task->state));
+    JsonOut json = json_out(out);
+    json_out_object(&json);
+    json_out_kcstr(&json, "type", type);
+    json_out_ktime(&json, "timestamp", now_ms);
+    json_out_key(&json, "data");
+    task_json(&json, task, flags);
+    json_out_object_end(&json);
+}
+
+void webhook_body(Buf *out, const Task *task, int64_t now_ms)
+{
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, WEBHOOK_BODY_BYTES_MAX - 1);
+    body_write(&body, task, now_ms, TASK_JSON_RESULT);
+    if (body.failed) {
+        buf_clear(&body);
+        body_write(&body, task, now_ms, TASK_JSON_BRIEF);
+    }
+    if (body.failed) out->failed = true;
+    else buf_add(out, buf_str(&body));
+}
+
+/* The body that is sent: the row's own, which shows the task as it was then; else as it is now. */
+static int body_make(WebhookAttempt *a)
+{
+    a->body = a->row.body;
+    if (!str_empty(a->body)) return 0;
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, WEBHOOK_BODY_BYTES_MAX);
+    webhook_body(&body, &a->task, a->row.created_at_ms);
+    if (body.failed) return diag_set(-EMSGSIZE, "the task is too large for a webhook");
+    a->body = arena_str(&a->arena, buf_str(&body));
+    return a->body.ptr ? 0 : -ENOMEM;
+}
+
+static int task_load(Db *db, void *arg)
+{
+    WebhookAttempt *a = arg;
+    return task_get_by_seq(db, a->row.task_seq, TASK_PART_PAYLOAD | TASK_PART_RESULT, &a->arena,
+                           &a->task);
+}
+
+static int64_t retry_after_read(Str value)
+{
+    int64_t seconds;
+    if (str_to_i64(value, &seconds) < 0 || seconds < 0)
+        return 0; /* a date: our own delay will do */
+    return MIN(seconds, INT64_C(86400)) * 1000;
+}
+
+/* Sends it and reads the answer: the status decides, the body is read only so that the receiver can
+ * finish. Returns 0 when a head came. */
+static int exchange_wait(WebhookAttempt *a, const HttpCallOptions *options)
+{
+    CLEANUP(http_call_freep) HttpCall *call = NULL;
+    int r = http_call_open_wait(a->owner->http, options, &call);
+    if (r < 0) return r;
+    a->status = http_call_status(call);
+    a->retry_after_ms = retry_after_read(http_call_field(call, "retry-after"));
+    size_t seen = 0;
+    Str chunk;
+    while (seen <= ANSWER_BYTES_MAX && http_call_read_wait(call, options->deadline_ms, &chunk) == 0)
+        seen += chunk.len;
+    return 0;
+}
+
+static int send_wait(WebhookAttempt *a)
+{
+    Webhooks *w = a->owner;
+    char signature[WEBHOOK_SIGNATURE_MAX];
+    int64_t now_s = clock_real_ms() / 1000;
+    int r = webhook_sign(str_of(w->secret), a->row.webhook_id, now_s, a->body, signature);
+    if (r < 0) return r;
+    Str timestamp = arena_printf(&a->arena, "%" PRId64, now_s);
+    if (!timestamp.ptr) return -ENOMEM;
+    HttpClientField fields[] = {
+        { "content-type", STR("application/json") },
+        { "user-agent", STR("gantry/" GANTRY_VERSION) },
+        { "webhook-id", a->row.webhook_id },
+        { "webhook-timestamp", timestamp },
+        { "webhook-signature", str_of(signature) },
+        { "traceparent", a->task.traceparent },
+    };
+    HttpCallOptions options = {
+        .method = STR("POST"),
+        .url = a->row.url,
+        .fields = fields,
+        .fields_n = ARRAY_N(fields) - (str_empty(a->task.traceparent) ? 1 : 0),
+        .body = a->body,
+        .connect_timeout_ms = w->timeout_ms,
+        .idle_timeout_ms = w->timeout_ms,
+        .deadline_ms = deadline_after(w->timeout_ms),
+        .guard = &w->guard,
+    };
+    return exchange_wait(a, &options);
+}
+
+/* Returns 0 when the receiver took it, -errno with diag otherwise. */
+static int deliver_wait(WebhookAttempt *a)
+{
+    Webhooks *w = a->owner;
+    int r = store_read_wait(queue_store(w->queue), task_load, a);
+    if (r == 0) r = body_make(a);
+    Url url;
+    if (r == 0 && (r = url_parse(&a->arena, a->row.url, &url)) == -EINVAL) a->final = true;
+    if (r == 0) r = addr_guard_check_url(&w->guard, &url);
+    if (r == 0) r = send_wait(a);
+    if (r == -EACCES) a->final = true; /* the guard's word; asking again would not change it */
+    if (r < 0) return r;
+    if (a->status / 100 == 2) return 0;
+    if (a->status == 410) a->final = true; /* Standard Webhooks: the receiver wants no more */
+    return diag_set(-EREMOTEIO, "the receiver answered %d", a->status);
+}
+
+/* --- the outcome ------------------------------------------------------------------------------ */
+
+typedef struct {
+    const Webhook *row;
+    WebhookState state;
+    int64_t next_at_ms;
+    int64_t status;
+    Str error;
+} Verdict;
+
+static int verdict_store(Db *db, void *arg)
+{
+    Verdict *v = arg;
+    return webhook_record(db, v->row->id, v->state, v->next_at_ms, v->status, v->error);
+}
+
+static Verdict judge(WebhookAttempt *a, int r)
+{
+    Verdict v = { .row = &a->row, .state = WEBHOOK_DELIVERED, .status = a->status };
+    if (r == 0) return v;
+    v.error = arena_str(&a->arena, str_of(diag_text_or(r)));
+    int64_t delay = webhook_retry_delay_ms(a->row.attempts + 1, entropy_u64(), a->retry_after_ms);
+    v.state = a->final || delay < 0 ? WEBHOOK_FAILED : WEBHOOK_PENDING;
+    v.next_at_ms = v.state == WEBHOOK_PENDING ? clock_real_ms() + delay : 0;
+    return v;
+}
+
+static void report_wait(WebhookAttempt *a, const Verdict *v)
+{
+    Webhooks *w = a->owner;
+    _Atomic uint64_t *counter = v->state == WEBHOOK_DELIVERED ? &w->delivered
+                                : v->state == WEBHOOK_FAILED  ? &w->failed
+                                                              : &w->retried;
+    atomic_fetch_add(counter, 1);
+    if (v->state != WEBHOOK_DELIVERED)
+        LOG_WARN("webhook not delivered", LOG_STR("webhookId", a->row.webhook_id),
+                 LOG_CSTR("state", webhook_state_name(v->state)), LOG_INT("status", v->status),
+                 LOG_INT("attempt", a->row.attempts + 1), LOG_STR("reason", v->error));
+    int r = store_call_wait(queue_store(w->queue), verdict_store, (void *)v);
+    if (r < 0 && r != -ENOENT)
+        LOG_ERROR("webhook attempt not recorded", LOG_STR("webhookId", a->row.webhook_id),
+                  LOG_CSTR("reason", diag_text_or(r)));
+}
+
+static int attempt_main(void *arg)
+{
+    WebhookAttempt *a = arg;
+    Webhooks *w = a->owner;
+    uuid_text(a->task.id, log_context()->task_id);
+    atomic_fetch_add(&w->tried, 1);
+    int r = deliver_wait(a);
+    /* one that was cut short by the end of the process is as good as not made */
+    if (r != -ECANCELED) {
+        Verdict v = judge(a, r);
+        report_wait(a, &v);
+    }
+    list_remove(&a->node);
+    w->attempts_n--;
+    w->ended++;
+    atomic_fetch_sub(&w->in_flight, 1);
+    w->dirty = true;
+    cond_broadcast(&w->changed);
+    arena_deinit(&a->arena);
+    free(a);
+    return 0;
+}
+
+static bool row_copy(Arena *arena, const Webhook *from, Webhook *to)
+{
+    *to = *from;
+    to->webhook_id = arena_str(arena, from->webhook_id);
+    to->url = arena_str(arena, from->url);
+    to->body = arena_str(arena, from->body);
+    to->last_error = STR_NULL;
+    return to->webhook_id.ptr && to->url.ptr && to->body.ptr;
+}
+
+static void attempt_start(Webhooks *w, const Webhook *row)
+{
+    WebhookAttempt *a = xcalloc(1, sizeof *a);
+    a->owner = w;
+    arena_init(&a->arena, ATTEMPT_MEMORY_MAX);
+    list_push_back(&w->attempts, &a->node);
+    if (!row_copy(&a->arena, row, &a->row) ||
+        fiber_spawn("webhook attempt", attempt_main, a, &a->fiber) < 0) {
+        list_remove(&a->node);
+        arena_deinit(&a->arena);
+        free(a);
+        return; /* still due: the next round finds it again */
+    }
+    w->attempts_n++;
+    atomic_fetch_add(&w->in_flight, 1);
+}
+
+/* --- what is due ------------------------------------------------------------------------------ */
+
+typedef struct {
+    Arena arena;
+    size_t limit;
+    Webhook *rows;
+    size_t n;
+    int64_t next_at_ms;
+} Batch;
+
+static void batch_deinit(Batch *batch)
+{
+    arena_deinit(&batch->arena);
+}
+
+static int batch_load(Db *db, void *arg)
+{
+    Batch *b = arg;
+    return webhook_due(db, clock_real_ms(), b->limit, &b->arena, &b->rows, &b->n, &b->next_at_ms);
+}
+
+static bool under_way(const Webhooks *w, int64_t id)
+{
+    LIST_EACH (&w->attempts, node)
+        if (CONTAINER_OF(node, WebhookAttempt, node)->row.id == id) return true;
+    return false;
+}
+
+/* Starts what is due and not under way, as far as there is room. *ret_sleep_ms: how long until the
+ * next one is due. Rows under way are among those read, hence a limit of all there may be. */
+static int dispatch_wait(Webhooks *w, int64_t *ret_sleep_ms)
+{
+    CLEANUP(batch_deinit) Batch batch = { .limit = w->concurrent_max, .next_at_ms = INT64_MAX };
+    arena_init(&batch.arena, BATCH_MEMORY_MAX);
+    w->dirty = false;
+    uint64_t ended = w->ended;
+    int r = store_read_wait(queue_store(w->queue), batch_load, &batch);
+    if (r < 0) return r;
+    /* what was read may show a row as pending whose attempt ended meanwhile: read again */
+    if (w->ended != ended) return 0;
+    for (size_t i = 0; i < batch.n && w->attempts_n < w->concurrent_max; i++)
+        if (!under_way(w, batch.rows[i].id)) attempt_start(w, &batch.rows[i]);
+    if (batch.next_at_ms != INT64_MAX)
+        *ret_sleep_ms = MIN(*ret_sleep_ms, MAX(batch.next_at_ms - clock_real_ms(), 0));
+    return 0;
+}
+
+/* Tells the dispatcher about commits that put something into the outbox. */
+static int listener_main(void *arg)
+{
+    Webhooks *w = arg;
+    for (;;) {
+        uint64_t mark = queue_webhook_mark(w->queue);
+        w->dirty = true;
+        cond_broadcast(&w->changed);
+        int r = queue_webhook_wait(w->queue, mark, deadline_after(LISTEN_MS));
+        if (r == -ECANCELED || w->stopping) return 0;
+    }
+}
+
+static int dispatcher_main(void *arg)
+{
+    Webhooks *w = arg;
+    if (fiber_spawn("webhook listener", listener_main, w, &w->listener) < 0)
+        LOG_WARN("webhooks are delivered with a delay: no fiber to listen");
+    while (!w->stopping && !fiber_cancelled()) {
+        int64_t sleep_ms = w->poll_ms;
+        int r = dispatch_wait(w, &sleep_ms);
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("webhooks cannot be read", LOG_CSTR("reason", diag_text_or(r)));
+        bool full = w->attempts_n >= w->concurrent_max;
+        /* a wake-up that came meanwhile is not lost; an attempt that ends wakes too */
+        if (w->dirty && !full && r == 0) continue;
+        int64_t deadline_ms = deadline_after(full ? w->poll_ms : MAX(sleep_ms, 10));
+        if (!w->stopping && cond_wait(&w->changed, deadline_ms) == -ECANCELED) break;
+    }
+    return 0;
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static int secret_check(Str secret)
+{
+    char signature[WEBHOOK_SIGNATURE_MAX];
+    return webhook_sign(secret, STR("check"), 0, STR(""), signature);
+}
+
+static void webhooks_free(Webhooks *w)
+{
+    http_client_free(w->http);
+    if (w->secret) explicit_bzero(w->secret, strlen(w->secret));
+    free(w->secret);
+    free(w);
+}
+
+int webhooks_start(const WebhookOptions *options, Webhooks **ret)
+{
+    int r = secret_check(options->secret);
+    if (r < 0) return r;
+    Webhooks *w = xcalloc(1, sizeof *w);
+    w->queue = options->queue;
+    w->guard = *options->guard;
+    w->secret = xcalloc(1, options->secret.len + 1);
+    memcpy(w->secret, options->secret.ptr, options->secret.len);
+    w->concurrent_max = options->concurrent_max ? options->concurrent_max : CONCURRENT_DEFAULT;
+    w->concurrent_max = MIN(w->concurrent_max, (size_t)CONCURRENT_MAX);
+    w->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_DEFAULT_MS;
+    w->poll_ms = options->poll_ms ? options->poll_ms : POLL_DEFAULT_MS;
+    w->http = http_client_new();
+    list_init(&w->attempts);
+    cond_init(&w->changed);
+    r = fiber_spawn("webhooks", dispatcher_main, w, &w->dispatcher);
+    if (r < 0) webhooks_free(w);
+    else *ret = w;
+    return r;
+}
+
+static void attempts_end_wait(Webhooks *w, int64_t deadline_ms)
+{
+    while (w->attempts_n > 0)
+        if (cond_wait(&w->changed, deadline_ms) != 0) break;
+    LIST_EACH (&w->attempts, node) fiber_cancel(CONTAINER_OF(node, WebhookAttempt, node)->fiber);
+    while (w->attempts_n > 0) (void)cond_wait(&w->changed, DEADLINE_NONE);
+}
+
+void webhooks_stop_wait(Webhooks *w, int64_t deadline_ms)
+{
+    if (!w) return;
+    fiber_shield();
+    w->stopping = true;
+    fiber_cancel(w->dispatcher);
+    (void)fiber_join_wait(w->dispatcher, NULL);
+    if (w->listener.fiber) {
+        fiber_cancel(w->listener);
+        (void)fiber_join_wait(w->listener, NULL);
+    }
+    attempts_end_wait(w, deadline_ms);
+    fiber_unshield();
+    webhooks_free(w);
+}
+
+void webhooks_stats(const Webhooks *w, WebhookStats *ret)
+{
+    *ret = (WebhookStats){
+        .attempts = atomic_load(&w->tried),
+        .delivered = atomic_load(&w->delivered),
+        .retried = atomic_load(&w->retried),
+        .failed = atomic_load(&w->failed),
+        .in_flight = atomic_load(&w->in_flight),
+    };
+}
+
+/* --- the secret of a dev server --------------------------------------------------------------- */
+
+static int secret_read(int fd, const char *path, char out[WEBHOOK_SECRET_TEXT_MAX])
+{
+    ssize_t n = read(fd, out, WEBHOOK_SECRET_TEXT_MAX - 1);
+    if (n < 0) return diag_set(-errno, "%s: %s", path, strerror(errno));
+    Str text = str_trim(str_make(out, (size_t)n));
+    memmove(out, text.ptr, text.len);
+    out[text.len] = '\0';
+    text.ptr = out;
+    if (str_starts_with(text, STR(SECRET_PREFIX)) && secret_check(text) == 0) return 0;
+    return diag_set(-EINVAL, "%s holds no webhook secret; remove it and a new one is made", path);
+}
+
+static int secret_make(int fd, const char *path, char out[WEBHOOK_SECRET_TEXT_MAX])
+{
+    uint8_t bytes[SECRET_BYTES];
+    entropy_fill(bytes, sizeof bytes);
+    memcpy(out, SECRET_PREFIX, strlen(SECRET_PREFIX));
+    base64_encode(out + strlen(SECRET_PREFIX), str_make((const char *)bytes, sizeof bytes));
+    explicit_bzero(bytes, sizeof bytes);
+    size_t len = strlen(out);
+    if (write(fd, out, len) == (ssize_t)len && write(fd, "\n", 1) == 1 && fsync(fd) == 0) return 0;
+    int r = diag_set(errno ? -errno : -EIO, "%s: cannot be written", path);
+    unlink(path);
+    return r;
+}
+
+int webhook_secret_load(const char *data_dir, char out[WEBHOOK_SECRET_TEXT_MAX])
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/" SECRET_FILE, data_dir) >= (int)sizeof path)
+        return diag_set(-ENAMETOOLONG, "%s is too long", data_dir);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool make = fd < 0 && errno == ENOENT;
+    if (make) fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0) return diag_set(-errno, "%s: %s", path, strerror(errno));
+    int r = make ? secret_make(fd, path, out) : secret_read(fd, path, out);
+    close(fd);
+    return r;
+}
