@@ -9,7 +9,6 @@
 
 #include "codec/digest.h"
 #include "gateway/gateway.h"
-#include "logic/lane.h"
 #include "net/http_server.h"
 #include "observe/metrics.h"
 #include "queue/queue.h"
@@ -26,7 +25,7 @@ typedef struct {
     Queue *queue;                 /* required; artifacts lie below the path of its store */
     Metrics *metrics;             /* required */
     const GatewayConfig *gateway; /* models and prices, to warn at upload; NULL: no such warnings */
-    LaneConfig lanes;             /* slots of the worker in this process; zeros: there is none */
+    const AddrGuard *webhook_guard; /* to refuse a hopeless webhookUrl at once; NULL: not checked */
 
     /* SHA-256 of each accepted API key. None: allowed in dev mode only. */
     const uint8_t (*keys)[SHA256_BYTES];

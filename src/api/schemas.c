@@ -1,0 +1,83 @@
+/* The objects that answers are made of. */
+#include "api/route.h"
+
+#define TASK_USAGE                                                                    \
+    "inputTokens:integer outputTokens:integer cachedTokens:integer llmCalls:integer " \
+    "toolCalls:integer "
+
+#define VERSION_FIELDS                                                                            \
+    "versionId:hex agent:string createdAt:time description:string commit:string artifact:string " \
+    "model:string "
+
+const Schema api_schemas[] = {
+    { "Problem", "type:string title:string status:integer detail:string code:string "
+                 "requestId:string errors?:[Finding] warnings?:[Finding]" },
+    { "Finding", "file:string line:integer column:integer member:string message:string" },
+
+    { "Accepted", "taskId:uuid status:string statusUrl:string webhookUrl:string? agent:string "
+                  "versionId:hex priority:string" },
+    { "Task", "taskId:uuid status:string agent:string versionId:hex priority:string "
+              "attempt:integer createdAt:time startedAt:time? finishedAt:time? readyAt?:time "
+              "cancelRequested?:boolean stoppedBy?:string result?:any error?:TaskError "
+              "usage:TaskUsage costUsd:usd costNusd:integer quality:number? parentTaskId?:uuid "
+              "sessionId?:string userId?:string tenantId?:string webhookUrl?:string "
+              "metadata?:object" },
+    { "TaskError", "code:string detail:string" },
+    { "TaskUsage", TASK_USAGE "replayedCalls:integer" },
+    { "TaskPage", "tasks:[Task] nextCursor:string?" },
+    { "TaskStatus", "taskId:uuid status:string" },
+    { "TaskScore", "taskId:uuid quality:number" },
+    { "Timeline", "taskId:uuid status:string events:[TimelineEvent] truncated:boolean" },
+    { "TimelineEvent", "at:time type:string attempt?:integer workerId?:uuid? durationMs?:integer "
+                       "outcome?:string errorCode?:string errorDetail?:string sandbox?:string "
+                       "provider?:string model?:string status?:any streamed?:boolean "
+                       "replayed?:boolean inputTokens?:integer outputTokens?:integer "
+                       "cachedTokens?:integer reasoningTokens?:integer costUsd?:usd "
+                       "costNusd?:integer seq?:integer stream?:string text?:string "
+                       "webhookId?:string url?:string state?:string attempts?:integer "
+                       "error?:string nextAt?:time" },
+    { "TaskLog", "taskId:uuid entries:[LogLine] nextAfter:string? dropped:integer" },
+    { "LogLine", "seq:integer attempt:integer at:time stream:string text:string" },
+
+    { "AgentList", "agents:[Agent]" },
+    { "Agent", "agent:string versionId:hex? previousVersionId:hex? versions:integer createdAt:time "
+               "changedAt:time?" },
+    { "VersionPage", "versions:[VersionRow] nextCursor:string?" },
+    { "VersionRow", VERSION_FIELDS "routed:boolean" },
+    { "VersionCreated", VERSION_FIELDS "created:boolean routed:boolean warnings:[Finding]" },
+    { "Version", VERSION_FIELDS "components:object manifest:object" },
+    { "VersionDiff", "from:hex to:hex changes:[VersionChange]" },
+    { "VersionChange", "component:string old:any new:any diff:string" },
+
+    { "Routing", "agent:string versionId:hex? previousVersionId:hex? changedAt:time? "
+                 "arms:[RoutingArm]" },
+    { "RoutingArm", "versionId:hex weight:number" },
+
+    { "QueueState", "lanes:[LaneState] sharedSlots:integer workers:integer" },
+    { "LaneState", "lane:string queued:integer running:integer capacity:integer reserved:integer "
+                   "oldestQueuedMs:integer workerUtilization:number" },
+    { "WorkerList", "workers:[Worker]" },
+    { "Worker", "workerId:uuid name:string kind:string state:string slots:object running:integer "
+                "registeredAt:time heartbeatAt:time?" },
+    { "WorkerStatus", "workerId:uuid state:string" },
+    { "VersionMetrics", "windowSeconds:integer versions:[VersionSignals] truncated:boolean" },
+    { "VersionSignals",
+      "agent:string versionId:hex versionAge:integer? taskCount:integer finishedCount:integer "
+      "taskCompletionRate:number? errorRate:number? escalationRate:number? qualityScore:number? "
+      "tokenCostPerTask:usd? tokenCostPerTaskNusd:integer? tokensPerTask:number? "
+      "llmCallsPerTask:number? toolCallsPerTask:number? latencyP50:number? latencyP95:number? "
+      "latencyP99:number? responsePatternVariance:number? patternShift:number? "
+      "toolCallDistribution:object?" },
+    { "Document", "openapi:string info:object paths:object components:object" },
+
+    { "WorkerRegistered", "workerId:uuid leaseMs:integer heartbeatMs:integer" },
+    { "ClaimedTasks", "tasks:[ClaimedTask]" },
+    { "ClaimedTask", "taskId:uuid fence:integer attempt:integer agent:string versionId:hex "
+                     "lane:string input:any limits:object? metadata:object? sessionId:string? "
+                     "userId:string? tenantId:string? traceparent:string? remainingMs:integer? "
+                     "spent:AttemptUsage" },
+    { "AttemptUsage", TASK_USAGE "costNusd:integer" },
+    { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean" },
+};
+
+const size_t api_schemas_n = ARRAY_N(api_schemas);

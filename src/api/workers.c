@@ -1,0 +1,418 @@
+/* Lanes and workers for people, and the server's side of the worker protocol (worker/wire.h). */
+#include "api/workers.h"
+
+#include "api/tasks.h"
+#include "base/diag.h"
+#include "base/log.h"
+#include "observe/capacity.h"
+#include "observe/task_json.h"
+#include "sys/clock.h"
+#include "sys/entropy.h"
+#include "worker/wire.h"
+
+#define NAME_BYTES_MAX 100
+#define CLAIM_WAIT_MAX_MS 60000
+#define HEARTBEATS_A_LEASE 3
+#define CALLS_MAX 64
+#define LINES_MAX 1000
+
+static const Member register_members[] = {
+    { "name", MEMBER_STRING, true, "For people", NULL },
+    { "slots", MEMBER_OBJECT, true, "{critical, normal, low, shared}", NULL },
+};
+const BodySpec register_body = { .name = "WorkerRegisterRequest",
+                                 .members = register_members,
+                                 .n = ARRAY_N(register_members),
+                                 .required = true };
+
+static const Member claim_members[] = {
+    { "free", MEMBER_OBJECT, true, "Free slots: {critical, normal, low, shared}", NULL },
+    { "waitMs", MEMBER_INTEGER, false, "How long to wait for a first task, at most 60000", NULL },
+};
+const BodySpec claim_body = { .name = "WorkerClaimRequest",
+                              .members = claim_members,
+                              .n = ARRAY_N(claim_members),
+                              .required = true };
+
+static const Member heartbeat_members[] = {
+    { "tasks", MEMBER_ARRAY, true, "What the worker holds: [{taskId, fence}]", NULL },
+};
+const BodySpec heartbeat_body = { .name = "WorkerHeartbeatRequest",
+                                  .members = heartbeat_members,
+                                  .n = ARRAY_N(heartbeat_members),
+                                  .required = true };
+
+static const Member finish_members[] = {
+    { "taskId", MEMBER_STRING, true, "", NULL },
+    { "fence", MEMBER_INTEGER, true, "The token of its claim", NULL },
+    { "outcome", MEMBER_STRING, true, "How the attempt ended",
+      "succeeded|failed_final|failed_retryable|timed_out|capped|canceled|released|escalated" },
+    { "result", MEMBER_ANY, false, "Any JSON", NULL },
+    { "error", MEMBER_OBJECT, false, "{code, detail}", NULL },
+    { "stoppedBy", MEMBER_STRING, false, "", NULL },
+    { "sandbox", MEMBER_STRING, false, "How the attempt was isolated", NULL },
+    { "retryAfterMs", MEMBER_INTEGER, false, "", NULL },
+    { "usage", MEMBER_OBJECT, false, "On top of the calls that were recorded", NULL },
+};
+const BodySpec finish_body = { .name = "WorkerFinishRequest",
+                               .members = finish_members,
+                               .n = ARRAY_N(finish_members),
+                               .required = true,
+                               .large = true };
+
+static const Member calls_members[] = {
+    { "taskId", MEMBER_STRING, true, "", NULL },
+    { "fence", MEMBER_INTEGER, true, "", NULL },
+    { "calls", MEMBER_ARRAY, true, "Model calls that ended", NULL },
+};
+const BodySpec calls_body = { .name = "WorkerCallsRequest",
+                              .members = calls_members,
+                              .n = ARRAY_N(calls_members),
+                              .required = true,
+                              .large = true };
+
+static const Member logs_members[] = {
+    { "taskId", MEMBER_STRING, true, "", NULL },
+    { "fence", MEMBER_INTEGER, true, "", NULL },
+    { "entries", MEMBER_ARRAY, true, "[{seq, at, stream, text}]", NULL },
+};
+const BodySpec logs_body = { .name = "WorkerLogsRequest",
+                             .members = logs_members,
+                             .n = ARRAY_N(logs_members),
+                             .required = true,
+                             .large = true };
+
+/* --- for people ------------------------------------------------------------------------------- */
+
+typedef struct {
+    Arena *arena;
+    WorkerRoster roster;
+} RosterRead;
+
+static int roster_job(Db *db, void *arg)
+{
+    RosterRead *read = arg;
+    return capacity_read(db, read->arena, &read->roster);
+}
+
+static int roster_wait(ApiCall *call, RosterRead *read)
+{
+    read->arena = &call->req->arena;
+    int r = store_read_wait(queue_store(call->api->options.queue), roster_job, read);
+    return r < 0 ? api_fail_wait(call, r) : 0;
+}
+
+static void lane_write(JsonOut *out, const QueueStats *stats, const Capacity *capacity, Lane lane,
+                       int64_t now_ms)
+{
+    int64_t oldest_ms = stats->lane[lane].oldest_ready_at_ms;
+    int64_t slots = capacity_lane(capacity, lane);
+    bool none = oldest_ms == INT64_MAX || oldest_ms > now_ms;
+    json_out_object(out);
+    json_out_kcstr(out, "lane", lane_name(lane));
+    json_out_ki64(out, "queued", stats->lane[lane].queued);
+    json_out_ki64(out, "running", stats->lane[lane].running);
+    json_out_ki64(out, "capacity", slots);
+    json_out_ki64(out, "reserved", capacity->slots.reserved[lane]);
+    json_out_ki64(out, "oldestQueuedMs", none ? 0 : now_ms - oldest_ms);
+    json_out_key(out, "workerUtilization");
+    json_out_f64(out, slots ? (double)stats->lane[lane].running / (double)slots : 0);
+    json_out_object_end(out);
+}
+
+int queue_get_run_wait(ApiCall *call)
+{
+    QueueStats stats;
+    RosterRead read;
+    int r = queue_stats_wait(call->api->options.queue, &stats);
+    if (r < 0) return api_fail_wait(call, r);
+    if ((r = roster_wait(call, &read)) != 0) return r;
+    int64_t now_ms = clock_real_ms();
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    JsonOut *out = &json.out;
+    json_out_object(out);
+    json_out_key(out, "lanes");
+    json_out_array(out);
+    for (int lane = 0; lane < LANE_N_; lane++)
+        lane_write(out, &stats, &read.roster.capacity, (Lane)lane, now_ms);
+    json_out_array_end(out);
+    json_out_ki64(out, "sharedSlots", read.roster.capacity.slots.shared);
+    json_out_ki64(out, "workers", read.roster.capacity.by_state[WORKER_ACTIVE]);
+    json_out_object_end(out);
+    return api_json_wait(call, 200, &json);
+}
+
+static void worker_write(JsonOut *out, const Worker *worker)
+{
+    json_out_object(out);
+    json_out_kuuid(out, "workerId", worker->id);
+    json_out_kstr(out, "name", worker->name);
+    json_out_kcstr(out, "kind", worker_kind_name(worker->kind));
+    json_out_kcstr(out, "state", worker_state_name(worker->state));
+    json_out_kraw(out, "slots", str_empty(worker->slots) ? STR("{}") : worker->slots);
+    json_out_ki64(out, "running", worker->running);
+    json_out_ktime(out, "registeredAt", worker->registered_at_ms);
+    json_out_ktime(out, "heartbeatAt", worker->heartbeat_at_ms);
+    json_out_object_end(out);
+}
+
+int worker_list_run_wait(ApiCall *call)
+{
+    RosterRead read;
+    int r = roster_wait(call, &read);
+    if (r != 0) return r;
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    json_out_object(&json.out);
+    json_out_key(&json.out, "workers");
+    json_out_array(&json.out);
+    for (size_t i = 0; i < read.roster.n; i++) worker_write(&json.out, &read.roster.workers[i]);
+    json_out_array_end(&json.out);
+    json_out_object_end(&json.out);
+    return api_json_wait(call, 200, &json);
+}
+
+int worker_drain_run_wait(ApiCall *call)
+{
+    Uuid id;
+    Str text;
+    const Json *body;
+    int r = api_worker_id_wait(call, &id);
+    if (r == 0) r = api_body_wait(call, &text, &body);
+    if (r != 0) return r;
+    r = queue_drain_wait(call->api->options.queue, id);
+    if (r != 0) return api_queue_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    json_out_object(&json.out);
+    json_out_kuuid(&json.out, "workerId", id);
+    json_out_kcstr(&json.out, "state", worker_state_name(WORKER_DRAINING));
+    json_out_object_end(&json.out);
+    return api_json_wait(call, 202, &json);
+}
+
+/* --- for workers ------------------------------------------------------------------------------ */
+
+static int wire_problem_wait(ApiCall *call, int r)
+{
+    if (r == -ENOMEM) return api_fail_wait(call, r);
+    return api_problem_wait(call, 400, "member_invalid", "%s", diag_text());
+}
+
+/* An answer without a body. */
+static int done_wait(ApiCall *call)
+{
+    return api_reply_wait(call, 204, NULL, STR(""));
+}
+
+/* The worker of the path and the body of the request. */
+static int request_read_wait(ApiCall *call, Uuid *ret_id, const Json **ret_body)
+{
+    Str text;
+    int r = api_worker_id_wait(call, ret_id);
+    return r != 0 ? r : api_body_wait(call, &text, ret_body);
+}
+
+static int slots_text(Arena *arena, const LaneConfig *slots, Str *ret)
+{
+    CLEANUP(buf_deinit) Buf text;
+    buf_init(&text, 1024);
+    JsonOut out = json_out(&text);
+    wire_slots_write(&out, slots);
+    *ret = arena_str(arena, buf_str(&text));
+    return json_out_ok(&out) && ret->ptr ? 0 : -ENOMEM;
+}
+
+static int registered_wait(ApiCall *call, Uuid id)
+{
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    json_out_object(&json.out);
+    json_out_kuuid(&json.out, "workerId", id);
+    json_out_ki64(&json.out, "leaseMs", call->api->options.lease_ms);
+    json_out_ki64(&json.out, "heartbeatMs", call->api->options.lease_ms / HEARTBEATS_A_LEASE);
+    json_out_object_end(&json.out);
+    return api_json_wait(call, 201, &json);
+}
+
+int worker_register_run_wait(ApiCall *call)
+{
+    Str text;
+    const Json *body;
+    LaneConfig slots;
+    uint8_t random[UUID7_RANDOM_BYTES];
+    int r = api_body_wait(call, &text, &body);
+    if (r != 0) return r;
+    WorkerNew worker = { .name = json_str(json_get(body, "name")), .kind = WORKER_REMOTE };
+    if (worker.name.len > NAME_BYTES_MAX || !str_is_utf8(worker.name))
+        return api_problem_wait(call, 400, "member_invalid",
+                                "`name` is to be at most %d bytes of text", NAME_BYTES_MAX);
+    if (wire_slots_read(json_get(body, "slots"), &slots) < 0)
+        return wire_problem_wait(call, -EINVAL);
+    entropy_fill(random, sizeof random);
+    worker.id = uuid7_make(clock_real_ms(), random);
+    r = slots_text(&call->req->arena, &slots, &worker.slots);
+    if (r == 0) r = queue_register_wait(call->api->options.queue, &worker);
+    return r < 0 ? api_fail_wait(call, r) : registered_wait(call, worker.id);
+}
+
+/* --- claims ----------------------------------------------------------------------------------- */
+
+/* Gives back what was claimed when its worker could not be told. */
+static void claims_release_wait(Queue *queue, const Task *tasks, size_t n)
+{
+    fiber_shield();
+    for (size_t i = 0; i < n; i++) {
+        TaskFinish finish = { .task = { tasks[i].id, tasks[i].fence },
+                              .outcome = TASK_OUTCOME_RELEASED };
+        int r = queue_finish_wait(queue, &finish, NULL);
+        if (r < 0) LOG_WARN("claim not given back", LOG_CSTR("reason", diag_text_or(r)));
+    }
+    fiber_unshield();
+}
+
+static int claims_reply_wait(ApiCall *call, const Task *tasks, size_t n)
+{
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    int64_t now_ms = clock_real_ms();
+    json_out_object(&json.out);
+    json_out_key(&json.out, "tasks");
+    json_out_array(&json.out);
+    for (size_t i = 0; i < n; i++) {
+        LinkTask task = link_task_from(&tasks[i], now_ms);
+        wire_task_write(&json.out, &task);
+    }
+    json_out_array_end(&json.out);
+    json_out_object_end(&json.out);
+    bool fits = json_out_ok(&json.out);
+    int r = fits ? http_reply_wait(call->req, 200, "application/json", buf_str(&json.buf))
+                 : -ENOMEM;
+    if (r != 0) claims_release_wait(call->api->options.queue, tasks, n);
+    if (!fits) return api_fail_wait(call, -ENOMEM);
+    return r < 0 ? r : API_E_REPLIED;
+}
+
+/* Waits a second at a time, so that a worker that went away is not given tasks. */
+static int claim_loop_wait(ApiCall *call, const Claim *claim, int64_t deadline_ms, Arena *arena,
+                           Task **ret, size_t *ret_n)
+{
+    *ret_n = 0;
+    do {
+        if (http_gone(call->req)) return 0;
+        int r = queue_claim_wait(call->api->options.queue, claim, api_wait_step(deadline_ms), arena,
+                                 ret, ret_n);
+        if (r != -ETIMEDOUT) return r;
+    } while (clock_mono_ms() < deadline_ms && !api_wait_over(call));
+    return 0;
+}
+
+int worker_claim_run_wait(ApiCall *call)
+{
+    Claim claim = { 0 };
+    const Json *body;
+    int r = request_read_wait(call, &claim.worker_id, &body);
+    if (r != 0) return r;
+    r = wire_slots_read(json_get(body, "free"), &claim.slots); /* all free: nothing is in use */
+    if (r < 0) return wire_problem_wait(call, r);
+    int64_t wait_ms = json_i64_or(json_get(body, "waitMs"), 0);
+    wait_ms = MIN(MAX(wait_ms, 0), CLAIM_WAIT_MAX_MS);
+    Task *tasks = NULL;
+    size_t n;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, WIRE_CLAIM_BYTES_MAX);
+    r = claim_loop_wait(call, &claim, deadline_after(wait_ms), &arena, &tasks, &n);
+    return r != 0 ? api_queue_fail_wait(call, r) : claims_reply_wait(call, tasks, n);
+}
+
+/* --- reports ---------------------------------------------------------------------------------- */
+
+int worker_heartbeat_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    HeartbeatReply beat;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    const Json *tasks = json_get(body, "tasks");
+    if (json_len(tasks) > HEARTBEAT_TASKS_MAX)
+        return api_problem_wait(call, 400, "member_invalid", "`tasks` has more than %d elements",
+                                HEARTBEAT_TASKS_MAX);
+    TaskRef *held = ARENA_ARRAY(&call->req->arena, TaskRef, json_len(tasks) + 1);
+    if (!held) return api_fail_wait(call, -ENOMEM);
+    size_t n = 0;
+    for (JsonIter it = json_iter(tasks); json_next(&it);)
+        if (wire_ref_read(it.value, &held[n++]) < 0) return wire_problem_wait(call, -EINVAL);
+    r = queue_heartbeat_wait(call->api->options.queue, id, held, n, &call->req->arena, &beat);
+    if (r != 0) return api_queue_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    wire_beat_write(&json.out, &beat);
+    return api_json_wait(call, 200, &json);
+}
+
+int worker_finish_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    TaskFinish finish;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    if ((r = wire_finish_read(&call->req->arena, body, &finish)) < 0)
+        return wire_problem_wait(call, r);
+    r = queue_finish_wait(call->api->options.queue, &finish, NULL);
+    return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
+}
+
+int worker_calls_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    TaskRef task;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    if ((r = wire_ref_read(body, &task)) < 0) return wire_problem_wait(call, r);
+    const Json *list = json_get(body, "calls");
+    if (json_len(list) > CALLS_MAX)
+        return api_problem_wait(call, 400, "member_invalid", "`calls` has more than %d elements",
+                                CALLS_MAX);
+    Call *calls = ARENA_ARRAY(&call->req->arena, Call, json_len(list) + 1);
+    if (!calls) return api_fail_wait(call, -ENOMEM);
+    size_t n = 0;
+    for (JsonIter it = json_iter(list); json_next(&it);)
+        if ((r = wire_call_read(it.value, &calls[n++])) < 0) return wire_problem_wait(call, r);
+    r = queue_calls_add_wait(call->api->options.queue, task, calls, n);
+    return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
+}
+
+int worker_logs_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    TaskRef task;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    if ((r = wire_ref_read(body, &task)) < 0) return wire_problem_wait(call, r);
+    const Json *list = json_get(body, "entries");
+    if (json_len(list) > LINES_MAX)
+        return api_problem_wait(call, 400, "member_invalid", "`entries` has more than %d elements",
+                                LINES_MAX);
+    TaskLogLine *lines = ARENA_ARRAY(&call->req->arena, TaskLogLine, json_len(list) + 1);
+    if (!lines) return api_fail_wait(call, -ENOMEM);
+    size_t n = 0;
+    for (JsonIter it = json_iter(list); json_next(&it);)
+        if ((r = wire_line_read(it.value, &lines[n++])) < 0) return wire_problem_wait(call, r);
+    r = queue_logs_append_wait(call->api->options.queue, task, lines, n, NULL);
+    return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
+}
+
+int worker_leave_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    r = queue_leave_wait(call->api->options.queue, id);
+    return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
+}

@@ -1,0 +1,14 @@
+/* What the routes of workers declare. The shapes inside are those of worker/wire.h. */
+#ifndef GANTRY_API_WORKERS_H
+#define GANTRY_API_WORKERS_H
+
+#include "api/route.h"
+
+extern const BodySpec register_body;
+extern const BodySpec claim_body;
+extern const BodySpec heartbeat_body;
+extern const BodySpec finish_body;
+extern const BodySpec calls_body;
+extern const BodySpec logs_body;
+
+#endif
