@@ -54,7 +54,7 @@ Str client_printf(Client *client, const char *fmt, ...)
 
 Str client_encoded(Client *client, const char *text)
 {
-    CLEANUP(buf_deinit) Buf buf;
+    CLEANUP(buf_deinit) Buf buf = { 0 };
     buf_init(&buf, 3 * strlen(text));
     url_encode(&buf, str_of(text));
     Str s = arena_str(&client->arena, buf_str(&buf));
@@ -177,7 +177,7 @@ void client_print_json(const ClientAnswer *answer)
 
 void client_print_jsonl(const ClientAnswer *answer, const char *member)
 {
-    CLEANUP(buf_deinit) Buf line;
+    CLEANUP(buf_deinit) Buf line = { 0 };
     buf_init(&line, CLIENT_ANSWER_BYTES_MAX);
     const Json *list = json_type(answer->json) == JSON_ARRAY ? answer->json
                                                              : json_get(answer->json, member);

@@ -534,7 +534,7 @@ static void read_document(Reader *rd, const Json *doc)
 
 static int report(Reader *rd, Str file)
 {
-    CLEANUP(buf_deinit) Buf text;
+    CLEANUP(buf_deinit) Buf text = { 0 };
     buf_init(&text, 1 << 20);
     for (size_t i = 0; i < rd->issues.n; i++) {
         issue_text(&rd->issues.items[i], file, &text);
@@ -737,7 +737,7 @@ int config_add_providers(Config *config, uint16_t sim_port)
 
 Str config_models_text(Config *config)
 {
-    CLEANUP(buf_deinit) Buf text;
+    CLEANUP(buf_deinit) Buf text = { 0 };
     buf_init(&text, 4096);
     bool simulated = true;
     for (size_t i = 0; i < config->gateway.providers_n; i++) {

@@ -24,7 +24,7 @@ static int read_all(int fd, Buf *buf, size_t max)
 
 int file_read(Arena *arena, const char *path, size_t max, Str *ret)
 {
-    CLEANUP(buf_deinit) Buf buf;
+    CLEANUP(buf_deinit) Buf buf = { 0 };
     bool standard = strcmp(path, "-") == 0;
     buf_init(&buf, max + 1);
     int fd = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);

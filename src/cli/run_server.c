@@ -14,6 +14,7 @@
 #include "cli/verbs.h"
 #include "gateway/sim.h"
 #include "observe/webhook.h"
+#include "store/artifact_store.h"
 #include "sys/clock.h"
 #include "sys/signals.h"
 #include "worker/worker.h"
@@ -127,8 +128,7 @@ static int api_start_wait(Program *p)
     ApiOptions options = { .queue = p->queue,
                            .metrics = p->metrics,
                            .gateway = p->mode == CONFIG_DEV ? &p->config.gateway : NULL,
-                           .lanes = p->mode == CONFIG_DEV ? p->config.lanes
-                                                          : (LaneConfig){ .shared = 0 },
+                           .webhook_guard = &p->config.webhook_guard,
                            .keys = (const uint8_t(*)[SHA256_BYTES])p->config.keys,
                            .keys_n = p->config.keys_n,
                            .dev = p->mode == CONFIG_DEV,
@@ -249,8 +249,9 @@ static int webhooks_start_here(Program *p)
 
 static const char *url_of(Program *p)
 {
-    const char *format = strchr(p->config.address, ':') ? "http://[%s]:%u" : "http://%s:%u";
-    Str url = arena_printf(&p->config.arena, format, p->config.address, p->port);
+    bool six = strchr(p->config.address, ':') != NULL;
+    Str url = arena_printf(&p->config.arena, "http://%s%s%s:%u", six ? "[" : "", p->config.address,
+                           six ? "]" : "", p->port);
     return url.ptr ? url.ptr : "";
 }
 
@@ -375,6 +376,7 @@ static int open_services(Program *p)
     int r = make_dir(p->config.data);
     if (r < 0 || p->mode == CONFIG_WORKER) return r;
     if ((r = store_open(&(StoreOptions){ .path = p->config.data }, &p->store)) < 0) return r;
+    if ((r = artifact_store_init(p->config.data)) < 0) return r;
     if (!p->config.webhook_secret.len &&
         (r = webhook_secret_load(p->config.data, p->webhook_secret)) < 0)
         return r;
@@ -487,7 +489,7 @@ int worker_run(const Invocation *in)
 int config_dump_run(const Invocation *in)
 {
     Config config;
-    CLEANUP(buf_deinit) Buf text;
+    CLEANUP(buf_deinit) Buf text = { 0 };
     config_init(&config, CONFIG_SERVE);
     buf_init(&text, 1 << 20);
     int r = config_load(&config, flag(in, "config"));

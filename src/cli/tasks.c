@@ -51,7 +51,7 @@ static bool has_ended(Str status)
 
 static void print_result(const Json *result)
 {
-    CLEANUP(buf_deinit) Buf text;
+    CLEANUP(buf_deinit) Buf text = { 0 };
     buf_init(&text, CLIENT_ANSWER_BYTES_MAX);
     if (json_type(result) == JSON_STRING) {
         fwrite(json_str(result).ptr, 1, json_str(result).len, stdout);
@@ -173,7 +173,7 @@ static void write_input(Client *client, JsonOut *out, Str input)
 static int run_body(Client *client)
 {
     const Invocation *in = client->in;
-    CLEANUP(buf_deinit) Buf body;
+    CLEANUP(buf_deinit) Buf body = { 0 };
     Str input;
     ClientAnswer answer;
     if (read_input(client, &input) < 0) return fail(EXIT_FAILED, "%s", diag_text());
@@ -221,7 +221,7 @@ static int task_list_body(Client *client)
     static const char *const names[] = { "TASK",    "AGENT",   "VERSION", "LANE", "STATUS",
                                          "ATTEMPT", "CREATED", "COST",    NULL };
     const Invocation *in = client->in;
-    CLEANUP(buf_deinit) Buf path;
+    CLEANUP(buf_deinit) Buf path = { 0 };
     ClientAnswer answer;
     Table table;
     buf_init(&path, 4096);

@@ -75,7 +75,7 @@ static void say_warnings(const Json *answer)
 
 int version_upload_wait(Client *client, const char *dir, const char *description, ClientAnswer *ret)
 {
-    Str agent;
+    Str agent = STR_NULL;
     Packing p = { .dir = dir };
     int r = agent_name(client, dir, &agent);
     if (r != EXIT_OK) return r;
@@ -100,7 +100,7 @@ int version_upload_wait(Client *client, const char *dir, const char *description
 
 int upload_and_route_wait(Client *client, const char *dir, Deployed *ret)
 {
-    CLEANUP(buf_deinit) Buf body;
+    CLEANUP(buf_deinit) Buf body = { 0 };
     ClientAnswer version, routing;
     int r = version_upload_wait(client, dir, NULL, &version);
     if (r != EXIT_OK) return r;

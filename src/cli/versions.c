@@ -59,7 +59,7 @@ static int version_show_body(Client *client)
         client_print_json(&answer);
         return EXIT_OK;
     }
-    CLEANUP(buf_deinit) Buf text;
+    CLEANUP(buf_deinit) Buf text = { 0 };
     buf_init(&text, CLIENT_ANSWER_BYTES_MAX);
     for (JsonIter it = json_iter(answer.json); json_next(&it);) {
         if (json_type(it.value) == JSON_NULL || str_eq(it.key, STR("components"))) continue;
@@ -97,7 +97,7 @@ static int version_diff_body(Client *client)
         printf("%.*s changed\n", STR_ARG(member(it.value, "component")));
         if (diff.len) printf("%.*s", STR_ARG(diff));
         else {
-            CLEANUP(buf_deinit) Buf text;
+            CLEANUP(buf_deinit) Buf text = { 0 };
             buf_init(&text, CLIENT_ANSWER_BYTES_MAX);
             JsonOut out = json_out(&text);
             json_out_array(&out);
@@ -124,7 +124,7 @@ static int ship(Client *client, const char *route, Str body)
 
 static int deploy_body(Client *client)
 {
-    CLEANUP(buf_deinit) Buf body;
+    CLEANUP(buf_deinit) Buf body = { 0 };
     buf_init(&body, 65536);
     JsonOut out = json_out(&body);
     json_out_object(&out);
@@ -137,7 +137,7 @@ static int deploy_body(Client *client)
 
 static int rollback_body(Client *client)
 {
-    CLEANUP(buf_deinit) Buf body;
+    CLEANUP(buf_deinit) Buf body = { 0 };
     buf_init(&body, 65536);
     JsonOut out = json_out(&body);
     json_out_object(&out);
