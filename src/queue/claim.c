@@ -33,16 +33,8 @@ static int claim_one(Db *db, ClaimJob *job, Task *task, int64_t fence)
         return task_conclude_idle(job->queue, db, &head, TASK_TIMED_OUT, STR("deadline_passed"),
                                   STR_NULL, job->now_ms, &job->effects);
     }
-    int r = task_start(db, task->seq, job->claim->worker_id, fence, job->now_ms);
-    assert(r != -ENOENT);
+    int r = task_start(db, task, job->claim->worker_id, fence, job->now_ms);
     if (r != 0) return r;
-    task->state = TASK_RUNNING;
-    task->attempt++;
-    task->fence = fence;
-    task->worker_id = job->claim->worker_id;
-    task->started_at_ms = job->now_ms;
-    if (task->deadline_at_ms == 0 && task->time_limit_ms > 0)
-        task->deadline_at_ms = job->now_ms + task->time_limit_ms;
     job->effects.queued[task->lane]--;
     job->effects.running[task->lane]++;
     job->effects.claimed[task->lane]++;
@@ -117,7 +109,7 @@ static int claim_job(Db *db, void *arg)
     return r;
 }
 
-/* --- waiting for one --------------------------------------------------------------------------- */
+/* --- waiting for one -------------------------------------------------------------------------- */
 
 static bool lanes_wanted(const Claim *claim, bool ret[LANE_N_])
 {

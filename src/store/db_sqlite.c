@@ -1,10 +1,9 @@
 #include "store/db.h"
 
-#include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include <sqlite3.h>
 
@@ -18,6 +17,8 @@
 #define DB_STMTS_MAX 512           /* power of two; at most half of it is used */
 #define WAL_PAGES_CHECKPOINT 16384 /* 64 MiB: rarer checkpoints rewrite hot pages less often */
 #define READER_BUSY_MS 5000
+#define LOOKASIDE_BYTES 1200
+#define LOOKASIDE_N 1000
 
 struct DbStmt {
     Db *db;
@@ -39,7 +40,7 @@ struct Db {
 /* SQLite 3.7.0 to 3.51.2 may corrupt the file when two connections write or checkpoint at once. */
 static _Atomic int writers_open;
 
-/* --- errors ------------------------------------------------------------------------------------ */
+/* --- errors ----------------------------------------------------------------------------------- */
 
 static int errno_of(int rc)
 {
@@ -81,7 +82,7 @@ int db_failure(const Db *db)
     return db->failure;
 }
 
-/* --- statements -------------------------------------------------------------------------------- */
+/* --- statements ------------------------------------------------------------------------------- */
 
 static size_t slot_of(const char *sql)
 {
@@ -225,7 +226,7 @@ int db_script(Db *db, const char *sql)
     return rc == SQLITE_OK ? 0 : fail(db, rc, "script");
 }
 
-/* --- transactions ------------------------------------------------------------------------------ */
+/* --- transactions ----------------------------------------------------------------------------- */
 
 int db_begin(Db *db)
 {
@@ -285,7 +286,7 @@ int db_checkpoint_if_due(Db *db)
     return 0;
 }
 
-/* --- opening ----------------------------------------------------------------------------------- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 bool db_wal_reset_fixed(int v)
 {
@@ -294,8 +295,10 @@ bool db_wal_reset_fixed(int v)
     return v >= 3051003 && v != 3052000;
 }
 
-static void library_check(void)
+/* Once a process, before anything is open. */
+static void library_setup(void)
 {
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* a lock at every allocation, for figures unread */
     if (sqlite3_libversion_number() < SQLITE_VERSION_NUMBER)
         DIE("SQLite %s is older than %s, which this program was built with", sqlite3_libversion(),
             SQLITE_VERSION);
@@ -346,6 +349,7 @@ static Db *db_new(bool writer)
 static int writer_setup(Db *db, int64_t pages_max)
 {
     sqlite3_db_config(db->handle, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+    sqlite3_db_config(db->handle, SQLITE_DBCONFIG_LOOKASIDE, NULL, LOOKASIDE_BYTES, LOOKASIDE_N);
     int r = pragma_expect(db, "PRAGMA journal_mode = WAL", "wal");
     if (r != 0) return r;
     /* secure_delete: rows hold no secrets, and zeroing them would cost a write each */
@@ -368,7 +372,8 @@ static int writer_setup(Db *db, int64_t pages_max)
 
 int db_open_writer(const char *dir, int64_t pages_max, Db **ret)
 {
-    library_check();
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, library_setup);
     CLEANUP(db_closep) Db *db = db_new(true);
     int r = handle_open(db, dir, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     if (r == 0) r = writer_setup(db, pages_max);

@@ -3,7 +3,7 @@
 #include "store/row.h"
 #include "store/task_sql.h"
 
-/* --- adding ------------------------------------------------------------------------------------ */
+/* --- adding ----------------------------------------------------------------------------------- */
 
 static int payload_insert(Db *db, int64_t seq, const TaskRow *row)
 {
@@ -45,7 +45,7 @@ int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
     return 0;
 }
 
-/* --- heads ------------------------------------------------------------------------------------- */
+/* --- heads ------------------------------------------------------------------------------------ */
 
 static void head_read(RowOut *out, TaskHead *h)
 {
@@ -122,7 +122,7 @@ int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n)
     return heads_read(in.stmt, heads, n);
 }
 
-/* --- claiming ---------------------------------------------------------------------------------- */
+/* --- claiming --------------------------------------------------------------------------------- */
 
 int task_ready(Db *db, Lane lane, int64_t now_ms, int64_t *seqs, size_t *n)
 {
@@ -163,34 +163,45 @@ int fence_take(Db *db, int64_t count, int64_t *ret_last)
     return row_run(s); /* to its end: only then is the change made for certain */
 }
 
-static int attempt_insert(Db *db, int64_t seq, Uuid worker_id, int64_t now_ms)
+static int attempt_insert(Db *db, const Task *task)
 {
     RowIn in = row_in(db, "INSERT INTO attempt (task_seq, attempt, fence, worker_id, started_at_ms)"
-                          " SELECT seq, attempt, fence, ?2, ?3 FROM task WHERE seq = ?1");
-    in_i64(&in, seq);
-    in_uuid(&in, &worker_id);
-    in_i64(&in, now_ms);
+                          " VALUES (?1, ?2, ?3, ?4, ?5)");
+    in_i64(&in, task->seq);
+    in_i64(&in, task->attempt);
+    in_i64(&in, task->fence);
+    in_uuid(&in, &task->worker_id);
+    in_i64(&in, task->started_at_ms);
     return row_run(in.stmt);
 }
 
-int task_start(Db *db, int64_t seq, Uuid worker_id, int64_t fence, int64_t now_ms)
+int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms)
 {
-    assert(!uuid_is_zero(worker_id) && fence > 0);
-    RowIn in = row_in(db, "UPDATE task SET state = 1, attempt = attempt + 1, worker_id = ?2,"
-                          " fence = ?3, started_at_ms = ?4, deadline_at_ms ="
-                          " CASE WHEN deadline_at_ms = 0 AND time_limit_ms > 0"
-                          " THEN ?4 + time_limit_ms ELSE deadline_at_ms END"
-                          " WHERE seq = ?1 AND state = 0"
-                          " AND (deadline_at_ms = 0 OR deadline_at_ms > ?4)");
-    in_i64(&in, seq);
-    in_uuid(&in, &worker_id);
-    in_i64(&in, fence);
-    in_i64(&in, now_ms);
+    assert(task->state == TASK_QUEUED && !uuid_is_zero(worker_id) && fence > task->fence);
+    assert(task->deadline_at_ms == 0 || task->deadline_at_ms > now_ms);
+    Task started = *task;
+    started.state = TASK_RUNNING;
+    started.attempt++;
+    started.fence = fence;
+    started.worker_id = worker_id;
+    started.started_at_ms = now_ms;
+    if (started.deadline_at_ms == 0 && started.time_limit_ms > 0)
+        started.deadline_at_ms = now_ms + started.time_limit_ms;
+    RowIn in = row_in(db, "UPDATE task SET state = 1, attempt = ?2, worker_id = ?3, fence = ?4,"
+                          " started_at_ms = ?5, deadline_at_ms = ?6 WHERE seq = ?1 AND state = 0");
+    in_i64(&in, started.seq);
+    in_i64(&in, started.attempt);
+    in_uuid(&in, &started.worker_id);
+    in_i64(&in, started.fence);
+    in_i64(&in, started.started_at_ms);
+    in_i64(&in, started.deadline_at_ms);
     int r = row_change(in.stmt);
-    return r != 0 ? r : attempt_insert(db, seq, worker_id, now_ms);
+    if (r == 0) r = attempt_insert(db, &started);
+    if (r == 0) *task = started;
+    return r;
 }
 
-/* --- ending ------------------------------------------------------------------------------------ */
+/* --- ending ----------------------------------------------------------------------------------- */
 
 static int attempt_end(Db *db, const TaskHead *head, const TaskEnd *end)
 {
@@ -286,7 +297,7 @@ int task_restart(Db *db, int64_t seq, int64_t now_ms)
     return row_run(s);
 }
 
-/* --- figures ----------------------------------------------------------------------------------- */
+/* --- figures ---------------------------------------------------------------------------------- */
 
 static int running_counts(Db *db, int64_t ret[LANE_N_])
 {
@@ -314,7 +325,7 @@ int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_running[LANE_N_
     return running_counts(db, ret_running);
 }
 
-/* --- during a run ------------------------------------------------------------------------------ */
+/* --- during a run ----------------------------------------------------------------------------- */
 
 int task_add_usage(Db *db, int64_t seq, const TaskUsage *u)
 {

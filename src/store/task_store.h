@@ -88,7 +88,7 @@ typedef struct {
 MUST_CHECK int task_head(Db *db, Uuid id, TaskHead *ret);
 MUST_CHECK int task_head_by_seq(Db *db, int64_t seq, TaskHead *ret);
 
-/* --- claiming ---------------------------------------------------------------------------------- */
+/* --- claiming --------------------------------------------------------------------------------- */
 
 /* The seqs of tasks of the lane that are ready at now_ms, earliest ready first, at most *n; *n
  * becomes their number. Uses the partial index whatever the statistics say. */
@@ -100,11 +100,11 @@ MUST_CHECK int task_next_ready(Db *db, Lane lane, int64_t *ret_ready_at_ms);
 /* count new fences, the last of which is returned: greater than any before, for ever. */
 MUST_CHECK int fence_take(Db *db, int64_t count, int64_t *ret_last);
 
-/* queued -> running: next attempt, fence, worker and deadline set, attempt row added. Returns 0,
- * -ENOENT (the task is not queued, or its deadline has passed), -errno. */
-MUST_CHECK int task_start(Db *db, int64_t seq, Uuid worker_id, int64_t fence, int64_t now_ms);
+/* queued -> running: next attempt, fence, worker and deadline set, in *task (as read in this job,
+ * its deadline not passed) too; attempt row added. */
+MUST_CHECK int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms);
 
-/* --- ending ------------------------------------------------------------------------------------ */
+/* --- ending ----------------------------------------------------------------------------------- */
 
 typedef struct {
     TaskNext next;       /* new state, counts and time; its error code is not looked at */
@@ -132,7 +132,7 @@ MUST_CHECK int task_request_cancel(Db *db, int64_t seq, Str stopped_by);
  * stay. */
 MUST_CHECK int task_restart(Db *db, int64_t seq, int64_t now_ms);
 
-/* --- running tasks ----------------------------------------------------------------------------- */
+/* --- running tasks ---------------------------------------------------------------------------- */
 
 /* Running tasks of a worker after seq, at most *n; *n becomes their number. */
 MUST_CHECK int task_running_of(Db *db, Uuid worker_id, int64_t after_seq, TaskHead *heads,
@@ -144,7 +144,7 @@ MUST_CHECK int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n);
 /* Number of tasks queued and running in each lane. Walks the partial indexes: for start-up. */
 MUST_CHECK int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_running[LANE_N_]);
 
-/* --- during a run ------------------------------------------------------------------------------ */
+/* --- during a run ----------------------------------------------------------------------------- */
 
 MUST_CHECK int task_add_usage(Db *db, int64_t seq, const TaskUsage *usage);
 
@@ -155,7 +155,7 @@ MUST_CHECK int task_set_log_usage(Db *db, int64_t seq, int64_t bytes, int64_t dr
 /* quality in 0..1. Returns 0, -ENOENT, -errno. */
 MUST_CHECK int task_set_quality(Db *db, Uuid id, double quality);
 
-/* --- reading ----------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 typedef struct {
     int state;      /* a TaskState, -1: any */

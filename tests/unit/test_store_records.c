@@ -52,7 +52,7 @@ static void run(void **state, StoreFn fn)
     check_none();
 }
 
-/* --- agents and versions ----------------------------------------------------------------------- */
+/* --- agents and versions ---------------------------------------------------------------------- */
 
 static Str hex_id(char digit, char last)
 {
@@ -226,7 +226,7 @@ static void test_routing(void **state)
     run(state, job_routing);
 }
 
-/* --- tasks ------------------------------------------------------------------------------------- */
+/* --- tasks ------------------------------------------------------------------------------------ */
 
 static Uuid id_of(int n)
 {
@@ -253,6 +253,18 @@ static int64_t put_task(Db *db, int n, Lane lane, int64_t ready_at_ms, const cha
     return seq;
 }
 
+static int start(Db *db, int64_t seq, Uuid worker_id, int64_t fence, int64_t now_ms)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    Task task;
+    arena_init(&arena, 65536);
+    int r = task_get_by_seq(db, seq, 0, &arena, &task);
+    if (r == 0) r = task_start(db, &task, worker_id, fence, now_ms);
+    CHECK_INT(task.state, TASK_RUNNING);
+    CHECK_INT(task.fence, fence);
+    return r;
+}
+
 static int job_task_life(Db *db, void *arg)
 {
     Arena *arena = arg;
@@ -271,8 +283,7 @@ static int job_task_life(Db *db, void *arg)
     CHECK_INT(n, 1);
     CHECK_INT(fence_take(db, 3, &fence), 0);
     CHECK_INT(fence, 3);
-    CHECK_INT(task_start(db, seqs[0], id_of(77), fence, 150), 0);
-    CHECK_INT(task_start(db, seqs[0], id_of(77), fence, 150), -ENOENT); /* it runs already */
+    CHECK_INT(start(db, seqs[0], id_of(77), fence, 150), 0);
     CHECK_INT(task_head(db, id_of(1), &head), 0);
     CHECK_INT(head.state, TASK_RUNNING);
     CHECK_INT(head.attempt, 1);
@@ -322,7 +333,7 @@ static int job_task_restart(Db *db, void *arg)
     Task t;
     TaskHead head;
     int64_t seq = put_task(db, 1, LANE_LOW, 0, "support");
-    CHECK_INT(task_start(db, seq, id_of(7), 1, 100), 0);
+    CHECK_INT(start(db, seq, id_of(7), 1, 100), 0);
     CHECK_INT(task_request_cancel(db, seq, STR("user")), 0);
     CHECK_INT(task_head(db, id_of(1), &head), 0);
     CHECK(head.cancel_requested);
@@ -363,7 +374,7 @@ static int job_running(Db *db, void *arg)
     size_t n = 8;
     int64_t queued[LANE_N_], running[LANE_N_], at_ms;
     for (int i = 0; i < 6; i++) put_task(db, i, i < 4 ? LANE_CRITICAL : LANE_LOW, 10 + i, "a");
-    for (int i = 1; i <= 3; i++) CHECK_INT(task_start(db, i, id_of(i < 3 ? 50 : 51), i, 100), 0);
+    for (int i = 1; i <= 3; i++) CHECK_INT(start(db, i, id_of(i < 3 ? 50 : 51), i, 100), 0);
     CHECK_INT(task_running_of(db, id_of(50), 0, heads, &n), 0);
     CHECK_INT(n, 2);
     CHECK_INT(heads[1].fence, 2);
@@ -418,7 +429,7 @@ static int job_list(Db *db, void *arg)
     TaskFilter any = { .state = -1, .lane = -1, .limit = 4 }, f;
     int pages;
     for (int i = 1; i <= 12; i++) put_task(db, i, (Lane)(i % 3), 0, i <= 9 ? "support" : "billing");
-    for (int i = 1; i <= 5; i++) CHECK_INT(task_start(db, i, id_of(50), i, 100), 0);
+    for (int i = 1; i <= 5; i++) CHECK_INT(start(db, i, id_of(50), i, 100), 0);
     CHECK_INT(list_all(db, arena, any, &pages), 12);
     CHECK_INT(pages, 3); /* the third is full, and nothing follows it */
     f = any, f.agent = STR("billing");
@@ -471,7 +482,7 @@ static void test_list_is_bounded(void **state)
     run(state, job_list_bounded);
 }
 
-/* --- plans ------------------------------------------------------------------------------------- */
+/* --- plans ------------------------------------------------------------------------------------ */
 
 /* Whether sql (prefixed with EXPLAIN QUERY PLAN) walks the index and sorts only if it may. */
 static void check_plan(Db *db, const char *sql, const char *index, bool may_sort)
@@ -510,7 +521,7 @@ static int job_plans(Db *db, void *arg)
     check_plans(db);
     /* the trap: statistics that say that nearly all rows are queued, in one lane, ready at once */
     for (int i = 1; i <= 3000; i++) put_task(db, i, LANE_NORMAL, 5, "support");
-    CHECK_INT(task_start(db, 1, id_of(7), 1, 10), 0);
+    CHECK_INT(start(db, 1, id_of(7), 1, 10), 0);
     CHECK_INT(db_run(db_stmt(db, "ANALYZE"), NULL), 0);
     CHECK_INT(db_run(db_stmt(db, "ANALYZE sqlite_schema"), NULL), 0); /* loads them */
     check_plans(db);
@@ -522,7 +533,7 @@ static void test_plans(void **state)
     run(state, job_plans);
 }
 
-/* --- calls, logs, webhooks, keys, workers ------------------------------------------------------- */
+/* --- calls, logs, webhooks, keys, workers ----------------------------------------------------- */
 
 static int job_calls_and_logs(Db *db, void *arg)
 {
@@ -662,7 +673,7 @@ static int job_workers(Db *db, void *arg)
     CHECK_INT(state, WORKER_LOST);
     CHECK_INT(worker_state(db, id_of(9), &state), -ENOENT);
     put_task(db, 1, LANE_LOW, 0, "a");
-    CHECK_INT(task_start(db, 1, id_of(1), 1, 1), 0);
+    CHECK_INT(start(db, 1, id_of(1), 1, 1), 0);
     CHECK_INT(worker_list(db, arena, &list, &n), 0);
     CHECK_INT(n, 2);
     CHECK(uuid_eq(list[0].id, id_of(2)));
@@ -670,6 +681,8 @@ static int job_workers(Db *db, void *arg)
     CHECK_INT(worker_set_state(db, id_of(1), WORKER_STOPPED), 0);
     CHECK_INT(worker_list(db, arena, &list, &n), 0);
     CHECK_INT(n, 1);
+    CHECK_INT(worker_purge(db, 1000), 0); /* the one that holds a task stays */
+    CHECK_INT(worker_get(db, id_of(2), arena, &w), -ENOENT);
     CHECK_INT(worker_get(db, id_of(1), arena, &w), 0);
     CHECK_STR(str_of(worker_state_name(w.state)), STR("stopped"));
     CHECK_STR(str_of(worker_kind_name(w.kind)), STR("remote"));
@@ -681,7 +694,7 @@ static void test_workers(void **state)
     run(state, job_workers);
 }
 
-/* --- artifacts --------------------------------------------------------------------------------- */
+/* --- artifacts -------------------------------------------------------------------------------- */
 
 static void test_artifacts(void **state)
 {
