@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "base/diag.h"
+#include "base/log.h"
 #include "codec/json.h"
 #include "queue/queue_private.h"
 #include "store/webhook_store.h"
@@ -18,12 +19,25 @@ int task_held(Db *db, TaskRef ref, TaskHead *ret)
     return diag_set(QUEUE_E_STALE, "the task is not held under this fence any more");
 }
 
-/* --- webhooks ---------------------------------------------------------------------------------- */
+/* --- webhooks --------------------------------------------------------------------------------- */
 
-static void body_write(const Queue *queue, Buf *body, const Task *task, int64_t now_ms)
+/* The task with all parts; without them when they are too long, for the news must go out. */
+static int webhook_task(Db *db, int64_t seq, Arena *arena, Task *ret)
+{
+    int r = task_get_by_seq(db, seq, TASK_PART_PAYLOAD | TASK_PART_RESULT, arena, ret);
+    if (r != -ENOMEM) return r;
+    arena_clear(arena);
+    return task_get_by_seq(db, seq, 0, arena, ret);
+}
+
+/* An empty body is left to who delivers: the end of a task is recorded in any case. */
+static void webhook_write(const Queue *queue, Buf *body, const Task *task, int64_t now_ms)
 {
     if (!queue->options.webhook_body) return;
     queue->options.webhook_body(body, task, now_ms);
+    if (!body->failed) return;
+    LOG_WARN("no body for a webhook", LOG_INT("taskSeq", task->seq));
+    buf_clear(body);
 }
 
 static int webhook_put(Db *db, const Task *task, Str body, int64_t now_ms)
@@ -49,25 +63,29 @@ static int webhook_add(const Queue *queue, Db *db, const TaskHead *head, int64_t
     Task task;
     arena_init(&arena, WEBHOOK_ARENA_MAX);
     buf_init(&body, WEBHOOK_BODY_MAX);
-    int r = task_get_by_seq(db, head->seq, TASK_PART_PAYLOAD | TASK_PART_RESULT, &arena, &task);
+    int r = webhook_task(db, head->seq, &arena, &task);
     if (r != 0) return r;
-    body_write(queue, &body, &task, now_ms);
-    if (body.failed) return diag_set(-ENOMEM, "a webhook's body is larger than its limit");
+    webhook_write(queue, &body, &task, now_ms);
     effects->webhook = true;
     return webhook_put(db, &task, buf_str(&body), now_ms);
 }
 
-/* --- the rule ---------------------------------------------------------------------------------- */
+/* --- the rule --------------------------------------------------------------------------------- */
 
+/* The agent's; the default when its settings cannot be read, which must not keep a task from
+ * ending. */
 static int retry_policy(Db *db, int64_t task_seq, RetryPolicy *ret)
 {
     CLEANUP(arena_deinit) Arena arena;
     const Json *json = NULL;
-    Str settings;
+    Str settings = STR_NULL;
     arena_init(&arena, SETTINGS_ARENA_MAX);
     int r = agent_settings_of_task(db, task_seq, &arena, &settings);
-    if (r == 0) r = json_parse(&arena, settings, NULL, &json, NULL);
-    if (r != 0) return diag_prefix(r, "the agent's settings");
+    if (r != 0 && r != -ENOENT && r != -ENOMEM) return r;
+    if (r != 0 || json_parse(&arena, settings, NULL, &json, NULL) != 0) {
+        LOG_WARN("agent settings are unreadable", LOG_INT("taskSeq", task_seq));
+        json = NULL;
+    }
     *ret = agent_retry_read(json);
     return 0;
 }
@@ -151,7 +169,7 @@ int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskSta
     return 0;
 }
 
-/* --- all attempts of a worker ------------------------------------------------------------------ */
+/* --- all attempts of a worker ----------------------------------------------------------------- */
 
 /* The i-th of many draws from one (SplitMix64: Steele, Lea, Flood, OOPSLA 2014). */
 static uint64_t draw(uint64_t seed, uint64_t i)

@@ -13,7 +13,7 @@
 #define LOG_BYTES_MAX_DEFAULT (1 << 20)
 #define KEY_KEPT_MS_DEFAULT (INT64_C(48) * 3600 * 1000)
 
-/* --- time -------------------------------------------------------------------------------------- */
+/* --- time ------------------------------------------------------------------------------------- */
 
 static int64_t real_ms(void *ctx)
 {
@@ -37,7 +37,7 @@ int64_t queue_steady_ms(const Queue *queue)
     return queue->steady_base_ms + queue->clock.mono_ms(queue->clock.ctx);
 }
 
-/* --- recovery ---------------------------------------------------------------------------------- */
+/* --- recovery --------------------------------------------------------------------------------- */
 
 /* One worker of the process that had the store before: its tasks are queued again. */
 static int recover_job(Db *db, void *arg)
@@ -91,7 +91,7 @@ static int recover(Queue *queue)
     return r;
 }
 
-/* --- opening ----------------------------------------------------------------------------------- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static void options_fill(QueueOptions *o)
 {
@@ -142,7 +142,7 @@ Store *queue_store(const Queue *queue)
     return queue->store;
 }
 
-/* --- figures ----------------------------------------------------------------------------------- */
+/* --- figures ---------------------------------------------------------------------------------- */
 
 void queue_stats(Queue *queue, QueueStats *ret)
 {

@@ -65,7 +65,7 @@ DEFINE_FREEP(Queue, queue_close)
 /* The store it was opened on, for read functions of store/. */
 Store *queue_store(const Queue *queue);
 
-/* --- clients ----------------------------------------------------------------------------------- */
+/* --- clients ---------------------------------------------------------------------------------- */
 
 #define IDEMPOTENCY_KEY_BYTES_MAX 255
 
@@ -125,7 +125,7 @@ MUST_CHECK int queue_watch_wait(Queue *queue, Uuid id, uint64_t mark, int64_t de
 MUST_CHECK int queue_end_wait(Queue *queue, Uuid id, unsigned parts, int64_t deadline_ms,
                               Arena *arena, Task *ret);
 
-/* --- workers ----------------------------------------------------------------------------------- */
+/* --- workers ---------------------------------------------------------------------------------- */
 
 typedef struct {
     Uuid id; /* made by the worker, new at each of its starts */
@@ -222,21 +222,21 @@ MUST_CHECK int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *call
 MUST_CHECK int queue_logs_append_wait(Queue *queue, TaskRef task, const TaskLogLine *lines,
                                       size_t lines_n, size_t *ret_dropped);
 
-/* --- webhooks ---------------------------------------------------------------------------------- */
+/* --- webhooks --------------------------------------------------------------------------------- */
 
 /* The mark moves after each commit that put a webhook into the outbox, so that its delivery can
  * begin at once. queue_webhook_wait is as queue_watch_wait. */
 uint64_t queue_webhook_mark(Queue *queue);
 MUST_CHECK int queue_webhook_wait(Queue *queue, uint64_t mark, int64_t deadline_ms);
 
-/* --- controller -------------------------------------------------------------------------------- */
+/* --- controller ------------------------------------------------------------------------------- */
 
 /* Once a second, by one fiber: takes tasks from workers whose lease ran out, ends tasks far past
  * their deadline, wakes claimers for tasks that became ready, forgets old idempotency keys. Bounded
  * work a call. Returns 0 or -errno. */
 MUST_CHECK int queue_tick_wait(Queue *queue);
 
-/* --- figures ----------------------------------------------------------------------------------- */
+/* --- figures ---------------------------------------------------------------------------------- */
 
 typedef struct {
     int64_t queued, running;

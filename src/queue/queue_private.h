@@ -35,7 +35,7 @@ struct Queue {
     Mark webhooks;
 };
 
-/* --- time -------------------------------------------------------------------------------------- */
+/* --- time ------------------------------------------------------------------------------------- */
 
 /* The calendar: records, run_at, deadlines of tasks. */
 int64_t queue_now_ms(const Queue *queue);
@@ -44,7 +44,7 @@ int64_t queue_now_ms(const Queue *queue);
  * is set does not end them all. */
 int64_t queue_steady_ms(const Queue *queue);
 
-/* --- what a job changed, told to memory after its commit ---------------------------------------- */
+/* --- what a job changed, told to memory after its commit -------------------------------------- */
 
 typedef struct {
     int queued[LANE_N_], running[LANE_N_]; /* changes of the counts */
@@ -70,7 +70,7 @@ void queue_unreserve(Queue *queue, Lane lane);
 /* The reserved place holds a committed task now. */
 void queue_submitted(Queue *queue, Lane lane);
 
-/* --- waiting ----------------------------------------------------------------------------------- */
+/* --- waiting ---------------------------------------------------------------------------------- */
 
 uint64_t mark_read(Queue *queue, const Mark *mark);
 
@@ -86,7 +86,7 @@ MUST_CHECK int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t se
 void claimers_wake(Queue *queue, Lane lane, unsigned n);
 void claimers_wake_all(Queue *queue);
 
-/* --- inside jobs ------------------------------------------------------------------------------- */
+/* --- inside jobs ------------------------------------------------------------------------------ */
 
 /* How an attempt ended, for task_conclude. */
 typedef struct {
@@ -98,8 +98,8 @@ typedef struct {
     TaskUsage usage;
 } Conclusion;
 
-/* Records the end of a running attempt: what logic/task.h says becomes of the task, the attempt, the
- * usage, the result and the webhook. Returns 0 or -errno. */
+/* Records the end of a running attempt: what logic/task.h says becomes of the task, the attempt,
+ * the usage, the result and the webhook. Returns 0 or -errno. */
 MUST_CHECK int task_conclude(const Queue *queue, Db *db, const TaskHead *head,
                              const Conclusion *conclusion, Effects *effects, TaskState *ret_state);
 

@@ -8,11 +8,12 @@
 #define EXPIRED_WORKERS_MAX 8 /* a tick */
 #define PURGE_EVERY_MS 60000
 #define PURGE_KEYS_MAX 1000 /* a tick */
+#define GONE_WORKERS_KEPT_MS (INT64_C(24) * 3600 * 1000)
 
 /* The worker ends a task at its deadline; this is for one that lives but does not. */
 #define OVERDUE_GRACE_MS 60000
 
-/* --- leases ------------------------------------------------------------------------------------ */
+/* --- leases ----------------------------------------------------------------------------------- */
 
 typedef struct {
     int64_t steady_ms;
@@ -50,12 +51,12 @@ static int expire_one(Queue *queue, bool *ret_found)
     return 0;
 }
 
-/* --- deadlines and keys ------------------------------------------------------------------------ */
+/* --- deadlines, old keys and workers ---------------------------------------------------------- */
 
 typedef struct {
     Queue *queue;
     int64_t now_ms;
-    int64_t keys_before_ms; /* 0: leave them */
+    bool purge; /* old keys and workers too */
     EndAll overdue;
 } TidyJob;
 
@@ -76,29 +77,29 @@ static int tidy_overdue(Db *db, TidyJob *job)
 static int tidy_job(Db *db, void *arg)
 {
     TidyJob *job = arg;
-    int64_t purged = 0;
+    int64_t purged = 0, keys_before_ms = job->now_ms - job->queue->options.key_kept_ms;
     int r = tidy_overdue(db, job);
-    if (r != 0 || job->keys_before_ms == 0) return r;
-    return idempotency_purge(db, job->keys_before_ms, PURGE_KEYS_MAX, &purged);
+    if (r != 0 || !job->purge) return r;
+    r = idempotency_purge(db, keys_before_ms, PURGE_KEYS_MAX, &purged);
+    return r != 0 ? r : worker_purge(db, job->now_ms - GONE_WORKERS_KEPT_MS);
 }
 
 static int tidy(Queue *queue)
 {
     TidyJob job = { .queue = queue, .now_ms = queue_now_ms(queue) };
     int64_t steady_ms = queue_steady_ms(queue);
-    bool purge = steady_ms >= queue->purge_at_ms;
-    if (purge) job.keys_before_ms = job.now_ms - queue->options.key_kept_ms;
+    job.purge = steady_ms >= queue->purge_at_ms;
     int r = store_call_wait(queue->store, tidy_job, &job);
     if (r != 0) return r;
-    if (purge) queue->purge_at_ms = steady_ms + PURGE_EVERY_MS;
+    if (job.purge) queue->purge_at_ms = steady_ms + PURGE_EVERY_MS;
     queue_apply_all(queue, &job.overdue);
     return 0;
 }
 
-/* --- tasks that became ready ------------------------------------------------------------------- */
+/* --- tasks that became ready ------------------------------------------------------------------ */
 
-/* Claimers wake by themselves for the earliest task they saw; this is for those that did not see it,
- * and for a calendar that was set. */
+/* Claimers wake by themselves for the earliest task they saw; this is for those that did not see
+ * it, and for a calendar that was set. */
 static int wake_ready(Queue *queue)
 {
     QueueStats stats;

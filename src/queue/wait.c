@@ -66,7 +66,7 @@ static int waiter_park(Waiter *w, List *list, const uint64_t *value, uint64_t se
     return r;
 }
 
-/* --- marks ------------------------------------------------------------------------------------- */
+/* --- marks ------------------------------------------------------------------------------------ */
 
 uint64_t mark_read(Queue *queue, const Mark *mark)
 {
@@ -151,7 +151,7 @@ int queue_webhook_wait(Queue *queue, uint64_t mark, int64_t deadline_ms)
     return mark_wait(queue, &queue->webhooks, mark, deadline_ms);
 }
 
-/* --- claimers ---------------------------------------------------------------------------------- */
+/* --- claimers --------------------------------------------------------------------------------- */
 
 int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t seen, int64_t deadline_ms)
 {
@@ -188,7 +188,7 @@ void claimers_wake_all(Queue *queue)
     for (int lane = 0; lane < LANE_N_; lane++) claimers_wake(queue, (Lane)lane, UINT_MAX);
 }
 
-/* --- effects ----------------------------------------------------------------------------------- */
+/* --- effects ---------------------------------------------------------------------------------- */
 
 static void effects_count(Queue *queue, const Effects *e, int lane)
 {

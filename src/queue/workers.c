@@ -3,7 +3,7 @@
 #include "queue/queue_private.h"
 #include "sys/entropy.h"
 
-/* --- coming and going -------------------------------------------------------------------------- */
+/* --- coming and going ------------------------------------------------------------------------- */
 
 typedef struct {
     Queue *queue;
@@ -61,7 +61,8 @@ typedef struct {
     EndAll all;
 } LeaveJob;
 
-/* Stopped only once nothing is left with it: a crash in between leaves a worker whose lease ends. */
+/* Stopped only once nothing is left with it: a crash in between leaves a worker whose lease
+ * ends. */
 static int leave_job(Db *db, void *arg)
 {
     LeaveJob *job = arg;
@@ -87,7 +88,7 @@ int queue_leave_wait(Queue *queue, Uuid worker_id)
     return r;
 }
 
-/* --- heartbeats -------------------------------------------------------------------------------- */
+/* --- heartbeats ------------------------------------------------------------------------------- */
 
 typedef struct {
     Queue *queue;
@@ -123,8 +124,8 @@ static bool held_has(const HeartbeatJob *job, const TaskHead *head)
     return false;
 }
 
-/* Releases what the store gave to the worker and the worker never got. A fresh claim may still be on
- * its way to it. */
+/* Releases what the store gave to the worker and the worker never got. A fresh claim may still be
+ * on its way to it. */
 static int heartbeat_orphans(Db *db, HeartbeatJob *job)
 {
     TaskHead heads[END_TASKS_MAX];
@@ -184,7 +185,7 @@ int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const TaskRef *held, size
     return 0;
 }
 
-/* --- the end of an attempt --------------------------------------------------------------------- */
+/* --- the end of an attempt -------------------------------------------------------------------- */
 
 typedef struct {
     Queue *queue;
@@ -234,7 +235,7 @@ int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_sta
     return 0;
 }
 
-/* --- while it runs ----------------------------------------------------------------------------- */
+/* --- while it runs ---------------------------------------------------------------------------- */
 
 typedef struct {
     Queue *queue;

@@ -145,6 +145,15 @@ int worker_renew_all(Db *db, int64_t lease_expires_at_ms)
     return row_run(s);
 }
 
+int worker_purge(Db *db, int64_t before_ms)
+{
+    DbStmt *s = db_stmt(db, "DELETE FROM worker WHERE state >= 2 AND heartbeat_at_ms < ?1"
+                            " AND NOT EXISTS"
+                            " (SELECT 1 FROM task WHERE state = 1 AND worker_id = worker.id)");
+    db_bind_i64(s, 1, before_ms);
+    return row_run(s);
+}
+
 int worker_list(Db *db, Arena *arena, Worker **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = WORKER_LIST_MAX, .size = sizeof(Worker) };

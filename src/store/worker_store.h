@@ -61,6 +61,10 @@ MUST_CHECK int worker_next_of(Db *db, WorkerKind kind, Uuid *ret);
 /* A new lease for every active or draining worker. Returns 0 or -errno. */
 MUST_CHECK int worker_renew_all(Db *db, int64_t lease_expires_at_ms);
 
+/* Forgets lost and stopped workers without a sign of life since ms that hold no task. Returns 0 or
+ * -errno. */
+MUST_CHECK int worker_purge(Db *db, int64_t before_ms);
+
 /* The workers that are not stopped, latest registered first, at most WORKER_LIST_MAX.
  * Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int worker_list(Db *db, Arena *arena, Worker **ret, size_t *ret_n);

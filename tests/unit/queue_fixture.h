@@ -42,6 +42,7 @@ typedef struct {
     Store *store;
     Queue *queue;
     QueueOptions options;
+    int64_t pages_max;
     Arena arena;
 } Fixture;
 
@@ -65,7 +66,9 @@ static inline void deploy(Fixture *f, const char *agent, const char *version)
 
 static inline void open_queue(Fixture *f)
 {
-    assert_int_equal(store_open(&(StoreOptions){ .path = f->dir.path }, &f->store), 0);
+    assert_int_equal(
+        store_open(&(StoreOptions){ .path = f->dir.path, .pages_max = f->pages_max }, &f->store),
+        0);
     assert_int_equal(queue_open(f->store, &f->options, &f->queue), 0);
 }
 
@@ -106,7 +109,7 @@ static inline void run(void **state, int (*body)(void *arg))
     check_none();
 }
 
-/* --- shorthands, on fibers --------------------------------------------------------------------- */
+/* --- shorthands, on fibers -------------------------------------------------------------------- */
 
 static const LaneConfig roomy = { .reserved = { 0 }, .shared = 100 };
 

@@ -1,6 +1,6 @@
 #include "tests/unit/queue_fixture.h"
 
-/* --- a task's life ----------------------------------------------------------------------------- */
+/* --- a task's life ---------------------------------------------------------------------------- */
 
 static int body_life(void *arg)
 {
@@ -167,7 +167,36 @@ static void test_full(void **state)
     run(state, body_full);
 }
 
-/* --- claiming ---------------------------------------------------------------------------------- */
+static int body_disk_full(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    char *big = arena_alloc(&f->arena, 50000);
+    memset(big, '1', 50000);
+    TaskNew new = { .lane = LANE_NORMAL, .input = str_make(big, 50000) };
+    TaskSummary s;
+    int64_t n = 0;
+    int r;
+    while ((r = queue_submit_wait(f->queue, &new, &s)) == 0) n++;
+    CHECK_INT(r, -ENOSPC);
+    CHECK(n > 0);
+    check_counts(f, LANE_NORMAL, n, 0);
+    Task *tasks; /* what is there can be worked on: it needs no new page */
+    CHECK_INT(claim(f, worker, (LaneConfig){ .shared = 1 }, &tasks), 1);
+    check_counts(f, LANE_NORMAL, n - 1, 1);
+    return 0;
+}
+
+static void test_disk_full(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->pages_max = 300;
+    open_queue(f);
+    run(state, body_disk_full);
+}
+
+/* --- claiming --------------------------------------------------------------------------------- */
 
 static int body_slots(void *arg)
 {
@@ -323,6 +352,30 @@ static void test_poll_ends(void **state)
     run(state, body_poll_ends);
 }
 
+static int body_wake_is_passed_on(void *arg)
+{
+    Fixture *f = arg;
+    Poll first = { f, add_worker(f, 1, WORKER_REMOTE), { .shared = 1 }, DEADLINE_NONE },
+         second = { f, add_worker(f, 2, WORKER_REMOTE), { .shared = 1 }, DEADLINE_NONE };
+    FiberRef a, b;
+    CHECK_INT(fiber_spawn("first", poll_main, &first, &a), 0);
+    await_claimers(f, 1);
+    CHECK_INT(fiber_spawn("second", poll_main, &second, &b), 0);
+    await_claimers(f, 2);
+    submit(f, LANE_NORMAL); /* its wake is on the way to the first, */
+    fiber_cancel(a);        /* which will not look for the task any more */
+    CHECK_INT(fiber_join_wait(a, NULL), 0);
+    CHECK_INT(first.result, -ECANCELED);
+    CHECK_INT(fiber_join_wait(b, NULL), 0);
+    CHECK_INT(second.n, 1);
+    return 0;
+}
+
+static void test_wake_is_passed_on(void **state)
+{
+    run(state, body_wake_is_passed_on);
+}
+
 static int body_poll_later(void *arg)
 {
     Fixture *f = arg;
@@ -387,7 +440,7 @@ static void test_small_arena(void **state)
     run(state, body_small_arena);
 }
 
-/* --- many at once ------------------------------------------------------------------------------ */
+/* --- many at once ----------------------------------------------------------------------------- */
 
 #define CROWD_LOOPS 4
 #define CROWD_TASKS 120 /* a loop */
@@ -480,9 +533,20 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_life),      TEST(test_resolve),    TEST(test_idempotency), TEST(test_full),
-        TEST(test_slots),     TEST(test_order),      TEST(test_run_at),      TEST(test_long_poll),
-        TEST(test_poll_ends), TEST(test_poll_later), TEST(test_small_arena), TEST(test_crowd),
+        TEST(test_life),
+        TEST(test_resolve),
+        TEST(test_idempotency),
+        TEST(test_full),
+        TEST(test_disk_full),
+        TEST(test_slots),
+        TEST(test_order),
+        TEST(test_run_at),
+        TEST(test_long_poll),
+        TEST(test_poll_ends),
+        TEST(test_wake_is_passed_on),
+        TEST(test_poll_later),
+        TEST(test_small_arena),
+        TEST(test_crowd),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("queue", tests, NULL, NULL);

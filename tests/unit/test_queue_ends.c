@@ -1,6 +1,6 @@
 #include "tests/unit/queue_fixture.h"
 
-/* --- ends -------------------------------------------------------------------------------------- */
+/* --- ends ------------------------------------------------------------------------------------- */
 
 static int body_retries(void *arg)
 {
@@ -81,6 +81,30 @@ static void test_policy(void **state)
     Fixture *f = *state;
     assert_int_equal(store_call(f->store, settings_job, NULL), 0);
     run(state, body_policy);
+}
+
+static int broken_settings_job(Db *db, void *arg)
+{
+    (void)arg;
+    return agent_set_settings(db, STR("support"), STR("{\"retry\":"));
+}
+
+static int body_broken_settings(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    submit(f, LANE_NORMAL);
+    TaskState state;
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_FAILED_RETRYABLE, &state), 0);
+    CHECK_INT(state, TASK_QUEUED);
+    return 0;
+}
+
+static void test_broken_settings(void **state)
+{
+    Fixture *f = *state;
+    assert_int_equal(store_call(f->store, broken_settings_job, NULL), 0);
+    run(state, body_broken_settings);
 }
 
 static int body_outcomes(void *arg)
@@ -164,7 +188,7 @@ static void test_cancel(void **state)
     run(state, body_cancel);
 }
 
-/* --- leases and deadlines ---------------------------------------------------------------------- */
+/* --- leases and deadlines --------------------------------------------------------------------- */
 
 static int body_lease(void *arg)
 {
@@ -370,9 +394,9 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_retries), TEST(test_policy),  TEST(test_outcomes), TEST(test_cancel),
-        TEST(test_lease),   TEST(test_losses),  TEST(test_deadline), TEST(test_orphan),
-        TEST(test_leave),   TEST(test_restart),
+        TEST(test_retries), TEST(test_policy), TEST(test_broken_settings), TEST(test_outcomes),
+        TEST(test_cancel),  TEST(test_lease),  TEST(test_losses),          TEST(test_deadline),
+        TEST(test_orphan),  TEST(test_leave),  TEST(test_restart),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("queue_ends", tests, NULL, NULL);

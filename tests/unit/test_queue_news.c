@@ -2,7 +2,7 @@
 
 #include "store/webhook_store.h"
 
-/* --- journals, webhooks, watching -------------------------------------------------------------- */
+/* --- journals, webhooks, watching ------------------------------------------------------------- */
 
 static int calls_job(Db *db, void *arg)
 {
@@ -112,6 +112,39 @@ static int body_webhook(void *arg)
     return 0;
 }
 
+static void body_that_fails(Buf *out, const Task *task, int64_t now_ms)
+{
+    (void)task, (void)now_ms;
+    buf_add(out, STR("half"));
+    out->failed = true;
+}
+
+static int body_no_webhook_body(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    TaskNew new = { .lane = LANE_NORMAL, .input = STR("1"), .webhook_url = STR("http://h/") };
+    TaskSummary s;
+    TaskState state;
+    DueJob job = { .f = f };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, &state), 0);
+    CHECK_INT(get(f, s.id).state, TASK_SUCCEEDED);
+    CHECK_INT(store_read_wait(f->store, due_job, &job), 0);
+    CHECK_INT(job.n, 1);
+    CHECK_INT(job.due[0].body.len, 0);
+    return 0;
+}
+
+static void test_no_webhook_body(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.webhook_body = body_that_fails;
+    open_queue(f);
+    run(state, body_no_webhook_body);
+}
+
 static void test_webhook(void **state)
 {
     Fixture *f = *state;
@@ -182,6 +215,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_journal),
         TEST(test_webhook),
+        TEST(test_no_webhook_body),
         TEST(test_watch),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
