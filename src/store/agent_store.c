@@ -8,7 +8,7 @@
     " a.created_at_ms, coalesce(r.changed_at_ms, 0)"                  \
     " FROM agent a LEFT JOIN routing r ON r.agent = a.name"
 
-/* --- settings ---------------------------------------------------------------------------------- */
+/* --- settings --------------------------------------------------------------------------------- */
 
 void agent_retry_write(JsonOut *out, const RetryPolicy *policy)
 {
@@ -31,7 +31,7 @@ RetryPolicy agent_retry_read(const Json *settings)
     return p;
 }
 
-/* --- agents ------------------------------------------------------------------------------------ */
+/* --- agents ----------------------------------------------------------------------------------- */
 
 int agent_ensure(Db *db, Str name, int64_t now_ms)
 {
@@ -130,7 +130,7 @@ int agent_list(Db *db, Arena *arena, Agent **ret, size_t *ret_n)
     return 0;
 }
 
-/* --- routing ----------------------------------------------------------------------------------- */
+/* --- routing ---------------------------------------------------------------------------------- */
 
 int routing_set(Db *db, Str agent, Str version_id, int64_t now_ms)
 {

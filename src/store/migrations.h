@@ -1,5 +1,5 @@
-/* Schema migrations: numbered steps, each applied once, in order, in a transaction. Only store/ uses
- * it. A step that has been released never changes: its checksum is kept beside its number.
+/* Schema migrations: numbered steps, each applied once, in order, in a transaction. Only store/
+ * uses it. A step that has been released never changes: its checksum is kept beside its number.
  */
 #ifndef GANTRY_STORE_MIGRATIONS_H
 #define GANTRY_STORE_MIGRATIONS_H

@@ -1,12 +1,12 @@
 #include "store/schema.h"
 
-/* SQLite's SQL. Times are Unix milliseconds; task.state counts as TaskState does. The partial indexes
- * name 0 (queued) and 1 (running) as literals, and queries must too, for the planner to see that they
- * match. Steps are only ever added. */
+/* SQLite's SQL. Times are Unix milliseconds; task.state counts as TaskState does. The partial
+ * indexes name 0 (queued) and 1 (running) as literals, and queries must too, for the planner to see
+ * that they match. Steps are only ever added. */
 
-/* task: columns that change come first, long texts that never do live in task_payload, and results in
- * task_result, because an update rewrites the row it touches. counter: numbers that must grow for
- * ever, such as the fence. */
+/* task: columns that change come first, long texts that never do live in task_payload, and results
+ * in task_result, because an update rewrites the row it touches. counter: numbers that must grow
+ * for ever, such as the fence. */
 static const char first_schema[] =
     "CREATE TABLE task ("
     " seq INTEGER PRIMARY KEY,"

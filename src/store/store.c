@@ -61,7 +61,7 @@ struct Store {
     _Atomic int64_t commit_us_total;
 };
 
-/* --- the queue of jobs ------------------------------------------------------------------------- */
+/* --- the queue of jobs ------------------------------------------------------------------------ */
 
 static void jobs_init(JobQueue *q, size_t max)
 {
@@ -119,7 +119,7 @@ static void jobs_close(JobQueue *q)
     pthread_mutex_unlock(&q->lock);
 }
 
-/* --- running a batch --------------------------------------------------------------------------- */
+/* --- running a batch -------------------------------------------------------------------------- */
 
 /* Gives the job back; it may be gone when this returns. */
 static void job_acknowledge(Job *job)
@@ -251,7 +251,7 @@ static void *reader_main(void *arg)
     return NULL;
 }
 
-/* --- calling ----------------------------------------------------------------------------------- */
+/* --- calling ---------------------------------------------------------------------------------- */
 
 static void job_arrived(LoopMsg *msg)
 {
@@ -314,7 +314,7 @@ int store_read(Store *store, StoreFn fn, void *arg)
     return call_blocking(store, &store->reads, fn, arg);
 }
 
-/* --- opening and closing ----------------------------------------------------------------------- */
+/* --- opening and closing ---------------------------------------------------------------------- */
 
 /* Creates dir and the directories above it. */
 static int make_dirs(const char *dir)

@@ -16,7 +16,7 @@
     " webhook_url, traceparent, error_code, error_detail, stopped_by"
 enum { COLUMN_SEQ, COLUMN_ID, COLUMN_STATE, COLUMN_LANE, COLUMN_AGENT, COLUMN_VERSION_ID };
 
-/* --- one task ---------------------------------------------------------------------------------- */
+/* --- one task --------------------------------------------------------------------------------- */
 
 static void times_read(RowOut *out, Task *t)
 {
@@ -127,7 +127,7 @@ int task_get_by_seq(Db *db, int64_t seq, unsigned parts, Arena *arena, Task *ret
     return task_first(db, in.stmt, parts, arena, ret);
 }
 
-/* --- lists ------------------------------------------------------------------------------------- */
+/* --- lists ------------------------------------------------------------------------------------ */
 
 /* The rows to look at, newest first, from the index that leaves out most. */
 static RowIn list_rows(Db *db, const TaskFilter *f, int64_t below_seq)

@@ -1,8 +1,8 @@
 /* Queries whose plan matters, here for the tests too: each must be served by the index it names,
- * whatever the statistics say. A planner that believes that all rows are queued would rather walk the
- * primary key, which makes a claim as slow as the history is long: so no order below can be served by
- * the primary key. ("+seq" is an expression, and no index helps to order by it.) Only store/ uses
- * these.
+ * whatever the statistics say. A planner that believes that all rows are queued would rather walk
+ * the primary key, which makes a claim as slow as the history is long: so no order below can be
+ * served by the primary key. ("+seq" is an expression, and no index helps to order by it.) Only
+ * store/ uses these.
  */
 #ifndef GANTRY_STORE_TASK_SQL_H
 #define GANTRY_STORE_TASK_SQL_H
@@ -28,9 +28,9 @@
     "SELECT " TASK_HEAD_COLUMNS " FROM task"   \
     " WHERE state = 1 AND worker_id = ?1 AND seq > ?2 ORDER BY worker_id, seq LIMIT ?3"
 
-#define TASK_OVERDUE_SQL /* task_running */      \
-    "SELECT " TASK_HEAD_COLUMNS " FROM task"     \
-    " WHERE state = 1 AND worker_id > x''" \
+#define TASK_OVERDUE_SQL /* task_running */  \
+    "SELECT " TASK_HEAD_COLUMNS " FROM task" \
+    " WHERE state = 1 AND worker_id > x''"   \
     " AND deadline_at_ms > 0 AND deadline_at_ms < ?1 LIMIT ?2"
 
 #define TASK_RUNNING_COUNT_SQL /* task_running */ \
@@ -40,7 +40,7 @@
 #define TASK_LIST_QUEUED_SQL /* task_ready */                                     \
     "SELECT seq FROM task WHERE state = 0 AND lane BETWEEN 0 AND 2 AND +seq < ?1" \
     " ORDER BY +seq DESC LIMIT ?2"
-#define TASK_LIST_RUNNING_SQL /* task_running */                     \
+#define TASK_LIST_RUNNING_SQL /* task_running */               \
     "SELECT seq FROM task WHERE state = 1 AND worker_id > x''" \
     " AND +seq < ?1 ORDER BY +seq DESC LIMIT ?2"
 

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -43,7 +44,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* --- jobs -------------------------------------------------------------------------------------- */
+/* --- jobs ------------------------------------------------------------------------------------- */
 
 /* The agent table serves as "some table with a key". */
 static int put_row(Db *db, Str name)
@@ -136,7 +137,7 @@ static void test_types(void **state)
     assert_int_equal(store_call(f->store, job_types, &arena), 0);
 }
 
-/* --- group commit ------------------------------------------------------------------------------ */
+/* --- group commit ----------------------------------------------------------------------------- */
 
 /* Holds the store thread inside a job, so that what is posted meanwhile waits together. */
 typedef struct {
@@ -270,7 +271,7 @@ static void test_many_loops(void **state)
     assert_int_equal(stats.reads, LOOPS * LOOP_JOBS + 1);
 }
 
-/* --- limits ------------------------------------------------------------------------------------ */
+/* --- limits ----------------------------------------------------------------------------------- */
 
 static int crowd_one(void *arg)
 {
@@ -336,7 +337,27 @@ static void test_disk_full(void **state)
     assert_int_equal(count(f->store), 1);
 }
 
-/* --- one owner --------------------------------------------------------------------------------- */
+static int job_rewrite(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "INSERT INTO agent (name, settings, created_at_ms)"
+                              " VALUES ('a', hex(randomblob(1000000)), 1) ON CONFLICT (name)"
+                              " DO UPDATE SET settings = excluded.settings"),
+                  NULL);
+}
+
+static void test_log_is_bounded(void **state)
+{
+    Fixture *f = *state;
+    char path[300];
+    struct stat st;
+    for (int i = 0; i < 80; i++) assert_int_equal(store_call(f->store, job_rewrite, NULL), 0);
+    snprintf(path, sizeof path, "%s/gantry.db-wal", f->dir.path);
+    assert_int_equal(stat(path, &st), 0);
+    assert_in_range(st.st_size, 60 << 20, 70 << 20); /* 160 MB were written */
+}
+
+/* --- one owner -------------------------------------------------------------------------------- */
 
 /* A child process's exit status; fn runs there. */
 static int in_child(int (*fn)(const char *path), const char *path)
@@ -440,7 +461,7 @@ static void test_makes_directories(void **state)
     assert_int_equal(store_call(f->store, job_put, "a"), 0);
 }
 
-/* --- migrations -------------------------------------------------------------------------------- */
+/* --- migrations ------------------------------------------------------------------------------- */
 
 static int job_from_the_future(Db *db, void *arg)
 {
@@ -519,6 +540,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_many_loops, setup, teardown),
         cmocka_unit_test_setup_teardown(test_too_many_jobs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_log_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_process, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_writer_aborts, setup, teardown),
         cmocka_unit_test(test_wal_reset_fixed),

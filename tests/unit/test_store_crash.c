@@ -1,5 +1,5 @@
-/* What was acknowledged survives kill -9, and a failing disk ends the process. The children are this
- * program again, told what to do by its arguments. */
+/* What was acknowledged survives kill -9, and a failing disk ends the process. The children are
+ * this program again, told what to do by its arguments. */
 #include "tests/unit/sys_harness.h"
 
 #include <signal.h>
@@ -17,7 +17,7 @@
 #define WRITERS 16
 #define ROUNDS 12
 
-/* --- the writing child ------------------------------------------------------------------------- */
+/* --- the writing child ------------------------------------------------------------------------ */
 
 typedef struct {
     Store *store;
@@ -63,7 +63,7 @@ static int child_write(const char *path, int64_t first)
     return 6;
 }
 
-/* --- the child with a broken disk -------------------------------------------------------------- */
+/* --- the child with a broken disk ------------------------------------------------------------- */
 
 static sqlite3_vfs broken_vfs, *sound_vfs;
 static struct {
@@ -123,7 +123,7 @@ static int child_broken(const char *path, const char *how)
     return 0;
 }
 
-/* --- the tests --------------------------------------------------------------------------------- */
+/* --- the tests -------------------------------------------------------------------------------- */
 
 static pid_t start(const char *what, const char *path, const char *detail, int *ret_out)
 {
