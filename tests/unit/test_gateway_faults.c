@@ -179,31 +179,58 @@ static void test_time(void **state)
 /* --- a scripted provider ---------------------------------------------------------------------- */
 
 typedef struct {
-    const char *answer;  /* all bytes, head included */
-    size_t answer_bytes; /* 0: a C string */
+    const char *answer; /* all bytes, head included */
     StubEnd end;
-    size_t step;                 /* bytes a write; 0: all at once */
-    char head[4096], body[8192]; /* of the last request */
+    size_t step; /* bytes a write; 0: all at once */
 } Script;
+
+/* Between the test's fiber and the stub's threads. */
+static struct {
+    pthread_mutex_t lock;
+    Script script;
+    static char answer[32768];   /* too large for a fiber */
+    char head[4096], body[8192]; /* of the last request */
+} shared = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* What the test sees of the last request. */
+static char seen_head[4096], seen_body[8192];
+
+static void script_set(Script script)
+{
+    pthread_mutex_lock(&shared.lock);
+    str_copy(shared.answer, sizeof shared.answer, str_of(script.answer));
+    shared.script = script;
+    pthread_mutex_unlock(&shared.lock);
+}
+
+static void seen(void)
+{
+    pthread_mutex_lock(&shared.lock);
+    str_copy(seen_head, sizeof seen_head, str_of(shared.head));
+    str_copy(seen_body, sizeof seen_body, str_of(shared.body));
+    pthread_mutex_unlock(&shared.lock);
+}
 
 static StubEnd scripted(StubRequest *request, void *ctx)
 {
-    Script *script = ctx;
-    str_copy(script->head, sizeof script->head, request->head);
-    str_copy(script->body, sizeof script->body, request->body);
-    Str all = str_make(script->answer,
-                       script->answer_bytes ? script->answer_bytes : strlen(script->answer));
-    size_t step = script->step ? script->step : all.len;
+    (void)ctx;
+    char answer[sizeof shared.answer];
+    pthread_mutex_lock(&shared.lock);
+    str_copy(shared.head, sizeof shared.head, request->head);
+    str_copy(shared.body, sizeof shared.body, request->body);
+    str_copy(answer, sizeof answer, str_of(shared.answer));
+    Script script = shared.script;
+    pthread_mutex_unlock(&shared.lock);
+    Str all = str_of(answer);
+    size_t step = script.step ? script.step : all.len;
     while (all.len) {
         stub_send(request, str_sub(all, 0, step));
         all = str_skip(all, step);
-        if (script->step) usleep(300);
+        if (script.step) usleep(300);
     }
-    if (script->end == STUB_RESET) stub_sleep_ms(20);
-    return script->end;
+    if (script.end == STUB_RESET) stub_sleep_ms(20);
+    return script.end;
 }
-
-static Script script;
 
 #define JSON_HEAD "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 #define SSE_HEAD "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
@@ -211,9 +238,9 @@ static Script script;
 /* Sets the script to answer with head and a body of known length. */
 static void script_body(const char *head, const char *body)
 {
-    static char answer[32768];
+    static char answer[32768]; /* too large for a fiber */
     snprintf(answer, sizeof answer, "%sContent-Length: %zu\r\n\r\n%s", head, strlen(body), body);
-    script = (Script){ .answer = answer, .end = STUB_KEEP };
+    script_set((Script){ .answer = answer, .end = STUB_KEEP });
 }
 
 static void faithful_wait(void *arg)
@@ -255,7 +282,7 @@ static void faithful_wait(void *arg)
         snprintf(all, sizeof all, "%s%s%s", events, usage, done);
         snprintf(answer, sizeof answer, SSE_HEAD "Content-Length: %zu\r\n\r\n%s", strlen(all), all);
         snprintf(want, sizeof want, "%s%s%s", events, asked ? usage : "", done);
-        script = (Script){ .answer = answer, .end = STUB_KEEP, .step = step };
+        script_set((Script){ .answer = answer, .end = STUB_KEEP, .step = step });
         CLEANUP(reply_deinit)
         Reply stream = rig_say_wait(rig, API_CHAT, "stub-1", true,
                                     asked ? "\"stream_options\":{\"include_usage\":true}," : "",
@@ -270,8 +297,7 @@ static void faithful_wait(void *arg)
 static void test_faithful(void **state)
 {
     (void)state;
-    Script *ctx = &script;
-    rig_run_with(faithful_wait, scripted, ctx);
+    rig_run_with(faithful_wait, scripted, NULL);
 }
 
 /* What goes up: our key, the body as it was but for the edits; nothing of the agent's head. */
@@ -284,55 +310,61 @@ static void upward_wait(void *arg)
         rig, API_CHAT,
         "{ \"model\" : \"stub-1\",  \"future\":[1.0,2e0], \"messages\":[{\"role\":"
         "\"user\",\"content\":\"hi\"}] }");
-    CHECK_HAS(str_of(script.head), "POST /v1/chat/completions HTTP/1.1\r\n");
-    CHECK_HAS(str_of(script.head), "authorization: Bearer " RIG_KEY "\r\n");
-    CHECK_HAS(str_of(script.head),
+    seen();
+    CHECK_HAS(str_of(seen_head), "POST /v1/chat/completions HTTP/1.1\r\n");
+    CHECK_HAS(str_of(seen_head), "authorization: Bearer " RIG_KEY "\r\n");
+    CHECK_HAS(str_of(seen_head),
               "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n");
-    CHECK_STR(str_of(script.body),
+    CHECK_STR(str_of(seen_body),
               STR("{ \"model\" : \"stub-1\",  \"future\":[1.0,2e0], \"messages\":[{\"role\":"
                   "\"user\",\"content\":\"hi\"}] }"));
-    CHECK(absent(script.head, RIG_AGENT_KEY) && absent(script.head, "org-agent") &&
-          absent(script.head, "cookie") && absent(script.head, "x-api-key"));
+    CHECK(absent(seen_head, RIG_AGENT_KEY) && absent(seen_head, "org-agent") &&
+          absent(seen_head, "cookie") && absent(seen_head, "x-api-key"));
     CHECK(absent(chat.all, RIG_KEY) && str_find(reply_str(&chat), STR(RIG_KEY)) < 0);
 
     CLEANUP(reply_deinit)
     Reply messages = rig_say_wait(rig, API_MESSAGES, "stub-1", false, "\"max_tokens\":77,", "hi");
+    seen();
     CHECK_INT(messages.status, 200);
-    CHECK_HAS(str_of(script.head), "POST /v1/messages HTTP/1.1\r\n");
-    CHECK_HAS(str_of(script.head), "x-api-key: " RIG_KEY "\r\n");
-    CHECK_HAS(str_of(script.head), "anthropic-version: 2023-06-01\r\n");
-    CHECK_HAS(str_of(script.head), "anthropic-beta: some-beta\r\n");
-    CHECK(absent(script.head, RIG_AGENT_KEY) && absent(script.head, "authorization"));
-    CHECK_HAS(str_of(script.body), "\"max_tokens\":77");
+    CHECK_HAS(str_of(seen_head), "POST /v1/messages HTTP/1.1\r\n");
+    CHECK_HAS(str_of(seen_head), "x-api-key: " RIG_KEY "\r\n");
+    CHECK_HAS(str_of(seen_head), "anthropic-version: 2023-06-01\r\n");
+    CHECK_HAS(str_of(seen_head), "anthropic-beta: some-beta\r\n");
+    CHECK(absent(seen_head, RIG_AGENT_KEY) && absent(seen_head, "authorization"));
+    CHECK_HAS(str_of(seen_body), "\"max_tokens\":77");
 
     /* edits */
     script_body(SSE_HEAD, "");
     CLEANUP(reply_deinit) Reply stream = rig_say_wait(rig, API_CHAT, "stub-1", true, "", "hi");
+    seen();
     CHECK_INT(stream.status, 502); /* nothing came */
-    CHECK_HAS(str_of(script.body), "\"stream_options\":{\"include_usage\":true}");
-    CHECK(absent(script.body, "max_"));
+    CHECK_HAS(str_of(seen_body), "\"stream_options\":{\"include_usage\":true}");
+    CHECK(absent(seen_body, "max_"));
     rig_task_wait(rig, (CapLimits){ 1000, CAP_NONE, CAP_NONE, CAP_NONE });
     CLEANUP(reply_deinit) Reply capped = rig_say_wait(rig, API_CHAT, "stub-1", true, "", "hi");
+    seen();
     CHECK_INT(capped.status, 502); /* nothing came */
-    CHECK_HAS(str_of(script.body), "\"max_completion_tokens\":");
+    CHECK_HAS(str_of(seen_body), "\"max_completion_tokens\":");
     rig->providers[2].cap_member = "max_tokens";
     rig_task_wait(rig, (CapLimits){ 1000, CAP_NONE, CAP_NONE, CAP_NONE });
     CLEANUP(reply_deinit) Reply other = rig_say_wait(rig, API_CHAT, "stub-1", true, "", "hi");
+    seen();
     CHECK_INT(other.status, 502); /* nothing came */
-    CHECK_HAS(str_of(script.body), "\"max_tokens\":");
+    CHECK_HAS(str_of(seen_body), "\"max_tokens\":");
 
     /* no key: none is sent */
     rig->providers[2].key = NULL;
     rig_task_wait(rig, rig_no_limits);
     CLEANUP(reply_deinit) Reply open = rig_say_wait(rig, API_CHAT, "stub-1", true, "", "hi");
+    seen();
     CHECK_INT(open.status, 502); /* nothing came */
-    CHECK(absent(script.head, "authorization"));
+    CHECK(absent(seen_head, "authorization"));
 }
 
 static void test_upward(void **state)
 {
     (void)state;
-    rig_run_with(upward_wait, scripted, &script);
+    rig_run_with(upward_wait, scripted, NULL);
 }
 
 /* --- usage in every shape that was seen in the wild ------------------------------------------- */
@@ -402,7 +434,7 @@ static void usage_shapes_wait(void *arg)
 static void test_usage_shapes(void **state)
 {
     (void)state;
-    rig_run_with(usage_shapes_wait, scripted, &script);
+    rig_run_with(usage_shapes_wait, scripted, NULL);
 }
 
 /* More than was held: booked all the same, and said. */
@@ -427,7 +459,7 @@ static void overshoot_wait(void *arg)
 static void test_overshoot(void **state)
 {
     (void)state;
-    rig_run_with(overshoot_wait, scripted, &script);
+    rig_run_with(overshoot_wait, scripted, NULL);
 }
 
 /* --- connections that fail -------------------------------------------------------------------- */
@@ -463,7 +495,7 @@ static void broken_wait(void *arg)
     };
     Rig *rig = arg;
     for (size_t i = 0; i < ARRAY_N(want); i++) {
-        script = (Script){ .answer = want[i].answer, .end = want[i].end };
+        script_set((Script){ .answer = want[i].answer, .end = want[i].end });
         CLEANUP(reply_deinit)
         Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", true, "\"max_tokens\":50,", "hi");
         const GatewayCall *call = &rig_last(rig)->call;
@@ -493,7 +525,7 @@ static void broken_wait(void *arg)
 static void test_broken_connections(void **state)
 {
     (void)state;
-    rig_run_with(broken_wait, scripted, &script);
+    rig_run_with(broken_wait, scripted, NULL);
 }
 
 int main(void)

@@ -607,14 +607,14 @@ static void slow_reader_wait(void *arg)
     Rig *rig = arg;
     char url[128];
     HttpCall *call = NULL;
-    HttpCallOptions options = { .url = rig_url(rig, "/big", url), .idle_timeout_ms = 60 };
-    CHECK_INT(http_call_open_wait(rig->client, &options, &call), 0);
+    HttpCallOptions options = { .url = rig_url(rig, "/big", url), .idle_timeout_ms = 400 };
+    if (!CHECK_INT(http_call_open_wait(rig->client, &options, &call), 0)) return;
     size_t seen = 0, largest = 0;
     bool same = true;
     int r;
     Str piece;
     fiber_sleep_wait(
-        100); /* longer than the idle timeout: the reader's own slowness is not idleness */
+        500); /* longer than the idle timeout: the reader's own slowness is not idleness */
     while ((r = http_call_read_wait(call, DEADLINE_NONE, &piece)) == 0) {
         for (size_t i = 0; i < piece.len; i++, seen++)
             same &= piece.ptr[i] == (char)(seen * 7 + seen / 251);
