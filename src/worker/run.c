@@ -19,19 +19,14 @@
 
 /* --- ends ------------------------------------------------------------------------------------- */
 
-static Str detail_format(Arena *arena, const char *fmt, va_list args)
-{
-    char text[RUN_DETAIL_BYTES_MAX];
-    int n = vsnprintf(text, sizeof text, fmt, args);
-    return arena_str(arena, str_make(text, n < 0 ? 0 : MIN((size_t)n, sizeof text - 1)));
-}
-
 int run_fail(Run *run, TaskOutcome outcome, const char *code, const char *fmt, ...)
 {
+    char text[RUN_DETAIL_BYTES_MAX];
     va_list args;
     va_start(args, fmt);
-    Str detail = detail_format(&run->arena, fmt, args);
+    vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
+    Str detail = arena_str(&run->arena, str_of(text));
     run->end = (RunEnd){ .outcome = outcome, .code = code, .detail = detail };
     return 0;
 }
@@ -293,8 +288,8 @@ static void end_by_stop(Run *run)
     }
 }
 
-/* A cap that refused a call is named whatever became of the task: an agent may succeed all the same.
- * When it failed, the cap is why. */
+/* A cap that refused a call is named whatever became of the task: an agent may succeed all the
+ * same. When it failed, the cap is why. */
 static void end_by_cap(Run *run, const GatewayTotals *totals)
 {
     bool failed = run->end.outcome == TASK_OUTCOME_FAILED_FINAL ||

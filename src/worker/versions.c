@@ -1,5 +1,6 @@
 #include "worker/versions.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,7 @@ struct Versions {
     size_t max;
     List list;
     size_t n;
-    uint64_t fetched;
+    atomic_uint_fast64_t fetched;
 };
 
 Versions *versions_new(WorkerLink *link, const char *dir, size_t max)
@@ -63,7 +64,7 @@ void versions_free(Versions *v)
 
 uint64_t versions_fetched(const Versions *v)
 {
-    return v->fetched;
+    return atomic_load(&v->fetched);
 }
 
 static Entry *entry_find(Versions *v, Str id)
@@ -168,7 +169,7 @@ static int entry_fetch_wait(Versions *v, Entry *e)
     int r = spec_fetch_wait(v, e);
     if (r == 0) r = code_fetch_wait(v, e);
     if (r != 0) return r;
-    v->fetched++;
+    atomic_fetch_add(&v->fetched, 1);
     LOG_INFO("version fetched", LOG_STR("version", str_make(e->use.id, 12)),
              LOG_INT("ms", clock_mono_ms() - began_ms));
     return 0;

@@ -36,7 +36,7 @@ void versions_free(Versions *versions);
 MUST_CHECK int version_ref_wait(Versions *versions, Str id, VersionUse **ret);
 void version_unref(Versions *versions, VersionUse *use);
 
-/* Fetches so far. */
+/* Fetches so far. Any thread. */
 uint64_t versions_fetched(const Versions *versions);
 
 #endif

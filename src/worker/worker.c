@@ -56,7 +56,6 @@ static void publish(WorkerHost *w)
     memcpy(w->stats.id, w->lease.worker_id, sizeof w->stats.id);
     memcpy(w->stats.running, w->slots.running, sizeof w->stats.running);
     w->stats.draining = w->draining;
-    w->stats.versions_fetched = versions_fetched(w->host.versions);
     pthread_mutex_unlock(&w->mutex);
 }
 
@@ -79,6 +78,7 @@ void worker_stats(const WorkerHost *worker, WorkerStats *ret)
     ret->log_lines_dropped = atomic_load(&c->log_lines_dropped);
     ret->tool_calls = atomic_load(&c->tool_calls);
     ret->tool_errors = atomic_load(&c->tool_errors);
+    ret->versions_fetched = versions_fetched(w->host.versions);
     for (int i = 0; i < TASK_OUTCOME_N_; i++) ret->ended[i] = atomic_load(&c->ended[i]);
 }
 

@@ -9,8 +9,9 @@
 
 typedef struct {
     Stub stub;
-    const char *answer; /* whole, as sent */
-    char seen[8192];    /* the last request: line, authorization, body */
+    Arena arena;                  /* of the answers: they outlive the stub's threads */
+    _Atomic(const char *) answer; /* whole, as sent */
+    char seen[8192];              /* the last request: line, authorization, body */
 } Script;
 
 static StubEnd play(StubRequest *request, void *ctx)
@@ -18,7 +19,7 @@ static StubEnd play(StubRequest *request, void *ctx)
     Script *script = ctx;
     snprintf(script->seen, sizeof script->seen, "%.*s\n%.*s\n%.*s", STR_ARG(request->line),
              STR_ARG(stub_field(request, "authorization")), STR_ARG(request->body));
-    stub_sends(request, script->answer);
+    stub_sends(request, atomic_load(&script->answer));
     return STUB_CLOSE;
 }
 
@@ -32,14 +33,12 @@ typedef struct {
 static int link_main(void *arg)
 {
     LinkTest *t = arg;
-    CLEANUP(arena_deinit) Arena arena = { 0 };
     char url[64];
     HttpClient *client = http_client_new();
-    arena_init(&arena, 1 << 20);
     snprintf(url, sizeof url, "http://127.0.0.1:%u/", t->script->stub.port);
     WorkerLink *link = link_http_new(
         &(LinkHttpOptions){ .client = client, .url = url, .key = "gk_1", .timeout_ms = 5000 });
-    t->fn(t->script, link, &arena);
+    t->fn(t->script, link, &t->script->arena);
     link_free(link);
     http_client_free(client);
     return 0;
@@ -50,9 +49,11 @@ static void with_script(LinkFn fn)
     Script *script = xcalloc(1, sizeof *script);
     LinkTest t = { script, fn };
     signal(SIGPIPE, SIG_IGN);
+    arena_init(&script->arena, 1 << 20);
     stub_open(&script->stub, play, script);
     harness_run(link_main, &t);
     stub_close(&script->stub);
+    arena_deinit(&script->arena);
     free(script);
     check_none();
 }

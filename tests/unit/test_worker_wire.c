@@ -106,8 +106,8 @@ static void test_task_refused(void **state)
     static const char *const bad[] = {
         "{\"fence\":1,\"agent\":\"a\",\"versionId\":\"b\",\"lane\":\"low\"}",
         "{\"taskId\":\"01020304-0506-7708-990a-0b0c0d0e0f10\",\"agent\":\"a\",\"versionId\":\"b\"}",
-        "{\"taskId\":\"01020304-0506-7708-990a-0b0c0d0e0f10\",\"fence\":1,\"agent\":\"a\","
-        "\"versionId\":\"b\",\"lane\":\"middle\"}",
+        ("{\"taskId\":\"01020304-0506-7708-990a-0b0c0d0e0f10\",\"fence\":1,\"agent\":\"a\","
+         "\"versionId\":\"b\",\"lane\":\"middle\"}"),
         "{\"taskId\":\"01020304-0506-7708-990a-0b0c0d0e0f10\",\"fence\":1,\"lane\":\"low\"}",
         "[]",
     };

@@ -27,6 +27,7 @@ struct Bench {
     int (*scenario)(Bench *b);
     void (*configure)(Bench *b, WorkerOptions *options); /* may be NULL */
     int64_t lease_ms;
+    uint16_t model_port; /* of a scripted provider; 0: the simulator's */
 
     TempDir dir;
     char worker_dir[300];
@@ -272,8 +273,9 @@ static inline int bench_runner(void *arg)
 
 static inline void bench_models(Bench *b)
 {
-    snprintf(b->sim_openai, sizeof b->sim_openai, "http://127.0.0.1:%u/v1", sim_port(b->sim));
-    snprintf(b->sim_anthropic, sizeof b->sim_anthropic, "http://127.0.0.1:%u", sim_port(b->sim));
+    uint16_t port = b->model_port ? b->model_port : sim_port(b->sim);
+    snprintf(b->sim_openai, sizeof b->sim_openai, "http://127.0.0.1:%u/v1", port);
+    snprintf(b->sim_anthropic, sizeof b->sim_anthropic, "http://127.0.0.1:%u", port);
     b->providers[0] = (GatewayProvider){ .name = "sim",
                                          .protocol = GATEWAY_OPENAI,
                                          .base_url = b->sim_openai,

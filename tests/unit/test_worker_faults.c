@@ -1,0 +1,548 @@
+/* The worker when the control plane, a version or a server agent lets it down. */
+#include "worker_bench.h"
+
+#include <dirent.h>
+
+#include "stub_server.h"
+
+/* --- a link that fails when told -------------------------------------------------------------- */
+
+typedef struct {
+    WorkerLink link;
+    WorkerLink *inner;
+    /* how many of the next calls fail, with what; lost: the call is made, its answer lost */
+    int beats, finishes, calls, artifacts;
+    int beat_error, finish_error, call_error;
+    bool finish_lost, artifact_spoilt, no_version;
+    int finishes_seen, registrations;
+} Flaky;
+
+static Flaky *flaky_of(WorkerLink *link)
+{
+    return CONTAINER_OF(link, Flaky, link);
+}
+
+static int flaky_register(WorkerLink *link, const LinkWorker *worker, LinkLease *ret)
+{
+    Flaky *f = flaky_of(link);
+    f->registrations++;
+    return f->inner->ops->register_wait(f->inner, worker, ret);
+}
+
+static int flaky_claim(WorkerLink *link, const LaneConfig *slots, int64_t wait_ms, Arena *arena,
+                       LinkTask **ret, size_t *ret_n)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->claim_wait(f->inner, slots, wait_ms, arena, ret, ret_n);
+}
+
+static int flaky_heartbeat(WorkerLink *link, const TaskRef *held, size_t held_n, Arena *arena,
+                           HeartbeatReply *ret)
+{
+    Flaky *f = flaky_of(link);
+    if (f->beats > 0) {
+        f->beats--;
+        return f->beat_error;
+    }
+    return f->inner->ops->heartbeat_wait(f->inner, held, held_n, arena, ret);
+}
+
+static int flaky_signal(WorkerLink *link, uint64_t mark, int64_t deadline_ms)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->signal_wait(f->inner, mark, deadline_ms);
+}
+
+static int flaky_finish(WorkerLink *link, const TaskFinish *finish)
+{
+    Flaky *f = flaky_of(link);
+    f->finishes_seen++;
+    if (f->finishes == 0) return f->inner->ops->finish_wait(f->inner, finish);
+    f->finishes--;
+    if (f->finish_lost) CHECK_INT(f->inner->ops->finish_wait(f->inner, finish), 0);
+    return diag_set(f->finish_error, "the finish was made to fail");
+}
+
+static int flaky_calls(WorkerLink *link, TaskRef task, const GatewayCall *calls, size_t n)
+{
+    Flaky *f = flaky_of(link);
+    if (f->calls == 0) return f->inner->ops->calls_wait(f->inner, task, calls, n);
+    f->calls--;
+    return diag_set(f->call_error, "the calls were made to fail");
+}
+
+static int flaky_logs(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t n)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->logs_wait(f->inner, task, lines, n);
+}
+
+static int flaky_version(WorkerLink *link, Str id, Arena *arena, LinkVersion *ret)
+{
+    Flaky *f = flaky_of(link);
+    if (f->no_version) return diag_set(LINK_E_NO_VERSION, "there is no such version");
+    return f->inner->ops->version_wait(f->inner, id, arena, ret);
+}
+
+static int flaky_artifact(WorkerLink *link, const LinkVersion *version, Buf *out)
+{
+    Flaky *f = flaky_of(link);
+    if (f->artifacts > 0) {
+        f->artifacts--;
+        return diag_set(-ECONNRESET, "the artifact was made to fail");
+    }
+    int r = f->inner->ops->artifact_wait(f->inner, version, out);
+    if (r == 0 && f->artifact_spoilt) out->ptr[out->len / 2] ^= 1;
+    return r;
+}
+
+static int flaky_leave(WorkerLink *link)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->leave_wait(f->inner);
+}
+
+static void flaky_free(WorkerLink *link)
+{
+    Flaky *f = flaky_of(link);
+    link_free(f->inner);
+    free(f);
+}
+
+static const WorkerLinkOps flaky_ops = {
+    .register_wait = flaky_register,
+    .claim_wait = flaky_claim,
+    .heartbeat_wait = flaky_heartbeat,
+    .signal_wait = flaky_signal,
+    .finish_wait = flaky_finish,
+    .calls_wait = flaky_calls,
+    .logs_wait = flaky_logs,
+    .version_wait = flaky_version,
+    .artifact_wait = flaky_artifact,
+    .leave_wait = flaky_leave,
+    .free = flaky_free,
+};
+
+static Flaky *flaky;
+
+static void make_flaky(Bench *b, WorkerOptions *options)
+{
+    flaky = xcalloc(1, sizeof *flaky);
+    flaky->link.ops = &flaky_ops;
+    flaky->inner = b->link;
+    flaky->beat_error = flaky->finish_error = flaky->call_error = -EIO;
+    b->link = &flaky->link;
+    options->link = b->link;
+    options->versions_max = 2;
+}
+
+static void with_faults(int (*scenario)(Bench *b), int64_t lease_ms)
+{
+    bench_with((Bench){ .scenario = scenario, .configure = make_flaky, .lease_ms = lease_ms });
+}
+
+static WorkerStats stats_of(const Bench *b)
+{
+    WorkerStats stats;
+    worker_stats(b->worker, &stats);
+    return stats;
+}
+
+/* --- leases ----------------------------------------------------------------------------------- */
+
+static int lease_lost(Bench *b)
+{
+    bench_deploy(b, "sh",
+                 "trap '' TERM; grep -q '\"attempt\":1' && echo \"pid $$\" >&2 && exec sleep 1000;"
+                 "echo second",
+                 "");
+    Uuid id = bench_submit(b, "null", NULL);
+    Str line = bench_log_until(b, id, "pid ");
+    int64_t pid = 0, fence = bench_get(b, id).fence;
+    str_split(line, '\n', &line, NULL);
+    CHECK(str_to_i64(line, &pid) == 0 && pid > 1);
+    flaky->beats = 1000000;
+    if (pid > 1) bench_dies((pid_t)pid); /* without grace: it is somebody else's task now */
+    flaky->beats = 0;
+    Task task = bench_end(b, id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_STR(task.result, STR("\"second\""));
+    CHECK_INT(task.losses, 1);
+    CHECK(task.fence > fence);
+    CHECK_INT(stats_of(b).stale, 1);
+    CHECK_INT(stats_of(b).leases_lost, 1);
+    CHECK_INT(stats_of(b).ended[TASK_OUTCOME_SUCCEEDED], 1);
+    CHECK(stats_of(b).heartbeats_failed > 0);
+    CHECK_INT(flaky->registrations, 2);
+    CHECK_INT(flaky->finishes_seen, 1); /* of the first attempt nothing was reported */
+    return 0;
+}
+
+static void test_lost_lease_kills(void **state)
+{
+    (void)state;
+    with_faults(lease_lost, 1000);
+}
+
+static int unknown_worker(Bench *b)
+{
+    bench_deploy(b, "sh", "echo fine", "");
+    CHECK_INT(bench_run(b, "null").state, TASK_SUCCEEDED);
+    flaky->beat_error = LINK_E_NO_WORKER;
+    flaky->beats = 1;
+    while (flaky->registrations < 2) fiber_sleep_wait(10);
+    CHECK_INT(bench_run(b, "null").state, TASK_SUCCEEDED); /* under its new name */
+    CHECK_INT(stats_of(b).leases_lost, 1);
+    return 0;
+}
+
+static void test_an_unknown_worker_registers_again(void **state)
+{
+    (void)state;
+    with_faults(unknown_worker, 1000);
+}
+
+/* --- reports ---------------------------------------------------------------------------------- */
+
+static int finish_again(Bench *b)
+{
+    bench_deploy(b, "sh", "echo fine", "");
+    flaky->finishes = 3;
+    Task task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_INT(task.attempt, 1);
+    CHECK_INT(flaky->finishes_seen, 4);
+
+    flaky->finishes = 1; /* recorded, but the answer is lost: saying it again changes nothing */
+    flaky->finish_lost = true;
+    task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    while (stats_of(b).stale == 0) fiber_sleep_wait(10);
+    CHECK_INT(bench_get(b, task.id).attempt, 1);
+    CHECK_INT(bench_get(b, task.id).state, TASK_SUCCEEDED);
+    return 0;
+}
+
+static void test_a_finish_is_reported_until_it_is_taken(void **state)
+{
+    (void)state;
+    with_faults(finish_again, 3000);
+}
+
+static int finish_refused(Bench *b)
+{
+    bench_deploy(b, "sh", "echo fine", "");
+    flaky->finishes = 1;
+    flaky->finish_error = LINK_E_REFUSED;
+    Task task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_FAILED);
+    CHECK_STR(task.error_code, STR("result_refused"));
+    CHECK_HAS(task.error_detail, "made to fail");
+    CHECK_INT(task.result.len, 0);
+    return 0;
+}
+
+static void test_a_refused_result_is_a_failure(void **state)
+{
+    (void)state;
+    with_faults(finish_refused, 3000);
+}
+
+static void deploy_asker(Bench *b)
+{
+    bench_deploy(b, "python3",
+                 "import json, os, urllib.request\n"
+                 "body = {'model': 'sim/echo', 'messages': [{'role': 'user', 'content': 'hi'}]}\n"
+                 "request = urllib.request.Request(\n"
+                 "    os.environ['OPENAI_BASE_URL'] + '/chat/completions',\n"
+                 "    json.dumps(body).encode(), {'content-type': 'application/json'})\n"
+                 "print(urllib.request.urlopen(request).status)\n",
+                 "");
+}
+
+static int calls_again(Bench *b)
+{
+    deploy_asker(b);
+    flaky->calls = 2;
+    Task task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_INT(task.usage.llm_calls, 1); /* recorded once, before the answer went out */
+    CHECK_INT(flaky->calls, 0);
+    return 0;
+}
+
+static void test_a_call_is_recorded_before_it_is_answered(void **state)
+{
+    (void)state;
+    with_faults(calls_again, 3000);
+}
+
+static int calls_stale(Bench *b)
+{
+    deploy_asker(b);
+    flaky->calls = 1;
+    flaky->call_error = LINK_E_STALE;
+    Uuid id = bench_submit(b, "null", NULL);
+    int64_t deadline_ms = deadline_after(BENCH_PATIENCE_MS);
+    while (stats_of(b).stale == 0 && clock_mono_ms() < deadline_ms) fiber_sleep_wait(10);
+    CHECK_INT(stats_of(b).stale, 1);
+    CHECK_INT(flaky->finishes_seen, 0);
+    CHECK_INT(bench_get(b, id).usage.llm_calls, 0);
+    return 0;
+}
+
+static void test_a_stale_call_stops_the_attempt(void **state)
+{
+    (void)state;
+    with_faults(calls_stale, 3000);
+}
+
+/* --- versions --------------------------------------------------------------------------------- */
+
+static int versions_bad(Bench *b)
+{
+    bench_deploy(b, "sh", "echo one", "");
+    flaky->artifacts = 1;
+    Task task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_SUCCEEDED); /* fetched by the second attempt */
+    CHECK_INT(task.attempt, 2);
+    CHECK_INT(stats_of(b).versions_fetched, 1);
+
+    bench_deploy(b, "sh", "echo two", "");
+    flaky->artifact_spoilt = true;
+    task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_FAILED);
+    CHECK_STR(task.error_code, STR("version_unusable"));
+    CHECK_HAS(task.error_detail, "digest");
+    flaky->artifact_spoilt = false;
+
+    flaky->no_version = true;
+    task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_FAILED);
+    CHECK_STR(task.error_code, STR("version_unusable"));
+    flaky->no_version = false;
+    CHECK_STR(bench_run(b, "null").result, STR("\"two\""));
+    return 0;
+}
+
+static void test_versions_that_cannot_be_had(void **state)
+{
+    (void)state;
+    with_faults(versions_bad, 3000);
+}
+
+static size_t entries_in(const char *dir, const char *name)
+{
+    char path[400];
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    DIR *d = opendir(path);
+    if (!CHECK(d != NULL)) return 0;
+    for (struct dirent *e; (e = readdir(d));) n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+static int versions_many(Bench *b)
+{
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 4; i++) {
+            char script[64], want[16];
+            snprintf(script, sizeof script, "echo version-%d", i);
+            snprintf(want, sizeof want, "\"version-%d\"", i);
+            bench_deploy(b, "sh", script, "");
+            CHECK_STR(bench_run(b, "null").result, str_of(want));
+        }
+    }
+    CHECK_INT(stats_of(b).versions_fetched, 8); /* only two fit at a time */
+    CHECK(entries_in(b->worker_dir, "versions") <= 3);
+    return 0;
+}
+
+static void test_versions_make_room(void **state)
+{
+    (void)state;
+    with_faults(versions_many, 3000);
+}
+
+/* --- agents behind a URL ---------------------------------------------------------------------- */
+
+typedef struct {
+    Stub stub;
+    const char *ping;   /* body of the answer to GET /ping */
+    const char *answer; /* body of the answer to POST /invocations */
+    int status;         /* of it */
+    atomic_int pings, invocations;
+    char seen[4096];
+} Server;
+
+static Server *server;
+
+static void server_say(StubRequest *request, int status, const char *body)
+{
+    char head[160];
+    snprintf(head, sizeof head, "HTTP/1.1 %d X\r\nRetry-After: 0\r\nContent-Length: %zu\r\n\r\n",
+             status, strlen(body));
+    stub_sends(request, head);
+    stub_sends(request, body);
+}
+
+static StubEnd server_play(StubRequest *request, void *ctx)
+{
+    Server *s = ctx;
+    if (str_eq(request->line, STR("GET /base/ping HTTP/1.1"))) {
+        atomic_fetch_add(&s->pings, 1);
+        server_say(request, 200, s->ping);
+    } else if (str_eq(request->line, STR("POST /base/invocations HTTP/1.1"))) {
+        atomic_fetch_add(&s->invocations, 1);
+        snprintf(s->seen, sizeof s->seen, "%.*s", STR_ARG(request->body));
+        if (s->status == 0) stub_sleep_ms(3000);
+        server_say(request, s->status, s->answer);
+    } else {
+        server_say(request, 404, "");
+    }
+    return STUB_KEEP;
+}
+
+static void deploy_url(Bench *b, uint16_t port)
+{
+    Str yaml = arena_printf(&b->arena,
+                            "apiVersion: gantry/v1\nkind: Agent\nmetadata: {name: a}\nspec:\n"
+                            "  {runtime: server, url: \"http://127.0.0.1:%u/base\","
+                            "   retry: {maxAttempts: 2, backoff: {initial: 10ms, max: 10ms}}}\n",
+                            port);
+    bench_deploy_files(b, (BenchFile[]){ { "agent.yaml", yaml.ptr } }, 1);
+}
+
+static int by_url(Bench *b)
+{
+    deploy_url(b, server->stub.port);
+    server->ping = "{\"status\":\"HealthyBusy\"}";
+    server->answer = "{\"from\":\"afar\"}";
+    server->status = 200;
+    Task task = bench_run(b, "{\"q\":1}");
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_STR(task.result, STR("{\"from\":\"afar\"}"));
+    CHECK_HAS(str_of(server->seen), "\"input\":{\"q\":1},\"sessionId\":\"session-1\"");
+    CHECK_INT(bench_run(b, "null").state, TASK_SUCCEEDED);
+    CHECK_INT(atomic_load(&server->pings), 1); /* before the first use only */
+    CHECK_INT(atomic_load(&server->invocations), 2);
+
+    server->status = 422;
+    server->answer = "no such order";
+    task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_FAILED);
+    CHECK_INT(task.attempt, 1);
+    CHECK_HAS(task.error_detail, "HTTP 422: no such order");
+
+    server->status = 503;
+    task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_FAILED);
+    CHECK_INT(task.attempt, 2); /* worth another attempt */
+    return 0;
+}
+
+static int by_url_cancelled(Bench *b)
+{
+    TaskState now;
+    deploy_url(b, server->stub.port);
+    server->ping = "{\"status\":\"Healthy\"}";
+    server->answer = "{}";
+    server->status = 0;
+    Uuid id = bench_submit(b, "null", NULL);
+    while (atomic_load(&server->invocations) == 0) fiber_sleep_wait(5);
+    int64_t began_ms = clock_mono_ms();
+    CHECK_INT(queue_cancel_wait(b->queue, id, STR("user"), &now), 0);
+    CHECK_INT(bench_end(b, id).state, TASK_CANCELED);
+    CHECK(clock_mono_ms() - began_ms < 2000); /* the answer takes three seconds */
+    return 0;
+}
+
+static int by_url_unwell(Bench *b)
+{
+    deploy_url(b, server->stub.port);
+    server->ping = "{\"status\":\"Unwell\"}";
+    server->status = 200;
+    Task task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_FAILED);
+    CHECK_INT(task.attempt, 2);
+    CHECK_STR(task.error_code, STR("agent_unreachable"));
+    CHECK_INT(atomic_load(&server->invocations), 0);
+    deploy_url(b, 9); /* nobody there */
+    task = bench_run(b, "null");
+    CHECK_STR(task.error_code, STR("agent_unreachable"));
+    return 0;
+}
+
+static void with_server(int (*scenario)(Bench *b))
+{
+    server = xcalloc(1, sizeof *server);
+    stub_open(&server->stub, server_play, server);
+    bench(scenario);
+    stub_close(&server->stub);
+    free(server);
+}
+
+static void test_server_by_url(void **state)
+{
+    (void)state;
+    with_server(by_url);
+}
+
+static void test_server_cancelled(void **state)
+{
+    (void)state;
+    with_server(by_url_cancelled);
+}
+
+static void test_server_unwell(void **state)
+{
+    (void)state;
+    with_server(by_url_unwell);
+}
+
+/* --- the loop ends under it ------------------------------------------------------------------- */
+
+static int torn_down(Bench *b)
+{
+    bench_deploy(b, "sh", "trap '' TERM; echo \"pid $$\" >&2; while :; do sleep 1; done", "");
+    Uuid id = bench_submit(b, "null", NULL);
+    Str line = bench_log_until(b, id, "pid ");
+    int64_t pid = 0;
+    str_split(line, '\n', &line, NULL);
+    CHECK(str_to_i64(line, &pid) == 0 && pid > 1);
+    loop_stop(loop_here());
+    fiber_shield();
+    fiber_join_wait(b->runner, NULL);
+    fiber_unshield();
+    CHECK_INT(b->worker_result, -ECANCELED);
+    CHECK(bench_is_dead((pid_t)pid));
+    CHECK_INT(bench_get(b, id).state, TASK_QUEUED); /* released */
+    worker_free(TAKE(b->worker));
+    return 0;
+}
+
+static void test_loop_stop_releases(void **state)
+{
+    (void)state;
+    bench(torn_down);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_lost_lease_kills),
+        cmocka_unit_test(test_an_unknown_worker_registers_again),
+        cmocka_unit_test(test_a_finish_is_reported_until_it_is_taken),
+        cmocka_unit_test(test_a_refused_result_is_a_failure),
+        cmocka_unit_test(test_a_call_is_recorded_before_it_is_answered),
+        cmocka_unit_test(test_a_stale_call_stops_the_attempt),
+        cmocka_unit_test(test_versions_that_cannot_be_had),
+        cmocka_unit_test(test_versions_make_room),
+        cmocka_unit_test(test_server_by_url),
+        cmocka_unit_test(test_server_cancelled),
+        cmocka_unit_test(test_server_unwell),
+        cmocka_unit_test(test_loop_stop_releases),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
