@@ -287,8 +287,9 @@ static int claims_reply_wait(ApiCall *call, const Task *tasks, size_t n)
     json_out_array_end(&json.out);
     json_out_object_end(&json.out);
     bool fits = json_out_ok(&json.out);
-    int r = fits ? http_reply_wait(call->req, 200, "application/json", buf_str(&json.buf))
-                 : -ENOMEM;
+    int r = fits ? HTTP_E_GONE : -ENOMEM; /* a worker that drains leaves while it waits */
+    if (fits && !http_gone(call->req))
+        r = http_reply_wait(call->req, 200, "application/json", buf_str(&json.buf));
     if (r != 0) claims_release_wait(call->api->options.queue, tasks, n);
     if (!fits) return api_fail_wait(call, -ENOMEM);
     return r < 0 ? r : API_E_REPLIED;
