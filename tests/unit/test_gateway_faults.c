@@ -188,7 +188,7 @@ typedef struct {
 static struct {
     pthread_mutex_t lock;
     Script script;
-    static char answer[32768];   /* too large for a fiber */
+    char answer[32768];
     char head[4096], body[8192]; /* of the last request */
 } shared = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
