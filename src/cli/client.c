@@ -88,7 +88,9 @@ static int say_problem(const ClientAnswer *answer)
     Str detail = json_str(json_get(answer->json, "detail")),
         code = json_str(json_get(answer->json, "code"));
     if (!detail.len) detail = json_str(json_get(answer->json, "title"));
-    if (detail.len) fail(0, "%.*s (%.*s)", STR_ARG(detail), STR_ARG(code));
+    if (str_eq(code, STR("agent_invalid")) && json_get(answer->json, "errors"))
+        fail(0, "the agent is not valid:");
+    else if (detail.len) fail(0, "%.*s (%.*s)", STR_ARG(detail), STR_ARG(code));
     else
         fail(0, "the server answered %d: %.*s", answer->status, (int)MIN(answer->body.len, 300),
              answer->body.ptr ? answer->body.ptr : "");

@@ -690,7 +690,10 @@ static int provider_from_environment(Config *config, const char *name, GatewayPr
     *p = (GatewayProvider){
         .name = name, .protocol = protocol, .base_url = kept_url, .key = kept_key
     };
-    if (is_loopback_url(config, kept_url)) p->default_price = keep_price(config, (Price){ 0 });
+    if (is_loopback_url(config, kept_url)) {
+        p->default_price = keep_price(config, (Price){ 0 });
+        p->cap_member = "max_tokens"; /* many local servers know no other */
+    }
     return 0;
 }
 

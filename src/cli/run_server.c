@@ -380,7 +380,8 @@ static int open_services(Program *p)
     if (!p->config.webhook_secret.len &&
         (r = webhook_secret_load(p->config.data, p->webhook_secret)) < 0)
         return r;
-    QueueOptions options = { .lease_ms = p->config.lease_ms,
+    QueueOptions options = { .webhook_body = webhook_body,
+                             .lease_ms = p->config.lease_ms,
                              .log_bytes_max = p->config.log_bytes_max };
     for (Lane lane = 0; lane < LANE_N_; lane++)
         options.queued_max[lane] = p->config.queued_tasks_max;

@@ -7,31 +7,50 @@
 #include "cli/file.h"
 #include "codec/gzip.h"
 #include "codec/yaml.h"
+#include "logic/manifest.h"
 #include "store/package.h"
 #include "sys/clock.h"
 #include "sys/process.h"
 
 #define UPLOAD_BYTES_MAX ((size_t)512 << 20)
+#define MISTAKES_MAX 50
 
 static Str member(const Json *v, const char *key)
 {
     return json_str(json_get(v, key));
 }
 
+/* What is wrong with a manifest that has no name to send it under; as the server would say it. */
+static int say_mistakes(Client *client, Str manifest)
+{
+    CLEANUP(buf_deinit) Buf line = { 0 };
+    AgentSpec spec;
+    Issue issues[MISTAKES_MAX];
+    size_t n = 0;
+    buf_init(&line, 65536);
+    if (manifest_parse(&client->arena, manifest, &spec, issues, ARRAY_N(issues), &n) < 0)
+        return fail(EXIT_FAILED, "%s", diag_text());
+    fail(0, "the agent is not valid:");
+    for (size_t i = 0; i < n; i++) {
+        buf_clear(&line);
+        issue_text(&issues[i], STR(PACKAGE_MANIFEST), &line);
+        fprintf(stderr, "  %.*s\n", STR_ARG(buf_str(&line)));
+    }
+    return EXIT_FAILED;
+}
+
 /* metadata.name of DIR/agent.yaml; the server checks everything else. */
 static int agent_name(Client *client, const char *dir, Str *ret)
 {
     Str text;
-    const Json *doc;
+    const Json *doc = NULL;
     Str path = client_printf(client, "%s/" PACKAGE_MANIFEST, dir);
     int r = file_read(&client->arena, path.ptr, YAML_BYTES_MAX, &text);
     if (r < 0)
         return fail(EXIT_FAILED, "%s; `gantry init %s` makes a new agent there", diag_text(), dir);
     r = yaml_parse(&client->arena, text, &doc, NULL);
-    if (r < 0) return fail(EXIT_FAILED, "%s: %s", path.ptr, diag_text());
-    *ret = member(json_get(doc, "metadata"), "name");
-    if (ret->len == 0) return fail(EXIT_FAILED, "%s: metadata.name is missing", path.ptr);
-    return EXIT_OK;
+    *ret = r < 0 ? STR_NULL : member(json_get(doc, "metadata"), "name");
+    return agent_name_ok(*ret) ? EXIT_OK : say_mistakes(client, text);
 }
 
 typedef struct {

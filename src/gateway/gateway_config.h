@@ -22,8 +22,9 @@ typedef struct {
      */
     const Price *default_price;
 
-    /* Which member carries the output cap when the client sent none: "max_completion_tokens"
-     * (NULL), or "max_tokens" for servers that know only that. OpenAI protocol only. */
+    /* Which member this server looks for the output cap in: "max_completion_tokens" (NULL), or
+     * "max_tokens" for servers that know only that: a cap sent in the other one is put there too.
+     * OpenAI protocol only. */
     const char *cap_member;
 
     int64_t timeout_ms;         /* whole call; 0: 600 s */

@@ -1,6 +1,7 @@
 #include "gateway/gateway_edit.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "codec/json.h"
 
@@ -31,11 +32,19 @@ static const char *cap_member(const RequestInfo *info, const Edits *edits)
     return edits->cap_member && info->api == API_CHAT ? edits->cap_member : usual[info->api];
 }
 
-static int set_cap(Buf *scratch, Str *at, const RequestInfo *info, const Edits *edits)
+static int set_cap(Buf *scratch, Str *at, const char *member, int64_t out_cap)
 {
     char number[24];
-    int n = snprintf(number, sizeof number, "%" PRId64, edits->out_cap);
-    return member_set(scratch, at, cap_member(info, edits), str_make(number, (size_t)n));
+    int n = snprintf(number, sizeof number, "%" PRId64, out_cap);
+    return member_set(scratch, at, member, str_make(number, (size_t)n));
+}
+
+/* A server that knows only max_tokens takes a cap in max_completion_tokens for none, and answers
+ * until its context is full: what was reserved would not hold. It gets the cap in both. */
+static bool cap_is_overlooked(const RequestInfo *info, const Edits *edits)
+{
+    return info->api == API_CHAT && edits->cap_member && info->out_cap_member &&
+           strcmp(edits->cap_member, info->out_cap_member) != 0;
 }
 
 /* Other stream options stay as they are. */
@@ -57,7 +66,11 @@ int body_edit(Str body, const RequestInfo *info, const Edits *edits, Buf *scratc
     assert(edits->out_cap >= 0);
     Str at = body;
     int r = 0;
-    if (edits->out_cap && info->api != API_EMBEDDINGS) r = set_cap(scratch, &at, info, edits);
+    if (edits->out_cap && info->api != API_EMBEDDINGS)
+        r = set_cap(scratch, &at, cap_member(info, edits), edits->out_cap);
+    if (r == 0 && cap_is_overlooked(info, edits))
+        r = set_cap(scratch, &at, edits->cap_member,
+                    edits->out_cap ? edits->out_cap : info->out_cap);
     if (r == 0 && edits->include_usage) r = set_include_usage(scratch, &at);
     if (r == 0 && edits->no_tools)
         r = member_set(scratch, &at, "tool_choice",

@@ -8,7 +8,7 @@
 
 typedef struct {
     int64_t out_cap;        /* to be set; 0: leave the client's */
-    const char *cap_member; /* where, when the client gave none; NULL: the API's usual one */
+    const char *cap_member; /* where this server looks for it (API_CHAT); NULL: the usual one */
     bool no_tools;          /* forbid tool calls */
     bool include_usage;     /* chat streams: ask for usage */
 } Edits;

@@ -61,9 +61,14 @@ static void test_output_cap(void **state)
     edits.cap_member = "max_tokens";
     check_edit(API_CHAT, "{\"model\":\"m\"," MESSAGES "}", edits,
                "{\"max_tokens\":77,\"model\":\"m\"," MESSAGES "}");
-    /* where the client put it stands before what the provider prefers */
+    /* a server that overlooks the client's member gets the cap in its own as well */
     check_edit(API_CHAT, "{\"model\":\"m\",\"max_completion_tokens\":500," MESSAGES "}", edits,
-               "{\"model\":\"m\",\"max_completion_tokens\":77," MESSAGES "}");
+               "{\"max_tokens\":77,\"model\":\"m\",\"max_completion_tokens\":77," MESSAGES "}");
+    edits.out_cap = 0;
+    check_edit(API_CHAT, "{\"model\":\"m\",\"max_completion_tokens\":500," MESSAGES "}", edits,
+               "{\"max_tokens\":500,\"model\":\"m\",\"max_completion_tokens\":500," MESSAGES "}");
+    check_edit(API_CHAT, "{\"model\":\"m\",\"max_tokens\":500," MESSAGES "}", edits,
+               "{\"model\":\"m\",\"max_tokens\":500," MESSAGES "}");
 }
 
 static void test_include_usage(void **state)
