@@ -178,16 +178,11 @@ static void model_warn(Upload *u)
 {
     const GatewayConfig *config = u->call->api->options.gateway;
     Str model = u->package->spec.model;
-    Package *package = u->package;
-    if (!config || str_empty(model) || package->issues_n == PACKAGE_ISSUES_MAX) return;
+    if (!config || str_empty(model)) return;
     for (int p = 0; p < GATEWAY_PROTOCOL_N_; p++)
         if (gateway_resolve(config, model, (GatewayProtocol)p, NULL, NULL) == 0) return;
-    package->issues[package->issues_n++] = (PackageIssue){
-        .file = STR(PACKAGE_MANIFEST),
-        .issue = { .warning = true,
-                   .path = STR("spec.model"),
-                   .message = arena_str(&u->arena, str_of(diag_text())) },
-    };
+    Str why = arena_str(&u->arena, str_of(diag_text()));
+    if (why.ptr) package_warn(&u->arena, u->package, STR("spec.model"), why);
 }
 
 static int created_wait(Upload *u)

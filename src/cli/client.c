@@ -70,17 +70,21 @@ static int exit_of_status(int status)
     return EXIT_FAILED;
 }
 
-static void say_issues(const Json *problem)
+/* "agent.yaml:12:5: spec.model: message"; a finding about a whole file has no line. */
+static void say_issue(const char *before, const Json *issue)
 {
-    for (JsonIter it = json_iter(json_get(problem, "errors")); json_next(&it);) {
-        Str file = json_str(json_get(it.value, "file")),
-            member = json_str(json_get(it.value, "member"));
-        Str message = json_str(json_get(it.value, "message"));
-        fprintf(stderr, "  %.*s:%" PRId64 ":%" PRId64 ": %.*s%s%.*s\n", STR_ARG(file),
-                json_i64_or(json_get(it.value, "line"), 0),
-                json_i64_or(json_get(it.value, "column"), 0), STR_ARG(member),
-                member.len ? ": " : "", STR_ARG(message));
-    }
+    Str file = json_str(json_get(issue, "file")), member = json_str(json_get(issue, "member"));
+    int64_t line = json_i64_or(json_get(issue, "line"), 0);
+    fprintf(stderr, "%s%.*s", before, STR_ARG(file));
+    if (line > 0)
+        fprintf(stderr, ":%" PRId64 ":%" PRId64, line, json_i64_or(json_get(issue, "column"), 0));
+    fprintf(stderr, "%s%.*s%s%.*s\n", file.len ? ": " : "", STR_ARG(member), member.len ? ": " : "",
+            STR_ARG(json_str(json_get(issue, "message"))));
+}
+
+void client_say_issues(const char *before, const Json *issues)
+{
+    for (JsonIter it = json_iter(issues); json_next(&it);) say_issue(before, it.value);
 }
 
 static int say_problem(const ClientAnswer *answer)
@@ -94,7 +98,7 @@ static int say_problem(const ClientAnswer *answer)
     else
         fail(0, "the server answered %d: %.*s", answer->status, (int)MIN(answer->body.len, 300),
              answer->body.ptr ? answer->body.ptr : "");
-    say_issues(answer->json);
+    client_say_issues("  ", json_get(answer->json, "errors"));
     if (answer->status == 401) fail(0, "give a key with --key or GANTRY_API_KEY");
     return exit_of_status(answer->status);
 }

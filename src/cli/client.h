@@ -51,6 +51,9 @@ Str client_encoded(Client *client, const char *text);
 /* Prints body as it is, with a final newline: what -o json shows. */
 void client_print_json(const ClientAnswer *answer);
 
+/* Findings about an agent's files, one a line on stderr, each after the text before. */
+void client_say_issues(const char *before, const Json *issues);
+
 /* With -o jsonl: the elements of the answer's array member, one a line. */
 void client_print_jsonl(const ClientAnswer *answer, const char *member);
 

@@ -85,13 +85,6 @@ static Str commit_of(Client *client, const char *dir)
     return commit;
 }
 
-static void say_warnings(const Json *answer)
-{
-    for (JsonIter it = json_iter(json_get(answer, "warnings")); json_next(&it);)
-        fprintf(stderr, "warning: %.*s:%" PRId64 ": %.*s\n", STR_ARG(member(it.value, "file")),
-                json_i64_or(json_get(it.value, "line"), 0), STR_ARG(member(it.value, "message")));
-}
-
 int version_upload_wait(Client *client, const char *dir, const char *description, ClientAnswer *ret)
 {
     Str agent = STR_NULL;
@@ -113,7 +106,7 @@ int version_upload_wait(Client *client, const char *dir, const char *description
                              STR_ARG(description ? client_encoded(client, description) : STR_NULL));
     r = client_call_wait(client, "POST", path, buf_str(&p.gzip), "application/gzip", ret);
     buf_deinit(&p.gzip);
-    if (r == EXIT_OK) say_warnings(ret->json);
+    if (r == EXIT_OK) client_say_issues("warning: ", json_get(ret->json, "warnings"));
     return r;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/diag.h"
 #include "codec/gzip.h"
+#include "codec/yaml.h"
 #include "logic/version.h"
 
 #define ENTRIES_MAX_DEFAULT 20000
@@ -157,11 +158,34 @@ static void issue_put(Package *package, Str file, const Issue *issue)
     package->issues[package->issues_n++] = (PackageIssue){ .file = file, .issue = *issue };
 }
 
+/* Where a member of agent.yaml stands; without memory for that the finding has no place. */
+static void issue_place(Arena *arena, Str manifest, Issue *issue)
+{
+    const Json *doc;
+    YamlMarks *marks;
+    CLEANUP(buf_deinit) Buf pointer = { 0 };
+    buf_init(&pointer, 1024);
+    buf_printf(&pointer, "/%.*s", STR_ARG(issue->path));
+    for (size_t i = 0; i < pointer.len; i++)
+        if (pointer.ptr[i] == '.') pointer.ptr[i] = '/';
+    if (yaml_parse(arena, manifest, &doc, &marks) != 0) return;
+    (void)yaml_mark(marks, buf_str(&pointer), &issue->line, &issue->column);
+}
+
 static int issue_say(Reading *in, Str file, Str path, Str message)
 {
     if (!message.ptr) return -ENOMEM;
-    issue_put(in->package, file, &(Issue){ .path = path, .message = message });
+    Issue issue = { .path = path, .message = message };
+    if (str_eq(file, STR(PACKAGE_MANIFEST))) issue_place(in->arena, in->package->manifest, &issue);
+    issue_put(in->package, file, &issue);
     return PACKAGE_E_INVALID;
+}
+
+void package_warn(Arena *arena, Package *package, Str member, Str message)
+{
+    Issue issue = { .warning = true, .path = member, .message = message };
+    issue_place(arena, package->manifest, &issue);
+    issue_put(package, STR(PACKAGE_MANIFEST), &issue);
 }
 
 /* The diag of a failure as a finding; other failures are passed on. */

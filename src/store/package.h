@@ -77,6 +77,10 @@ typedef struct {
 MUST_CHECK int package_read(Arena *arena, Str upload, const PackageLimits *limits, uint64_t seed,
                             Buf *code, Package *ret);
 
+/* A warning about a member of agent.yaml ("spec.model"), where it stands; message lives as long as
+ * package. Dropped when there are too many. */
+void package_warn(Arena *arena, Package *package, Str member, Str message);
+
 /* --- what .gantryignore means ----------------------------------------------------------------- */
 
 typedef struct PackageRule PackageRule;

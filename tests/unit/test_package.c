@@ -369,6 +369,8 @@ static void test_errors_of_all_files_are_collected(void **state)
     assert_int_equal(read_upload(f), PACKAGE_E_INVALID);
     assert_int_equal(f->package->issues_n, 2);
     assert_true(str_eq(f->package->issues[0].issue.path, STR("spec.prompt")));
+    assert_int_equal(f->package->issues[0].issue.line, 6);
+    assert_int_equal(f->package->issues[0].issue.column, 3);
     assert_true(str_eq(f->package->issues[0].issue.message,
                        STR("prompts/system.md is not in the archive")));
 
