@@ -7,6 +7,7 @@
 #include "worker/wire.h"
 
 #define TIMEOUT_DEFAULT_MS 10000
+#define HEARTBEAT_MS_MAX 800 /* nothing is pushed, and a cancel is to arrive within a second */
 #define REQUEST_BYTES_MAX ((size_t)128 << 20)
 #define REPLY_BYTES_MAX ((size_t)1 << 20)
 #define VERSION_BYTES_MAX ((size_t)16 << 20)
@@ -161,6 +162,7 @@ static int lease_read(const Json *v, LinkLease *ret)
     if (lease.lease_ms < 100 || lease.lease_ms > INT32_MAX)
         return diag_set(-EPROTO, "the server gave no proper leaseMs");
     lease.heartbeat_ms = json_i64_or(json_get(v, "heartbeatMs"), lease.lease_ms / 3);
+    lease.heartbeat_ms = MIN(lease.heartbeat_ms, HEARTBEAT_MS_MAX);
     *ret = lease;
     return 0;
 }
