@@ -151,6 +151,10 @@ void gateway_task_totals(const GatewayTask *task, GatewayTotals *ret);
 #define GATEWAY_E_CAP 1
 MUST_CHECK int gateway_task_count_tool(GatewayTask *task);
 
+/* Stops the task (FINISHED) and waits for its calls to settle, at most until deadline_ms: then they
+ * are ended. Afterwards the totals are final. Waits even when the caller is cancelled. */
+void gateway_task_settle_wait(GatewayTask *task, int64_t deadline_ms);
+
 /* Stops the task (FINISHED), waits for its calls to settle, at most until deadline_ms
  * (clock_mono_ms): then they are ended. Closes the listener, frees. Waits even when the caller is
  * cancelled. NULL is accepted. */

@@ -164,23 +164,24 @@ void gateway_task_stop(GatewayTask *task, GatewayStop reason)
     cond_broadcast(&task->changed);
 }
 
-/* Calls without a socket, too, must have returned before the task goes. */
-static void calls_end_wait(GatewayTask *task, int64_t deadline_ms)
+void gateway_task_settle_wait(GatewayTask *task, int64_t deadline_ms)
 {
+    fiber_shield();
+    gateway_task_stop(task, GATEWAY_STOP_FINISHED);
+    if (task->server) http_server_drain(task->server);
     while (!list_empty(&task->calls)) {
         if (cond_wait(&task->changed, deadline_ms) != -ETIMEDOUT) continue;
         calls_abort(task);
         deadline_ms = DEADLINE_NONE;
     }
+    fiber_unshield();
 }
 
 void gateway_task_close_wait(GatewayTask *task, int64_t deadline_ms)
 {
     if (!task) return;
     fiber_shield();
-    gateway_task_stop(task, GATEWAY_STOP_FINISHED);
-    if (task->server) http_server_drain(task->server);
-    calls_end_wait(task, deadline_ms);
+    gateway_task_settle_wait(task, deadline_ms);
     if (task->server) http_server_close_wait(task->server, deadline_ms);
     assert(list_empty(&task->calls) &&
            task->totals.caps.in_flight == task->options.spent.in_flight);

@@ -442,11 +442,19 @@ static void disconnect_wait(void *arg)
         CHECK_INT(call->charged.tokens, bill.input_tokens + bill.output_tokens);
         CHECK_INT(bill.aborted, 0);
     }
+    /* totals are final once settled, also when the agent has left in the middle of a call */
+    rig_task_wait(rig, rig_no_limits);
+    leave_wait(rig, API_CHAT, "sim/ramble", "[[sim per-token=1]] and so on and on");
+    gateway_task_settle_wait(rig->task, deadline_after(10000));
+    CHECK_INT(rig_totals(rig).usage.output_tokens, 2000);
+    CHECK_INT(rig->calls_n, 3);
+    rig_task_wait(rig, rig_no_limits);
+
     /* one that is stopped meanwhile is charged in full */
     leave_wait(rig, API_CHAT, "sim/stall", "hello there, my friend");
     fiber_sleep_wait(20);
     gateway_task_stop(rig->task, GATEWAY_STOP_CANCELLED);
-    until_recorded_wait(rig, 3);
+    until_recorded_wait(rig, 4);
     CHECK(rig_last(rig)->call.full_hold);
     CHECK_INT(rig_last(rig)->call.charged.nusd, rig_last(rig)->call.hold.nusd);
 }
