@@ -132,6 +132,7 @@ static size_t utf8_sequence(const unsigned char *p, const unsigned char *end)
 
 bool str_is_utf8(Str s)
 {
+    if (s.len == 0) return true; /* ptr may be NULL, which nothing may be added to */
     const unsigned char *p = (const unsigned char *)s.ptr, *end = p + s.len;
     while (p < end) {
         if (*p < 0x20 && *p != '\t' && *p != '\n' && *p != '\r') return false;

@@ -64,6 +64,7 @@ static void test_utf8(void **state)
 {
     (void)state;
     assert_true(str_is_utf8(STR("plain, \xc3\xa9, \xe2\x82\xac, \xf0\x9f\x98\x80\n")));
+    assert_true(str_is_utf8(STR_NULL));
     static const char *const bad[] = { "\x80",
                                        "\xc0\xaf",
                                        "\xc1\xbf",
