@@ -7,6 +7,7 @@ bool glob_match(Str pattern, Str text)
     size_t p = 0, t = 0;
     size_t star = SIZE_MAX, star_t = 0; /* place after the last `*`, and where it began to match */
     while (t < text.len) {
+        assert(p <= pattern.len && star_t <= t);
         if (p < pattern.len && pattern.ptr[p] == '*') {
             star = ++p;
             star_t = t;

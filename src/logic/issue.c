@@ -51,9 +51,13 @@ static void path_pointer(const IssuePath *path, Buf *out)
     size_t n = path_steps(path, steps);
     for (size_t i = 0; i < n; i++) {
         buf_add_char(out, '/');
-        if (!steps[i]->key.ptr) buf_printf(out, "%zu", steps[i]->index);
-        for (size_t k = 0; k < steps[i]->key.len; k++) {
-            char c = steps[i]->key.ptr[k];
+        Str key = steps[i]->key;
+        if (!key.ptr) {
+            buf_printf(out, "%zu", steps[i]->index);
+            continue;
+        }
+        for (size_t k = 0; k < key.len; k++) {
+            char c = key.ptr[k];
             if (c == '~') buf_add(out, STR("~0"));
             else if (c == '/') buf_add(out, STR("~1"));
             else buf_add_char(out, c);
@@ -73,6 +77,7 @@ static Str clean_copy(Arena *arena, Str text)
 
 static void issue_add(IssueList *list, bool warning, const IssuePath *path, Str message)
 {
+    assert(list->n <= list->max);
     list->errors += !warning;
     if (list->n == list->max) {
         list->dropped++;
@@ -161,6 +166,7 @@ static size_t distance(Str a, Str b)
 {
     size_t rows[3][NAME_BYTES_MAX + 1];
     size_t *before = rows[0], *last = rows[1], *row = rows[2];
+    assert(a.len <= NAME_BYTES_MAX && b.len <= NAME_BYTES_MAX);
     for (size_t j = 0; j <= b.len; j++) last[j] = j;
     for (size_t i = 1; i <= a.len; i++) {
         row[0] = i;
@@ -184,6 +190,7 @@ Str issue_nearest(Str name, const Str *names, size_t n)
     if (str_empty(name) || name.len > NAME_BYTES_MAX) return best;
     size_t allowed = MAX(name.len / 3, (size_t)1);
     size_t least = allowed + 1;
+    assert(names || n == 0);
     for (size_t i = 0; i < n; i++) {
         if (names[i].len > NAME_BYTES_MAX) continue;
         size_t d = distance(name, names[i]);
@@ -215,6 +222,7 @@ static void skip_space(Head *h)
 /* The string's bytes between its quotes, escapes as they are. */
 static Str take_string(Head *h)
 {
+    assert(peek(h) == '"');
     size_t from = ++h->at;
     while (h->at < h->text.len && peek(h) != '"') h->at += peek(h) == '\\' ? 2 : 1;
     Str s = str_sub(h->text, from, h->at - from);
@@ -295,6 +303,7 @@ void issue_place_in_json(const void *arg, Str json_pointer, size_t *ret_line, si
         if (!enter(&h, segment, &place)) break;
     }
     *ret_line = *ret_column = 1;
+    assert(place <= text->len);
     for (size_t i = 0; i < place; i++) {
         bool continues = ((unsigned char)text->ptr[i] & 0xc0) == 0x80; /* inside a character */
         *ret_column += !continues;

@@ -38,6 +38,7 @@ bool lane_config_ok(const LaneConfig *config)
 
 int64_t lane_slots(const LaneConfig *config)
 {
+    assert(config->shared >= 0);
     int64_t n = config->shared;
     for (int i = 0; i < LANE_N_; i++) n += config->reserved[i];
     return n;

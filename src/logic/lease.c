@@ -37,5 +37,6 @@ int lease_renew(Lease *lease, int64_t token, int64_t now_ms)
     if (token != lease->token || lease_state(lease, now_ms) == LEASE_LOST) return LEASE_E_STALE;
     /* Heartbeats may overtake each other: an older one must not shorten the lease. */
     lease->renewed_at_ms = MAX(lease->renewed_at_ms, now_ms);
+    assert(lease_state(lease, now_ms) != LEASE_LOST);
     return 0;
 }

@@ -1,7 +1,5 @@
 #include "logic/manifest.h"
 
-#include <stdio.h>
-
 #include "base/diag.h"
 #include "base/money.h"
 #include "codec/url.h"
@@ -438,6 +436,7 @@ static AgentSampling sampling_of(const Draft *d, const Json *json)
 
 static int spec_fill(Arena *arena, const Draft *d, const Json *spec, AgentSpec *ret)
 {
+    assert(d->runtime >= 0 && d->runtime < RUNTIME_N_ && d->factor >= 1);
     const Json *sampling = json_get(spec, "sampling");
     if (!sampling && json_parse(arena, STR("{}"), NULL, &sampling, NULL) != 0) return -ENOMEM;
     bool packs = str_empty(d->url) && d->runtime != RUNTIME_BUILTIN;
@@ -461,12 +460,27 @@ static int spec_fill(Arena *arena, const Draft *d, const Json *spec, AgentSpec *
         .rollout = json_get(spec, "rollout"),
     };
     ret->retry.factor_milli = milli_of(d->factor);
+    assert(ret->retry.factor_milli >= RETRY_FACTOR_ONE);
+    assert(ret->retry.max_ms >= ret->retry.initial_ms && ret->retry.attempts_max >= 1);
     return 0;
 }
 
 static void place_by_marks(const void *arg, Str json_pointer, size_t *ret_line, size_t *ret_column)
 {
     (void)yaml_mark(arg, json_pointer, ret_line, ret_column);
+}
+
+/* What follows "line L column C: ", whose numbers are taken off; all of text if it does not begin
+ * so. */
+static Str take_place(Str text, uint64_t *ret_line, uint64_t *ret_column)
+{
+    Str line, column, rest = text;
+    if (!str_starts_with(rest, STR("line "))) return text;
+    rest = str_split(str_skip(rest, strlen("line ")), ' ', &line, NULL);
+    if (!str_starts_with(rest, STR("column "))) return text;
+    rest = str_split(str_skip(rest, strlen("column ")), ':', &column, NULL);
+    if (str_to_u64(line, ret_line) != 0 || str_to_u64(column, ret_column) != 0) return text;
+    return str_trim(rest);
 }
 
 /* What is not YAML at all is one error, at the place the parser names. */
@@ -485,11 +499,10 @@ static int read_yaml(Arena *arena, Str text, IssueList *issues, const Json **ret
         return 0;
     }
     const char *why = diag_text();
-    size_t line = 0, column = 0;
-    int skip = 0;
-    bool placed = sscanf(why, "line %zu column %zu: %n", &line, &column, &skip) == 2 && skip > 0;
-    issue_error(issues, NULL, "%s", placed ? why + skip : why);
-    if (placed && issues->n > 0) {
+    uint64_t line = 0, column = 0;
+    Str message = take_place(str_of(why), &line, &column);
+    issue_error(issues, NULL, "%.*s", STR_ARG(message));
+    if (issues->n > 0) {
         issues->items[issues->n - 1].line = line;
         issues->items[issues->n - 1].column = column;
     }
@@ -522,5 +535,6 @@ int manifest_parse(Arena *arena, Str yaml_text, AgentSpec *ret, ManifestError *e
     int r = read_yaml(arena, yaml_text, &issues, &root);
     if (r == 0) r = check_all(arena, root, &issues, ret);
     *ret_errors_n = issues.n;
+    assert(r == 0 ? issues.errors == 0 : r == -ENOMEM || issues.errors > 0);
     return r;
 }

@@ -29,6 +29,7 @@ void price_fill(Price *price)
         price->tier = price->base;
         return;
     }
+    assert(price->tier_above > 0);
     const PriceRates *base = &price->base;
     PriceRates *tier = &price->tier;
     tier->input = or_else(tier->input, base->input);
@@ -56,6 +57,7 @@ static void add(__int128 *sum, int64_t n, int64_t rate)
 
 int64_t price_cost(const Price *price, const Usage *usage)
 {
+    assert(price->tier_above >= 0 && price->web_search >= 0);
     bool above = price->tier_above > 0 && usage->input_tokens > price->tier_above;
     const PriceRates *rate = above ? &price->tier : &price->base;
     int64_t input_parts = usage->cached_tokens + usage->cache_write_5m_tokens +
@@ -91,6 +93,7 @@ static DearestRates dearest(const Price *price, int64_t in_ub, const PriceTerms 
     DearestRates d = dearest_of(&price->base, terms);
     if (price->tier_above == 0 || in_ub <= price->tier_above) return d;
     DearestRates tier = dearest_of(&price->tier, terms);
+    assert(tier.input >= 0 && tier.output >= 0);
     return (DearestRates){ MAX(d.input, tier.input), MAX(d.output, tier.output) };
 }
 
@@ -111,9 +114,11 @@ int64_t price_output_affordable(const Price *price, int64_t in_ub, const PriceTe
     __int128 fixed = 0;
     add(&fixed, in_ub, rate.input);
     add(&fixed, terms->web_searches, price->web_search);
+    assert(budget_nusd >= 0);
     __int128 left = (__int128)budget_nusd * (PUSD_PER_USD / NUSD_PER_USD) - fixed;
     if (left < 0) return 0;
     if (rate.output == 0) return INT64_MAX;
     __int128 n = left / rate.output;
+    assert(n >= 0);
     return n > INT64_MAX ? INT64_MAX : (int64_t)n;
 }

@@ -109,6 +109,7 @@ static bool entry_read(Str model, const Json *e, Price *ret)
     bool embedding = str_eq(mode, STR("embedding"));
     if (embedding && p.base.output == PRICE_UNSET) p.base.output = 0;
     if (p.base.input == PRICE_UNSET || p.base.output == PRICE_UNSET) return false;
+    assert(p.tier_above == 0 || p.tier.input != PRICE_UNSET || p.tier.output != PRICE_UNSET);
     p.output_max = tokens_of(e, "max_output_tokens");
     if (p.output_max == 0) p.output_max = tokens_of(e, "max_tokens");
     /* An embedding request holds many texts; the bound is of each. */
@@ -136,6 +137,7 @@ int price_import(PriceTable *table, Arena *scratch, Str text, PriceImport *ret)
             ret->imported++;
             continue;
         }
+        assert(r == 0 || r == -EINVAL);
         if (ret->skipped++ == 0) str_copy(ret->first_skipped, sizeof ret->first_skipped, it.key);
     }
     return 0;

@@ -99,6 +99,7 @@ static bool is_pattern(const Price *price)
 /* Place of model among the table's entries, or where it belongs; *ret_found tells which. */
 static size_t table_place(const PriceTable *table, Str model, bool *ret_found)
 {
+    assert(table->n <= table->cap);
     size_t low = 0, high = table->n;
     *ret_found = false;
     while (low < high) {
@@ -152,6 +153,7 @@ static const Price *find_pattern(const PriceTable *table, Str model)
     const Price *best = NULL, *price;
     for (size_t i = 0; (price = price_at(table, i)); i++) {
         if (!is_pattern(price) || !glob_match(price->model, model)) continue;
+        assert(price->base.input >= 0);
         if (!best || price->model.len > best->model.len) best = price;
     }
     return best;
@@ -170,6 +172,7 @@ const Price *price_at(const PriceTable *table, size_t i)
 {
     if (i < table->n) return table->sorted[i];
     i -= table->n;
+    assert(table->n <= PRICE_ENTRIES_MAX);
     return i < ARRAY_N(builtin) ? &builtin[i] : NULL;
 }
 
@@ -177,6 +180,7 @@ const Price *price_at(const PriceTable *table, size_t i)
 
 void price_table_init(PriceTable *table, Arena *arena)
 {
+    assert(arena);
     *table = (PriceTable){ .arena = arena };
 }
 

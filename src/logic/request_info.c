@@ -15,6 +15,7 @@ typedef struct {
 PRINTF_LIKE(3, 4)
 static int refuse(Reader *r, const char *param, const char *fmt, ...)
 {
+    assert(r->fault && fmt);
     r->fault->param = param;
     va_list args;
     va_start(args, fmt);
@@ -59,6 +60,7 @@ static int read_str(Reader *r, const char *key, Str *ret)
 /* A whole number within 1..most; *ret stays as it is when the member is absent. */
 static int read_count(Reader *r, const char *key, int64_t most, int64_t *ret)
 {
+    assert(most >= 1);
     const Json *v = member(r->body, key);
     if (!v) return 0;
     int64_t n = 0;
@@ -175,6 +177,7 @@ static void scan_item(RequestInfo *info, const Json *item)
 
 static void add_server_tool(RequestInfo *info, int64_t uses_max, bool web_search)
 {
+    assert(info->server_tools >= 0 && info->server_uses_max >= -1);
     info->web_search_only = web_search && (info->server_tools == 0 || info->web_search_only);
     info->server_tools++;
     info->hides_input = true; /* what the tool finds is billed as input */
@@ -186,6 +189,7 @@ static void add_server_tool(RequestInfo *info, int64_t uses_max, bool web_search
 static int tools_begin(Reader *r, const char *key, const Json **ret_array, Str **ret_names)
 {
     *ret_array = member(r->body, key);
+    *ret_names = NULL;
     if (!*ret_array) return 0;
     if (json_type(*ret_array) != JSON_ARRAY) return refuse_type(r, key, "an array");
     size_t n = json_len(*ret_array);
@@ -208,6 +212,7 @@ static int read_chat_tools(Reader *r)
     for (JsonIter it = json_iter(array); json_next(&it);) {
         const Json *tool = json_get(it.value, "function");
         if (!tool) tool = json_get(it.value, "custom");
+        assert(names);
         names[r->info->tool_names_n++] = json_str(json_get(tool ? tool : it.value, "name"));
     }
     if (member(r->body, "web_search_options")) add_server_tool(r->info, -1, true);
@@ -229,6 +234,7 @@ static int read_responses_tools(Reader *r)
         Str type = json_str(json_get(it.value, "type"));
         if (is_one_of(type, own, ARRAY_N(own))) {
             Str name = json_str(json_get(it.value, "name"));
+            assert(names);
             names[r->info->tool_names_n++] = str_empty(name) ? type : name;
         } else {
             add_server_tool(r->info, uses_max, str_starts_with(type, STR("web_search")));
@@ -248,6 +254,7 @@ static void read_messages_tool(Reader *r, const Json *tool, Str *names)
     bool is_own = str_empty(type) || str_eq(type, STR("custom"));
     for (size_t i = 0; i < ARRAY_N(own); i++) is_own |= str_starts_with(type, own[i]);
     if (is_own) {
+        assert(names);
         names[r->info->tool_names_n++] = json_str(json_get(tool, "name"));
         return;
     }
@@ -383,6 +390,10 @@ int request_info_read(Arena *arena, Api api, const Json *body, RequestInfo *ret,
     case API_EMBEDDINGS: e = read_embeddings(&r); break;
     case API_N_: assert(false);
     }
-    if (e == 0) *ret = info;
-    return e;
+    if (e != 0) return e;
+    assert(info.n >= 1 && info.n <= REQUEST_N_MAX && info.messages >= 0);
+    assert(info.out_cap >= 0 && (info.out_cap > 0) == (info.out_cap_member != NULL));
+    assert(info.tool_names_n <= REQUEST_TOOLS_MAX && info.server_uses_max >= -1);
+    *ret = info;
+    return 0;
 }

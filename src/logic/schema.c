@@ -242,6 +242,7 @@ static void check(Checker *c, const IssuePath *path, const Json *schema, int dep
 
 void schema_check(const Json *schema, const IssuePath *path, IssueList *issues)
 {
+    assert(issues);
     Checker c = { .issues = issues, .root = schema };
     check(&c, path, schema, 0);
 }
@@ -391,6 +392,7 @@ static bool validate_number(Validator *v, const IssuePath *path, const Json *sch
 static bool validate_count(Validator *v, const IssuePath *path, const Json *schema, size_t n,
                            const char *least_key, const char *most_key, const char *unit)
 {
+    assert(n <= INT64_MAX);
     int64_t least = json_i64_or(json_get(schema, least_key), 0);
     int64_t most = json_i64_or(json_get(schema, most_key), INT64_MAX);
     if ((int64_t)n < least)
@@ -496,9 +498,11 @@ static size_t fitting(Validator *v, const IssuePath *path, const Json *list, con
     SchemaError *error = v->error;
     v->error = NULL;
     size_t n = 0;
+    assert(enough > 0);
     for (JsonIter it = json_iter(list); n < enough && json_next(&it);)
         n += validate(v, path, it.value, value);
     v->error = error;
+    assert(n <= enough);
     return n;
 }
 
@@ -551,6 +555,7 @@ static bool validate(Validator *v, const IssuePath *path, const Json *schema, co
         v->exhausted = true;
         return fail(v, path, "is too large or nested too deeply to be checked");
     }
+    assert(v->depth >= 0 && v->steps > 0);
     v->depth++;
     bool ok = validate_type(v, path, json_get(schema, "type"), value) &&
               validate_constants(v, path, schema, value) &&
@@ -562,7 +567,7 @@ static bool validate(Validator *v, const IssuePath *path, const Json *schema, co
 
 int schema_validate(const Json *schema, const Json *value, SchemaError *ret_error)
 {
-    assert(value);
+    assert(schema && value);
     SchemaError error = { .message = "is too large or nested too deeply to be checked" };
     Validator v = { .root = schema, .error = &error };
     if (validate(&v, NULL, schema, value)) return 0;

@@ -26,6 +26,7 @@ typedef struct {
 /* The code point at *at, which moves behind it. s is valid UTF-8 from there on, as JSON text is. */
 static uint32_t next_char(Str s, size_t *at)
 {
+    assert(*at < s.len);
     unsigned char b = (unsigned char)s.ptr[(*at)++];
     if (b < 0x80) return b;
     uint32_t c = b >= 0xf0 ? b & 0x07u : b >= 0xe0 ? b & 0x0fu : b & 0x1fu;
@@ -42,6 +43,7 @@ static bool class_has(uint32_t letter, uint32_t c)
     bool space = (c >= 9 && c <= 13) || c == ' ' || c == 0xa0 || c == 0x1680 ||
                  (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
                  c == 0x205f || c == 0x3000 || c == 0xfeff;
+    assert(letter < 0x80);
     switch (letter) {
     case 'd': return digit;
     case 'D': return !digit;
@@ -103,6 +105,7 @@ static bool set_has(const Atom *atom, uint32_t c)
 static const char *read_set(Str p, size_t *at, Atom *ret)
 {
     *ret = (Atom){ .kind = ATOM_SET };
+    assert(*at > 0 && p.ptr[*at - 1] == '[');
     if (*at < p.len && p.ptr[*at] == '^') {
         ret->negated = true;
         ++*at;
@@ -221,10 +224,12 @@ static const char *check(Str p)
 /* Whether the pattern from p on matches the text from t on. Recursion only at repeated atoms. */
 static bool match_here(Match *m, size_t p, size_t t)
 {
+    assert(t <= m->text.len);
     while (p < m->pattern.len) {
         if (p + 1 == m->pattern.len && m->pattern.ptr[p] == '$') return t == m->text.len;
         Atom atom;
         (void)next_atom(m->pattern, &p, &atom);
+        assert(atom.min <= atom.max && p <= m->pattern.len);
         size_t last = t; /* where the fewest repeats end */
         uint32_t n = 0;
         for (; n < atom.min; n++) {

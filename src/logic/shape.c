@@ -64,6 +64,7 @@ static const char *kind_name(ShapeKind kind)
         [SHAPE_MAP] = "an object",
         [SHAPE_JSON] = "a value",
     };
+    assert((size_t)kind < ARRAY_N(names));
     return names[kind];
 }
 
@@ -111,6 +112,7 @@ static void unknown_member(IssueList *issues, const IssuePath *path, Str name,
 
 static void *place_of(void *ret, const ShapeMember *m)
 {
+    assert(ret);
     return m->offset == SHAPE_NOWHERE ? NULL : (char *)ret + m->offset;
 }
 
@@ -123,6 +125,7 @@ static bool read_str(IssueList *issues, const IssuePath *path, const Json *v, co
                      Str *ret)
 {
     Str s = json_str(v);
+    assert(m->least >= 0 && m->least <= m->most);
     if (json_type(v) != JSON_STRING) {
         expected_text(issues, path, v, kind_name(m->kind));
     } else if (has_nul(s)) {
@@ -169,6 +172,7 @@ static bool read_int(IssueList *issues, const IssuePath *path, const Json *v, co
                      int64_t *ret)
 {
     int64_t n;
+    assert(m->least <= m->most);
     int r = json_i64(v, &n);
     if (r == -EINVAL) {
         shape_expected(issues, path, v, kind_name(m->kind));
@@ -230,6 +234,7 @@ static bool read_duration(IssueList *issues, const IssuePath *path, const Json *
                           const ShapeMember *m, int64_t *ret)
 {
     int64_t ms;
+    assert(m->least >= 0 && m->least <= m->most);
     int r = json_type(v) == JSON_STRING ? duration_parse(json_str(v), &ms) : -EINVAL;
     if (r == -EINVAL) {
         shape_expected(issues, path, v, kind_name(m->kind));
@@ -269,6 +274,7 @@ static bool read_objects(IssueList *issues, const IssuePath *path, const Json *v
                          const ShapeMember *m)
 {
     size_t n = json_len(v);
+    assert(m->members && m->least >= 0 && m->least <= m->most);
     if (json_type(v) != JSON_ARRAY) {
         shape_expected(issues, path, v, kind_name(m->kind));
         return false;
@@ -291,6 +297,7 @@ static void read_member(IssueList *issues, const IssuePath *path, const Json *v,
 
 static bool read_map(IssueList *issues, const IssuePath *path, const Json *v, const ShapeMember *m)
 {
+    assert(m->members && m->members_n == 1);
     if (json_type(v) != JSON_OBJECT) {
         shape_expected(issues, path, v, kind_name(m->kind));
         return false;

@@ -94,6 +94,7 @@ static TaskNext next_end(TaskNext next, TaskState state, const char *error_code)
 static TaskNext next_queue(TaskNext next, const TaskProgress *p, int64_t now_ms, int64_t delay_ms)
 {
     int64_t ready_at_ms;
+    assert(delay_ms >= 0);
     if (__builtin_add_overflow(now_ms, delay_ms, &ready_at_ms)) ready_at_ms = INT64_MAX;
     if (p->deadline_ms != 0 && ready_at_ms >= p->deadline_ms)
         return next_end(next, TASK_TIMED_OUT, "deadline_passed");
@@ -104,6 +105,7 @@ static TaskNext next_queue(TaskNext next, const TaskProgress *p, int64_t now_ms,
 
 static TaskNext after_failure(TaskNext next, const TaskProgress *p, int64_t now_ms, uint64_t random)
 {
+    assert(p->retry.attempts_max >= 1);
     next.failures++;
     if (next.failures >= p->retry.attempts_max)
         return next_end(next, TASK_FAILED, "attempts_exhausted");

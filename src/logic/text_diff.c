@@ -97,6 +97,7 @@ static int snake_start(const Middle *mid, int d, int k)
 static int middle_search(Middle *mid, Arena *scratch)
 {
     int most = MIN(mid->n + mid->m, TEXT_DIFF_EDITS_MAX);
+    assert(mid->n >= 0 && mid->m >= 0);
     for (int d = 0; d <= most; d++) {
         mid->reach[d] = ARENA_ARRAY(scratch, int, 2 * (size_t)d + 1);
         if (!mid->reach[d]) return -ENOMEM;
@@ -132,6 +133,7 @@ static void middle_mark(Middle *mid, int edits)
 
 static int mark_changes(Arena *scratch, Side *a, Side *b)
 {
+    assert(a->lines && b->lines);
     size_t head = 0, tail = 0;
     size_t least = MIN(a->n, b->n);
     while (head < least && line_eq(&a->lines[head], &b->lines[head])) head++;
@@ -139,6 +141,7 @@ static int mark_changes(Arena *scratch, Side *a, Side *b)
         tail++;
     Middle *mid = ARENA_NEW(scratch, Middle);
     if (!mid) return -ENOMEM;
+    assert(head + tail <= least);
     *mid = (Middle){ .old_side = a,
                      .new_side = b,
                      .head = head,
@@ -188,6 +191,7 @@ static Place skip_common(const Side *a, const Side *b, Place p, size_t n)
 
 static void put_line(Buf *out, char sign, Str line)
 {
+    assert(!str_empty(line));
     buf_add_char(out, sign);
     buf_add(out, line);
     if (!str_ends_with(line, STR("\n"))) buf_add(out, STR("\n\\ No newline at end of file\n"));
@@ -196,6 +200,7 @@ static void put_line(Buf *out, char sign, Str line)
 /* Start and count as diff(1) writes them: an empty range names the line before it. */
 static void put_range(Buf *out, char sign, size_t from, size_t to)
 {
+    assert(from <= to);
     size_t n = to - from;
     buf_printf(out, "%c%zu", sign, n == 0 ? from : from + 1);
     if (n != 1) buf_printf(out, ",%zu", n);
@@ -224,6 +229,7 @@ static void put_hunks(const Side *a, const Side *b, Buf *out)
     Place p = skip_common(a, b, (Place){ 0 }, SIZE_MAX);
     while (!at_end(a, b, p)) {
         size_t before = MIN(MIN(p.i, p.j), TEXT_DIFF_CONTEXT);
+        assert(at_change(a, b, p));
         Place from = { p.i - before, p.j - before };
         Place next = p;
         do {

@@ -218,6 +218,7 @@ static void check_numbers(IssueList *issues, const IssuePath *path, const Json *
 
 static int headers_fill(Arena *arena, const Json *headers, Tool *tool)
 {
+    assert(json_len(headers) <= TOOL_HEADERS_MAX);
     ToolHeader *list = ARENA_ARRAY(arena, ToolHeader, json_len(headers) + 1);
     if (!list) return -ENOMEM;
     size_t n = 0;
@@ -260,6 +261,7 @@ static const Json *rules_or_none(const Json *rules)
 
 static int tool_fill(Arena *arena, const Draft *d, const Json *v, Tool *ret)
 {
+    assert(d->timeout_ms > 0 && d->output_bytes_max > 0 && !str_empty(d->name));
     *ret = (Tool){
         .name = d->name,
         .description = d->description,
@@ -321,6 +323,7 @@ static int array_read(IssueList *issues, const IssuePath *path, const Json *arra
         if (r != 0) return r;
     }
     check_unique(issues, path, array);
+    assert(i == n);
     *ret = (ToolSet){ .items = tools, .n = n, .definitions = array };
     return 0;
 }
@@ -369,6 +372,7 @@ int tools_parse(Arena *arena, Str json_text, ToolSet *ret, Issue *issues, size_t
         if (r == 0 && list.errors > 0) r = TOOLS_E_INVALID;
     }
     *ret_issues_n = list.n;
+    assert(r == 0 ? list.errors == 0 : r == -ENOMEM || list.errors > 0);
     if (r == 0) *ret = set;
     return r;
 }
@@ -435,6 +439,7 @@ static bool rule_matches(const Json *rule, const Json *args, bool textless)
 
 int tool_may(const Tool *tool, const Json *args)
 {
+    assert(tool);
     size_t i = 0;
     for (JsonIter it = json_iter(tool->deny); json_next(&it); i++)
         if (rule_matches(it.value, args, true))
@@ -478,6 +483,7 @@ static void put_headers(JsonOut *out, const Tool *t)
 
 static void put_source(JsonOut *out, const Tool *t)
 {
+    assert(t->source < TOOL_SOURCE_N_);
     if (t->source == TOOL_BY_AGENT) return;
     json_out_key(out, "source");
     json_out_object(out);

@@ -84,8 +84,8 @@ const Tool *tools_find(const ToolSet *set, Str name);
  */
 const Tool *tools_without_source(const ToolSet *set);
 
-/* Whether the tool's rules let it be called with args (an object). Returns 0 or TOOL_E_DENIED with
- * diag saying which rule. */
+/* Whether the tool's rules let it be called with args; what is not an object has no arguments.
+ * Returns 0 or TOOL_E_DENIED with diag saying which rule. */
 #define TOOL_E_DENIED 1
 MUST_CHECK int tool_may(const Tool *tool, const Json *args);
 

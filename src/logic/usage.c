@@ -84,6 +84,7 @@ static bool is_discount(Api api, RawCount count)
 
 static void raw_take(UsageRaw *raw, Api api, RawCount count, const Json *v)
 {
+    assert(count < RAW_N_ && raw->v[count] >= -1);
     JsonType type = json_type(v);
     if (type == JSON_ABSENT || type == JSON_NULL) return;
     int64_t value;
@@ -158,6 +159,8 @@ static Usage usage_make(Api api, const UsageRaw *raw)
         u.malformed = true;
         u.output_tokens += u.reasoning_tokens;
     }
+    assert(u.cached_tokens + u.cache_write_5m_tokens + u.cache_write_1h_tokens <= u.input_tokens);
+    assert(u.reasoning_tokens <= u.output_tokens);
     return u;
 }
 
@@ -177,6 +180,7 @@ static uint64_t id_hash(Str id)
  * a stream carry the id only at first, or late, or each time. True when the call is new. */
 static bool calls_take(UsageCalls *calls, uint32_t choice, uint32_t index, Str id, bool begins)
 {
+    assert(calls->seen_n <= USAGE_CALLS_MAX && calls->n >= (int64_t)calls->seen_n);
     uint64_t hash = id_hash(id);
     size_t nameless = SIZE_MAX;
     for (size_t i = 0; i < calls->seen_n; i++) {
@@ -262,6 +266,7 @@ static bool is_there(const Json *v)
 
 static void answer_tool(Answer *a, Str name)
 {
+    assert(a->tool_names_n <= ANSWER_TOOLS_MAX);
     if (a->tool_names_n < ANSWER_TOOLS_MAX) a->tool_names[a->tool_names_n++] = name;
 }
 
@@ -352,6 +357,7 @@ void stream_init(StreamState *s, Api api, int64_t n)
 
 static void stream_fail(StreamState *s, const Json *error)
 {
+    assert(s->phase <= STREAM_FAILED);
     if (s->phase != STREAM_OPEN) return;
     s->phase = STREAM_FAILED;
     error_copy(s->error_text, error);
@@ -501,6 +507,7 @@ int stream_feed(StreamState *s, Arena *scratch, Str event, Str data, StreamNote 
     StreamNote *note = ret_note ? ret_note : &local;
     *note = (StreamNote){ 0 };
     StreamPhase before = s->phase;
+    assert(s->n >= 1 && s->bad_events <= s->events);
     s->events++;
     if (s->api == API_CHAT && str_eq(str_trim(data), STR("[DONE]"))) {
         s->done_marker = note->done_marker = true;
@@ -514,6 +521,7 @@ int stream_feed(StreamState *s, Arena *scratch, Str event, Str data, StreamNote 
     } else {
         feed(s, event, note->json, note);
     }
+    assert(before == STREAM_OPEN || before == s->phase);
     note->terminal = before == STREAM_OPEN && s->phase != STREAM_OPEN;
     return r == -ENOMEM ? r : 0;
 }

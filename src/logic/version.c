@@ -31,6 +31,7 @@ static void put_code(JsonOut *out, const AgentSpec *spec, Str digest)
 static void put_limits(JsonOut *out, const AgentLimits *limits)
 {
     char usd[MONEY_TEXT_MAX];
+    assert(limits->usd_nusd > 0 && limits->tokens > 0);
     Str amount = str_of(money_text(limits->usd_nusd, usd));
     while (str_ends_with(amount, STR("0"))) amount.len--;
     if (str_ends_with(amount, STR("."))) amount.len--;
@@ -45,6 +46,7 @@ static void put_limits(JsonOut *out, const AgentLimits *limits)
 
 static void put_retry(JsonOut *out, const RetryPolicy *retry)
 {
+    assert(retry->factor_milli >= RETRY_FACTOR_ONE);
     json_out_key(out, "retry");
     json_out_object(out);
     json_out_ki64(out, "maxAttempts", retry->attempts_max);
@@ -183,6 +185,7 @@ static int spread(Str text, Buf *out)
             continue;
         }
         in_string = c == '"';
+        assert(!closes || depth > 0);
         depth -= closes;
         if (closes && !empty) indent(out, depth);
         buf_add_char(out, c);
@@ -269,6 +272,7 @@ static int diff_part(Arena *arena, VersionPart part, const Json *a, const Json *
     if (r != 0 || str_eq(change.old_text, change.new_text)) return r;
     if (part == VERSION_PROMPT || part == VERSION_TOOLS)
         r = diff_texts(arena, part, a, b, &change.text_diff);
+    assert(ret->n < VERSION_PART_N_);
     if (r == 0) ret->changes[ret->n++] = change;
     return r;
 }

@@ -260,6 +260,8 @@ static void test_what_a_tool_may(void **state)
     assert_int_equal(may(ALLOW, "{\"n\":true}"), 0);
     assert_int_equal(may(ALLOW, "{\"n\":5.5}"), TOOL_E_DENIED);
     assert_int_equal(may(ALLOW, "{}"), TOOL_E_DENIED);
+    assert_int_equal(may(ALLOW, "[\"/tmp/x\"]"), TOOL_E_DENIED);
+    assert_int_equal(may(DENY, "null"), 0);
 }
 
 static void test_normal_form_writes_defaults_out_and_is_stable(void **state)
