@@ -1,0 +1,216 @@
+/* The server's side of the worker protocol, as a remote worker sees it. */
+#include "tests/unit/api_fixture.h"
+
+static int setup(void **state)
+{
+    ApiFixture *f = xcalloc(1, sizeof *f);
+    f->options.lease_ms = f->queue_options.lease_ms = 9000;
+    api_start(f);
+    deploy(f, "support");
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    ApiFixture *f = *state;
+    api_stop(f);
+    free(f);
+    return 0;
+}
+
+#define FREE(shared) "{\"critical\":0,\"normal\":0,\"low\":0,\"shared\":" #shared "}"
+
+static const char *route(ApiFixture *f, const char *worker, const char *verb)
+{
+    return format(f, "/api/workers/%s/%s", worker, verb);
+}
+
+static const char *ref(ApiFixture *f, const Json *task)
+{
+    return format(f, "{\"taskId\":\"%.*s\",\"fence\":%" PRId64 "}",
+                  STR_ARG(json_str(json_get(task, "taskId"))),
+                  json_i64_or(json_get(task, "fence"), 0));
+}
+
+static Reply heartbeat(ApiFixture *f, const char *worker, const Json *task)
+{
+    return post(f, route(f, worker, "heartbeat"),
+                format(f, "{\"tasks\":[%s]}", task ? ref(f, task) : ""));
+}
+
+static Str status_of(ApiFixture *f, const char *id)
+{
+    Reply reply = get(f, format(f, "/agent/tasks/%s", id));
+    return text(&reply, "status");
+}
+
+static void test_registration(void **state)
+{
+    ApiFixture *f = *state;
+    Reply reply = post(f, "/api/workers", "{\"name\":\"w\",\"slots\":" ALL_SLOTS "}");
+    EXPECT(reply, 201);
+    assert_int_equal(text(&reply, "workerId").len, 36);
+    assert_int_equal(number(&reply, "leaseMs"), 9000);
+    assert_int_equal(number(&reply, "heartbeatMs"), 3000);
+}
+
+static void test_claimed_task(void **state)
+{
+    ApiFixture *f = *state;
+    const char *worker = worker_register(f);
+    const char *id = submit(f, "{\"input\":{\"q\":1},\"sessionId\":\"s\",\"userId\":\"u\","
+                               "\"limits\":{\"secondsPerTask\":60},\"metadata\":{\"m\":1}}");
+    const Json *task = worker_claim(f, worker);
+    EXPECT_TEXT(json_str(json_get(task, "taskId")), id);
+    EXPECT_TEXT(json_str(json_get(task, "agent")), "support");
+    EXPECT_TEXT(json_str(json_get(task, "lane")), "normal");
+    EXPECT_TEXT(json_str(json_get(task, "sessionId")), "s");
+    EXPECT_TEXT(json_str(json_get(task, "userId")), "u");
+    assert_true(json_type(json_get(task, "tenantId")) == JSON_NULL);
+    assert_int_equal(json_i64_or(json_get(task, "attempt"), 0), 1);
+    assert_true(json_i64_or(json_get(task, "fence"), 0) > 0);
+    int64_t left_ms = json_i64_or(json_get(task, "remainingMs"), 0);
+    assert_true(left_ms > 50000 && left_ms <= 60000);
+    assert_int_equal(json_i64_or(json_get(json_get(task, "metadata"), "m"), 0), 1);
+    assert_int_equal(json_i64_or(json_get(json_get(task, "limits"), "secondsPerTask"), 0), 60);
+    EXPECT_TEXT(status_of(f, id), "running");
+}
+
+static void test_claim_waits(void **state)
+{
+    ApiFixture *f = *state;
+    const char *worker = worker_register(f);
+    int64_t began_ms = clock_mono_ms();
+    Reply reply = post(f, route(f, worker, "claim"), "{\"free\":" FREE(1) ",\"waitMs\":300}");
+    EXPECT(reply, 200);
+    assert_int_equal(json_len(member(&reply, "tasks")), 0);
+    assert_true(clock_mono_ms() - began_ms >= 300);
+    for (int i = 0; i < 3; i++) submit(f, "{\"input\":1}");
+    reply = post(f, route(f, worker, "claim"), "{\"free\":" FREE(2) ",\"waitMs\":60000}");
+    assert_int_equal(json_len(member(&reply, "tasks")), 2);
+}
+
+/* A worker that went away while it waited is given nothing. */
+static void test_claim_of_a_worker_that_left(void **state)
+{
+    ApiFixture *f = *state;
+    const char *gone = worker_register(f), *worker = worker_register(f);
+    int fd = client_open(f);
+    client_request(f, fd, "POST", route(f, gone, "claim"), "Content-Type: application/json\r\n",
+                   STR("{\"free\":" FREE(1) ",\"waitMs\":60000}"));
+    usleep(200000);
+    close(fd);
+    usleep(1500000); /* it is noticed within a second */
+    const char *id = submit(f, "{\"input\":1}");
+    const Json *task = worker_claim(f, worker);
+    EXPECT_TEXT(json_str(json_get(task, "taskId")), id);
+    assert_int_equal(json_i64_or(json_get(task, "attempt"), 0), 1);
+}
+
+static void test_finish_once(void **state)
+{
+    ApiFixture *f = *state;
+    const char *worker = worker_register(f), *id = submit(f, "{\"input\":1}");
+    const Json *task = worker_claim(f, worker);
+    EXPECT(worker_finish(f, worker, task, "succeeded", ",\"result\":[1]"), 204);
+    Reply reply = worker_finish(f, worker, task, "failed_final", "");
+    EXPECT(reply, 409);
+    EXPECT_TEXT(text(&reply, "code"), "stale");
+    EXPECT_TEXT(status_of(f, id), "succeeded");
+    reply = post(f, route(f, worker, "logs"),
+                 format(f,
+                        "%.*s,\"entries\":[{\"seq\":1,\"at\":\"2030-01-01T00:00:00Z\","
+                        "\"stream\":\"stderr\",\"text\":\"x\"}]}",
+                        (int)strlen(ref(f, task)) - 1, ref(f, task)));
+    EXPECT(reply, 409);
+}
+
+static void test_large_result(void **state)
+{
+    ApiFixture *f = *state;
+    const char *worker = worker_register(f), *id = submit(f, "{\"input\":1}");
+    const Json *task = worker_claim(f, worker);
+    size_t n = (size_t)3 << 20;
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, (size_t)8 << 20);
+    buf_printf(&body, "%.*s,\"outcome\":\"succeeded\",\"result\":\"", (int)strlen(ref(f, task)) - 1,
+               ref(f, task));
+    memset(buf_reserve(&body, n), 'x', n);
+    buf_added(&body, n);
+    buf_add(&body, STR("\"}"));
+    Reply reply = call_with(f, "POST", route(f, worker, "finish"),
+                            "Content-Type: application/json\r\n", buf_str(&body));
+    EXPECT(reply, 204);
+    reply = get(f, format(f, "/agent/tasks/%s", id));
+    assert_int_equal(text(&reply, "result").len, n);
+}
+
+static void test_heartbeat_and_drain(void **state)
+{
+    ApiFixture *f = *state;
+    const char *worker = worker_register(f);
+    submit(f, "{\"input\":1}");
+    const Json *task = worker_claim(f, worker);
+    Reply reply = heartbeat(f, worker, task);
+    EXPECT(reply, 200);
+    assert_int_equal(json_len(member(&reply, "cancel")), 0);
+    assert_int_equal(json_len(member(&reply, "lost")), 0);
+    assert_false(json_bool(member(&reply, "draining"), true));
+
+    reply = post(f, route(f, worker, "drain"), NULL);
+    EXPECT(reply, 202);
+    EXPECT_TEXT(text(&reply, "state"), "draining");
+    reply = heartbeat(f, worker, task);
+    assert_true(json_bool(member(&reply, "draining"), false));
+    submit(f, "{\"input\":1}");
+    reply = post(f, route(f, worker, "claim"), "{\"free\":" FREE(1) ",\"waitMs\":1000}");
+    EXPECT(reply, 404);
+    EXPECT(worker_finish(f, worker, task, "succeeded", ""), 204);
+
+    const char *other = worker_register(f);
+    reply = heartbeat(f, other, task); /* it is not this worker's */
+    EXPECT(reply, 200);
+    EXPECT_TEXT(json_str(json_at(member(&reply, "lost"), 0)),
+                arena_cstr(&f->arena, json_str(json_get(task, "taskId"))));
+}
+
+static void test_leave(void **state)
+{
+    ApiFixture *f = *state;
+    const char *worker = worker_register(f), *id = submit(f, "{\"input\":1}");
+    worker_claim(f, worker);
+    EXPECT(post(f, route(f, worker, "leave"), "{}"), 204);
+    EXPECT_TEXT(status_of(f, id), "queued");
+    EXPECT(heartbeat(f, worker, NULL), 404);
+    Reply reply = get(f, "/api/workers");
+    assert_int_equal(json_len(member(&reply, "workers")), 0);
+}
+
+static void test_limits_of_reports(void **state)
+{
+    ApiFixture *f = *state;
+    const char *worker = worker_register(f);
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, 8 << 20);
+    buf_add(&body, STR("{\"tasks\":["));
+    for (int i = 0; i < 4097; i++) buf_printf(&body, "%s{}", i ? "," : "");
+    buf_add(&body, STR("]}"));
+    Reply reply = post(f, route(f, worker, "heartbeat"), body.ptr);
+    EXPECT(reply, 400);
+    EXPECT_HAS(text(&reply, "detail"), "4096");
+}
+
+#define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(test_registration),        CASE(test_claimed_task),
+        CASE(test_claim_waits),         CASE(test_claim_of_a_worker_that_left),
+        CASE(test_finish_once),         CASE(test_large_result),
+        CASE(test_heartbeat_and_drain), CASE(test_leave),
+        CASE(test_limits_of_reports),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

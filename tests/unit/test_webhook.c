@@ -1,0 +1,391 @@
+#include "tests/unit/api_fixture.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/stat.h>
+
+#include "tests/unit/stub_server.h"
+
+/* What a receiver does and what it has got. */
+typedef struct {
+    pthread_mutex_t lock;
+    int statuses[4]; /* of the first answers; 0: the last one again, and 200 before any */
+    const char *fields;
+    int delay_ms;
+    size_t answer_bytes;
+    /* seen */
+    int requests, now, peak, bad_signatures;
+    char ids[64][128];
+    char timestamps[64][32];
+    char body[32768];
+    char traceparent[64];
+    char method[8];
+} Receiver;
+
+typedef struct {
+    ApiFixture api;
+    Receiver receiver;
+    Stub stub;
+    char url[64];
+    const char *worker;
+} Fixture;
+
+static int status_of(const Receiver *r)
+{
+    int n = MIN(r->requests - 1, (int)ARRAY_N(r->statuses) - 1), status = 200;
+    for (int i = 0; i <= n; i++)
+        if (r->statuses[i]) status = r->statuses[i];
+    return status;
+}
+
+static bool signature_ok(const StubRequest *request)
+{
+    int64_t timestamp_s;
+    if (str_to_i64(stub_field(request, "webhook-timestamp"), &timestamp_s) < 0) return false;
+    return webhook_verify(STR(SECRET), stub_field(request, "webhook-id"), timestamp_s,
+                          request->body, stub_field(request, "webhook-signature"),
+                          clock_real_ms() / 1000) == 0;
+}
+
+static StubEnd receive(StubRequest *request, void *ctx)
+{
+    Receiver *r = ctx;
+    char head[256];
+    pthread_mutex_lock(&r->lock);
+    int n = r->requests++, status = status_of(r);
+    r->now++;
+    r->peak = MAX(r->peak, r->now);
+    if (!signature_ok(request)) r->bad_signatures++;
+    if (n < 64) str_copy(r->ids[n], sizeof r->ids[n], stub_field(request, "webhook-id"));
+    if (n < 64)
+        str_copy(r->timestamps[n], sizeof r->timestamps[n],
+                 stub_field(request, "webhook-timestamp"));
+    str_copy(r->body, sizeof r->body, request->body);
+    str_copy(r->traceparent, sizeof r->traceparent, stub_field(request, "traceparent"));
+    str_copy(r->method, sizeof r->method, str_sub(request->line, 0, 4));
+    pthread_mutex_unlock(&r->lock);
+    if (r->delay_ms) stub_sleep_ms(r->delay_ms);
+    pthread_mutex_lock(&r->lock);
+    r->now--;
+    pthread_mutex_unlock(&r->lock);
+    snprintf(head, sizeof head, "HTTP/1.1 %d X\r\nContent-Length: %zu\r\n%s\r\n", status,
+             r->answer_bytes, r->fields ? r->fields : "");
+    stub_sends(request, head);
+    for (size_t i = 0; i < r->answer_bytes / 64; i++)
+        stub_sends(request, "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n");
+    return STUB_CLOSE;
+}
+
+static int setup(void **state)
+{
+    Fixture *f = xcalloc(1, sizeof *f);
+    pthread_mutex_init(&f->receiver.lock, NULL);
+    stub_open(&f->stub, receive, &f->receiver);
+    snprintf(f->url, sizeof f->url, "http://127.0.0.1:%u/hook", f->stub.port);
+    if (addr_guard_allow(&f->api.guard, STR("127.0.0.0/8")) < 0) return -1;
+    f->api.webhooks_on = true;
+    api_start(&f->api);
+    deploy(&f->api, "support");
+    f->worker = worker_register(&f->api);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    Fixture *f = *state;
+    api_stop(&f->api);
+    stub_close(&f->stub);
+    pthread_mutex_destroy(&f->receiver.lock);
+    free(f);
+    return 0;
+}
+
+/* Runs a task that has a webhook to its end; returns its id. */
+static const char *run_task(Fixture *f, const char *outcome, const char *members)
+{
+    const char *id = submit(&f->api, format(&f->api,
+                                            "{\"input\":1,\"metadata\":{\"k\":1},"
+                                            "\"webhookUrl\":\"%s\"}",
+                                            f->url));
+    work_once(&f->api, f->worker, outcome, members);
+    return id;
+}
+
+/* The n-th webhook in the task's timeline, or NULL. */
+static const Json *webhook_of(Fixture *f, const char *id, size_t n)
+{
+    Reply reply = get(&f->api, format(&f->api, "/api/tasks/%s/timeline", id));
+    for (JsonIter it = json_iter(member(&reply, "events")); json_next(&it);)
+        if (str_eq(json_str(json_get(it.value, "type")), STR("webhook")) && n-- == 0)
+            return it.value;
+    return NULL;
+}
+
+/* Waits until the webhook is in this state after so many attempts. */
+static const Json *await(Fixture *f, const char *id, const char *state, int64_t attempts)
+{
+    int64_t until_ms = clock_mono_ms() + CLIENT_LIMIT_MS;
+    const Json *row;
+    do {
+        row = webhook_of(f, id, 0);
+        if (str_eq(json_str(json_get(row, "state")), str_of(state)) &&
+            json_i64_or(json_get(row, "attempts"), -1) == attempts)
+            return row;
+        usleep(10000);
+    } while (clock_mono_ms() < until_ms);
+    fail_msg("not %s after %d: %.*s, %d", state, (int)attempts,
+             STR_ARG(json_str(json_get(row, "state"))),
+             (int)json_i64_or(json_get(row, "attempts"), -1));
+    return NULL;
+}
+
+static int due_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "UPDATE webhook SET next_at_ms = 0 WHERE state = 0"), NULL);
+}
+
+/* --- delivering ------------------------------------------------------------------------------- */
+
+static void test_delivered_and_signed(void **state)
+{
+    Fixture *f = *state;
+    const char *id = run_task(f, "succeeded", ",\"result\":{\"answer\":42}");
+    const Json *row = await(f, id, "delivered", 1);
+    assert_int_equal(json_i64_or(json_get(row, "status"), 0), 200);
+    Receiver *r = &f->receiver;
+    assert_int_equal(r->requests, 1);
+    assert_int_equal(r->bad_signatures, 0);
+    assert_string_equal(r->method, "POST");
+    assert_int_equal(strlen(r->traceparent), 55);
+    EXPECT_TEXT(json_str(json_get(row, "webhookId")), r->ids[0]);
+
+    const Json *body, *data;
+    assert_int_equal(json_parse(&f->api.arena, str_of(r->body), NULL, &body, NULL), 0);
+    EXPECT_TEXT(json_str(json_get(body, "type")), "task.succeeded");
+    assert_int_equal(json_str(json_get(body, "timestamp")).len, 24);
+    assert_int_equal(json_len(body), 3);
+    data = json_get(body, "data");
+    EXPECT_TEXT(json_str(json_get(data, "taskId")), id);
+    assert_int_equal(json_i64_or(json_get(json_get(data, "result"), "answer"), 0), 42);
+    assert_int_equal(json_i64_or(json_get(json_get(data, "metadata"), "k"), 0), 1);
+    assert_null(json_get(data, "resultTruncated"));
+}
+
+static void test_failed_task_and_retry_by_hand(void **state)
+{
+    Fixture *f = *state;
+    const char *id = run_task(f, "failed_final", ",\"error\":{\"code\":\"c\",\"detail\":\"d\"}");
+    await(f, id, "delivered", 1);
+    EXPECT_HAS(str_of(f->receiver.body), "\"type\":\"task.failed\"");
+    EXPECT_HAS(str_of(f->receiver.body), "\"error\":{\"code\":\"c\",\"detail\":\"d\"}");
+    EXPECT(post(&f->api, format(&f->api, "/api/tasks/%s/retry", id), NULL), 202);
+    work_once(&f->api, f->worker, "succeeded", "");
+    int64_t until_ms = clock_mono_ms() + CLIENT_LIMIT_MS;
+    while (!webhook_of(f, id, 1) && clock_mono_ms() < until_ms) usleep(10000);
+    while (f->receiver.requests < 2 && clock_mono_ms() < until_ms) usleep(10000);
+    EXPECT_HAS(str_of(f->receiver.body), "\"type\":\"task.succeeded\"");
+    assert_string_not_equal(f->receiver.ids[0], f->receiver.ids[1]); /* another event */
+}
+
+static void test_large_result_is_left_out(void **state)
+{
+    Fixture *f = *state;
+    const char *id = run_task(f, "succeeded", format(&f->api, ",\"result\":\"%*s\"", 7000, ""));
+    await(f, id, "delivered", 1);
+    EXPECT_HAS(str_of(f->receiver.body), "\"result\":\"   ");
+    char *large = arena_alloc(&f->api.arena, 30000);
+    memset(large, 'x', 30000);
+    Task task = { .state = TASK_SUCCEEDED, .result = { large, 30000 } };
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, 1 << 20);
+    webhook_body(&body, &task, 1);
+    assert_true(body.len < WEBHOOK_BODY_BYTES_MAX && body.len > 0);
+    EXPECT_HAS(buf_str(&body), "\"resultTruncated\":true");
+    task.error_code = STR("c");
+    task.error_detail = task.result;
+    buf_clear(&body);
+    webhook_body(&body, &task, 1);
+    assert_true(body.len < WEBHOOK_BODY_BYTES_MAX && !body.failed);
+}
+
+/* --- trying again ----------------------------------------------------------------------------- */
+
+static void test_tried_again(void **state)
+{
+    Fixture *f = *state;
+    f->receiver.statuses[0] = 500;
+    f->receiver.statuses[1] = 200;
+    const char *id = run_task(f, "succeeded", "");
+    const Json *row = await(f, id, "pending", 1);
+    EXPECT_HAS(json_str(json_get(row, "error")), "500");
+    assert_true(json_str(json_get(row, "nextAt")).len > 0);
+    usleep(1100000);                           /* another second on the receiver's clock */
+    assert_int_equal(f->receiver.requests, 1); /* not before its time */
+    assert_int_equal(store_call(f->api.store, due_job, NULL), 0);
+    await(f, id, "delivered", 2);
+    assert_string_equal(f->receiver.ids[0], f->receiver.ids[1]);
+    assert_string_not_equal(f->receiver.timestamps[0], f->receiver.timestamps[1]);
+    assert_int_equal(f->receiver.bad_signatures, 0);
+}
+
+static void test_answers_that_are_no_success(void **state)
+{
+    static const struct {
+        int status;
+        const char *fields, *end;
+    } rows_[] = {
+        { 302, "Location: http://127.0.0.1:1/\r\n", "pending" },
+        { 400, NULL, "pending" },
+        { 503, "Retry-After: 60\r\n", "pending" },
+        { 410, NULL, "failed" },
+    };
+    Fixture *f = *state;
+    for (size_t i = 0; i < ARRAY_N(rows_); i++) {
+        f->receiver.requests = 0;
+        f->receiver.statuses[0] = rows_[i].status;
+        f->receiver.fields = rows_[i].fields;
+        const Json *row = await(f, run_task(f, "succeeded", ""), rows_[i].end, 1);
+        assert_int_equal(json_i64_or(json_get(row, "status"), 0), rows_[i].status);
+        assert_int_equal(f->receiver.requests, 1); /* no redirect was followed */
+    }
+}
+
+static void test_silence_and_long_answers(void **state)
+{
+    Fixture *f = *state;
+    f->receiver.answer_bytes = (size_t)1 << 20; /* nobody reads all that, and it still counts */
+    await(f, run_task(f, "succeeded", ""), "delivered", 1);
+    f->receiver.answer_bytes = 0;
+    f->receiver.delay_ms = 4000; /* the fixture allows 2 s */
+    const Json *row = await(f, run_task(f, "succeeded", ""), "pending", 1);
+    assert_int_equal(json_i64_or(json_get(row, "status"), -1), 0);
+    assert_true(json_str(json_get(row, "error")).len > 0);
+}
+
+/* --- addresses -------------------------------------------------------------------------------- */
+
+static void test_guarded_address(void **state)
+{
+    Fixture *f = *state;
+    api_close(&f->api);
+    f->api.guard = (AddrGuard){ 0 };
+    api_open(&f->api);
+    const Json *row = await(f, run_task(f, "succeeded", ""), "failed", 1);
+    EXPECT_HAS(json_str(json_get(row, "error")), "127.0.0.1");
+    assert_int_equal(f->receiver.requests, 0);
+}
+
+/* --- restarts and crowds ---------------------------------------------------------------------- */
+
+static void test_pending_rows_of_an_earlier_process(void **state)
+{
+    Fixture *f = *state;
+    api_close(&f->api);
+    f->api.webhooks_on = false;
+    api_open(&f->api);
+    const char *id = run_task(f, "succeeded", "");
+    await(f, id, "pending", 0);
+    api_close(&f->api);
+    f->api.webhooks_on = true;
+    api_open(&f->api);
+    await(f, id, "delivered", 1);
+    assert_int_equal(f->receiver.requests, 1);
+}
+
+static void test_bounded_and_once_each(void **state)
+{
+    Fixture *f = *state;
+    f->receiver.delay_ms = 100;
+    const char *ids[30];
+    for (size_t i = 0; i < ARRAY_N(ids); i++) ids[i] = run_task(f, "succeeded", "");
+    for (size_t i = 0; i < ARRAY_N(ids); i++) await(f, ids[i], "delivered", 1);
+    Receiver *r = &f->receiver;
+    assert_int_equal(r->requests, ARRAY_N(ids));
+    assert_true(r->peak > 1 && r->peak <= 8);
+    for (int i = 0; i < r->requests; i++)
+        for (int j = 0; j < i; j++) assert_string_not_equal(r->ids[i], r->ids[j]);
+}
+
+/* The end of the process cuts an attempt short: it is made again by the next one. */
+static void test_stopped_in_the_middle(void **state)
+{
+    Fixture *f = *state;
+    f->receiver.delay_ms = 1500;
+    const char *id = run_task(f, "succeeded", "");
+    int64_t until_ms = clock_mono_ms() + CLIENT_LIMIT_MS;
+    while (f->receiver.requests == 0 && clock_mono_ms() < until_ms) usleep(1000);
+    api_close(&f->api);
+    f->receiver.delay_ms = 0;
+    api_open(&f->api);
+    int64_t attempts = f->receiver.requests; /* 1 when the answer was waited for, else again */
+    await(f, id, "delivered", 1);
+    assert_true(f->receiver.requests <= attempts + 1);
+}
+
+/* --- pure ------------------------------------------------------------------------------------- */
+
+static void test_delays(void **state)
+{
+    (void)state;
+    static const int64_t least_s[] = { 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400 };
+    for (int n = 1; n <= (int)ARRAY_N(least_s); n++) {
+        int64_t least = least_s[n - 1] * 1000;
+        assert_int_equal(webhook_retry_delay_ms(n, 0, 0), least);
+        for (uint64_t random = 1; random < UINT64_MAX / 3; random *= 3) {
+            int64_t delay = webhook_retry_delay_ms(n, random, 0);
+            assert_true(delay >= least && delay <= least + least / 10);
+        }
+    }
+    assert_int_equal(webhook_retry_delay_ms(WEBHOOK_ATTEMPTS_MAX, 0, 0), -1);
+    assert_int_equal(webhook_retry_delay_ms(1, 0, 60000), 60000);        /* as asked */
+    assert_int_equal(webhook_retry_delay_ms(2, 0, 60000), 300000);       /* ours is longer */
+    assert_int_equal(webhook_retry_delay_ms(1, 0, INT64_MAX), 86400000); /* within reason */
+    assert_int_equal(webhook_retry_delay_ms(1, 0, -5), 5000);
+}
+
+static void test_secret_file(void **state)
+{
+    (void)state;
+    TempDir dir;
+    char first[WEBHOOK_SECRET_TEXT_MAX], second[WEBHOOK_SECRET_TEXT_MAX], path[512];
+    temp_dir_init(&dir);
+    snprintf(path, sizeof path, "%s/webhook-secret", dir.path);
+    assert_int_equal(webhook_secret_load(dir.path, first), 0);
+    assert_true(str_starts_with(str_of(first), STR("whsec_")));
+    assert_int_equal(strlen(first), 6 + 44);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(webhook_secret_load(dir.path, second), 0);
+    assert_string_equal(first, second);
+    int fd = open(path, O_WRONLY | O_TRUNC);
+    assert_int_equal(write(fd, "hello\n", 6), 6);
+    close(fd);
+    assert_int_equal(webhook_secret_load(dir.path, second), -EINVAL);
+    EXPECT_HAS(str_of(diag_text()), "remove it");
+    assert_int_equal(webhook_secret_load("/nonexistent/x", second), -ENOENT);
+    temp_dir_deinit(&dir);
+}
+
+#define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(test_delivered_and_signed),
+        CASE(test_failed_task_and_retry_by_hand),
+        CASE(test_large_result_is_left_out),
+        CASE(test_tried_again),
+        CASE(test_answers_that_are_no_success),
+        CASE(test_silence_and_long_answers),
+        CASE(test_guarded_address),
+        CASE(test_pending_rows_of_an_earlier_process),
+        CASE(test_bounded_and_once_each),
+        CASE(test_stopped_in_the_middle),
+        cmocka_unit_test(test_delays),
+        cmocka_unit_test(test_secret_file),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
