@@ -1,5 +1,5 @@
-/* Requests of agents and answers of providers, from anybody: the readers take whatever stands there,
- * JSON or not, their counts stay within bounds, and a stream that has ended stays ended. The first
+/* Requests of agents and answers of providers, from anybody: the readers take whatever stands
+ * there, JSON or not, their counts stay within bounds, and what has ended stays ended. The first
  * byte chooses the API and the reader; the rest is a body, or events with a line each. */
 #include "logic/cap.h"
 #include "logic/request_info.h"
