@@ -100,6 +100,18 @@ static int record_failed(ModelCall *call, int r)
     return r;
 }
 
+/* Providers' own words are left out: they may quote what the agent sent. */
+static void log_failure(const ModelCall *call)
+{
+    const GatewayCall *record = &call->record;
+    bool ours = record->outcome == GATEWAY_UNREACHED || record->outcome == GATEWAY_TIMEOUT;
+    if (record->outcome == GATEWAY_COMPLETE || record->outcome == GATEWAY_STOPPED) return;
+    LOG_WARN("model call failed", LOG_CSTR("outcome", gateway_outcome_name(record->outcome)),
+             LOG_STR("provider", record->provider), LOG_STR("model", record->model),
+             LOG_INT("status", record->status), LOG_CSTR("call", record->id),
+             LOG_CSTR("why", ours ? call->message : ""));
+}
+
 int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
 {
     GatewayCall *record = &call->record;
@@ -110,6 +122,7 @@ int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
     record->duration_us = clock_mono_us() - call->started_us;
     if (outcome != GATEWAY_COMPLETE) record->error = str_of(call->message);
     stats_call(call->task->gateway, record);
+    log_failure(call);
     fiber_shield();
     diag_clear();
     int r = sink->call_record_wait(sink->ctx, record);

@@ -389,6 +389,72 @@ static void queue_wait(void *arg)
     free(stats);
 }
 
+typedef struct {
+    Rig *rig;
+    const char *model;
+    int result;
+} Victim;
+
+static int victim_main(void *arg)
+{
+    Victim *v = arg;
+    char body[256];
+    snprintf(
+        body, sizeof body,
+        "{\"model\":\"%s\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"[[sim "
+        "per-token=2]] tell me a long story about it\"}]}",
+        v->model);
+    GatewayMemory memory;
+    gateway_memory_init(&memory, 1 << 20);
+    GatewayReply reply = gateway_memory_reply(&memory);
+    GatewayRequest request = { .api = API_CHAT, .body = str_of(body) };
+    v->result = gateway_call_wait(v->rig->task, &request, &reply);
+    gateway_memory_deinit(&memory);
+    return 0;
+}
+
+/* Who waits too long for the others is told to come again. */
+static int waiting_main(void *arg)
+{
+    Victim *v = arg;
+    GatewayMemory memory;
+    gateway_memory_init(&memory, 1 << 20);
+    GatewayReply reply = gateway_memory_reply(&memory);
+    GatewayRequest request = {
+        .api = API_CHAT,
+        .body = STR("{\"model\":\"sim/echo\",\"max_tokens\":300,\"messages\":[{\"role\":\"user\","
+                    "\"content\":\"hi\"}]}"),
+        .timeout_ms = 40,
+    };
+    CHECK_INT(gateway_call_wait(v->rig->task, &request, &reply), 0);
+    v->result = memory.status;
+    CHECK_HAS(buf_str(&memory.body), "rate_limit_exceeded");
+    gateway_memory_deinit(&memory);
+    return 0;
+}
+
+static void impatient_wait(void *arg)
+{
+    Rig *rig = arg;
+    rig_task_wait(rig, (CapLimits){ 520, CAP_NONE, CAP_NONE, CAP_NONE });
+    Victim v = { .rig = rig, .model = "sim/hang" }, waiting = { .rig = rig };
+    FiberRef ref, second;
+    CHECK_INT(fiber_spawn("victim", victim_main, &v, &ref), 0);
+    fiber_sleep_wait(10);
+    CHECK_INT(fiber_spawn("waiting", waiting_main, &waiting, &second), 0);
+    CHECK_INT(fiber_join_wait(second, NULL), 0);
+    CHECK_INT(waiting.result, 429);
+    fiber_cancel(ref);
+    CHECK_INT(fiber_join_wait(ref, NULL), 0);
+    CHECK_INT(rig_totals(rig).stopped_by, CAP_BY_NOTHING);
+}
+
+static void test_impatience(void **state)
+{
+    (void)state;
+    rig_run(impatient_wait);
+}
+
 static void test_queue(void **state)
 {
     (void)state;
@@ -670,6 +736,14 @@ static void refusals_wait(void *arg)
     CHECK_INT(rig->calls_n, 0);
     CHECK_INT(rig_totals(rig).calls_refused, ARRAY_N(want));
 
+    char *large = calloc(1, 33u << 20);
+    memset(large, ' ', 33u << 20);
+    CLEANUP(reply_deinit)
+    Reply reply = rig_request_wait(rig, "/v1/messages", str_make(large, 33u << 20));
+    CHECK_INT(reply.status, 413);
+    CHECK_HAS(reply_str(&reply), "\"type\":\"request_too_large\"");
+    free(large);
+
     const GatewayProvider *provider;
     const Price *price;
     CHECK_INT(gateway_resolve(&rig->config, STR("sim/echo"), GATEWAY_ANTHROPIC, &provider, &price),
@@ -796,30 +870,6 @@ static void test_in_process(void **state)
 }
 
 /* Cancelled at any moment: settled, recorded, nothing leaks. */
-typedef struct {
-    Rig *rig;
-    const char *model;
-    int result;
-} Victim;
-
-static int victim_main(void *arg)
-{
-    Victim *v = arg;
-    char body[256];
-    snprintf(
-        body, sizeof body,
-        "{\"model\":\"%s\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"[[sim "
-        "per-token=2]] tell me a long story about it\"}]}",
-        v->model);
-    GatewayMemory memory;
-    gateway_memory_init(&memory, 1 << 20);
-    GatewayReply reply = gateway_memory_reply(&memory);
-    GatewayRequest request = { .api = API_CHAT, .body = str_of(body) };
-    v->result = gateway_call_wait(v->rig->task, &request, &reply);
-    gateway_memory_deinit(&memory);
-    return 0;
-}
-
 static void cancel_wait(void *arg)
 {
     Rig *rig = arg;
@@ -902,15 +952,25 @@ static void test_stats(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answers),    cmocka_unit_test(test_usage_chunk),
-        cmocka_unit_test(test_tools),      cmocka_unit_test(test_embeddings),
-        cmocka_unit_test(test_caps),       cmocka_unit_test(test_tool_cap),
-        cmocka_unit_test(test_clamp),      cmocka_unit_test(test_parallel_at_the_cap),
-        cmocka_unit_test(test_queue),      cmocka_unit_test(test_disconnect_is_billed),
-        cmocka_unit_test(test_stop),       cmocka_unit_test(test_stop_while_waiting),
-        cmocka_unit_test(test_close),      cmocka_unit_test(test_record_fails),
-        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_routes),
-        cmocka_unit_test(test_in_process), cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_usage_chunk),
+        cmocka_unit_test(test_tools),
+        cmocka_unit_test(test_embeddings),
+        cmocka_unit_test(test_caps),
+        cmocka_unit_test(test_tool_cap),
+        cmocka_unit_test(test_clamp),
+        cmocka_unit_test(test_parallel_at_the_cap),
+        cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_impatience),
+        cmocka_unit_test(test_disconnect_is_billed),
+        cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_stop_while_waiting),
+        cmocka_unit_test(test_close),
+        cmocka_unit_test(test_record_fails),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_routes),
+        cmocka_unit_test(test_in_process),
+        cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_stats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -437,6 +437,55 @@ static void test_usage_shapes(void **state)
     rig_run_with(usage_shapes_wait, scripted, NULL);
 }
 
+/* The Responses API: usage in the terminal event, errors with a sequence number. */
+static void responses_wait(void *arg)
+{
+    Rig *rig = arg;
+    static const char created[] =
+        "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":"
+        "{\"id\":\"r\",\"model\":\"stub-2\"}}\n\nevent: response.output_text.delta\ndata: {\"type\":"
+        "\"response.output_text.delta\",\"sequence_number\":1,\"delta\":\"hi\"}\n\n";
+    static const char completed[] =
+        "event: response.completed\ndata: {\"type\":\"response.completed\",\"sequence_number\":2,"
+        "\"response\":{\"status\":\"completed\",\"usage\":{\"input_tokens\":10,\"output_tokens\":5,"
+        "\"total_tokens\":15}}}\n\n";
+    char all[2048];
+    snprintf(all, sizeof all, "%s%s", created, completed);
+    script_body(SSE_HEAD, all);
+    CLEANUP(reply_deinit)
+    Reply whole = rig_post_wait(rig, API_RESPONSES,
+                                "{\"model\":\"stub-1\",\"input\":\"x\",\"stream\":true}");
+    CHECK_STR(reply_str(&whole), str_of(all));
+    CHECK_INT(rig_last(rig)->call.outcome, GATEWAY_COMPLETE);
+    CHECK_INT(rig_last(rig)->call.charged.nusd, 20000);
+    CHECK_STR(str_of(rig_last(rig)->model_used), STR("stub-2"));
+
+    script_body(SSE_HEAD, created);
+    CLEANUP(reply_deinit)
+    Reply cut = rig_post_wait(rig, API_RESPONSES,
+                              "{\"model\":\"stub-1\",\"input\":\"x\",\"stream\":true}");
+    CHECK(str_starts_with(reply_str(&cut), str_of(created)));
+    CHECK_HAS(reply_str(&cut),
+              "event: error\ndata: {\"type\":\"error\",\"code\":\"upstream_error\"");
+    CHECK_HAS(reply_str(&cut), "\"sequence_number\":2}");
+    CHECK(rig_last(rig)->call.full_hold);
+
+    script_body(JSON_HEAD, "{\"status\":\"completed\",\"output\":[],\"usage\":{\"input_tokens\":3,"
+                           "\"output_tokens\":4}}");
+    CLEANUP(reply_deinit)
+    Reply plain = rig_post_wait(rig, API_RESPONSES, "{\"model\":\"stub-1\",\"input\":\"x\"}");
+    CHECK_INT(plain.status, 200);
+    CHECK_INT(rig_last(rig)->call.charged.nusd, 11000);
+    seen();
+    CHECK_HAS(str_of(seen_head), "POST /v1/responses HTTP/1.1\r\n");
+}
+
+static void test_responses(void **state)
+{
+    (void)state;
+    rig_run_with(responses_wait, scripted, NULL);
+}
+
 /* More than was held: booked all the same, and said. */
 static void overshoot_wait(void *arg)
 {
@@ -531,10 +580,15 @@ static void test_broken_connections(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_modes),     cmocka_unit_test(test_tool_cut),
-        cmocka_unit_test(test_time),      cmocka_unit_test(test_faithful),
-        cmocka_unit_test(test_upward),    cmocka_unit_test(test_usage_shapes),
-        cmocka_unit_test(test_overshoot), cmocka_unit_test(test_broken_connections),
+        cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_tool_cut),
+        cmocka_unit_test(test_time),
+        cmocka_unit_test(test_faithful),
+        cmocka_unit_test(test_upward),
+        cmocka_unit_test(test_usage_shapes),
+        cmocka_unit_test(test_responses),
+        cmocka_unit_test(test_overshoot),
+        cmocka_unit_test(test_broken_connections),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
