@@ -39,6 +39,7 @@ static int feeder_main(void *arg)
 
 static int reader_end(Pipes *pipes, int r)
 {
+    assert(pipes->reading > 0);
     pipes->reading--;
     cond_signal(&pipes->drained);
     return r;
@@ -75,6 +76,7 @@ static void tail_add(ChildResult *result, Str line)
         result->tail_len -= drop;
         memmove(result->tail, result->tail + drop, result->tail_len);
     }
+    assert(result->tail_len + need <= CHILD_TAIL_BYTES);
     memcpy(result->tail + result->tail_len, line.ptr, line.len);
     result->tail_len += line.len;
     result->tail[result->tail_len++] = '\n';
@@ -91,6 +93,7 @@ static void line_end(Pipes *pipes)
 
 static void line_add(Pipes *pipes, Str part)
 {
+    assert(pipes->line.len <= LOG_LINE_BYTES_MAX);
     size_t room = LOG_LINE_BYTES_MAX - pipes->line.len;
     buf_add(&pipes->line, str_sub(part, 0, room)); /* cut: the rest of the line is dropped */
 }
@@ -208,6 +211,7 @@ int child_run_wait(const ChildOptions *o, ChildResult *ret)
     assert(ret->output.max == o->output_bytes_max);
     int r = child_spawn(o, &process);
     if (r < 0) return r;
+    assert(!o->agent || !o->run->process);
     if (o->agent) o->run->process = process;
     r = child_wait(o, process, ret);
     if (o->agent) o->run->process = NULL;

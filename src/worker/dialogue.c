@@ -13,6 +13,7 @@ static const DialogueTurn *window_first(const Dialogue *d)
     size_t total = 1, skip_max = d->turns_n ? d->turns_n - 1 : 0;
     const DialogueTurn *first = d->first;
     for (const DialogueTurn *t = d->first; t; t = t->next) total += 1 + t->calls_n;
+    assert((d->first == NULL) == (d->turns_n == 0));
     while (skip_max-- > 0 && total > (size_t)MAX(d->spec->memory_window, 0)) {
         total -= 1 + first->calls_n;
         first = first->next;

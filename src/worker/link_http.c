@@ -121,6 +121,7 @@ static const char *worker_path(const HttpLink *http, const char *verb, char out[
 {
     Buf path;
     buf_init(&path, PATH_BYTES_MAX - 1);
+    assert(http->lease.worker_id[0]); /* registered */
     buf_printf(&path, "/api/workers/%s/%s", http->lease.worker_id, verb);
     assert(!path.failed);
     str_copy(out, PATH_BYTES_MAX, buf_str(&path));

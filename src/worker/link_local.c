@@ -66,6 +66,7 @@ static int local_claim_wait(WorkerLink *link, const LaneConfig *free, int64_t wa
                             LinkTask **ret, size_t *ret_n)
 {
     LocalLink *local = local_of(link);
+    assert(!uuid_is_zero(local->worker_id));
     Claim claim = { .worker_id = local->worker_id, .slots = *free };
     Task *tasks;
     size_t n;

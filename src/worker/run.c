@@ -23,6 +23,7 @@ int run_fail(Run *run, TaskOutcome outcome, const char *code, const char *fmt, .
 {
     char text[RUN_DETAIL_BYTES_MAX];
     va_list args;
+    assert(outcome != TASK_OUTCOME_SUCCEEDED && code);
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
@@ -63,6 +64,7 @@ int run_succeed_wait(Run *run, Str text, bool objects_only)
 {
     ParseJob job = { .text = str_trim(text), .objects_only = objects_only };
     RunEnd end = { .outcome = TASK_OUTCOME_SUCCEEDED };
+    assert(!run->runner_ended);
     if (job.text.len) {
         if (job.text.len < PARSE_ON_POOL_BYTES) parse_job(&job);
         else work_wait(parse_job, &job);
@@ -99,6 +101,7 @@ int run_input(Run *run, Buf *buf)
 {
     char at[TIME_TEXT_MAX];
     JsonOut out = json_out(buf);
+    assert(run->version && run->deadline_at_ms);
     json_out_object(&out);
     json_out_kcstr(&out, "taskId", run->id);
     json_out_kstr(&out, "agent", run->task.agent);
@@ -157,6 +160,7 @@ int run_env(const Run *run, Arena *arena, bool models, const char *const **ret)
 {
     Env env = { .arena = arena };
     char dir[FS_PATH_MAX + 8];
+    assert(run->scratch[0] == '/' && (!models || run->gateway));
     env_add(&env, "PATH", run->host->path);
     env_add(&env, "LANG", "C.UTF-8");
     snprintf(dir, sizeof dir, "%s/home", run->scratch);
@@ -242,6 +246,8 @@ static int finish_send_wait(Run *run, const void *arg)
 static TaskFinish finish_of(const Run *run, const GatewayTotals *totals)
 {
     const RunEnd *end = &run->end;
+    assert(end->outcome < TASK_OUTCOME_N_ && end->outcome != TASK_OUTCOME_LOST);
+    assert(end->outcome == TASK_OUTCOME_SUCCEEDED || !end->result.len);
     return (TaskFinish){
         .task = run->task.ref,
         .outcome = end->outcome,
@@ -325,8 +331,10 @@ static void gateway_settle_wait(Run *run, GatewayTotals *ret)
 
 static void log_close_wait(Run *run)
 {
+    Str detail = run->end.detail;
     if (run->end.code && run->stop != RUN_STALE)
-        task_log_printf(&run->log, "%s: %.*s", run->end.code, STR_ARG(run->end.detail));
+        task_log_printf(&run->log, "%s%s%.*s", run->end.code, detail.len ? ": " : "",
+                        STR_ARG(detail));
     task_log_close_wait(&run->log, deadline_after(LOG_CLOSE_MS));
     atomic_fetch_add(&run->host->counters.log_lines_dropped, run->log.dropped);
 }
@@ -349,6 +357,7 @@ static void run_report(Run *run, int r)
 static void run_end_wait(Run *run)
 {
     GatewayTotals totals;
+    assert(run->runner_ended && !run->process);
     gateway_settle_wait(run, &totals);
     end_by_stop(run);
     end_by_cap(run, &totals);
@@ -396,13 +405,14 @@ static int gateway_open(Run *run)
         .tools = tools,
         .tools_n = spec->tools.n,
         .sink = &run->sink,
-        .listen = spec->runtime != RUNTIME_BUILTIN,
+        .listen = spec->runtime == RUNTIME_PROCESS,
     };
     return gateway_task_open(run->host->gateway, &options, &run->gateway);
 }
 
 static void deadline_set(Run *run)
 {
+    assert(run->limits.wall_ms >= 0 && run->deadline_ms == DEADLINE_NONE);
     run->deadline_ms = run->started_ms + MIN(run->limits.wall_ms, INT64_MAX / 4);
     run->deadline_at_ms = clock_real_ms() + MIN(run->limits.wall_ms, TIME_MS_MAX / 2);
     cond_signal(&run->changed);
@@ -523,6 +533,7 @@ int run_start(RunHost *host, const LinkTask *task, void (*on_end)(Run *, void *)
               Run **ret)
 {
     Run *run = xcalloc(1, sizeof *run);
+    assert(task->lane < LANE_N_ && task->ref.fence > 0 && on_end);
     run->host = host;
     run->on_end = on_end;
     run->on_end_ctx = ctx;

@@ -9,7 +9,7 @@
 /* The detail: what happened, and the last lines of stderr. */
 static int failed(Run *run, const ChildResult *child, const char *code, Str what)
 {
-    Str tail = str_make(child->tail, child->tail_len);
+    Str tail = str_trim(str_make(child->tail, child->tail_len));
     return run_fail(run, TASK_OUTCOME_FAILED_FINAL, code, "%.*s%s%.*s", STR_ARG(what),
                     tail.len ? ":\n" : "", STR_ARG(tail));
 }

@@ -150,6 +150,7 @@ int spec_task_limits(const Spec *spec, Str limits_json, int64_t remaining_ms, Ca
         if (r < 0) return r;
     }
     limits.wall_ms = MIN(limits.wall_ms, MAX(remaining_ms, 0));
+    assert(limits.tokens <= spec->limits.tokens && limits.usd_nusd <= spec->limits.usd_nusd);
     *ret = limits;
     return 0;
 }

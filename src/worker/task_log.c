@@ -63,10 +63,12 @@ void task_log_printf(TaskLog *log, const char *fmt, ...)
 static size_t batch_read(const TaskLog *log, Str bytes, TaskLogLine *lines, size_t *ret_n)
 {
     size_t at = 0, n = 0;
+    assert(bytes.len >= sizeof(PendingLine));
     while (n < BATCH_LINES_MAX && at < bytes.len) {
         PendingLine line;
         memcpy(&line, bytes.ptr + at, sizeof line);
         at += sizeof line;
+        assert(line.len <= bytes.len - at && line.seq <= log->seq);
         lines[n++] = (TaskLogLine){ .attempt = log->attempt,
                                     .seq = line.seq,
                                     .at_ms = line.at_ms,

@@ -251,6 +251,7 @@ static void call_note(const ToolCall *call, int64_t ms)
 int tool_run_wait(Run *run, Str name, Str arguments, Arena *arena, ToolResult *ret)
 {
     int64_t began_ms = clock_mono_ms();
+    assert(run->version);
     ToolCall call = { .run = run, .tool = tools_find(&run->version->spec.tools, name) };
     call.arena = arena;
     int r;

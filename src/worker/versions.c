@@ -47,7 +47,7 @@ Versions *versions_new(WorkerLink *link, const char *dir, size_t max)
 
 static void entry_free(Versions *v, Entry *e)
 {
-    assert(e->refs == 0);
+    assert(e->refs == 0 && !e->fetching);
     list_remove(&e->node);
     v->n--;
     arena_deinit(&e->arena);
@@ -184,6 +184,7 @@ static int entry_ready_wait(Versions *v, Entry *e)
         if (r < 0) return r;
     }
     if (e->ready) return 0;
+    assert(!e->fetching && e->refs > 0);
     e->fetching = true;
     int r = entry_fetch_wait(v, e);
     e->fetching = false;

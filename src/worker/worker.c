@@ -206,6 +206,7 @@ void worker_free(WorkerHost *w)
 static void on_run_end(Run *run, void *ctx)
 {
     WorkerHost *w = ctx;
+    assert(list_linked(&run->node));
     list_remove(&run->node);
     slots_release(&w->slots, run->task.lane);
     changed(w);
@@ -241,6 +242,7 @@ static void run_begin(WorkerHost *w, int claim, const LinkTask *task)
         return;
     }
     list_push_back(&w->runs, &run->node);
+    assert(slots_running(&w->slots) <= lane_slots(&w->slots.total));
     if (w->killed) run_stop(run, RUN_KILLED);
 }
 
@@ -299,6 +301,7 @@ static int register_once_wait(WorkerHost *w)
     LinkWorker self = { .name = w->name, .slots = w->slots.total };
     int r = w->link->ops->register_wait(w->link, &self, &w->lease);
     if (r != 0) return r;
+    assert(w->lease.lease_ms > 0 && w->lease.worker_id[0]);
     w->registered = true;
     w->registrations++;
     LOG_INFO("worker registered", LOG_CSTR("worker", w->lease.worker_id),
@@ -325,6 +328,7 @@ static int register_wait(WorkerHost *w)
 
 static void lease_lost(WorkerHost *w, const char *why)
 {
+    assert(w->registered);
     LOG_ERROR("lease lost: tasks stopped", LOG_CSTR("why", why),
               LOG_INT("tasks", slots_running(&w->slots)));
     w->registered = false;
@@ -336,10 +340,11 @@ static void lease_lost(WorkerHost *w, const char *why)
 
 static int held_list(WorkerHost *w, Arena *arena, TaskRef **ret, size_t *ret_n)
 {
-    size_t n = 0;
-    TaskRef *held = ARENA_ARRAY(arena, TaskRef, (size_t)slots_running(&w->slots) + 1);
+    size_t n = 0, max = (size_t)slots_running(&w->slots);
+    TaskRef *held = ARENA_ARRAY(arena, TaskRef, max + 1);
     if (!held) return -ENOMEM;
     LIST_EACH (&w->runs, node) held[n++] = CONTAINER_OF(node, Run, node)->task.ref;
+    assert(n == max && n <= HEARTBEAT_TASKS_MAX); /* a run is a taken slot */
     *ret = held;
     *ret_n = n;
     return 0;
