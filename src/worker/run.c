@@ -331,7 +331,8 @@ static void gateway_settle_wait(Run *run, GatewayTotals *ret)
 
 static void log_close_wait(Run *run)
 {
-    Str detail = run->end.detail;
+    Str detail;
+    str_split(run->end.detail, '\n', &detail, NULL); /* what follows are lines of this very log */
     if (run->end.code && run->stop != RUN_STALE)
         task_log_printf(&run->log, "%s%s%.*s", run->end.code, detail.len ? ": " : "",
                         STR_ARG(detail));

@@ -11,7 +11,7 @@ static int failed(Run *run, const ChildResult *child, const char *code, Str what
 {
     Str tail = str_trim(str_make(child->tail, child->tail_len));
     return run_fail(run, TASK_OUTCOME_FAILED_FINAL, code, "%.*s%s%.*s", STR_ARG(what),
-                    tail.len ? ":\n" : "", STR_ARG(tail));
+                    tail.len ? "\n" : "", STR_ARG(tail));
 }
 
 static int killed(Run *run, const ChildResult *child)
