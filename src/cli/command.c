@@ -75,7 +75,8 @@ static void list_nouns(const char *verb)
 {
     for (size_t i = 0; i < commands_n; i++)
         if (commands[i].noun && !commands[i].hidden && strcmp(commands[i].verb, verb) == 0)
-            fprintf(stderr, "  gantry %s %s %s\n", verb, commands[i].noun, commands[i].args);
+            fprintf(stderr, "  gantry %s %s%s%s\n", verb, commands[i].noun,
+                    *commands[i].args ? " " : "", commands[i].args);
 }
 
 static int unknown(const char *verb, const char *noun)
@@ -126,6 +127,18 @@ static void add_option(struct option *o, const Flag *f, int value)
                           .val = value };
 }
 
+/* Which flag of the line getopt_long did not take, and why. */
+static int bad_flag(const Invocation *in, int why, const char *word)
+{
+    const Command *c = in->command;
+    if (why == ':') return fail(EXIT_USAGE, "`%s` needs a value", word);
+    if (optopt >= GLOBAL_BASE) return fail(EXIT_USAGE, "`%s`: this flag takes no value", word);
+    char letter[] = { '-', (char)optopt, '\0' }; /* one of several in a word, perhaps */
+    if (optopt > 0) word = letter;
+    return fail(EXIT_USAGE, "unknown flag `%s`; `gantry %s%s%s --help` lists them", word, c->verb,
+                c->noun ? " " : "", c->noun ? c->noun : "");
+}
+
 /* Fills in; EXIT_OK, EXIT_USAGE, or -1 when help was asked for. */
 static int parse_flags(Invocation *in, int argc, char **argv)
 {
@@ -137,9 +150,9 @@ static int parse_flags(Invocation *in, int argc, char **argv)
         add_option(&options[n++], &in->command->flags[i], COMMAND_BASE + i);
     assert(n < ARRAY_N(options));
     optind = 1;
-    for (int c; (c = getopt_long(argc, argv, "o:h", options, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, ":o:h", options, NULL)) != -1;) {
         int r = EXIT_OK;
-        if (c == '?') return EXIT_USAGE; /* getopt_long has said why */
+        if (c == '?' || c == ':') return bad_flag(in, c, argv[optind - 1]);
         if (c == 'h') return -1;
         if (c == 'o') r = set_global(in, 2, optarg);
         else if (c >= COMMAND_BASE) in->values[c - COMMAND_BASE] = optarg ? optarg : "";

@@ -625,6 +625,17 @@ void config_init(Config *config, ConfigMode mode)
 {
     *config = (Config){ .port = mode == CONFIG_WORKER ? 0 : 7070,
                         .lanes = { .reserved = { 2, 2, 1 }, .shared = 3 },
+                        .body_bytes_max = 1 << 20,
+                        .head_bytes_max = 64 << 10,
+                        .fields_max = 100,
+                        .target_bytes_max = 8 << 10,
+                        .connections_max = 10000,
+                        .header_timeout_ms = 10000,
+                        .body_timeout_ms = 30000,
+                        .idle_timeout_ms = 75000,
+                        .write_timeout_ms = 30000,
+                        .queued_tasks_max = 1000000,
+                        .log_bytes_max = 1 << 20,
                         .grace_ms = 5000,
                         .lease_ms = 10000 };
     arena_init(&config->arena, CONFIG_ARENA_BYTES_MAX);
@@ -774,8 +785,7 @@ static void dump_value(const Setting *s, const Config *config, Buf *out)
 
 void config_dump(const Config *config, Buf *out)
 {
-    buf_printf(out, "# file: %s; 0 means the built-in default\n",
-               config->file.len ? config->file.ptr : "none");
+    buf_printf(out, "# file: %s\n", config->file.len ? config->file.ptr : "none");
     for (size_t i = 0; i < ARRAY_N(settings); i++) {
         char name[ENV_NAME_MAX];
         env_name(settings[i].path, name);

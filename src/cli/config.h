@@ -32,7 +32,7 @@ typedef struct {
     /* log */
     char *log_level, *log_format;
 
-    /* limits and time-outs of the HTTP server; 0: its default */
+    /* limits and time-outs of the HTTP server */
     int64_t body_bytes_max, head_bytes_max, fields_max, target_bytes_max, connections_max;
     int64_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
     int64_t queued_tasks_max; /* a lane */

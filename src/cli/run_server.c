@@ -365,9 +365,10 @@ static int main_fiber(void *arg)
     return 0;
 }
 
+/* What agents were asked and answered is nobody else's to read. */
 static int make_dir(const char *path)
 {
-    if (mkdir(path, 0777) == 0 || errno == EEXIST) return 0;
+    if (mkdir(path, 0700) == 0 || errno == EEXIST) return 0;
     return diag_set(-errno, "cannot make the data directory %s: %s", path, strerror(errno));
 }
 
