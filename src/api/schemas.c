@@ -68,7 +68,8 @@ const Schema api_schemas[] = {
       "llmCallsPerTask:number? toolCallsPerTask:number? latencyP50:number? latencyP95:number? "
       "latencyP99:number? responsePatternVariance:number? patternShift:number? "
       "toolCallDistribution:object?" },
-    { "Document", "openapi:string info:object paths:object components:object" },
+    { "Document", "openapi:string info:object servers:[object] security:[object] tags:[object] "
+                  "paths:object components:object" },
 
     { "WorkerRegistered", "workerId:uuid leaseMs:integer heartbeatMs:integer" },
     { "ClaimedTasks", "tasks:[ClaimedTask]" },

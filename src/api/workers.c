@@ -317,6 +317,8 @@ int worker_claim_run_wait(ApiCall *call)
     if (r != 0) return r;
     r = wire_slots_read(json_get(body, "free"), &claim.slots); /* all free: nothing is in use */
     if (r < 0) return wire_problem_wait(call, r);
+    if (lane_slots(&claim.slots) == 0)
+        return api_problem_wait(call, 400, "member_invalid", "`free` has no slot");
     int64_t wait_ms = json_i64_or(json_get(body, "waitMs"), 0);
     wait_ms = MIN(MAX(wait_ms, 0), CLAIM_WAIT_MAX_MS);
     Task *tasks = NULL;

@@ -192,6 +192,7 @@ static int deliver_wait(WebhookAttempt *a)
 {
     Webhooks *w = a->owner;
     int r = store_read_wait(queue_store(w->queue), task_load, a);
+    if (r == 0) uuid_text(a->task.id, log_context()->task_id);
     if (r == 0) r = body_make(a);
     Url url;
     if (r == 0 && (r = url_parse(&a->arena, a->row.url, &url)) == -EINVAL) a->final = true;
@@ -252,7 +253,6 @@ static int attempt_main(void *arg)
 {
     WebhookAttempt *a = arg;
     Webhooks *w = a->owner;
-    uuid_text(a->task.id, log_context()->task_id);
     atomic_fetch_add(&w->tried, 1);
     int r = deliver_wait(a);
     /* one that was cut short by the end of the process is as good as not made */
