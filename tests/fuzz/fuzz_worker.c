@@ -1,0 +1,109 @@
+/* What a worker reads from elsewhere: messages of the control plane, answers of models, components
+ * of versions. What is accepted can be written, and reads back as the same. The first byte
+ * chooses. */
+#include "tests/fuzz/fuzz.h"
+#include "worker/dialogue.h"
+#include "worker/wire.h"
+
+#define ARENA_MAX ((size_t)64 << 20)
+
+typedef struct {
+    Arena arena;
+    Buf first, second;
+} Work;
+
+static const Json *parsed(Work *w, Str text)
+{
+    const Json *v = NULL;
+    return json_parse(&w->arena, text, NULL, &v, NULL) == 0 ? v : NULL;
+}
+
+static void check_task(Work *w, Str text)
+{
+    LinkTask task, again;
+    const Json *v = parsed(w, text);
+    if (!v || wire_task_read(&w->arena, v, &task) != 0) return;
+    JsonOut out = json_out(&w->first), out_again = json_out(&w->second);
+    wire_task_write(&out, &task);
+    assert(json_out_ok(&out));
+    v = parsed(w, buf_str(&w->first));
+    assert(v && wire_task_read(&w->arena, v, &again) == 0);
+    wire_task_write(&out_again, &again);
+    assert(str_eq(buf_str(&w->first), buf_str(&w->second)));
+}
+
+static void check_finish(Work *w, Str text)
+{
+    TaskFinish finish, again;
+    const Json *v = parsed(w, text);
+    if (!v || wire_finish_read(&w->arena, v, &finish) != 0) return;
+    assert(finish.outcome < TASK_OUTCOME_N_ && finish.outcome != TASK_OUTCOME_LOST);
+    JsonOut out = json_out(&w->first);
+    wire_finish_write(&out, &finish);
+    assert(json_out_ok(&out));
+    v = parsed(w, buf_str(&w->first));
+    assert(v && wire_finish_read(&w->arena, v, &again) == 0);
+    assert(again.outcome == finish.outcome && str_eq(again.result, finish.result));
+}
+
+static void check_rest(Work *w, Str text)
+{
+    TaskRef held[2] = { { .fence = 1 }, { .fence = 2 } };
+    HeartbeatReply beat;
+    LaneConfig slots;
+    TaskLogLine line;
+    Call call;
+    const Json *v = parsed(w, text);
+    if (!v) return;
+    if (wire_beat_read(&w->arena, v, held, 2, &beat) == 0) assert(beat.stops_n <= 4);
+    if (wire_slots_read(v, &slots) == 0) assert(slots.shared >= 0);
+    if (wire_line_read(v, &line) == 0) assert(line.stream < TASK_LOG_STREAM_N_);
+    if (wire_call_read(v, &call) == 0) assert(call.cost_nusd >= 0);
+}
+
+/* An answer becomes part of the next request, which is to be JSON whatever the model wrote. */
+static void check_answer(Work *w, Api api, Str text)
+{
+    Spec spec = { .model = STR("m"), .memory_window = 20 };
+    Dialogue dialogue = { .spec = &spec, .input = STR("hi"), .cap_member = "max_tokens" };
+    CLEANUP(arena_deinit) Arena scratch = { 0 };
+    DialogueTurn *turn = NULL;
+    arena_init(&scratch, ARENA_MAX);
+    if (dialogue_answer(&dialogue, api, &w->arena, &scratch, text, &turn) != 0) return;
+    for (size_t i = 0; i < turn->calls_n; i++) turn->calls[i].result = turn->calls[i].arguments;
+    assert(dialogue_request(&dialogue, api, &w->first) == 0);
+    assert(parsed(w, buf_str(&w->first)));
+}
+
+static void check_spec(Work *w, Str text)
+{
+    Spec spec;
+    CapLimits limits;
+    if (spec_read(&w->arena, text, &spec) != 0) return;
+    assert(spec.runtime < RUNTIME_N_);
+    assert(!spec.prompt_path.len || agent_path_ok(spec.prompt_path));
+    assert(!spec.tools_path.len || agent_path_ok(spec.tools_path));
+    assert(spec_task_limits(&spec, STR_NULL, 5, &limits) == 0 && limits.wall_ms <= 5);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    Work w = { 0 };
+    if (size == 0) return 0;
+    Str text = str_make((const char *)data + 1, size - 1);
+    arena_init(&w.arena, ARENA_MAX);
+    buf_init(&w.first, ARENA_MAX);
+    buf_init(&w.second, ARENA_MAX);
+    switch (data[0]) {
+    case 't': check_task(&w, text); break;
+    case 'f': check_finish(&w, text); break;
+    case 'r': check_rest(&w, text); break;
+    case 'c': check_answer(&w, API_CHAT, text); break;
+    case 'm': check_answer(&w, API_MESSAGES, text); break;
+    case 's': check_spec(&w, text); break;
+    }
+    arena_deinit(&w.arena);
+    buf_deinit(&w.first);
+    buf_deinit(&w.second);
+    return 0;
+}
