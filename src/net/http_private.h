@@ -83,6 +83,7 @@ typedef struct HttpConn {
     Buf head;            /* of the answer */
     Buf fields;          /* added by http_header_add */
     unsigned fields_n;
+    bool id_added; /* fields has an x-request-id, which stands for the server's own */
 } HttpConn;
 
 /* http_conn.c: a connection's fiber; arg is the HttpConn, which it frees. */

@@ -16,7 +16,7 @@ void http_reply_reset(HttpConn *c)
 {
     c->reply = REPLY_NONE;
     c->status = 0;
-    c->chunked = c->head_only = false;
+    c->chunked = c->head_only = c->id_added = false;
     buf_clear(&c->fields);
     c->fields_n = 0;
 }
@@ -102,7 +102,7 @@ static void head_make(HttpConn *c, int status, const char *content_type, int64_t
     Buf *head = &c->head;
     buf_clear(head);
     http1_add_status(head, status);
-    http1_add_field(head, STR("x-request-id"), str_of(c->req.request_id));
+    if (!c->id_added) http1_add_field(head, STR("x-request-id"), str_of(c->req.request_id));
     if (content_type) http1_add_field(head, STR("Content-Type"), str_of(content_type));
     if (length >= 0 && !has_no_body(status)) http1_add_content_length(head, (uint64_t)length);
     if (c->chunked) http1_add_chunked(head);
@@ -117,7 +117,10 @@ void http_header_add(HttpReq *req, const char *name, Str value)
     HttpConn *c = req->conn;
     assert(!req->replied && c->fields_n < HTTP_FIELDS_ADDED_MAX);
     c->fields_n++;
-    if (http1_add_field(&c->fields, str_of(name), value)) return;
+    if (http1_add_field(&c->fields, str_of(name), value)) {
+        c->id_added |= str_eq_nocase(str_of(name), STR("x-request-id"));
+        return;
+    }
     LOG_ERROR("field left out of an answer: too large", LOG_CSTR("name", name),
               LOG_INT("bytes", value.len));
     c->fields.failed = false; /* what was added before stays */

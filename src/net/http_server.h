@@ -94,7 +94,7 @@ Str http_query(HttpReq *req, const char *name, bool *ret_found);
 int http_body_wait(HttpReq *req, size_t max, Str *ret);
 
 /* Adds a field to the answer, before it is begun. Names and values are checked (no CR, LF, NUL):
- * asserts. Values are copied. At most 32. */
+ * asserts. Values are copied. At most 32. An "x-request-id" takes the place of the server's. */
 void http_header_add(HttpReq *req, const char *name, Str value);
 
 /* Whole answer with Content-Length. content_type NULL: none. Returns 0, HTTP_E_GONE, -ETIMEDOUT,

@@ -55,6 +55,7 @@ static int large_field(HttpReq *req)
     http_header_add(req, "X-First", value);
     http_header_add(req, "X-Second", value); /* beyond what there is room for */
     http_header_add(req, "X-Third", STR("3"));
+    http_header_add(req, "X-Request-Id", STR("of-another")); /* instead of the server's */
     return http_reply_wait(req, 200, NULL, STR(""));
 }
 
@@ -232,6 +233,7 @@ static void test_fields_too_large(void **state)
     assert_int_equal(answer_field(&a, "X-First").len, 20000);
     assert_str_equal(answer_field(&a, "X-Second"), STR(""));
     assert_str_equal(answer_field(&a, "X-Third"), STR("3"));
+    assert_str_equal(answer_field(&a, "x-request-id"), STR("of-another"));
     fixture_stop(&fx);
 }
 
