@@ -100,7 +100,7 @@ static inline void rig_provider(Rig *rig, size_t i, GatewayProtocol protocol, co
                                            .protocol = protocol,
                                            .base_url = rig->urls[i],
                                            .key = RIG_KEY,
-                                           .timeout_ms = 5000,
+                                           .timeout_ms = 20000,
                                            .simulated = strcmp(name, "sim") == 0 };
 }
 
@@ -300,6 +300,17 @@ static inline Reply rig_say_wait(Rig *rig, Api api, const char *model, bool stre
 static inline const char *rig_cap(Api api)
 {
     return api == API_MESSAGES ? "\"max_tokens\":400," : "";
+}
+
+/* Until n calls of the task have been sent. */
+static inline void rig_sent_wait(const Rig *rig, int64_t n)
+{
+    GatewayTotals totals = { .calls = 0 };
+    for (int i = 0; i < 2000 && totals.calls < n; i++) {
+        fiber_sleep_wait(5);
+        gateway_task_totals(rig->task, &totals);
+    }
+    CHECK_INT(totals.calls, n);
 }
 
 /* Nothing is reserved any more, and what was spent is within the caps. */

@@ -440,7 +440,7 @@ static void impatient_wait(void *arg)
     Victim v = { .rig = rig, .model = "sim/hang" }, waiting = { .rig = rig };
     FiberRef ref, second;
     CHECK_INT(fiber_spawn("victim", victim_main, &v, &ref), 0);
-    fiber_sleep_wait(10);
+    rig_sent_wait(rig, 1);
     CHECK_INT(fiber_spawn("waiting", waiting_main, &waiting, &second), 0);
     CHECK_INT(fiber_join_wait(second, NULL), 0);
     CHECK_INT(waiting.result, 429);
@@ -468,7 +468,7 @@ static void leave_wait(Rig *rig, Api api, const char *model, const char *text)
     char url[256], body[512];
     snprintf(
         body, sizeof body,
-        "{\"model\":\"%s\",\"stream\":true,\"max_tokens\":2000,\"messages\":[{\"role\":\"user\","
+        "{\"model\":\"%s\",\"stream\":true,\"max_tokens\":600,\"messages\":[{\"role\":\"user\","
         "\"content\":\"%s\"}]}",
         model, text);
     HttpCallOptions options = {
@@ -485,7 +485,7 @@ static void leave_wait(Rig *rig, Api api, const char *model, const char *text)
 
 static void until_recorded_wait(Rig *rig, size_t n)
 {
-    int64_t until_ms = deadline_after(10000);
+    int64_t until_ms = deadline_after(20000);
     while (rig->calls_n < n && clock_mono_ms() < until_ms) fiber_sleep_wait(5);
     CHECK_INT(rig->calls_n, n);
 }
@@ -504,15 +504,15 @@ static void disconnect_wait(void *arg)
         SimStats bill;
         sim_stats(rig->sim, &bill);
         CHECK_INT(call->usage.output_tokens, bill.output_tokens);
-        CHECK_INT(call->usage.output_tokens, 2000);
+        CHECK_INT(call->usage.output_tokens, 600);
         CHECK_INT(call->charged.tokens, bill.input_tokens + bill.output_tokens);
         CHECK_INT(bill.aborted, 0);
     }
     /* totals are final once settled, also when the agent has left in the middle of a call */
     rig_task_wait(rig, rig_no_limits);
     leave_wait(rig, API_CHAT, "sim/ramble", "[[sim per-token=1]] and so on and on");
-    gateway_task_settle_wait(rig->task, deadline_after(10000));
-    CHECK_INT(rig_totals(rig).usage.output_tokens, 2000);
+    gateway_task_settle_wait(rig->task, deadline_after(20000));
+    CHECK_INT(rig_totals(rig).usage.output_tokens, 600);
     CHECK_INT(rig->calls_n, 3);
     rig_task_wait(rig, rig_no_limits);
 
@@ -562,7 +562,8 @@ static void stop_wait(void *arg)
         FiberRef ref;
         rig_task_wait(rig, rig_no_limits);
         CHECK_INT(fiber_spawn("talk", talk_main, &talk, &ref), 0);
-        fiber_sleep_wait(40);
+        rig_sent_wait(rig, 1);
+        fiber_sleep_wait(200); /* for what is streamed to have begun */
         CHECK(!talk.done);
         gateway_task_stop(rig->task, GATEWAY_STOP_CANCELLED);
         CHECK_INT(fiber_join_wait(ref, NULL), 0);
@@ -599,8 +600,9 @@ static void stop_waiting_wait(void *arg)
     FiberRef refs[2];
     for (size_t i = 0; i < 2; i++) {
         CHECK_INT(fiber_spawn("talk", talk_main, &talks[i], &refs[i]), 0);
-        fiber_sleep_wait(30);
+        rig_sent_wait(rig, 1);
     }
+    fiber_sleep_wait(150); /* for the second to wait */
     gateway_task_stop(rig->task, GATEWAY_STOP_DRAINED);
     for (size_t i = 0; i < 2; i++) {
         CHECK_INT(fiber_join_wait(refs[i], NULL), 0);
@@ -627,7 +629,7 @@ static void close_wait(void *arg)
         rig_task_wait(rig, rig_no_limits);
         talk.model = patient ? "sim/slow:1" : "sim/stall";
         CHECK_INT(fiber_spawn("talk", talk_main, &talk, &ref), 0);
-        fiber_sleep_wait(40);
+        rig_sent_wait(rig, 1);
         gateway_task_close_wait(rig->task, deadline_after(patient ? 5000 : 50));
         rig->task = NULL;
         CHECK_INT(fiber_join_wait(ref, NULL), 0);

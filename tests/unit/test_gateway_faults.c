@@ -133,7 +133,7 @@ static void time_wait(void *arg)
     for (size_t i = 0; i < 4; i++) {
         Api api = both[i / 2];
         bool stream = i % 2;
-        rig->providers[i / 2].timeout_ms = 60;
+        rig->providers[i / 2].timeout_ms = 250;
         rig_task_wait(rig, rig_no_limits);
         CLEANUP(reply_deinit)
         Reply late = rig_say_wait(rig, api, "sim/hang", stream, rig_cap(api), "hello");
@@ -149,7 +149,7 @@ static void time_wait(void *arg)
         CHECK(rig_last(rig)->call.full_hold);
 
         /* the task's own time is up: that is a cap, not the provider's failure */
-        rig->providers[i / 2].timeout_ms = 5000;
+        rig->providers[i / 2].timeout_ms = 20000;
         rig_task_wait(rig, (CapLimits){ CAP_NONE, CAP_NONE, CAP_NONE, 60 });
         CLEANUP(reply_deinit)
         Reply capped = rig_say_wait(rig, api, "sim/hang", stream, rig_cap(api), "hello");
@@ -158,7 +158,7 @@ static void time_wait(void *arg)
         CHECK_HAS(reply_str(&capped), "secondsPerTask");
         CHECK_INT(rig_totals(rig).stopped_by, CAP_BY_SECONDS);
         rig_task_wait(rig, rig_no_limits);
-        rig->options.deadline_ms = deadline_after(60);
+        rig->options.deadline_ms = deadline_after(250);
         rig_task_wait(rig, rig_no_limits);
         rig->options.deadline_ms = 0;
         CLEANUP(reply_deinit)
@@ -228,7 +228,7 @@ static StubEnd scripted(StubRequest *request, void *ctx)
         all = str_skip(all, step);
         if (script.step) usleep(300);
     }
-    if (script.end == STUB_RESET) stub_sleep_ms(20);
+    if (script.end == STUB_RESET) stub_sleep_ms(200); /* what came before it is read first */
     return script.end;
 }
 

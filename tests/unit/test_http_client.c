@@ -70,12 +70,12 @@ static void answer_big_body(StubRequest *request)
     free(bytes);
 }
 
-static void answer_dribble(StubRequest *request)
+static void answer_dribble(StubRequest *request, int pause_ms)
 {
     Str all = STR("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
     for (size_t i = 0; i < all.len; i++) {
         stub_send(request, str_sub(all, i, 1));
-        stub_sleep_ms(1);
+        stub_sleep_ms(pause_ms);
     }
 }
 
@@ -102,12 +102,13 @@ static StubEnd answer(StubRequest *request, void *ctx)
     for (size_t i = 0; i < ARRAY_N(scripted); i++) {
         if (!str_eq(request->path, str_of(scripted[i].path))) continue;
         stub_sends(request, scripted[i].answer);
-        if (scripted[i].end == STUB_RESET) stub_sleep_ms(20); /* let the bytes be read first */
+        if (scripted[i].end == STUB_RESET) stub_sleep_ms(100); /* let the bytes be read first */
         return scripted[i].end;
     }
     if (str_eq(request->path, STR("/big-head"))) answer_big_head(request);
     else if (str_eq(request->path, STR("/big"))) answer_big_body(request);
-    else if (str_eq(request->path, STR("/dribble"))) answer_dribble(request);
+    else if (str_eq(request->path, STR("/dribble"))) answer_dribble(request, 1);
+    else if (str_eq(request->path, STR("/drip"))) answer_dribble(request, 10);
     else if (str_starts_with(request->path, STR("/echo"))) answer_echo(request);
     else if (str_eq(request->path, STR("/stall-head"))) return stall(request);
     else if (str_eq(request->path, STR("/stall-body"))) {
@@ -448,24 +449,24 @@ static void timeouts_wait(void *arg)
     Rig *rig = arg;
     char url[128];
     Got got = get_wait(
-        rig, (HttpCallOptions){ .url = rig_url(rig, "/stall-head", url), .idle_timeout_ms = 30 });
+        rig, (HttpCallOptions){ .url = rig_url(rig, "/stall-head", url), .idle_timeout_ms = 200 });
     CHECK_INT(got.opened, -ETIMEDOUT);
-    CHECK_HAS(str_of(got.diag), "nothing came for 30 ms");
+    CHECK_HAS(str_of(got.diag), "nothing came for 200 ms");
     got = get_wait(rig, (HttpCallOptions){ .url = rig_url(rig, "/stall-head", url),
-                                           .deadline_ms = deadline_after(30) });
+                                           .deadline_ms = deadline_after(100) });
     CHECK_INT(got.opened, -ETIMEDOUT);
     CHECK_HAS(str_of(got.diag), "deadline");
     got = get_wait(
-        rig, (HttpCallOptions){ .url = rig_url(rig, "/stall-body", url), .idle_timeout_ms = 30 });
+        rig, (HttpCallOptions){ .url = rig_url(rig, "/stall-body", url), .idle_timeout_ms = 200 });
     CHECK_INT(got.ended, -ETIMEDOUT);
     CHECK_STR(str_of(got.text), STR("hello"));
     got = get_wait(rig, (HttpCallOptions){ .url = rig_url(rig, "/stall-body", url),
-                                           .deadline_ms = deadline_after(40) });
+                                           .deadline_ms = deadline_after(200) });
     CHECK_INT(got.ended, -ETIMEDOUT);
     CHECK_STR(str_of(got.text), STR("hello"));
     /* longer in all than its idle timeout */
-    got = get_wait(
-        rig, (HttpCallOptions){ .url = rig_url(rig, "/dribble", url), .idle_timeout_ms = 40 });
+    got = get_wait(rig,
+                   (HttpCallOptions){ .url = rig_url(rig, "/drip", url), .idle_timeout_ms = 400 });
     CHECK_INT(got.ended, HTTP_CALL_E_END);
 
     /* a read with a deadline of its own may be repeated */
