@@ -37,6 +37,7 @@ typedef struct {
     QueueOptions queue_options;
     bool webhooks_on;
     AddrGuard guard;
+    int64_t stop_ms;       /* what webhooks under way get at the end; 0: 3 s */
     size_t body_bytes_max; /* of the server; 0: what the API wants */
 
     TempDir dir;
@@ -49,12 +50,24 @@ typedef struct {
     Loop *loop;
     uint16_t port;
     sem_t ready;
+    LoopMsg stop;
+    Cond stopped;
+    bool stopping;
     Arena arena; /* of the test: parsed answers */
 } ApiFixture;
+
+static inline void api_fixture_stop(LoopMsg *msg)
+{
+    ApiFixture *f = CONTAINER_OF(msg, ApiFixture, stop);
+    f->stopping = true;
+    cond_broadcast(&f->stopped);
+}
 
 static inline int api_fixture_main(void *arg)
 {
     ApiFixture *f = arg;
+    f->stopping = false;
+    cond_init(&f->stopped);
     HttpServerOptions options = { .body_bytes_max = api_body_bytes_max(f->api) };
     int r = http_server_open(&options, api_handler, f->api, &f->server);
     if (r < 0) DIE("cannot listen: %s", diag_text());
@@ -69,16 +82,14 @@ static inline int api_fixture_main(void *arg)
         metrics_add_webhooks(f->metrics, f->webhooks);
     }
     sem_post(&f->ready);
-    while (fiber_sleep_wait(60000) == 0) {
-    }
-    fiber_shield();
+    while (!f->stopping) (void)cond_wait(&f->stopped, DEADLINE_NONE);
     if (f->webhooks) metrics_remove(f->metrics, f->webhooks);
-    webhooks_stop_wait(f->webhooks, deadline_after(3000));
+    webhooks_stop_wait(f->webhooks, deadline_after(f->stop_ms ? f->stop_ms : 3000));
     metrics_remove(f->metrics, f->server);
     metrics_remove(f->metrics, f->loop);
     http_server_close_wait(f->server, deadline_after(1000));
     f->webhooks = NULL;
-    fiber_unshield();
+    loop_stop(f->loop);
     return 0;
 }
 
@@ -105,7 +116,8 @@ static inline void api_open(ApiFixture *f)
 static inline void api_close(ApiFixture *f)
 {
     api_set_draining(f->api, true);
-    loop_stop(f->loop);
+    f->stop.run = api_fixture_stop;
+    loop_post(f->loop, &f->stop);
     loop_join(f->loop);
     loop_free(f->loop);
     sem_destroy(&f->ready);
