@@ -373,6 +373,7 @@ typedef struct {
     const char *answer; /* body of the answer to POST /invocations */
     int status;         /* of it */
     atomic_int pings, invocations;
+    atomic_bool release; /* status 0: no answer before */
     char seen[4096];
 } Server;
 
@@ -396,7 +397,7 @@ static StubEnd server_play(StubRequest *request, void *ctx)
     } else if (str_eq(request->line, STR("POST /base/invocations HTTP/1.1"))) {
         atomic_fetch_add(&s->invocations, 1);
         snprintf(s->seen, sizeof s->seen, "%.*s", STR_ARG(request->body));
-        if (s->status == 0) stub_sleep_ms(3000);
+        while (s->status == 0 && !atomic_load(&s->release)) stub_sleep_ms(5);
         server_say(request, s->status, s->answer);
     } else {
         server_say(request, 404, "");
@@ -451,10 +452,9 @@ static int by_url_cancelled(Bench *b)
     server->status = 0;
     Uuid id = bench_submit(b, "null", NULL);
     while (atomic_load(&server->invocations) == 0) fiber_sleep_wait(5);
-    int64_t began_ms = clock_mono_ms();
     CHECK_INT(queue_cancel_wait(b->queue, id, STR("user"), &now), 0);
-    CHECK_INT(bench_end(b, id).state, TASK_CANCELED);
-    CHECK(clock_mono_ms() - began_ms < 2000); /* the answer takes three seconds */
+    CHECK_INT(bench_end(b, id).state, TASK_CANCELED); /* without waiting for the answer */
+    atomic_store(&server->release, true);
     return 0;
 }
 

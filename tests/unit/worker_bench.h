@@ -48,6 +48,13 @@ struct Bench {
     int worker_result; /* of worker_run_wait; 77 while it works */
 };
 
+/* How much longer things may take under a sanitizer, as the test runner says. */
+static inline int64_t bench_slower(void)
+{
+    int64_t times = 1;
+    return str_to_i64(str_of(getenv("GANTRY_TEST_SLOWER")), &times) == 0 ? MAX(times, 1) : 1;
+}
+
 /* --- versions --------------------------------------------------------------------------------- */
 
 typedef struct {
