@@ -361,8 +361,9 @@ static int listener_main(void *arg)
 static int dispatcher_main(void *arg)
 {
     Webhooks *w = arg;
-    if (fiber_spawn("webhook listener", listener_main, w, &w->listener) < 0)
-        LOG_WARN("webhooks are delivered with a delay: no fiber to listen");
+    int spawned = fiber_spawn("webhook listener", listener_main, w, &w->listener);
+    if (spawned < 0)
+        LOG_WARN("webhooks are noticed late", LOG_CSTR("reason", diag_text_or(spawned)));
     while (!w->stopping && !fiber_cancelled()) {
         int64_t sleep_ms = w->poll_ms;
         int r = dispatch_wait(w, &sleep_ms);

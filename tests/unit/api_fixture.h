@@ -35,6 +35,7 @@ typedef struct {
     /* set before api_start */
     ApiOptions options;
     QueueOptions queue_options;
+    int64_t pages_max; /* of the store; 0: no limit */
     bool webhooks_on;
     AddrGuard guard;
     int64_t stop_ms;       /* what webhooks under way get at the end; 0: 3 s */
@@ -96,7 +97,7 @@ static inline int api_fixture_main(void *arg)
 /* Opens everything on the directory there is. */
 static inline void api_open(ApiFixture *f)
 {
-    StoreOptions store = { .path = f->dir.path };
+    StoreOptions store = { .path = f->dir.path, .pages_max = f->pages_max };
     if (store_open(&store, &f->store) < 0) DIE("no store: %s", diag_text());
     if (artifact_store_init(f->dir.path) < 0) DIE("no artifacts: %s", diag_text());
     if (!f->queue_options.webhook_body) f->queue_options.webhook_body = webhook_body;

@@ -472,6 +472,27 @@ static void test_full_lane(void **state)
     submit(f, "{\"input\":1}"); /* other lanes go on */
 }
 
+/* Nothing is acknowledged that could not be kept, and what is kept can still be read. */
+static void test_full_disk(void **state)
+{
+    ApiFixture *f = *state;
+    deploy(f, "support");
+    const char *first = submit(f, "{\"input\":1}");
+    api_close(f);
+    f->pages_max = 150;
+    api_open(f);
+    char *body = format(f, "{\"input\":\"%*s\"}", 8000, "");
+    Reply reply;
+    int accepted = 1;
+    while ((reply = post(f, "/agent/execute", body)).status == 202) assert_true(++accepted < 1000);
+    EXPECT(reply, 507);
+    EXPECT_TEXT(text(&reply, "code"), "disk_full");
+    EXPECT(get(f, format(f, "/agent/tasks/%s", first)), 200);
+    reply = get(f, "/api/tasks?limit=500");
+    assert_int_equal(json_len(member(&reply, "tasks")), accepted);
+    EXPECT(get(f, "/readyz"), 200);
+}
+
 static void test_run_at_and_trace(void **state)
 {
     ApiFixture *f = *state;
@@ -863,6 +884,7 @@ int main(void)
         CASE(test_idempotency),
         CASE(test_idempotency_key_forms),
         CASE(test_full_lane),
+        CASE(test_full_disk),
         CASE(test_run_at_and_trace),
         CASE(test_list_pages),
         CASE(test_wait_for_the_end),
