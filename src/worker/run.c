@@ -325,7 +325,7 @@ static void gateway_settle_wait(Run *run, GatewayTotals *ret)
     *ret = (GatewayTotals){ .caps.tool_calls = run->task.spent.tool_calls };
     if (!run->gateway) return;
     gateway_task_settle_wait(run->gateway, deadline_after(SETTLE_MS));
-    gateway_task_totals(run->gateway, ret); /* final: also calls the agent left behind are in them */
+    gateway_task_totals(run->gateway, ret); /* final: calls the agent left behind are in them */
     gateway_task_close_wait(TAKE(run->gateway), deadline_after(SETTLE_MS));
 }
 
