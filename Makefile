@@ -22,7 +22,7 @@ build: bootstrap $(BUILD)/build.ninja ## build the program: build/gantry
 dev: build ## run a dev server with the example agents (ARGS: more options for `gantry dev`)
 	@"$(BUILD)/gantry" dev $(ARGS) $(patsubst %/agent.yaml,%,$(wildcard examples/*/agent.yaml))
 
-demo: build ## show it: a task through the queue, a bad version shipped and rolled back
+demo: build ## show it: the example agents at work, a version changed, a webhook, what it cost
 	@GANTRY="$(abspath $(BUILD)/gantry)" tools/demo $(ARGS)
 
 test: bootstrap ## run every test (ARGS: --quick, or names to choose tests by)
