@@ -24,8 +24,8 @@ typedef struct {
 /* Runs body on a fiber of a loop of its own; returns the exit status. On a plain thread. */
 int client_main(const Invocation *in, int (*body)(Client *client));
 
-/* One request. content_type NULL: application/json. Returns EXIT_OK with *ret for a 2xx answer, else
- * the exit status that fits, after saying on stderr what was wrong. */
+/* One request. content_type NULL: application/json. Returns EXIT_OK with *ret for a 2xx answer,
+ * else the exit status that fits, after saying on stderr what was wrong. */
 MUST_CHECK int client_call_wait(Client *client, const char *method, Str path, Str body,
                                 const char *content_type, ClientAnswer *ret);
 

@@ -51,7 +51,7 @@ bool flag_given(const Invocation *in, const char *name)
     return flag(in, name) != NULL;
 }
 
-/* --- which command ------------------------------------------------------------------------------ */
+/* --- which command ---------------------------------------------------------------------------- */
 
 static bool has_noun(const char *verb)
 {
@@ -98,7 +98,7 @@ static int unknown(const char *verb, const char *noun)
     return fail(EXIT_USAGE, "unknown command `%s`; `gantry help` lists them", verb);
 }
 
-/* --- flags -------------------------------------------------------------------------------------- */
+/* --- flags ------------------------------------------------------------------------------------ */
 
 enum { GLOBAL_BASE = 1000, COMMAND_BASE = 2000 };
 

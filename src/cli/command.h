@@ -64,7 +64,7 @@ extern const Command commands[];
 extern const size_t commands_n;
 extern const Flag global_flags[]; /* ends with one without name */
 
-/* Value of a flag of the command: NULL when not given, "" for a switch. name must be in its table. */
+/* Value of a flag of the command: NULL when not given, "" for a switch. name is in its table. */
 const char *flag(const Invocation *in, const char *name);
 bool flag_given(const Invocation *in, const char *name);
 

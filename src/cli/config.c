@@ -20,7 +20,7 @@
 #define ROUTES_MAX 256
 #define ENV_NAME_MAX 96
 
-/* --- scalars: one table for the file, the environment and the dump ------------------------------ */
+/* --- scalars: one table for the file, the environment and the dump ---------------------------- */
 
 typedef enum { SETTING_TEXT, SETTING_INT, SETTING_BOOL, SETTING_DURATION } SettingType;
 
@@ -127,7 +127,7 @@ static int setting_from_json(const Setting *s, Config *config, const Json *v)
     return diag_set(-EINVAL, "must be %s, not %s", wanted[s->type], json_type_name(json_type(v)));
 }
 
-/* --- reading the file --------------------------------------------------------------------------- */
+/* --- reading the file ------------------------------------------------------------------------- */
 
 typedef struct {
     Config *config;
@@ -457,7 +457,7 @@ static void read_auth(Reader *rd, const Json *v)
     }
 }
 
-/* --- scalars in the document -------------------------------------------------------------------- */
+/* --- scalars in the document ------------------------------------------------------------------ */
 
 static const Json *json_find(const Json *v, Str path)
 {
@@ -562,7 +562,7 @@ static int load_file(Config *config, const char *path)
     return report(&rd, str_of(path));
 }
 
-/* --- the environment ---------------------------------------------------------------------------- */
+/* --- the environment -------------------------------------------------------------------------- */
 
 /* server.behindProxy -> GANTRY_SERVER__BEHINDPROXY */
 static void env_name(const char *path, char out[ENV_NAME_MAX])
@@ -619,7 +619,7 @@ int config_load(Config *config, const char *path)
     return r < 0 ? r : check_whole(config);
 }
 
-/* --- defaults and providers --------------------------------------------------------------------- */
+/* --- defaults and providers ------------------------------------------------------------------- */
 
 void config_init(Config *config, ConfigMode mode)
 {
@@ -674,8 +674,8 @@ static bool is_loopback_url(Config *config, const char *text)
            str_eq(url.host, STR("[::1]"));
 }
 
-/* A provider from NAME_API_KEY and NAME_BASE_URL, when either is set. A server on this machine costs
- * nothing and may be asked for any model. */
+/* A provider from NAME_API_KEY and NAME_BASE_URL, when either is set. A server on this machine
+ * costs nothing and may be asked for any model. */
 static int provider_from_environment(Config *config, const char *name, GatewayProtocol protocol,
                                      const char *default_url, bool *ret_added)
 {
@@ -767,7 +767,7 @@ Str config_models_text(Config *config)
     return arena_str(&config->arena, buf_str(&text));
 }
 
-/* --- dump --------------------------------------------------------------------------------------- */
+/* --- dump ------------------------------------------------------------------------------------- */
 
 static void dump_value(const Setting *s, const Config *config, Buf *out)
 {

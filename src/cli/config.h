@@ -1,4 +1,4 @@
-/* Config: what gantry.yaml, the environment and flags say, checked as a whole before anything starts.
+/* Config: what gantry.yaml, the environment and flags say, checked as a whole before any start.
  *
  * Precedence: built-in default < file < environment (GANTRY_A__B for the scalar a.b) < flag. Every
  * problem is reported at once, with line and column. Secrets come from the environment or a file,

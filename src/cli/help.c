@@ -66,7 +66,7 @@ int help_run(const Invocation *in)
                  : fail(EXIT_USAGE, "unknown command `%s`; `gantry help` lists them", in->args[0]);
 }
 
-/* --- completion --------------------------------------------------------------------------------- */
+/* --- completion ------------------------------------------------------------------------------- */
 
 static bool verb_seen(size_t i)
 {
@@ -185,7 +185,7 @@ int completion_run(const Invocation *in)
     return fail(EXIT_USAGE, "completion is for bash, zsh or fish, not `%s`", in->args[0]);
 }
 
-/* --- man page ----------------------------------------------------------------------------------- */
+/* --- man page --------------------------------------------------------------------------------- */
 
 static void man_text(const char *s)
 {

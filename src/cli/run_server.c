@@ -57,7 +57,7 @@ struct Program {
     int status;
 };
 
-/* --- API loops ---------------------------------------------------------------------------------- */
+/* --- API loops -------------------------------------------------------------------------------- */
 
 static HttpServerOptions server_options(const Program *p)
 {
@@ -169,7 +169,7 @@ static void api_stop_wait(Program *p)
     api_free(TAKE(p->api));
 }
 
-/* --- parts of the main loop --------------------------------------------------------------------- */
+/* --- parts of the main loop ------------------------------------------------------------------- */
 
 static int ticker_fiber(void *arg)
 {
@@ -245,7 +245,7 @@ static int webhooks_start_here(Program *p)
     return r;
 }
 
-/* --- banner and first deployment ---------------------------------------------------------------- */
+/* --- banner and first deployment -------------------------------------------------------------- */
 
 static const char *url_of(Program *p)
 {
@@ -293,7 +293,7 @@ static void banner(Program *p)
                 p->config.data);
 }
 
-/* --- the life of a process ---------------------------------------------------------------------- */
+/* --- the life of a process -------------------------------------------------------------------- */
 
 static int start_wait(Program *p)
 {
@@ -506,7 +506,7 @@ int config_dump_run(const Invocation *in)
                          diag_text()[0] ? ": " : "", diag_text());
 }
 
-/* --- sim ---------------------------------------------------------------------------------------- */
+/* --- sim -------------------------------------------------------------------------------------- */
 
 typedef struct {
     int64_t port;

@@ -47,7 +47,7 @@ static bool has_ended(Str status)
     return false;
 }
 
-/* --- output ------------------------------------------------------------------------------------- */
+/* --- output ----------------------------------------------------------------------------------- */
 
 static void print_result(const Json *result)
 {
@@ -91,7 +91,7 @@ static int print_end(const Client *client, const ClientAnswer *answer)
     return ok ? EXIT_OK : EXIT_FAILED;
 }
 
-/* --- following ---------------------------------------------------------------------------------- */
+/* --- following -------------------------------------------------------------------------------- */
 
 /* Prints states to stderr as they come, until the stream ends. Trouble is no failure: the answer is
  * read by itself afterwards. */
@@ -142,7 +142,7 @@ static int end_wait(Client *client, Str id)
     }
 }
 
-/* --- run ---------------------------------------------------------------------------------------- */
+/* --- run -------------------------------------------------------------------------------------- */
 
 static int read_input(Client *client, Str *ret)
 {
@@ -208,7 +208,7 @@ int run_run(const Invocation *in)
     return client_main(in, run_body);
 }
 
-/* --- task ... ----------------------------------------------------------------------------------- */
+/* --- task ... --------------------------------------------------------------------------------- */
 
 static Str cost_cell(Client *client, const Json *task)
 {

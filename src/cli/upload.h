@@ -4,8 +4,8 @@
 
 #include "cli/client.h"
 
-/* Packs DIR and posts it as a new version of the agent that its agent.yaml names. description may be
- * NULL. Returns EXIT_OK with the server's answer (201 new, 200 known), else an exit status after
+/* Packs DIR and posts it as a new version of the agent that its agent.yaml names. description may
+ * be NULL. Returns EXIT_OK with the server's answer (201 new, 200 known), else an exit status after
  * saying why; warnings are printed too. */
 MUST_CHECK int version_upload_wait(Client *client, const char *dir, const char *description,
                                    ClientAnswer *ret);
