@@ -5,6 +5,7 @@
 #define THINK_BYTES_MAX (16 * 1024)
 #define ARGUMENTS_BYTES_MAX (64 * 1024)
 #define RESULT_BYTES_MAX 600
+#define PLAIN_DEPTH_MAX 4
 #define STEPS_MAX 4 /* tool calls before it answers */
 
 static int mind_init(SimMind *mind, Arena *arena, const SimRequest *request)
@@ -60,9 +61,21 @@ static bool only_reads(Str name)
     return false;
 }
 
+/* Whether the text lacks what a required property must look like: no order number, no look-up. */
+static bool lacks_what_it_needs(const SimMind *mind, const Json *schema)
+{
+    for (JsonIter it = json_iter(json_get(schema, "required")); json_next(&it);) {
+        const Json *property = json_get_str(json_get(schema, "properties"), json_str(it.value));
+        Str pattern = json_str(json_get(property, "pattern")), found;
+        if (pattern.len && !sim_find_pattern(mind, pattern, &found)) return true;
+    }
+    return false;
+}
+
 /* How well a tool fits the user's words; below 30 it does not. */
 static int64_t tool_weight(const SimMind *mind, const SimTool *tool)
 {
+    if (lacks_what_it_needs(mind, tool->schema)) return 0;
     size_t calls, named = new_words(mind, tool->name);
     if (was_called(mind->request, tool->name, &calls) || calls >= STEPS_MAX) return 0;
     if (calls && !named) return 0;
@@ -115,25 +128,52 @@ int sim_think_tool(Arena *arena, const SimRequest *request, SimThought *ret)
 
 /* --- words ------------------------------------------------------------------------------------ */
 
+static void plain_value(Buf *out, const Json *v, int depth);
+
+/* ["gateway", ["a", "b"]] reads "gateway: a; b", other lists their elements. */
+static void plain_list(Buf *out, const Json *v, int depth)
+{
+    bool named = json_len(v) == 2 && json_type(json_at(v, 0)) == JSON_STRING &&
+                 json_type(json_at(v, 1)) == JSON_ARRAY;
+    size_t i = 0;
+    for (JsonIter it = json_iter(v); json_next(&it); i++) {
+        if (i) buf_add(out, named ? STR(": ") : depth ? STR("; ") : STR("\n- "));
+        else if (!depth) buf_add(out, STR("\n- "));
+        plain_value(out, it.value, depth + 1);
+    }
+}
+
+static void plain_value(Buf *out, const Json *v, int depth)
+{
+    size_t i = 0;
+    switch (json_type(v)) {
+    case JSON_STRING: buf_add(out, json_str(v)); break;
+    case JSON_ARRAY:
+        if (depth < PLAIN_DEPTH_MAX) plain_list(out, v, depth);
+        break;
+    case JSON_OBJECT:
+        for (JsonIter it = json_iter(v); json_next(&it) && depth < PLAIN_DEPTH_MAX; i++) {
+            buf_printf(out, "%s%.*s: ", i ? ", " : "", STR_ARG(it.key));
+            plain_value(out, it.value, depth + 1);
+        }
+        break;
+    default: {
+        JsonOut json = json_out(out);
+        json_out_value(&json, v);
+    }
+    }
+}
+
 /* {"status":"shipped","eta":"Monday"} becomes "status: shipped, eta: Monday". */
 static Str plain_result(const SimMind *mind, Str result)
 {
+    CLEANUP(buf_deinit) Buf text;
     const Json *value = NULL;
-    result = sim_cut(str_trim(result), RESULT_BYTES_MAX);
-    if (json_parse(mind->arena, result, NULL, &value, NULL) < 0) return result;
-    if (json_type(value) == JSON_STRING) return json_str(value);
-    if (json_type(value) != JSON_OBJECT) return result;
-    Str text = STR("");
-    for (JsonIter it = json_iter(value); json_next(&it);) {
-        CLEANUP(buf_deinit) Buf buf;
-        buf_init(&buf, RESULT_BYTES_MAX * 2);
-        JsonOut out = json_out(&buf);
-        json_out_value(&out, it.value);
-        Str part = json_type(it.value) == JSON_STRING ? json_str(it.value) : buf_str(&buf);
-        text = arena_printf(mind->arena, "%.*s%s%.*s: %.*s", STR_ARG(text), text.len ? ", " : "",
-                            STR_ARG(it.key), STR_ARG(part));
-    }
-    return text;
+    buf_init(&text, 4 * RESULT_BYTES_MAX);
+    if (json_parse(mind->arena, result, NULL, &value, NULL) < 0)
+        return sim_cut(str_trim(result), RESULT_BYTES_MAX);
+    plain_value(&text, value, 0);
+    return arena_str(mind->arena, sim_cut(buf_str(&text), RESULT_BYTES_MAX));
 }
 
 /* What the tools said since the user spoke. */
@@ -197,6 +237,28 @@ static Str look_up(const SimMind *mind)
     return best;
 }
 
+/* A question with material below it: the two sentences of the material that have most to do with
+ * the question. */
+static Str answer_from_material(const SimMind *mind)
+{
+    ptrdiff_t gap = str_find(mind->text, STR("\n\n"));
+    if (gap <= 0) return STR_NULL;
+    const SimWords *question = sim_words(mind->arena, str_sub(mind->text, 0, (size_t)gap));
+    Str *sentences = ARENA_ARRAY(mind->arena, Str, SIM_SENTENCES_MAX), best[2] = { STR_NULL };
+    if (!question || !sentences) return STR_NULL;
+    size_t n = sim_sentences(str_skip(mind->text, (size_t)gap), sentences, SIM_SENTENCES_MAX);
+    size_t most[2] = { 1, 1 };
+    for (size_t i = 0; i < n; i++) {
+        size_t shared = sentences[i].len > 30 ? sim_words_shared(question, sentences[i]) : 0;
+        if (shared > most[0]) {
+            best[1] = best[0], most[1] = most[0];
+            best[0] = sentences[i], most[0] = shared;
+        } else if (shared > most[1]) best[1] = sentences[i], most[1] = shared;
+    }
+    if (best[1].len == 0) return best[0];
+    return arena_printf(mind->arena, "%.*s %.*s", STR_ARG(best[0]), STR_ARG(best[1]));
+}
+
 static bool is_greeting(const SimMind *mind)
 {
     static const char *const words[] = { "hello", "hi", "hey", "good morning", "good evening" };
@@ -214,7 +276,8 @@ Str sim_answer_text(const SimMind *mind)
         return summarize(mind);
     if (str_empty(mind->text)) return STR("There is nothing to answer yet.");
     if (is_greeting(mind)) return STR("Hello! How can I help you?");
-    Str known = look_up(mind);
+    Str known = answer_from_material(mind);
+    if (known.len == 0) known = look_up(mind);
     if (known.len) return known;
     Str gist = sim_cut(sim_summary(mind->arena, mind->text, 2, false), 400);
     return arena_printf(mind->arena,

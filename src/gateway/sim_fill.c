@@ -1,5 +1,7 @@
 #include "gateway/sim_private.h"
 
+#include "logic/schema.h"
+
 #define FILL_DEPTH_MAX 6
 #define PHRASE_BYTES_MAX 240
 
@@ -189,9 +191,21 @@ static bool find_by_meaning(const SimMind *mind, Str name, Str *ret)
     return ret->len > 0;
 }
 
+bool sim_find_pattern(const SimMind *mind, Str pattern, Str *ret)
+{
+    Str rest = mind->text, token;
+    while (token_next(&rest, &token)) {
+        if (schema_pattern(pattern, token) != 0) continue;
+        *ret = token;
+        return true;
+    }
+    return false;
+}
+
 static Str string_value(const SimMind *mind, Str name, const Json *schema)
 {
-    Str found = STR_NULL;
+    Str found = STR_NULL, pattern = json_str(json_get(schema, "pattern"));
+    if (pattern.len && sim_find_pattern(mind, pattern, &found)) return found;
     if (find_after_name(mind->text, name, &found)) return found;
     if (find_by_pattern(mind, name, &found)) return found;
     if (find_by_meaning(mind, name, &found)) return found;

@@ -33,6 +33,9 @@ Str sim_choose(const SimMind *mind, const Str *options, size_t n);
 /* sim_fill.c: writes a value for the property called name, by schema (may be NULL). */
 void sim_fill(const SimMind *mind, JsonOut *out, Str name, const Json *schema);
 
+/* sim_fill.c: the first word of the user's text that the schema's pattern fits. */
+bool sim_find_pattern(const SimMind *mind, Str pattern, Str *ret);
+
 /* sim_brain.c: the answer in words. */
 Str sim_answer_text(const SimMind *mind);
 

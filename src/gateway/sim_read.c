@@ -135,15 +135,17 @@ static void find_keys(SimMind *mind, Str text)
     if (mind->keys_n == 0) find_template_keys(mind, text);
 }
 
+/* In the first paragraph: what stands below a question is material, not a wish. */
 static bool asks_for_json(Str text)
 {
-    return sim_find_nocase(text, STR("json")) >= 0;
+    ptrdiff_t gap = str_find(text, STR("\n\n"));
+    return sim_find_nocase(gap > 0 ? str_sub(text, 0, (size_t)gap) : text, STR("json")) >= 0;
 }
 
 void mind_read(SimMind *mind)
 {
     if (!find_options(mind, mind->prompt)) (void)find_options(mind, mind->text);
-    bool in_prompt = asks_for_json(mind->prompt);
+    bool in_prompt = sim_find_nocase(mind->prompt, STR("json")) >= 0;
     mind->json = mind->request->json || in_prompt || asks_for_json(mind->text);
     if (!mind->json || mind->request->json_schema) return;
     find_keys(mind, in_prompt ? mind->prompt : mind->text);
