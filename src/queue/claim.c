@@ -12,6 +12,8 @@ typedef struct {
     size_t n;
     int64_t next_ready_at_ms; /* when n is 0: the earliest task to come, INT64_MAX: none */
     Effects effects;
+    Uuid late[CLAIM_TASKS_MAX]; /* tasks this look has ended: their deadline had passed */
+    size_t late_n;
 } ClaimJob;
 
 static int worker_may_claim(Db *db, Uuid worker_id)
@@ -30,6 +32,8 @@ static int claim_one(Db *db, ClaimJob *job, Task *task, int64_t fence)
         TaskHead head;
         int r = task_head_by_seq(db, task->seq, &head);
         if (r != 0) return r;
+        assert(job->late_n < CLAIM_TASKS_MAX);
+        job->late[job->late_n++] = head.id;
         return task_conclude_idle(job->queue, db, &head, TASK_TIMED_OUT, STR("deadline_passed"),
                                   STR_NULL, job->now_ms, &job->effects);
     }
@@ -148,9 +152,12 @@ static int claim_look(Queue *queue, ClaimJob *job)
     if (fiber_cancelled()) return -ECANCELED;
     job->now_ms = queue_now_ms(queue);
     job->effects = (Effects){ 0 };
+    job->late_n = 0;
     int r = store_call_wait(queue->store, claim_job, job);
-    if (r == 0) queue_apply(queue, &job->effects);
-    return r;
+    if (r != 0) return r;
+    queue_apply(queue, &job->effects);
+    for (size_t i = 0; i < job->late_n; i++) queue_task_changed(queue, job->late[i]);
+    return 0;
 }
 
 static int claim_until(Queue *queue, const bool lanes[LANE_N_], int64_t deadline_ms, ClaimJob *job)

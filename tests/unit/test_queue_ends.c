@@ -274,7 +274,9 @@ static int body_deadline(void *arg)
     TaskRef ref = { tasks[0].id, tasks[0].fence };
     CHECK_INT(finish(f, ref, TASK_OUTCOME_RELEASED, &state), 0);
     pass_ms(60000);
+    uint64_t mark = queue_watch_mark(f->queue, s.id);
     CHECK_INT(claim(f, worker, roomy, &tasks), 0); /* too late to start again */
+    CHECK_INT(queue_watch_wait(f->queue, s.id, mark, clock_mono_ms()), 0);
     Task t = get(f, s.id);
     CHECK_INT(t.state, TASK_TIMED_OUT);
     CHECK_STR(t.error_code, STR("deadline_passed"));
