@@ -212,8 +212,8 @@ typedef struct {
  * report: nothing was changed), -errno (report again). */
 MUST_CHECK int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_state);
 
-/* Journals LLM calls of a running attempt and adds their usage to the task. Returns 0,
- * QUEUE_E_STALE, -errno. */
+/* Journals LLM calls of a running attempt and adds their usage to the task; calls whose call_id the
+ * task has already are left out. Returns 0, QUEUE_E_STALE, -errno. */
 MUST_CHECK int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n);
 
 /* Appends log lines; past the task's limit lines are dropped and counted, which is not an error.

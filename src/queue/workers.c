@@ -269,8 +269,9 @@ static int calls_job(Db *db, void *arg)
         Call call = job->calls[i];
         call.attempt = head.attempt;
         call.fence = head.fence;
-        usage_add(&sum, &call);
         r = call_insert(db, head.seq, &call);
+        if (r == 0) usage_add(&sum, &call);
+        if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
     }
     return r == 0 ? task_add_usage(db, head.seq, &sum) : r;
 }

@@ -7,9 +7,9 @@ int call_insert(Db *db, int64_t task_seq, const Call *c)
     RowIn in = row_in(db,
                       "INSERT INTO call (task_seq, attempt, fence, at_ms, duration_ms, provider,"
                       " model, protocol, outcome, streamed, replayed, status, input_tokens,"
-                      " output_tokens, cached_tokens, reasoning_tokens, cost_nusd)"
+                      " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id)"
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                      " ?15, ?16, ?17)");
+                      " ?15, ?16, ?17, ?18)");
     in_i64(&in, task_seq);
     in_i64(&in, c->attempt);
     in_i64(&in, c->fence);
@@ -27,7 +27,8 @@ int call_insert(Db *db, int64_t task_seq, const Call *c)
     in_i64(&in, c->cached_tokens);
     in_i64(&in, c->reasoning_tokens);
     in_i64(&in, c->cost_nusd);
-    return row_run(in.stmt);
+    in_text_or_null(&in, c->call_id);
+    return db_run(in.stmt, NULL);
 }
 
 static void call_read(RowOut *out, void *ret)
@@ -50,6 +51,7 @@ static void call_read(RowOut *out, void *ret)
     c->cached_tokens = out_i64(out);
     c->reasoning_tokens = out_i64(out);
     c->cost_nusd = out_i64(out);
+    c->call_id = out_text(out);
 }
 
 int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)
@@ -57,7 +59,7 @@ int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)
     RowList list = { .arena = arena, .max = CALL_LIST_MAX, .size = sizeof(Call) };
     DbStmt *s = db_stmt(db, "SELECT id, attempt, fence, at_ms, duration_ms, provider, model,"
                             " protocol, outcome, streamed, replayed, status, input_tokens,"
-                            " output_tokens, cached_tokens, reasoning_tokens, cost_nusd"
+                            " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id"
                             " FROM call WHERE task_seq = ?1 ORDER BY id");
     db_bind_i64(s, 1, task_seq);
     int r = row_list_fill(&list, s, call_read);

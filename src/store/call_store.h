@@ -8,7 +8,8 @@
 #define CALL_LIST_MAX 5000
 
 typedef struct {
-    int64_t id; /* set by the store */
+    int64_t id;  /* set by the store */
+    Str call_id; /* the gateway's, by which a call is kept once; empty: unknown */
     int64_t attempt;
     int64_t fence;
     int64_t at_ms; /* when it began */
@@ -23,6 +24,8 @@ typedef struct {
     int64_t cost_nusd;
 } Call;
 
+/* Returns 0, DB_E_CONFLICT (the task has a call of that call_id already: nothing was changed),
+ * -errno. */
 MUST_CHECK int call_insert(Db *db, int64_t task_seq, const Call *call);
 
 /* Calls of a task in order, at most CALL_LIST_MAX; texts live in arena. Returns 0, -ENOMEM, -errno.

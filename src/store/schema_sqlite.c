@@ -115,7 +115,13 @@ static const char first_schema[] =
     " STRICT, WITHOUT ROWID;"
     "INSERT INTO counter (name, value) VALUES ('fence', 0);";
 
+/* A worker that did not hear the answer to its report of calls reports them again. */
+static const char calls_once[] =
+    "ALTER TABLE call ADD COLUMN call_id TEXT;"
+    "CREATE UNIQUE INDEX call_once ON call (task_seq, call_id) WHERE call_id IS NOT NULL;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
+    { 2, "calls once", calls_once },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

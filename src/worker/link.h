@@ -79,7 +79,7 @@ typedef struct {
      * LINK_E_STALE, LINK_E_REFUSED. */
     int (*finish_wait)(WorkerLink *link, const TaskFinish *finish);
 
-    /* Records model calls durably. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
+    /* Records model calls durably, each once by its id. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
     int (*calls_wait)(WorkerLink *link, TaskRef task, const GatewayCall *calls, size_t calls_n);
 
     /* Appends log lines; seq counts from 1 in the attempt. Returns 0, LINK_E_STALE, LINK_E_REFUSED.

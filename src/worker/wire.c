@@ -325,6 +325,7 @@ static Str call_protocol(const GatewayCall *call)
 Call call_from_gateway(const GatewayCall *call)
 {
     return (Call){
+        .call_id = str_of(call->id),
         .attempt = call->attempt,
         .at_ms = call->started_real_ms,
         .duration_ms = call->duration_us / 1000,
@@ -398,6 +399,7 @@ void wire_call_write(JsonOut *out, const GatewayCall *call)
 int wire_call_read(const Json *v, Call *ret)
 {
     Call call = {
+        .call_id = json_str(json_get(v, "callId")),
         .attempt = count_of(v, "attempt"),
         .duration_ms = count_of(v, "durationUs") / 1000,
         .provider = json_str(json_get(v, "provider")),

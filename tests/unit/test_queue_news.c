@@ -28,7 +28,9 @@ static int body_journal(void *arg)
                       { .input_tokens = 99, .output_tokens = 99, .replayed = true } };
     for (int i = 0; i < 3; i++)
         calls[i].provider = calls[i].model = calls[i].protocol = calls[i].outcome = STR("x");
+    calls[0].call_id = STR("c-0");
     CHECK_INT(queue_calls_add_wait(f->queue, ref, calls, 3), 0);
+    CHECK_INT(queue_calls_add_wait(f->queue, ref, calls, 1), 0); /* again: the answer was lost */
     CHECK_INT(queue_calls_add_wait(f->queue, ref, calls, 0), 0);
     TaskUsage u = get(f, id).usage;
     CHECK_INT(u.input_tokens, 11);

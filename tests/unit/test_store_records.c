@@ -548,11 +548,14 @@ static int job_calls_and_logs(Db *db, void *arg)
     size_t n;
     CHECK_INT(call_insert(db, 3, &call), 0);
     call.at_ms = 9;
+    call.call_id = STR("c-1");
     CHECK_INT(call_insert(db, 3, &call), 0);
+    CHECK_INT(call_insert(db, 3, &call), DB_E_CONFLICT);
     CHECK_INT(call_insert(db, 4, &call), 0);
     CHECK_INT(call_list(db, 3, arena, &calls, &n), 0);
     CHECK_INT(n, 2);
     CHECK_INT(calls[1].at_ms, 9);
+    CHECK_STR(calls[1].call_id, STR("c-1"));
     CHECK_STR(calls[1].provider, STR("openai"));
     CHECK(calls[0].streamed && !calls[0].replayed);
 

@@ -13,7 +13,7 @@ typedef struct {
     /* how many of the next calls fail, with what; lost: the call is made, its answer lost */
     int beats, finishes, calls, artifacts;
     int beat_error, finish_error, call_error;
-    bool finish_lost, artifact_spoilt, no_version;
+    bool finish_lost, call_lost, artifact_spoilt, no_version;
     int finishes_seen, registrations;
 } Flaky;
 
@@ -68,6 +68,7 @@ static int flaky_calls(WorkerLink *link, TaskRef task, const GatewayCall *calls,
     Flaky *f = flaky_of(link);
     if (f->calls == 0) return f->inner->ops->calls_wait(f->inner, task, calls, n);
     f->calls--;
+    if (f->call_lost) CHECK_INT(f->inner->ops->calls_wait(f->inner, task, calls, n), 0);
     return diag_set(f->call_error, "the calls were made to fail");
 }
 
@@ -267,6 +268,13 @@ static int calls_again(Bench *b)
     Task task = bench_run(b, "null");
     CHECK_INT(task.state, TASK_SUCCEEDED);
     CHECK_INT(task.usage.llm_calls, 1); /* recorded once, before the answer went out */
+    CHECK_INT(flaky->calls, 0);
+
+    flaky->calls = 2; /* recorded, but the answer is lost */
+    flaky->call_lost = true;
+    task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_INT(task.usage.llm_calls, 1);
     CHECK_INT(flaky->calls, 0);
     return 0;
 }

@@ -225,6 +225,8 @@ static void test_call(void **state)
     Call row = call_from_gateway(&call), got;
     wire_call_write(&w->out, &call);
     assert_int_equal(wire_call_read(written(w), &got), 0);
+    assert_str(got.call_id, call.id);
+    assert_str(row.call_id, call.id);
     assert_int_equal(got.attempt, row.attempt);
     assert_true(got.at_ms == row.at_ms && got.at_ms == 1700000000123);
     assert_int_equal(got.duration_ms, 1500);
