@@ -13,6 +13,8 @@
 #include "sys/entropy.h"
 
 #define UNPACK_ARENA_BYTES_MAX ((size_t)32 << 20)
+#define REMOVE_DEPTH_MAX 32
+#define REMOVE_MOVES_MAX 1000000 /* of somebody who makes directories as fast as they go */
 
 static void fd_closep(int *fd)
 {
@@ -166,34 +168,66 @@ static const char *dir_next(OpenDir *d)
     return e ? e->d_name : NULL;
 }
 
-static int remove_at(int at, const char *name, int depth);
+/* A removal under way. Neither the stack nor the descriptors it needs depend on how deep a tree an
+ * agent left: what lies too deep is moved up to the top first, and removed in the next round. */
+typedef struct {
+    int top; /* the first directory that was opened */
+    size_t moved_n;
+} Removal;
 
-static int remove_content(int at, const char *name, int depth)
+static int remove_at(Removal *removal, int at, const char *name, int depth);
+
+static int move_up(Removal *removal, int at, const char *name)
+{
+    char to[32];
+    snprintf(to, sizeof to, ".deep-%016" PRIx64, entropy_u64());
+    if (renameat(at, name, removal->top, to) != 0) return fail("move", name);
+    removal->moved_n++;
+    return 0;
+}
+
+static int remove_children(Removal *removal, OpenDir *d, int depth)
 {
     const char *child;
-    if (depth >= FS_DEPTH_MAX) return diag_set(-ELOOP, "%s lies too deep to be removed", name);
-    fchmodat(at, name, 0700, AT_SYMLINK_NOFOLLOW); /* best effort: opening it tells */
+    int r = 0;
+    rewinddir(d->stream);
+    while (r == 0 && (child = dir_next(d))) r = remove_at(removal, d->fd, child, depth + 1);
+    return r;
+}
+
+static int remove_content(Removal *removal, int at, const char *name, int depth)
+{
     CLEANUP(dir_close) OpenDir d = { .fd = -1 };
     int r = dir_open(at, name, &d);
     if (r < 0) return diag_set(r, "cannot open %s: %s", name, strerror(-r));
     fchmod(d.fd, 0700);
-    while (r == 0 && (child = dir_next(&d))) r = remove_at(d.fd, child, depth + 1);
+    if (depth > 0) return remove_children(removal, &d, depth);
+    removal->top = d.fd;
+    size_t moved_n;
+    do {
+        moved_n = removal->moved_n;
+        r = remove_children(removal, &d, depth);
+    } while (r == 0 && removal->moved_n > moved_n && removal->moved_n < REMOVE_MOVES_MAX);
     return r;
 }
 
-/* Recursion is bounded by FS_DEPTH_MAX and runs on a pool thread's large stack. */
-static int remove_at(int at, const char *name, int depth)
+/* Recursion is bounded by REMOVE_DEPTH_MAX and runs on a pool thread's large stack. */
+static int remove_at(Removal *removal, int at, const char *name, int depth)
 {
     if (unlinkat(at, name, 0) == 0 || errno == ENOENT) return 0;
     if (errno != EISDIR && errno != EPERM) return fail("remove", name);
-    int r = remove_content(at, name, depth);
+    fchmodat(at, name, 0700, AT_SYMLINK_NOFOLLOW); /* best effort: opening it tells */
+    if (depth == REMOVE_DEPTH_MAX) return move_up(removal, at, name);
+    int r = remove_content(removal, at, name, depth);
     if (r < 0) return r;
-    return unlinkat(at, name, AT_REMOVEDIR) == 0 ? 0 : fail("remove", name);
+    if (unlinkat(at, name, AT_REMOVEDIR) == 0) return 0;
+    return fail("remove", name);
 }
 
 int fs_remove(const char *path)
 {
-    return remove_at(AT_FDCWD, path, 0);
+    Removal removal = { .top = -1 };
+    return remove_at(&removal, AT_FDCWD, path, 0);
 }
 
 static int protect_at(int at, const char *name, int depth)

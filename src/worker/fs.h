@@ -9,13 +9,13 @@
 #include "base/buf.h"
 
 #define FS_PATH_MAX 4096
-#define FS_DEPTH_MAX 200 /* deeper trees are not removed */
+#define FS_DEPTH_MAX 200 /* deeper trees are not protected */
 
 /* Makes the directory and its parents (mode 0700) unless they are there. 0 or -errno with diag. */
 MUST_CHECK int fs_dir_make(const char *path);
 
-/* Removes a file or a directory with all it holds, write protection or not. Nothing there is fine.
- * 0, -ELOOP (deeper than FS_DEPTH_MAX), -errno with diag. */
+/* Removes a file or a directory with all it holds, however deep, write protection or not. Nothing
+ * there is fine. 0 or -errno with diag. */
 MUST_CHECK int fs_remove(const char *path);
 
 /* Unpacks tar into the directory root, which must exist and be empty: files 0444 or 0555,
