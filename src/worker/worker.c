@@ -310,16 +310,30 @@ static int register_once_wait(WorkerHost *w)
     return 0;
 }
 
+static bool may_end(const WorkerHost *w)
+{
+    return w->over || (w->draining && list_empty(&w->runs));
+}
+
+/* Sleeps, but not on when the worker may end. */
+static int register_delay_wait(WorkerHost *w, int64_t delay_ms)
+{
+    int64_t deadline_ms = deadline_after(delay_ms);
+    int r = 0;
+    while (r == 0 && !may_end(w)) r = cond_wait(&w->changed, deadline_ms);
+    return r == -ETIMEDOUT ? 0 : r;
+}
+
 /* Asks until it is registered or the worker is to end. */
 static int register_wait(WorkerHost *w)
 {
     int64_t delay_ms = RETRY_MS;
-    while (!w->over && !(w->draining && list_empty(&w->runs))) {
+    while (!may_end(w)) {
         int r = register_once_wait(w);
         if (r == 0 || r == -ECANCELED) return r;
         if (r == -EACCES && w->registrations == 0) return r;
         LOG_WARN("cannot register", LOG_CSTR("why", diag_text_or(r)), LOG_INT("againMs", delay_ms));
-        r = fiber_sleep_wait(delay_ms);
+        r = register_delay_wait(w, delay_ms);
         if (r < 0) return r;
         delay_ms = MIN(delay_ms * 2, RETRY_MS_MAX);
     }

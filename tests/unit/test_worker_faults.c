@@ -13,7 +13,7 @@ typedef struct {
     /* how many of the next calls fail, with what; lost: the call is made, its answer lost */
     int beats, finishes, calls, artifacts;
     int beat_error, finish_error, call_error;
-    bool finish_lost, call_lost, artifact_spoilt, no_version;
+    bool finish_lost, call_lost, artifact_spoilt, no_version, unreachable;
     int finishes_seen, registrations;
 } Flaky;
 
@@ -26,6 +26,7 @@ static int flaky_register(WorkerLink *link, const LinkWorker *worker, LinkLease 
 {
     Flaky *f = flaky_of(link);
     f->registrations++;
+    if (f->unreachable) return diag_set(-ECONNREFUSED, "there is no control plane");
     return f->inner->ops->register_wait(f->inner, worker, ret);
 }
 
@@ -201,6 +202,35 @@ static void test_an_unknown_worker_registers_again(void **state)
 {
     (void)state;
     with_faults(unknown_worker, 1000);
+}
+
+#define FIRST_DELAY_MS 200 /* of the worker, doubled with every try */
+
+static void make_unreachable(Bench *b, WorkerOptions *options)
+{
+    make_flaky(b, options);
+    flaky->unreachable = true;
+}
+
+/* Who asks a worker to go that has never reached its control plane does not wait for its next
+ * try. */
+static int drained_before_registered(Bench *b)
+{
+    while (flaky->registrations < 4) fiber_sleep_wait(5);
+    int64_t next_ms = clock_mono_ms() + 7 * FIRST_DELAY_MS; /* eight of them are to pass */
+    worker_drain(b->worker);
+    CHECK_INT(fiber_join_wait(b->runner, NULL), 0);
+    CHECK_INT(b->worker_result, 0);
+    CHECK(clock_mono_ms() < next_ms);
+    CHECK_INT(flaky->registrations, 4);
+    return 0;
+}
+
+static void test_drain_before_registration(void **state)
+{
+    (void)state;
+    bench_with((Bench){
+        .scenario = drained_before_registered, .configure = make_unreachable, .lease_ms = 3000 });
 }
 
 /* --- reports ---------------------------------------------------------------------------------- */
@@ -541,6 +571,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lost_lease_kills),
         cmocka_unit_test(test_an_unknown_worker_registers_again),
+        cmocka_unit_test(test_drain_before_registration),
         cmocka_unit_test(test_a_finish_is_reported_until_it_is_taken),
         cmocka_unit_test(test_a_refused_result_is_a_failure),
         cmocka_unit_test(test_a_call_is_recorded_before_it_is_answered),
