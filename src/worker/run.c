@@ -248,6 +248,8 @@ static TaskFinish finish_of(const Run *run, const GatewayTotals *totals)
     const RunEnd *end = &run->end;
     assert(end->outcome < TASK_OUTCOME_N_ && end->outcome != TASK_OUTCOME_LOST);
     assert(end->outcome == TASK_OUTCOME_SUCCEEDED || !end->result.len);
+    /* tokens, money and the tool calls of answers came with the calls */
+    int64_t told = run->task.spent.tool_calls + totals->usage.tool_calls;
     return (TaskFinish){
         .task = run->task.ref,
         .outcome = end->outcome,
@@ -257,8 +259,7 @@ static TaskFinish finish_of(const Run *run, const GatewayTotals *totals)
         .stopped_by = str_of(end->stopped_by),
         .sandbox = STR("none"),
         .retry_after_ms = end->retry_after_ms,
-        /* tokens and money came with the calls */
-        .usage = { .tool_calls = MAX(totals->caps.tool_calls - run->task.spent.tool_calls, 0) },
+        .usage = { .tool_calls = MAX(totals->caps.tool_calls - told, 0) },
     };
 }
 

@@ -340,6 +340,7 @@ Call call_from_gateway(const GatewayCall *call)
         .cached_tokens = call->usage.cached_tokens,
         .reasoning_tokens = call->usage.reasoning_tokens,
         .cost_nusd = call->charged.nusd,
+        .tool_calls = call->usage.tool_calls,
     };
 }
 
@@ -413,6 +414,7 @@ int wire_call_read(const Json *v, Call *ret)
         .cached_tokens = count_of(v, "cachedTokens"),
         .reasoning_tokens = count_of(v, "reasoningTokens"),
         .cost_nusd = count_of(v, "costNusd"),
+        .tool_calls = count_of(v, "toolCalls"),
     };
     if (!call.model.len) return missing("model");
     if (!call.outcome.len) return missing("outcome");

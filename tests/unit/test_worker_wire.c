@@ -217,7 +217,8 @@ static void test_call(void **state)
         .usage = { .input_tokens = 10,
                    .output_tokens = 20,
                    .cached_tokens = 3,
-                   .reasoning_tokens = 4 },
+                   .reasoning_tokens = 4,
+                   .tool_calls = 2 },
         .charged = { .tokens = 30, .nusd = 1234 },
         .started_real_ms = 1700000000123,
         .duration_us = 1500000,
@@ -241,6 +242,7 @@ static void test_call(void **state)
     assert_int_equal(got.cached_tokens, 3);
     assert_int_equal(got.reasoning_tokens, 4);
     assert_int_equal(got.cost_nusd, 1234);
+    assert_true(got.tool_calls == 2 && row.tool_calls == 2);
     /* money is never guessed */
     const char *free =
         "{\"model\":\"m\",\"outcome\":\"ok\",\"startedAt\":\"2026-01-01T00:00:00Z\"}";
