@@ -257,6 +257,7 @@ static void usage_add(TaskUsage *sum, const Call *call)
     sum->output_tokens += call->output_tokens;
     sum->cached_tokens += call->cached_tokens;
     sum->cost_nusd += call->cost_nusd;
+    sum->charged_tokens += call->charged_tokens;
     sum->tool_calls += call->tool_calls;
 }
 

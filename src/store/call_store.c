@@ -52,7 +52,7 @@ static void call_read(RowOut *out, void *ret)
     c->reasoning_tokens = out_i64(out);
     c->cost_nusd = out_i64(out);
     c->call_id = out_text(out);
-    c->tool_calls = 0;
+    c->charged_tokens = c->tool_calls = 0;
 }
 
 int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)

@@ -22,7 +22,9 @@ typedef struct {
     int64_t status; /* HTTP, 0 when none came */
     int64_t input_tokens, output_tokens, cached_tokens, reasoning_tokens;
     int64_t cost_nusd;
-    int64_t tool_calls; /* that its answer asks for: for the task's count, not kept in the row */
+    /* For the task's counts, not kept in the row. */
+    int64_t charged_tokens; /* against its cap of tokens */
+    int64_t tool_calls;     /* that the answer asks for */
 } Call;
 
 /* Returns 0, DB_E_CONFLICT (the task has a call of that call_id already: nothing was changed),

@@ -120,8 +120,14 @@ static const char calls_once[] =
     "ALTER TABLE call ADD COLUMN call_id TEXT;"
     "CREATE UNIQUE INDEX call_once ON call (task_seq, call_id) WHERE call_id IS NOT NULL;";
 
+/* What the cap of tokens counts: more than was reported when a whole hold was charged. */
+static const char charged_tokens[] =
+    "ALTER TABLE task ADD COLUMN charged_tokens INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE task SET charged_tokens = input_tokens + output_tokens;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
+    { 3, "charged tokens", charged_tokens },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -11,7 +11,8 @@
 #include "store/page.h"
 
 typedef struct {
-    int64_t input_tokens, output_tokens, cached_tokens;
+    int64_t input_tokens, output_tokens, cached_tokens; /* as reported */
+    int64_t charged_tokens; /* against the cap: whole holds where nothing was reported */
     int64_t llm_calls, tool_calls, replayed_calls;
     int64_t cost_nusd;
 } TaskUsage;

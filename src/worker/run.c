@@ -399,7 +399,7 @@ static int gateway_open(Run *run)
         .fallbacks_n = spec->fallbacks_n,
         .limits = run->limits,
         .spent = { .started_ms = run->started_ms,
-                   .settled_tokens = spent->input_tokens + spent->output_tokens,
+                   .settled_tokens = spent->charged_tokens,
                    .settled_nusd = spent->cost_nusd,
                    .tool_calls = spent->tool_calls },
         .deadline_ms = run->deadline_ms,

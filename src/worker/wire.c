@@ -91,6 +91,7 @@ static void usage_write(JsonOut *out, const char *key, const TaskUsage *usage)
     json_out_ki64(out, "inputTokens", usage->input_tokens);
     json_out_ki64(out, "outputTokens", usage->output_tokens);
     json_out_ki64(out, "cachedTokens", usage->cached_tokens);
+    json_out_ki64(out, "chargedTokens", usage->charged_tokens);
     json_out_ki64(out, "llmCalls", usage->llm_calls);
     json_out_ki64(out, "toolCalls", usage->tool_calls);
     json_out_ki64(out, "costNusd", usage->cost_nusd);
@@ -103,6 +104,7 @@ static TaskUsage usage_read(const Json *v)
         .input_tokens = count_of(v, "inputTokens"),
         .output_tokens = count_of(v, "outputTokens"),
         .cached_tokens = count_of(v, "cachedTokens"),
+        .charged_tokens = count_of(v, "chargedTokens"),
         .llm_calls = count_of(v, "llmCalls"),
         .tool_calls = count_of(v, "toolCalls"),
         .cost_nusd = count_of(v, "costNusd"),
@@ -340,6 +342,7 @@ Call call_from_gateway(const GatewayCall *call)
         .cached_tokens = call->usage.cached_tokens,
         .reasoning_tokens = call->usage.reasoning_tokens,
         .cost_nusd = call->charged.nusd,
+        .charged_tokens = call->charged.tokens,
         .tool_calls = call->usage.tool_calls,
     };
 }
@@ -414,6 +417,7 @@ int wire_call_read(const Json *v, Call *ret)
         .cached_tokens = count_of(v, "cachedTokens"),
         .reasoning_tokens = count_of(v, "reasoningTokens"),
         .cost_nusd = count_of(v, "costNusd"),
+        .charged_tokens = count_of(v, "chargedTokens"),
         .tool_calls = count_of(v, "toolCalls"),
     };
     if (!call.model.len) return missing("model");

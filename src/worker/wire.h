@@ -26,7 +26,8 @@
  *   TASK    {"taskId","fence","attempt","agent","versionId","lane","input","sessionId","userId",
  *            "tenantId","limits","remainingMs","traceparent","metadata","spent":USAGE}; absent
  *            values are null
- *   USAGE   {"inputTokens","outputTokens","cachedTokens","llmCalls","toolCalls","costNusd"}
+ *   USAGE   {"inputTokens","outputTokens","cachedTokens","chargedTokens","llmCalls","toolCalls",
+ *            "costNusd"}
  *   FINISH  {"taskId","fence","outcome","result","error":{"code","detail"},"stoppedBy",
  *            "retryAfterMs","usage":USAGE}; outcome is a task_outcome_name
  *   LINE    {"seq","at","stream","text"}; at in RFC 3339

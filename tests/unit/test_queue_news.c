@@ -23,9 +23,11 @@ static int body_journal(void *arg)
     Fixture *f = arg;
     Uuid worker = add_worker(f, 1, WORKER_EMBEDDED), id = submit(f, LANE_NORMAL);
     TaskRef ref = claim_one(f, worker);
-    Call calls[3] = { { .input_tokens = 10, .output_tokens = 2, .cost_nusd = 5, .tool_calls = 3 },
-                      { .input_tokens = 1, .cached_tokens = 1, .cost_nusd = 6 },
-                      { .input_tokens = 99, .output_tokens = 99, .replayed = true } };
+    Call calls[3] = {
+        { .input_tokens = 10, .output_tokens = 2, .cost_nusd = 5, .tool_calls = 3 },
+        { .input_tokens = 1, .cached_tokens = 1, .cost_nusd = 6, .charged_tokens = 500 },
+        { .input_tokens = 99, .output_tokens = 99, .replayed = true }
+    };
     for (int i = 0; i < 3; i++)
         calls[i].provider = calls[i].model = calls[i].protocol = calls[i].outcome = STR("x");
     calls[0].call_id = STR("c-0");
@@ -39,6 +41,7 @@ static int body_journal(void *arg)
     CHECK_INT(u.llm_calls, 2);
     CHECK_INT(u.replayed_calls, 1);
     CHECK_INT(u.cost_nusd, 11);
+    CHECK_INT(u.charged_tokens, 500);
     CHECK_INT(u.tool_calls, 3); /* known although the attempt has not ended */
 
     TaskLogLine lines[3] = { { .seq = 1, .text = STR("12345") },

@@ -70,7 +70,7 @@ static void test_task(void **state)
         .limits = STR("{\"usdPerTask\":\"0.10\"}"),
         .session_id = STR("s-1"),
         .remaining_ms = LINK_NO_DEADLINE,
-        .spent = { .input_tokens = 5, .tool_calls = 3, .cost_nusd = 99 },
+        .spent = { .input_tokens = 5, .charged_tokens = 8, .tool_calls = 3, .cost_nusd = 99 },
     };
     LinkTask got;
     wire_task_write(&w->out, &task);
@@ -87,6 +87,7 @@ static void test_task(void **state)
     assert_int_equal(got.metadata.len + got.user_id.len + got.tenant_id.len, 0);
     assert_true(got.remaining_ms == LINK_NO_DEADLINE);
     assert_int_equal(got.spent.input_tokens, 5);
+    assert_int_equal(got.spent.charged_tokens, 8);
     assert_int_equal(got.spent.tool_calls, 3);
     assert_int_equal(got.spent.cost_nusd, 99);
 }
@@ -243,6 +244,7 @@ static void test_call(void **state)
     assert_int_equal(got.reasoning_tokens, 4);
     assert_int_equal(got.cost_nusd, 1234);
     assert_true(got.tool_calls == 2 && row.tool_calls == 2);
+    assert_true(got.charged_tokens == 30 && row.charged_tokens == 30);
     /* money is never guessed */
     const char *free =
         "{\"model\":\"m\",\"outcome\":\"ok\",\"startedAt\":\"2026-01-01T00:00:00Z\"}";
