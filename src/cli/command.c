@@ -10,6 +10,7 @@
 #include "cli/verbs.h"
 #include "codec/duration.h"
 #include "logic/issue.h"
+#include "sys/process.h"
 
 const Flag global_flags[] = {
     { "server", "URL", "the server to talk to (or GANTRY_SERVER; default http://127.0.0.1:7070)" },
@@ -179,6 +180,7 @@ static int check_args(const Invocation *in)
 
 int command_main(int argc, char **argv)
 {
+    process_stdio_fill();
     if (argc < 2) {
         help_program();
         return EXIT_USAGE;

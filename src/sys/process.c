@@ -285,3 +285,13 @@ void process_free(Process *p)
     p->released = true;
     dispose(p);
 }
+
+/* --- this process ------------------------------------------------------------------------------- */
+
+void process_stdio_fill(void)
+{
+    int fd;
+    do fd = open("/dev/null", O_RDWR); /* inherited, as what it stands for would be */
+    while (fd >= 0 && fd <= 2);
+    if (fd > 2) close(fd);
+}

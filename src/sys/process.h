@@ -48,4 +48,10 @@ int process_exit_wait(Process *process, int64_t deadline_ms, ProcessExit *ret);
 void process_free(Process *process);
 DEFINE_FREEP(Process, process_free)
 
+/* --- this process ----------------------------------------------------------------------------- */
+
+/* Opens /dev/null as whichever of descriptors 0-2 is closed, so that no database or connection
+ * becomes one of them and is written log lines. Call it before anything is opened. */
+void process_stdio_fill(void);
+
 #endif

@@ -1,9 +1,12 @@
 #include "tests/unit/sys_harness.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -115,6 +118,54 @@ static void test_only_three_descriptors(void **state)
     assert_string_equal(run.out, "0 1 2 3 "); /* 3 is the directory ls reads */
 }
 
+/* Whether a child of the same user can read the environment of a process without privileges. */
+static int environment_readable(bool hide)
+{
+    int status = -1;
+    pid_t pid = fork();
+    if (pid == 0) {
+        char path[64], byte;
+        if (getuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0)) _exit(2);
+        prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* a change of user takes it away */
+        if (hide) process_hide();
+        snprintf(path, sizeof path, "/proc/%d/environ", (int)getpid());
+        pid = fork();
+        if (pid == 0) {
+            int fd = open(path, O_RDONLY | O_CLOEXEC);
+            _exit(fd >= 0 && read(fd, &byte, 1) == 1);
+        }
+        if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status)) _exit(2);
+        _exit(WEXITSTATUS(status));
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void test_hidden_from_its_children(void **state)
+{
+    (void)state;
+    if (environment_readable(false) != 1) skip(); /* this system hides it anyway */
+    assert_int_equal(environment_readable(true), 0);
+}
+
+static void test_closed_stdio_is_filled(void **state)
+{
+    (void)state;
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(0);
+        for (int fd = 2; fd < 10; fd++) close(fd);
+        process_stdio_fill();
+        bool filled = fcntl(0, F_GETFD) == 0 && fcntl(1, F_GETFD) == 0 && fcntl(2, F_GETFD) == 0;
+        _exit(filled && fcntl(3, F_GETFD) < 0 ? 0 : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static int missing_main(void *arg)
 {
     Run *run = arg;
@@ -170,6 +221,8 @@ int main(void)
         cmocka_unit_test(test_group_is_killed_whole),
         cmocka_unit_test(test_leftovers_die_with_the_child),
         cmocka_unit_test(test_only_three_descriptors),
+        cmocka_unit_test(test_hidden_from_its_children),
+        cmocka_unit_test(test_closed_stdio_is_filled),
         cmocka_unit_test(test_missing_program),
         cmocka_unit_test(test_limits),
     };
