@@ -16,6 +16,7 @@
 #include "observe/webhook.h"
 #include "store/artifact_store.h"
 #include "sys/clock.h"
+#include "sys/process.h"
 #include "sys/signals.h"
 #include "worker/worker.h"
 
@@ -456,6 +457,7 @@ static int program_run(const Invocation *in, ConfigMode mode)
     p->in = in;
     p->mode = mode;
     signal(SIGPIPE, SIG_IGN);
+    process_hide(); /* the keys of models and of the API are in its environment */
     int status = load_config(p);
     if (status == EXIT_OK) status = preflight(p);
     int r = status == EXIT_OK ? open_services(p) : 0;

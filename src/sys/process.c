@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/diag.h"
+#include "base/log.h"
 #include "sys/loop_private.h"
 
 #define PROGRAM_PATH_MAX 4096
@@ -294,4 +295,10 @@ void process_stdio_fill(void)
     do fd = open("/dev/null", O_RDWR); /* inherited, as what it stands for would be */
     while (fd >= 0 && fd <= 2);
     if (fd > 2) close(fd);
+}
+
+void process_hide(void)
+{
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0)
+        LOG_WARN("cannot be hidden from other processes", LOG_CSTR("why", strerror(errno)));
 }

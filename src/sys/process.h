@@ -54,4 +54,9 @@ DEFINE_FREEP(Process, process_free)
  * becomes one of them and is written log lines. Call it before anything is opened. */
 void process_stdio_fill(void);
 
+/* Keeps other processes of the same user, so agents too, from reading this one's memory and
+ * environment through /proc or ptrace, and keeps it from dumping core (prctl(2), PR_SET_DUMPABLE).
+ * Children that execute a program are not affected. */
+void process_hide(void);
+
 #endif
