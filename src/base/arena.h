@@ -36,7 +36,7 @@ MUST_CHECK void *arena_zalloc(Arena *arena, size_t size);
  * a copy. NULL on exhaustion, old block untouched. */
 MUST_CHECK void *arena_realloc(Arena *arena, void *old, size_t old_size, size_t new_size);
 
-/* Copies with a final NUL (not counted in len). On exhaustion .ptr is NULL, also for empty input. */
+/* Copies with a final NUL (not counted in len). On exhaustion .ptr is NULL, for empty input too. */
 Str arena_str(Arena *arena, Str s);
 char *arena_cstr(Arena *arena, Str s);
 

@@ -51,7 +51,7 @@ NO_RETURN void die_at(const char *file, int line, const char *fmt, ...) PRINTF_L
  * size follows input comes from an Arena or a Buf, which have a quota. */
 void *xmalloc(size_t size);
 void *xcalloc(size_t n, size_t size);
-void *xrealloc(void *p, size_t size);
+void *xrealloc(void *old, size_t size);
 char *xstrdup(const char *s);
 
 /* free() for CLEANUP on any pointer variable. */

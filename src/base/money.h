@@ -22,7 +22,7 @@ char *money_text(int64_t nusd, char out[MONEY_TEXT_MAX]);
 /* tokens x pico-USD a token, summed into *sum_pusd; false on overflow, *sum_pusd untouched. */
 MUST_CHECK bool money_add_tokens(__int128 *sum_pusd, int64_t tokens, int64_t pusd_per_token);
 
-/* pico-USD to nano-USD, rounding up; saturates at INT64_MAX (more than any limit, so it refuses). */
+/* pico-USD to nano-USD, rounding up; saturates at INT64_MAX (above any limit, so it refuses). */
 int64_t money_nusd_from_pusd(__int128 pusd);
 
 /* a + b, saturating at INT64_MAX; both must be >= 0. */

@@ -44,7 +44,7 @@ typedef struct {
     void *arg;
 } SpawnMsg;
 
-/* --- switching --------------------------------------------------------------------------------- */
+/* --- switching -------------------------------------------------------------------------------- */
 
 static void enter_fiber(Loop *loop, Fiber *f)
 {
@@ -119,7 +119,7 @@ static void fiber_main(void)
     }
 }
 
-/* --- stacks ------------------------------------------------------------------------------------ */
+/* --- stacks ----------------------------------------------------------------------------------- */
 
 static char *stack_map(void)
 {
@@ -210,7 +210,7 @@ static Fiber *fiber_take(Loop *loop)
     return NULL;
 }
 
-/* --- the ready queue --------------------------------------------------------------------------- */
+/* --- the ready queue -------------------------------------------------------------------------- */
 
 static void run_slice(Loop *loop, Fiber *f)
 {
@@ -253,7 +253,7 @@ void fibers_cancel_all(Loop *loop)
     }
 }
 
-/* --- life -------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 int fiber_spawn(const char *name, FiberFn fn, void *arg, FiberRef *ret)
 {
@@ -362,7 +362,7 @@ void fiber_unshield(void)
     f->shields--;
 }
 
-/* --- operations -------------------------------------------------------------------------------- */
+/* --- operations ------------------------------------------------------------------------------- */
 
 void op_init(Op *op, OpCancelFn cancel)
 {
@@ -427,7 +427,7 @@ int fiber_sleep_wait(int64_t duration_ms)
     return r == -ETIMEDOUT ? 0 : r;
 }
 
-/* --- condition --------------------------------------------------------------------------------- */
+/* --- condition -------------------------------------------------------------------------------- */
 
 void cond_init(Cond *cond)
 {
@@ -459,7 +459,7 @@ void cond_broadcast(Cond *cond)
     while (!list_empty(&cond->waiting)) cond_signal(cond);
 }
 
-/* --- other loops ------------------------------------------------------------------------------- */
+/* --- other loops ------------------------------------------------------------------------------ */
 
 typedef struct {
     LoopMsg msg; /* there, and back again */
@@ -508,7 +508,7 @@ int loop_call_wait(Loop *loop, const char *name, FiberFn fn, void *arg)
     return op_wait(&call.op, DEADLINE_NONE);
 }
 
-/* --- work off the loop ------------------------------------------------------------------------- */
+/* --- work off the loop ------------------------------------------------------------------------ */
 
 static void work_run(uv_work_t *work)
 {

@@ -60,7 +60,7 @@ int fiber_yield_wait(void);
 /* Returns 0 after duration_ms, or -ECANCELED. */
 int fiber_sleep_wait(int64_t duration_ms);
 
-/* --- building waits (sys/, net/, store/) ------------------------------------------------------- */
+/* --- building waits (sys/, net/, store/) ------------------------------------------------------ */
 
 typedef struct Op Op;
 /* Asks the owner of the operation to give up; called at most once, on the loop's thread. It leads
@@ -82,15 +82,15 @@ struct Op {
 /* Prepares op for the running fiber. */
 void op_init(Op *op, OpCancelFn cancel);
 
-/* Parks until op_done. deadline_ms is clock_mono_ms time or DEADLINE_NONE: when it passes, cancel is
- * called with -ETIMEDOUT; on fiber_cancel with -ECANCELED. Returns what op_done was given. */
+/* Parks until op_done. deadline_ms is clock_mono_ms time or DEADLINE_NONE: when it passes, cancel
+ * is called with -ETIMEDOUT; on fiber_cancel with -ECANCELED. Returns what op_done was given. */
 int op_wait(Op *op, int64_t deadline_ms);
 
 /* Ends the operation: its fiber becomes ready. On the loop's thread; once. Ready fibers run from
  * the loop, never from inside this call. */
 void op_done(Op *op, int result);
 
-/* --- condition: fibers of one loop waiting for something --------------------------------------- */
+/* --- condition: fibers of one loop waiting for something -------------------------------------- */
 
 typedef struct {
     List waiting;
@@ -102,13 +102,13 @@ int cond_wait(Cond *cond, int64_t deadline_ms);
 void cond_signal(Cond *cond);    /* wakes one, in order of arrival */
 void cond_broadcast(Cond *cond); /* wakes all */
 
-/* --- other loops ------------------------------------------------------------------------------- */
+/* --- other loops ------------------------------------------------------------------------------ */
 
 /* Runs fn(arg) on a fiber of another loop and returns its result; -EAGAIN or -ENOMEM when that loop
  * starts no more fibers. Cannot be abandoned: a cancelled caller still waits for fn. */
 int loop_call_wait(Loop *loop, const char *name, FiberFn fn, void *arg);
 
-/* --- work off the loop ------------------------------------------------------------------------- */
+/* --- work off the loop ------------------------------------------------------------------------ */
 
 /* Runs fn(arg) on libuv's thread pool and returns its result: for files, hashing, unpacking. Cannot
  * be abandoned: a cancelled caller still waits for fn. diag set by fn is carried over. */

@@ -20,7 +20,7 @@ struct LoopMsg {
     void (*run)(LoopMsg *msg);
 };
 
-/* name appears in logs; borrowed. Never NULL (the process ends when the kernel gives no descriptors). */
+/* name appears in logs; borrowed. Never NULL: the process ends when there are no descriptors. */
 Loop *loop_new(const char *name);
 
 /* Frees a loop that does not run and has no fibers. NULL is accepted. */

@@ -30,7 +30,7 @@ struct Process {
     bool released; /* process_free was called */
 };
 
-/* --- the child, between fork and exec: async-signal-safe calls only ------------------------------ */
+/* --- the child, between fork and exec: async-signal-safe calls only --------------------------- */
 
 static void limit_set(int what, int64_t max)
 {
@@ -65,7 +65,7 @@ NO_RETURN static void child_exec(const ProcessOptions *o, const char *program, c
     _exit(127);
 }
 
-/* --- finding the program ------------------------------------------------------------------------ */
+/* --- finding the program ---------------------------------------------------------------------- */
 
 static int is_program(const char *path)
 {
@@ -109,7 +109,7 @@ static int program_find(const ProcessOptions *o, char out[PROGRAM_PATH_MAX])
     return r;
 }
 
-/* --- life --------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static void on_poll_close(uv_handle_t *handle)
 {
@@ -287,7 +287,7 @@ void process_free(Process *p)
     dispose(p);
 }
 
-/* --- this process ------------------------------------------------------------------------------- */
+/* --- this process ----------------------------------------------------------------------------- */
 
 void process_stdio_fill(void)
 {

@@ -1,8 +1,8 @@
 /* Child processes for fibers.
  *
  * A child runs in a session and process group of its own, with an environment built from scratch,
- * only descriptors 0-2 open, no new privileges, and dies with its parent thread's process. The group
- * is signalled as a whole, so grandchildren are reached too.
+ * only descriptors 0-2 open, no new privileges, and dies with its parent thread's process. The
+ * group is signalled as a whole, so grandchildren are reached too.
  */
 #ifndef GANTRY_SYS_PROCESS_H
 #define GANTRY_SYS_PROCESS_H
@@ -43,8 +43,8 @@ void process_signal(Process *process, int signal);
 /* Waits for the child itself to end. Returns 0 with *ret, -ETIMEDOUT, -ECANCELED. */
 int process_exit_wait(Process *process, int64_t deadline_ms, ProcessExit *ret);
 
-/* SIGKILLs what is left of the group, closes the pipes and frees. NULL is accepted. Never waits: the
- * child is reaped by the loop. */
+/* SIGKILLs what is left of the group, closes the pipes and frees. NULL is accepted. Never waits:
+ * the child is reaped by the loop. */
 void process_free(Process *process);
 DEFINE_FREEP(Process, process_free)
 

@@ -8,10 +8,10 @@ typedef struct Signals Signals;
 
 #define SIGNALS_MAX 4
 
-/* Watches up to SIGNALS_MAX signal numbers on this thread's loop. Ends the process when it cannot. */
+/* Watches up to SIGNALS_MAX signals on this thread's loop. Ends the process when it cannot. */
 Signals *signals_open(const int *numbers, size_t n);
 
-/* Waits for the next one (those that came before are not lost): its number, -ETIMEDOUT, -ECANCELED. */
+/* Waits for the next one (earlier ones are not lost): its number, -ETIMEDOUT, -ECANCELED. */
 int signals_wait(Signals *signals, int64_t deadline_ms);
 
 /* NULL is accepted. */

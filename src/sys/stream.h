@@ -22,9 +22,10 @@ void stream_close(Stream *stream);
 DEFINE_FREEP(Stream, stream_close)
 
 /* Makes *ret all bytes that are there and not consumed. Waits until there are more than have bytes
- * (0: any): a parser that could not go on with n bytes asks for more than n. Returns 0, STREAM_E_EOF
- * when the peer has finished (*ret is the rest, at most have bytes), -ENOBUFS when the buffer is full,
- * -ETIMEDOUT, -ECANCELED, or -errno. The bytes are valid until stream_consume or the next wait. */
+ * (0: any): a parser that could not go on with n bytes asks for more than n. Returns 0,
+ * STREAM_E_EOF when the peer has finished (*ret is the rest, at most have bytes), -ENOBUFS when the
+ * buffer is full, -ETIMEDOUT, -ECANCELED, or -errno. The bytes are valid until stream_consume or
+ * the next wait. */
 #define STREAM_E_EOF 1
 int stream_fill_wait(Stream *stream, size_t have, int64_t deadline_ms, Str *ret);
 
@@ -48,7 +49,7 @@ int stream_write_wait(Stream *stream, const Str *pieces, size_t pieces_n, int64_
 /* Half-close: the peer sees end of file. Returns as stream_write_wait. */
 int stream_shutdown_wait(Stream *stream, int64_t deadline_ms);
 
-/* --- listeners --------------------------------------------------------------------------------- */
+/* --- listeners -------------------------------------------------------------------------------- */
 
 typedef struct Listener Listener;
 

@@ -24,7 +24,7 @@ static inline int harness_main(void *arg)
     return r;
 }
 
-/* cmocka's assertions must not be used on a fiber (they jump): fibers record, the caller asserts. */
+/* cmocka's assertions jump, so no fiber may use them: fibers record, the caller asserts. */
 static inline void harness_run(int (*fn)(void *arg), void *arg)
 {
     HarnessMain m = { fn, arg };

@@ -357,7 +357,7 @@ static void test_what_the_input_is(void **state)
 {
     static const struct {
         const char *path, *body, *input;
-    } rows_[] = {
+    } table[] = {
         { "/agent/execute", "{\"input\":{\"b\":1.50,\"a\":[ 1 ]}}", "{\"b\":1.5,\"a\":[1]}" },
         { "/agent/execute", "{\"input\":null}", "null" },
         { "/agent/execute", "{\"\\u0069nput\":7}", "7" },
@@ -370,15 +370,15 @@ static void test_what_the_input_is(void **state)
     ApiFixture *f = *state;
     deploy(f, "support");
     const char *worker = worker_register(f);
-    for (size_t i = 0; i < ARRAY_N(rows_); i++) {
-        Reply reply = post(f, rows_[i].path, rows_[i].body);
+    for (size_t i = 0; i < ARRAY_N(table); i++) {
+        Reply reply = post(f, table[i].path, table[i].body);
         EXPECT(reply, 202);
         const Json *task = worker_claim(f, worker);
         CLEANUP(buf_deinit) Buf input;
         buf_init(&input, 4096);
         JsonOut out = json_out(&input);
         json_out_value(&out, json_get(task, "input"));
-        EXPECT_TEXT(buf_str(&input), rows_[i].input);
+        EXPECT_TEXT(buf_str(&input), table[i].input);
         EXPECT(worker_finish(f, worker, task, "succeeded", ""), 204);
     }
 }
@@ -435,24 +435,24 @@ static void test_idempotency_key_forms(void **state)
 {
     static const struct {
         const char *header, *key; /* NULL: refused */
-    } rows_[] = {
+    } table[] = {
         { "abc", "abc" },         { "\"abc\"", "abc" },   { " abc ", "abc" },      { "a b", "a b" },
         { "\"a\\\"b\"", "a\"b" }, { "\"a\\\\\"", "a\\" }, { "\"\"", NULL },        { "\"a", NULL },
         { "\"a\"b", NULL },       { "\"a\\", NULL },      { "caf\xc3\xa9", NULL }, { "a\tb", NULL },
     };
     ApiFixture *f = *state;
     Str key;
-    for (size_t i = 0; i < ARRAY_N(rows_); i++) {
-        int r = idempotency_key_read(&f->arena, str_of(rows_[i].header), &key);
-        if (!rows_[i].key) assert_int_equal(r, -EINVAL);
-        else EXPECT_TEXT(key, rows_[i].key);
+    for (size_t i = 0; i < ARRAY_N(table); i++) {
+        int r = idempotency_key_read(&f->arena, str_of(table[i].header), &key);
+        if (!table[i].key) assert_int_equal(r, -EINVAL);
+        else EXPECT_TEXT(key, table[i].key);
     }
     char longest[IDEMPOTENCY_KEY_BYTES_MAX + 1];
     memset(longest, 'k', sizeof longest);
-    Str text_ = { longest, sizeof longest - 1 };
-    assert_int_equal(idempotency_key_read(&f->arena, text_, &key), 0);
-    text_.len++;
-    assert_int_equal(idempotency_key_read(&f->arena, text_, &key), -EINVAL);
+    Str bytes = { longest, sizeof longest - 1 };
+    assert_int_equal(idempotency_key_read(&f->arena, bytes, &key), 0);
+    bytes.len++;
+    assert_int_equal(idempotency_key_read(&f->arena, bytes, &key), -EINVAL);
     assert_int_equal(idempotency_key_read(&f->arena, STR(" "), &key), 0);
     assert_int_equal(key.len, 0);
 }
@@ -766,16 +766,16 @@ static void test_hosts_in_dev_mode(void **state)
     static const struct {
         const char *host;
         int status;
-    } rows_[] = {
+    } table[] = {
         { "localhost", 200 },    { "LOCALHOST:1", 200 }, { "app.localhost", 200 },
         { "127.0.0.1:7", 200 },  { "127.9.9.9", 200 },   { "[::1]:80", 200 },
         { "0.0.0.0", 403 },      { "10.0.0.1", 403 },    { "[::2]", 403 },
         { "notlocalhost", 403 }, { "localhost.", 403 },  { "127.0.0.1.evil.example", 403 },
     };
-    for (size_t i = 0; i < ARRAY_N(rows_); i++) {
-        char *line = format(f, "Host: %s\r\n", rows_[i].host);
+    for (size_t i = 0; i < ARRAY_N(table); i++) {
+        char *line = format(f, "Host: %s\r\n", table[i].host);
         Reply reply = call_with(f, "GET", "/api/tasks", line, STR_NULL);
-        if (reply.status != rows_[i].status) fail_msg("%s: %d", rows_[i].host, reply.status);
+        if (reply.status != table[i].status) fail_msg("%s: %d", table[i].host, reply.status);
         EXPECT(call_with(f, "GET", "/livez", line, STR_NULL), 200); /* probes come by address */
     }
     char *own = format(f, JSON "Origin: http://localhost:%u\r\n", f->port);
@@ -797,7 +797,7 @@ static void test_keys(void **state)
     static const struct {
         const char *fields;
         int status;
-    } rows_[] = {
+    } table[] = {
         { NULL, 401 },
         { "Authorization: Bearer wrong\r\n", 401 },
         { "Authorization: Bearer \r\n", 401 },
@@ -808,9 +808,9 @@ static void test_keys(void **state)
         { "X-API-Key: first-key2\r\n", 401 },
         { "X-API-Key: second-key\r\nHost: any.example\r\nOrigin: https://other.example\r\n", 200 },
     };
-    for (size_t i = 0; i < ARRAY_N(rows_); i++) {
-        Reply reply = call_with(f, "GET", "/api/tasks", rows_[i].fields, STR_NULL);
-        if (reply.status != rows_[i].status) fail_msg("row %zu: %d", i, reply.status);
+    for (size_t i = 0; i < ARRAY_N(table); i++) {
+        Reply reply = call_with(f, "GET", "/api/tasks", table[i].fields, STR_NULL);
+        if (reply.status != table[i].status) fail_msg("row %zu: %d", i, reply.status);
         if (reply.status != 401) continue;
         EXPECT_TEXT(text(&reply, "code"), "not_authorised");
         EXPECT_HAS(field(&reply, "www-authenticate"), "Bearer");

@@ -21,9 +21,9 @@ static int teardown(void **state)
 }
 
 /* The value of a sample by its name and labels as written, NaN when it is not there. */
-static double sample(Str text_, const char *name)
+static double sample(Str bytes, const char *name)
 {
-    Str rest = text_, line;
+    Str rest = bytes, line;
     bool more = true;
     while (more) {
         rest = str_split(rest, '\n', &line, &more);

@@ -114,7 +114,7 @@ static int flood_main(void *arg)
     char *flood = calloc(1, FLOOD_BYTES);
     pair->r[0] = pair_open_wait(pair);
     Str piece = { flood, FLOOD_BYTES };
-    /* nobody consumes at the other end: the write must stall, and the reader's buffer stay bounded */
+    /* nobody consumes at the other end: the write must stall, the reader's buffer stay bounded */
     pair->r[1] = stream_write_wait(pair->client, &piece, 1, deadline_after(100));
     free(flood); /* the bytes are ours again although they were not all sent */
     pair->r[2] = stream_write_wait(pair->client, &piece, 1, deadline_after(100));

@@ -269,17 +269,17 @@ static void test_answers_that_are_no_success(void **state)
     static const struct {
         int status;
         const char *fields, *end;
-    } rows_[] = {
+    } table[] = {
         { 302, "Location: http://127.0.0.1:1/\r\n", "pending" },
         { 400, NULL, "pending" },
         { 503, "Retry-After: 60\r\n", "pending" },
         { 410, NULL, "failed" },
     };
     Fixture *f = *state;
-    for (size_t i = 0; i < ARRAY_N(rows_); i++) {
-        behave(f, (Behaviour){ .statuses = { rows_[i].status }, .fields = rows_[i].fields });
-        const Json *row = await(f, run_task(f, "succeeded", ""), rows_[i].end, 1);
-        assert_int_equal(json_i64_or(json_get(row, "status"), 0), rows_[i].status);
+    for (size_t i = 0; i < ARRAY_N(table); i++) {
+        behave(f, (Behaviour){ .statuses = { table[i].status }, .fields = table[i].fields });
+        const Json *row = await(f, run_task(f, "succeeded", ""), table[i].end, 1);
+        assert_int_equal(json_i64_or(json_get(row, "status"), 0), table[i].status);
         assert_int_equal(seen(f)->requests, 1); /* no redirect was followed */
     }
 }
