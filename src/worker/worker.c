@@ -352,13 +352,18 @@ static void lease_lost(WorkerHost *w, const char *why)
     stop_all(w, RUN_STALE);
 }
 
+/* What is lost already is left out: the same task may have been claimed again since, and answers
+ * over HTTP tell tasks apart, not attempts. */
 static int held_list(WorkerHost *w, Arena *arena, TaskRef **ret, size_t *ret_n)
 {
     size_t n = 0, max = (size_t)slots_running(&w->slots);
     TaskRef *held = ARENA_ARRAY(arena, TaskRef, max + 1);
     if (!held) return -ENOMEM;
-    LIST_EACH (&w->runs, node) held[n++] = CONTAINER_OF(node, Run, node)->task.ref;
-    assert(n == max && n <= HEARTBEAT_TASKS_MAX); /* a run is a taken slot */
+    LIST_EACH (&w->runs, node) {
+        const Run *run = CONTAINER_OF(node, Run, node);
+        if (run->stop != RUN_STALE) held[n++] = run->task.ref;
+    }
+    assert(n <= max && n <= HEARTBEAT_TASKS_MAX); /* a run is a taken slot */
     *ret = held;
     *ret_n = n;
     return 0;

@@ -14,7 +14,8 @@ typedef struct {
     int beats, finishes, calls, artifacts;
     int beat_error, finish_error, call_error;
     bool finish_lost, call_lost, artifact_spoilt, no_version, unreachable;
-    int finishes_seen, registrations;
+    int64_t call_delay_ms; /* before the calls are made to fail */
+    int finishes_seen, registrations, held_twice;
 } Flaky;
 
 static Flaky *flaky_of(WorkerLink *link)
@@ -41,6 +42,7 @@ static int flaky_heartbeat(WorkerLink *link, const TaskRef *held, size_t held_n,
                            HeartbeatReply *ret)
 {
     Flaky *f = flaky_of(link);
+    for (size_t i = 1; i < held_n; i++) f->held_twice += uuid_eq(held[i].id, held[0].id);
     if (f->beats > 0) {
         f->beats--;
         return f->beat_error;
@@ -69,6 +71,7 @@ static int flaky_calls(WorkerLink *link, TaskRef task, const GatewayCall *calls,
     Flaky *f = flaky_of(link);
     if (f->calls == 0) return f->inner->ops->calls_wait(f->inner, task, calls, n);
     f->calls--;
+    fiber_sleep_wait(f->call_delay_ms);
     if (f->call_lost) CHECK_INT(f->inner->ops->calls_wait(f->inner, task, calls, n), 0);
     return diag_set(f->call_error, "the calls were made to fail");
 }
@@ -150,6 +153,18 @@ static WorkerStats stats_of(const Bench *b)
     return stats;
 }
 
+static void deploy_asker(Bench *b)
+{
+    bench_deploy(b, "python3",
+                 "import json, os, urllib.request\n"
+                 "body = {'model': 'sim/echo', 'messages': [{'role': 'user', 'content': 'hi'}]}\n"
+                 "request = urllib.request.Request(\n"
+                 "    os.environ['OPENAI_BASE_URL'] + '/chat/completions',\n"
+                 "    json.dumps(body).encode(), {'content-type': 'application/json'})\n"
+                 "print(urllib.request.urlopen(request).status)\n",
+                 "");
+}
+
 /* --- leases ----------------------------------------------------------------------------------- */
 
 static int lease_lost(Bench *b)
@@ -184,6 +199,32 @@ static void test_lost_lease_kills(void **state)
 {
     (void)state;
     with_faults(lease_lost, 1000);
+}
+
+/* While the report of a call hangs, its task is lost, and claimed again by this very worker. */
+static int claimed_again(Bench *b)
+{
+    deploy_asker(b);
+    flaky->calls = 2;
+    flaky->call_delay_ms = 6000;
+    Uuid id = bench_submit(b, "null", NULL);
+    while (flaky->calls == 2) fiber_sleep_wait(10);
+    flaky->call_delay_ms = 1500;
+    flaky->beats = 1000000;
+    while (stats_of(b).leases_lost == 0) fiber_sleep_wait(10);
+    flaky->beats = 0;
+    Task task = bench_end(b, id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_INT(task.attempt, 2);
+    CHECK_INT(flaky->held_twice, 0);
+    while (stats_of(b).stale == 0) fiber_sleep_wait(10);
+    return 0;
+}
+
+static void test_what_is_lost_is_not_held(void **state)
+{
+    (void)state;
+    with_faults(claimed_again, 1000);
 }
 
 static int unknown_worker(Bench *b)
@@ -277,18 +318,6 @@ static void test_a_refused_result_is_a_failure(void **state)
 {
     (void)state;
     with_faults(finish_refused, 3000);
-}
-
-static void deploy_asker(Bench *b)
-{
-    bench_deploy(b, "python3",
-                 "import json, os, urllib.request\n"
-                 "body = {'model': 'sim/echo', 'messages': [{'role': 'user', 'content': 'hi'}]}\n"
-                 "request = urllib.request.Request(\n"
-                 "    os.environ['OPENAI_BASE_URL'] + '/chat/completions',\n"
-                 "    json.dumps(body).encode(), {'content-type': 'application/json'})\n"
-                 "print(urllib.request.urlopen(request).status)\n",
-                 "");
 }
 
 static int calls_again(Bench *b)
@@ -570,6 +599,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lost_lease_kills),
+        cmocka_unit_test(test_what_is_lost_is_not_held),
         cmocka_unit_test(test_an_unknown_worker_registers_again),
         cmocka_unit_test(test_drain_before_registration),
         cmocka_unit_test(test_a_finish_is_reported_until_it_is_taken),
