@@ -44,6 +44,7 @@ struct Program {
     ApiLoop *loops;
     size_t loops_n;
     uint16_t port;
+    int64_t api_close_ms; /* until when the loops' connections get to end */
     /* on the main loop */
     Loop *main;
     Signals *signals;
@@ -97,7 +98,7 @@ static int api_loop_drain(void *arg)
 static int api_loop_close(void *arg)
 {
     ApiLoop *a = arg;
-    if (a->server) http_server_close_wait(a->server, deadline_after(CLOSE_MS));
+    if (a->server) http_server_close_wait(a->server, a->program->api_close_ms);
     a->server = NULL;
     return 0;
 }
@@ -155,6 +156,7 @@ static void api_stop_wait(Program *p)
 {
     for (size_t i = 0; i < p->loops_n; i++)
         loop_call_wait(p->loops[i].loop, "drain server", api_loop_drain, &p->loops[i]);
+    p->api_close_ms = deadline_after(CLOSE_MS); /* for all of them: one is closed after the other */
     for (size_t i = 0; i < p->loops_n; i++) {
         ApiLoop *a = &p->loops[i];
         metrics_remove(p->metrics, a->server);
