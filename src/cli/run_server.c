@@ -459,6 +459,7 @@ static int program_run(const Invocation *in, ConfigMode mode)
     p->in = in;
     p->mode = mode;
     signal(SIGPIPE, SIG_IGN);
+    process_files_raise();
     process_hide(); /* the keys of models and of the API are in its environment */
     int status = load_config(p);
     if (status == EXIT_OK) status = preflight(p);

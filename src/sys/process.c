@@ -297,6 +297,15 @@ void process_stdio_fill(void)
     if (fd > 2) close(fd);
 }
 
+void process_files_raise(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        LOG_WARN("cannot have more descriptors", LOG_CSTR("why", strerror(errno)));
+}
+
 void process_hide(void)
 {
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0)

@@ -54,6 +54,10 @@ DEFINE_FREEP(Process, process_free)
  * becomes one of them and is written log lines. Call it before anything is opened. */
 void process_stdio_fill(void);
 
+/* Raises the soft limit on descriptors to the hard one: the soft one is often 1024 for the sake of
+ * select(2), which nothing here uses. Children get their own limit whatever this one is. */
+void process_files_raise(void);
+
 /* Keeps other processes of the same user, so agents too, from reading this one's memory and
  * environment through /proc or ptrace, and keeps it from dumping core (prctl(2), PR_SET_DUMPABLE).
  * Children that execute a program are not affected. */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -118,7 +119,8 @@ static void test_only_three_descriptors(void **state)
     assert_string_equal(run.out, "0 1 2 3 "); /* 3 is the directory ls reads */
 }
 
-/* Whether a child of the same user can read the environment of a process without privileges. */
+/* 1 when a child of the same user can read the environment of a process without privileges, 0 when
+ * it cannot, 2 when that cannot be tried here. */
 static int environment_readable(bool hide)
 {
     int status = -1;
@@ -160,6 +162,22 @@ static void test_closed_stdio_is_filled(void **state)
         process_stdio_fill();
         bool filled = fcntl(0, F_GETFD) == 0 && fcntl(1, F_GETFD) == 0 && fcntl(2, F_GETFD) == 0;
         _exit(filled && fcntl(3, F_GETFD) < 0 ? 0 : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void test_descriptors_up_to_the_hard_limit(void **state)
+{
+    (void)state;
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct rlimit limit = { 64, 128 };
+        bool set = setrlimit(RLIMIT_NOFILE, &limit) == 0;
+        process_files_raise();
+        _exit(set && getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur == 128 ? 0 : 1);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
@@ -223,6 +241,7 @@ int main(void)
         cmocka_unit_test(test_only_three_descriptors),
         cmocka_unit_test(test_hidden_from_its_children),
         cmocka_unit_test(test_closed_stdio_is_filled),
+        cmocka_unit_test(test_descriptors_up_to_the_hard_limit),
         cmocka_unit_test(test_missing_program),
         cmocka_unit_test(test_limits),
     };
