@@ -263,7 +263,8 @@ static int claim_once_wait(WorkerHost *w, int claim, const LaneConfig *free_slot
     arena_init(&arena, CLAIM_ARENA_BYTES_MAX);
     int r = w->link->ops->claim_wait(w->link, free_slots, CLAIM_WAIT_MS, &arena, &tasks, &n);
     if (r != 0) return r;
-    if (registration != w->registrations) return 0; /* they were taken back with the old lease */
+    /* they were taken back with the old lease */
+    if (!w->registered || registration != w->registrations) return 0;
     for (size_t i = 0; i < n; i++) run_begin(w, claim, &tasks[i]);
     return 0;
 }

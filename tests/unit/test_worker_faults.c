@@ -14,7 +14,8 @@ typedef struct {
     int beats, finishes, calls, artifacts;
     int beat_error, finish_error, call_error;
     bool finish_lost, call_lost, artifact_spoilt, no_version, unreachable;
-    int64_t call_delay_ms; /* before the calls are made to fail */
+    bool claim_late, claimed; /* claimed: tasks, which arrive once claim_late is cleared */
+    int64_t call_delay_ms;    /* before the calls are made to fail */
     int finishes_seen, registrations, held_twice;
 } Flaky;
 
@@ -35,7 +36,10 @@ static int flaky_claim(WorkerLink *link, const LaneConfig *slots, int64_t wait_m
                        LinkTask **ret, size_t *ret_n)
 {
     Flaky *f = flaky_of(link);
-    return f->inner->ops->claim_wait(f->inner, slots, wait_ms, arena, ret, ret_n);
+    int r = f->inner->ops->claim_wait(f->inner, slots, wait_ms, arena, ret, ret_n);
+    f->claimed |= r == 0 && *ret_n > 0;
+    while (r == 0 && *ret_n > 0 && f->claim_late && fiber_sleep_wait(10) == 0) continue;
+    return r;
 }
 
 static int flaky_heartbeat(WorkerLink *link, const TaskRef *held, size_t held_n, Arena *arena,
@@ -225,6 +229,33 @@ static void test_what_is_lost_is_not_held(void **state)
 {
     (void)state;
     with_faults(claimed_again, 1000);
+}
+
+static int claimed_late(Bench *b)
+{
+    bench_deploy(b, "sh", "echo fine", "");
+    flaky->claim_late = true;
+    Uuid id = bench_submit(b, "null", NULL);
+    while (!flaky->claimed) fiber_sleep_wait(10);
+    flaky->unreachable = true;
+    flaky->beats = 1000000;
+    while (stats_of(b).leases_lost == 0) fiber_sleep_wait(10);
+    flaky->claim_late = false;
+    fiber_sleep_wait(100);
+    CHECK_INT(stats_of(b).started, 0);
+    flaky->unreachable = false;
+    flaky->beats = 0;
+    Task task = bench_end(b, id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_INT(task.attempt, 2);
+    CHECK_INT(stats_of(b).started, 1);
+    return 0;
+}
+
+static void test_a_claim_without_lease_is_not_run(void **state)
+{
+    (void)state;
+    with_faults(claimed_late, 1000);
 }
 
 static int unknown_worker(Bench *b)
@@ -600,6 +631,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lost_lease_kills),
         cmocka_unit_test(test_what_is_lost_is_not_held),
+        cmocka_unit_test(test_a_claim_without_lease_is_not_run),
         cmocka_unit_test(test_an_unknown_worker_registers_again),
         cmocka_unit_test(test_drain_before_registration),
         cmocka_unit_test(test_a_finish_is_reported_until_it_is_taken),
