@@ -14,7 +14,8 @@
  * for any directories, a `/` at the end for directories only, a `/` elsewhere binds the pattern to
  * the agent directory, `!` takes a path back in unless a directory above it is left out. Before its
  * lines stand __pycache__/, *.pyc and .DS_Store, which say nothing about the agent and would
- * give the same code another digest on every machine. node_modules/ and the like are kept unless it
+ * give the same code another digest on every machine, and .env and .env.*, which hold secrets: a
+ * version is kept for ever and can be downloaded. node_modules/ and the like are kept unless it
  * names them: an agent needs its packages. An upload is filtered by the same rules.
  *
  * The functions are pure CPU and files: they block, so they run on a plain thread or through

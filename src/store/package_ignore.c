@@ -13,6 +13,8 @@ static const struct PackageRule rules_first[] = {
     { .pattern = { "__pycache__", 11 }, .dir_only = true },
     { .pattern = { "*.pyc", 5 } },
     { .pattern = { ".DS_Store", 9 } },
+    { .pattern = { ".env", 4 } },
+    { .pattern = { ".env.*", 6 } },
 };
 
 /* Whether c is in the class that begins at p[at] == '['; *ret_end is what follows its ']'. The

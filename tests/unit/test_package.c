@@ -167,6 +167,10 @@ static void test_ignore_rules(void **state)
         { "", "__pycache__/a.txt", false, true },
         { "!__pycache__/", "__pycache__/a.txt", false, false },
         { "", "x/m.pyc", false, true },
+        { "", ".env", false, true }, /* secrets */
+        { "", "app/.env.local", false, true },
+        { "!.env.example", ".env.example", false, false },
+        { "", ".environment", false, false },
         { "", ".git/config", false, true },
         { "!.git\n!.git/", ".git/config", false, true }, /* never */
         { "", "x/.gantry/gantry.db", false, true },
