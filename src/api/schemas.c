@@ -77,7 +77,7 @@ const Schema api_schemas[] = {
                      "lane:string input:any limits:object? metadata:object? sessionId:string? "
                      "userId:string? tenantId:string? traceparent:string? remainingMs:integer? "
                      "spent:AttemptUsage" },
-    { "AttemptUsage", TASK_USAGE "costNusd:integer" },
+    { "AttemptUsage", TASK_USAGE "chargedTokens:integer costNusd:integer" },
     { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean" },
 };
 
