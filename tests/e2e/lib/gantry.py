@@ -1,5 +1,6 @@
 """For end-to-end tests: servers by pid, free ports, a JSON client, agent directories. Standard library only."""
 
+import atexit
 import http.client
 import json
 import os
@@ -77,6 +78,12 @@ class Process:
         self.log = open(self.log_path, "w", encoding="utf-8")
         self.popen = subprocess.Popen([GANTRY, *args], env=env or clean_env(), cwd=cwd or tempfile.mkdtemp(),
                                       stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        atexit.register(self.end)
+
+    def end(self):
+        """Nothing stays behind, whatever the test made of it."""
+        if self.running():
+            self.kill()
 
     @property
     def pid(self):
