@@ -18,6 +18,7 @@
 #define CONFIG_ISSUES_MAX 50
 #define PROVIDERS_MAX 64
 #define ROUTES_MAX 256
+#define FALLBACKS_MAX 8
 #define ENV_NAME_MAX 96
 
 /* --- scalars: one table for the file, the environment and the dump ---------------------------- */
@@ -362,11 +363,35 @@ static void read_providers(Reader *rd, const Json *v)
     }
 }
 
-static void add_route(Config *config, const char *match, size_t provider)
+static GatewayRoute *add_route(Config *config, const char *match, size_t provider)
 {
     assert(config->gateway.routes_n < ROUTES_MAX && provider < config->gateway.providers_n);
-    config->routes[config->gateway.routes_n++] = (GatewayRoute){ .match = match,
-                                                                 .provider = provider };
+    GatewayRoute *route = &config->routes[config->gateway.routes_n++];
+    *route = (GatewayRoute){ .match = match, .provider = provider };
+    return route;
+}
+
+/* The list lives in the arena; what is no list of texts is reported. */
+static void read_fallbacks(Reader *rd, const IssuePath *at, const Json *v, GatewayRoute *route)
+{
+    size_t n = json_len(v);
+    if (!v) return;
+    if (json_type(v) != JSON_ARRAY || n > FALLBACKS_MAX) {
+        issue_error(&rd->issues, at, "must be a list of at most %d model ids", FALLBACKS_MAX);
+        return;
+    }
+    const char **list = ARENA_ARRAY(&rd->config->arena, const char *, MAX(n, 1));
+    if (!list) DIE("the configuration is larger than %zu bytes", CONFIG_ARENA_BYTES_MAX);
+    for (JsonIter it = json_iter(v); json_next(&it);) {
+        char *model = NULL;
+        if (str_empty(json_str(it.value))) {
+            issue_error(&rd->issues, at, "must be a list of model ids");
+            return;
+        }
+        keep_text(rd->config, &model, json_str(it.value));
+        list[route->fallbacks_n++] = model;
+    }
+    route->fallbacks = list;
 }
 
 static void read_models(Reader *rd, const Json *v)
@@ -386,8 +411,6 @@ static void read_models(Reader *rd, const Json *v)
              *provider = text_member(rd, &at, it.value, "provider", true);
         IssuePath at_provider = ISSUE_KEY(&at, STR("provider")),
                   at_fallbacks = ISSUE_KEY(&at, STR("fallbacks"));
-        if (json_len(json_get(it.value, "fallbacks")))
-            issue_error(&rd->issues, &at_fallbacks, "fallbacks are not built yet: leave them out");
         if (!match || !provider) continue;
         size_t p = 0;
         while (p < config->gateway.providers_n &&
@@ -395,7 +418,9 @@ static void read_models(Reader *rd, const Json *v)
             p++;
         if (p == config->gateway.providers_n)
             issue_error(&rd->issues, &at_provider, "no provider is called `%s`", provider);
-        else add_route(config, match, p);
+        else
+            read_fallbacks(rd, &at_fallbacks, json_get(it.value, "fallbacks"),
+                           add_route(config, match, p));
     }
 }
 

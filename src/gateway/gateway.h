@@ -19,6 +19,7 @@
 #include "base/buf.h"
 #include "gateway/gateway_config.h"
 #include "logic/cap.h"
+#include "logic/lane.h"
 #include "logic/usage.h"
 #include "net/http_client.h"
 #include "net/http_server.h"
@@ -29,6 +30,15 @@ typedef struct Gateway Gateway;
 
 /* config must outlive it. On this thread's loop. */
 Gateway *gateway_new(const GatewayConfig *config);
+
+/* What a gateway asks of the control plane, whatever lies between; the worker's link implements it.
+ * Functions run on a fiber of the gateway's loop; each may be NULL: the gateway then does without.
+ */
+typedef struct {
+    void *ctx;
+} GatewayControl;
+/* control must outlive the gateway's tasks; NULL: none. On its loop. */
+void gateway_set_control(Gateway *gateway, const GatewayControl *control);
 /* No task may be open. NULL is accepted. On its loop. */
 void gateway_free(Gateway *gateway);
 DEFINE_FREEP(Gateway, gateway_free)
@@ -48,7 +58,16 @@ const char *gateway_outcome_name(GatewayOutcome outcome); /* "complete", ... */
 
 #define GATEWAY_TOOL_NAMES_MAX 32
 
-/* One upstream call. The Strs live while the sink runs. */
+/* An answer as the agent was sent it, whole. */
+typedef struct {
+    int status;
+    char content_type[64];
+    bool streamed;
+    bool overflow; /* it was larger than is kept: body is not whole */
+    Buf body;
+} Recording;
+
+/* One upstream attempt of a call. The Strs live while the sink runs. */
 typedef struct {
     char id[37]; /* UUIDv7 */
     Str task_id, agent, version_id;
@@ -72,7 +91,12 @@ typedef struct {
     int64_t started_real_ms; /* Unix time */
     int64_t ttfb_us;         /* to the first body byte; -1: none came */
     int64_t duration_us;
-    Str error; /* why it did not complete; empty otherwise */
+    Str error;               /* why it did not complete; empty otherwise */
+    int64_t tries;           /* which attempt of the agent's call this was; 1: the first */
+    bool degraded;           /* answered by another model than the agent asked for */
+    bool replayed;           /* answered from the journal: nothing was sent */
+    bool cached;             /* answered from the cache: nothing was sent */
+    const Recording *answer; /* to be kept with the record; NULL: not */
 } GatewayCall;
 
 /* Where records go: the worker's. The functions run on the call's fiber. */
@@ -101,7 +125,9 @@ typedef struct {
     CapState spent;      /* by earlier attempts; started_ms (clock_mono_ms) is when wall_ms began */
     int64_t deadline_ms; /* clock_mono_ms; 0: none */
     Str traceparent;     /* sent upstream; empty: none */
-    const Str *tools;    /* names declared by the version */
+    Lane lane;           /* in which its calls wait for each other */
+    Str user_id, tenant_id, session_id; /* empty: none */
+    const Str *tools;                   /* names declared by the version */
     size_t tools_n;
     const GatewaySink *sink; /* required; lives longer than the task */
     bool listen;             /* a listener of its own; false: in-process calls only */

@@ -3,7 +3,7 @@
 #include "base/diag.h"
 #include "gateway/gateway_call.h"
 
-static int read_body(ModelCall *call)
+int call_read(ModelCall *call)
 {
     const Json *body = NULL;
     RequestFault fault = { 0 };
@@ -22,15 +22,6 @@ static int read_body(ModelCall *call)
     return 0;
 }
 
-static int choose_provider(ModelCall *call)
-{
-    int r = gateway_resolve(call->task->gateway->config, call->info.model,
-                            gateway_api_protocol(call->info.api), &call->provider, &call->price);
-    if (r == -ENOENT) return call_problem(call, PROBLEM_MODEL, "model", "%s", diag_text());
-    if (r == -ENODATA) return call_problem(call, PROBLEM_PRICE, "model", "%s", diag_text());
-    return r;
-}
-
 /* Tiers whose rates are those of the price table, or lower. */
 static bool tier_is_priced(Str tier)
 {
@@ -42,8 +33,7 @@ static bool tier_is_priced(Str tier)
     return false;
 }
 
-/* What would cost more than tokens, without a bound, is refused: no reservation could hold it. */
-static int check_terms(ModelCall *call)
+int call_check_terms(ModelCall *call, const CallTarget *target)
 {
     const RequestInfo *info = &call->info;
     if (!tier_is_priced(info->service_tier))
@@ -63,12 +53,12 @@ static int check_terms(ModelCall *call)
     if (info->server_uses_max < 0)
         return call_problem(call, PROBLEM_INVALID, "tools",
                             "web search needs a bound (max_uses), or no budget could hold");
-    if (call->price->web_search == 0)
+    if (target->price->web_search == 0)
         return call_problem(
             call, PROBLEM_PRICE, "tools",
             "the price of a web search by \"%.*s\" is not known: add it to `prices` "
             "in gantry.yaml",
-            STR_ARG(info->model));
+            STR_ARG(target->model));
     return 0;
 }
 
@@ -101,7 +91,7 @@ static int refuse_by_cap(ModelCall *call, CapReason reason)
 static CapCall cap_question(const ModelCall *call)
 {
     const RequestInfo *info = &call->info;
-    const Price *price = call->price;
+    const Price *price = call->target->price;
     return (CapCall){
         .price = price,
         .in_ub = request_in_ub((int64_t)call->request->body.len, info->messages, info->has_tools,
@@ -129,8 +119,7 @@ static int admit_once(ModelCall *call, const CapCall *question)
     return 0;
 }
 
-/* While only reserved spend stands in the way the call waits for it to be settled. */
-static int reserve_wait(ModelCall *call)
+int call_admit_wait(ModelCall *call)
 {
     GatewayTask *task = call->task;
     CapCall question = cap_question(call);
@@ -148,14 +137,4 @@ static int reserve_wait(ModelCall *call)
             return call_problem(call, PROBLEM_QUEUED, NULL,
                                 "the task's other calls hold the rest of its budget");
     }
-}
-
-int call_admit_wait(ModelCall *call)
-{
-    int r = read_body(call);
-    if (r == 0) r = choose_provider(call);
-    if (r == 0) r = check_terms(call);
-    if (r == 0) r = reserve_wait(call);
-    assert((r == 0) == call->held);
-    return r;
 }

@@ -1,8 +1,8 @@
-/* ModelCall: one call from admission to its record. Not for other folders.
+/* ModelCall: a call of the agent's, from its request to its answer. Not for other folders.
  *
- * Life: read, admitted (held), sent, answered, settled and recorded (once), freed. It lives on the
- * fiber that made it and on task->calls until it returns. Only that fiber touches it, save
- * for abort.
+ * Life: read, planned (which models could answer), then one attempt after the other until one
+ * answers: held, sent, answered, settled and recorded (once an attempt). It lives on the fiber that
+ * made it and on task->calls until it returns. Only that fiber touches it, save for abort.
  */
 #ifndef GANTRY_GATEWAY_GATEWAY_CALL_H
 #define GANTRY_GATEWAY_GATEWAY_CALL_H
@@ -11,11 +11,22 @@
 #include "logic/request_info.h"
 
 #define CALL_MESSAGE_MAX 512
+#define CALL_TARGETS_MAX 8
 
-/* An outcome inside the gateway: call->problem says what to answer. */
-#define CALL_E_PROBLEM 100
+/* Outcomes inside the gateway. */
+#define CALL_E_PROBLEM 100  /* call->problem says what to answer */
+#define CALL_E_ANSWERED 101 /* the agent has its answer: nothing more to do */
 
 typedef enum { CHARGE_NOTHING, CHARGE_USAGE, CHARGE_HOLD } Charge;
+
+/* A model that could answer the call. */
+typedef struct {
+    const GatewayProvider *provider;
+    const Price *price;
+    Str model;
+    Api api;       /* spoken upstream */
+    bool degraded; /* not the model that the agent asked for */
+} CallTarget;
 
 typedef struct {
     ListNode node; /* on task->calls */
@@ -24,20 +35,29 @@ typedef struct {
     const GatewayReply *reply;
     Arena arena; /* the request as read, names for the record */
     RequestInfo info;
-    const GatewayProvider *provider;
-    const Price *price;
+    int64_t started_us; /* clock_mono_us */
+
+    CallTarget targets[CALL_TARGETS_MAX]; /* in order of preference */
+    size_t targets_n;
+    const CallTarget *target; /* of the attempt; NULL before the plan */
+
+    /* the attempt */
+    int64_t tries; /* which one, from 1; 0 before the first */
     CapVerdict verdict;
     bool held; /* verdict.hold is reserved and not settled yet */
     Buf body;  /* the request as sent, when it was edited */
     HttpAbort abort;
     HttpCall *upstream;
-    int64_t started_us; /* clock_mono_us */
     GatewayCall record;
 
-    bool begun;             /* the answer's head was given to reply */
+    /* the answer */
+    bool begun;             /* its head was given to reply */
+    bool streamed;          /* begun, as a stream */
     bool gone;              /* the reader has left */
     int64_t drain_until_ms; /* when gone */
     size_t drained_bytes;
+    bool keep_answer;    /* set before the first attempt: recording is wanted */
+    Recording recording; /* of the attempt that answers */
 
     Problem problem;
     const char *param;
@@ -48,13 +68,43 @@ typedef struct {
 int call_problem(ModelCall *call, Problem problem, const char *param, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
 
-/* gateway_admit.c: reads and checks the request, chooses provider and price, reserves the worst
- * case. Returns 0 (held), CALL_E_PROBLEM, HTTP_E_GONE, -ECANCELED. */
+/* gateway_admit.c: reads and checks the request. Returns 0 or CALL_E_PROBLEM. */
+MUST_CHECK int call_read(ModelCall *call);
+/* What would cost more than tokens, without a bound, is refused: no reservation could hold it.
+ * Returns 0 or CALL_E_PROBLEM. */
+MUST_CHECK int call_check_terms(ModelCall *call, const CallTarget *target);
+/* Reserves the worst case of an attempt at call->target; while only reserved spend stands in the
+ * way it waits for that to be settled. Returns 0 (held), CALL_E_PROBLEM, HTTP_E_GONE, -ECANCELED.
+ */
 MUST_CHECK int call_admit_wait(ModelCall *call);
 
+/* gateway_plan.c: fills call->targets: the model asked for, then its fallbacks. Returns 0 (there is
+ * at least one) or CALL_E_PROBLEM. */
+MUST_CHECK int call_plan(ModelCall *call);
+
+/* gateway_attempt.c: makes one attempt at call->target: admits, sends, and answers the agent when
+ * it can. Returns 0 or the error the call ends with once the agent has its answer (or has left);
+ * CALL_E_PROBLEM when it was refused (nothing was sent, nothing answered); ATTEMPT_E_FAILED when
+ * the provider failed before a byte of its answer was given away: *ret says how, call->problem what
+ * to answer, and call->upstream still has the head of an error answer. */
+#define ATTEMPT_E_FAILED 102
+typedef struct {
+    GatewayOutcome outcome; /* as recorded */
+    int status;             /* of the provider's error answer; 0: none came */
+    Str body;               /* of it, in the call's arena; may be empty */
+} CallFailure;
+MUST_CHECK int call_attempt_wait(ModelCall *call, CallFailure *ret);
+/* Drops what belongs to the last attempt; it must be settled. */
+void call_attempt_clear(ModelCall *call);
+
+/* gateway_retry.c: what to do after a failed attempt; waits as long as it should be waited.
+ * Returns 0 when there is to be another attempt, at call->target, else CALL_E_PROBLEM (give up) or
+ * -ECANCELED. */
+MUST_CHECK int call_next_wait(ModelCall *call, const CallFailure *failure);
+
 /* gateway_settle.c: settles the hold, counts, and makes the record durable. To be called once for
- * an admitted call, before the end of its answer is given away. Returns 0 or the sink's error, with
- * call->problem set. Goes through even when the fiber is cancelled. */
+ * an admitted attempt, before the end of its answer is given away. Returns 0 or the sink's error,
+ * with call->problem set. Goes through even when the fiber is cancelled. */
 MUST_CHECK int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge);
 /* As call_close_wait, for what ended with r (a negative errno, HTTP_CALL_E_END or HTTP_CALL_E_CUT)
  * without a complete answer; sets call->problem. */
@@ -64,17 +114,27 @@ void call_note_tools(ModelCall *call, const Str *names, size_t n);
 void call_note_model(ModelCall *call, Str model);
 
 /* gateway_reply.c: the answer. After one of them has failed, call->gone is set and nothing more is
- * sent. */
+ * sent. An answer that was begun as a stream already ends with an error event where it would have
+ * been a problem or a plain error. */
 void reply_problem_wait(ModelCall *call);
 void reply_plain_wait(ModelCall *call, int status, Str body);
-void reply_stream_wait(ModelCall *call, Str bytes); /* begins the answer when need be */
-void reply_stream_end_wait(ModelCall *call);
+void reply_error_wait(ModelCall *call, int status, Str body); /* the provider's own error answer */
+void reply_stream_wait(ModelCall *call, Str bytes); /* begins the answer when need be; recorded */
+void reply_stream_end_wait(ModelCall *call, Str tail); /* tail: the last bytes, recorded already */
 void reply_stream_fail_wait(ModelCall *call, int64_t sequence); /* an error event, and the end */
+/* Answers with a recording; a field more of the head may be given (NULL: none). */
+void reply_recording_wait(ModelCall *call, const Recording *recording, const GatewayField *field);
+/* gateway_reply.c: adds to call->recording what the agent is about to be sent. */
+void recording_begin(ModelCall *call, int status, bool streamed);
+void recording_add(ModelCall *call, Str bytes);
+void recording_clear(ModelCall *call);
 
 /* gateway_stream.c, gateway_plain.c: forward the answer of call->upstream, settle, record. Return
  * 0, GATEWAY_E_CUT or a negative errno. */
 MUST_CHECK int call_stream_wait(ModelCall *call);
 MUST_CHECK int call_plain_wait(ModelCall *call);
-MUST_CHECK int call_error_wait(ModelCall *call); /* of a status other than 2xx */
+/* Takes an answer with a status other than 2xx in, settles, records. Returns ATTEMPT_E_FAILED or
+ * the sink's error. */
+MUST_CHECK int call_error_wait(ModelCall *call, CallFailure *ret);
 
 #endif

@@ -23,15 +23,13 @@ GatewayProtocol gateway_api_protocol(Api api)
     return api == API_MESSAGES ? GATEWAY_ANTHROPIC : GATEWAY_OPENAI;
 }
 
-static const GatewayProvider *find_provider(const GatewayConfig *config, Str model,
-                                            GatewayProtocol protocol)
+const GatewayRoute *gateway_route(const GatewayConfig *config, Str model, GatewayProtocol protocol)
 {
     for (size_t i = 0; i < config->routes_n; i++) {
         const GatewayRoute *route = &config->routes[i];
         assert(route->provider < config->providers_n);
-        const GatewayProvider *provider = &config->providers[route->provider];
-        if (provider->protocol != protocol) continue;
-        if (glob_match(str_of(route->match), model)) return provider;
+        if (config->providers[route->provider].protocol != protocol) continue;
+        if (glob_match(str_of(route->match), model)) return route;
     }
     return NULL;
 }
@@ -39,12 +37,13 @@ static const GatewayProvider *find_provider(const GatewayConfig *config, Str mod
 int gateway_resolve(const GatewayConfig *config, Str model, GatewayProtocol protocol,
                     const GatewayProvider **ret_provider, const Price **ret_price)
 {
-    const GatewayProvider *provider = find_provider(config, model, protocol);
-    if (!provider)
+    const GatewayRoute *route = gateway_route(config, model, protocol);
+    if (!route)
         return diag_set(-ENOENT,
                         "no provider that speaks the %s protocol serves the model \"%.*s\": add it "
                         "to `models` in gantry.yaml",
                         gateway_protocol_name(protocol), STR_ARG(model));
+    const GatewayProvider *provider = &config->providers[route->provider];
     if (ret_provider) *ret_provider = provider;
     const Price *price = price_find(config->prices, str_of(provider->name), model);
     if (!price) price = provider->default_price;

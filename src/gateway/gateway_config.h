@@ -42,7 +42,7 @@ typedef struct {
 typedef struct {
     const char *match;            /* logic/glob.h */
     size_t provider;              /* index into providers */
-    const char *const *fallbacks; /* not used yet */
+    const char *const *fallbacks; /* models tried, in order, when this one fails */
     size_t fallbacks_n;
 } GatewayRoute;
 
@@ -57,6 +57,9 @@ typedef struct {
 /* "chat", "responses", "messages", "embeddings" */
 const char *gateway_api_name(Api api);
 GatewayProtocol gateway_api_protocol(Api api);
+
+/* The route of a model, or NULL. Any thread. */
+const GatewayRoute *gateway_route(const GatewayConfig *config, Str model, GatewayProtocol protocol);
 
 /* Provider and price of a model, also for pre-flight. Returns 0, -ENOENT (no route; diag names the
  * fix) or -ENODATA (no price; diag names the fix; *ret_provider is set). Either ret may be NULL.

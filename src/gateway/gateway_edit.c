@@ -47,6 +47,16 @@ static bool cap_is_overlooked(const RequestInfo *info, const Edits *edits)
            strcmp(edits->cap_member, info->out_cap_member) != 0;
 }
 
+static int set_model(Buf *scratch, Str *at, Str model)
+{
+    CLEANUP(buf_deinit) Buf text;
+    buf_init(&text, 6 * REQUEST_MODEL_BYTES_MAX + 2);
+    JsonOut out = json_out(&text);
+    json_out_str(&out, model);
+    if (!json_out_ok(&out)) return -ENOMEM;
+    return member_set(scratch, at, "model", buf_str(&text));
+}
+
 /* Other stream options stay as they are. */
 static int set_include_usage(Buf *scratch, Str *at)
 {
@@ -66,7 +76,8 @@ int body_edit(Str body, const RequestInfo *info, const Edits *edits, Buf *scratc
     assert(edits->out_cap >= 0);
     Str at = body;
     int r = 0;
-    if (edits->out_cap && info->api != API_EMBEDDINGS)
+    if (!str_empty(edits->model)) r = set_model(scratch, &at, edits->model);
+    if (r == 0 && edits->out_cap && info->api != API_EMBEDDINGS)
         r = set_cap(scratch, &at, cap_member(info, edits), edits->out_cap);
     if (r == 0 && cap_is_overlooked(info, edits))
         r = set_cap(scratch, &at, edits->cap_member,

@@ -7,6 +7,7 @@
 #include "logic/request_info.h"
 
 typedef struct {
+    Str model;              /* to be asked for; empty: the client's */
     int64_t out_cap;        /* to be set; 0: leave the client's */
     const char *cap_member; /* where this server looks for it (API_CHAT); NULL: the usual one */
     bool no_tools;          /* forbid tool calls */
@@ -14,7 +15,7 @@ typedef struct {
 } Edits;
 
 /* body has been read into info. Returns 0 with the text to send in *ret, which is body itself when
- * nothing changes and else lives in scratch; or -ENOMEM (scratch's maximum: body and 1 KiB do). */
+ * nothing changes and else lives in scratch; or -ENOMEM (scratch's maximum: body and 2 KiB do). */
 MUST_CHECK int body_edit(Str body, const RequestInfo *info, const Edits *edits, Buf *scratch,
                          Str *ret);
 

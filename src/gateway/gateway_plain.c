@@ -24,17 +24,17 @@ static GatewayOutcome read_usage(ModelCall *call, Str text, Charge *ret_charge)
     if (!answer || json_parse(&call->arena, text, NULL, &body, NULL) < 0 ||
         json_type(body) != JSON_OBJECT) {
         call_problem(call, PROBLEM_UNREACHABLE, NULL, "the answer of %s cannot be read",
-                     call->provider->name);
+                     call->target->provider->name);
         return GATEWAY_CUT;
     }
-    answer_read(call->info.api, body, call->info.n, answer);
+    answer_read(call->target->api, body, call->info.n, answer);
     call->record.usage = answer->usage;
     call->record.finish = arena_str(&call->arena, str_of(answer->finish_reason));
     call_note_model(call, json_str(json_get(body, "model")));
     call_note_tools(call, answer->tool_names, answer->tool_names_n);
     if (answer->usage.valid) *ret_charge = CHARGE_USAGE;
     if (!answer->error) return GATEWAY_COMPLETE;
-    call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->provider->name,
+    call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->target->provider->name,
                  answer->error_text);
     return GATEWAY_CUT;
 }
@@ -52,6 +52,8 @@ int call_plain_wait(ModelCall *call)
     Charge charge;
     GatewayOutcome outcome = read_usage(call, buf_str(&answer), &charge);
     call->record.status = http_call_status(call->upstream);
+    recording_begin(call, call->record.status, false);
+    recording_add(call, buf_str(&answer));
     r = call_close_wait(call, outcome, charge);
     if (r < 0) reply_problem_wait(call);
     else reply_plain_wait(call, call->record.status, buf_str(&answer));
@@ -60,7 +62,7 @@ int call_plain_wait(ModelCall *call)
 
 /* An error of the provider's costs nothing and is passed on; a redirect would lead the agent around
  * the gateway. */
-int call_error_wait(ModelCall *call)
+int call_error_wait(ModelCall *call, CallFailure *ret)
 {
     CLEANUP(buf_deinit) Buf answer;
     buf_init(&answer, GATEWAY_ERROR_BYTES_MAX);
@@ -69,9 +71,15 @@ int call_error_wait(ModelCall *call)
     bool readable = r == HTTP_CALL_E_END && status >= 400;
     call->record.status = readable ? status : problem_status(PROBLEM_UNREACHABLE);
     call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s answered with status %d",
-                 call->provider->name, status);
+                 call->target->provider->name, status);
     int recorded = call_close_wait(call, GATEWAY_UPSTREAM, CHARGE_NOTHING);
-    if (recorded == 0 && readable) reply_plain_wait(call, status, buf_str(&answer));
-    else reply_problem_wait(call);
-    return recorded < 0 ? recorded : r == -ECANCELED ? r : 0;
+    if (recorded < 0) {
+        reply_problem_wait(call);
+        return recorded;
+    }
+    *ret = (CallFailure){ .outcome = GATEWAY_UPSTREAM };
+    if (!readable) return ATTEMPT_E_FAILED;
+    ret->status = status;
+    ret->body = arena_str(&call->arena, buf_str(&answer));
+    return ATTEMPT_E_FAILED;
 }

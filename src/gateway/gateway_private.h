@@ -15,6 +15,7 @@
 #define GATEWAY_REQUEST_BYTES_MAX (32u * 1024 * 1024)
 #define GATEWAY_ANSWER_BYTES_MAX (64u * 1024 * 1024)
 #define GATEWAY_ERROR_BYTES_MAX (1024u * 1024)
+#define GATEWAY_RECORDING_BYTES_MAX GATEWAY_ANSWER_BYTES_MAX
 #define GATEWAY_EVENT_BYTES_MAX (8u * 1024 * 1024)
 #define GATEWAY_JSON_FACTOR 13 /* memory json_parse may take for a byte of text */
 
@@ -35,6 +36,7 @@ typedef struct {
 
 struct Gateway {
     const GatewayConfig *config;
+    const GatewayControl *control; /* NULL: none */
     HttpClient *client;
     Uuid7Gen ids;
     atomic_size_t models_n;

@@ -49,7 +49,37 @@ static void add_ours(FieldList *fields, const ModelCall *call)
     add(fields, "x-gantry-task", call->task->options.task_id);
     add(fields, "x-gantry-version", call->task->options.version_id);
     add(fields, "x-gantry-cache", STR("off"));
+    if (call->target && call->target->degraded)
+        add(fields, "x-gantry-degraded", call->target->model);
 }
+
+/* --- the recording ---------------------------------------------------------------------------- */
+
+void recording_begin(ModelCall *call, int status, bool streamed)
+{
+    Recording *recording = &call->recording;
+    if (!call->keep_answer || recording->status) return;
+    recording->status = status;
+    recording->streamed = streamed;
+    str_copy(recording->content_type, sizeof recording->content_type,
+             http_call_field(call->upstream, "content-type"));
+}
+
+void recording_add(ModelCall *call, Str bytes)
+{
+    Recording *recording = &call->recording;
+    if (!call->keep_answer || recording->overflow) return;
+    recording->overflow = !buf_add(&recording->body, bytes);
+}
+
+void recording_clear(ModelCall *call)
+{
+    buf_clear(&call->recording.body);
+    call->recording.status = 0;
+    call->recording.overflow = false;
+}
+
+/* --- the head --------------------------------------------------------------------------------- */
 
 static void lost(ModelCall *call)
 {
@@ -63,6 +93,7 @@ static bool begin_wait(ModelCall *call, int status, const FieldList *fields, boo
     assert(!call->begun);
     if (call->gone) return false;
     call->begun = true;
+    call->streamed = streamed;
     call->record.status = status;
     const GatewayReply *reply = call->reply;
     if (reply->start_wait(reply->ctx, status, fields->list, fields->n, streamed) != 0) lost(call);
@@ -81,8 +112,14 @@ static void end_wait(ModelCall *call)
     if (call->reply->end_wait(call->reply->ctx) != 0) lost(call);
 }
 
+/* --- answers ---------------------------------------------------------------------------------- */
+
 void reply_problem_wait(ModelCall *call)
 {
+    if (call->begun && call->streamed) {
+        reply_stream_fail_wait(call, 0);
+        return;
+    }
     FieldList fields = { .n = 0 };
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, 64 * 1024);
@@ -99,6 +136,12 @@ void reply_problem_wait(ModelCall *call)
 
 void reply_plain_wait(ModelCall *call, int status, Str body)
 {
+    if (call->begun && call->streamed) { /* a stream was promised, and is not what came */
+        call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s did not answer with a stream",
+                     call->target->provider->name);
+        reply_stream_fail_wait(call, 0);
+        return;
+    }
     FieldList fields = { .n = 0 };
     char cost[MONEY_TEXT_MAX];
     add_upstream(&fields, call);
@@ -109,19 +152,35 @@ void reply_plain_wait(ModelCall *call, int status, Str body)
     end_wait(call);
 }
 
+void reply_error_wait(ModelCall *call, int status, Str body)
+{
+    if (call->begun && call->streamed)
+        reply_problem_wait(call); /* call->problem names the status */
+    else reply_plain_wait(call, status, body);
+}
+
+static void begin_stream_wait(ModelCall *call, int status)
+{
+    if (call->begun || call->gone) return;
+    FieldList fields = { .n = 0 };
+    add_upstream(&fields, call);
+    add_ours(&fields, call);
+    (void)begin_wait(call, status, &fields, true);
+}
+
 void reply_stream_wait(ModelCall *call, Str bytes)
 {
-    if (!call->begun && !call->gone) {
-        FieldList fields = { .n = 0 };
-        add_upstream(&fields, call);
-        add_ours(&fields, call);
-        if (!begin_wait(call, http_call_status(call->upstream), &fields, true)) return;
-    }
+    int status = http_call_status(call->upstream);
+    recording_begin(call, status, true);
+    recording_add(call, bytes);
+    begin_stream_wait(call, status);
     write_wait(call, bytes);
 }
 
-void reply_stream_end_wait(ModelCall *call)
+void reply_stream_end_wait(ModelCall *call, Str tail)
 {
+    begin_stream_wait(call, http_call_status(call->upstream));
+    write_wait(call, tail);
     end_wait(call);
 }
 
@@ -131,5 +190,18 @@ void reply_stream_fail_wait(ModelCall *call, int64_t sequence)
     buf_init(&event, 64 * 1024);
     if (problem_event(&event, call->problem, call->request->api, str_of(call->message), sequence))
         write_wait(call, buf_str(&event));
+    end_wait(call);
+}
+
+void reply_recording_wait(ModelCall *call, const Recording *recording, const GatewayField *field)
+{
+    FieldList fields = { .n = 0 };
+    assert(!call->begun && !recording->overflow);
+    add(&fields, "content-type", str_of(recording->content_type));
+    add_ours(&fields, call);
+    add(&fields, "x-gantry-cost-usd", STR("0.000000000"));
+    if (field) add(&fields, field->name, field->value);
+    if (!begin_wait(call, recording->status, &fields, recording->streamed)) return;
+    write_wait(call, buf_str(&recording->body));
     end_wait(call);
 }

@@ -56,7 +56,7 @@ static CapHold booked(const ModelCall *call, Charge charge)
     if (charge == CHARGE_HOLD) return call->verdict.hold;
     assert(usage->valid);
     return (CapHold){ .tokens = money_add(usage->input_tokens, usage->output_tokens),
-                      .nusd = price_cost(call->price, usage) };
+                      .nusd = price_cost(call->target->price, usage) };
 }
 
 static void settle(ModelCall *call, Charge charge)
@@ -121,6 +121,7 @@ int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
     record->client_gone = call->gone;
     record->duration_us = clock_mono_us() - call->started_us;
     if (outcome != GATEWAY_COMPLETE) record->error = str_of(call->message);
+    if (call->keep_answer && outcome == GATEWAY_COMPLETE) record->answer = &call->recording;
     stats_call(call->task->gateway, record);
     log_failure(call);
     fiber_shield();
@@ -149,18 +150,18 @@ static GatewayOutcome judge(ModelCall *call, int r, Charge *ret_charge)
     }
     if (r == -ETIMEDOUT) {
         call_problem(call, PROBLEM_TIMEOUT, NULL, "%s did not answer in time: %s",
-                     call->provider->name, diag_text_or(r));
+                     call->target->provider->name, diag_text_or(r));
         return sent ? GATEWAY_TIMEOUT : GATEWAY_UNREACHED;
     }
     if (call->upstream) { /* it had begun to answer */
         call_problem(call, PROBLEM_UNREACHABLE, NULL, "the answer of %s was cut off: %s",
-                     call->provider->name, diag_text_or(r));
+                     call->target->provider->name, diag_text_or(r));
         return GATEWAY_CUT;
     }
     /* Before any byte of an answer nothing was served, and a provider that fails does not bill. */
     *ret_charge = CHARGE_NOTHING;
     call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s could not be reached: %s",
-                 call->provider->name, diag_text_or(r));
+                 call->target->provider->name, diag_text_or(r));
     return GATEWAY_UNREACHED;
 }
 

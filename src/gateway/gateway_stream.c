@@ -26,7 +26,7 @@ static Streaming *streaming_new(ModelCall *call)
     s->drop_usage = call->info.api == API_CHAT && !call->info.include_usage;
     s->tail_until_ms = DEADLINE_NONE;
     sse_init(&s->sse, GATEWAY_EVENT_BYTES_MAX);
-    stream_init(&s->state, call->info.api, call->info.n);
+    stream_init(&s->state, call->target->api, call->info.n);
     arena_init(&s->scratch, GATEWAY_JSON_FACTOR * GATEWAY_EVENT_BYTES_MAX);
     buf_init(&s->tail, 2 * GATEWAY_EVENT_BYTES_MAX);
     return s;
@@ -53,7 +53,8 @@ static void note_event(ModelCall *call, const StreamNote *note)
 static bool is_finished(const Streaming *s)
 {
     if (s->state.phase == STREAM_OPEN) return false;
-    return s->call->info.api != API_CHAT || s->state.phase == STREAM_FAILED || s->state.done_marker;
+    return s->call->target->api != API_CHAT || s->state.phase == STREAM_FAILED ||
+           s->state.done_marker;
 }
 
 static int take_event_wait(Streaming *s, const SsePiece *piece)
@@ -136,9 +137,11 @@ static int end_wait(Streaming *s)
     ModelCall *call = s->call;
     bool complete = s->state.phase == STREAM_COMPLETE;
     if (!complete)
-        call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->provider->name,
+        call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->target->provider->name,
                      s->state.error_text);
     call->record.status = http_call_status(call->upstream);
+    recording_begin(call, call->record.status, true);
+    recording_add(call, buf_str(&s->tail));
     int r = call_close_wait(call, complete ? GATEWAY_COMPLETE : GATEWAY_CUT,
                             stream_settles(&s->state) ? CHARGE_USAGE : CHARGE_HOLD);
     if (r < 0 && !call->begun) {
@@ -146,8 +149,7 @@ static int end_wait(Streaming *s)
     } else if (r < 0) {
         reply_stream_fail_wait(call, (int64_t)s->state.events);
     } else {
-        reply_stream_wait(call, buf_str(&s->tail));
-        reply_stream_end_wait(call);
+        reply_stream_end_wait(call, buf_str(&s->tail));
     }
     return r < 0 ? r : complete ? 0 : GATEWAY_E_CUT;
 }

@@ -20,6 +20,11 @@ Gateway *gateway_new(const GatewayConfig *config)
     return gateway;
 }
 
+void gateway_set_control(Gateway *gateway, const GatewayControl *control)
+{
+    gateway->control = control;
+}
+
 void gateway_free(Gateway *gateway)
 {
     if (!gateway) return;
@@ -62,7 +67,8 @@ static bool copy_options(GatewayTask *task, const GatewayTaskOptions *options)
     *o = *options;
     return copy_str(&task->arena, &o->task_id) && copy_str(&task->arena, &o->agent) &&
            copy_str(&task->arena, &o->version_id) && copy_str(&task->arena, &o->model) &&
-           copy_str(&task->arena, &o->traceparent) &&
+           copy_str(&task->arena, &o->traceparent) && copy_str(&task->arena, &o->user_id) &&
+           copy_str(&task->arena, &o->tenant_id) && copy_str(&task->arena, &o->session_id) &&
            copy_strs(&task->arena, &o->fallbacks, o->fallbacks_n) &&
            copy_strs(&task->arena, &o->tools, o->tools_n);
 }

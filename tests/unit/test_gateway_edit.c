@@ -34,6 +34,14 @@ static void check_edit(Api api, const char *body, Edits edits, const char *want)
 
 #define MESSAGES "\"messages\":[{\"role\":\"user\",\"content\":\"\\u00e9 \"}]"
 
+static void test_model(void **state)
+{
+    (void)state;
+    check_edit(API_CHAT, "{\"n\":1, \"model\" : \"m\", " MESSAGES "}",
+               (Edits){ .model = STR("other/\"m\"") },
+               "{\"n\":1, \"model\" : \"other/\\\"m\\\"\", " MESSAGES "}");
+}
+
 static void test_nothing_to_edit(void **state)
 {
     (void)state;
@@ -185,10 +193,11 @@ static void test_problem_events(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nothing_to_edit),   cmocka_unit_test(test_output_cap),
-        cmocka_unit_test(test_include_usage),     cmocka_unit_test(test_no_tools),
-        cmocka_unit_test(test_edit_without_room), cmocka_unit_test(test_problem_bodies),
-        cmocka_unit_test(test_problem_statuses),  cmocka_unit_test(test_problem_events),
+        cmocka_unit_test(test_model),          cmocka_unit_test(test_nothing_to_edit),
+        cmocka_unit_test(test_output_cap),     cmocka_unit_test(test_include_usage),
+        cmocka_unit_test(test_no_tools),       cmocka_unit_test(test_edit_without_room),
+        cmocka_unit_test(test_problem_bodies), cmocka_unit_test(test_problem_statuses),
+        cmocka_unit_test(test_problem_events),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -101,6 +101,66 @@ static void test_modes(void **state)
     rig_run(modes_wait);
 }
 
+/* --- fallbacks -------------------------------------------------------------------------------- */
+
+static Reply fallback_wait(Rig *rig, const char *model, bool stream)
+{
+    static const Str fallbacks[] = { { "sim/overload", 12 },
+                                     { "unpriced-none", 13 },
+                                     { "sim/small-echo", 14 } };
+    rig->options.model = str_of(model);
+    rig->options.fallbacks = fallbacks;
+    rig->options.fallbacks_n = ARRAY_N(fallbacks);
+    rig_task_wait(rig, rig_no_limits);
+    return rig_say_wait(rig, API_CHAT, model, stream, "", "which way?");
+}
+
+/* Each attempt has its own record and hold; the last one answers, and says that it stands in. */
+static void fallbacks_wait(void *arg)
+{
+    Rig *rig = arg;
+    for (int stream = 0; stream < 2; stream++) {
+        size_t before = rig->calls_n;
+        CLEANUP(reply_deinit) Reply reply = fallback_wait(rig, "sim/fail", stream);
+        CHECK_INT(reply.status, 200);
+        CHECK_HAS(reply_str(&reply), "hich way");
+        const RigCall *last = rig_last(rig);
+        CHECK_STR(str_of(last->model), STR("sim/small-echo"));
+        CHECK(last->call.degraded && last->call.tries > 1);
+        CHECK_INT(rig->calls_n, before + (size_t)last->call.tries);
+        CHECK_INT(rig->calls[before].call.outcome, GATEWAY_UPSTREAM);
+        CHECK_INT(rig->calls[before].call.charged.nusd, 0);
+        CHECK_STR(str_of(rig->calls[before].model), STR("sim/fail"));
+        CHECK_INT(rig_totals(rig).cost_nusd, last->call.charged.nusd);
+    }
+}
+
+static void test_fallbacks(void **state)
+{
+    (void)state;
+    rig_run(fallbacks_wait);
+}
+
+/* Once a byte was given away there is no second model; an answer of the first is no failure. */
+static void no_fallback_wait(void *arg)
+{
+    Rig *rig = arg;
+    static const char *const models[] = { "sim/truncate", "sim/echo" };
+    for (size_t i = 0; i < ARRAY_N(models); i++) {
+        size_t before = rig->calls_n;
+        CLEANUP(reply_deinit) Reply reply = fallback_wait(rig, models[i], true);
+        CHECK_INT(reply.status, 200);
+        CHECK_INT(rig->calls_n, before + 1);
+        CHECK(!rig_last(rig)->call.degraded);
+    }
+}
+
+static void test_no_fallback(void **state)
+{
+    (void)state;
+    rig_run(no_fallback_wait);
+}
+
 /* Tool arguments that break off are never passed for a finished call. */
 static void tool_cut_wait(void *arg)
 {
@@ -581,6 +641,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_fallbacks),
+        cmocka_unit_test(test_no_fallback),
         cmocka_unit_test(test_tool_cut),
         cmocka_unit_test(test_time),
         cmocka_unit_test(test_faithful),

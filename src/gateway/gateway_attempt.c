@@ -1,0 +1,199 @@
+#include "base/diag.h"
+#include "base/log.h"
+#include "gateway/gateway_call.h"
+#include "gateway/gateway_edit.h"
+#include "sys/entropy.h"
+
+#define TIMEOUT_DEFAULT_MS 600000
+#define FIELDS_MAX 8
+#define EDIT_BYTES_MAX 2048 /* that edits add to a request */
+
+/* --- sending ---------------------------------------------------------------------------------- */
+
+static void make_id(Gateway *gateway, char out[UUID_TEXT_MAX])
+{
+    uint8_t random[UUID7_RANDOM_BYTES];
+    entropy_fill(random, sizeof random);
+    uuid_text(uuid7_next(&gateway->ids, clock_real_ms(), random), out);
+}
+
+static void record_begin(ModelCall *call)
+{
+    GatewayCall *record = &call->record;
+    record->ttfb_us = -1;
+    const GatewayTaskOptions *options = &call->task->options;
+    make_id(call->task->gateway, record->id);
+    record->task_id = options->task_id;
+    record->tries = call->tries;
+    record->degraded = call->target->degraded;
+    record->agent = options->agent;
+    record->version_id = options->version_id;
+    record->attempt = options->attempt;
+    record->api = call->target->api;
+    record->provider = str_of(call->target->provider->name);
+    record->model = call->target->model;
+    record->streamed = call->info.stream;
+    record->simulated = call->target->provider->simulated;
+    record->hold = call->verdict.hold;
+    record->started_real_ms = clock_real_ms();
+}
+
+static int edit(ModelCall *call, Str *ret)
+{
+    const CapLimits *limits = &call->task->options.limits;
+    const RequestInfo *info = &call->info;
+    bool capped = limits->tokens != CAP_NONE || limits->usd_nusd != CAP_NONE;
+    Edits edits = {
+        .model = call->target->degraded ? call->target->model : STR_NULL,
+        .cap_member = call->target->provider->cap_member,
+        .no_tools = call->verdict.tools_spent && info->has_tools,
+        .include_usage = info->api == API_CHAT && info->stream && !info->include_usage,
+    };
+    /* without a cap to keep, a request that names none is left to the provider's own */
+    if (call->verdict.clamped || (capped && info->out_cap == 0))
+        edits.out_cap = call->verdict.out_cap;
+    if (call->verdict.clamped) atomic_fetch_add(&call->task->gateway->clamped, 1);
+    return body_edit(call->request->body, info, &edits, &call->body, ret);
+}
+
+static Str upstream_url(ModelCall *call)
+{
+    static const char *const paths[API_N_] = {
+        [API_CHAT] = "/chat/completions",
+        [API_RESPONSES] = "/responses",
+        [API_MESSAGES] = "/v1/messages",
+        [API_EMBEDDINGS] = "/embeddings",
+    };
+    return url_join(&call->arena, str_of(call->target->provider->base_url),
+                    str_of(paths[call->target->api]));
+}
+
+/* The head is made from nothing: what the agent sent, its keys above all, stays here. */
+static size_t upstream_fields(ModelCall *call, HttpClientField fields[FIELDS_MAX])
+{
+    const GatewayRequest *request = call->request;
+    Str key = str_of(call->target->provider->key), trace = call->task->options.traceparent;
+    size_t n = 0;
+    fields[n++] = (HttpClientField){ "content-type", STR("application/json") };
+    fields[n++] = (HttpClientField){ "accept", call->info.stream ? STR("text/event-stream")
+                                                                 : STR("application/json") };
+    if (!str_empty(trace)) fields[n++] = (HttpClientField){ "traceparent", trace };
+    if (call->target->provider->protocol == GATEWAY_OPENAI) {
+        Str bearer = arena_printf(&call->arena, "Bearer %.*s", STR_ARG(key));
+        if (!str_empty(key)) fields[n++] = (HttpClientField){ "authorization", bearer };
+        return n;
+    }
+    Str version = request->anthropic_version;
+    if (str_empty(version)) version = STR("2023-06-01");
+    fields[n++] = (HttpClientField){ "anthropic-version", version };
+    if (!str_empty(key)) fields[n++] = (HttpClientField){ "x-api-key", key };
+    if (!str_empty(request->anthropic_beta))
+        fields[n++] = (HttpClientField){ "anthropic-beta", request->anthropic_beta };
+    assert(n <= FIELDS_MAX);
+    return n;
+}
+
+/* Sends the request and waits for the answer's head. Returns 0 or a negative errno. */
+static int send_wait(ModelCall *call)
+{
+    const GatewayProvider *provider = call->target->provider;
+    int64_t timeout_ms = provider->timeout_ms ? provider->timeout_ms : TIMEOUT_DEFAULT_MS;
+    HttpClientField fields[FIELDS_MAX];
+    HttpCallOptions options = {
+        .method = STR("POST"),
+        .url = upstream_url(call),
+        .fields = fields,
+        .fields_n = upstream_fields(call, fields),
+        .connect_timeout_ms = provider->connect_timeout_ms,
+        .idle_timeout_ms = provider->idle_timeout_ms ? provider->idle_timeout_ms : timeout_ms,
+        .deadline_ms = MIN(deadline_after(timeout_ms), call->task->wall_deadline_ms),
+        .abort = &call->abort,
+    };
+    diag_clear();
+    buf_init(&call->body, call->request->body.len + EDIT_BYTES_MAX);
+    int r = edit(call, &options.body);
+    if (r < 0) return r;
+    return http_call_open_wait(call->task->gateway->client, &options, &call->upstream);
+}
+
+static bool is_event_stream(const HttpCall *upstream)
+{
+    Str type;
+    str_split(http_call_field(upstream, "content-type"), ';', &type, NULL);
+    return str_eq_nocase(str_trim(type), STR("text/event-stream"));
+}
+
+/* --- an attempt ------------------------------------------------------------------------------- */
+
+static int forward_wait(ModelCall *call, CallFailure *ret)
+{
+    int status = http_call_status(call->upstream);
+    if (status < 200 || status > 299) return call_error_wait(call, ret);
+    if (call->info.stream && is_event_stream(call->upstream)) return call_stream_wait(call);
+    return call_plain_wait(call);
+}
+
+/* The reservation may have to be durable before money can be spent. */
+static int hold_wait(ModelCall *call)
+{
+    const GatewaySink *sink = call->task->options.sink;
+    if (!sink->call_hold_wait) return 0;
+    fiber_shield();
+    int r = sink->call_hold_wait(sink->ctx, &call->record);
+    fiber_unshield();
+    assert(r <= 0);
+    return r;
+}
+
+/* Nothing was sent: the hold is given back, and there is no call to record. */
+static int give_back_wait(ModelCall *call, int r)
+{
+    call->held = false;
+    cap_release(&call->task->totals.caps, &call->verdict.hold);
+    cond_broadcast(&call->task->changed);
+    if (r == -ESTALE) gateway_task_stop(call->task, GATEWAY_STOP_STALE);
+    else
+        LOG_ERROR("reservation not recorded", LOG_CSTR("call", call->record.id),
+                  LOG_CSTR("why", diag_text_or(r)));
+    if (r == -ESTALE)
+        call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(GATEWAY_STOP_STALE));
+    else call_problem(call, PROBLEM_INTERNAL, NULL, "the reservation could not be recorded");
+    reply_problem_wait(call);
+    return r;
+}
+
+static int send_failed_wait(ModelCall *call, int r, CallFailure *ret)
+{
+    int recorded = call_fail_wait(call, r);
+    ret->outcome = call->record.outcome;
+    if (recorded == 0) return ATTEMPT_E_FAILED;
+    reply_problem_wait(call);
+    return recorded;
+}
+
+int call_attempt_wait(ModelCall *call, CallFailure *ret)
+{
+    call->tries++;
+    int r = call_admit_wait(call);
+    if (r != 0) return r;
+    record_begin(call);
+    r = hold_wait(call);
+    if (r < 0) return give_back_wait(call, r);
+
+    call->task->totals.calls++;
+    atomic_fetch_add(&call->task->gateway->in_flight, 1);
+    r = send_wait(call);
+    if (r < 0) return send_failed_wait(call, r, ret);
+    return forward_wait(call, ret);
+}
+
+void call_attempt_clear(ModelCall *call)
+{
+    assert(!call->held);
+    http_call_free(TAKE(call->upstream)); /* which sends from body */
+    buf_deinit(&call->body);
+    call->abort = (HttpAbort){ 0 };
+    call->record = (GatewayCall){ 0 };
+    call->verdict = (CapVerdict){ 0 };
+    recording_clear(call);
+}

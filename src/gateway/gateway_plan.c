@@ -1,0 +1,61 @@
+#include "base/diag.h"
+#include "gateway/gateway_call.h"
+
+static bool is_planned(const ModelCall *call, Str model)
+{
+    for (size_t i = 0; i < call->targets_n; i++)
+        if (str_eq(call->targets[i].model, model)) return true;
+    return false;
+}
+
+static int resolve(const ModelCall *call, Str model, CallTarget *ret)
+{
+    *ret = (CallTarget){ .model = model, .api = call->info.api };
+    return gateway_resolve(call->task->gateway->config, model, gateway_api_protocol(ret->api),
+                           &ret->provider, &ret->price);
+}
+
+static int plan_asked(ModelCall *call)
+{
+    CallTarget target;
+    int r = resolve(call, call->info.model, &target);
+    if (r == -ENOENT) return call_problem(call, PROBLEM_MODEL, "model", "%s", diag_text());
+    if (r == -ENODATA) return call_problem(call, PROBLEM_PRICE, "model", "%s", diag_text());
+    if (r == 0) r = call_check_terms(call, &target);
+    if (r == 0) call->targets[call->targets_n++] = target;
+    return r;
+}
+
+/* A fallback that cannot take this call is passed over. */
+static void plan_fallback(ModelCall *call, Str model)
+{
+    CallTarget target;
+    if (call->targets_n == CALL_TARGETS_MAX || is_planned(call, model)) return;
+    if (resolve(call, model, &target) < 0 || call_check_terms(call, &target) != 0) return;
+    target.degraded = true;
+    call->targets[call->targets_n++] = target;
+}
+
+/* The version's own fallbacks stand in for its model, the route's for what the route serves. */
+static void plan_fallbacks(ModelCall *call)
+{
+    const GatewayTaskOptions *options = &call->task->options;
+    const GatewayRoute *route = gateway_route(call->task->gateway->config, call->info.model,
+                                              gateway_api_protocol(call->info.api));
+    if (str_eq(call->info.model, options->model))
+        for (size_t i = 0; i < options->fallbacks_n; i++)
+            plan_fallback(call, options->fallbacks[i]);
+    for (size_t i = 0; route && i < route->fallbacks_n; i++)
+        plan_fallback(call, str_of(route->fallbacks[i]));
+}
+
+int call_plan(ModelCall *call)
+{
+    assert(call->targets_n == 0);
+    int r = plan_asked(call);
+    if (r != 0) return r;
+    plan_fallbacks(call);
+    call->problem = PROBLEM_NONE; /* of fallbacks passed over */
+    call->target = &call->targets[0];
+    return 0;
+}
