@@ -147,4 +147,8 @@ MUST_CHECK int json_member_span(Str text, Str key, Str *ret_member, Str *ret_val
  * when it is there, else put first. text as above. Returns 0 or -ENOMEM (out full). */
 MUST_CHECK int json_member_set(Str text, Str key, Str value_json, Buf *out);
 
+/* Appends to out the object text without its top-level member key and one comma; as it is when
+ * there is none. text as above. Returns 0 or -ENOMEM (out full). */
+MUST_CHECK int json_member_drop(Str text, Str key, Buf *out);
+
 #endif

@@ -185,3 +185,24 @@ int json_member_set(Str text, Str key, Str value_json, Buf *out)
     }
     return out->failed ? -ENOMEM : 0;
 }
+
+/* The comma behind it goes with it or, for the last member, the one before. */
+int json_member_drop(Str text, Str key, Buf *out)
+{
+    Str member, value;
+    assert(!out->failed);
+    if (json_member_span(text, key, &member, &value) < 0) return buf_add(out, text) ? 0 : -ENOMEM;
+    size_t from = (size_t)(member.ptr - text.ptr);
+    Scan s = { .text = text, .at = from + member.len };
+    spaces_skip(&s);
+    if (peek(&s) == ',') {
+        s.at++;
+        spaces_skip(&s);
+    } else {
+        while (from > 0 && is_space(text.ptr[from - 1])) from--;
+        if (from > 0 && text.ptr[from - 1] == ',') from--;
+    }
+    buf_add(out, str_sub(text, 0, from));
+    buf_add(out, str_skip(text, s.at));
+    return out->failed ? -ENOMEM : 0;
+}

@@ -153,11 +153,45 @@ static void test_random_objects(void **state)
         assert_int_equal(json_member_set(buf_str(&text), str_of(key), STR("\"new\""), &changed), 0);
         assert_int_equal(json_parse(&arena, buf_str(&changed), NULL, &after, NULL), 0);
         assert_int_equal(json_len(after), json_len(v) + (chosen >= n));
+        Buf dropped;
+        const Json *left;
+        buf_init(&dropped, 1 << 16);
+        assert_int_equal(json_member_drop(buf_str(&text), str_of(key), &dropped), 0);
+        assert_int_equal(json_parse(&arena, buf_str(&dropped), NULL, &left, NULL), 0);
+        assert_int_equal(json_len(left), json_len(v) - (chosen < n));
+        assert_null(json_get(left, key));
+        for (JsonIter it = json_iter(left); json_next(&it);)
+            assert_true(json_eq(it.value, json_get_str(v, it.key)));
+        buf_deinit(&dropped);
         for (JsonIter it = json_iter(after); json_next(&it);) {
             if (str_eq(it.key, str_of(key))) assert_true(str_eq(json_str(it.value), STR("new")));
             else assert_true(json_eq(it.value, json_get_str(v, it.key)));
         }
     }
+}
+
+static void expect_dropped(const char *text, const char *key, const char *expected)
+{
+    CLEANUP(buf_deinit) Buf out;
+    buf_init(&out, 1024);
+    assert_int_equal(json_member_drop(str_of(text), str_of(key), &out), 0);
+    assert_string_equal(out.ptr, expected);
+}
+
+static void test_drop(void **state)
+{
+    (void)state;
+    expect_dropped("{\"a\":1,\"b\":[2,{}],\"c\":3}", "a", "{\"b\":[2,{}],\"c\":3}");
+    expect_dropped("{\"a\":1,\"b\":[2,{}],\"c\":3}", "b", "{\"a\":1,\"c\":3}");
+    expect_dropped("{\"a\":1 , \"c\" : 3 }", "c", "{\"a\":1 }");
+    expect_dropped(" { \"a\" : 1 } ", "a", " {} ");
+    expect_dropped("{\"a\":1}", "z", "{\"a\":1}");
+    expect_dropped("{}", "z", "{}");
+    expect_dropped("{\"\\u0061\":1,\"b\":\"a\"}", "a", "{\"b\":\"a\"}");
+    Buf small;
+    buf_init(&small, 3);
+    assert_int_equal(json_member_drop(STR("{\"a\":1,\"b\":2}"), STR("a"), &small), -ENOMEM);
+    buf_deinit(&small);
 }
 
 int main(void)
@@ -168,6 +202,7 @@ int main(void)
         cmocka_unit_test(test_span_of_what_is_not_there),
         cmocka_unit_test(test_set),
         cmocka_unit_test(test_set_when_full),
+        cmocka_unit_test(test_drop),
         cmocka_unit_test(test_random_objects),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
