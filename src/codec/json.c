@@ -6,6 +6,7 @@
 
 #define DOUBLE_INT_MAX 9007199254740992.0 /* 2^53: up to here a double is exact to one */
 #define PAIRWISE_MAX 8                    /* keys compared each with each, without sorting */
+#define POINTER_TOKEN_MAX 256
 
 /* --- parsing ---------------------------------------------------------------------------------- */
 
@@ -352,6 +353,47 @@ size_t json_len(const Json *v)
 const Json *json_at(const Json *array, size_t index)
 {
     return yyjson_arr_get(json_raw(array), index);
+}
+
+/* A token with ~1 and ~0 decoded; false: malformed or too long. */
+static bool token_decode(Str token, char out[POINTER_TOKEN_MAX], Str *ret)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < token.len; i++) {
+        char c = token.ptr[i];
+        if (n == POINTER_TOKEN_MAX) return false;
+        if (c == '~') {
+            i++;
+            if (i == token.len || (token.ptr[i] != '0' && token.ptr[i] != '1')) return false;
+            c = token.ptr[i] == '0' ? '~' : '/';
+        }
+        out[n++] = c;
+    }
+    *ret = str_make(out, n);
+    return true;
+}
+
+static const Json *element_at(const Json *array, Str token)
+{
+    uint64_t index;
+    bool zeros = token.len > 1 && token.ptr[0] == '0';
+    if (zeros || str_to_u64(token, &index) < 0 || index >= json_len(array)) return NULL;
+    return json_at(array, (size_t)index);
+}
+
+const Json *json_pointer(const Json *v, Str pointer)
+{
+    char text[POINTER_TOKEN_MAX];
+    Str token;
+    if (pointer.len > 0 && pointer.ptr[0] != '/') return NULL;
+    bool more = pointer.len > 0;
+    Str rest = str_skip(pointer, 1);
+    while (more && v) {
+        rest = str_split(rest, '/', &token, &more);
+        if (!token_decode(token, text, &token)) return NULL;
+        v = json_type(v) == JSON_ARRAY ? element_at(v, token) : json_get_str(v, token);
+    }
+    return v;
 }
 
 JsonIter json_iter(const Json *v)

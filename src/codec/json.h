@@ -73,6 +73,10 @@ Str json_number_text(const Json *v);
 size_t json_len(const Json *v);
 const Json *json_at(const Json *array, size_t index); /* O(n): iterate instead */
 
+/* The value at a JSON pointer (RFC 6901), "" being v itself; NULL when there is none, also for a
+ * malformed pointer. Tokens of over 256 bytes are not found. */
+const Json *json_pointer(const Json *v, Str pointer);
+
 /* Iteration over an array (key stays empty) or an object, in document order:
  *     for (JsonIter it = json_iter(v); json_next(&it);) use(it.key, it.value); */
 typedef struct {
@@ -131,6 +135,11 @@ void json_out_kval(JsonOut *out, const char *key, const Json *v);
 /* Appends the canonical text of v: keys sorted by UTF-16 code unit, ECMAScript numbers, minimal
  * escapes. Returns 0, -EINVAL (JSON_BIG, or an integer beyond +-(2^53-1)), -ENOMEM (buf full). */
 MUST_CHECK int json_canonical(const Json *v, Buf *buf);
+
+/* The same as if the values of without (members with their keys, or elements; v itself not) were
+ * not there. Each is compared with each value of v: for a few. */
+MUST_CHECK int json_canonical_without(const Json *v, const Json *const *without, size_t without_n,
+                                      Buf *buf);
 
 /* A double as ECMAScript prints it (RFC 8785 section 3.2.2.3), NUL-terminated; v must be finite. */
 #define JSON_NUMBER_TEXT_MAX 32

@@ -112,9 +112,18 @@ static int key_cmp_utf16(Str a, Str b)
 typedef struct {
     Buf *out;
     Buf keys; /* a stack of sorted keys, those of every object around the current value */
+    const Json *const *without;
+    size_t without_n;
 } Canon;
 
 static int value_add(Canon *c, const Json *v);
+
+static bool is_left_out(const Canon *c, const Json *v)
+{
+    for (size_t i = 0; i < c->without_n; i++)
+        if (c->without[i] == v) return true;
+    return false;
+}
 
 static int number_add(Canon *c, const Json *v)
 {
@@ -134,8 +143,10 @@ static int array_add(Canon *c, const Json *v)
 {
     bool first = true;
     buf_add_char(c->out, '[');
-    for (JsonIter it = json_iter(v); json_next(&it); first = false) {
+    for (JsonIter it = json_iter(v); json_next(&it);) {
+        if (is_left_out(c, it.value)) continue;
         if (!first) buf_add_char(c->out, ',');
+        first = false;
         int r = value_add(c, it.value);
         if (r < 0) return r;
     }
@@ -158,13 +169,16 @@ static int keys_push(Canon *c, const Json *object, size_t n)
 static int object_add(Canon *c, const Json *v)
 {
     size_t n = json_len(v), base = c->keys.len;
+    bool first = true;
     int r = keys_push(c, v, n);
     if (r < 0) return r;
     buf_add_char(c->out, '{');
     for (size_t i = 0; i < n; i++) {
         const Json *key; /* read anew each time: the stack moves when it grows */
         memcpy(&key, c->keys.ptr + base + i * sizeof key, sizeof key);
-        if (i > 0) buf_add_char(c->out, ',');
+        if (is_left_out(c, key + 1)) continue;
+        if (!first) buf_add_char(c->out, ',');
+        first = false;
         json_text_add(c->out, json_raw_str(key));
         buf_add_char(c->out, ':');
         r = value_add(c, key + 1);
@@ -195,9 +209,9 @@ static int value_add(Canon *c, const Json *v)
     return -EINVAL;
 }
 
-int json_canonical(const Json *v, Buf *buf)
+int json_canonical_without(const Json *v, const Json *const *without, size_t without_n, Buf *buf)
 {
-    Canon c = { .out = buf };
+    Canon c = { .out = buf, .without = without, .without_n = without_n };
     assert(!buf->failed);
     buf_init(&c.keys, SIZE_MAX / 8);
     int r = value_add(&c, v);
@@ -205,4 +219,9 @@ int json_canonical(const Json *v, Buf *buf)
     if (r == 0 && buf->failed) r = -ENOMEM;
     if (r == -ENOMEM) diag_set(r, "the canonical form is over %zu bytes", buf->max);
     return r;
+}
+
+int json_canonical(const Json *v, Buf *buf)
+{
+    return json_canonical_without(v, NULL, 0, buf);
 }

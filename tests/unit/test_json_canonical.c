@@ -311,6 +311,63 @@ static void test_appends(void **state)
     assert_string_equal(buf.ptr, "before [1]");
 }
 
+/* --- left out --------------------------------------------------------------------------------- */
+
+static void check_without(const char *text, const char *const *pointers, size_t n,
+                          const char *expected)
+{
+    Arena arena;
+    Buf out;
+    const Json *v, *without[8];
+    arena_init(&arena, 1 << 20);
+    buf_init(&out, 1 << 20);
+    assert_int_equal(json_parse(&arena, str_of(text), NULL, &v, NULL), 0);
+    for (size_t i = 0; i < n; i++) {
+        without[i] = json_pointer(v, str_of(pointers[i]));
+        assert_non_null(without[i]);
+    }
+    assert_int_equal(json_canonical_without(v, without, n, &out), 0);
+    assert_string_equal(out.ptr, expected);
+    buf_deinit(&out);
+    arena_deinit(&arena);
+}
+
+static void test_without(void **state)
+{
+    (void)state;
+    const char *text = "{\"b\":[1,2,{\"c\":3,\"d\":4}],\"a\":\"x\",\"m/n~\":5}";
+    check_without(text, NULL, 0, "{\"a\":\"x\",\"b\":[1,2,{\"c\":3,\"d\":4}],\"m/n~\":5}");
+    check_without(text, (const char *[]){ "/a", "/b/2/c" }, 2,
+                  "{\"b\":[1,2,{\"d\":4}],\"m/n~\":5}");
+    check_without(text, (const char *[]){ "/b/0", "/m~1n~0" }, 2,
+                  "{\"a\":\"x\",\"b\":[2,{\"c\":3,\"d\":4}]}");
+    check_without(text, (const char *[]){ "/a", "/b", "/m~1n~0" }, 3, "{}");
+    check_without("[[1],2]", (const char *[]){ "/0", "/1" }, 2, "[]");
+}
+
+static void test_pointer(void **state)
+{
+    (void)state;
+    static const char *const none[] = { "a",  "/b/9", "/b/01", "/b/-", "/b/x", "/a/0",
+                                        "/~", "/~2a", "/b/-1", "/c",   "/b/",  "/0" };
+    char lengthy[400];
+    Arena arena;
+    const Json *v;
+    arena_init(&arena, 1 << 20);
+    assert_int_equal(json_parse(&arena, STR("{\"a\":1,\"b\":[7,8],\"\":{\"\":3}}"), NULL, &v, NULL),
+                     0);
+    assert_ptr_equal(json_pointer(v, STR("")), v);
+    assert_int_equal(json_i64_or(json_pointer(v, STR("/a")), 0), 1);
+    assert_int_equal(json_i64_or(json_pointer(v, STR("/b/1")), 0), 8);
+    assert_int_equal(json_len(json_pointer(v, STR("/"))), 1);
+    memset(lengthy, 'a', sizeof lengthy);
+    lengthy[0] = '/';
+    assert_null(json_pointer(v, str_make(lengthy, sizeof lengthy)));
+    assert_int_equal(json_i64_or(json_pointer(v, STR("//")), 0), 3);
+    for (size_t i = 0; i < ARRAY_N(none); i++) assert_null(json_pointer(v, str_of(none[i])));
+    arena_deinit(&arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -320,7 +377,8 @@ int main(void)
         cmocka_unit_test(test_key_order),         cmocka_unit_test(test_escapes),
         cmocka_unit_test(test_integers),          cmocka_unit_test(test_nested_values_matter),
         cmocka_unit_test(test_wide_and_deep),     cmocka_unit_test(test_output_full),
-        cmocka_unit_test(test_appends),
+        cmocka_unit_test(test_appends),           cmocka_unit_test(test_without),
+        cmocka_unit_test(test_pointer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
