@@ -1,0 +1,238 @@
+#include "logic/eprocess.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Below this a bound counts as 0: what is left of it may be rounding, and x/a could then pass
+ * -1. */
+#define BOUND_LEAST 1e-9
+
+#define SCALE_UP 0x1p+256
+#define SCALE_DOWN 0x1p-256
+
+const double egrid_bet[EGRID_N] = {
+    0.9,       0.53514320175122443,   0.31819805153394642,  0.18920169343208576,
+    0.1125,    0.066892900218903054,  0.039774756441743303, 0.02365021167901072,
+    0.0140625, 0.0083616125273628817,
+};
+
+const double egrid_ratio[EGRID_N] = {
+    1.1051709180756477, 1.1560395702680215, 1.2339865180273848, 1.3564384798920688,
+    1.5558945055996936, 1.8983278244139938, 2.5330179034160927, 3.8483580878258747,
+    7.0574764949182276, 17.00363166190245,
+};
+
+/* --- e-values -------------------------------------------------------------------------------- */
+
+void evalue_init(EValue *v)
+{
+    memset(v, 0, sizeof(*v));
+    for (int k = 0; k < EGRID_N; k++) v->p[k] = 1;
+}
+
+static void rescale(EValue *v)
+{
+    v->scaled = false;
+    for (int k = 0; k < EGRID_N; k++) {
+        if (v->p[k] > SCALE_UP && v->e[k] < INT16_MAX) {
+            v->p[k] *= SCALE_DOWN;
+            v->e[k]++;
+        } else if (v->p[k] < SCALE_DOWN && v->e[k] > INT16_MIN) {
+            v->p[k] *= SCALE_UP;
+            v->e[k]--;
+        }
+        v->scaled |= v->e[k] != 0;
+    }
+}
+
+static void keep_in_range(EValue *v)
+{
+    double least = v->p[0], most = v->p[0];
+    for (int k = 1; k < EGRID_N; k++) {
+        least = v->p[k] < least ? v->p[k] : least;
+        most = v->p[k] > most ? v->p[k] : most;
+    }
+    if (least < SCALE_DOWN || most > SCALE_UP) rescale(v);
+}
+
+void evalue_multiply(EValue *v, const double f[EGRID_N])
+{
+    for (int k = 0; k < EGRID_N; k++) v->p[k] *= f[k];
+    keep_in_range(v);
+}
+
+void evalue_bet(EValue *v, double x, double a)
+{
+    if (a < BOUND_LEAST) return;
+    double share = x / a;
+    assert(share > -1.001);
+    for (int k = 0; k < EGRID_N; k++) v->p[k] *= 1 + egrid_bet[k] * share;
+    keep_in_range(v);
+}
+
+double evalue_mean(const EValue *v)
+{
+    double sum = 0;
+    if (!v->scaled)
+        for (int k = 0; k < EGRID_N; k++) sum += v->p[k];
+    else
+        for (int k = 0; k < EGRID_N; k++) sum += ldexp(v->p[k], EVALUE_SCALE * v->e[k]);
+    return sum / EGRID_N;
+}
+
+void evalue_save(const EValue *v, double ret_log[EGRID_N])
+{
+    for (int k = 0; k < EGRID_N; k++) ret_log[k] = log(v->p[k]) + EVALUE_SCALE * M_LN2 * v->e[k];
+}
+
+void evalue_load(EValue *v, const double log_p[EGRID_N])
+{
+    evalue_init(v);
+    for (int k = 0; k < EGRID_N; k++) {
+        double scales = trunc(log_p[k] / (EVALUE_SCALE * M_LN2));
+        v->e[k] = (int16_t)fmax(INT16_MIN, fmin(INT16_MAX, scales));
+        v->p[k] = exp(log_p[k] - EVALUE_SCALE * M_LN2 * v->e[k]);
+        v->scaled |= v->e[k] != 0;
+    }
+}
+
+double evalues_log_sum(const double *w, const double *log_e, size_t n)
+{
+    double top = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n; i++)
+        if (w[i] > 0) top = fmax(top, log_e[i]);
+    if (isinf(top)) return top;
+    for (size_t i = 0; i < n; i++)
+        if (w[i] > 0) sum += w[i] * exp(log_e[i] - top);
+    return top + log(sum);
+}
+
+double evalue_log(const EValue *v)
+{
+    static const double equal[EGRID_N] = { .1, .1, .1, .1, .1, .1, .1, .1, .1, .1 };
+    double log_p[EGRID_N];
+    evalue_save(v, log_p);
+    return evalues_log_sum(equal, log_p, EGRID_N);
+}
+
+/* --- difference of means --------------------------------------------------------------------- */
+
+void epast_means(const EPast *past, double *ret_m0, double *ret_m1)
+{
+    *ret_m0 = (0.5 + past->sum[0]) / (1 + (double)past->n[0]);
+    *ret_m1 = (*ret_m0 + past->sum[1]) / (1 + (double)past->n[1]);
+}
+
+void epast_add(EPast *past, const EUnit *unit)
+{
+    past->n[unit->canary]++;
+    past->sum[unit->canary] += unit->y;
+}
+
+ELook elook(const EPast *past, const EUnit *unit)
+{
+    assert(unit->pi > 0 && unit->pi < 1);
+    assert(unit->y >= 0 && unit->y <= 1);
+    ELook look = { .per_canary = 1 / unit->pi, .per_control = 1 / (1 - unit->pi) };
+    epast_means(past, &look.m0, &look.m1);
+    if (unit->canary) look.canary = (unit->y - look.m1) * look.per_canary;
+    else look.control = (unit->y - look.m0) * look.per_control;
+    return look;
+}
+
+double enull_bound(const ENull *null, const ELook *look)
+{
+    double b = look->m1 - null->rho * look->m0;
+    if (null->side == ESIDE_ROLLBACK)
+        return null->delta - (b - fmax(look->m1 * look->per_canary,
+                                       null->rho * (1 - look->m0) * look->per_control));
+    return b + fmax((1 - look->m1) * look->per_canary, null->rho * look->m0 * look->per_control) -
+           null->delta;
+}
+
+void enull_observe(EValue *v, const ENull *null, const ELook *look)
+{
+    double z = look->m1 - null->rho * look->m0 + look->canary - null->rho * look->control;
+    double x = null->side == ESIDE_ROLLBACK ? z - null->delta : null->delta - z;
+    evalue_bet(v, x, enull_bound(null, look));
+}
+
+/* --- ratios ---------------------------------------------------------------------------------- */
+
+/* Share of events that fall on the canary when its rate is ratio times the control's. */
+static double canary_share(double ratio, double pi)
+{
+    return ratio * pi / (ratio * pi + 1 - pi);
+}
+
+void eratio_event(EValue *v, ESide side, double r, bool canary, double pi)
+{
+    assert(r > 0 && pi > 0 && pi < 1);
+    double factor[EGRID_N], under_null = canary_share(r, pi);
+    for (int k = 0; k < EGRID_N; k++) {
+        double d = side == ESIDE_ROLLBACK ? r * egrid_ratio[k] : r / egrid_ratio[k];
+        double share = canary_share(d, pi);
+        factor[k] = canary ? share / under_null : (1 - share) / (1 - under_null);
+    }
+    evalue_multiply(v, factor);
+}
+
+void srm_init(Srm *srm)
+{
+    evalue_init(&srm->more);
+    evalue_init(&srm->fewer);
+    srm->alarm = false;
+}
+
+void srm_observe(Srm *srm, bool canary, double pi)
+{
+    eratio_event(&srm->more, ESIDE_ROLLBACK, 1, canary, pi);
+    eratio_event(&srm->fewer, ESIDE_PROMOTE, 1, canary, pi);
+    if ((evalue_mean(&srm->more) + evalue_mean(&srm->fewer)) / 2 >= SRM_ALARM) srm->alarm = true;
+}
+
+double srm_log(const Srm *srm)
+{
+    return evalues_log_sum((const double[]){ 0.5, 0.5 },
+                           (const double[]){ evalue_log(&srm->more), evalue_log(&srm->fewer) }, 2);
+}
+
+/* --- interval -------------------------------------------------------------------------------- */
+
+void einterval_init(EInterval *interval, double rho, double delta, double alpha)
+{
+    assert(delta > 0 && alpha > 0 && alpha < 1);
+    memset(interval, 0, sizeof(*interval));
+    interval->rho = rho;
+    interval->delta = delta;
+    interval->bound = 1 / alpha;
+    for (int i = 0; i < EINTERVAL_N; i++) {
+        evalue_init(&interval->above[i]);
+        evalue_init(&interval->below[i]);
+    }
+}
+
+void einterval_observe(EInterval *interval, const ELook *look)
+{
+    for (int i = 0; i < EINTERVAL_N; i++) {
+        if (interval->out[i]) continue;
+        double margin = (i - EINTERVAL_HALF) * interval->delta / 10;
+        ENull most = { ESIDE_ROLLBACK, interval->rho, margin };
+        ENull least = { ESIDE_PROMOTE, interval->rho, margin };
+        enull_observe(&interval->above[i], &most, look);
+        enull_observe(&interval->below[i], &least, look);
+        interval->out[i] = evalue_mean(&interval->above[i]) >= interval->bound ||
+                           evalue_mean(&interval->below[i]) >= interval->bound;
+    }
+}
+
+bool einterval_read(const EInterval *interval, int *ret_from, int *ret_to)
+{
+    int from = 0, to = EINTERVAL_N - 1;
+    while (from < EINTERVAL_N && interval->out[from]) from++;
+    while (to >= 0 && interval->out[to]) to--;
+    if (from > to) return false;
+    *ret_from = from - EINTERVAL_HALF;
+    *ret_to = to - EINTERVAL_HALF;
+    return true;
+}
