@@ -64,6 +64,7 @@ static const struct {
     { QUEUE_E_STATE, 409, "task_state" },
     { QUEUE_E_STALE, 409, "stale" },
     { QUEUE_E_NO_WORKER, 404, "worker_not_found" },
+    { QUEUE_E_SWITCHED_OFF, 403, "switched_off" },
 };
 
 int api_queue_fail_wait(ApiCall *call, int r)

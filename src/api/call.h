@@ -131,6 +131,13 @@ int worker_calls_run_wait(ApiCall *call);
 int worker_logs_run_wait(ApiCall *call);
 int worker_leave_run_wait(ApiCall *call);
 
+int flag_list_run_wait(ApiCall *call);
+int flag_get_run_wait(ApiCall *call);
+int flag_put_run_wait(ApiCall *call);
+int flag_delete_run_wait(ApiCall *call);
+int ofrep_one_run_wait(ApiCall *call);
+int ofrep_all_run_wait(ApiCall *call);
+
 int signals_run_wait(ApiCall *call);
 int metrics_run_wait(ApiCall *call);
 int livez_run_wait(ApiCall *call);

@@ -2,6 +2,7 @@
 #include "api/route.h"
 
 #include "api/execute.h"
+#include "api/flags.h"
 #include "api/health.h"
 #include "api/routing.h"
 #include "api/tasks.h"
@@ -122,6 +123,28 @@ const Route api_routes[] = {
     { .method = "GET", .pattern = "/", .run_wait = root_run_wait,
       .id = "getRoot", .tag = "operation", .summary = "A page that says what this is",
       .status = 200, .answer_type = "text/html", .open = true, .any_params = true },
+
+    /* flags */
+    { .method = "GET", .pattern = "/api/flags", .run_wait = flag_list_run_wait,
+      .id = "listFlags", .tag = "flags", .summary = "All flags and switches",
+      .status = 200, .answer = "FlagList" },
+    { .method = "GET", .pattern = "/api/flags/{key}", .run_wait = flag_get_run_wait,
+      .id = "getFlag", .tag = "flags", .summary = "Read a flag",
+      .status = 200, .answer = "Flag" },
+    { .method = "PUT", .pattern = "/api/flags/{key}", .run_wait = flag_put_run_wait,
+      .id = "putFlag", .tag = "flags",
+      .summary = "Set a flag, or a switch (tool:NAME, model:NAME, tasks); workers obey in a second",
+      .body = &flag_body, .status = 200, .answer = "Flag" },
+    { .method = "DELETE", .pattern = "/api/flags/{key}", .run_wait = flag_delete_run_wait,
+      .id = "deleteFlag", .tag = "flags", .summary = "Take a flag away", .status = 204 },
+    { .method = "POST", .pattern = "/ofrep/v1/evaluate/flags/{key}",
+      .run_wait = ofrep_one_run_wait,
+      .id = "evaluateFlag", .tag = "flags", .summary = "What a flag says to whom (OFREP)",
+      .body = &ofrep_body, .status = 200, .answer = "FlagEvaluation" },
+    { .method = "POST", .pattern = "/ofrep/v1/evaluate/flags", .run_wait = ofrep_all_run_wait,
+      .id = "evaluateFlags", .tag = "flags",
+      .summary = "What all flags say to whom (OFREP); 304 when nothing has changed",
+      .body = &ofrep_body, .status = 200, .answer = "FlagEvaluations" },
 
     /* the protocol of remote workers */
     { .method = "POST", .pattern = "/api/workers", .run_wait = worker_register_run_wait,

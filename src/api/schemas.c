@@ -78,7 +78,12 @@ const Schema api_schemas[] = {
                      "userId:string? tenantId:string? traceparent:string? remainingMs:integer? "
                      "spent:AttemptUsage" },
     { "AttemptUsage", TASK_USAGE "chargedTokens:integer costNusd:integer" },
-    { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean" },
+    { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean flagsRevision:integer" },
+    { "FlagList", "revision:integer flags:[Flag]" },
+    { "Flag", "key:string value:any rules:[object] description:string revision:integer "
+              "updatedAt:time" },
+    { "FlagEvaluation", "key:string value:any reason:string variant:string metadata:object" },
+    { "FlagEvaluations", "flags:[FlagEvaluation]" },
 };
 
 const size_t api_schemas_n = ARRAY_N(api_schemas);

@@ -55,6 +55,17 @@ static const Flag rollback_flags[] = {
     { "to", "VERSION", "the version to return to (default: the one before)" },
     { 0 },
 };
+static const Flag flag_set_flags[] = {
+    { "agent", "AGENT", "only for tasks of this agent" },
+    { "version", "VERSION", "only for tasks of this version (at least 8 digits of its id)" },
+    { "tenant", "TENANT", "only for tasks of this tenant" },
+    { "user", "USER", "only for tasks of this user" },
+    { "percent", "P", "only for so many of 100 units" },
+    { "by", "task|session|user|tenant", "what a unit is (default: the session, user or task)" },
+    { "description", "TEXT", "what it is for, for people" },
+    { "text", NULL, "VALUE is text even if it looks like a number, true or false" },
+    { 0 },
+};
 static const Flag init_flags[] = {
     { "runtime", "builtin|process", "Gantry's own agent loop, or your program (default builtin)" },
     { 0 },
@@ -123,6 +134,18 @@ const Command commands[] = {
       agents_run, false },
     { "queue", NULL, "", 0, 0, "show the lanes", NULL, NO_FLAGS, queue_run, false },
     { "workers", NULL, "", 0, 0, "list workers", NULL, NO_FLAGS, workers_run, false },
+    { "flag", "list", "", 0, 0, "list flags and switches", NULL, NO_FLAGS, flag_list_run, false },
+    { "flag", "get", "KEY", 1, 1, "show a flag", NULL, NO_FLAGS, flag_get_run, false },
+    { "flag", "set", "KEY VALUE", 2, 2, "set a flag, or switch a tool, a model or tasks off",
+      "VALUE is true, false, a number or text. Without --agent and the like it is for everybody, and\n"
+      "what was said for some before is forgotten; with them it is said for those only. Agents read\n"
+      "flags at GET /gantry/v1/flags. The keys tool:NAME, model:NAME (NAME may hold *) and tasks are\n"
+      "switches: false turns off what they name, within a second, also for tasks that run.\n\n"
+      "  gantry flag set new-search true --percent 10\n"
+      "  gantry flag set tool:refund false --tenant acme\n"
+      "  gantry flag set tasks false --version 9f3ac21d",
+      flag_set_flags, flag_set_run, false },
+    { "flag", "delete", "KEY", 1, 1, "take a flag away", NULL, NO_FLAGS, flag_delete_run, false },
     { "doctor", NULL, "", 0, 0, "check the installation and name each problem with its fix", NULL,
       dev_flags, doctor_run, false },
     { "config", "dump", "", 0, 0, "print the effective configuration, secrets masked", NULL,

@@ -38,4 +38,10 @@ int workers_run(const Invocation *in);
 int worker_drain_run(const Invocation *in);
 int doctor_run(const Invocation *in);
 
+/* flags.c */
+int flag_list_run(const Invocation *in);
+int flag_get_run(const Invocation *in);
+int flag_set_run(const Invocation *in);
+int flag_delete_run(const Invocation *in);
+
 #endif

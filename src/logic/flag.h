@@ -47,7 +47,7 @@ typedef struct {
     size_t rules_n;
 } Flag;
 
-typedef struct {
+typedef struct FlagSet {
     const Flag *items;
     size_t n;
 } FlagSet;

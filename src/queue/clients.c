@@ -1,11 +1,14 @@
 /* What clients ask for: submit, cancel, retry, read, wait. */
 #include "base/diag.h"
+#include "logic/flag.h"
 #include "queue/queue_private.h"
+#include "store/flag_store.h"
 #include "store/idempotency_store.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
 
 #define SMALL_ARENA_MAX 65536
+#define SWITCH_ARENA_MAX (16 * FLAG_TEXT_BYTES_MAX)
 
 /* --- submit ----------------------------------------------------------------------------------- */
 
@@ -118,6 +121,30 @@ static int submit_insert(Db *db, SubmitJob *job)
     return r;
 }
 
+/* A switch that cannot be read (of a newer program) is left alone: the workers see it too. */
+static int submit_switch(Db *db, const SubmitJob *job)
+{
+    FlagRow row;
+    Flag flag;
+    FlagFault fault;
+    const Json *definition;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, SWITCH_ARENA_MAX);
+    int r = flag_get(db, STR("tasks"), &arena, &row);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    r = json_parse(&arena, row.definition, NULL, &definition, NULL);
+    if (r == 0) r = flag_parse(&arena, row.key, definition, &flag, &fault);
+    if (r != 0) return r == -ENOMEM ? r : 0;
+    FlagContext context = { .agent = str_of(job->summary.agent),
+                            .version_id = str_of(job->summary.version_id),
+                            .tenant_id = job->task->tenant_id,
+                            .user_id = job->task->user_id,
+                            .session_id = job->task->session_id };
+    FlagSet set = { &flag, 1 };
+    if (flags_tasks_on(&set, &context)) return 0;
+    return diag_set(QUEUE_E_SWITCHED_OFF, "the flag \"tasks\" has switched such tasks off");
+}
+
 static int submit_job(Db *db, void *arg)
 {
     SubmitJob *job = arg;
@@ -127,6 +154,7 @@ static int submit_job(Db *db, void *arg)
     if (r != -ENOENT) return r;
     r = submit_agent(db, job, &arena);
     if (r == 0) r = submit_version(db, job, &arena);
+    if (r == 0) r = submit_switch(db, job);
     return r == 0 ? submit_insert(db, job) : r;
 }
 

@@ -32,6 +32,7 @@ enum {
     QUEUE_E_STATE,        /* the task's state does not allow this */
     QUEUE_E_STALE,        /* fence and task do not belong together any more: stop working on it */
     QUEUE_E_NO_WORKER,    /* the worker is unknown, lost or stopped: it must register again */
+    QUEUE_E_SWITCHED_OFF, /* a flag forbids tasks of this agent, version, tenant or user */
 };
 
 /* Where time comes from; tests give their own. */
@@ -94,8 +95,8 @@ typedef struct {
 } TaskSummary;
 
 /* Returns 0 once the task is durable (or was, under the same key), QUEUE_E_FULL,
- * QUEUE_E_KEY_REUSED, QUEUE_E_NO_AGENT, QUEUE_E_AGENT_NEEDED, QUEUE_E_NO_VERSION, -EAGAIN (store
- * overloaded), -ENOSPC, -errno. */
+ * QUEUE_E_KEY_REUSED, QUEUE_E_NO_AGENT, QUEUE_E_AGENT_NEEDED, QUEUE_E_NO_VERSION,
+ * QUEUE_E_SWITCHED_OFF, -EAGAIN (store overloaded), -ENOSPC, -errno. */
 MUST_CHECK int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret);
 
 /* Queued or escalated: canceled at once. Running: its worker is told, and *ret_state stays
@@ -180,7 +181,8 @@ typedef struct {
     HoldStop *stops; /* in arena */
     size_t stops_n;
     bool draining;
-    uint64_t mark; /* for queue_signal_wait */
+    int64_t flags_revision; /* of the flags (store/flag_store.h): fetch them when it has moved */
+    uint64_t mark;          /* for queue_signal_wait */
 } HeartbeatReply;
 
 #define HEARTBEAT_TASKS_MAX 4096
@@ -194,6 +196,9 @@ MUST_CHECK int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const TaskRef 
 /* Waits until there is a reason to heartbeat before its time (a cancel, a drain): 0 when the mark
  * moved (perhaps for nothing), -ETIMEDOUT, -ECANCELED. */
 MUST_CHECK int queue_signal_wait(Queue *queue, Uuid worker_id, uint64_t mark, int64_t deadline_ms);
+
+/* Asks every worker for a heartbeat now: something has changed that all have to know. */
+void queue_signal_workers(Queue *queue);
 
 typedef struct {
     TaskRef task;

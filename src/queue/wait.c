@@ -121,6 +121,13 @@ void queue_worker_signal(Queue *queue, Uuid id)
     pthread_mutex_unlock(&queue->lock);
 }
 
+void queue_signal_workers(Queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    for (size_t i = 0; i < WORKER_MARKS_N; i++) mark_move(&queue->workers[i]);
+    pthread_mutex_unlock(&queue->lock);
+}
+
 uint64_t queue_watch_mark(Queue *queue, Uuid id)
 {
     return mark_read(queue, task_mark(queue, id));

@@ -1,6 +1,7 @@
 /* What workers tell: that they live, what they hold, how attempts went. */
 #include "base/diag.h"
 #include "queue/queue_private.h"
+#include "store/flag_store.h"
 #include "sys/entropy.h"
 
 /* --- coming and going ------------------------------------------------------------------------- */
@@ -157,6 +158,7 @@ static int heartbeat_job(Db *db, void *arg)
     int r = worker_renew(db, job->worker_id, lease_ends_ms, job->now_ms);
     if (r == -ENOENT) return no_worker();
     if (r == 0) r = worker_state(db, job->worker_id, &state);
+    if (r == 0) r = flag_revision(db, &job->reply->flags_revision);
     if (r == 0) r = heartbeat_held(db, job);
     if (r == 0) r = heartbeat_orphans(db, job);
     if (r != 0) return r;

@@ -125,9 +125,18 @@ static const char charged_tokens[] =
     "ALTER TABLE task ADD COLUMN charged_tokens INTEGER NOT NULL DEFAULT 0;"
     "UPDATE task SET charged_tokens = input_tokens + output_tokens;";
 
+/* The counter moves with every change of a flag, and is never set back. */
+static const char flags[] =
+    "CREATE TABLE flag ("
+    " key TEXT PRIMARY KEY, definition TEXT NOT NULL, revision INTEGER NOT NULL,"
+    " updated_at_ms INTEGER NOT NULL"
+    ") STRICT, WITHOUT ROWID;"
+    "INSERT INTO counter (name, value) VALUES ('flags', 0);";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
     { 3, "charged tokens", charged_tokens },
+    { 4, "flags", flags },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

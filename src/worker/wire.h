@@ -8,7 +8,7 @@
  *   POST .../{id}/claim         {"free":SLOTS,"waitMs"}
  *                               200 {"tasks":[TASK]}
  *   POST .../{id}/heartbeat     {"tasks":[REF]}
- *                               200 {"cancel":[taskId],"lost":[taskId],"draining"}
+ *                               200 {"cancel":[taskId],"lost":[taskId],"draining","flagsRevision"}
  *   POST .../{id}/finish        FINISH
  *                               204, 409 stale
  *   POST .../{id}/calls         {"taskId","fence","calls":[CALL]}
