@@ -17,7 +17,7 @@ static void make_id(Gateway *gateway, char out[UUID_TEXT_MAX])
     uuid_text(uuid7_next(&gateway->ids, clock_real_ms(), random), out);
 }
 
-static void record_begin(ModelCall *call)
+void call_record_begin(ModelCall *call)
 {
     GatewayCall *record = &call->record;
     record->ttfb_us = -1;
@@ -176,7 +176,7 @@ int call_attempt_wait(ModelCall *call, CallFailure *ret)
     call->tries++;
     int r = call_admit_wait(call);
     if (r != 0) return r;
-    record_begin(call);
+    call_record_begin(call);
     r = hold_wait(call);
     if (r < 0) return give_back_wait(call, r);
 

@@ -71,6 +71,8 @@ static int run_wait(ModelCall *call)
 {
     int r = call_read(call);
     if (r == 0) r = call_plan(call);
+    if (r == 0) r = call_cache_wait(call);
+    if (r == CALL_E_ANSWERED) return 0;
     if (r != 0) return refuse_wait(call, r);
     return attempts_wait(call);
 }

@@ -19,6 +19,8 @@
 
 typedef enum { CHARGE_NOTHING, CHARGE_USAGE, CHARGE_HOLD } Charge;
 
+typedef enum { CALL_CACHE_OFF, CALL_CACHE_MISS, CALL_CACHE_HIT } CallCache;
+
 /* A model that could answer the call. */
 typedef struct {
     const GatewayProvider *provider;
@@ -35,6 +37,7 @@ typedef struct {
     const GatewayReply *reply;
     Arena arena; /* the request as read, names for the record */
     RequestInfo info;
+    const Json *json;   /* the request's body */
     int64_t started_us; /* clock_mono_us */
 
     CallTarget targets[CALL_TARGETS_MAX]; /* in order of preference */
@@ -58,6 +61,9 @@ typedef struct {
     size_t drained_bytes;
     bool keep_answer;    /* set before the first attempt: recording is wanted */
     Recording recording; /* of the attempt that answers */
+    CallCache cache;
+    bool cache_forced;  /* by the plan: looked up whether the agent has opted in or not */
+    CacheKey cache_key; /* of targets[0]; unless CALL_CACHE_OFF */
 
     Problem problem;
     const char *param;
@@ -82,11 +88,19 @@ MUST_CHECK int call_admit_wait(ModelCall *call);
  * at least one) or CALL_E_PROBLEM. */
 MUST_CHECK int call_plan(ModelCall *call);
 
-/* gateway_attempt.c: makes one attempt at call->target: admits, sends, and answers the agent when
- * it can. Returns 0 or the error the call ends with once the agent has its answer (or has left);
- * CALL_E_PROBLEM when it was refused (nothing was sent, nothing answered); ATTEMPT_E_FAILED when
- * the provider failed before a byte of its answer was given away: *ret says how, call->problem what
- * to answer, and call->upstream still has the head of an error answer. */
+/* gateway_cache.c: answers from the cache when the agent (or its budget) wants that and the answer
+ * is there. Returns CALL_E_ANSWERED, 0 (go on) or the sink's error (answered). */
+MUST_CHECK int call_cache_wait(ModelCall *call);
+/* Keeps the recording of an attempt that is recorded as complete, when it is worth it. */
+void call_cache_keep(ModelCall *call);
+
+/* gateway_attempt.c: begins the record of what call->target is asked. */
+void call_record_begin(ModelCall *call);
+/* Makes one attempt at call->target: admits, sends, and answers the agent when it can. Returns 0 or
+ * the error the call ends with once the agent has its answer (or has left); CALL_E_PROBLEM when it
+ * was refused (nothing was sent, nothing answered); ATTEMPT_E_FAILED when the provider failed
+ * before a byte of its answer was given away: *ret says how, call->problem what to answer, and
+ * call->upstream still has the head of an error answer. */
 #define ATTEMPT_E_FAILED 102
 typedef struct {
     GatewayOutcome outcome; /* as recorded */
@@ -106,6 +120,10 @@ MUST_CHECK int call_next_wait(ModelCall *call, const CallFailure *failure);
  * an admitted attempt, before the end of its answer is given away. Returns 0 or the sink's error,
  * with call->problem set. Goes through even when the fiber is cancelled. */
 MUST_CHECK int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge);
+/* As call_close_wait, for an answer that was got earlier and is given again: nothing is held,
+ * nothing is charged, nothing was sent. Tool calls in record.usage count: the agent will make
+ * them. */
+MUST_CHECK int call_close_served_wait(ModelCall *call);
 /* As call_close_wait, for what ended with r (a negative errno, HTTP_CALL_E_END or HTTP_CALL_E_CUT)
  * without a complete answer; sets call->problem. */
 MUST_CHECK int call_fail_wait(ModelCall *call, int r);

@@ -5,6 +5,7 @@
 #ifndef GANTRY_GATEWAY_GATEWAY_CONFIG_H
 #define GANTRY_GATEWAY_GATEWAY_CONFIG_H
 
+#include "logic/cache_policy.h"
 #include "logic/price.h"
 #include "logic/protocol.h"
 
@@ -52,6 +53,7 @@ typedef struct {
     const GatewayRoute *routes;
     size_t routes_n;
     const PriceTable *prices; /* required; an empty one knows the built-in list */
+    CacheConfig cache;        /* of responses */
 } GatewayConfig;
 
 /* "chat", "responses", "messages", "embeddings" */

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "base/list.h"
+#include "base/map.h"
 #include "codec/uuid.h"
 #include "gateway/gateway.h"
 #include "gateway/gateway_problem.h"
@@ -34,6 +35,14 @@ typedef struct {
     atomic_uint_fast64_t input_tokens, output_tokens, cached_tokens, cost_nusd, duration_us;
 } ModelCounters;
 
+/* Responses that are kept, see gateway_cache.c. Counters are read by any thread. */
+typedef struct {
+    Map entries;
+    List used; /* least recently used first */
+    atomic_uint_fast64_t hits, misses, stored, evicted, expired, too_large, purged;
+    atomic_int_fast64_t bytes, entries_n;
+} Cache;
+
 struct Gateway {
     const GatewayConfig *config;
     const GatewayControl *control; /* NULL: none */
@@ -44,6 +53,7 @@ struct Gateway {
     atomic_uint_fast64_t refused[GATEWAY_REFUSED_N_];
     atomic_uint_fast64_t waited, clamped, usage_missing, over_hold;
     atomic_int_fast64_t in_flight, tasks_open;
+    Cache cache;
 };
 
 struct GatewayTask {
@@ -61,6 +71,10 @@ struct GatewayTask {
 /* gateway_stats.c */
 void stats_refused(Gateway *gateway, Problem problem);
 void stats_call(Gateway *gateway, const GatewayCall *call);
+
+/* gateway_cache.c */
+void cache_init(Cache *cache, uint64_t seed);
+void cache_deinit(Cache *cache);
 
 /* gateway_http.c: the task's listener */
 MUST_CHECK int task_listen(GatewayTask *task);

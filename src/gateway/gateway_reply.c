@@ -46,9 +46,10 @@ static void add_upstream(FieldList *fields, ModelCall *call)
 
 static void add_ours(FieldList *fields, const ModelCall *call)
 {
+    static const char *const cache[] = { "off", "miss", "hit" };
     add(fields, "x-gantry-task", call->task->options.task_id);
     add(fields, "x-gantry-version", call->task->options.version_id);
-    add(fields, "x-gantry-cache", STR("off"));
+    add(fields, "x-gantry-cache", str_of(cache[call->cache]));
     if (call->target && call->target->degraded)
         add(fields, "x-gantry-degraded", call->target->model);
 }
@@ -200,6 +201,8 @@ void reply_recording_wait(ModelCall *call, const Recording *recording, const Gat
     add(&fields, "content-type", str_of(recording->content_type));
     add_ours(&fields, call);
     add(&fields, "x-gantry-cost-usd", STR("0.000000000"));
+    if (call->target && call->target->provider->simulated)
+        add(&fields, "x-gantry-simulated", STR("1"));
     if (field) add(&fields, field->name, field->value);
     if (!begin_wait(call, recording->status, &fields, recording->streamed)) return;
     write_wait(call, buf_str(&recording->body));

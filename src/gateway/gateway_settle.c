@@ -112,24 +112,45 @@ static void log_failure(const ModelCall *call)
              LOG_CSTR("why", ours ? call->message : ""));
 }
 
+static int record_wait(ModelCall *call)
+{
+    const GatewaySink *sink = call->task->options.sink;
+    call->record.client_gone = call->gone;
+    call->record.duration_us = clock_mono_us() - call->started_us;
+    fiber_shield();
+    diag_clear();
+    int r = sink->call_record_wait(sink->ctx, &call->record);
+    fiber_unshield();
+    assert(r <= 0);
+    return r < 0 ? record_failed(call, r) : 0;
+}
+
 int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
 {
     GatewayCall *record = &call->record;
-    const GatewaySink *sink = call->task->options.sink;
     settle(call, charge);
     record->outcome = outcome;
-    record->client_gone = call->gone;
     record->duration_us = clock_mono_us() - call->started_us;
     if (outcome != GATEWAY_COMPLETE) record->error = str_of(call->message);
     if (call->keep_answer && outcome == GATEWAY_COMPLETE) record->answer = &call->recording;
     stats_call(call->task->gateway, record);
     log_failure(call);
-    fiber_shield();
-    diag_clear();
-    int r = sink->call_record_wait(sink->ctx, record);
-    fiber_unshield();
-    assert(r <= 0);
-    return r < 0 ? record_failed(call, r) : 0;
+    int r = record_wait(call);
+    if (r == 0) call_cache_keep(call);
+    return r;
+}
+
+int call_close_served_wait(ModelCall *call)
+{
+    GatewayTask *task = call->task;
+    GatewayCall *record = &call->record;
+    assert(!call->held && !call->upstream && (record->cached || record->replayed));
+    assert(record->charged.tokens == 0 && record->charged.nusd == 0);
+    CapState *caps = &task->totals.caps;
+    caps->tool_calls = money_add(caps->tool_calls, record->usage.tool_calls);
+    add_usage(&task->totals.usage, &record->usage);
+    record->outcome = GATEWAY_COMPLETE;
+    return record_wait(call);
 }
 
 /* The problem, the outcome and the charge of a call that ended with r. */

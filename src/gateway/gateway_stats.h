@@ -35,6 +35,9 @@ typedef struct {
     uint64_t clamped;       /* calls whose output cap was lowered */
     uint64_t usage_missing; /* calls charged their whole hold for want of usage */
     uint64_t over_hold;     /* calls that cost more than was held */
+    uint64_t cache_hits, cache_misses, cache_stored, cache_evicted, cache_expired, cache_purged;
+    uint64_t cache_too_large; /* answers that would have taken too much of the cache */
+    int64_t cache_bytes, cache_entries;
     int64_t in_flight;
     int64_t tasks_open;
 } GatewayStats;

@@ -3,6 +3,7 @@
 
 #include "base/diag.h"
 #include "gateway/gateway_private.h"
+#include "sys/entropy.h"
 
 #define TASK_TEXT_BYTES_MAX (1024 * 1024)
 
@@ -14,6 +15,7 @@ Gateway *gateway_new(const GatewayConfig *config)
     Gateway *gateway = xcalloc(1, sizeof *gateway);
     gateway->config = config;
     gateway->client = http_client_new();
+    cache_init(&gateway->cache, entropy_u64());
     ModelCounters *other = &gateway->models[GATEWAY_STATS_MODELS_MAX];
     str_copy(other->provider, sizeof other->provider, STR("other"));
     str_copy(other->model, sizeof other->model, STR("other"));
@@ -29,6 +31,7 @@ void gateway_free(Gateway *gateway)
 {
     if (!gateway) return;
     assert(atomic_load(&gateway->tasks_open) == 0);
+    cache_deinit(&gateway->cache);
     http_client_free(gateway->client);
     free(gateway);
 }

@@ -387,6 +387,15 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     sum->clamped += s->clamped;
     sum->usage_missing += s->usage_missing;
     sum->over_hold += s->over_hold;
+    sum->cache_hits += s->cache_hits;
+    sum->cache_misses += s->cache_misses;
+    sum->cache_stored += s->cache_stored;
+    sum->cache_evicted += s->cache_evicted;
+    sum->cache_expired += s->cache_expired;
+    sum->cache_purged += s->cache_purged;
+    sum->cache_too_large += s->cache_too_large;
+    sum->cache_bytes += s->cache_bytes;
+    sum->cache_entries += s->cache_entries;
     sum->in_flight += s->in_flight;
     sum->tasks_open += s->tasks_open;
     for (size_t i = 0; i < s->models_n; i++) {
@@ -411,6 +420,24 @@ static const FieldFamily gateway_families[] = {
                "Calls charged in full because the provider reported no usage"),
     COUNTER_OF(GatewayStats, over_hold, "gantry_gateway_over_hold",
                "Calls that cost more than was held for them"),
+    COUNTER_OF(GatewayStats, cache_hits, "gantry_gateway_cache_hits",
+               "Calls answered from the response cache, at no cost"),
+    COUNTER_OF(GatewayStats, cache_misses, "gantry_gateway_cache_misses",
+               "Calls that the response cache had no answer for"),
+    COUNTER_OF(GatewayStats, cache_stored, "gantry_gateway_cache_stored",
+               "Answers put into the response cache"),
+    COUNTER_OF(GatewayStats, cache_evicted, "gantry_gateway_cache_evicted",
+               "Cached answers dropped to make room"),
+    COUNTER_OF(GatewayStats, cache_expired, "gantry_gateway_cache_expired",
+               "Cached answers found too old"),
+    COUNTER_OF(GatewayStats, cache_purged, "gantry_gateway_cache_purged",
+               "Cached answers dropped on request"),
+    COUNTER_OF(GatewayStats, cache_too_large, "gantry_gateway_cache_too_large",
+               "Answers too large for the response cache"),
+    GAUGE_OF(GatewayStats, cache_bytes, "gantry_gateway_cache_bytes",
+             "Memory the response cache takes"),
+    GAUGE_OF(GatewayStats, cache_entries, "gantry_gateway_cache_entries",
+             "Answers in the response cache"),
     GAUGE_OF(GatewayStats, in_flight, "gantry_gateway_in_flight", "Model calls under way"),
     GAUGE_OF(GatewayStats, tasks_open, "gantry_gateway_tasks_open",
              "Tasks with a gateway listener"),
