@@ -27,3 +27,18 @@ bool retry_status_may(int status)
 {
     return status == 408 || status == 409 || status == 429 || status >= 500;
 }
+
+void retry_budget_earn(RetryBudget *budget)
+{
+    assert(budget->earn_milli >= 0 && budget->milli_max >= 0);
+    budget->milli = MIN(budget->milli + budget->earn_milli, budget->milli_max);
+}
+
+bool retry_budget_spend(RetryBudget *budget)
+{
+    bool enough = budget->milli >= RETRY_BUDGET_ONE;
+    if (enough) budget->milli -= RETRY_BUDGET_ONE;
+    budget->spent += enough;
+    budget->exhausted += !enough;
+    return enough;
+}

@@ -2,7 +2,12 @@
  *
  * Exponential back-off with full jitter (Brooker, "Exponential Backoff And Jitter", AWS
  * Architecture Blog, 2015): a uniform draw from 0..min(max, initial * factor^(n-1)). What the other
- * side asked for (Retry-After) is the least that is waited. Pure; any thread.
+ * side asked for (Retry-After) is the least that is waited.
+ *
+ * A budget keeps retries from multiplying the load of a provider that fails anyway: every call puts
+ * a tenth of a retry into it, up to a small store, and every retry takes a whole one out.
+ *
+ * Pure; any thread.
  */
 #ifndef GANTRY_LOGIC_RETRY_H
 #define GANTRY_LOGIC_RETRY_H
@@ -33,5 +38,22 @@ int64_t retry_delay_ms(const RetryPolicy *policy, int64_t failures, uint64_t ran
 
 /* Whether a call that got this HTTP status is worth another attempt: 408, 409, 429 and >= 500. */
 bool retry_status_may(int status);
+
+#define RETRY_BUDGET_ONE 1000
+typedef struct {
+    int64_t milli;      /* what is there */
+    int64_t milli_max;  /* and can be */
+    int64_t earn_milli; /* a call brings */
+    uint64_t spent, exhausted;
+} RetryBudget;
+
+/* One retry in ten calls, ten at once. */
+#define RETRY_BUDGET_DEFAULT \
+    ((RetryBudget){ .milli = 10000, .milli_max = 10000, .earn_milli = 100 })
+
+/* A call was made for the first time. */
+void retry_budget_earn(RetryBudget *budget);
+/* Whether it may be made again; takes that out, or counts that there was none. */
+MUST_CHECK bool retry_budget_spend(RetryBudget *budget);
 
 #endif

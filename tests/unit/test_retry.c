@@ -70,6 +70,24 @@ static void test_statuses(void **state)
     for (size_t i = 0; i < ARRAY_N(no); i++) assert_false(retry_status_may(no[i]));
 }
 
+static void test_a_budget_keeps_retries_to_a_tenth(void **state)
+{
+    (void)state;
+    RetryBudget budget = RETRY_BUDGET_DEFAULT;
+    for (int i = 0; i < 10; i++) assert_true(retry_budget_spend(&budget));
+    assert_false(retry_budget_spend(&budget));
+    assert_int_equal(budget.exhausted, 1);
+    int64_t retried = 0;
+    for (int i = 0; i < 1000; i++) {
+        retry_budget_earn(&budget);
+        retried += retry_budget_spend(&budget);
+    }
+    assert_int_equal(retried, 100);
+    for (int i = 0; i < 1000; i++) retry_budget_earn(&budget);
+    assert_int_equal(budget.milli, budget.milli_max);
+    assert_int_equal(budget.spent, 110);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -78,6 +96,7 @@ int main(void)
         cmocka_unit_test(test_jitter_covers_the_whole_range_evenly),
         cmocka_unit_test(test_retry_after_is_the_least),
         cmocka_unit_test(test_statuses),
+        cmocka_unit_test(test_a_budget_keeps_retries_to_a_tenth),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
