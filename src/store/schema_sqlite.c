@@ -133,10 +133,35 @@ static const char flags[] =
     ") STRICT, WITHOUT ROWID;"
     "INSERT INTO counter (name, value) VALUES ('flags', 0);";
 
+/* What models and tools answered. A journal is read in the order of its numbers, whole: no index
+ * beside that. Bytes stand apart, where reading a list does not pass them. due_ms: when to look
+ * whether a journal can be deleted. */
+static const char journal[] =
+    "CREATE TABLE journal ("
+    " task_seq INTEGER NOT NULL, n INTEGER NOT NULL, version_id TEXT NOT NULL,"
+    " attempt INTEGER NOT NULL, kind INTEGER NOT NULL, name TEXT NOT NULL, call_id TEXT,"
+    " key BLOB NOT NULL CHECK (length(key) = 32), at_ms INTEGER NOT NULL,"
+    " status INTEGER NOT NULL, content_type TEXT NOT NULL, streamed INTEGER NOT NULL,"
+    " complete INTEGER NOT NULL, answer_bytes INTEGER NOT NULL,"
+    " request_bytes INTEGER NOT NULL, body_id INTEGER NOT NULL,"
+    " PRIMARY KEY (task_seq, n)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE TABLE journal_body ("
+    " id INTEGER PRIMARY KEY, answer_gzip INTEGER NOT NULL, answer BLOB NOT NULL,"
+    " base_n INTEGER NOT NULL, prefix INTEGER NOT NULL, suffix INTEGER NOT NULL,"
+    " request_gzip INTEGER NOT NULL, request BLOB"
+    ") STRICT;"
+    "CREATE TABLE journal_task ("
+    " task_seq INTEGER PRIMARY KEY, last_n INTEGER NOT NULL, bytes INTEGER NOT NULL,"
+    " misses INTEGER NOT NULL, closed INTEGER NOT NULL, due_ms INTEGER NOT NULL"
+    ") STRICT;"
+    "CREATE INDEX journal_due ON journal_task (due_ms);";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
     { 3, "charged tokens", charged_tokens },
     { 4, "flags", flags },
+    { 5, "journal", journal },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -1,0 +1,366 @@
+#include "store/journal_store.h"
+
+#include "base/diag.h"
+#include "codec/gzip.h"
+#include "logic/task.h"
+#include "store/row.h"
+
+#define PURGE_TASKS_MAX 16 /* looked at at a time */
+
+/* --- the state of a task's journal ------------------------------------------------------------ */
+
+int journal_state(Db *db, int64_t task_seq, JournalState *ret)
+{
+    DbStmt *s = db_stmt(db, "SELECT last_n, bytes, misses, closed FROM journal_task"
+                            " WHERE task_seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    *ret = (JournalState){ 0 };
+    int r = row_first(s);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    *ret = (JournalState){ .recordings = db_i64(s, 0),
+                           .bytes = db_i64(s, 1),
+                           .misses = db_i64(s, 2),
+                           .closed = db_i64(s, 3) != 0 };
+    db_reset(s);
+    return 0;
+}
+
+/* due_ms is when to look whether it can be deleted. */
+static int state_put(Db *db, int64_t task_seq, const JournalState *state, int64_t now_ms)
+{
+    RowIn in = row_in(db, "INSERT INTO journal_task (task_seq, last_n, bytes, misses, closed,"
+                          " due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                          " ON CONFLICT (task_seq) DO UPDATE SET last_n = excluded.last_n,"
+                          " bytes = excluded.bytes, misses = excluded.misses,"
+                          " closed = excluded.closed");
+    in_i64(&in, task_seq);
+    in_i64(&in, state->recordings);
+    in_i64(&in, state->bytes);
+    in_i64(&in, state->misses);
+    in_i64(&in, state->closed);
+    in_i64(&in, now_ms);
+    return row_run(in.stmt);
+}
+
+int journal_add_misses(Db *db, int64_t task_seq, int64_t misses, int64_t now_ms)
+{
+    JournalState state;
+    if (misses == 0) return 0;
+    int r = journal_state(db, task_seq, &state);
+    state.misses += misses;
+    return r == 0 ? state_put(db, task_seq, &state, now_ms) : r;
+}
+
+/* --- adding ----------------------------------------------------------------------------------- */
+
+/* The number of the request that this one is kept against. The newest that fits is nearly always
+ * the newest of all. */
+static int base_find(Db *db, int64_t task_seq, Str call_id, int64_t *ret_n)
+{
+    *ret_n = 0;
+    if (str_empty(call_id)) return 0;
+    DbStmt *s = db_stmt(db, "SELECT n FROM journal WHERE task_seq = ?1 AND call_id = ?2"
+                            " AND request_bytes > 0 ORDER BY n DESC LIMIT 1");
+    db_bind_i64(s, 1, task_seq);
+    db_bind_text(s, 2, call_id);
+    int r = row_first(s);
+    if (r == 0) *ret_n = db_i64(s, 0);
+    db_reset(s);
+    return r;
+}
+
+static int body_add(Db *db, const JournalNew *rec, int64_t base_n, bool with_request,
+                    int64_t *ret_id)
+{
+    const JournalRequest *request = &rec->request;
+    RowIn in = row_in(db, "INSERT INTO journal_body (answer_gzip, answer, base_n, prefix, suffix,"
+                          " request_gzip, request) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
+    in_i64(&in, rec->answer.gzip);
+    in_blob(&in, rec->answer.bytes);
+    in_i64(&in, base_n);
+    in_i64(&in, (int64_t)request->share.prefix);
+    in_i64(&in, (int64_t)request->share.suffix);
+    in_i64(&in, request->rest.gzip);
+    if (with_request) in_blob(&in, request->rest.bytes);
+    else db_bind_null(in.stmt, in.index);
+    int r = row_run(in.stmt);
+    *ret_id = db_last_insert_id(db);
+    return r;
+}
+
+typedef struct {
+    int64_t task_seq, n, attempt, body_id, request_bytes;
+} RowPlace;
+
+static int row_add(Db *db, const RowPlace *place, const JournalNew *rec)
+{
+    RowIn in = row_in(db, "INSERT INTO journal (task_seq, n, version_id, attempt, kind, name,"
+                          " call_id, key, at_ms, status, content_type, streamed, complete,"
+                          " answer_bytes, request_bytes, body_id) VALUES (?1, ?2,"
+                          " (SELECT version_id FROM task WHERE seq = ?1), ?3, ?4, ?5, ?6, ?7, ?8,"
+                          " ?9, ?10, ?11, ?12, ?13, ?14, ?15)");
+    in_i64(&in, place->task_seq);
+    in_i64(&in, place->n);
+    in_i64(&in, place->attempt);
+    in_i64(&in, (int64_t)rec->kind);
+    in_text(&in, rec->name);
+    in_text_or_null(&in, rec->call_id);
+    in_blob(&in, str_make((const char *)rec->key, sizeof rec->key));
+    in_i64(&in, rec->at_ms);
+    in_i64(&in, rec->status);
+    in_text(&in, rec->content_type);
+    in_i64(&in, rec->streamed);
+    in_i64(&in, rec->complete);
+    in_i64(&in, rec->answer.n);
+    in_i64(&in, place->request_bytes);
+    in_i64(&in, place->body_id);
+    return row_run(in.stmt);
+}
+
+static bool fits(const JournalState *state, const JournalLimits *limits, int64_t bytes)
+{
+    return !state->closed && state->recordings < limits->recordings_max &&
+           bytes <= limits->bytes_max - state->bytes;
+}
+
+int journal_add(Db *db, int64_t task_seq, int64_t attempt, const JournalNew *rec,
+                const JournalLimits *limits, bool *ret_closed_now)
+{
+    JournalState state;
+    int64_t base_n, body_id;
+    int64_t bytes = (int64_t)(rec->answer.bytes.len + rec->request.rest.bytes.len);
+    assert(rec->kind < REPLAY_KIND_N_ && rec->name.len <= JOURNAL_NAME_MAX);
+    *ret_closed_now = false;
+    int r = journal_state(db, task_seq, &state);
+    if (r != 0) return r;
+    if (!fits(&state, limits, bytes)) {
+        *ret_closed_now = !state.closed;
+        state.closed = true;
+        r = *ret_closed_now ? state_put(db, task_seq, &state, rec->at_ms) : 0;
+        return r != 0 ? r : JOURNAL_E_CLOSED;
+    }
+    r = base_find(db, task_seq, rec->request.base, &base_n);
+    if (r != 0 && r != -ENOENT) return r;
+    bool with_request = rec->request.n > 0 && r == 0; /* without its base it says nothing */
+    r = body_add(db, rec, base_n, with_request, &body_id);
+    RowPlace place = { .task_seq = task_seq,
+                       .n = state.recordings + 1,
+                       .attempt = attempt,
+                       .body_id = body_id,
+                       .request_bytes = with_request ? rec->request.n : 0 };
+    if (r == 0) r = row_add(db, &place, rec);
+    state.recordings++;
+    state.bytes += bytes;
+    return r == 0 ? state_put(db, task_seq, &state, rec->at_ms) : r;
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+#define JOURNAL_COLUMNS                                                            \
+    "n, attempt, kind, name, call_id, key, at_ms, status, content_type, streamed," \
+    " complete, answer_bytes, request_bytes"
+
+static void journal_read(RowOut *out, void *ret)
+{
+    JournalRow *row = ret;
+    row->n = out_i64(out);
+    row->attempt = out_i64(out);
+    row->kind = (ReplayKind)out_i64(out);
+    row->name = out_text(out);
+    row->call_id = out_text(out);
+    Str key = db_str(out->stmt, out->column++);
+    assert(key.len == sizeof row->key && row->kind < REPLAY_KIND_N_);
+    memcpy(row->key, key.ptr, sizeof row->key);
+    row->at_ms = out_i64(out);
+    row->status = out_i64(out);
+    row->content_type = out_text(out);
+    row->streamed = out_i64(out) != 0;
+    row->complete = out_i64(out) != 0;
+    row->answer_bytes = out_i64(out);
+    row->request_bytes = out_i64(out);
+}
+
+int journal_list(Db *db, int64_t task_seq, bool servable, int64_t after, size_t max, Arena *arena,
+                 JournalRow **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = max, .size = sizeof(JournalRow) };
+    RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS " FROM journal WHERE task_seq = ?1 AND n > ?2"
+                          " AND (?3 = 0 OR version_id = (SELECT version_id FROM task"
+                          " WHERE seq = ?1)) ORDER BY n");
+    in_i64(&in, task_seq);
+    in_i64(&in, after);
+    in_i64(&in, servable);
+    int r = row_list_fill(&list, in.stmt, journal_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
+int journal_get(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalRow *ret)
+{
+    RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS " FROM journal WHERE task_seq = ?1 AND n = ?2");
+    in_i64(&in, task_seq);
+    in_i64(&in, n);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    RowOut out = row_out(in.stmt, arena);
+    JournalRow row;
+    journal_read(&out, &row);
+    r = row_out_end(&out);
+    db_reset(in.stmt);
+    if (r == 0) *ret = row;
+    return r;
+}
+
+int journal_answer(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalBytes *ret)
+{
+    RowIn in = row_in(db, "SELECT answer_bytes, answer_gzip, answer FROM journal"
+                          " JOIN journal_body ON id = body_id WHERE task_seq = ?1 AND n = ?2");
+    in_i64(&in, task_seq);
+    in_i64(&in, n);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    RowOut out = row_out(in.stmt, arena);
+    JournalBytes answer = { .n = out_i64(&out) };
+    answer.gzip = out_i64(&out) != 0;
+    answer.bytes = out_text(&out);
+    r = row_out_end(&out);
+    db_reset(in.stmt);
+    if (r == 0) *ret = answer;
+    return r;
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+static int unpack(DbStmt *s, int gzip_column, int column, Buf *out)
+{
+    Str bytes = db_str(s, column);
+    if (db_i64(s, gzip_column)) return gzip_decompress(bytes, out);
+    return buf_add(out, bytes) ? 0 : -EFBIG;
+}
+
+/* One link: what is kept of request n; *ret_base is the next one, 0 at the end. */
+static int link_read(Db *db, int64_t task_seq, int64_t n, Buf *rest, ReplayShare *ret_share,
+                     int64_t *ret_base)
+{
+    RowIn in = row_in(db, "SELECT base_n, prefix, suffix, request_gzip, request FROM journal"
+                          " JOIN journal_body ON id = body_id WHERE task_seq = ?1 AND n = ?2");
+    in_i64(&in, task_seq);
+    in_i64(&in, n);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret_base = db_i64(in.stmt, 0);
+    *ret_share = (ReplayShare){ (size_t)db_i64(in.stmt, 1), (size_t)db_i64(in.stmt, 2) };
+    r = db_is_null(in.stmt, 4) ? -ENOENT : unpack(in.stmt, 3, 4, rest);
+    db_reset(in.stmt);
+    return r;
+}
+
+/* The numbers from n to the one that is kept whole. */
+static int chain_read(Db *db, int64_t task_seq, int64_t n, int64_t chain[JOURNAL_CHAIN_MAX],
+                      size_t *ret_n)
+{
+    for (*ret_n = 0; n > 0;) {
+        if (*ret_n == JOURNAL_CHAIN_MAX) return diag_set(-EINVAL, "a request without a beginning");
+        chain[(*ret_n)++] = n;
+        RowIn in = row_in(db, "SELECT base_n FROM journal JOIN journal_body ON id = body_id"
+                              " WHERE task_seq = ?1 AND n = ?2");
+        in_i64(&in, task_seq);
+        in_i64(&in, n);
+        int r = row_first(in.stmt);
+        if (r != 0) return r;
+        n = db_i64(in.stmt, 0);
+        db_reset(in.stmt);
+    }
+    return 0;
+}
+
+int journal_request(Db *db, int64_t task_seq, int64_t n, Buf *out)
+{
+    int64_t chain[JOURNAL_CHAIN_MAX], base_n;
+    size_t chain_n;
+    CLEANUP(buf_deinit) Buf base, rest;
+    buf_init(&base, out->max);
+    buf_init(&rest, out->max);
+    int r = n > 0 ? chain_read(db, task_seq, n, chain, &chain_n) : -ENOENT;
+    if (r != 0) return r;
+    for (size_t i = chain_n; i-- > 0 && r == 0;) {
+        ReplayShare share;
+        Buf whole;
+        buf_init(&whole, out->max);
+        buf_clear(&rest);
+        r = link_read(db, task_seq, chain[i], &rest, &share, &base_n);
+        if (r == 0 && base_n) r = replay_join(buf_str(&base), share, buf_str(&rest), &whole);
+        else if (r == 0) r = buf_add(&whole, buf_str(&rest)) ? 0 : -EFBIG;
+        buf_deinit(&base);
+        base = whole;
+    }
+    if (r == 0 && !buf_add(out, buf_str(&base))) r = -EFBIG;
+    return r;
+}
+
+/* --- the end ---------------------------------------------------------------------------------- */
+
+/* Deletes up to max recordings of the task, and all trace of its journal when there are no more. */
+static int purge_rows(Db *db, int64_t task_seq, int64_t max, int64_t *ret_n)
+{
+    DbStmt *s = db_stmt(db, "DELETE FROM journal_body WHERE id IN (SELECT body_id FROM journal"
+                            " WHERE task_seq = ?1 ORDER BY n LIMIT ?2)");
+    db_bind_i64(s, 1, task_seq);
+    db_bind_i64(s, 2, max);
+    int r = row_run(s);
+    if (r != 0) return r;
+    s = db_stmt(db, "DELETE FROM journal WHERE task_seq = ?1 AND n IN (SELECT n FROM journal"
+                    " WHERE task_seq = ?1 ORDER BY n LIMIT ?2)");
+    db_bind_i64(s, 1, task_seq);
+    db_bind_i64(s, 2, max);
+    r = db_run(s, ret_n);
+    if (r != 0 || *ret_n == max) return r;
+    s = db_stmt(db, "DELETE FROM journal_task WHERE task_seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    return row_run(s);
+}
+
+static int purge_later(Db *db, int64_t task_seq, int64_t due_ms)
+{
+    DbStmt *s = db_stmt(db, "UPDATE journal_task SET due_ms = ?2 WHERE task_seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    db_bind_i64(s, 2, due_ms);
+    return row_run(s);
+}
+
+typedef struct {
+    int64_t seq, rest_ms; /* rest_ms: since when it is at rest; -1: it is not */
+} Due;
+
+static int due_read(Db *db, int64_t before_ms, Due due[PURGE_TASKS_MAX], size_t *ret_n)
+{
+    DbStmt *s = db_stmt(db, "SELECT task_seq, CASE WHEN state IN (0, 1) THEN -1"
+                            " ELSE finished_at_ms END FROM journal_task"
+                            " JOIN task ON seq = task_seq WHERE due_ms < ?1"
+                            " ORDER BY due_ms LIMIT ?2");
+    db_bind_i64(s, 1, before_ms);
+    db_bind_i64(s, 2, PURGE_TASKS_MAX);
+    int r;
+    *ret_n = 0;
+    while ((r = db_step(s)) == DB_E_ROW) due[(*ret_n)++] = (Due){ db_i64(s, 0), db_i64(s, 1) };
+    return r;
+}
+
+int journal_purge(Db *db, int64_t before_ms, int64_t now_ms, size_t rows_max, int64_t *ret_n)
+{
+    Due due[PURGE_TASKS_MAX];
+    size_t n;
+    static_assert(TASK_QUEUED == 0 && TASK_RUNNING == 1, "the statement names them");
+    *ret_n = 0;
+    int r = due_read(db, before_ms, due, &n);
+    for (size_t i = 0; i < n && r == 0 && *ret_n < (int64_t)rows_max; i++) {
+        int64_t deleted = 0;
+        if (due[i].rest_ms < 0) r = purge_later(db, due[i].seq, now_ms);
+        else if (due[i].rest_ms >= before_ms) r = purge_later(db, due[i].seq, due[i].rest_ms);
+        else r = purge_rows(db, due[i].seq, (int64_t)rows_max - *ret_n, &deleted);
+        *ret_n += deleted;
+    }
+    return r;
+}

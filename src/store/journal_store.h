@@ -1,0 +1,104 @@
+/* Journal: what models and tools answered a task, to be served again to its later attempts
+ * (logic/replay.h). Functions run inside a store job.
+ *
+ * A recording belongs to a task, the version it ran and the attempt that made it, and has a number,
+ * counted from 1 in the task. Its bytes are in a table of their own. A task's journal is bounded:
+ * when it is full it is closed, and nothing more of the task is recorded.
+ */
+#ifndef GANTRY_STORE_JOURNAL_STORE_H
+#define GANTRY_STORE_JOURNAL_STORE_H
+
+#include "codec/uuid.h"
+#include "logic/replay.h"
+#include "store/db.h"
+
+/* Bytes as they are kept. */
+typedef struct {
+    Str bytes;
+    bool gzip; /* compressed */
+    int64_t n; /* of the bytes themselves */
+} JournalBytes;
+
+/* A request, in canonical form: what it does not share with an earlier one. */
+typedef struct {
+    JournalBytes rest;
+    Str base; /* call_id of the earlier one; empty: none, rest is all of it */
+    ReplayShare share;
+    int64_t n; /* bytes of the whole; 0: not kept */
+} JournalRequest;
+
+#define JOURNAL_CHAIN_MAX 64 /* requests that are kept against one another */
+#define JOURNAL_NAME_MAX 128
+
+/* A recording to be kept. */
+typedef struct {
+    ReplayKind kind;
+    Str name;    /* the API of a model call, the name of a tool; at most JOURNAL_NAME_MAX */
+    Str call_id; /* by which it is known; may be empty */
+    uint8_t key[SHA256_BYTES];
+    int64_t at_ms;
+    int64_t status; /* HTTP; of a tool 0 or what its caller makes of it */
+    Str content_type;
+    bool streamed;
+    bool complete; /* else it is known that there was such a call, and it is never served */
+    JournalBytes answer;
+    JournalRequest request;
+} JournalNew;
+
+/* A recording without its bytes. */
+typedef struct {
+    int64_t n;
+    int64_t attempt;
+    ReplayKind kind;
+    Str name, call_id;
+    uint8_t key[SHA256_BYTES];
+    int64_t at_ms, status;
+    Str content_type;
+    bool streamed, complete;
+    int64_t answer_bytes, request_bytes; /* before they were compressed */
+} JournalRow;
+
+typedef struct {
+    int64_t bytes_max; /* kept of a task */
+    int64_t recordings_max;
+} JournalLimits;
+
+typedef struct {
+    int64_t recordings, bytes; /* kept */
+    int64_t misses;            /* calls of later attempts that were not served */
+    bool closed;               /* it was full */
+} JournalState;
+
+/* Adds a recording of a task that is there. Returns 0, JOURNAL_E_CLOSED (nothing was kept: it was
+ * full, or is now; then *ret_closed_now), -errno. */
+#define JOURNAL_E_CLOSED 1
+MUST_CHECK int journal_add(Db *db, int64_t task_seq, int64_t attempt, const JournalNew *recording,
+                           const JournalLimits *limits, bool *ret_closed_now);
+
+/* Counts calls that were not served. Returns 0 or -errno. */
+MUST_CHECK int journal_add_misses(Db *db, int64_t task_seq, int64_t misses, int64_t now_ms);
+
+/* All zero when nothing was recorded. Returns 0 or -errno. */
+MUST_CHECK int journal_state(Db *db, int64_t task_seq, JournalState *ret);
+
+/* Recordings numbered above after, at most max; servable: those alone that were made under the
+ * version the task has now. Texts live in arena. Returns 0, -ENOMEM, -errno. */
+MUST_CHECK int journal_list(Db *db, int64_t task_seq, bool servable, int64_t after, size_t max,
+                            Arena *arena, JournalRow **ret, size_t *ret_n);
+
+/* One recording. Returns 0, -ENOENT, -ENOMEM, -errno. */
+MUST_CHECK int journal_get(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalRow *ret);
+
+/* Its answer, as kept; the bytes live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */
+MUST_CHECK int journal_answer(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalBytes *ret);
+
+/* Appends its request. Returns 0, -ENOENT (also when the request was not kept), -EINVAL (damaged),
+ * -ENOMEM, -EFBIG, -errno. */
+MUST_CHECK int journal_request(Db *db, int64_t task_seq, int64_t n, Buf *out);
+
+/* Deletes recordings of tasks at rest since before_ms, at most rows_max a call; *ret_n: how many.
+ * Returns 0 or -errno. */
+MUST_CHECK int journal_purge(Db *db, int64_t before_ms, int64_t now_ms, size_t rows_max,
+                             int64_t *ret_n);
+
+#endif
