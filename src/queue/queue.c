@@ -12,6 +12,9 @@
 #define LEASE_MS_DEFAULT 10000
 #define LOG_BYTES_MAX_DEFAULT (1 << 20)
 #define KEY_KEPT_MS_DEFAULT (INT64_C(48) * 3600 * 1000)
+#define JOURNAL_BYTES_MAX_DEFAULT (INT64_C(32) << 20)
+#define JOURNAL_RECORDINGS_DEFAULT 2000
+#define JOURNAL_KEPT_MS_DEFAULT (INT64_C(7) * 24 * 3600 * 1000)
 
 /* --- time ------------------------------------------------------------------------------------- */
 
@@ -100,6 +103,9 @@ static void options_fill(QueueOptions *o)
     if (o->lease_ms == 0) o->lease_ms = LEASE_MS_DEFAULT;
     if (o->log_bytes_max == 0) o->log_bytes_max = LOG_BYTES_MAX_DEFAULT;
     if (o->key_kept_ms == 0) o->key_kept_ms = KEY_KEPT_MS_DEFAULT;
+    if (o->journal_bytes_max == 0) o->journal_bytes_max = JOURNAL_BYTES_MAX_DEFAULT;
+    if (o->journal_recordings_max == 0) o->journal_recordings_max = JOURNAL_RECORDINGS_DEFAULT;
+    if (o->journal_kept_ms == 0) o->journal_kept_ms = JOURNAL_KEPT_MS_DEFAULT;
 }
 
 static Queue *queue_new(Store *store, const QueueOptions *options)

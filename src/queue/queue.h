@@ -13,6 +13,7 @@
 
 #include "store/agent_store.h"
 #include "store/call_store.h"
+#include "store/journal_store.h"
 #include "store/log_store.h"
 #include "store/store.h"
 #include "store/task_store.h"
@@ -33,6 +34,7 @@ enum {
     QUEUE_E_STALE,        /* fence and task do not belong together any more: stop working on it */
     QUEUE_E_NO_WORKER,    /* the worker is unknown, lost or stopped: it must register again */
     QUEUE_E_SWITCHED_OFF, /* a flag forbids tasks of this agent, version, tenant or user */
+    QUEUE_E_NO_RECORDING, /* the task's journal has no such recording, or not its request */
 };
 
 /* Where time comes from; tests give their own. */
@@ -43,10 +45,13 @@ typedef struct {
 } QueueClock;
 
 typedef struct {
-    int64_t queued_max[LANE_N_]; /* tasks waiting in a lane; 0: 1,000,000 */
-    int64_t lease_ms;            /* of a worker; 0: 10,000 */
-    int64_t log_bytes_max;       /* log text kept a task; 0: 1 MiB */
-    int64_t key_kept_ms;         /* idempotency keys are remembered this long; 0: 48 hours */
+    int64_t queued_max[LANE_N_];    /* tasks waiting in a lane; 0: 1,000,000 */
+    int64_t lease_ms;               /* of a worker; 0: 10,000 */
+    int64_t log_bytes_max;          /* log text kept a task; 0: 1 MiB */
+    int64_t key_kept_ms;            /* idempotency keys are remembered this long; 0: 48 hours */
+    int64_t journal_bytes_max;      /* of recordings kept a task; 0: 32 MiB */
+    int64_t journal_recordings_max; /* a task; 0: 2000 */
+    int64_t journal_kept_ms;        /* how long after a task has come to rest; 0: 7 days */
 
     /* Writes the body of a task's webhook (JSON) when it has come to rest; pure, called on a store
      * thread with all parts of the task. NULL: bodies are left empty, for who delivers to fill. */
@@ -217,9 +222,24 @@ typedef struct {
  * report: nothing was changed), -errno (report again). */
 MUST_CHECK int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_state);
 
-/* Journals LLM calls of a running attempt and adds their usage to the task; calls whose call_id the
- * task has already are left out. Returns 0, QUEUE_E_STALE, -errno. */
+/* Records LLM calls of a running attempt with what they were answered, and adds their usage to the
+ * task, in one transaction; calls whose call_id the task has already are left out. A journal that
+ * is full keeps no more, which is not an error. Returns 0, QUEUE_E_STALE, -errno. */
 MUST_CHECK int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n);
+
+/* Keeps recordings that belong to no LLM call: what tools returned. Each once by its call_id.
+ * Returns as above. */
+MUST_CHECK int queue_journal_add_wait(Queue *queue, TaskRef task, const JournalNew *recordings,
+                                      size_t n);
+
+/* The recordings of a running task that its attempt may be served, numbered above after, at most
+ * max; then the answer of one, as kept, and its request. What they return lives in arena. Return 0,
+ * QUEUE_E_STALE, QUEUE_E_NO_RECORDING, -ENOMEM, -errno. */
+MUST_CHECK int queue_journal_list_wait(Queue *queue, TaskRef task, int64_t after, size_t max,
+                                       Arena *arena, JournalRow **ret, size_t *ret_n);
+MUST_CHECK int queue_journal_answer_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena,
+                                         JournalBytes *ret);
+MUST_CHECK int queue_journal_request_wait(Queue *queue, TaskRef task, int64_t n, Buf *out);
 
 /* Appends log lines; past the task's limit lines are dropped and counted, which is not an error.
  * ret_dropped (may be NULL): lines of this call that were dropped. Returns 0, QUEUE_E_STALE,
@@ -254,9 +274,13 @@ typedef struct {
 
 typedef struct {
     QueueLaneStats lane[LANE_N_];
-    uint64_t stale;    /* reports refused for their fence */
-    uint64_t claimers; /* waiting for a task */
-    uint64_t watchers; /* waiting for a change */
+    uint64_t stale;                             /* reports refused for their fence */
+    uint64_t journal_recordings, journal_bytes; /* kept since start, as stored */
+    uint64_t journal_dropped;                   /* not kept because the task's journal was full, */
+    uint64_t journal_closed;                    /* journals that became full, */
+    uint64_t journal_purged;                    /* recordings deleted after their time */
+    uint64_t claimers;                          /* waiting for a task */
+    uint64_t watchers;                          /* waiting for a change */
 } QueueStats;
 
 /* Any thread, from memory; counts since start but for queued and running. */

@@ -110,6 +110,19 @@ MUST_CHECK int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *he
 /* The running task of a reference: 0, QUEUE_E_STALE, -errno. */
 MUST_CHECK int task_held(Db *db, TaskRef ref, TaskHead *ret);
 
+/* What was kept of recordings; told to memory after the commit. */
+typedef struct {
+    unsigned recordings, dropped, closed;
+    size_t bytes;
+} JournalKept;
+
+/* Keeps a recording of the running attempt, unless the journal is full. Returns 0 or -errno. */
+MUST_CHECK int journal_keep(const Queue *queue, Db *db, const TaskHead *head,
+                            const JournalNew *recording, JournalKept *kept);
+/* Any thread, without the lock. */
+void journal_apply(Queue *queue, Uuid task_id, const JournalKept *kept);
+void journal_purged(Queue *queue, int64_t recordings);
+
 /* Ends the attempts a worker holds, at most END_TASKS_MAX of them. */
 typedef struct {
     const Queue *queue;

@@ -7,7 +7,8 @@
 
 #define EXPIRED_WORKERS_MAX 8 /* a tick */
 #define PURGE_EVERY_MS 60000
-#define PURGE_KEYS_MAX 1000 /* a tick */
+#define PURGE_KEYS_MAX 1000      /* a tick */
+#define PURGE_RECORDINGS_MAX 256 /* a tick */
 #define GONE_WORKERS_KEPT_MS (INT64_C(24) * 3600 * 1000)
 
 /* The worker ends a task at its deadline; this is for one that lives but does not. */
@@ -56,7 +57,8 @@ static int expire_one(Queue *queue, bool *ret_found)
 typedef struct {
     Queue *queue;
     int64_t now_ms;
-    bool purge; /* old keys and workers too */
+    bool purge;         /* old keys and workers too */
+    int64_t recordings; /* deleted */
     EndAll overdue;
 } TidyJob;
 
@@ -78,7 +80,11 @@ static int tidy_job(Db *db, void *arg)
 {
     TidyJob *job = arg;
     int64_t purged = 0, keys_before_ms = job->now_ms - job->queue->options.key_kept_ms;
+    int64_t journals_before_ms = job->now_ms - job->queue->options.journal_kept_ms;
     int r = tidy_overdue(db, job);
+    if (r == 0)
+        r = journal_purge(db, journals_before_ms, job->now_ms, PURGE_RECORDINGS_MAX,
+                          &job->recordings);
     if (r != 0 || !job->purge) return r;
     r = idempotency_purge(db, keys_before_ms, PURGE_KEYS_MAX, &purged);
     return r != 0 ? r : worker_purge(db, job->now_ms - GONE_WORKERS_KEPT_MS);
@@ -93,6 +99,7 @@ static int tidy(Queue *queue)
     if (r != 0) return r;
     if (job.purge) queue->purge_at_ms = steady_ms + PURGE_EVERY_MS;
     queue_apply_all(queue, &job.overdue);
+    journal_purged(queue, job.recordings);
     return 0;
 }
 

@@ -246,6 +246,7 @@ typedef struct {
     const TaskLogLine *lines;
     size_t n;
     size_t dropped;
+    JournalKept kept;
 } JournalJob;
 
 static void usage_add(TaskUsage *sum, const Call *call)
@@ -263,6 +264,19 @@ static void usage_add(TaskUsage *sum, const Call *call)
     sum->tool_calls += call->tool_calls;
 }
 
+/* Returns 0, DB_E_CONFLICT (it is there already, recording and all), -errno. */
+static int call_add(Db *db, JournalJob *job, const TaskHead *head, const Call *given)
+{
+    Call call = *given;
+    call.attempt = head->attempt;
+    call.fence = head->fence;
+    int r = call_insert(db, head->seq, &call);
+    if (r == 0 && call.recording)
+        r = journal_keep(job->queue, db, head, call.recording, &job->kept);
+    if (r == 0 && call.replay_missed) r = journal_add_misses(db, head->seq, 1, call.at_ms);
+    return r;
+}
+
 static int calls_job(Db *db, void *arg)
 {
     JournalJob *job = arg;
@@ -270,11 +284,8 @@ static int calls_job(Db *db, void *arg)
     TaskUsage sum = { 0 };
     int r = task_held(db, job->task, &head);
     for (size_t i = 0; i < job->n && r == 0; i++) {
-        Call call = job->calls[i];
-        call.attempt = head.attempt;
-        call.fence = head.fence;
-        r = call_insert(db, head.seq, &call);
-        if (r == 0) usage_add(&sum, &call);
+        r = call_add(db, job, &head, &job->calls[i]);
+        if (r == 0) usage_add(&sum, &job->calls[i]);
         if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
     }
     return r == 0 ? task_add_usage(db, head.seq, &sum) : r;
@@ -285,8 +296,10 @@ static int journal(Queue *queue, StoreFn fn, JournalJob *job)
     if (job->n == 0) return 0;
     int r = store_call_wait(queue->store, fn, job);
     if (r == QUEUE_E_STALE) count_stale(queue);
-    if (r == 0) queue_task_changed(queue, job->task.id);
-    return r;
+    if (r != 0) return r;
+    journal_apply(queue, job->task.id, &job->kept);
+    queue_task_changed(queue, job->task.id);
+    return 0;
 }
 
 int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n)

@@ -53,6 +53,8 @@ static void call_read(RowOut *out, void *ret)
     c->cost_nusd = out_i64(out);
     c->call_id = out_text(out);
     c->charged_tokens = c->tool_calls = 0;
+    c->recording = NULL;
+    c->replay_missed = false;
 }
 
 int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)

@@ -3,7 +3,7 @@
 #ifndef GANTRY_STORE_CALL_STORE_H
 #define GANTRY_STORE_CALL_STORE_H
 
-#include "store/db.h"
+#include "store/journal_store.h"
 
 #define CALL_LIST_MAX 5000
 
@@ -25,6 +25,9 @@ typedef struct {
     /* For the task's counts, not kept in the row. */
     int64_t charged_tokens; /* against its cap of tokens */
     int64_t tool_calls;     /* that the answer asks for */
+    /* For the journal, likewise. */
+    const JournalNew *recording; /* what was answered; NULL: not recorded */
+    bool replay_missed;          /* an attempt before had made other calls than this one */
 } Call;
 
 /* Returns 0, DB_E_CONFLICT (the task has a call of that call_id already: nothing was changed),

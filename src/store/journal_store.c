@@ -69,6 +69,16 @@ static int base_find(Db *db, int64_t task_seq, Str call_id, int64_t *ret_n)
     return r;
 }
 
+int journal_has(Db *db, int64_t task_seq, Str call_id)
+{
+    DbStmt *s = db_stmt(db, "SELECT 1 FROM journal WHERE task_seq = ?1 AND call_id = ?2 LIMIT 1");
+    db_bind_i64(s, 1, task_seq);
+    db_bind_text(s, 2, call_id);
+    int r = row_first(s);
+    db_reset(s);
+    return r;
+}
+
 static int body_add(Db *db, const JournalNew *rec, int64_t base_n, bool with_request,
                     int64_t *ret_id)
 {

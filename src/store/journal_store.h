@@ -75,6 +75,9 @@ typedef struct {
 MUST_CHECK int journal_add(Db *db, int64_t task_seq, int64_t attempt, const JournalNew *recording,
                            const JournalLimits *limits, bool *ret_closed_now);
 
+/* Whether the task has a recording of that call_id. Returns 0 (it has), -ENOENT, -errno. */
+MUST_CHECK int journal_has(Db *db, int64_t task_seq, Str call_id);
+
 /* Counts calls that were not served. Returns 0 or -errno. */
 MUST_CHECK int journal_add_misses(Db *db, int64_t task_seq, int64_t misses, int64_t now_ms);
 

@@ -1,0 +1,152 @@
+/* Recordings of a task: kept with its calls, read by its later attempts. */
+#include "base/diag.h"
+#include "base/log.h"
+#include "queue/queue_private.h"
+
+int journal_keep(const Queue *queue, Db *db, const TaskHead *head, const JournalNew *rec,
+                 JournalKept *kept)
+{
+    JournalLimits limits = { .bytes_max = queue->options.journal_bytes_max,
+                             .recordings_max = queue->options.journal_recordings_max };
+    bool closed_now;
+    int r = journal_add(db, head->seq, head->attempt, rec, &limits, &closed_now);
+    kept->closed += closed_now;
+    if (r == JOURNAL_E_CLOSED) {
+        kept->dropped++;
+        return 0; /* the call itself must not fail for it */
+    }
+    if (r != 0) return r;
+    kept->recordings++;
+    kept->bytes += rec->answer.bytes.len + rec->request.rest.bytes.len;
+    return 0;
+}
+
+void journal_apply(Queue *queue, Uuid task_id, const JournalKept *kept)
+{
+    char id[UUID_TEXT_MAX];
+    if (kept->recordings + kept->dropped == 0) return;
+    pthread_mutex_lock(&queue->lock);
+    queue->stats.journal_recordings += kept->recordings;
+    queue->stats.journal_bytes += kept->bytes;
+    queue->stats.journal_dropped += kept->dropped;
+    queue->stats.journal_closed += kept->closed;
+    pthread_mutex_unlock(&queue->lock);
+    if (kept->closed)
+        LOG_WARN("journal of a task is full: its further calls are not recorded",
+                 LOG_CSTR("task", uuid_text(task_id, id)),
+                 LOG_INT("bytesMax", queue->options.journal_bytes_max),
+                 LOG_INT("recordingsMax", queue->options.journal_recordings_max));
+}
+
+void journal_purged(Queue *queue, int64_t recordings)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue->stats.journal_purged += (uint64_t)recordings;
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* --- tools' results --------------------------------------------------------------------------- */
+
+typedef struct {
+    Queue *queue;
+    TaskRef task;
+    const JournalNew *recordings;
+    size_t n;
+    JournalKept kept;
+} AddJob;
+
+static int add_job(Db *db, void *arg)
+{
+    AddJob *job = arg;
+    TaskHead head;
+    int r = task_held(db, job->task, &head);
+    for (size_t i = 0; i < job->n && r == 0; i++) {
+        const JournalNew *recording = &job->recordings[i];
+        r = journal_has(db, head.seq, recording->call_id);
+        if (r == -ENOENT) r = journal_keep(job->queue, db, &head, recording, &job->kept);
+    }
+    return r;
+}
+
+int queue_journal_add_wait(Queue *queue, TaskRef task, const JournalNew *recordings, size_t n)
+{
+    AddJob job = { .queue = queue, .task = task, .recordings = recordings, .n = n };
+    int r = store_call_wait(queue->store, add_job, &job);
+    if (r == QUEUE_E_STALE) queue_apply(queue, &(Effects){ .stale = 1 });
+    if (r != 0) return r;
+    journal_apply(queue, task.id, &job.kept);
+    queue_task_changed(queue, task.id);
+    return 0;
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    TaskRef task;
+    int64_t after, n;
+    size_t max;
+    Arena *arena;
+    Buf *request;
+    JournalRow *rows;
+    size_t rows_n;
+    JournalBytes answer;
+} ReadJob;
+
+static int list_job(Db *db, void *arg)
+{
+    ReadJob *job = arg;
+    TaskHead head;
+    int r = task_held(db, job->task, &head);
+    if (r != 0) return r;
+    return journal_list(db, head.seq, true, job->after, job->max, job->arena, &job->rows,
+                        &job->rows_n);
+}
+
+static int answer_job(Db *db, void *arg)
+{
+    ReadJob *job = arg;
+    TaskHead head;
+    int r = task_held(db, job->task, &head);
+    return r == 0 ? journal_answer(db, head.seq, job->n, job->arena, &job->answer) : r;
+}
+
+static int request_job(Db *db, void *arg)
+{
+    ReadJob *job = arg;
+    TaskHead head;
+    int r = task_held(db, job->task, &head);
+    return r == 0 ? journal_request(db, head.seq, job->n, job->request) : r;
+}
+
+static int read_wait(Queue *queue, StoreFn fn, ReadJob *job)
+{
+    int r = store_read_wait(queue->store, fn, job);
+    if (r == QUEUE_E_STALE) queue_apply(queue, &(Effects){ .stale = 1 });
+    return r == -ENOENT ? diag_set(QUEUE_E_NO_RECORDING, "there is no such recording") : r;
+}
+
+int queue_journal_list_wait(Queue *queue, TaskRef task, int64_t after, size_t max, Arena *arena,
+                            JournalRow **ret, size_t *ret_n)
+{
+    ReadJob job = { .task = task, .after = after, .max = max, .arena = arena };
+    int r = read_wait(queue, list_job, &job);
+    if (r != 0) return r;
+    *ret = job.rows;
+    *ret_n = job.rows_n;
+    return 0;
+}
+
+int queue_journal_answer_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena,
+                              JournalBytes *ret)
+{
+    ReadJob job = { .task = task, .n = n, .arena = arena };
+    int r = read_wait(queue, answer_job, &job);
+    if (r == 0) *ret = job.answer;
+    return r;
+}
+
+int queue_journal_request_wait(Queue *queue, TaskRef task, int64_t n, Buf *out)
+{
+    ReadJob job = { .task = task, .n = n, .request = out };
+    return read_wait(queue, request_job, &job);
+}

@@ -1,0 +1,188 @@
+#include "tests/unit/queue_fixture.h"
+
+static JournalNew recording(const char *call_id, char key, const char *answer)
+{
+    JournalNew rec = { .kind = REPLAY_MODEL,
+                       .name = STR("chat"),
+                       .call_id = str_of(call_id),
+                       .status = 200,
+                       .content_type = STR("application/json"),
+                       .complete = true,
+                       .answer = { .bytes = str_of(answer), .n = (int64_t)strlen(answer) },
+                       .request = { .rest = { .bytes = STR("{}") }, .n = 2 } };
+    memset(rec.key, key, sizeof rec.key);
+    return rec;
+}
+
+static Call call_of(const char *call_id, const JournalNew *rec)
+{
+    return (Call){ .call_id = str_of(call_id),
+                   .provider = STR("p"),
+                   .model = STR("m"),
+                   .protocol = STR("openai"),
+                   .outcome = STR("ok"),
+                   .at_ms = 5,
+                   .recording = rec };
+}
+
+static size_t count(Fixture *f, TaskRef ref, JournalRow **ret)
+{
+    size_t n = 0;
+    CHECK_INT(queue_journal_list_wait(f->queue, ref, 0, 100, &f->arena, ret, &n), 0);
+    return n;
+}
+
+/* --- kept with the calls, read by the next attempt -------------------------------------------- */
+
+static int body_next_attempt(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    submit(f, LANE_NORMAL);
+    TaskRef first = claim_one(f, worker);
+    JournalNew rec = recording("c1", 'a', "answer");
+    Call call = call_of("c1", &rec);
+    JournalRow *rows;
+    JournalBytes answer;
+    CHECK_INT(queue_calls_add_wait(f->queue, first, &call, 1), 0);
+    CHECK_INT(queue_calls_add_wait(f->queue, first, &call, 1), 0); /* the answer was lost */
+    CHECK_INT(finish(f, first, TASK_OUTCOME_RELEASED, NULL), 0);
+    CHECK_INT(queue_calls_add_wait(f->queue, first, &call, 1), QUEUE_E_STALE);
+    TaskRef second = claim_one(f, worker);
+    size_t n;
+    CHECK_INT(queue_journal_list_wait(f->queue, first, 0, 9, &f->arena, &rows, &n), QUEUE_E_STALE);
+    if (!CHECK_INT(count(f, second, &rows), 1)) return 0;
+    CHECK_INT(rows[0].attempt, 1);
+    CHECK_INT(rows[0].key[0], 'a');
+    CHECK_INT(queue_journal_answer_wait(f->queue, second, 1, &f->arena, &answer), 0);
+    CHECK_STR(answer.bytes, STR("answer"));
+    CHECK_INT(queue_journal_answer_wait(f->queue, second, 2, &f->arena, &answer),
+              QUEUE_E_NO_RECORDING);
+    CHECK_INT(queue_journal_answer_wait(f->queue, first, 1, &f->arena, &answer), QUEUE_E_STALE);
+    CLEANUP(buf_deinit) Buf request;
+    buf_init(&request, 100);
+    CHECK_INT(queue_journal_request_wait(f->queue, second, 1, &request), 0);
+    CHECK_STR(buf_str(&request), STR("{}"));
+    CHECK_INT(queue_journal_request_wait(f->queue, second, 2, &request), QUEUE_E_NO_RECORDING);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.journal_recordings, 1);
+    CHECK_INT(stats.journal_bytes, 8);
+    return 0;
+}
+
+static void test_next_attempt(void **state)
+{
+    run(state, body_next_attempt);
+}
+
+static int body_tools(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, worker);
+    JournalNew tools[2] = { recording("t1", 'a', "1"), recording("t2", 'a', "2") };
+    JournalRow *rows;
+    tools[0].kind = tools[1].kind = REPLAY_TOOL;
+    CHECK_INT(queue_journal_add_wait(f->queue, ref, tools, 2), 0);
+    CHECK_INT(queue_journal_add_wait(f->queue, ref, tools, 2), 0); /* the answer was lost */
+    CHECK_INT(count(f, ref, &rows), 2);
+    ref.fence++;
+    CHECK_INT(queue_journal_add_wait(f->queue, ref, tools, 1), QUEUE_E_STALE);
+    return 0;
+}
+
+static void test_tools(void **state)
+{
+    run(state, body_tools);
+}
+
+/* --- limits ----------------------------------------------------------------------------------- */
+
+static int state_job(Db *db, void *arg)
+{
+    return journal_state(db, 1, arg);
+}
+
+static int body_full(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED), id = submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, worker);
+    JournalNew recs[3] = { recording("c1", 'a', "123456"), recording("c2", 'b', "123456"),
+                           recording("c3", 'c', "") };
+    Call calls[3] = { call_of("c1", &recs[0]), call_of("c2", &recs[1]), call_of("c3", &recs[2]) };
+    JournalRow *rows;
+    calls[2].replay_missed = true;
+    CHECK_INT(queue_calls_add_wait(f->queue, ref, calls, 3), 0); /* the calls stand */
+    CHECK_INT(get(f, id).usage.llm_calls, 3);
+    CHECK_INT(count(f, ref, &rows), 1);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.journal_recordings, 1);
+    CHECK_INT(stats.journal_dropped, 2);
+    CHECK_INT(stats.journal_closed, 1);
+    JournalState state;
+    CHECK_INT(store_read_wait(f->store, state_job, &state), 0);
+    CHECK(state.closed);
+    CHECK_INT(state.misses, 1);
+    return 0;
+}
+
+static void test_full(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.journal_bytes_max = 10;
+    open_queue(f);
+    run(state, body_full);
+}
+
+/* --- retention -------------------------------------------------------------------------------- */
+
+static int body_retention(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, worker);
+    JournalNew rec = recording("c1", 'a', "answer");
+    Call call = call_of("c1", &rec);
+    JournalState state;
+    CHECK_INT(queue_calls_add_wait(f->queue, ref, &call, 1), 0);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(store_read_wait(f->store, state_job, &state), 0);
+    CHECK_INT(state.recordings, 1);
+    pass_ms(2000);
+    CHECK_INT(queue_tick_wait(f->queue), 0); /* recorded long ago, ended not: looks again later */
+    pass_ms(2000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(store_read_wait(f->store, state_job, &state), 0);
+    CHECK_INT(state.recordings, 0);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.journal_purged, 1);
+    return 0;
+}
+
+static void test_retention(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.journal_kept_ms = 1000;
+    open_queue(f);
+    run(state, body_retention);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_next_attempt, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tools, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_full, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_retention, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
