@@ -16,26 +16,29 @@ const Schema api_schemas[] = {
 
     { "Accepted", "taskId:uuid status:string statusUrl:string webhookUrl:string? agent:string "
                   "versionId:hex priority:string" },
-    { "Task", "taskId:uuid status:string agent:string versionId:hex priority:string "
-              "attempt:integer createdAt:time startedAt:time? finishedAt:time? readyAt?:time "
-              "cancelRequested?:boolean stoppedBy?:string result?:any error?:TaskError "
-              "usage:TaskUsage costUsd:usd costNusd:integer quality:number? parentTaskId?:uuid "
-              "sessionId?:string userId?:string tenantId?:string webhookUrl?:string "
-              "metadata?:object" },
+    { "Task",
+      "taskId:uuid status:string agent:string versionId:hex priority:string "
+      "attempt:integer createdAt:time startedAt:time? finishedAt:time? readyAt?:time "
+      "cancelRequested?:boolean stoppedBy?:string degraded?:boolean result?:any error?:TaskError "
+      "usage:TaskUsage costUsd:usd costNusd:integer quality:number? parentTaskId?:uuid "
+      "sessionId?:string userId?:string tenantId?:string webhookUrl?:string "
+      "metadata?:object" },
     { "TaskError", "code:string detail:string" },
-    { "TaskUsage", TASK_USAGE "replayedCalls:integer" },
+    { "TaskUsage", TASK_USAGE "replayedCalls:integer cachedCalls:integer "
+                              "degradedCalls:integer" },
     { "TaskPage", "tasks:[Task] nextCursor:string?" },
     { "TaskStatus", "taskId:uuid status:string" },
     { "TaskScore", "taskId:uuid quality:number" },
     { "Timeline", "taskId:uuid status:string events:[TimelineEvent] truncated:boolean" },
-    { "TimelineEvent", "at:time type:string attempt?:integer workerId?:uuid? durationMs?:integer "
-                       "outcome?:string errorCode?:string errorDetail?:string sandbox?:string "
-                       "provider?:string model?:string status?:any streamed?:boolean "
-                       "replayed?:boolean inputTokens?:integer outputTokens?:integer "
-                       "cachedTokens?:integer reasoningTokens?:integer costUsd?:usd "
-                       "costNusd?:integer seq?:integer stream?:string text?:string "
-                       "webhookId?:string url?:string state?:string attempts?:integer "
-                       "error?:string nextAt?:time" },
+    { "TimelineEvent",
+      "at:time type:string attempt?:integer workerId?:uuid? durationMs?:integer "
+      "outcome?:string errorCode?:string errorDetail?:string sandbox?:string "
+      "provider?:string model?:string status?:any streamed?:boolean "
+      "replayed?:boolean cached?:boolean degraded?:string inputTokens?:integer outputTokens?:integer "
+      "cachedTokens?:integer reasoningTokens?:integer costUsd?:usd "
+      "costNusd?:integer seq?:integer stream?:string text?:string "
+      "webhookId?:string url?:string state?:string attempts?:integer "
+      "error?:string nextAt?:time" },
     { "TaskLog", "taskId:uuid entries:[LogLine] nextAfter:string? dropped:integer" },
     { "LogLine", "seq:integer attempt:integer at:time stream:string text:string" },
 

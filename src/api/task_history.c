@@ -342,6 +342,8 @@ static void call_write(JsonOut *out, const Call *c)
     json_out_ki64(out, "status", c->status);
     json_out_kbool(out, "streamed", c->streamed);
     json_out_kbool(out, "replayed", c->replayed);
+    json_out_kbool(out, "cached", c->cached);
+    kstr_if(out, "degraded", c->degraded);
     json_out_ki64(out, "inputTokens", c->input_tokens);
     json_out_ki64(out, "outputTokens", c->output_tokens);
     json_out_ki64(out, "cachedTokens", c->cached_tokens);

@@ -98,6 +98,8 @@ typedef struct {
     Str error;               /* why it did not complete; empty otherwise */
     int64_t tries;           /* which attempt of the agent's call this was; 1: the first */
     bool degraded;           /* answered by another model than the agent asked for */
+    const char *degraded_by; /* why this is not the answer it would be with money and providers to
+                              * choose: "cache", "model" or "fallback"; NULL: it is */
     bool replayed;           /* answered from the journal: nothing was sent */
     bool cached;             /* answered from the cache: nothing was sent */
     const Recording *answer; /* to be kept with the record; NULL: not */

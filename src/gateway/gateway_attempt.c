@@ -26,6 +26,7 @@ void call_record_begin(ModelCall *call)
     record->task_id = options->task_id;
     record->tries = call->tries;
     record->degraded = call->target->degraded;
+    record->degraded_by = call->target->degraded_by;
     record->agent = options->agent;
     record->version_id = options->version_id;
     record->attempt = options->attempt;

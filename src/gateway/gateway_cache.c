@@ -139,10 +139,19 @@ static bool may_be_served(const ModelCall *call, const Entry *entry)
            cache_hit_fits(&task->options.limits, &task->totals.caps, entry->tool_calls);
 }
 
-static void record_hit(ModelCall *call, const Entry *entry, bool journaled)
+/* Whether only the budget asks for the cache. */
+static bool is_forced(const ModelCall *call)
+{
+    return call->degrade.force_cache &&
+           !cache_is_on(&call->task->gateway->config->cache, call->task->options.agent, false);
+}
+
+static void record_hit(ModelCall *call, const Entry *entry)
 {
     call_record_begin(call);
     GatewayCall *record = &call->record;
+    if (is_forced(call) && !record->degraded_by)
+        record->degraded_by = gateway_degraded_name(GATEWAY_DEGRADED_CACHE);
     record->cached = true;
     record->status = entry->recording.status;
     record->model_used = entry->model_used;
@@ -150,13 +159,13 @@ static void record_hit(ModelCall *call, const Entry *entry, bool journaled)
     record->usage.tool_calls = entry->tool_calls;
     memcpy(record->tool_names, entry->tool_names, sizeof record->tool_names);
     record->tool_names_n = entry->tool_names_n;
-    if (journaled) record->answer = &entry->recording;
+    if (call->keep_answer) record->answer = &entry->recording;
 }
 
-static int serve_wait(ModelCall *call, Entry *entry, bool journaled)
+static int serve_wait(ModelCall *call, Entry *entry)
 {
     entry->refs++;
-    record_hit(call, entry, journaled);
+    record_hit(call, entry);
     int r = call_close_served_wait(call);
     if (r == 0) {
         call->cache = CALL_CACHE_HIT;
@@ -172,16 +181,16 @@ int call_cache_wait(ModelCall *call)
 {
     Cache *cache = &call->task->gateway->cache;
     const CacheConfig *config = &call->task->gateway->config->cache;
-    bool journaled = call->keep_answer;
     assert(call->target == &call->targets[0] && !call->begun);
-    if (!cache_is_on(config, call->task->options.agent, call->cache_forced) ||
+    call->cache = CALL_CACHE_OFF;
+    if (!cache_is_on(config, call->task->options.agent, call->degrade.force_cache) ||
         !cache_request_ok(&call->info, call->json) ||
         key_of(call, call->target, &call->cache_key) < 0)
         return 0;
     call->cache = CALL_CACHE_MISS;
-    call->keep_answer = true;
+    if (is_forced(call)) stats_degraded(call->task->gateway, GATEWAY_DEGRADED_CACHE);
     Entry *entry = find(cache, &call->cache_key);
-    if (entry && may_be_served(call, entry)) return serve_wait(call, entry, journaled);
+    if (entry && may_be_served(call, entry)) return serve_wait(call, entry);
     atomic_fetch_add(&cache->misses, 1);
     return 0;
 }

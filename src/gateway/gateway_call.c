@@ -72,8 +72,10 @@ static int run_wait(ModelCall *call)
     int r = call_read(call);
     if (r == 0) r = call_plan(call);
     if (r == 0) r = call_cache_wait(call);
+    if (r == 0) r = call_hold_wait(call);
     if (r == CALL_E_ANSWERED) return 0;
     if (r != 0) return refuse_wait(call, r);
+    if (call->target->degraded) stats_degraded(call->task->gateway, GATEWAY_DEGRADED_MODEL);
     return attempts_wait(call);
 }
 

@@ -26,8 +26,9 @@ typedef struct {
     const GatewayProvider *provider;
     const Price *price;
     Str model;
-    Api api;       /* spoken upstream */
-    bool degraded; /* not the model that the agent asked for */
+    Api api;                 /* spoken upstream */
+    bool degraded;           /* not the model that the agent asked for */
+    const char *degraded_by; /* likewise: "model" or "fallback"; NULL: it is */
 } CallTarget;
 
 typedef struct {
@@ -43,6 +44,8 @@ typedef struct {
     CallTarget targets[CALL_TARGETS_MAX]; /* in order of preference */
     size_t targets_n;
     const CallTarget *target; /* of the attempt; NULL before the plan */
+    DegradeStep step;         /* that the plan was made at, */
+    DegradeAction degrade;    /* and what that means for this call */
 
     /* the attempt */
     int64_t tries; /* which one, from 1; 0 before the first */
@@ -59,10 +62,9 @@ typedef struct {
     bool gone;              /* the reader has left */
     int64_t drain_until_ms; /* when gone */
     size_t drained_bytes;
-    bool keep_answer;    /* set before the first attempt: recording is wanted */
+    bool keep_answer;    /* set before the first attempt: the record is to have the answer */
     Recording recording; /* of the attempt that answers */
     CallCache cache;
-    bool cache_forced;  /* by the plan: looked up whether the agent has opted in or not */
     CacheKey cache_key; /* of targets[0]; unless CALL_CACHE_OFF */
 
     Problem problem;
@@ -87,6 +89,17 @@ MUST_CHECK int call_admit_wait(ModelCall *call);
 /* gateway_plan.c: fills call->targets: the model asked for, then its fallbacks. Returns 0 (there is
  * at least one) or CALL_E_PROBLEM. */
 MUST_CHECK int call_plan(ModelCall *call);
+/* The target that a model would be, not degraded. Returns 0 or a value to pass the model over for,
+ * then perhaps with call->problem set. */
+MUST_CHECK int call_plan_resolve(ModelCall *call, Str model, CallTarget *ret);
+
+/* gateway_degrade.c: sets call->step and call->degrade by what is left of the task's budgets. */
+void call_degrade(ModelCall *call);
+/* With only the model asked for planned: puts a smaller one before it, where there is one. */
+void call_plan_smaller(ModelCall *call);
+/* Holds the call back while call->degrade says so, then plans it anew and looks it up again.
+ * Returns 0, CALL_E_PROBLEM, CALL_E_ANSWERED, HTTP_E_GONE or -ECANCELED. */
+MUST_CHECK int call_hold_wait(ModelCall *call);
 
 /* gateway_cache.c: answers from the cache when the agent (or its budget) wants that and the answer
  * is there. Returns CALL_E_ANSWERED, 0 (go on) or the sink's error (answered). */

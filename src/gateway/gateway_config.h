@@ -6,6 +6,7 @@
 #define GANTRY_GATEWAY_GATEWAY_CONFIG_H
 
 #include "logic/cache_policy.h"
+#include "logic/degrade.h"
 #include "logic/price.h"
 #include "logic/protocol.h"
 
@@ -54,6 +55,7 @@ typedef struct {
     size_t routes_n;
     const PriceTable *prices; /* required; an empty one knows the built-in list */
     CacheConfig cache;        /* of responses */
+    DegradeConfig degrade;    /* while a budget runs low */
 } GatewayConfig;
 
 /* "chat", "responses", "messages", "embeddings" */

@@ -26,13 +26,20 @@ static int plan_asked(ModelCall *call)
     return r;
 }
 
+int call_plan_resolve(ModelCall *call, Str model, CallTarget *ret)
+{
+    int r = resolve(call, model, ret);
+    return r == 0 ? call_check_terms(call, ret) : r;
+}
+
 /* A fallback that cannot take this call is passed over. */
 static void plan_fallback(ModelCall *call, Str model)
 {
     CallTarget target;
     if (call->targets_n == CALL_TARGETS_MAX || is_planned(call, model)) return;
-    if (resolve(call, model, &target) < 0 || call_check_terms(call, &target) != 0) return;
+    if (call_plan_resolve(call, model, &target) != 0) return;
     target.degraded = true;
+    target.degraded_by = gateway_degraded_name(GATEWAY_DEGRADED_FALLBACK);
     call->targets[call->targets_n++] = target;
 }
 
@@ -54,6 +61,8 @@ int call_plan(ModelCall *call)
     assert(call->targets_n == 0);
     int r = plan_asked(call);
     if (r != 0) return r;
+    call_degrade(call);
+    if (call->degrade.small_model) call_plan_smaller(call);
     plan_fallbacks(call);
     call->problem = PROBLEM_NONE; /* of fallbacks passed over */
     call->target = &call->targets[0];

@@ -51,6 +51,7 @@ struct Gateway {
     atomic_size_t models_n;
     ModelCounters models[GATEWAY_STATS_MODELS_MAX + 1]; /* the last one is "other" */
     atomic_uint_fast64_t refused[GATEWAY_REFUSED_N_];
+    atomic_uint_fast64_t degraded[GATEWAY_DEGRADED_N_];
     atomic_uint_fast64_t waited, clamped, usage_missing, over_hold;
     atomic_int_fast64_t in_flight, tasks_open;
     Cache cache;
@@ -62,6 +63,8 @@ struct GatewayTask {
     GatewayTaskOptions options;
     int64_t wall_deadline_ms; /* by limits.wall_ms and deadline_ms; DEADLINE_NONE */
     GatewayTotals totals;     /* .caps is the state that admits */
+    int64_t settled_ppm;      /* of the tightest budget that applies, in millionths */
+    DegradeStep step;         /* that its calls are at */
     List calls;               /* ModelCall.node: all that have not returned */
     Cond changed;             /* a call settled or returned, or the task was stopped */
     HttpServer *server;       /* NULL: in-process calls only */
@@ -71,6 +74,9 @@ struct GatewayTask {
 /* gateway_stats.c */
 void stats_refused(Gateway *gateway, Problem problem);
 void stats_call(Gateway *gateway, const GatewayCall *call);
+
+/* gateway_degrade.c */
+void stats_degraded(Gateway *gateway, GatewayDegraded degraded);
 
 /* gateway_cache.c */
 void cache_init(Cache *cache, uint64_t seed);

@@ -52,14 +52,21 @@ static void add_ours(FieldList *fields, const ModelCall *call)
     add(fields, "x-gantry-cache", str_of(cache[call->cache]));
     if (call->target && call->target->degraded)
         add(fields, "x-gantry-degraded", call->target->model);
+    if (call->step != DEGRADE_NONE)
+        add(fields, "x-gantry-degraded-step", str_of(degrade_step_name(call->step)));
 }
 
 /* --- the recording ---------------------------------------------------------------------------- */
 
+static bool is_recorded(const ModelCall *call)
+{
+    return call->keep_answer || call->cache == CALL_CACHE_MISS;
+}
+
 void recording_begin(ModelCall *call, int status, bool streamed)
 {
     Recording *recording = &call->recording;
-    if (!call->keep_answer || recording->status) return;
+    if (!is_recorded(call) || recording->status) return;
     recording->status = status;
     recording->streamed = streamed;
     str_copy(recording->content_type, sizeof recording->content_type,
@@ -69,7 +76,7 @@ void recording_begin(ModelCall *call, int status, bool streamed)
 void recording_add(ModelCall *call, Str bytes)
 {
     Recording *recording = &call->recording;
-    if (!call->keep_answer || recording->overflow) return;
+    if (!is_recorded(call) || recording->overflow) return;
     recording->overflow = !buf_add(&recording->body, bytes);
 }
 

@@ -134,6 +134,8 @@ int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
     if (outcome != GATEWAY_COMPLETE) record->error = str_of(call->message);
     if (call->keep_answer && outcome == GATEWAY_COMPLETE) record->answer = &call->recording;
     stats_call(call->task->gateway, record);
+    if (outcome == GATEWAY_COMPLETE && record->degraded && call->target != &call->targets[0])
+        stats_degraded(call->task->gateway, GATEWAY_DEGRADED_FALLBACK);
     log_failure(call);
     int r = record_wait(call);
     if (r == 0) call_cache_keep(call);

@@ -96,6 +96,8 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
     if (read_model(&gateway->models[GATEWAY_STATS_MODELS_MAX], &ret->models[n])) ret->models_n++;
     for (size_t i = 0; i < GATEWAY_REFUSED_N_; i++)
         ret->refused[i] = atomic_load(&gateway->refused[i]);
+    for (size_t i = 0; i < GATEWAY_DEGRADED_N_; i++)
+        ret->degraded[i] = atomic_load(&gateway->degraded[i]);
     ret->waited = atomic_load(&gateway->waited);
     ret->clamped = atomic_load(&gateway->clamped);
     ret->usage_missing = atomic_load(&gateway->usage_missing);

@@ -18,6 +18,16 @@ typedef enum {
 } GatewayRefused;
 const char *gateway_refused_name(GatewayRefused refused);
 
+/* What is given up for want of money or of a provider that is well. */
+typedef enum {
+    GATEWAY_DEGRADED_CACHE,    /* looked up in the cache though the agent has not opted in */
+    GATEWAY_DEGRADED_MODEL,    /* planned for a smaller model */
+    GATEWAY_DEGRADED_HOLD,     /* held back: the low lane */
+    GATEWAY_DEGRADED_FALLBACK, /* answered by another model: the one asked for did not */
+    GATEWAY_DEGRADED_N_
+} GatewayDegraded;
+const char *gateway_degraded_name(GatewayDegraded degraded); /* "cache", "model", ... */
+
 typedef struct {
     char provider[GATEWAY_MODEL_NAME_MAX];
     char model[GATEWAY_MODEL_NAME_MAX];
@@ -31,6 +41,7 @@ typedef struct {
     size_t models_n;
     GatewayModelStats models[GATEWAY_STATS_MODELS_MAX + 1];
     uint64_t refused[GATEWAY_REFUSED_N_];
+    uint64_t degraded[GATEWAY_DEGRADED_N_];
     uint64_t waited;        /* calls that queued for reserved spend */
     uint64_t clamped;       /* calls whose output cap was lowered */
     uint64_t usage_missing; /* calls charged their whole hold for want of usage */

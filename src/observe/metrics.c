@@ -383,6 +383,7 @@ static GatewayModelStats *model_of(GatewayStats *sum, const GatewayModelStats *l
 static void gateway_add(GatewayStats *sum, const GatewayStats *s)
 {
     for (int i = 0; i < GATEWAY_REFUSED_N_; i++) sum->refused[i] += s->refused[i];
+    for (int i = 0; i < GATEWAY_DEGRADED_N_; i++) sum->degraded[i] += s->degraded[i];
     sum->waited += s->waited;
     sum->clamped += s->clamped;
     sum->usage_missing += s->usage_missing;
@@ -500,6 +501,12 @@ static void gateways_write(Metrics *m, OmOut *out)
     for (int i = 0; i < GATEWAY_REFUSED_N_; i++) {
         OmLabel label = { "outcome", str_of(gateway_refused_name((GatewayRefused)i)) };
         om_sample_i64(out, &label, 1, (int64_t)sum->refused[i]);
+    }
+    om_family(out, "gantry_gateway_degraded", OM_COUNTER, NULL,
+              "Calls degraded for want of money or of a healthy model, by step");
+    for (size_t i = 0; i < GATEWAY_DEGRADED_N_; i++) {
+        OmLabel label = { "step", str_of(gateway_degraded_name((GatewayDegraded)i)) };
+        om_sample_i64(out, &label, 1, (int64_t)sum->degraded[i]);
     }
     fields_write(out, gateway_families, ARRAY_N(gateway_families), sum);
     free(sum);

@@ -39,6 +39,8 @@ static void usage_write(JsonOut *out, const TaskUsage *usage)
     json_out_ki64(out, "llmCalls", usage->llm_calls);
     json_out_ki64(out, "toolCalls", usage->tool_calls);
     json_out_ki64(out, "replayedCalls", usage->replayed_calls);
+    json_out_ki64(out, "cachedCalls", usage->cached_calls);
+    json_out_ki64(out, "degradedCalls", usage->degraded_calls);
     json_out_object_end(out);
     json_out_kcstr(out, "costUsd", money_text(usage->cost_nusd, usd));
     json_out_ki64(out, "costNusd", usage->cost_nusd);
@@ -82,6 +84,7 @@ static void progress_write(JsonOut *out, const Task *task)
     if (task->cancel_requested && !task_state_ended(task->state))
         json_out_kbool(out, "cancelRequested", true);
     kstr_if(out, "stoppedBy", task->stopped_by);
+    if (task->usage.degraded_calls > 0) json_out_kbool(out, "degraded", true);
 }
 
 void task_json(JsonOut *out, const Task *task, unsigned flags)

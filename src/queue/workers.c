@@ -256,6 +256,8 @@ static void usage_add(TaskUsage *sum, const Call *call)
         return;
     }
     sum->llm_calls++;
+    sum->cached_calls += call->cached;
+    sum->degraded_calls += call->degraded.len > 0;
     sum->input_tokens += call->input_tokens;
     sum->output_tokens += call->output_tokens;
     sum->cached_tokens += call->cached_tokens;

@@ -7,9 +7,10 @@ int call_insert(Db *db, int64_t task_seq, const Call *c)
     RowIn in = row_in(db,
                       "INSERT INTO call (task_seq, attempt, fence, at_ms, duration_ms, provider,"
                       " model, protocol, outcome, streamed, replayed, status, input_tokens,"
-                      " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id)"
+                      " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id,"
+                      " cached, degraded)"
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                      " ?15, ?16, ?17, ?18)");
+                      " ?15, ?16, ?17, ?18, ?19, ?20)");
     in_i64(&in, task_seq);
     in_i64(&in, c->attempt);
     in_i64(&in, c->fence);
@@ -28,6 +29,8 @@ int call_insert(Db *db, int64_t task_seq, const Call *c)
     in_i64(&in, c->reasoning_tokens);
     in_i64(&in, c->cost_nusd);
     in_text_or_null(&in, c->call_id);
+    in_i64(&in, c->cached);
+    in_text_or_null(&in, c->degraded);
     return db_run(in.stmt, NULL);
 }
 
@@ -52,6 +55,8 @@ static void call_read(RowOut *out, void *ret)
     c->reasoning_tokens = out_i64(out);
     c->cost_nusd = out_i64(out);
     c->call_id = out_text(out);
+    c->cached = out_i64(out) != 0;
+    c->degraded = out_text(out);
     c->charged_tokens = c->tool_calls = 0;
     c->recording = NULL;
     c->replay_missed = false;
@@ -62,7 +67,8 @@ int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)
     RowList list = { .arena = arena, .max = CALL_LIST_MAX, .size = sizeof(Call) };
     DbStmt *s = db_stmt(db, "SELECT id, attempt, fence, at_ms, duration_ms, provider, model,"
                             " protocol, outcome, streamed, replayed, status, input_tokens,"
-                            " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id"
+                            " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id,"
+                            " cached, degraded"
                             " FROM call WHERE task_seq = ?1 ORDER BY id");
     db_bind_i64(s, 1, task_seq);
     int r = row_list_fill(&list, s, call_read);

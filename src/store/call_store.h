@@ -19,6 +19,8 @@ typedef struct {
     Str outcome;  /* "ok", or what went wrong, in a word */
     bool streamed;
     bool replayed;  /* answered from the journal: cost nothing */
+    bool cached;    /* answered from the response cache, likewise */
+    Str degraded;   /* why it was not answered as usual ("cache", "model", "fallback"); or empty */
     int64_t status; /* HTTP, 0 when none came */
     int64_t input_tokens, output_tokens, cached_tokens, reasoning_tokens;
     int64_t cost_nusd;

@@ -12,8 +12,8 @@
     " worker_id, parent_id, created_at_ms, ready_at_ms, started_at_ms,"          \
     " finished_at_ms, time_limit_ms, deadline_at_ms, cancel_requested,"          \
     " input_tokens, output_tokens, cached_tokens, llm_calls, tool_calls,"        \
-    " replayed_calls, cost_nusd, charged_tokens, quality, session_id, user_id,"  \
-    " tenant_id, webhook_url, traceparent, error_code, error_detail, stopped_by"
+    " replayed_calls, cost_nusd, charged_tokens, cached_calls, degraded_calls,"  \
+    " quality, session_id, user_id, tenant_id, webhook_url, traceparent, error_code, error_detail, stopped_by"
 enum { COLUMN_SEQ, COLUMN_ID, COLUMN_STATE, COLUMN_LANE, COLUMN_AGENT, COLUMN_VERSION_ID };
 
 /* --- one task --------------------------------------------------------------------------------- */
@@ -38,6 +38,8 @@ static void usage_read(RowOut *out, TaskUsage *u)
     u->replayed_calls = out_i64(out);
     u->cost_nusd = out_i64(out);
     u->charged_tokens = out_i64(out);
+    u->cached_calls = out_i64(out);
+    u->degraded_calls = out_i64(out);
 }
 
 static void task_read(RowOut *out, Task *t)

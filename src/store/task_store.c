@@ -330,14 +330,17 @@ int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_running[LANE_N_
 int task_add_usage(Db *db, int64_t seq, const TaskUsage *u)
 {
     int64_t any = u->input_tokens | u->output_tokens | u->cached_tokens | u->llm_calls |
-                  u->tool_calls | u->replayed_calls | u->cost_nusd | u->charged_tokens;
+                  u->tool_calls | u->replayed_calls | u->cost_nusd | u->charged_tokens |
+                  u->cached_calls | u->degraded_calls;
     if (any == 0) return 0;
-    RowIn in = row_in(db, "UPDATE task SET input_tokens = input_tokens + ?2,"
-                          " output_tokens = output_tokens + ?3, cached_tokens = cached_tokens + ?4,"
-                          " llm_calls = llm_calls + ?5, tool_calls = tool_calls + ?6,"
-                          " replayed_calls = replayed_calls + ?7, cost_nusd = cost_nusd + ?8,"
-                          " charged_tokens = charged_tokens + ?9"
-                          " WHERE seq = ?1");
+    RowIn in = row_in(db,
+                      "UPDATE task SET input_tokens = input_tokens + ?2,"
+                      " output_tokens = output_tokens + ?3, cached_tokens = cached_tokens + ?4,"
+                      " llm_calls = llm_calls + ?5, tool_calls = tool_calls + ?6,"
+                      " replayed_calls = replayed_calls + ?7, cost_nusd = cost_nusd + ?8,"
+                      " charged_tokens = charged_tokens + ?9, cached_calls = cached_calls + ?10,"
+                      " degraded_calls = degraded_calls + ?11"
+                      " WHERE seq = ?1");
     in_i64(&in, seq);
     in_i64(&in, u->input_tokens);
     in_i64(&in, u->output_tokens);
@@ -347,6 +350,8 @@ int task_add_usage(Db *db, int64_t seq, const TaskUsage *u)
     in_i64(&in, u->replayed_calls);
     in_i64(&in, u->cost_nusd);
     in_i64(&in, u->charged_tokens);
+    in_i64(&in, u->cached_calls);
+    in_i64(&in, u->degraded_calls);
     return row_change(in.stmt);
 }
 

@@ -14,6 +14,8 @@ typedef struct {
     int64_t input_tokens, output_tokens, cached_tokens; /* as reported */
     int64_t charged_tokens; /* against the cap: whole holds where nothing was reported */
     int64_t llm_calls, tool_calls, replayed_calls;
+    int64_t cached_calls;   /* answered from the response cache */
+    int64_t degraded_calls; /* not answered as they would be with money and providers to choose */
     int64_t cost_nusd;
 } TaskUsage;
 

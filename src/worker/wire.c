@@ -4,6 +4,7 @@
 #include "codec/time_text.h"
 
 #define WIRE_TASKS_MAX 4096
+#define WORD_BYTES_MAX 32
 
 static int missing(const char *name)
 {
@@ -338,6 +339,8 @@ Call call_from_gateway(const GatewayCall *call)
         .protocol = call_protocol(call),
         .outcome = call_outcome(call),
         .streamed = call->streamed,
+        .cached = call->cached,
+        .degraded = str_of(call->degraded_by),
         .status = call->status,
         .input_tokens = call->usage.input_tokens,
         .output_tokens = call->usage.output_tokens,
@@ -390,6 +393,8 @@ void wire_call_write(JsonOut *out, const GatewayCall *call)
     json_out_kstr(out, "finish", call->finish);
     json_out_kbool(out, "streamed", call->streamed);
     json_out_kbool(out, "simulated", call->simulated);
+    json_out_kbool(out, "cached", call->cached);
+    out_text_or_null(out, "degradedBy", str_of(call->degraded_by));
     json_out_kbool(out, "clientGone", call->client_gone);
     json_out_ki64(out, "status", call->status);
     json_out_kstr(out, "outcome", call_outcome(call));
@@ -413,6 +418,8 @@ int wire_call_read(const Json *v, Call *ret)
         .protocol = json_str(json_get(v, "protocol")),
         .outcome = json_str(json_get(v, "outcome")),
         .streamed = json_bool(json_get(v, "streamed"), false),
+        .cached = json_bool(json_get(v, "cached"), false),
+        .degraded = str_sub(json_str(json_get(v, "degradedBy")), 0, WORD_BYTES_MAX),
         .status = count_of(v, "status"),
         .input_tokens = count_of(v, "inputTokens"),
         .output_tokens = count_of(v, "outputTokens"),

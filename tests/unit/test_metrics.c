@@ -95,9 +95,8 @@ static bool one_of(Str name, const char *const *names, size_t n)
 /* Every label is of the known vocabulary, whatever its value. */
 static void check_labels(Str line)
 {
-    static const char *const known[] = {
-        "agent", "version", "lane", "model", "provider", "outcome"
-    };
+    static const char *const known[] = { "agent",    "version", "lane", "model",
+                                         "provider", "outcome", "step" };
     ptrdiff_t open = str_find_char(line, '{'), close = str_find_char(line, '}');
     if (open < 0) return;
     Str rest = str_sub(line, (size_t)open + 1, (size_t)(close - open - 1)), label, name;

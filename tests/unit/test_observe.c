@@ -74,7 +74,7 @@ static void assert_json(const Task *task, unsigned flags, const char *want)
 #define HEAD "{\"taskId\":\"" ID "\",\"status\":"
 #define NO_USAGE                                                                         \
     "\"usage\":{\"inputTokens\":0,\"outputTokens\":0,\"cachedTokens\":0,\"llmCalls\":0," \
-    "\"toolCalls\":0,\"replayedCalls\":0},\"costUsd\":\"0.000000000\",\"costNusd\":0,"
+    "\"toolCalls\":0,\"replayedCalls\":0,\"cachedCalls\":0,\"degradedCalls\":0},\"costUsd\":\"0.000000000\",\"costNusd\":0,"
 
 static Task some_task(void)
 {

@@ -543,6 +543,8 @@ static int job_calls_and_logs(Db *db, void *arg)
                           .model = STR("m"),
                           .outcome = STR("ok"),
                           .streamed = true,
+                          .cached = true,
+                          .degraded = STR("model"),
                           .cost_nusd = 5 };
     TaskLogLine *lines, line = { .attempt = 1, .seq = 1, .stream = TASK_LOG_STDERR };
     size_t n;
@@ -557,7 +559,8 @@ static int job_calls_and_logs(Db *db, void *arg)
     CHECK_INT(calls[1].at_ms, 9);
     CHECK_STR(calls[1].call_id, STR("c-1"));
     CHECK_STR(calls[1].provider, STR("openai"));
-    CHECK(calls[0].streamed && !calls[0].replayed);
+    CHECK(calls[0].streamed && !calls[0].replayed && calls[0].cached);
+    CHECK_STR(calls[0].degraded, STR("model"));
 
     char *big = arena_alloc(arena, TASK_LOG_LINE_BYTES_MAX + 10);
     memset(big, 'x', TASK_LOG_LINE_BYTES_MAX + 10);

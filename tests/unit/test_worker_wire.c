@@ -213,6 +213,8 @@ static void test_call(void **state)
         .provider = STR("anthropic"),
         .model = STR("claude-x"),
         .streamed = true,
+        .cached = true,
+        .degraded_by = "fallback",
         .status = 200,
         .outcome = GATEWAY_COMPLETE,
         .usage = { .input_tokens = 10,
@@ -236,7 +238,8 @@ static void test_call(void **state)
     assert_str(got.model, "claude-x");
     assert_str(got.protocol, "anthropic");
     assert_str(got.outcome, "ok");
-    assert_true(got.streamed);
+    assert_true(got.streamed && got.cached);
+    assert_true(str_eq(got.degraded, STR("fallback")));
     assert_int_equal(got.status, 200);
     assert_int_equal(got.input_tokens, 10);
     assert_int_equal(got.output_tokens, 20);

@@ -1,0 +1,89 @@
+/* What calls give up while a budget runs low; the rule is logic/degrade.h. */
+#include "gateway/gateway_call.h"
+
+#define HOLD_LOOK_MS 250 /* a held call looks at its budgets so often */
+
+const char *gateway_degraded_name(GatewayDegraded degraded)
+{
+    static const char *const names[GATEWAY_DEGRADED_N_] = { "cache", "model", "hold", "fallback" };
+    assert(degraded < GATEWAY_DEGRADED_N_);
+    return names[degraded];
+}
+
+void stats_degraded(Gateway *gateway, GatewayDegraded degraded)
+{
+    atomic_fetch_add(&gateway->degraded[degraded], 1);
+}
+
+void call_degrade(ModelCall *call)
+{
+    GatewayTask *task = call->task;
+    const DegradeConfig *config = &task->gateway->config->degrade;
+    int64_t settled_ppm = MIN(MAX(task->settled_ppm, 0), PPM_WHOLE);
+    task->step = degrade_step(config, task->step, PPM_WHOLE - settled_ppm);
+    call->step = task->step;
+    call->degrade = degrade_action(config, task->step, task->options.lane);
+}
+
+/* Of the model asked for and those that could stand in, the first that costs less. */
+static bool place_smaller(ModelCall *call, Str model)
+{
+    CallTarget target;
+    if (call_plan_resolve(call, model, &target) != 0) return false;
+    if (!degrade_is_cheaper(target.price, call->targets[0].price)) return false;
+    target.degraded = true;
+    target.degraded_by = gateway_degraded_name(GATEWAY_DEGRADED_MODEL);
+    call->targets[1] = call->targets[0]; /* still better than none */
+    call->targets[0] = target;
+    call->targets_n = 2;
+    return true;
+}
+
+void call_plan_smaller(ModelCall *call)
+{
+    const Gateway *gateway = call->task->gateway;
+    const GatewayTaskOptions *options = &call->task->options;
+    const GatewayRoute *route = gateway_route(gateway->config, call->info.model,
+                                              gateway_api_protocol(call->info.api));
+    const char *small = gateway->config->degrade.small_model;
+    assert(call->targets_n == 1);
+    if (small && place_smaller(call, str_of(small))) return;
+    if (str_eq(call->info.model, options->model))
+        for (size_t i = 0; i < options->fallbacks_n; i++)
+            if (place_smaller(call, options->fallbacks[i])) return;
+    for (size_t i = 0; route && i < route->fallbacks_n; i++)
+        if (place_smaller(call, str_of(route->fallbacks[i]))) return;
+}
+
+/* Until the budget has recovered: a new day, a higher limit. Returns 0, CALL_E_PROBLEM, HTTP_E_GONE
+ * or -ECANCELED. */
+static int held_wait(ModelCall *call)
+{
+    GatewayTask *task = call->task;
+    int64_t patience_ms = call->request->timeout_ms ? call->request->timeout_ms
+                                                    : GATEWAY_PATIENCE_MS;
+    int64_t until_ms = MIN(deadline_after(patience_ms), task->wall_deadline_ms);
+    for (;;) {
+        if (task->totals.stop != GATEWAY_STOP_NONE) return 0; /* to be refused */
+        call_degrade(call);
+        if (!call->degrade.hold) return 0;
+        if (clock_mono_ms() >= until_ms) break;
+        int r = cond_wait(&task->changed, MIN(until_ms, deadline_after(HOLD_LOOK_MS)));
+        if (r == -ECANCELED) return r;
+        if (call->reply->gone && call->reply->gone(call->reply->ctx)) return HTTP_E_GONE;
+    }
+    if (task_past_deadline(task)) return 0; /* likewise */
+    return call_problem(call, PROBLEM_QUEUED, NULL,
+                        "the budget runs low: calls of the low lane are held back");
+}
+
+int call_hold_wait(ModelCall *call)
+{
+    if (!call->degrade.hold) return 0;
+    stats_degraded(call->task->gateway, GATEWAY_DEGRADED_HOLD);
+    int r = held_wait(call);
+    if (r != 0) return r;
+    call->targets_n = 0; /* more money is there: perhaps for the model that was asked for */
+    r = call_plan(call);
+    return r == 0 ? call_cache_wait(call) : r;
+}
