@@ -1,7 +1,9 @@
-/* HTTP client on libcurl's multi interface, driven by the loop, used by fibers.
+/* HTTP/1.1 client, driven by the loop, used by fibers.
  *
- * One client a loop: it keeps connections alive and reuses them. No redirects, no proxy, no netrc,
- * http and https only. libcurl's callbacks only store and wake.
+ * Connections are libcurl's work (dial.h): names, addresses, TLS. What goes over them is ours: a
+ * request is one write and an answer one read where it can be, because every model call passes
+ * here. One client a loop: it keeps connections alive and reuses them. No redirects, no proxy, http
+ * and https only.
  */
 #ifndef GANTRY_NET_HTTP_CLIENT_H
 #define GANTRY_NET_HTTP_CLIENT_H
@@ -45,7 +47,7 @@ typedef struct {
     HttpAbort *abort;           /* may be NULL */
 } HttpCallOptions;
 
-/* On this thread's loop. Ends the process only when libcurl cannot be initialised. */
+/* On this thread's loop. */
 HttpClient *http_client_new(void);
 /* No call may be open. NULL is accepted. */
 void http_client_free(HttpClient *client);
@@ -54,7 +56,8 @@ void http_client_free(HttpClient *client);
  * or with diag: -EHOSTUNREACH (name or address), -ECONNREFUSED, -ECONNRESET (also: closed before a
  * head), -ETIMEDOUT, -EACCES (the guard refused the address), -EPROTO (not HTTP, TLS trouble, head
  * too large), -ECANCELED, -ECONNABORTED (http_abort), -EINVAL (bad URL or field), -ENOMEM. A
- * request whose body was begun is never sent twice. */
+ * request of which a byte was sent is never sent twice, but for a GET on a kept connection that
+ * turned out to be dead. */
 MUST_CHECK int http_call_open_wait(HttpClient *client, const HttpCallOptions *options,
                                    HttpCall **ret);
 
