@@ -16,6 +16,7 @@
 
 #define CONFIG_ARENA_BYTES_MAX ((size_t)64 << 20)
 #define CONFIG_ISSUES_MAX 50
+#define PROVIDER_TOOLS_MAX 64
 #define PROVIDERS_MAX 64
 #define ROUTES_MAX 256
 #define FALLBACKS_MAX 8
@@ -447,12 +448,46 @@ static void read_webhooks(Reader *rd, const Json *v)
     read_cidrs(rd, &allow, json_get(v, "allow"), &rd->config->webhook_guard);
 }
 
+static void read_undeclared(Reader *rd, const IssuePath *path, const Json *v)
+{
+    if (!v) return;
+    bool remove = str_eq(json_str(v), STR("remove"));
+    if (!remove && !str_eq(json_str(v), STR("refuse")))
+        issue_error(&rd->issues, path, "must be refuse or remove");
+    rd->config->gateway.undeclared_tools = remove ? GATEWAY_TOOLS_REMOVE : GATEWAY_TOOLS_REFUSE;
+}
+
+static void read_provider_tools(Reader *rd, const IssuePath *path, const Json *v)
+{
+    size_t n = 0;
+    Arena *arena = &rd->config->arena;
+    if (!v) return;
+    Str *kinds = ARENA_ARRAY(arena, Str, json_len(v) + 1);
+    if (json_type(v) != JSON_ARRAY || json_len(v) > PROVIDER_TOOLS_MAX || !kinds) {
+        issue_error(&rd->issues, path, "must be a list of at most %d kinds such as web_search",
+                    PROVIDER_TOOLS_MAX);
+        return;
+    }
+    for (JsonIter it = json_iter(v); json_next(&it); n++) {
+        IssuePath at = ISSUE_INDEX(path, n);
+        if (str_empty(json_str(it.value)))
+            issue_error(&rd->issues, &at, "must be a kind such as web_search");
+        kinds[n] = arena_str(arena, json_str(it.value));
+    }
+    rd->config->gateway.provider_tools = kinds;
+    rd->config->gateway.provider_tools_n = n;
+}
+
 static void read_tools(Reader *rd, const Json *v)
 {
-    static const char *const names[] = { "allow", NULL };
-    IssuePath root = ISSUE_KEY(NULL, STR("tools")), allow = ISSUE_KEY(&root, STR("allow"));
-    if (v && check_members(rd, &root, v, names))
-        read_cidrs(rd, &allow, json_get(v, "allow"), &rd->config->tool_guard);
+    static const char *const names[] = { "allow", "undeclared", "providerTools", NULL };
+    IssuePath root = ISSUE_KEY(NULL, STR("tools")), allow = ISSUE_KEY(&root, STR("allow")),
+              undeclared = ISSUE_KEY(&root, STR("undeclared")),
+              provider_tools = ISSUE_KEY(&root, STR("providerTools"));
+    if (!v || !check_members(rd, &root, v, names)) return;
+    read_cidrs(rd, &allow, json_get(v, "allow"), &rd->config->tool_guard);
+    read_undeclared(rd, &undeclared, json_get(v, "undeclared"));
+    read_provider_tools(rd, &provider_tools, json_get(v, "providerTools"));
 }
 
 static void add_key(Config *config, const char *key)
@@ -827,6 +862,9 @@ void config_dump(const Config *config, Buf *out)
     for (size_t i = 0; i < config->gateway.routes_n; i++)
         buf_printf(out, "models: {match: \"%s\", provider: %s}\n", config->gateway.routes[i].match,
                    config->gateway.providers[config->gateway.routes[i].provider].name);
+    buf_printf(out, "tools: {undeclared: %s, providerTools: %zu}\n",
+               config->gateway.undeclared_tools == GATEWAY_TOOLS_REMOVE ? "remove" : "refuse",
+               config->gateway.provider_tools_n);
     buf_printf(out, "auth.keys: %zu\nwebhooks.secret: %s\n", config->keys_n,
                config->webhook_secret.len ? "********" : "made at start");
 }

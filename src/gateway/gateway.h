@@ -20,6 +20,7 @@
 #include "gateway/gateway_config.h"
 #include "logic/cap.h"
 #include "logic/lane.h"
+#include "logic/tools.h"
 #include "logic/usage.h"
 #include "net/http_client.h"
 #include "net/http_server.h"
@@ -27,6 +28,7 @@
 /* --- one a loop ------------------------------------------------------------------------------- */
 
 typedef struct Gateway Gateway;
+typedef struct FlagSet FlagSet; /* logic/flag.h */
 
 /* config must outlive it. On this thread's loop. */
 Gateway *gateway_new(const GatewayConfig *config);
@@ -46,6 +48,11 @@ size_t gateway_cache_purge(Gateway *gateway, const Str *tenant, const Str *agent
 /* No task may be open. NULL is accepted. On its loop. */
 void gateway_free(Gateway *gateway);
 DEFINE_FREEP(Gateway, gateway_free)
+
+/* What operators have switched on and off (logic/flag.h), for all tasks. Borrowed until the next
+ * call; NULL: nothing is switched off. Calls on their way to what is off now end with 403, and
+ * their holds settle as those of a stopped task do. On its loop; never waits. */
+void gateway_set_flags(Gateway *gateway, const FlagSet *flags);
 
 /* --- what happened: the record of a call ------------------------------------------------------ */
 
@@ -135,6 +142,9 @@ typedef struct {
     Str user_id, tenant_id, session_id; /* empty: none */
     const Str *tools;                   /* names declared by the version */
     size_t tools_n;
+    /* What the version declares, which requests are held against; outlives the task. NULL: the
+     * version has no tools file, so nothing is. */
+    const ToolSet *declared;
     const GatewaySink *sink; /* required; lives longer than the task */
     bool listen;             /* a listener of its own; false: in-process calls only */
     /* Handles paths under /gantry/v1/ other than /gantry/v1/task (state, tasks, escalate, ...). */
@@ -177,6 +187,12 @@ typedef struct {
     GatewayStop stop;
 } GatewayTotals;
 void gateway_task_totals(const GatewayTask *task, GatewayTotals *ret);
+
+/* What the flags say of this task: whether it may go on, whether it may use the tool; and appends
+ * {"key":value,...}, what its agent reads. */
+bool gateway_task_on(const GatewayTask *task);
+bool gateway_task_tool_on(const GatewayTask *task, Str tool);
+void gateway_task_flags(const GatewayTask *task, JsonOut *out);
 
 /* Counts a tool call that no model's answer asked for (those are counted from the answer) against
  * the same cap. Returns 0 or GATEWAY_E_CAP: the cap is reached, do not make it. */

@@ -14,6 +14,7 @@ int call_read(ModelCall *call)
                             diag_text());
     if (r == 0 && json_type(body) != JSON_OBJECT)
         return call_problem(call, PROBLEM_INVALID, NULL, "the body is not a JSON object");
+    call->document = body;
     if (r == 0) r = request_info_read(&call->arena, call->request->api, body, &call->info, &fault);
     call->json = body;
     if (r == REQUEST_E_INVALID)
@@ -113,6 +114,8 @@ static int admit_once(ModelCall *call, const CapCall *question)
     GatewayTask *task = call->task;
     if (task->totals.stop != GATEWAY_STOP_NONE)
         return call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(task->totals.stop));
+    int r = call_check_switches(call);
+    if (r != 0) return r;
     if (task_past_deadline(task)) return refuse_by_cap(call, CAP_BY_SECONDS);
     call->verdict = cap_admit(&task->options.limits, &task->totals.caps, question, clock_mono_ms());
     if (call->verdict.kind == CAP_REFUSE) return refuse_by_cap(call, call->verdict.reason);

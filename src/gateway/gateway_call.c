@@ -9,7 +9,7 @@ static ModelCall *call_new(GatewayTask *task, const GatewayRequest *request,
 {
     ModelCall *call = xcalloc(1, sizeof *call);
     call->task = task;
-    call->request = request;
+    call->asked = call->request = request;
     call->reply = reply;
     call->started_us = clock_mono_us();
     /* the request, then its answer, as documents */
@@ -70,6 +70,7 @@ static int attempts_wait(ModelCall *call)
 static int run_wait(ModelCall *call)
 {
     int r = call_read(call);
+    if (r == 0) r = call_check_tools(call);
     if (r == 0) r = call_plan(call);
     if (r == 0) r = call_cache_wait(call);
     if (r == 0) r = call_hold_wait(call);

@@ -34,9 +34,12 @@ typedef struct {
 typedef struct {
     ListNode node; /* on task->calls */
     GatewayTask *task;
-    const GatewayRequest *request;
+    const GatewayRequest *asked;   /* as the agent sent it */
+    const GatewayRequest *request; /* asked, or checked */
+    GatewayRequest checked;        /* asked without tools that it must not offer */
     const GatewayReply *reply;
     Arena arena; /* the request as read, names for the record */
+    const Json *document;
     RequestInfo info;
     const Json *json;   /* the request's body */
     int64_t started_us; /* clock_mono_us */
@@ -53,6 +56,7 @@ typedef struct {
     bool held; /* verdict.hold is reserved and not settled yet */
     Buf body;  /* the request as sent, when it was edited */
     HttpAbort abort;
+    bool switched_off; /* aborted because a flag says so */
     HttpCall *upstream;
     GatewayCall record;
 
@@ -85,6 +89,12 @@ MUST_CHECK int call_check_terms(ModelCall *call, const CallTarget *target);
  * way it waits for that to be settled. Returns 0 (held), CALL_E_PROBLEM, HTTP_E_GONE, -ECANCELED.
  */
 MUST_CHECK int call_admit_wait(ModelCall *call);
+
+/* gateway_boundary.c: holds the request's tools against the version's; takes them out or refuses,
+ * as the configuration says. Returns 0 (call->request may be another) or CALL_E_PROBLEM. */
+MUST_CHECK int call_check_tools(ModelCall *call);
+/* Whether flags let the task, and call->target if it is known, go on: 0 or CALL_E_PROBLEM. */
+MUST_CHECK int call_check_switches(ModelCall *call);
 
 /* gateway_plan.c: fills call->targets: the model asked for, then its fallbacks. Returns 0 (there is
  * at least one) or CALL_E_PROBLEM. */

@@ -5,6 +5,7 @@
 #ifndef GANTRY_GATEWAY_GATEWAY_CONFIG_H
 #define GANTRY_GATEWAY_GATEWAY_CONFIG_H
 
+#include "base/str.h"
 #include "logic/cache_policy.h"
 #include "logic/degrade.h"
 #include "logic/price.h"
@@ -48,6 +49,10 @@ typedef struct {
     size_t fallbacks_n;
 } GatewayRoute;
 
+/* What becomes of a request that offers tools its version does not declare, or declares otherwise
+ * (logic/tool_check.h). Versions without a tools file are not checked. */
+typedef enum { GATEWAY_TOOLS_REFUSE, GATEWAY_TOOLS_REMOVE } GatewayUndeclared;
+
 typedef struct {
     const GatewayProvider *providers;
     size_t providers_n;
@@ -56,6 +61,9 @@ typedef struct {
     const PriceTable *prices; /* required; an empty one knows the built-in list */
     CacheConfig cache;        /* of responses */
     DegradeConfig degrade;    /* while a budget runs low */
+    GatewayUndeclared undeclared_tools;
+    const Str *provider_tools; /* kinds of tools that providers may run, as globs */
+    size_t provider_tools_n;
 } GatewayConfig;
 
 /* "chat", "responses", "messages", "embeddings" */

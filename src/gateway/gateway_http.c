@@ -280,6 +280,15 @@ static int task_wait(GatewayTask *task, HttpReq *req)
     return json_reply_wait(req, &out, &body);
 }
 
+static int flags_wait(GatewayTask *task, HttpReq *req)
+{
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, FLAGS_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    gateway_task_flags(task, &out);
+    return json_reply_wait(req, &out, &body);
+}
+
 /* --- routing ---------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -291,6 +300,7 @@ static const Route routes[] = {
     { "POST", "/v1/chat/completions", chat_wait }, { "POST", "/v1/responses", responses_wait },
     { "POST", "/v1/messages", messages_wait },     { "POST", "/v1/embeddings", embeddings_wait },
     { "GET", "/v1/models", models_wait },          { "GET", "/gantry/v1/task", task_wait },
+    { "GET", "/gantry/v1/flags", flags_wait },
 };
 
 static int on_request(HttpReq *req, void *ctx)

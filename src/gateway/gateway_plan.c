@@ -28,6 +28,7 @@ static int plan_asked(ModelCall *call)
 
 int call_plan_resolve(ModelCall *call, Str model, CallTarget *ret)
 {
+    if (!task_model_on(call->task, model)) return -EACCES;
     int r = resolve(call, model, ret);
     return r == 0 ? call_check_terms(call, ret) : r;
 }
@@ -59,11 +60,16 @@ static void plan_fallbacks(ModelCall *call)
 int call_plan(ModelCall *call)
 {
     assert(call->targets_n == 0);
-    int r = plan_asked(call);
+    bool on = task_model_on(call->task, call->info.model);
+    int r = on ? plan_asked(call) : 0;
     if (r != 0) return r;
     call_degrade(call);
-    if (call->degrade.small_model) call_plan_smaller(call);
+    if (call->degrade.small_model && on) call_plan_smaller(call);
     plan_fallbacks(call);
+    if (call->targets_n == 0)
+        return call_problem(call, PROBLEM_SWITCHED_OFF, "model",
+                            "a flag has switched the model \"%.*s\" off",
+                            STR_ARG(call->info.model));
     call->problem = PROBLEM_NONE; /* of fallbacks passed over */
     call->target = &call->targets[0];
     return 0;

@@ -11,6 +11,7 @@
 #include "gateway/gateway.h"
 #include "gateway/gateway_problem.h"
 #include "gateway/gateway_stats.h"
+#include "logic/flag.h"
 #include "sys/clock.h"
 
 #define GATEWAY_REQUEST_BYTES_MAX (32u * 1024 * 1024)
@@ -55,9 +56,13 @@ struct Gateway {
     atomic_uint_fast64_t waited, clamped, usage_missing, over_hold;
     atomic_int_fast64_t in_flight, tasks_open;
     Cache cache;
+    atomic_uint_fast64_t tools_removed;
+    const FlagSet *flags; /* NULL: none */
+    List tasks;           /* GatewayTask.node: the open ones */
 };
 
 struct GatewayTask {
+    ListNode node; /* on gateway->tasks */
     Gateway *gateway;
     Arena arena; /* what the options pointed at */
     GatewayTaskOptions options;
@@ -81,6 +86,8 @@ void stats_degraded(Gateway *gateway, GatewayDegraded degraded);
 /* gateway_cache.c */
 void cache_init(Cache *cache, uint64_t seed);
 void cache_deinit(Cache *cache);
+/* gateway_boundary.c */
+bool task_model_on(const GatewayTask *task, Str model);
 
 /* gateway_http.c: the task's listener */
 MUST_CHECK int task_listen(GatewayTask *task);

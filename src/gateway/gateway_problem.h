@@ -8,18 +8,20 @@
 
 typedef enum {
     PROBLEM_NONE,
-    PROBLEM_INVALID,     /* the request itself */
-    PROBLEM_TOO_LARGE,   /* its body */
-    PROBLEM_PATH,        /* no such route */
-    PROBLEM_METHOD,      /* the route has others */
-    PROBLEM_MODEL,       /* no provider for the model */
-    PROBLEM_PRICE,       /* its price is unknown */
-    PROBLEM_CAP,         /* a cap of the task is reached */
-    PROBLEM_STOPPED,     /* the task may make no more calls */
-    PROBLEM_QUEUED,      /* waited too long for reserved spend */
-    PROBLEM_UNREACHABLE, /* no answer from the provider, or a broken one */
-    PROBLEM_TIMEOUT,     /* none in time */
-    PROBLEM_INTERNAL,    /* ours */
+    PROBLEM_INVALID,      /* the request itself */
+    PROBLEM_TOO_LARGE,    /* its body */
+    PROBLEM_PATH,         /* no such route */
+    PROBLEM_METHOD,       /* the route has others */
+    PROBLEM_MODEL,        /* no provider for the model */
+    PROBLEM_PRICE,        /* its price is unknown */
+    PROBLEM_CAP,          /* a cap of the task is reached */
+    PROBLEM_STOPPED,      /* the task may make no more calls */
+    PROBLEM_TOOL,         /* it offers a tool that the version does not declare like that */
+    PROBLEM_SWITCHED_OFF, /* a flag forbids it */
+    PROBLEM_QUEUED,       /* waited too long for reserved spend */
+    PROBLEM_UNREACHABLE,  /* no answer from the provider, or a broken one */
+    PROBLEM_TIMEOUT,      /* none in time */
+    PROBLEM_INTERNAL,     /* ours */
     PROBLEM_N_
 } Problem;
 

@@ -161,6 +161,10 @@ static GatewayOutcome judge(ModelCall *call, int r, Charge *ret_charge)
     GatewayTask *task = call->task;
     bool sent = call->abort.sent;
     *ret_charge = sent ? CHARGE_HOLD : CHARGE_NOTHING;
+    if (r == -ECONNABORTED && call->switched_off && !task->totals.stop) {
+        call_problem(call, PROBLEM_SWITCHED_OFF, NULL, "a flag has switched this call off");
+        return GATEWAY_STOPPED;
+    }
     if (r == -ECONNABORTED || r == -ECANCELED) {
         GatewayStop stop = task->totals.stop ? task->totals.stop : GATEWAY_STOP_CANCELLED;
         call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(stop));

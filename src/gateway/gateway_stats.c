@@ -4,8 +4,9 @@
 
 const char *gateway_refused_name(GatewayRefused refused)
 {
-    static const char *const names[GATEWAY_REFUSED_N_] = { "cap",     "price",   "route",
-                                                           "invalid", "stopped", "queued" };
+    static const char *const names[GATEWAY_REFUSED_N_] = { "cap",          "price",   "route",
+                                                           "invalid",      "stopped", "tool",
+                                                           "switched_off", "queued" };
     assert(refused < GATEWAY_REFUSED_N_);
     return names[refused];
 }
@@ -17,6 +18,7 @@ void stats_refused(Gateway *gateway, Problem problem)
         [PROBLEM_PATH] = GATEWAY_REFUSED_INVALID,     [PROBLEM_METHOD] = GATEWAY_REFUSED_INVALID,
         [PROBLEM_MODEL] = GATEWAY_REFUSED_ROUTE,      [PROBLEM_PRICE] = GATEWAY_REFUSED_PRICE,
         [PROBLEM_CAP] = GATEWAY_REFUSED_CAP,          [PROBLEM_STOPPED] = GATEWAY_REFUSED_STOPPED,
+        [PROBLEM_TOOL] = GATEWAY_REFUSED_TOOL,        [PROBLEM_SWITCHED_OFF] = GATEWAY_REFUSED_OFF,
         [PROBLEM_QUEUED] = GATEWAY_REFUSED_QUEUED,    [PROBLEM_TOO_LARGE] = GATEWAY_REFUSED_INVALID,
         [PROBLEM_INTERNAL] = GATEWAY_REFUSED_INVALID,
     };
@@ -103,6 +105,7 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
     ret->usage_missing = atomic_load(&gateway->usage_missing);
     ret->over_hold = atomic_load(&gateway->over_hold);
     read_cache(&gateway->cache, ret);
+    ret->tools_removed = atomic_load(&gateway->tools_removed);
     ret->in_flight = atomic_load(&gateway->in_flight);
     ret->tasks_open = atomic_load(&gateway->tasks_open);
 }

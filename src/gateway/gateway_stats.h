@@ -13,6 +13,8 @@ typedef enum {
     GATEWAY_REFUSED_ROUTE,   /* 404: no provider for the model */
     GATEWAY_REFUSED_INVALID, /* 400, 413: the request itself */
     GATEWAY_REFUSED_STOPPED, /* 403 */
+    GATEWAY_REFUSED_TOOL,    /* 403: offers a tool that its version does not declare like that */
+    GATEWAY_REFUSED_OFF,     /* 403: switched off by a flag */
     GATEWAY_REFUSED_QUEUED,  /* 429: waited too long for reserved spend */
     GATEWAY_REFUSED_N_
 } GatewayRefused;
@@ -49,6 +51,7 @@ typedef struct {
     uint64_t cache_hits, cache_misses, cache_stored, cache_evicted, cache_expired, cache_purged;
     uint64_t cache_too_large; /* answers that would have taken too much of the cache */
     int64_t cache_bytes, cache_entries;
+    uint64_t tools_removed; /* taken out of requests */
     int64_t in_flight;
     int64_t tasks_open;
 } GatewayStats;

@@ -16,6 +16,7 @@ Gateway *gateway_new(const GatewayConfig *config)
     gateway->config = config;
     gateway->client = http_client_new();
     cache_init(&gateway->cache, entropy_u64());
+    list_init(&gateway->tasks);
     ModelCounters *other = &gateway->models[GATEWAY_STATS_MODELS_MAX];
     str_copy(other->provider, sizeof other->provider, STR("other"));
     str_copy(other->model, sizeof other->model, STR("other"));
@@ -107,6 +108,7 @@ int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, Gatew
         task_free(task);
         return r;
     }
+    list_push_back(&gateway->tasks, &task->node);
     atomic_fetch_add(&gateway->tasks_open, 1);
     *ret = task;
     return 0;
@@ -195,6 +197,7 @@ void gateway_task_close_wait(GatewayTask *task, int64_t deadline_ms)
     assert(list_empty(&task->calls) &&
            task->totals.caps.in_flight == task->options.spent.in_flight);
     fiber_unshield();
+    list_remove(&task->node);
     atomic_fetch_sub(&task->gateway->tasks_open, 1);
     task_free(task);
 }

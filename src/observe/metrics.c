@@ -397,6 +397,7 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     sum->cache_too_large += s->cache_too_large;
     sum->cache_bytes += s->cache_bytes;
     sum->cache_entries += s->cache_entries;
+    sum->tools_removed += s->tools_removed;
     sum->in_flight += s->in_flight;
     sum->tasks_open += s->tasks_open;
     for (size_t i = 0; i < s->models_n; i++) {
@@ -439,6 +440,8 @@ static const FieldFamily gateway_families[] = {
              "Memory the response cache takes"),
     GAUGE_OF(GatewayStats, cache_entries, "gantry_gateway_cache_entries",
              "Answers in the response cache"),
+    COUNTER_OF(GatewayStats, tools_removed, "gantry_gateway_tools_removed",
+               "Tools taken out of requests: undeclared, declared otherwise, or switched off"),
     GAUGE_OF(GatewayStats, in_flight, "gantry_gateway_in_flight", "Model calls under way"),
     GAUGE_OF(GatewayStats, tasks_open, "gantry_gateway_tasks_open",
              "Tasks with a gateway listener"),

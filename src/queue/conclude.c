@@ -112,7 +112,7 @@ static int next_of(Db *db, const TaskHead *head, const Conclusion *c, TaskNext *
 /* What the worker reports says more than the rule, unless the rule had a reason of its own. */
 static Str error_code_of(const TaskNext *next, const Conclusion *c)
 {
-    bool own = next->state == TASK_CANCELED ||
+    bool own = (next->state == TASK_CANCELED && c->outcome != TASK_OUTCOME_CANCELED) ||
                (next->state == TASK_TIMED_OUT && c->outcome != TASK_OUTCOME_TIMED_OUT);
     if (next->state == TASK_SUCCEEDED) return STR_NULL;
     return own || str_empty(c->error_code) ? str_of(next->error_code) : c->error_code;

@@ -58,6 +58,12 @@ typedef struct {
     Str artifact;   /* SHA-256 of its packed code, 64 hex digits; empty: no code */
 } LinkVersion;
 
+/* What the flags are (logic/flag.h). */
+typedef struct {
+    const FlagSet *set;
+    int64_t revision; /* 0: none was ever set */
+} LinkFlags;
+
 typedef struct {
     /* Starts a lease under a new id, which the link keeps for all that follows. */
     int (*register_wait)(WorkerLink *link, const LinkWorker *worker, LinkLease *ret);
@@ -74,6 +80,10 @@ typedef struct {
 
     /* Waits for a reason to heartbeat before its time: 0, -ETIMEDOUT. mark: of the last reply. */
     int (*signal_wait)(WorkerLink *link, uint64_t mark, int64_t deadline_ms);
+
+    /* Reads all flags; they live in arena. To be called when a heartbeat's answer has another
+     * revision than the flags that are known. */
+    int (*flags_wait)(WorkerLink *link, Arena *arena, LinkFlags *ret);
 
     /* Records the end of an attempt. Idempotent by fence: a repetition is LINK_E_STALE. Returns 0,
      * LINK_E_STALE, LINK_E_REFUSED. */

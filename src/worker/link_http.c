@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/diag.h"
+#include "logic/flag.h"
 #include "logic/version.h"
 #include "sys/clock.h"
 #include "worker/wire.h"
@@ -283,6 +284,27 @@ static int http_signal_wait(WorkerLink *link, uint64_t mark, int64_t deadline_ms
     return r == 0 ? -ETIMEDOUT : r;
 }
 
+/* Read by the fiber of the heartbeats, so within their time. */
+static int http_flags_wait(WorkerLink *link, Arena *arena, LinkFlags *ret)
+{
+    HttpLink *http = http_of(link);
+    const Json *v;
+    Ask ask = {
+        .method = "GET",
+        .path = "/api/flags",
+        .timeout_ms = MIN(http->timeout_ms, http->lease.lease_ms / 3),
+        .reply_bytes_max = 2 * FLAGS_BYTES_MAX,
+        .absent = LINK_E_REFUSED,
+    };
+    FlagSet *set = ARENA_NEW(arena, FlagSet);
+    if (!set) return -ENOMEM;
+    int r = ask_json_wait(http, &ask, arena, &v);
+    if (r != 0) return r;
+    r = flags_parse(arena, json_get(v, "flags"), set);
+    if (r == 0) *ret = (LinkFlags){ set, json_i64_or(json_get(v, "revision"), 0) };
+    return r;
+}
+
 static int http_leave_wait(WorkerLink *link)
 {
     HttpLink *http = http_of(link);
@@ -432,6 +454,7 @@ static const WorkerLinkOps http_ops = {
     .claim_wait = http_claim_wait,
     .heartbeat_wait = http_heartbeat_wait,
     .signal_wait = http_signal_wait,
+    .flags_wait = http_flags_wait,
     .finish_wait = http_finish_wait,
     .calls_wait = http_calls_wait,
     .logs_wait = http_logs_wait,

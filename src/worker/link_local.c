@@ -2,7 +2,9 @@
 #include <string.h>
 
 #include "base/diag.h"
+#include "logic/flag.h"
 #include "store/artifact_store.h"
+#include "store/flag_store.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
 #include "worker/wire.h"
@@ -117,6 +119,50 @@ static int local_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *li
     return outcome(queue_logs_append_wait(local_of(link)->queue, task, lines, lines_n, NULL));
 }
 
+/* --- flags ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    Arena *arena;
+    LinkFlags flags;
+} FlagsJob;
+
+static int rows_parse(Arena *arena, const FlagRow *rows, size_t n, const FlagSet **ret)
+{
+    FlagFault fault;
+    size_t kept = 0;
+    Flag *items = ARENA_ARRAY(arena, Flag, n + 1);
+    FlagSet *set = ARENA_NEW(arena, FlagSet);
+    if (!items || !set) return -ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        const Json *definition;
+        int r = json_parse(arena, rows[i].definition, NULL, &definition, NULL);
+        if (r == 0) r = flag_parse(arena, rows[i].key, definition, &items[kept], &fault);
+        if (r == -ENOMEM) return r;
+        kept += r == 0;
+    }
+    *set = (FlagSet){ items, kept };
+    *ret = set;
+    return 0;
+}
+
+static int flags_job(Db *db, void *arg)
+{
+    FlagsJob *job = arg;
+    FlagRow *rows;
+    size_t n;
+    int r = flag_revision(db, &job->flags.revision);
+    if (r == 0) r = flag_list(db, job->arena, &rows, &n);
+    return r == 0 ? rows_parse(job->arena, rows, n, &job->flags.set) : r;
+}
+
+static int local_flags_wait(WorkerLink *link, Arena *arena, LinkFlags *ret)
+{
+    FlagsJob job = { .arena = arena };
+    int r = store_read_wait(queue_store(local_of(link)->queue), flags_job, &job);
+    if (r == 0) *ret = job.flags;
+    return r;
+}
+
 /* --- versions --------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -180,6 +226,7 @@ static const WorkerLinkOps local_ops = {
     .claim_wait = local_claim_wait,
     .heartbeat_wait = local_heartbeat_wait,
     .signal_wait = local_signal_wait,
+    .flags_wait = local_flags_wait,
     .finish_wait = local_finish_wait,
     .calls_wait = local_calls_wait,
     .logs_wait = local_logs_wait,

@@ -110,7 +110,8 @@ int run_input(Run *run, Buf *buf)
     json_out_kraw(&out, "input", run->task.input.len ? run->task.input : STR("null"));
     text_or_null(&out, "sessionId", run->task.session_id);
     text_or_null(&out, "userId", run->task.user_id);
-    json_out_kraw(&out, "flags", STR("{}"));
+    json_out_key(&out, "flags");
+    gateway_task_flags(run->gateway, &out);
     limits_write(&out, &run->limits);
     json_out_kcstr(&out, "deadline", time_format(run->deadline_at_ms, at));
     json_out_object_end(&out);
@@ -276,6 +277,12 @@ static int finish_wait(Run *run, const GatewayTotals *totals)
 
 /* --- the end of an attempt -------------------------------------------------------------------- */
 
+static int switched_off(Run *run)
+{
+    return run_fail(run, TASK_OUTCOME_CANCELED, "switched_off",
+                    "the flag \"tasks\" has switched such tasks off");
+}
+
 /* A stop decides, unless the result was there before it. */
 static void end_by_stop(Run *run)
 {
@@ -286,6 +293,7 @@ static void end_by_stop(Run *run)
     case RUN_CANCELED:
         run->end = (RunEnd){ .outcome = TASK_OUTCOME_CANCELED, .code = "canceled" };
         break;
+    case RUN_SWITCHED_OFF: switched_off(run); break;
     case RUN_TIMED_OUT:
         run_fail(run, TASK_OUTCOME_TIMED_OUT, "time_limit",
                  "the task ran longer than %" PRId64 " seconds", run->limits.wall_ms / 1000);
@@ -410,6 +418,7 @@ static int gateway_open(Run *run)
         .session_id = run->task.session_id,
         .tools = tools,
         .tools_n = spec->tools.n,
+        .declared = spec->tools_path.len ? &spec->tools : NULL,
         .sink = &run->sink,
         .listen = spec->runtime == RUNTIME_PROCESS,
     };
@@ -444,6 +453,7 @@ static int prepare_wait(Run *run)
 static int runtime_wait(Run *run)
 {
     if (fiber_cancelled()) return -ECANCELED; /* what cannot be abandoned has hidden it so far */
+    if (!gateway_task_on(run->gateway)) return switched_off(run);
     switch (run->version->spec.runtime) {
     case RUNTIME_PROCESS: return run_process_wait(run);
     case RUNTIME_BUILTIN: return run_builtin_wait(run);

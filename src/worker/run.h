@@ -43,10 +43,11 @@ typedef struct {
 /* Why a run was stopped before its end. */
 typedef enum {
     RUN_GOING,
-    RUN_CANCELED,  /* somebody cancelled the task */
-    RUN_TIMED_OUT, /* over its wall clock */
-    RUN_KILLED,    /* the worker goes away: released */
-    RUN_STALE,     /* no longer ours: nothing is reported */
+    RUN_CANCELED,     /* somebody cancelled the task */
+    RUN_SWITCHED_OFF, /* a flag says that such tasks must not run */
+    RUN_TIMED_OUT,    /* over its wall clock */
+    RUN_KILLED,       /* the worker goes away: released */
+    RUN_STALE,        /* no longer ours: nothing is reported */
 } RunStop;
 
 /* What a runner found. Texts live in the run's arena, code and stopped_by are literals. */

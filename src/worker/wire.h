@@ -16,6 +16,7 @@
  *   POST .../{id}/logs          {"taskId","fence","entries":[LINE]}
  *                               204, 409 stale
  *   POST .../{id}/leave         204
+ *   GET  /api/flags             200 {"revision","flags":[FLAG]}, see logic/flag.h
  *   GET  /api/versions/{id}     200 {"components",...}, 404
  *   GET  .../{id}/artifact      200 canonical tar, gzipped, 404
  *

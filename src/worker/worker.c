@@ -10,6 +10,7 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "logic/flag.h"
 #include "sys/clock.h"
 #include "worker/run.h"
 #include "worker/slots.h"
@@ -23,6 +24,7 @@
 #define CLAIM_WAIT_MS 20000
 #define CLAIM_ARENA_BYTES_MAX (WIRE_CLAIM_BYTES_MAX * 16)
 #define BEAT_ARENA_BYTES_MAX ((size_t)4 << 20)
+#define FLAGS_ARENA_BYTES_MAX (48 * FLAGS_BYTES_MAX)
 #define RETRY_MS 200
 #define RETRY_MS_MAX 5000
 #define CLAIM_RETRY_MS_MAX 2000
@@ -38,7 +40,10 @@ struct WorkerHost {
     bool registered;
     uint64_t registrations; /* tells claims of an earlier registration apart */
     bool draining, killed;
-    bool over; /* heartbeats and claims are to end */
+    bool over;       /* heartbeats and claims are to end */
+    LinkFlags flags; /* in flags_arena */
+    bool flags_known;
+    Arena flags_arena;
     List runs;
     Slots slots;
     Cond changed; /* slots, registration, draining, the end of a run */
@@ -191,6 +196,7 @@ void worker_free(WorkerHost *w)
 {
     if (!w) return;
     assert(list_empty(&w->runs));
+    arena_deinit(&w->flags_arena);
     versions_free(w->host.versions);
     if (w->lock >= 0) close(w->lock);
     pthread_mutex_destroy(&w->mutex);
@@ -250,7 +256,7 @@ static void run_begin(WorkerHost *w, int claim, const LinkTask *task)
 
 static bool may_claim(const WorkerHost *w)
 {
-    return w->registered && !w->draining && !w->over;
+    return w->registered && w->flags_known && !w->draining && !w->over;
 }
 
 /* A claim and the start of what it brought. Returns 0 or what went wrong. */
@@ -379,6 +385,38 @@ static void beat_obey(WorkerHost *w, const HeartbeatReply *beat)
     if (beat->draining && !w->draining) worker_drain(w);
 }
 
+/* Runs that the flags do not let go on are stopped. */
+static void flags_obey(WorkerHost *w)
+{
+    gateway_set_flags(w->host.gateway, w->flags.set);
+    LIST_EACH (&w->runs, node) {
+        Run *run = CONTAINER_OF(node, Run, node);
+        if (run->gateway && !gateway_task_on(run->gateway)) run_stop(run, RUN_SWITCHED_OFF);
+    }
+}
+
+/* Takes the flags of this revision over when others are known. What fails is tried again with the
+ * next heartbeat; until then the old ones hold. */
+static void flags_follow_wait(WorkerHost *w, int64_t revision)
+{
+    Arena arena;
+    LinkFlags flags = { .set = NULL };
+    if (w->flags_known && w->flags.revision == revision) return;
+    arena_init(&arena, FLAGS_ARENA_BYTES_MAX);
+    int r = revision ? w->link->ops->flags_wait(w->link, &arena, &flags) : 0;
+    if (r != 0) {
+        if (r != -ECANCELED) LOG_WARN("cannot read flags", LOG_CSTR("why", diag_text_or(r)));
+        arena_deinit(&arena);
+        return;
+    }
+    w->flags = flags;
+    w->flags_known = true;
+    flags_obey(w);
+    arena_deinit(&w->flags_arena); /* of the old ones: nobody has them any more */
+    w->flags_arena = arena;
+    changed(w);
+}
+
 /* *ret_mark is set on success. */
 static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
 {
@@ -392,6 +430,7 @@ static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
     r = w->link->ops->heartbeat_wait(w->link, held, held_n, &arena, &beat);
     if (r != 0) return r;
     beat_obey(w, &beat);
+    flags_follow_wait(w, beat.flags_revision);
     *ret_mark = beat.mark;
     return 0;
 }
@@ -487,6 +526,7 @@ static void end_wait(WorkerHost *w)
     w->over = true;
     fiber_cancel(w->heart);
     fiber_join_wait(w->heart, NULL);
+    gateway_set_flags(w->host.gateway, NULL);
     int r = w->registered ? w->link->ops->leave_wait(w->link) : 0;
     if (r != 0) LOG_WARN("could not say goodbye", LOG_CSTR("why", diag_text_or(r)));
     w->registered = false;

@@ -60,6 +60,12 @@ static int flaky_signal(WorkerLink *link, uint64_t mark, int64_t deadline_ms)
     return f->inner->ops->signal_wait(f->inner, mark, deadline_ms);
 }
 
+static int flaky_flags(WorkerLink *link, Arena *arena, LinkFlags *ret)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->flags_wait(f->inner, arena, ret);
+}
+
 static int flaky_finish(WorkerLink *link, const TaskFinish *finish)
 {
     Flaky *f = flaky_of(link);
@@ -123,6 +129,7 @@ static const WorkerLinkOps flaky_ops = {
     .claim_wait = flaky_claim,
     .heartbeat_wait = flaky_heartbeat,
     .signal_wait = flaky_signal,
+    .flags_wait = flaky_flags,
     .finish_wait = flaky_finish,
     .calls_wait = flaky_calls,
     .logs_wait = flaky_logs,

@@ -1,0 +1,172 @@
+/* The boundary: which tools a request may offer its model, and what flags have switched off. */
+#include "base/diag.h"
+#include "base/log.h"
+#include "gateway/gateway_call.h"
+#include "logic/tool_check.h"
+
+/* --- switches --------------------------------------------------------------------------------- */
+
+static FlagContext flag_context(const GatewayTask *task)
+{
+    const GatewayTaskOptions *o = &task->options;
+    return (FlagContext){ .agent = o->agent,
+                          .version_id = o->version_id,
+                          .tenant_id = o->tenant_id,
+                          .user_id = o->user_id,
+                          .session_id = o->session_id,
+                          .task_id = o->task_id };
+}
+
+bool gateway_task_tool_on(const GatewayTask *task, Str tool)
+{
+    FlagContext context = flag_context(task);
+    return flags_tool_on(task->gateway->flags, &context, tool);
+}
+
+bool gateway_task_on(const GatewayTask *task)
+{
+    FlagContext context = flag_context(task);
+    return flags_tasks_on(task->gateway->flags, &context);
+}
+
+bool task_model_on(const GatewayTask *task, Str model)
+{
+    FlagContext context = flag_context(task);
+    return flags_model_on(task->gateway->flags, &context, model);
+}
+
+void gateway_task_flags(const GatewayTask *task, JsonOut *out)
+{
+    FlagContext context = flag_context(task);
+    flags_write(out, task->gateway->flags, &context);
+}
+
+int call_check_switches(ModelCall *call)
+{
+    if (!gateway_task_on(call->task))
+        return call_problem(call, PROBLEM_SWITCHED_OFF, NULL,
+                            "the flag \"tasks\" has switched this task off");
+    Str model = call->target ? call->target->model : STR_NULL;
+    if (!call->target || task_model_on(call->task, model)) return 0;
+    return call_problem(call, PROBLEM_SWITCHED_OFF, "model",
+                        "a flag has switched the model \"%.*s\" off", STR_ARG(model));
+}
+
+/* Calls that are on their way to what was switched off end now; those that wait find out. */
+static void task_obey(GatewayTask *task)
+{
+    bool on = gateway_task_on(task);
+    LIST_EACH (&task->calls, node) {
+        ModelCall *call = CONTAINER_OF(node, ModelCall, node);
+        if (on && (!call->target || task_model_on(task, call->target->model))) continue;
+        call->switched_off = true;
+        http_abort(&call->abort);
+    }
+    cond_broadcast(&task->changed);
+}
+
+void gateway_set_flags(Gateway *gateway, const FlagSet *flags)
+{
+    gateway->flags = flags;
+    LIST_EACH (&gateway->tasks, node) task_obey(CONTAINER_OF(node, GatewayTask, node));
+}
+
+/* --- tools ------------------------------------------------------------------------------------ */
+
+static bool tool_is_on(void *ctx, Str name)
+{
+    return gateway_task_tool_on(ctx, name);
+}
+
+static int refuse(ModelCall *call, const ToolFinding *finding)
+{
+    char text[TOOL_FAULT_TEXT_MAX];
+    bool off = finding->fault == TOOL_SWITCHED_OFF;
+    tool_fault_text(finding, text);
+    LOG_INFO("tool refused", LOG_STR("tool", finding->name),
+             LOG_CSTR("why", tool_fault_name(finding->fault)));
+    return call_problem(call, off ? PROBLEM_SWITCHED_OFF : PROBLEM_TOOL, finding->list, "%s", text);
+}
+
+static int edit_apply(const ToolEdit *edit, Buf *text)
+{
+    Buf out;
+    buf_init(&out, text->max);
+    Str key = str_of(edit->member);
+    int r = str_empty(edit->value) ? json_member_drop(buf_str(text), key, &out)
+                                   : json_member_set(buf_str(text), key, edit->value, &out);
+    buf_deinit(text);
+    *text = out;
+    return r;
+}
+
+/* The request without the faulty tools takes the place of what the agent sent. */
+static int edits_apply(ModelCall *call, const ToolEdit *edits, size_t n)
+{
+    CLEANUP(buf_deinit) Buf text;
+    buf_init(&text, 2 * call->request->body.len + 1024);
+    int r = buf_add(&text, call->request->body) ? 0 : -ENOMEM;
+    for (size_t i = 0; i < n && r == 0; i++) r = edit_apply(&edits[i], &text);
+    if (r < 0) return r;
+    call->checked = *call->request;
+    call->checked.body = arena_str(&call->arena, buf_str(&text));
+    if (!call->checked.body.ptr) return -ENOMEM;
+    call->request = &call->checked;
+    return call_read(call);
+}
+
+/* Whether what is wrong is taken out rather than refused. A tool that was switched off always is:
+ * an agent should go on without it. */
+static bool is_removed(const ModelCall *call, const ToolReport *report)
+{
+    if (call->task->gateway->config->undeclared_tools == GATEWAY_TOOLS_REMOVE) return true;
+    for (size_t i = 0; i < report->n; i++) {
+        ToolFault fault = report->items[i].fault;
+        if (fault != TOOL_FIT && fault != TOOL_SWITCHED_OFF) return false;
+    }
+    return true;
+}
+
+static const ToolFinding *first_not_off(const ToolReport *report)
+{
+    for (size_t i = 0; i < report->n; i++) {
+        ToolFault fault = report->items[i].fault;
+        if (fault != TOOL_FIT && fault != TOOL_SWITCHED_OFF) return &report->items[i];
+    }
+    return tool_report_first(report);
+}
+
+static int remove_tools(ModelCall *call, const ToolReport *report)
+{
+    ToolEdit edits[TOOL_EDITS_MAX];
+    size_t n = 0;
+    int r = tool_edits(&call->arena, call->info.api, call->document, report, edits, &n);
+    if (r == -ENOTSUP) return refuse(call, first_not_off(report));
+    if (r == 0) r = edits_apply(call, edits, n);
+    if (r != 0) return r;
+    atomic_fetch_add(&call->task->gateway->tools_removed, report->faults_n);
+    return 0;
+}
+
+int call_check_tools(ModelCall *call)
+{
+    const GatewayTask *task = call->task;
+    const GatewayConfig *config = task->gateway->config;
+    ToolPolicy policy = { .declared = task->options.declared,
+                          .provider_tools = config->provider_tools,
+                          .provider_tools_n = config->provider_tools_n };
+    if (task->gateway->flags) {
+        policy.is_on = tool_is_on;
+        policy.ctx = call->task;
+    }
+    ToolReport report;
+    int r = call_check_switches(call);
+    if (r != 0 || (!policy.declared && !policy.is_on)) return r;
+    r = tool_check(&call->arena, call->info.api, call->document, &policy, &report);
+    if (r == 0 && report.faults_n > 0)
+        r = is_removed(call, &report) ? remove_tools(call, &report)
+                                      : refuse(call, first_not_off(&report));
+    if (r < 0)
+        return call_problem(call, PROBLEM_TOO_LARGE, NULL, "the tools are too large to check");
+    return r;
+}
