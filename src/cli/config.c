@@ -13,6 +13,7 @@
 #include "codec/url.h"
 #include "codec/yaml.h"
 #include "logic/issue.h"
+#include "logic/manifest.h"
 
 #define CONFIG_ARENA_BYTES_MAX ((size_t)64 << 20)
 #define CONFIG_ISSUES_MAX 50
@@ -24,7 +25,14 @@
 
 /* --- scalars: one table for the file, the environment and the dump ---------------------------- */
 
-typedef enum { SETTING_TEXT, SETTING_INT, SETTING_BOOL, SETTING_DURATION } SettingType;
+/* A share is a decimal 0..1, kept in millionths. */
+typedef enum {
+    SETTING_TEXT,
+    SETTING_INT,
+    SETTING_BOOL,
+    SETTING_DURATION,
+    SETTING_SHARE
+} SettingType;
 
 typedef struct {
     const char *path; /* dots between members */
@@ -64,6 +72,13 @@ static const Setting settings[] = {
     { "lanes.normal.reserved", SETTING_INT, AT(lanes.reserved[LANE_NORMAL]), 0, LANE_SLOTS_MAX },
     { "lanes.low.reserved", SETTING_INT, AT(lanes.reserved[LANE_LOW]), 0, LANE_SLOTS_MAX },
     { "lanes.shared", SETTING_INT, AT(lanes.shared), 0, LANE_SLOTS_MAX },
+    { "cache.ttl", SETTING_DURATION, AT(gateway.cache.ttl_ms), 1000, 365 * DAY_MS },
+    { "cache.maxBytes", SETTING_INT, AT(cache_bytes_max), 0, INT64_C(1) << 40 },
+    { "budgets.enableCachingAt", SETTING_SHARE, AT(gateway.degrade.cache_at_ppm), 0, PPM_WHOLE },
+    { "budgets.degradeToSmallModelAt", SETTING_SHARE, AT(gateway.degrade.model_at_ppm), 0,
+      PPM_WHOLE },
+    { "budgets.holdLowAt", SETTING_SHARE, AT(gateway.degrade.hold_at_ppm), 0, PPM_WHOLE },
+    { "budgets.smallModel", SETTING_TEXT, AT(small_model), 0, 0 },
 };
 
 static void *setting_at(const Setting *s, Config *config)
@@ -104,6 +119,10 @@ static int setting_from_text(const Setting *s, Config *config, Str text)
         if (r < 0) diag_set(r, "must be a whole number, not `%.*s`", STR_ARG(text));
         break;
     case SETTING_DURATION: r = duration_parse(text, &v); break;
+    case SETTING_SHARE:
+        if (money_from_text(text, PPM_WHOLE, &v) < 0 || v > PPM_WHOLE)
+            return diag_set(-EINVAL, "must be a share between 0 and 1, such as 0.25");
+        break;
     }
     if (r == 0) r = check_range(s, v);
     if (r == 0) *(int64_t *)setting_at(s, config) = v;
@@ -122,10 +141,15 @@ static int setting_from_json(const Setting *s, Config *config, const Json *v)
         if (r == 0) *(int64_t *)setting_at(s, config) = number;
         return r;
     }
+    if (s->type == SETTING_SHARE && (json_type(v) == JSON_INT || json_type(v) == JSON_REAL)) {
+        char text[JSON_NUMBER_TEXT_MAX];
+        size_t n = json_number_format(json_f64_or(v, -1), text);
+        return setting_from_text(s, config, str_make(text, n));
+    }
     if (json_type(v) == JSON_STRING && s->type != SETTING_INT && s->type != SETTING_BOOL)
         return setting_from_text(s, config, json_str(v));
     static const char *const wanted[] = { "a string", "a whole number", "true or false",
-                                          "a duration such as 30s" };
+                                          "a duration such as 30s", "a share such as 0.25" };
     return diag_set(-EINVAL, "must be %s, not %s", wanted[s->type], json_type_name(json_type(v)));
 }
 
@@ -563,11 +587,49 @@ static void check_scalars(Reader *rd, const IssuePath *path, Str prefix, const J
     check_members(rd, path, v, names);
 }
 
+/* The thresholds are settings. */
+static void read_budgets(Reader *rd, const Json *v)
+{
+    static const char *const names[] = { "enableCachingAt", "degradeToSmallModelAt", "holdLowAt",
+                                         "smallModel", NULL };
+    IssuePath root = ISSUE_KEY(NULL, STR("budgets"));
+    if (v) check_members(rd, &root, v, names);
+}
+
+/* {ttl, maxBytes, agents: [GLOB]}: the agents that have opted in. */
+static void read_cache(Reader *rd, const Json *v)
+{
+    static const char *const names[] = { "ttl", "maxBytes", "agents", NULL };
+    CacheConfig *cache = &rd->config->gateway.cache;
+    IssuePath root = ISSUE_KEY(NULL, STR("cache"));
+    IssuePath list = ISSUE_KEY(&root, STR("agents"));
+    const Json *agents = json_get(v, "agents");
+    if (!v || !check_members(rd, &root, v, names) || !agents) return;
+    if (json_type(agents) != JSON_ARRAY || json_len(agents) > CACHE_AGENTS_MAX) {
+        issue_error(&rd->issues, &list,
+                    "must be a list of at most %d agents (`*` stands for any part)",
+                    CACHE_AGENTS_MAX);
+        return;
+    }
+    const char **kept = ARENA_ARRAY(&rd->config->arena, const char *, CACHE_AGENTS_MAX);
+    if (!kept) DIE("no memory for the configuration");
+    cache->agents = kept;
+    for (JsonIter it = json_iter(agents); json_next(&it);) {
+        IssuePath at = ISSUE_INDEX(&list, cache->agents_n);
+        Str name = json_str(it.value);
+        char *text = NULL;
+        if (name.len == 0 || memchr(name.ptr, 0, name.len))
+            issue_error(&rd->issues, &at, "must be a non-empty string");
+        keep_text(rd->config, &text, name);
+        kept[cache->agents_n++] = text;
+    }
+}
+
 static void read_document(Reader *rd, const Json *doc)
 {
     static const char *const names[] = { "server", "log",       "limits",  "timeouts", "worker",
                                          "lanes",  "providers", "models",  "prices",   "webhooks",
-                                         "tools",  "auth",      "budgets", NULL };
+                                         "tools",  "auth",      "budgets", "cache",    NULL };
     static const char *const scalar_blocks[] = { "server",   "log",    "limits",
                                                  "timeouts", "worker", "lanes" };
     if (json_type(doc) == JSON_NULL) return;
@@ -577,13 +639,9 @@ static void read_document(Reader *rd, const Json *doc)
         if (json_get(doc, scalar_blocks[i]))
             check_scalars(rd, &at, str_of(scalar_blocks[i]), json_get(doc, scalar_blocks[i]));
     }
-    if (json_get(doc, "budgets")) {
-        IssuePath at = ISSUE_KEY(NULL, STR("budgets"));
-        issue_error(
-            &rd->issues, &at,
-            "budgets are not enforced by this version: use spec.limits of each agent, and remove this block");
-    }
     read_settings(rd, doc);
+    read_budgets(rd, json_get(doc, "budgets"));
+    read_cache(rd, json_get(doc, "cache"));
     read_prices(rd, json_get(doc, "prices"));
     read_providers(rd, json_get(doc, "providers"));
     read_models(rd, json_get(doc, "models"));
@@ -661,6 +719,11 @@ static int check_whole(Config *config)
     if (strcmp(config->log_format, "logfmt") != 0 && strcmp(config->log_format, "json") != 0)
         r = -EINVAL, fprintf(stderr, "gantry: log.format must be logfmt or json, not `%s`\n",
                              config->log_format);
+    config->gateway.cache.bytes_max = config->cache_bytes_max ? config->cache_bytes_max : -1;
+    config->gateway.degrade.small_model = *config->small_model ? config->small_model : NULL;
+    if (*config->small_model && !model_id_ok(str_of(config->small_model)))
+        r = -EINVAL,
+        fprintf(stderr, "gantry: budgets.smallModel: `%s` is no model id\n", config->small_model);
     if (!lane_config_ok(&config->lanes))
         r = -EINVAL,
         fprintf(stderr, "gantry: lanes: every lane needs at least one slot, reserved or shared\n");
@@ -697,11 +760,13 @@ void config_init(Config *config, ConfigMode mode)
                         .queued_tasks_max = 1000000,
                         .log_bytes_max = 1 << 20,
                         .grace_ms = 5000,
-                        .lease_ms = 10000 };
+                        .lease_ms = 10000,
+                        .cache_bytes_max = CACHE_BYTES_MAX_DEFAULT };
     arena_init(&config->arena, CONFIG_ARENA_BYTES_MAX);
     keep_text(config, &config->address, STR("127.0.0.1"));
     keep_text(config, &config->data, mode == CONFIG_DEV ? STR(".gantry") : STR("/var/lib/gantry"));
     keep_text(config, &config->public_url, STR(""));
+    keep_text(config, &config->small_model, STR(""));
     keep_text(config, &config->log_level, mode == CONFIG_DEV ? STR("warn") : STR("info"));
     keep_text(config, &config->log_format, mode == CONFIG_DEV ? STR("logfmt") : STR("json"));
     price_table_init(&config->prices, &config->arena);
@@ -709,7 +774,9 @@ void config_init(Config *config, ConfigMode mode)
     config->routes = ARENA_ARRAY(&config->arena, GatewayRoute, ROUTES_MAX);
     config->gateway = (GatewayConfig){ .providers = config->providers,
                                        .routes = config->routes,
-                                       .prices = &config->prices };
+                                       .prices = &config->prices,
+                                       .cache = { .ttl_ms = CACHE_TTL_MS_DEFAULT },
+                                       .degrade = DEGRADE_CONFIG_DEFAULT };
     if (!config->providers || !config->routes) DIE("no memory for the configuration");
     if (mode != CONFIG_DEV) return;
     /* a laptop's own receivers and tools are what dev mode is for */
@@ -840,6 +907,10 @@ static void dump_value(const Setting *s, const Config *config, Buf *out)
     case SETTING_DURATION:
         buf_printf(out, "%s", duration_format(*(const int64_t *)at, duration));
         break;
+    case SETTING_SHARE:
+        buf_printf(out, "%" PRId64 ".%06" PRId64, *(const int64_t *)at / PPM_WHOLE,
+                   *(const int64_t *)at % PPM_WHOLE);
+        break;
     }
 }
 
@@ -865,6 +936,8 @@ void config_dump(const Config *config, Buf *out)
     buf_printf(out, "tools: {undeclared: %s, providerTools: %zu}\n",
                config->gateway.undeclared_tools == GATEWAY_TOOLS_REMOVE ? "remove" : "refuse",
                config->gateway.provider_tools_n);
+    for (size_t i = 0; i < config->gateway.cache.agents_n; i++)
+        buf_printf(out, "cache.agents: \"%s\"\n", config->gateway.cache.agents[i]);
     buf_printf(out, "auth.keys: %zu\nwebhooks.secret: %s\n", config->keys_n,
                config->webhook_secret.len ? "********" : "made at start");
 }

@@ -49,6 +49,8 @@ typedef struct {
     GatewayProvider *providers;
     GatewayRoute *routes;
     PriceTable prices;
+    int64_t cache_bytes_max; /* of cached responses; 0: none are kept */
+    char *small_model;       /* while a budget runs low; empty: the agent's own fallbacks */
 
     /* webhooks */
     Str webhook_secret; /* empty: one is made and kept in the data directory */
