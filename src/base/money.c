@@ -2,6 +2,8 @@
 
 #include <stdio.h>
 
+#pragma GCC poison float double /* money is whole numbers */
+
 #define EXPONENT_MAX 40
 
 static bool is_digit(char c)

@@ -264,15 +264,13 @@ static void read_tokens(Reader *rd, const IssuePath *path, const Json *obj, cons
 
 static Price read_price(Reader *rd, const IssuePath *path, const Json *obj)
 {
-    Price p = {
-        .base = { PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET },
-        .tier = { PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET, PRICE_UNSET }
-    };
+    Price p = { .base = PRICE_RATES_UNSET };
     read_rate(rd, path, obj, "inputUsdPerMillion", true, &p.base.input);
     read_rate(rd, path, obj, "outputUsdPerMillion", true, &p.base.output);
     read_rate(rd, path, obj, "cachedInputUsdPerMillion", false, &p.base.cached);
     read_tokens(rd, path, obj, "maxInputTokens", &p.input_max);
     read_tokens(rd, path, obj, "maxOutputTokens", &p.output_max);
+    read_tokens(rd, path, obj, "imageTokensMax", &p.image_tokens_max);
     return p;
 }
 
@@ -287,13 +285,10 @@ static const Price *keep_price(Config *config, Price price)
 
 static void read_prices(Reader *rd, const Json *v)
 {
-    static const char *const names[] = { "model",
-                                         "inputUsdPerMillion",
-                                         "outputUsdPerMillion",
-                                         "cachedInputUsdPerMillion",
-                                         "maxInputTokens",
-                                         "maxOutputTokens",
-                                         NULL };
+    static const char *const names[] = {
+        "model",          "inputUsdPerMillion", "outputUsdPerMillion", "cachedInputUsdPerMillion",
+        "maxInputTokens", "maxOutputTokens",    "imageTokensMax",      NULL
+    };
     IssuePath root = ISSUE_KEY(NULL, STR("prices"));
     size_t i = 0;
     if (v && json_type(v) != JSON_ARRAY) issue_error(&rd->issues, &root, "must be a list");
@@ -336,9 +331,13 @@ static void read_provider(Reader *rd, const IssuePath *path, Str name, const Jso
 {
     static const char *const names[] = { "protocol", "baseUrl",   "key",     "limits",
                                          "price",    "capMember", "timeout", NULL };
-    static const char *const price_names[] = { "inputUsdPerMillion",       "outputUsdPerMillion",
-                                               "cachedInputUsdPerMillion", "maxInputTokens",
-                                               "maxOutputTokens",          NULL };
+    static const char *const price_names[] = { "inputUsdPerMillion",
+                                               "outputUsdPerMillion",
+                                               "cachedInputUsdPerMillion",
+                                               "maxInputTokens",
+                                               "maxOutputTokens",
+                                               "imageTokensMax",
+                                               NULL };
     GatewayProvider p = { 0 };
     if (!check_members(rd, path, v, names)) return;
     char *kept_name = NULL;

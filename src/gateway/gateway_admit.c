@@ -24,44 +24,81 @@ int call_read(ModelCall *call)
     return 0;
 }
 
-/* Tiers whose rates are those of the price table, or lower. */
-static bool tier_is_priced(Str tier)
+/* Where the provider computes: Anthropic is asked in the request (or its account says), OpenAI by
+ * the host. A region that costs nothing more needs no factor. */
+static Region region_of_call(const ModelCall *call, const CallTarget *target)
 {
-    static const char *const priced[] = {
-        "", "auto", "default", "flex", "standard", "standard_only"
-    };
-    for (size_t i = 0; i < ARRAY_N(priced); i++)
-        if (str_eq(tier, str_of(priced[i]))) return true;
-    return false;
+    Str url = str_of(target->provider->base_url);
+    Region region = call->info.region;
+    if (target->api == API_MESSAGES) return region;
+    if (str_find(url, STR("://us.api.openai.com")) >= 0) region = REGION_US;
+    else if (str_find(url, STR("://eu.api.openai.com")) >= 0) region = REGION_EU;
+    else return REGION_GLOBAL;
+    return target->price->uplift[region] ? region : REGION_GLOBAL;
 }
 
-int call_check_terms(ModelCall *call, const CallTarget *target)
+static PriceTerms terms_of(const ModelCall *call, const CallTarget *target)
 {
     const RequestInfo *info = &call->info;
-    if (!tier_is_priced(info->service_tier))
-        return call_problem(call, PROBLEM_PRICE, "service_tier",
-                            "the price of service tier \"%.*s\" is not known",
-                            STR_ARG(info->service_tier));
+    int64_t timeout_ms = target->provider->timeout_ms;
+    return (PriceTerms){
+        .cache_write = info->cache_write,
+        .media = info->other_media,
+        .images = info->images,
+        .server_uses = MAX(info->server_uses_max, 0),
+        .server_tools = info->server_kinds,
+        .search_size = info->search_size,
+        .service = call_pins_service(call, target) ? SERVICE_STANDARD : info->service,
+        .region = region_of_call(call, target),
+        .seconds = ((timeout_ms ? timeout_ms : TIMEOUT_DEFAULT_MS) + 999) / 1000,
+    };
+}
+
+bool call_pins_service(const ModelCall *call, const CallTarget *target)
+{
+    bool openai = target->api == API_CHAT || target->api == API_RESPONSES;
+    return openai && call->info.service == SERVICE_UNKNOWN &&
+           target->price->others[SERVICE_PRIORITY];
+}
+
+static int refuse_price(ModelCall *call, const CallTarget *target, const char *lacks)
+{
+    static const struct {
+        const char *lacks, *param, *what;
+    } words[] = {
+        { "region", "inference_geo", "what it costs in that region is not known" },
+        { "media", NULL, "what audio, images or files cost it is not known" },
+        { "images", NULL,
+          "how many tokens an image is billed as is not known: add imageTokensMax to its entry "
+          "under `prices` in gantry.yaml" },
+        { "tools", "tools",
+          "the price of a tool that the provider runs itself is not known: web search, file search "
+          "and code interpreter can have one" },
+    };
+    for (size_t i = 0; i < ARRAY_N(words); i++)
+        if (strcmp(lacks, words[i].lacks) == 0)
+            return call_problem(call, PROBLEM_PRICE, words[i].param, "\"%.*s\": %s",
+                                STR_ARG(target->model), words[i].what);
+    return call_problem(call, PROBLEM_PRICE, lacks,
+                        "the price of service tier \"%.*s\" is not known",
+                        STR_ARG(call->info.service_tier));
+}
+
+int call_check_terms(ModelCall *call, CallTarget *target)
+{
+    const RequestInfo *info = &call->info;
+    target->terms = terms_of(call, target);
+    const char *lacks = price_lacks(target->price, &target->terms);
     if (info->prediction)
         return call_problem(
             call, PROBLEM_PRICE, "prediction",
             "rejected predictions are billed without a bound, so no budget could hold");
-    if (info->server_tools == 0) return 0;
-    if (!info->web_search_only)
-        return call_problem(
-            call, PROBLEM_PRICE, "tools",
-            "of the tools that the provider runs itself only web search has a known "
-            "price");
-    if (info->server_uses_max < 0)
+    if (info->server_tools > 0 && info->server_uses_max < 0)
         return call_problem(call, PROBLEM_INVALID, "tools",
-                            "web search needs a bound (max_uses), or no budget could hold");
-    if (target->price->web_search == 0)
-        return call_problem(
-            call, PROBLEM_PRICE, "tools",
-            "the price of a web search by \"%.*s\" is not known: add it to `prices` "
-            "in gantry.yaml",
-            STR_ARG(target->model));
-    return 0;
+                            "a tool that the provider runs itself needs a bound (%s), or no budget "
+                            "could hold",
+                            info->api == API_RESPONSES ? "max_tool_calls" : "max_uses");
+    return lacks ? refuse_price(call, target, lacks) : 0;
 }
 
 static int refuse_by_cap(ModelCall *call, CapReason reason)
@@ -90,22 +127,34 @@ static int refuse_by_cap(ModelCall *call, CapReason reason)
     }
 }
 
+/* The most input the call can bill. An image is billed as so many tokens at most, whatever its
+ * bytes; of other media, and of input that is not in the body, only the model's window is a bound.
+ */
+static int64_t in_ub_of(const ModelCall *call)
+{
+    const RequestInfo *info = &call->info;
+    const Price *price = call->target->price;
+    int64_t image = price_image_tokens(price), images;
+    bool opaque = info->other_media || info->hides_input || (info->images > 0 && image == 0);
+    int64_t in_ub = request_in_ub((int64_t)call->request->body.len, info->messages, info->has_tools,
+                                  opaque, price->input_max);
+    if (__builtin_mul_overflow(info->images, image, &images)) return INT64_MAX;
+    return money_add(in_ub, images);
+}
+
 static CapCall cap_question(const ModelCall *call)
 {
     const RequestInfo *info = &call->info;
     const Price *price = call->target->price;
     return (CapCall){
         .price = price,
-        .in_ub = request_in_ub((int64_t)call->request->body.len, info->messages, info->has_tools,
-                               info->has_media || info->hides_input, price->input_max),
+        .in_ub = in_ub_of(call),
         .out_cap = info->out_cap,
         .out_max = price->output_max,
         .n = info->n,
         .no_output = info->api == API_EMBEDDINGS,
         .has_tools = info->has_tools,
-        .terms = { .cache_write = info->cache_write,
-                   .audio = info->has_media,
-                   .web_searches = MAX(info->server_uses_max, 0) },
+        .terms = call->target->terms,
     };
 }
 

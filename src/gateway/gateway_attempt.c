@@ -4,7 +4,6 @@
 #include "gateway/gateway_edit.h"
 #include "sys/entropy.h"
 
-#define TIMEOUT_DEFAULT_MS 600000
 #define FIELDS_MAX 8
 #define EDIT_BYTES_MAX 2048 /* that edits add to a request */
 
@@ -48,6 +47,7 @@ static int edit(ModelCall *call, Str *ret)
         .model = call->target->degraded ? call->target->model : STR_NULL,
         .cap_member = call->target->provider->cap_member,
         .no_tools = call->verdict.tools_spent && info->has_tools,
+        .usual_service = call_pins_service(call, call->target),
         .include_usage = info->api == API_CHAT && info->stream && !info->include_usage,
     };
     /* without a cap to keep, a request that names none is left to the provider's own */

@@ -25,6 +25,7 @@ typedef enum { CALL_CACHE_OFF, CALL_CACHE_MISS, CALL_CACHE_HIT } CallCache;
 typedef struct {
     const GatewayProvider *provider;
     const Price *price;
+    PriceTerms terms; /* what makes it dearer; of call_check_terms */
     Str model;
     Api api;                 /* spoken upstream */
     bool degraded;           /* not the model that the agent asked for */
@@ -83,8 +84,10 @@ int call_problem(ModelCall *call, Problem problem, const char *param, const char
 /* gateway_admit.c: reads and checks the request. Returns 0 or CALL_E_PROBLEM. */
 MUST_CHECK int call_read(ModelCall *call);
 /* What would cost more than tokens, without a bound, is refused: no reservation could hold it.
- * Returns 0 or CALL_E_PROBLEM. */
-MUST_CHECK int call_check_terms(ModelCall *call, const CallTarget *target);
+ * Sets target->terms. Returns 0 or CALL_E_PROBLEM. */
+MUST_CHECK int call_check_terms(ModelCall *call, CallTarget *target);
+/* Whether the usual service has to be asked for in words: an account may be set to a dearer one. */
+bool call_pins_service(const ModelCall *call, const CallTarget *target);
 /* Reserves the worst case of an attempt at call->target; while only reserved spend stands in the
  * way it waits for that to be settled. Returns 0 (held), CALL_E_PROBLEM, HTTP_E_GONE, -ECANCELED.
  */

@@ -86,6 +86,8 @@ int body_edit(Str body, const RequestInfo *info, const Edits *edits, Buf *scratc
     if (r == 0 && edits->no_tools)
         r = member_set(scratch, &at, "tool_choice",
                        info->api == API_MESSAGES ? STR("{\"type\":\"none\"}") : STR("\"none\""));
+    if (r == 0 && edits->usual_service)
+        r = member_set(scratch, &at, "service_tier", STR("\"default\""));
     if (r == 0) *ret = at;
     return r;
 }

@@ -11,6 +11,7 @@ typedef struct {
     int64_t out_cap;        /* to be set; 0: leave the client's */
     const char *cap_member; /* where this server looks for it (API_CHAT); NULL: the usual one */
     bool no_tools;          /* forbid tool calls */
+    bool usual_service;     /* ask for the usual service tier (OpenAI) */
     bool include_usage;     /* chat streams: ask for usage */
 } Edits;
 

@@ -26,6 +26,7 @@
 #define GATEWAY_DRAIN_BYTES (16 * 1024 * 1024)
 /* A stream that has said it is finished may stay silent so long before [DONE] or its end. */
 #define GATEWAY_TAIL_MS 10000
+#define TIMEOUT_DEFAULT_MS 600000  /* of a call, when the provider has none */
 #define GATEWAY_PATIENCE_MS 600000 /* of a client that does not say */
 
 /* Written by the loop, read by any thread; names are set before models_n counts them. */

@@ -43,7 +43,8 @@ static void add_usage(Usage *sum, const Usage *usage)
     sum->cache_write_1h_tokens = money_add(sum->cache_write_1h_tokens,
                                            usage->cache_write_1h_tokens);
     sum->reasoning_tokens = money_add(sum->reasoning_tokens, usage->reasoning_tokens);
-    sum->web_searches = money_add(sum->web_searches, usage->web_searches);
+    for (size_t i = 0; i < SERVER_N_; i++)
+        sum->server_calls[i] = money_add(sum->server_calls[i], usage->server_calls[i]);
     sum->tool_calls = money_add(sum->tool_calls, usage->tool_calls);
     sum->valid |= usage->valid;
 }
@@ -55,8 +56,10 @@ static CapHold booked(const ModelCall *call, Charge charge)
     if (charge == CHARGE_NOTHING) return (CapHold){ 0 };
     if (charge == CHARGE_HOLD) return call->verdict.hold;
     assert(usage->valid);
+    PriceTerms terms = call->target->terms;
+    terms.seconds = (clock_mono_us() - call->started_us + 999999) / 1000000;
     return (CapHold){ .tokens = money_add(usage->input_tokens, usage->output_tokens),
-                      .nusd = price_cost(call->target->price, usage) };
+                      .nusd = price_cost(call->target->price, usage, &terms) };
 }
 
 static void settle(ModelCall *call, Charge charge)

@@ -2,6 +2,8 @@
 #include "logic/glob.h"
 #include "logic/price.h"
 
+#pragma GCC poison float double /* money is whole numbers */
+
 #define KEY_BYTES_MAX 512
 
 /* --- the built-in list ---------------------------------------------------------------------- */
@@ -12,45 +14,49 @@
 #define CLAUDE(in, read, out)                                                             \
     {                                                                                     \
         MILLI(in), MILLI(out), MILLI(read), MILLI(in) * 5 / 4, 2 * MILLI(in), MILLI(out), \
-            MILLI(in), MILLI(out)                                                         \
+            MILLI(in), MILLI(out), MILLI(in), MILLI(out)                                  \
     }
 #define GPT(in, read, out)                                                               \
     {                                                                                    \
         MILLI(in), MILLI(out), MILLI(read), MILLI(in), MILLI(in), MILLI(out), MILLI(in), \
-            MILLI(out)                                                                   \
+            MILLI(out), MILLI(in), MILLI(out)                                            \
     }
-#define SEARCH (10 * PUSD_PER_USD / 1000) /* 10 USD a thousand */
+#define ABOVE(tokens, rates) .tiers = { { tokens, rates } }, .tiers_n = 1
+/* 10 USD a thousand, whatever is read */
+#define SEARCH .search = { 10000000000, 10000000000, 10000000000, 10000000000 }
 
-/* The providers' public list prices of 2026 for their standard service. Ids with a date, or those
- * that Anthropic gives no date and does not move. */
+/* The providers' public list prices of spring 2026 for their standard service. Ids with a date, or
+ * those that Anthropic gives no date and does not move. */
 /* clang-format off */
 static const Price builtin[] = {
     { STR("claude-3-5-haiku-20241022"), CLAUDE(800, 80, 4000),
-      .web_search = SEARCH, .input_max = 200000, .output_max = 8192 },
+      SEARCH, .input_max = 200000, .output_max = 8192 },
     { STR("claude-3-7-sonnet-20250219"), CLAUDE(3000, 300, 15000),
-      .web_search = SEARCH, .input_max = 200000, .output_max = 64000 },
+      SEARCH, .input_max = 200000, .output_max = 64000 },
     { STR("claude-3-haiku-20240307"),
       { MILLI(250), MILLI(1250), MILLI(30), MILLI(300), MILLI(500), MILLI(1250), MILLI(250),
-        MILLI(1250) },
+        MILLI(1250), MILLI(250), MILLI(1250) },
       .input_max = 200000, .output_max = 4096 },
     { STR("claude-haiku-4-5-20251001"), CLAUDE(1000, 100, 5000),
-      .web_search = SEARCH, .input_max = 200000, .output_max = 64000 },
+      SEARCH, .input_max = 200000, .output_max = 64000 },
     { STR("claude-opus-4-1-20250805"), CLAUDE(15000, 1500, 75000),
-      .web_search = SEARCH, .input_max = 200000, .output_max = 32000 },
+      SEARCH, .input_max = 200000, .output_max = 32000 },
     { STR("claude-opus-4-20250514"), CLAUDE(15000, 1500, 75000),
-      .web_search = SEARCH, .input_max = 200000, .output_max = 32000 },
+      SEARCH, .input_max = 200000, .output_max = 32000 },
     { STR("claude-opus-4-5-20251101"), CLAUDE(5000, 500, 25000),
-      .web_search = SEARCH, .input_max = 200000, .output_max = 64000 },
+      SEARCH, .input_max = 200000, .output_max = 64000 },
     { STR("claude-opus-4-6"), CLAUDE(5000, 500, 25000),
-      .web_search = SEARCH, .input_max = 1000000, .output_max = 128000 },
+      SEARCH, .input_max = 1000000, .output_max = 128000 },
     { STR("claude-opus-4-7"), CLAUDE(5000, 500, 25000),
-      .web_search = SEARCH, .input_max = 1000000, .output_max = 128000 },
-    { STR("claude-sonnet-4-20250514"), CLAUDE(3000, 300, 15000), 200000, CLAUDE(6000, 600, 22500),
-      .web_search = SEARCH, .input_max = 1000000, .output_max = 64000 },
-    { STR("claude-sonnet-4-5-20250929"), CLAUDE(3000, 300, 15000), 200000, CLAUDE(6000, 600, 22500),
-      .web_search = SEARCH, .input_max = 1000000, .output_max = 64000 },
+      SEARCH, .input_max = 1000000, .output_max = 128000 },
+    { STR("claude-sonnet-4-20250514"), CLAUDE(3000, 300, 15000),
+      ABOVE(200000, CLAUDE(6000, 600, 22500)),
+      SEARCH, .input_max = 1000000, .output_max = 64000 },
+    { STR("claude-sonnet-4-5-20250929"), CLAUDE(3000, 300, 15000),
+      ABOVE(200000, CLAUDE(6000, 600, 22500)),
+      SEARCH, .input_max = 1000000, .output_max = 64000 },
     { STR("claude-sonnet-4-6"), CLAUDE(3000, 300, 15000),
-      .web_search = SEARCH, .input_max = 1000000, .output_max = 64000 },
+      SEARCH, .input_max = 1000000, .output_max = 64000 },
     { STR("gpt-3.5-turbo-0125"), GPT(500, 500, 1500), .input_max = 16385, .output_max = 4096 },
     { STR("gpt-4-turbo-2024-04-09"), GPT(10000, 10000, 30000),
       .input_max = 128000, .output_max = 4096 },
@@ -68,7 +74,8 @@ static const Price builtin[] = {
     { STR("gpt-5-nano-2025-08-07"), GPT(50, 5, 400), .input_max = 400000, .output_max = 128000 },
     { STR("gpt-5.1-2025-11-13"), GPT(1250, 125, 10000), .input_max = 400000, .output_max = 128000 },
     { STR("gpt-5.2-2025-12-11"), GPT(1750, 175, 14000), .input_max = 400000, .output_max = 128000 },
-    { STR("gpt-5.4-2026-03-05"), GPT(2500, 250, 15000), 272000, GPT(5000, 500, 22500),
+    { STR("gpt-5.4-2026-03-05"), GPT(2500, 250, 15000),
+      ABOVE(272000, GPT(5000, 500, 22500)),
       .input_max = 1050000, .output_max = 128000 },
     { STR("gpt-5.4-mini-2026-03-17"), GPT(750, 75, 4500),
       .input_max = 400000, .output_max = 128000 },
@@ -88,6 +95,31 @@ static const Price builtin[] = {
     { STR("text-embedding-3-small"), GPT(20, 20, 0), .input_max = 300000 },
 };
 /* clang-format on */
+
+int64_t price_image_tokens(const Price *price)
+{
+    /* Of the longest sides and the finest detail that the maker takes, with its factor. */
+    static const struct {
+        Str prefix;
+        int64_t tokens;
+    } families[] = {
+        { STR("gpt-4o-mini"), 48169 },                          /* 2833 + 8 tiles of 5667 */
+        { STR("chatgpt-4o"), 24600 },  { STR("gpt-4"), 24600 }, /* 10,000 patches times 2.46 */
+        { STR("gpt-5"), 24600 },       { STR("o1"), 24600 },     { STR("o3"), 24600 },
+        { STR("o4"), 24600 },          { STR("claude-"), 6640 }, /* 2576 x 1932 / 750 */
+        { STR("sim/"), 24600 }
+    };
+    if (price->image_tokens_max > 0) return price->image_tokens_max;
+    Str model = price->model;
+    if (!price->fictitious)
+        for (ptrdiff_t at; (at = str_find_char(model, '/')) >= 0;)
+            model = str_skip(model, (size_t)at + 1);
+    ptrdiff_t dot = str_find(model, STR("anthropic.")); /* "us.anthropic.claude-..." */
+    if (dot >= 0) model = str_skip(model, (size_t)dot + strlen("anthropic."));
+    for (size_t i = 0; i < ARRAY_N(families); i++)
+        if (str_starts_with(model, families[i].prefix)) return families[i].tokens;
+    return 0;
+}
 
 /* --- look-up -------------------------------------------------------------------------------- */
 
@@ -162,7 +194,9 @@ static const Price *find_pattern(const PriceTable *table, Str model)
 const Price *price_find(const PriceTable *table, Str provider, Str model)
 {
     if (str_empty(model)) return NULL;
-    const Price *price = find_exact(find_in_table, table, provider, model);
+    const Price *price = NULL;
+    for (const PriceTable *layer = table; layer && !price; layer = layer->below)
+        price = find_exact(find_in_table, layer, provider, model);
     if (!price) price = find_exact(find_builtin, table, provider, model);
     if (!price) price = find_pattern(table, model);
     return price;
@@ -170,9 +204,11 @@ const Price *price_find(const PriceTable *table, Str provider, Str model)
 
 const Price *price_at(const PriceTable *table, size_t i)
 {
-    if (i < table->n) return table->sorted[i];
-    i -= table->n;
-    assert(table->n <= PRICE_ENTRIES_MAX);
+    for (; table; table = table->below) {
+        assert(table->n <= PRICE_ENTRIES_MAX);
+        if (i < table->n) return table->sorted[i];
+        i -= table->n;
+    }
     return i < ARRAY_N(builtin) ? &builtin[i] : NULL;
 }
 
@@ -184,14 +220,44 @@ void price_table_init(PriceTable *table, Arena *arena)
     *table = (PriceTable){ .arena = arena };
 }
 
+/* least: PRICE_UNSET, or 0 where input and output must be there. */
 static bool rates_ok(const PriceRates *rates, int64_t least)
 {
-    const int64_t all[] = { rates->cached,    rates->write_5m,    rates->write_1h,
-                            rates->reasoning, rates->audio_input, rates->audio_output };
+    const int64_t all[] = { rates->cached,      rates->write_5m,    rates->write_1h,
+                            rates->reasoning,   rates->audio_input, rates->audio_output,
+                            rates->image_input, rates->image_output };
     for (size_t i = 0; i < ARRAY_N(all); i++)
         if (all[i] < PRICE_UNSET || all[i] > PRICE_RATE_MAX) return false;
     return rates->input >= least && rates->input <= PRICE_RATE_MAX && rates->output >= least &&
            rates->output <= PRICE_RATE_MAX;
+}
+
+static bool tiers_ok(const PriceTier *tiers, size_t n)
+{
+    if (n > PRICE_TIERS_MAX) return false;
+    for (size_t i = 0; i < n; i++) {
+        if (tiers[i].above <= (i ? tiers[i - 1].above : 0)) return false;
+        if (!rates_ok(&tiers[i].rates, PRICE_UNSET)) return false;
+    }
+    return true;
+}
+
+static bool fees_ok(const Price *p)
+{
+    const int64_t fees[] = { p->search[SEARCH_UNKNOWN],
+                             p->search[SEARCH_LOW],
+                             p->search[SEARCH_MEDIUM],
+                             p->search[SEARCH_HIGH],
+                             p->file_search,
+                             p->code_session,
+                             p->request,
+                             p->second,
+                             p->image };
+    for (size_t i = 0; i < ARRAY_N(fees); i++)
+        if (fees[i] < 0 || fees[i] > 2 * PRICE_FEE_MAX) return false;
+    for (size_t i = 0; i < REGION_N_; i++)
+        if (p->uplift[i] < 0 || p->uplift[i] > PRICE_UPLIFT_MAX) return false;
+    return p->input_max >= 0 && p->output_max >= 0 && p->image_tokens_max >= 0;
 }
 
 static int price_check(const Price *price)
@@ -199,14 +265,12 @@ static int price_check(const Price *price)
     Str model = price->model;
     if (str_empty(model) || model.len > KEY_BYTES_MAX || str_find_char(model, '\0') >= 0)
         return diag_set(-EINVAL, "a price needs a model id of 1 to %d bytes", KEY_BYTES_MAX);
-    if (!rates_ok(&price->base, 0) ||
-        (price->tier_above > 0 && !rates_ok(&price->tier, PRICE_UNSET)))
+    if (!rates_ok(&price->base, 0) || !tiers_ok(price->tiers, price->tiers_n))
         return diag_set(-EINVAL,
                         "price of %.*s: a rate is missing, negative or above 1 USD a token",
                         STR_ARG(model));
-    if (price->tier_above < 0 || price->web_search < 0 || price->input_max < 0 ||
-        price->output_max < 0)
-        return diag_set(-EINVAL, "price of %.*s: a number is negative", STR_ARG(model));
+    if (!fees_ok(price))
+        return diag_set(-EINVAL, "price of %.*s: a number is negative or absurd", STR_ARG(model));
     return 0;
 }
 
@@ -236,6 +300,13 @@ int price_table_add(PriceTable *table, const Price *price)
     *copy = *price;
     copy->model = arena_str(table->arena, price->model);
     if (!copy->model.ptr) return -ENOMEM;
+    for (Service i = 0; i < SERVICE_N_; i++) {
+        if (!price->others[i]) continue;
+        PriceSchedule *other = ARENA_NEW(table->arena, PriceSchedule);
+        if (!other) return -ENOMEM;
+        *other = *price->others[i];
+        copy->others[i] = other;
+    }
     price_fill(copy);
     if (!found) {
         const Price **at = table->sorted + place;

@@ -3,6 +3,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "logic/usage.h"
+
 #define BLOCK_DEPTH_MAX 8 /* content inside content: more is taken for media */
 
 typedef struct {
@@ -115,17 +117,23 @@ static const char *const plain_parts[] = {
     "text",         "refusal",  "input_text", "output_text",
     "summary_text", "tool_use", "thinking",   "redacted_thinking",
 };
+static const char *const image_parts[] = { "image_url", "input_image", "image" };
 /* Kinds that hold further content in `content`. */
 static const char *const nested_parts[] = { "tool_result", "search_result" };
 
 static void scan_content(RequestInfo *info, const Json *content, int depth);
+
+static void note_media(RequestInfo *info)
+{
+    info->has_media = info->other_media = true;
+}
 
 static void scan_document(RequestInfo *info, const Json *part, int depth)
 {
     const Json *source = json_get(part, "source");
     Str kind = json_str(json_get(source, "type"));
     if (str_eq(kind, STR("content"))) scan_content(info, json_get(source, "content"), depth + 1);
-    else if (!str_eq(kind, STR("text"))) info->has_media = true;
+    else if (!str_eq(kind, STR("text"))) note_media(info);
 }
 
 static void scan_part(RequestInfo *info, const Json *part, int depth)
@@ -136,7 +144,10 @@ static void scan_part(RequestInfo *info, const Json *part, int depth)
     if (is_one_of(type, nested_parts, ARRAY_N(nested_parts)))
         scan_content(info, json_get(part, "content"), depth + 1);
     else if (str_eq(type, STR("document"))) scan_document(info, part, depth);
-    else info->has_media = true;
+    else if (is_one_of(type, image_parts, ARRAY_N(image_parts))) {
+        info->has_media = true;
+        info->images++;
+    } else note_media(info);
 }
 
 /* Content is a string, nothing, or a list of parts. */
@@ -145,7 +156,7 @@ static void scan_content(RequestInfo *info, const Json *content, int depth)
     JsonType type = json_type(content);
     if (type == JSON_STRING || type == JSON_NULL || type == JSON_ABSENT) return;
     if (type != JSON_ARRAY || depth > BLOCK_DEPTH_MAX) {
-        info->has_media = true;
+        note_media(info);
         return;
     }
     for (JsonIter it = json_iter(content); json_next(&it);) {
@@ -169,20 +180,34 @@ static void scan_item(RequestInfo *info, const Json *item)
         /* Without its content it stands for what the provider has stored. */
         if (!member(item, "encrypted_content")) info->hides_input = true;
     } else if (!str_eq(type, STR("function_call")) && !str_eq(type, STR("custom_tool_call"))) {
-        info->has_media = true;
+        note_media(info);
     }
 }
 
 /* --- tools ---------------------------------------------------------------------------------- */
 
-static void add_server_tool(RequestInfo *info, int64_t uses_max, bool web_search)
+static void add_server_tool(RequestInfo *info, int64_t uses_max, ServerTool kind)
 {
     assert(info->server_tools >= 0 && info->server_uses_max >= -1);
+    bool web_search = kind == SERVER_WEB_SEARCH;
     info->web_search_only = web_search && (info->server_tools == 0 || info->web_search_only);
+    info->server_kinds |= 1u << kind;
     info->server_tools++;
     info->hides_input = true; /* what the tool finds is billed as input */
     if (uses_max < 0 || info->server_uses_max < 0) info->server_uses_max = -1;
     else info->server_uses_max += uses_max;
+}
+
+/* The largest of several. */
+static void note_search_size(RequestInfo *info, Str word)
+{
+    static const Str words[SEARCH_N_] = {
+        [SEARCH_LOW] = STR("low"), [SEARCH_MEDIUM] = STR("medium"), [SEARCH_HIGH] = STR("high")
+    };
+    SearchSize size = SEARCH_MEDIUM; /* what is meant when nothing is said */
+    for (SearchSize i = SEARCH_LOW; i < SEARCH_N_; i++)
+        if (str_eq(word, words[i])) size = i;
+    info->search_size = MAX(info->search_size, size);
 }
 
 /* The array at key with room for the names of its tools; *ret_array NULL when it is absent. */
@@ -215,7 +240,10 @@ static int read_chat_tools(Reader *r)
         assert(names);
         names[r->info->tool_names_n++] = json_str(json_get(tool ? tool : it.value, "name"));
     }
-    if (member(r->body, "web_search_options")) add_server_tool(r->info, -1, true);
+    const Json *search = member(r->body, "web_search_options");
+    if (!search) return 0;
+    add_server_tool(r->info, -1, SERVER_WEB_SEARCH);
+    note_search_size(r->info, json_str(json_get(search, "search_context_size")));
     return 0;
 }
 
@@ -237,7 +265,10 @@ static int read_responses_tools(Reader *r)
             assert(names);
             names[r->info->tool_names_n++] = str_empty(name) ? type : name;
         } else {
-            add_server_tool(r->info, uses_max, str_starts_with(type, STR("web_search")));
+            ServerTool kind = server_tool_of(type);
+            add_server_tool(r->info, uses_max, kind);
+            if (kind == SERVER_WEB_SEARCH)
+                note_search_size(r->info, json_str(json_get(it.value, "search_context_size")));
         }
     }
     /* max_tool_calls bounds all of them together. */
@@ -259,8 +290,7 @@ static void read_messages_tool(Reader *r, const Json *tool, Str *names)
         return;
     }
     int64_t uses = json_i64_or(json_get(tool, "max_uses"), -1);
-    add_server_tool(r->info, uses <= INT32_MAX ? uses : -1,
-                    str_starts_with(type, STR("web_search_")));
+    add_server_tool(r->info, uses <= INT32_MAX ? uses : -1, server_tool_of(type));
 }
 
 static int read_messages_tools(Reader *r)
@@ -270,7 +300,7 @@ static int read_messages_tools(Reader *r)
     int e = tools_begin(r, "tools", &array, &names);
     if (e != 0) return e;
     for (JsonIter it = json_iter(array); json_next(&it);) read_messages_tool(r, it.value, names);
-    if (json_len(json_get(r->body, "mcp_servers")) > 0) add_server_tool(r->info, -1, false);
+    if (json_len(json_get(r->body, "mcp_servers")) > 0) add_server_tool(r->info, -1, SERVER_OTHER);
     return 0;
 }
 
@@ -288,7 +318,7 @@ static int read_chat(Reader *r)
         if (member(it.value, "audio")) info->hides_input = true; /* an earlier answer, by its id */
     }
     for (JsonIter it = json_iter(json_get(r->body, "modalities")); json_next(&it);)
-        if (!str_eq(json_str(it.value), STR("text"))) info->has_media = true;
+        if (!str_eq(json_str(it.value), STR("text"))) note_media(info);
 
     const Json *options = member(r->body, "stream_options");
     if (options && json_type(options) != JSON_OBJECT)
@@ -354,7 +384,12 @@ static int read_messages(Reader *r)
     info->user = json_str(json_get(json_get(r->body, "metadata"), "user_id"));
     int e = read_out_cap(r, caps, ARRAY_N(caps));
     if (e == 0 && info->out_cap == 0) e = refuse_type(r, "max_tokens", "a whole number");
+    Str speed = STR_NULL, geo = STR_NULL;
     if (e == 0) e = read_str(r, "service_tier", &info->service_tier);
+    if (e == 0) e = read_str(r, "speed", &speed);
+    if (e == 0) e = read_str(r, "inference_geo", &geo);
+    if (!str_empty(speed) && !str_eq(speed, STR("standard"))) info->service_tier = speed;
+    info->region = region_of(geo);
     return e == 0 ? read_messages_tools(r) : e;
 }
 
@@ -391,6 +426,7 @@ int request_info_read(Arena *arena, Api api, const Json *body, RequestInfo *ret,
     case API_N_: assert(false);
     }
     if (e != 0) return e;
+    info.service = service_of(info.service_tier);
     assert(info.n >= 1 && info.n <= REQUEST_N_MAX && info.messages >= 0);
     assert(info.out_cap >= 0 && (info.out_cap > 0) == (info.out_cap_member != NULL));
     assert(info.tool_names_n <= REQUEST_TOOLS_MAX && info.server_uses_max >= -1);

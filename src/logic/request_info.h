@@ -27,6 +27,8 @@ typedef struct {
     const Str *tool_names; /* of the client's own tools, in order */
     size_t tool_names_n;
     bool has_media;       /* image, audio, file, or a part of unknown kind: bytes bound nothing */
+    int64_t images;       /* of the media, images; each has a bound of its own */
+    bool other_media;     /* there are others than images, or media are asked for */
     bool hides_input;     /* input that is not in the body: previous_response_id, conversation,
                            * prompt, items by reference, what server tools find; also background */
     bool cache_write;     /* input may be written to the provider's cache: Anthropic with
@@ -35,7 +37,11 @@ typedef struct {
     int64_t server_tools; /* tools that the provider runs itself, and bills */
     int64_t server_uses_max; /* calls of them at most; -1: one has no bound; 0: there are none */
     bool web_search_only;    /* there are server tools, and all are web searches */
-    Str service_tier;        /* "" when absent */
+    unsigned server_kinds;   /* which there are: 1 << ServerTool */
+    SearchSize search_size;  /* of web searches; UNKNOWN: the provider's usual one */
+    Str service_tier;        /* "" when absent; Anthropic's speed when it has one */
+    Service service;         /* what it means */
+    Region region;           /* asked for */
     Str user;                /* user, or metadata.user_id; "" */
 } RequestInfo;
 

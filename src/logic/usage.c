@@ -17,8 +17,11 @@ typedef enum {
     RAW_WRITE_1H,
     RAW_REASONING,
     RAW_SEARCHES,
+    RAW_FETCHES,
     RAW_AUDIO_INPUT,
     RAW_AUDIO_OUTPUT,
+    RAW_IMAGE_INPUT,
+    RAW_IMAGE_OUTPUT,
     RAW_N_
 } RawCount;
 
@@ -40,6 +43,8 @@ static const UsageMember chat_members[] = {
     { RAW_REASONING, "completion_tokens_details", "reasoning_tokens" },
     { RAW_AUDIO_INPUT, "prompt_tokens_details", "audio_tokens" },
     { RAW_AUDIO_OUTPUT, "completion_tokens_details", "audio_tokens" },
+    { RAW_IMAGE_INPUT, "prompt_tokens_details", "image_tokens" },
+    { RAW_IMAGE_OUTPUT, "completion_tokens_details", "image_tokens" },
 };
 static const UsageMember responses_members[] = {
     { RAW_INPUT, NULL, "input_tokens" },
@@ -58,6 +63,7 @@ static const UsageMember messages_members[] = {
     { RAW_WRITE_1H, "cache_creation", "ephemeral_1h_input_tokens" },
     { RAW_REASONING, "output_tokens_details", "thinking_tokens" },
     { RAW_SEARCHES, "server_tool_use", "web_search_requests" },
+    { RAW_FETCHES, "server_tool_use", "web_fetch_requests" },
 };
 
 static const struct {
@@ -112,6 +118,58 @@ static void raw_take_all(UsageRaw *raw, Api api, const Json *usage, unsigned ski
     }
 }
 
+/* --- words ---------------------------------------------------------------------------------- */
+
+Service service_of(Str word)
+{
+    static const struct {
+        Str word;
+        Service service;
+    } words[] = { { STR(""), SERVICE_UNKNOWN },
+                  { STR("auto"), SERVICE_UNKNOWN },
+                  { STR("default"), SERVICE_STANDARD },
+                  { STR("standard"), SERVICE_STANDARD },
+                  { STR("standard_only"), SERVICE_STANDARD },
+                  { STR("on_demand"), SERVICE_STANDARD },
+                  { STR("flex"), SERVICE_FLEX },
+                  { STR("priority"), SERVICE_PRIORITY },
+                  { STR("batch"), SERVICE_BATCH },
+                  { STR("fast"), SERVICE_FAST } };
+    for (size_t i = 0; i < ARRAY_N(words); i++)
+        if (str_eq(word, words[i].word)) return words[i].service;
+    return SERVICE_OTHER;
+}
+
+Region region_of(Str word)
+{
+    if (str_empty(word) || str_eq(word, STR("not_available"))) return REGION_UNKNOWN;
+    if (str_eq(word, STR("global"))) return REGION_GLOBAL;
+    if (str_eq(word, STR("us"))) return REGION_US;
+    return str_eq(word, STR("eu")) ? REGION_EU : REGION_OTHER;
+}
+
+/* By how the word begins: "web_search_20250305", "web_search_preview", "web_search_call". */
+ServerTool server_tool_of(Str type)
+{
+    if (str_starts_with(type, STR("web_search"))) return SERVER_WEB_SEARCH;
+    if (str_starts_with(type, STR("file_search"))) return SERVER_FILE_SEARCH;
+    if (str_starts_with(type, STR("code_interpreter"))) return SERVER_CODE;
+    if (str_starts_with(type, STR("web_fetch"))) return SERVER_FETCH;
+    return SERVER_OTHER;
+}
+
+/* A later word replaces an earlier one, unless it says nothing. */
+static void raw_take_words(UsageRaw *raw, Api api, const Json *outer, const Json *usage)
+{
+    const Json *from = api == API_MESSAGES ? usage : outer;
+    Service service = service_of(json_str(json_get(from, "service_tier")));
+    if (api == API_MESSAGES && str_eq(json_str(json_get(usage, "speed")), STR("fast")))
+        service = SERVICE_FAST;
+    Region region = region_of(json_str(json_get(usage, "inference_geo")));
+    if (service != SERVICE_UNKNOWN) raw->service = service;
+    if (api == API_MESSAGES && region != REGION_UNKNOWN) raw->region = region;
+}
+
 /* Anthropic's input counts are disjoint; writes without a duration count as the dearer kind. */
 static void usage_sum_disjoint(const UsageRaw *raw, Usage *u)
 {
@@ -135,12 +193,27 @@ static void usage_check_parts(const UsageRaw *raw, Usage *u)
     u->input_tokens += parts;
 }
 
-/* The counts in the common form; tool_calls is the caller's. */
-static Usage usage_make(Api api, const UsageRaw *raw)
+/* The output, which some leave out and some report without their thinking: then the total tells. */
+static int64_t output_of(Api api, const UsageRaw *raw)
 {
-    int64_t input = raw->v[RAW_INPUT], output = raw->v[RAW_OUTPUT];
-    if (output < 0 && api == API_EMBEDDINGS) output = 0;
-    if (output < 0 && input >= 0 && raw->v[RAW_TOTAL] >= input) output = raw->v[RAW_TOTAL] - input;
+    int64_t input = raw->v[RAW_INPUT], output = raw->v[RAW_OUTPUT], total = raw->v[RAW_TOTAL];
+    if (api == API_EMBEDDINGS) return MAX(output, 0);
+    return input >= 0 && total >= input ? MAX(output, total - input) : output;
+}
+
+static void usage_add_calls(Usage *u, const UsageRaw *raw, const UsageCalls *calls)
+{
+    u->tool_calls = calls->n;
+    for (size_t i = 0; i < SERVER_N_; i++) u->server_calls[i] = calls->server[i];
+    int64_t *n = u->server_calls;
+    n[SERVER_WEB_SEARCH] = MAX(n[SERVER_WEB_SEARCH], raw->v[RAW_SEARCHES]);
+    n[SERVER_FETCH] = MAX(n[SERVER_FETCH], raw->v[RAW_FETCHES]);
+}
+
+/* The counts in the common form. */
+static Usage usage_make(Api api, const UsageRaw *raw, const UsageCalls *calls)
+{
+    int64_t input = raw->v[RAW_INPUT], output = output_of(api, raw);
     Usage u = {
         .input_tokens = MAX(input, 0),
         .output_tokens = MAX(output, 0),
@@ -148,11 +221,15 @@ static Usage usage_make(Api api, const UsageRaw *raw)
         .reasoning_tokens = MAX(raw->v[RAW_REASONING], 0),
         .audio_input_tokens = MAX(raw->v[RAW_AUDIO_INPUT], 0),
         .audio_output_tokens = MAX(raw->v[RAW_AUDIO_OUTPUT], 0),
-        .web_searches = MAX(raw->v[RAW_SEARCHES], 0),
+        .image_input_tokens = MAX(raw->v[RAW_IMAGE_INPUT], 0),
+        .image_output_tokens = MAX(raw->v[RAW_IMAGE_OUTPUT], 0),
+        .service = raw->service,
+        .region = raw->region,
         .valid = input >= 0 && output >= 0,
         .shrunk = raw->shrunk,
         .malformed = raw->malformed,
     };
+    usage_add_calls(&u, raw, calls);
     if (api == API_MESSAGES) usage_sum_disjoint(raw, &u);
     else usage_check_parts(raw, &u);
     if (u.reasoning_tokens > u.output_tokens) {
@@ -233,15 +310,20 @@ static bool response_item_take(UsageCalls *calls, uint32_t index, const Json *it
     if (str_empty(id)) id = json_str(json_get(item, "id"));
     *ret_name = json_str(json_get(item, "name"));
     if (str_empty(*ret_name)) *ret_name = str_sub(type, 0, type.len - strlen("_call"));
-    return calls_take(calls, 0, index, id, true);
+    if (!calls_take(calls, 0, index, id, true)) return false;
+    calls->server[server_tool_of(type)]++;
+    return true;
 }
 
 /* A content block of an Anthropic answer: tool_use, server_tool_use, mcp_tool_use. */
 static bool block_take(UsageCalls *calls, uint32_t index, const Json *block, Str *ret_name)
 {
-    if (!str_ends_with(json_str(json_get(block, "type")), STR("tool_use"))) return false;
+    Str type = json_str(json_get(block, "type"));
+    if (!str_ends_with(type, STR("tool_use"))) return false;
     *ret_name = json_str(json_get(block, "name"));
-    return calls_take(calls, 0, index, json_str(json_get(block, "id")), true);
+    if (!calls_take(calls, 0, index, json_str(json_get(block, "id")), true)) return false;
+    if (str_starts_with(type, STR("server_"))) calls->server[server_tool_of(*ret_name)]++;
+    return true;
 }
 
 /* --- errors --------------------------------------------------------------------------------- */
@@ -337,8 +419,8 @@ void answer_read(Api api, const Json *body, int64_t n, Answer *ret)
     case API_EMBEDDINGS: ret->complete = json_type(json_get(body, "data")) == JSON_ARRAY; break;
     case API_N_: break;
     }
-    ret->usage = usage_make(api, &raw);
-    ret->usage.tool_calls = calls.n;
+    raw_take_words(&raw, api, body, json_get(body, "usage"));
+    ret->usage = usage_make(api, &raw, &calls);
     const Json *error = json_get(body, "error");
     if (!is_there(error)) return;
     ret->error = true;
@@ -408,6 +490,7 @@ static void feed_chat(StreamState *s, const Json *data, StreamNote *note)
     for (JsonIter it = json_iter(json_get(data, "choices")); json_next(&it);)
         carries |= chat_choice(s, it.value, note);
     const Json *usage = json_get(data, "usage");
+    raw_take_words(&s->raw, s->api, data, NULL);
     if (json_type(usage) != JSON_OBJECT) return;
     raw_take_all(&s->raw, s->api, usage, 0);
     s->usage_is_final |= s->phase == STREAM_COMPLETE;
@@ -418,6 +501,7 @@ static void responses_end(StreamState *s, const Json *data, Str type)
 {
     const Json *response = json_get(data, "response");
     const Json *usage = json_get(response, "usage");
+    raw_take_words(&s->raw, s->api, response, NULL);
     if (json_type(usage) == JSON_OBJECT) {
         raw_take_all(&s->raw, s->api, usage, 0);
         s->usage_is_final = true;
@@ -458,6 +542,7 @@ static void messages_delta(StreamState *s, const Json *data)
 {
     const Json *usage = json_get(data, "usage");
     raw_take_all(&s->raw, s->api, usage, 0);
+    raw_take_words(&s->raw, s->api, NULL, usage);
     s->usage_is_final |= json_type(json_get(usage, "output_tokens")) == JSON_INT;
     Str reason = json_str(json_get(json_get(data, "delta"), "stop_reason"));
     if (!str_empty(reason)) str_copy(s->finish_reason, sizeof s->finish_reason, reason);
@@ -468,7 +553,9 @@ static void feed_messages(StreamState *s, Str type, const Json *data, StreamNote
     if (str_eq(type, STR("message_start"))) {
         /* Its output count is a placeholder. */
         const unsigned skip = 1u << RAW_OUTPUT | 1u << RAW_REASONING;
-        raw_take_all(&s->raw, s->api, json_get(json_get(data, "message"), "usage"), skip);
+        const Json *usage = json_get(json_get(data, "message"), "usage");
+        raw_take_all(&s->raw, s->api, usage, skip);
+        raw_take_words(&s->raw, s->api, NULL, usage);
     } else if (str_eq(type, STR("content_block_start"))) {
         Str name;
         uint32_t index = place_of(json_get(data, "index"));
@@ -497,8 +584,7 @@ static void feed(StreamState *s, Str event, const Json *data, StreamNote *note)
     case API_EMBEDDINGS:
     case API_N_: assert(false);
     }
-    s->usage = usage_make(s->api, &s->raw);
-    s->usage.tool_calls = s->calls.n;
+    s->usage = usage_make(s->api, &s->raw, &s->calls);
 }
 
 int stream_feed(StreamState *s, Arena *scratch, Str event, Str data, StreamNote *ret_note)

@@ -17,16 +17,20 @@
 #include "logic/protocol.h"
 
 typedef struct {
-    int64_t input_tokens;          /* all of it */
-    int64_t output_tokens;         /* all of it */
-    int64_t cached_tokens;         /* of input: read from the provider's cache */
-    int64_t cache_write_5m_tokens; /* of input: written to it (OpenAI's only kind) */
-    int64_t cache_write_1h_tokens; /* of input; Anthropic's without a breakdown too: the dearer */
-    int64_t reasoning_tokens;      /* of output */
-    int64_t audio_input_tokens;    /* of input */
-    int64_t audio_output_tokens;   /* of output */
-    int64_t web_searches;          /* the provider's own searches, billed by the piece */
-    int64_t tool_calls;            /* distinct calls in the answer; counted, not reported */
+    int64_t input_tokens;            /* all of it */
+    int64_t output_tokens;           /* all of it */
+    int64_t cached_tokens;           /* of input: read from the provider's cache */
+    int64_t cache_write_5m_tokens;   /* of input: written to it (OpenAI's only kind) */
+    int64_t cache_write_1h_tokens;   /* of input; Anthropic's without a breakdown too: the dearer */
+    int64_t reasoning_tokens;        /* of output */
+    int64_t audio_input_tokens;      /* of input */
+    int64_t audio_output_tokens;     /* of output */
+    int64_t image_input_tokens;      /* of input */
+    int64_t image_output_tokens;     /* of output */
+    int64_t server_calls[SERVER_N_]; /* of the provider's own tools, billed by the piece */
+    int64_t tool_calls;              /* distinct calls in the answer; counted, not reported */
+    Service service;                 /* as reported */
+    Region region;                   /* as reported */
     bool valid;     /* the provider reported both totals: the call may be settled by them */
     bool shrunk;    /* a later report was smaller than an earlier one: alarm */
     bool malformed; /* a count was not a whole number >= 0, or a part was larger than its total */
@@ -34,9 +38,11 @@ typedef struct {
 
 /* Counts of one call as reported, before they are brought to one form. Private to usage.c, here for
  * its size. */
-#define USAGE_RAW_N 11
+#define USAGE_RAW_N 14
 typedef struct {
     int64_t v[USAGE_RAW_N]; /* -1: not reported */
+    Service service;
+    Region region;
     bool shrunk, malformed;
 } UsageRaw;
 
@@ -50,11 +56,18 @@ typedef struct {
     } seen[USAGE_CALLS_MAX];
     size_t seen_n;
     int64_t n;
+    int64_t server[SERVER_N_]; /* of them, the provider's own */
 } UsageCalls;
 
 #define ANSWER_TOOLS_MAX 64
 #define ANSWER_REASON_MAX 32
 #define ANSWER_ERROR_MAX 256
+
+/* The provider's words for services ("default", "flex", "standard_only", ...), regions and its own
+ * tools; "auto" and "" are unknown. */
+Service service_of(Str word);
+Region region_of(Str word);
+ServerTool server_tool_of(Str type);
 
 /* A plain (not streamed) answer. */
 typedef struct {

@@ -371,7 +371,7 @@ static void call_usage_write(JsonOut *out, const GatewayCall *call)
     json_out_ki64(out, "cacheWrite5mTokens", u->cache_write_5m_tokens);
     json_out_ki64(out, "cacheWrite1hTokens", u->cache_write_1h_tokens);
     json_out_ki64(out, "reasoningTokens", u->reasoning_tokens);
-    json_out_ki64(out, "webSearches", u->web_searches);
+    json_out_ki64(out, "webSearches", u->server_calls[SERVER_WEB_SEARCH]);
     json_out_ki64(out, "toolCalls", u->tool_calls);
     json_out_ki64(out, "holdTokens", call->hold.tokens);
     json_out_ki64(out, "holdNusd", call->hold.nusd);

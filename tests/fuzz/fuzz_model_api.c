@@ -9,9 +9,10 @@
 
 static void check_usage(const Usage *u)
 {
-    static const Price price = { .base = { 1000, 4000, 500, 1250, 2000, 4000, 9000, 9000 } };
+    static const Price price = { .base = { 1000, 4000, 500, 1250, 2000, 4000, 9000, 9000, 1000,
+                                           4000 } };
     assert(u->input_tokens >= 0 && u->output_tokens >= 0 && u->tool_calls >= 0);
-    int64_t cost = price_cost(&price, u);
+    int64_t cost = price_cost(&price, u, &(PriceTerms){ 0 });
     assert(cost >= 0 && (u->input_tokens + u->output_tokens == 0 || cost > 0));
 }
 

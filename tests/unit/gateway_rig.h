@@ -109,9 +109,7 @@ static inline void rig_config(Rig *rig)
     arena_init(&rig->arena, 1 << 20);
     price_table_init(&rig->prices, &rig->arena);
     /* 1 micro-USD a token in, 2 out: easy to add up */
-    rig->stub_price = (Price){ .model = STR("stub"),
-                               .base = PRICE_RATES_UNSET,
-                               .tier = PRICE_RATES_UNSET };
+    rig->stub_price = (Price){ .model = STR("stub"), .base = PRICE_RATES_UNSET };
     rig->stub_price.base.input = 1000000;
     rig->stub_price.base.output = 2000000;
     rig->stub_price.base.cached = 100000;

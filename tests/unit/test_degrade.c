@@ -92,7 +92,7 @@ static void test_names(void **state)
 
 static Price price(int64_t input, int64_t output)
 {
-    Price p = { .base = PRICE_RATES_UNSET, .tier = PRICE_RATES_UNSET };
+    Price p = { .base = PRICE_RATES_UNSET };
     p.base.input = input;
     p.base.output = output;
     price_fill(&p);

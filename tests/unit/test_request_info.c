@@ -392,6 +392,37 @@ static void test_embeddings(void **state)
     assert_false(read_ok(API_EMBEDDINGS, "{\"model\":\"m\",\"input\":[],\"stream\":true}").stream);
 }
 
+/* What decides the price besides the tokens. */
+static void test_terms(void **state)
+{
+    (void)state;
+    RequestInfo i = read_ok(API_MESSAGES, M("\"messages\":[],\"speed\":\"fast\","
+                                            "\"inference_geo\":\"us\""));
+    assert_int_equal(i.service, SERVICE_FAST);
+    assert_int_equal(i.region, REGION_US);
+    i = read_ok(API_MESSAGES, M("\"messages\":[],\"speed\":\"standard\""));
+    assert_int_equal(i.service, SERVICE_UNKNOWN);
+    i = read_ok(API_MESSAGES,
+                M("\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image\"},{\"type\":"
+                  "\"tool_result\",\"content\":[{\"type\":\"image\"}]}]}]"));
+    assert_true(i.has_media && !i.other_media);
+    assert_int_equal(i.images, 2);
+    i = read_ok(API_CHAT,
+                "{\"model\":\"m\",\"service_tier\":\"priority\",\"messages\":[{\"role\":\"user\","
+                "\"content\":[{\"type\":\"image_url\"},{\"type\":\"input_audio\"}]}]}");
+    assert_int_equal(i.service, SERVICE_PRIORITY);
+    assert_int_equal(i.images, 1);
+    assert_true(i.other_media);
+    i = read_ok(API_RESPONSES,
+                "{\"model\":\"m\",\"input\":\"\",\"max_tool_calls\":4,\"tools\":[{\"type\":"
+                "\"web_search\",\"search_context_size\":\"high\"},{\"type\":\"file_search\"},"
+                "{\"type\":\"code_interpreter\"}]}");
+    assert_int_equal(i.server_kinds,
+                     1u << SERVER_WEB_SEARCH | 1u << SERVER_FILE_SEARCH | 1u << SERVER_CODE);
+    assert_int_equal(i.search_size, SEARCH_HIGH);
+    assert_int_equal(i.server_uses_max, 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -410,6 +441,7 @@ int main(void)
         cmocka_unit_test(test_messages_cache),
         cmocka_unit_test(test_messages_tools),
         cmocka_unit_test(test_embeddings),
+        cmocka_unit_test(test_terms),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

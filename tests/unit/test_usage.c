@@ -146,7 +146,7 @@ static void test_messages_plain(void **state)
     assert_int_equal(a.usage.cached_tokens, 1000);
     assert_int_equal(a.usage.cache_write_5m_tokens, 188000);
     assert_int_equal(a.usage.cache_write_1h_tokens, 86);
-    assert_int_equal(a.usage.web_searches, 2);
+    assert_int_equal(a.usage.server_calls[SERVER_WEB_SEARCH], 2);
     assert_int_equal(a.usage.tool_calls, 2);
     assert_string_equal(a.finish_reason, "tool_use");
     assert_true(a.complete);
@@ -582,7 +582,7 @@ static void test_messages_delta_may_repeat_and_raise_counts(void **state)
         "\"cache_read_input_tokens\":null,\"output_tokens\":90,\"server_tool_use\":{\"web_search_requests\":1}}}",
         "", "{\"type\":\"message_stop\"}");
     expect_settled(&s, 45, 90); /* cumulative: 50 is not added to 90 */
-    assert_int_equal(s.usage.web_searches, 1);
+    assert_int_equal(s.usage.server_calls[SERVER_WEB_SEARCH], 1);
     assert_false(s.usage.shrunk || s.usage.malformed);
 }
 
@@ -604,6 +604,41 @@ static void test_messages_cut_and_failed(void **state)
     assert_false(stream_settles(&s)); /* the output was never counted */
     s = STREAMED(API_MESSAGES, 1, "message_stop", "{}");
     assert_int_equal(s.phase, STREAM_COMPLETE); /* by the event's name alone */
+}
+
+/* What decides the rates besides the counts. */
+static void test_words_and_server_tools(void **state)
+{
+    (void)state;
+    Answer a = answer(API_CHAT, 1,
+                      "{\"choices\":[{\"finish_reason\":\"stop\",\"message\":{}}],"
+                      "\"service_tier\":\"flex\",\"usage\":{\"prompt_tokens\":5,"
+                      "\"completion_tokens\":2,\"total_tokens\":17,\"prompt_tokens_details\":"
+                      "{\"image_tokens\":3}}}");
+    assert_int_equal(a.usage.service, SERVICE_FLEX);
+    assert_int_equal(a.usage.image_input_tokens, 3);
+    assert_int_equal(a.usage.output_tokens, 12); /* thinking that only the total has */
+
+    a = answer(API_MESSAGES, 1,
+               "{\"content\":[],\"stop_reason\":\"end_turn\",\"usage\":{\"input_tokens\":5,"
+               "\"output_tokens\":2,\"service_tier\":\"standard\",\"speed\":\"fast\","
+               "\"inference_geo\":\"us\",\"server_tool_use\":{\"web_fetch_requests\":4}}}");
+    assert_int_equal(a.usage.service, SERVICE_FAST);
+    assert_int_equal(a.usage.region, REGION_US);
+    assert_int_equal(a.usage.server_calls[SERVER_FETCH], 4);
+
+    a = answer(API_RESPONSES, 1,
+               "{\"status\":\"completed\",\"service_tier\":\"priority\",\"output\":["
+               "{\"type\":\"web_search_call\",\"id\":\"a\"},{\"type\":\"web_search_call\","
+               "\"id\":\"b\"},{\"type\":\"file_search_call\",\"id\":\"c\"},{\"type\":"
+               "\"code_interpreter_call\",\"id\":\"d\"},{\"type\":\"function_call\","
+               "\"call_id\":\"e\",\"name\":\"f\"}],\"usage\":{\"input_tokens\":5,"
+               "\"output_tokens\":2,\"total_tokens\":7}}");
+    assert_int_equal(a.usage.service, SERVICE_PRIORITY);
+    assert_int_equal(a.usage.server_calls[SERVER_WEB_SEARCH], 2);
+    assert_int_equal(a.usage.server_calls[SERVER_FILE_SEARCH], 1);
+    assert_int_equal(a.usage.server_calls[SERVER_CODE], 1);
+    assert_int_equal(a.usage.tool_calls, 5);
 }
 
 int main(void)
@@ -639,6 +674,7 @@ int main(void)
         cmocka_unit_test(test_messages_stream),
         cmocka_unit_test(test_messages_delta_may_repeat_and_raise_counts),
         cmocka_unit_test(test_messages_cut_and_failed),
+        cmocka_unit_test(test_words_and_server_tools),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
