@@ -211,8 +211,7 @@ static void test_system_in_between(void **state)
                    "'content':'Hi'},{'role':'developer','content':'B'}]}",
                    "{'model':'other','system':[{'type':'text','text':'A'},{'type':'text','text':"
                    "'B'}]," HI ",'max_tokens':8000}");
-    expect_request(API_MESSAGES, API_CHAT,
-                   "{'model':'m','max_tokens':5,'system':'A'," HI "}",
+    expect_request(API_MESSAGES, API_CHAT, "{'model':'m','max_tokens':5,'system':'A'," HI "}",
                    "{'model':'other','messages':[{'role':'system','content':'A'},{'role':'user',"
                    "'content':'Hi'}],'max_completion_tokens':5}");
 }
@@ -252,8 +251,7 @@ static void test_tool_choice(void **state)
                                .ptr;
         expect_request(API_MESSAGES, API_CHAT, messages, back);
     }
-    expect_request(API_CHAT, API_MESSAGES,
-                   "{'model':'m'," HI "," F ",'parallel_tool_calls':false}",
+    expect_request(API_CHAT, API_MESSAGES, "{'model':'m'," HI "," F ",'parallel_tool_calls':false}",
                    "{'model':'other'," HI "," F_TOOL ",'tool_choice':{'type':'auto',"
                    "'disable_parallel_tool_use':true},'max_tokens':8000}");
     expect_request(API_MESSAGES, API_CHAT,
@@ -263,8 +261,8 @@ static void test_tool_choice(void **state)
                    "'parameters':{'type':'object'}}}],'tool_choice':'required',"
                    "'parallel_tool_calls':false,'max_completion_tokens':5}");
     expect_cannot(API_CHAT, API_MESSAGES,
-                  "{'model':'m'," HI "," F ",'tool_choice':{'type':'allowed_tools'}}", "tool_choice",
-                  "no counterpart");
+                  "{'model':'m'," HI "," F ",'tool_choice':{'type':'allowed_tools'}}",
+                  "tool_choice", "no counterpart");
 }
 
 static void test_results(void **state)
@@ -325,8 +323,9 @@ static void test_messages_insists_on_tools(void **state)
 static void test_tools_that_do_not_fit(void **state)
 {
     (void)state;
-    expect_cannot(API_CHAT, API_MESSAGES, "{'model':'m'," HI ",'tools':[{'type':'custom','custom':{"
-                                          "'name':'x'}}]}",
+    expect_cannot(API_CHAT, API_MESSAGES,
+                  "{'model':'m'," HI ",'tools':[{'type':'custom','custom':{"
+                  "'name':'x'}}]}",
                   "tools", "not a function");
     expect_cannot(API_MESSAGES, API_CHAT,
                   "{'model':'m','max_tokens':5," HI ",'tools':[{'type':'bash_20250124','name':"
@@ -373,8 +372,9 @@ static void test_formats(void **state)
                    "{'model':'other'," HI ",'system':[{'type':'text','text':'Answer with JSON that "
                    "fits this schema, and with nothing else: {\\'type\\':\\'object\\'}'}],"
                    "'max_tokens':8000}");
-    expect_cannot(API_CHAT, API_MESSAGES, "{'model':'m'," HI ",'response_format':{'type':'grammar'}}",
-                  "response_format", "no counterpart");
+    expect_cannot(API_CHAT, API_MESSAGES,
+                  "{'model':'m'," HI ",'response_format':{'type':'grammar'}}", "response_format",
+                  "no counterpart");
 }
 
 /* --- what has no counterpart ------------------------------------------------------------------ */
@@ -475,9 +475,9 @@ static void test_limits(void **state)
     Buf out;
     buf_init(&out, 40);
     Str body = quoted(chat_talk);
-    assert_int_equal(translate_request(&fixture, API_CHAT, parsed(body), API_MESSAGES, &target,
-                                       &out, &fault),
-                     -ENOMEM);
+    assert_int_equal(
+        translate_request(&fixture, API_CHAT, parsed(body), API_MESSAGES, &target, &out, &fault),
+        -ENOMEM);
     buf_deinit(&out);
     const Json *talk = parsed(body);
     for (size_t bytes = 0; bytes < 40000; bytes += 512) {
@@ -589,9 +589,9 @@ static void test_stop_reasons(void **state)
     static const struct {
         const char *messages, *chat;
     } both[] = {
-        { "end_turn", "stop" },          { "max_tokens", "length" },
-        { "stop_sequence", "stop" },     { "refusal", "content_filter" },
-        { "pause_turn", "length" },      { "model_context_window_exceeded", "length" },
+        { "end_turn", "stop" },      { "max_tokens", "length" },
+        { "stop_sequence", "stop" }, { "refusal", "content_filter" },
+        { "pause_turn", "length" },  { "model_context_window_exceeded", "length" },
         { "something_new", "stop" },
     };
     for (size_t i = 0; i < ARRAY_N(both); i++) {
@@ -656,9 +656,9 @@ static void test_refusals_and_limits(void **state)
                                               "{'content':'x'}", "{'output':[{'type':'odd'}]}" };
     for (size_t i = 0; i < ARRAY_N(no_answers); i++)
         for (Api from = API_CHAT; from <= API_MESSAGES; from++)
-            assert_int_equal(try_answer(from, from == API_CHAT ? API_MESSAGES : API_CHAT,
-                                        no_answers[i], &text),
-                             TRANSLATE_E_CANNOT);
+            assert_int_equal(
+                try_answer(from, from == API_CHAT ? API_MESSAGES : API_CHAT, no_answers[i], &text),
+                TRANSLATE_E_CANNOT);
 }
 
 /* --- errors ----------------------------------------------------------------------------------- */
@@ -685,9 +685,10 @@ static void test_errors(void **state)
     expect_error(429, API_MESSAGES, "{'error':{'message':'broke','code':'insufficient_quota'}}",
                  "{'type':'error','error':{'type':'billing_error','message':'broke'},'request_id':"
                  "'req_1'}");
-    expect_error(502, API_MESSAGES, "<html>bad gateway</html>",
-                 "{'type':'error','error':{'type':'api_error','message':'the provider answered with "
-                 "status 502'},'request_id':'req_1'}");
+    expect_error(
+        502, API_MESSAGES, "<html>bad gateway</html>",
+        "{'type':'error','error':{'type':'api_error','message':'the provider answered with "
+        "status 502'},'request_id':'req_1'}");
     expect_error(400, API_RESPONSES, "{'error':'plain words'}",
                  "{'error':{'message':'plain words','type':'invalid_request_error','param':null,"
                  "'code':null}}");

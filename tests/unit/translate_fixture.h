@@ -44,8 +44,7 @@ static inline Str quoted(const char *text)
 static inline const Json *parsed(Str text)
 {
     const Json *v = NULL;
-    if (json_parse(&fixture, text, NULL, &v, NULL) != 0)
-        fail_msg("not JSON: %.*s", STR_ARG(text));
+    if (json_parse(&fixture, text, NULL, &v, NULL) != 0) fail_msg("not JSON: %.*s", STR_ARG(text));
     return v;
 }
 
