@@ -37,7 +37,7 @@ extern const double egrid_ratio[EGRID_N];
  * product that went far down or up exact, so it can come back. */
 #define EVALUE_SCALE 256
 typedef struct {
-    double p[EGRID_N];
+    _Alignas(16) double p[EGRID_N];
     int16_t e[EGRID_N];
     bool scaled; /* some e is not 0 */
 } EValue;
@@ -50,7 +50,7 @@ void evalue_multiply(EValue *v, const double f[EGRID_N]);
 /* P_k *= 1 + c_k x/a, or nothing when a <= 0. x >= -a. */
 void evalue_bet(EValue *v, double x, double a);
 
-/* E itself (infinite beyond a double), and log E by log-sum-exp, which is never infinite. */
+/* E itself (infinite beyond 2^512), and log E by log-sum-exp, which is never infinite. */
 double evalue_mean(const EValue *v);
 double evalue_log(const EValue *v);
 

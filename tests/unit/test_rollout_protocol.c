@@ -1,0 +1,111 @@
+/* The statistical protocol in short: fewer and shorter streams, wider tolerances, a few seconds.
+ * The seeds are fixed, so a result never changes by chance; GANTRY_SEED shifts them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "rollout_protocol.h"
+
+static uint64_t base_seed(void)
+{
+    const char *text = getenv("GANTRY_SEED");
+    return text ? strtoull(text, NULL, 10) : 0;
+}
+
+static void test_wrong_decisions_stay_rare(void **state)
+{
+    (void)state;
+    assert_int_equal(typei_limit(1000), 71);
+    for (size_t i = 0; i < ARRAY_N(scenarios); i++) {
+        TypeI r = typei_run(i + (size_t)base_seed(), 60, 3000);
+        for (int side = 0; side < 2; side++) assert_true(r.wrong[side] <= typei_limit(60));
+    }
+}
+
+/* The control of the protocol itself: what people do instead is wrong far more often, so streams of
+ * this kind do tell a bad test from a good one. */
+static void test_the_z_test_fails(void **state)
+{
+    (void)state;
+    TypeI r = typei_run(0, 100, 4000);
+    assert_true(r.z_wrong[ESIDE_PROMOTE] > 5 * typei_limit(100) / 2);
+    r = typei_run(4, 100, 4000);
+    assert_true(r.z_wrong[ESIDE_ROLLBACK] > typei_limit(100));
+}
+
+#define STREAMS 60
+static void test_decisions_come_in_time(void **state)
+{
+    (void)state;
+    static int64_t units[STREAMS];
+    uint64_t seed = 500 + base_seed();
+    for (JsonIter it = json_iter(vectors("simulation", "power", "vectors")); json_next(&it);) {
+        const Json *median = json_get(it.value, "median");
+        PowerCase c = power_case(it.value);
+        double want = json_f64_or(median, 0), all_units = want / c.pi;
+        if (!median || all_units > 4000) continue; /* the long ones are for the full protocol */
+        power_run(&c, seed++, (int64_t)(4 * want), units, STREAMS);
+        int64_t got = median_i64(units, STREAMS);
+        if (!within((double)got, want, 0.5)) fail_msg("median %d, not %g", (int)got, want);
+    }
+}
+
+#define RUNS 40
+static void check_policy(const char *truth, PolicyEnd end, int64_t tasks_most)
+{
+    static PolicyRun runs[RUNS];
+    policy_runs(str_of(truth), 700 + base_seed(), tasks_most, runs, RUNS);
+    PolicyResult r = policy_result(runs, RUNS, tasks_most);
+    if (r.share[end] < 0.9) fail_msg("%s: only %.2f end as they should", truth, r.share[end]);
+    for (JsonIter it = json_iter(vectors("simulation", "policy", "vectors")); json_next(&it);) {
+        if (!str_eq(json_str(json_get(it.value, "truth")), str_of(truth))) continue;
+        if (!within((double)r.tasks_median, vectors_f64(it.value, "medianTasks"), 0.5))
+            fail_msg("%s: median of %d tasks", truth, (int)r.tasks_median);
+    }
+}
+
+static void test_the_policy_ends_right(void **state)
+{
+    (void)state;
+    check_policy("errors 50%", END_ROLLBACK, 100000);
+    check_policy("errors 6%", END_ROLLBACK, 100000);
+    check_policy("quality .75", END_ROLLBACK, 100000);
+    check_policy("cost x1.5", END_ROLLBACK, 100000);
+    check_policy("identical", END_PROMOTE, 100000);
+}
+
+/* As bad as the margin allows, and no worse: promoting it would be the error. */
+static void test_a_canary_at_its_margin_is_not_promoted(void **state)
+{
+    (void)state;
+    static PolicyRun runs[RUNS];
+    policy_runs(STR("errors 3%"), 900 + base_seed(), 10000, runs, RUNS);
+    PolicyResult r = policy_result(runs, RUNS, 10000);
+    assert_true(r.share[END_PROMOTE] <= 0.1);
+}
+
+static void test_unequal_assignment_is_noticed(void **state)
+{
+    (void)state;
+    for (uint64_t i = 0; i < 40; i++) {
+        Rng rng = rng_seeded((1000 + base_seed()) << 32 | i);
+        assert_true(srm_stream(0.5, 0.5, 5000, &rng) == NEVER);
+        assert_true(srm_stream(0.05, 0.025, 10000, &rng) != NEVER);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_wrong_decisions_stay_rare),
+        cmocka_unit_test(test_the_z_test_fails),
+        cmocka_unit_test(test_decisions_come_in_time),
+        cmocka_unit_test(test_the_policy_ends_right),
+        cmocka_unit_test(test_a_canary_at_its_margin_is_not_promoted),
+        cmocka_unit_test(test_unequal_assignment_is_noticed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
