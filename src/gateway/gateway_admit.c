@@ -176,16 +176,13 @@ int call_admit_wait(ModelCall *call)
 {
     GatewayTask *task = call->task;
     CapCall question = cap_question(call);
-    int64_t patience_ms = call->request->timeout_ms ? call->request->timeout_ms
-                                                    : GATEWAY_PATIENCE_MS;
-    int64_t until_ms = MIN(deadline_after(patience_ms), task->wall_deadline_ms);
+    int64_t until_ms = call_deadline_ms(call);
     for (bool waited = false;; waited = true) {
         int r = admit_once(call, &question);
         if (r != 0 || call->held) return r;
         if (!waited) atomic_fetch_add(&task->gateway->waited, 1);
-        r = cond_wait(&task->changed, until_ms);
-        if (r == -ECANCELED) return r;
-        if (call->reply->gone && call->reply->gone(call->reply->ctx)) return HTTP_E_GONE;
+        r = call_pause_wait(call, &task->changed, until_ms);
+        if (r == -ECANCELED || r == HTTP_E_GONE) return r;
         if (r == -ETIMEDOUT && !task_past_deadline(task))
             return call_problem(call, PROBLEM_QUEUED, NULL,
                                 "the task's other calls hold the rest of its budget");

@@ -20,6 +20,7 @@ void call_record_begin(ModelCall *call)
 {
     GatewayCall *record = &call->record;
     record->ttfb_us = -1;
+    record->status = call->begun ? 200 : 0; /* a heartbeat has fixed it */
     const GatewayTaskOptions *options = &call->task->options;
     make_id(call->task->gateway, record->id);
     record->task_id = options->task_id;
@@ -130,8 +131,10 @@ static int forward_wait(ModelCall *call, CallFailure *ret)
 {
     int status = http_call_status(call->upstream);
     if (status < 200 || status > 299) return call_error_wait(call, ret);
-    if (call->info.stream && is_event_stream(call->upstream)) return call_stream_wait(call);
-    return call_plain_wait(call);
+    bool stream = call->info.stream && is_event_stream(call->upstream);
+    int r = stream ? call_stream_wait(call) : call_plain_wait(call);
+    if (r == ATTEMPT_E_FAILED) ret->outcome = call->record.outcome;
+    return r;
 }
 
 /* The reservation may have to be durable before money can be spent. */
@@ -146,12 +149,18 @@ static int hold_wait(ModelCall *call)
     return r;
 }
 
-/* Nothing was sent: the hold is given back, and there is no call to record. */
-static int give_back_wait(ModelCall *call, int r)
+static void release(ModelCall *call)
 {
     call->held = false;
     cap_release(&call->task->totals.caps, &call->verdict.hold);
     cond_broadcast(&call->task->changed);
+    call_permit_drop(call);
+}
+
+/* Nothing was sent: the hold is given back, and there is no call to record. */
+static int give_back_wait(ModelCall *call, int r)
+{
+    release(call);
     if (r == -ESTALE) gateway_task_stop(call->task, GATEWAY_STOP_STALE);
     else
         LOG_ERROR("reservation not recorded", LOG_CSTR("call", call->record.id),
@@ -161,6 +170,16 @@ static int give_back_wait(ModelCall *call, int r)
     else call_problem(call, PROBLEM_INTERNAL, NULL, "the reservation could not be recorded");
     reply_problem_wait(call);
     return r;
+}
+
+/* It may not be sent to this target. */
+static int unsent(ModelCall *call, int r, CallFailure *ret)
+{
+    release(call);
+    if (r != CALL_E_PROBLEM || call->problem == PROBLEM_STOPPED || call->problem == PROBLEM_CAP)
+        return r;
+    *ret = (CallFailure){ .outcome = GATEWAY_UNREACHED, .unsent = true };
+    return ATTEMPT_E_FAILED;
 }
 
 static int send_failed_wait(ModelCall *call, int r, CallFailure *ret)
@@ -177,14 +196,19 @@ int call_attempt_wait(ModelCall *call, CallFailure *ret)
     call->tries++;
     int r = call_admit_wait(call);
     if (r != 0) return r;
+    r = call_permit_wait(call);
+    if (r != 0) return unsent(call, r, ret);
     call_record_begin(call);
     r = hold_wait(call);
     if (r < 0) return give_back_wait(call, r);
 
     call->task->totals.calls++;
+    if (call->target_tries++ == 0) call_retry_earn(call);
+    call->upstream_wish_ms = -1;
     atomic_fetch_add(&call->task->gateway->in_flight, 1);
     r = send_wait(call);
     if (r < 0) return send_failed_wait(call, r, ret);
+    call_permit_answered(call);
     return forward_wait(call, ret);
 }
 

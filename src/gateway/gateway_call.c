@@ -15,13 +15,14 @@ static ModelCall *call_new(GatewayTask *task, const GatewayRequest *request,
     /* the request, then its answer, as documents */
     arena_init(&call->arena, GATEWAY_JSON_FACTOR * request->body.len + 256u * 1024 * 1024);
     buf_init(&call->recording.body, GATEWAY_RECORDING_BYTES_MAX);
+    cond_init(&call->wake);
     list_push_back(&task->calls, &call->node);
     return call;
 }
 
 static void call_free(ModelCall *call)
 {
-    assert(!call->held && !call->upstream);
+    assert(!call->held && !call->upstream && !call->permit.model);
     buf_deinit(&call->recording.body);
     list_remove(&call->node);
     cond_broadcast(&call->task->changed); /* who closes the task may wait for this call */
@@ -32,6 +33,11 @@ static void call_free(ModelCall *call)
 void calls_abort(GatewayTask *task)
 {
     LIST_EACH (&task->calls, node) http_abort(&CONTAINER_OF(node, ModelCall, node)->abort);
+}
+
+void calls_wake(GatewayTask *task)
+{
+    LIST_EACH (&task->calls, node) cond_broadcast(&CONTAINER_OF(node, ModelCall, node)->wake);
 }
 
 /* --- the call --------------------------------------------------------------------------------- */
@@ -50,6 +56,7 @@ static int give_up_wait(ModelCall *call, const CallFailure *failure)
 {
     if (failure->status >= 400) reply_error_wait(call, failure->status, failure->body);
     else reply_problem_wait(call);
+    if (failure->outcome == GATEWAY_CUT) return GATEWAY_E_CUT;
     return failure->outcome == GATEWAY_STOPPED && fiber_cancelled() ? -ECANCELED : 0;
 }
 
@@ -61,6 +68,7 @@ static int attempts_wait(ModelCall *call)
         if (r == CALL_E_PROBLEM) return refuse_wait(call, r);
         if (r != ATTEMPT_E_FAILED) return r;
         r = call_next_wait(call, &failure);
+        if (r == CALL_E_PROBLEM && failure.unsent) return refuse_wait(call, r);
         if (r == CALL_E_PROBLEM) return give_up_wait(call, &failure);
         if (r < 0) return r;
         call_attempt_clear(call);

@@ -7,6 +7,7 @@
 #ifndef GANTRY_GATEWAY_GATEWAY_CALL_H
 #define GANTRY_GATEWAY_GATEWAY_CALL_H
 
+#include "gateway/gateway_limit.h"
 #include "gateway/gateway_private.h"
 #include "logic/request_info.h"
 
@@ -52,7 +53,11 @@ typedef struct {
     DegradeAction degrade;    /* and what that means for this call */
 
     /* the attempt */
-    int64_t tries; /* which one, from 1; 0 before the first */
+    int64_t tries;            /* which one, from 1; 0 before the first */
+    int64_t target_tries;     /* sent to this target */
+    int64_t upstream_wish_ms; /* Retry-After of the last answer; -1: none */
+    CallPermit permit;        /* the right to be sent */
+    Cond wake;                /* it was admitted, or should look at the task again */
     CapVerdict verdict;
     bool held; /* verdict.hold is reserved and not settled yet */
     Buf body;  /* the request as sent, when it was edited */
@@ -63,6 +68,8 @@ typedef struct {
 
     /* the answer */
     bool begun;             /* its head was given to reply */
+    bool answering;         /* and some of the provider's answer: no other attempt from here on */
+    int64_t heartbeat_ms;   /* the last one; 0: none yet */
     bool streamed;          /* begun, as a stream */
     bool gone;              /* the reader has left */
     int64_t drain_until_ms; /* when gone */
@@ -73,6 +80,8 @@ typedef struct {
     CacheKey cache_key; /* of targets[0]; unless CALL_CACHE_OFF */
 
     Problem problem;
+    int retry_after_s; /* to tell with the problem; 0: nothing */
+    bool no_retry;     /* the agent is told not to try again: the gateway has */
     const char *param;
     char message[CALL_MESSAGE_MAX]; /* for the agent and the record */
 } ModelCall;
@@ -132,6 +141,7 @@ typedef struct {
     GatewayOutcome outcome; /* as recorded */
     int status;             /* of the provider's error answer; 0: none came */
     Str body;               /* of it, in the call's arena; may be empty */
+    bool unsent;            /* it was not even asked: no room in time, or its breaker is open */
 } CallFailure;
 MUST_CHECK int call_attempt_wait(ModelCall *call, CallFailure *ret);
 /* Drops what belongs to the last attempt; it must be settled. */
@@ -141,6 +151,32 @@ void call_attempt_clear(ModelCall *call);
  * Returns 0 when there is to be another attempt, at call->target, else CALL_E_PROBLEM (give up) or
  * -ECANCELED. */
 MUST_CHECK int call_next_wait(ModelCall *call, const CallFailure *failure);
+
+/* Whether a failed attempt would be followed by another one, retry budget permitting. */
+bool call_can_retry(const ModelCall *call);
+
+/* gateway_limit.c: until when the call may wait (clock_mono_ms): the client's patience, the task's
+ * time. */
+int64_t call_deadline_ms(const ModelCall *call);
+/* Waits on cond, sending heartbeats to a reader of a stream. Returns 0 (signalled, or time to look
+ * around), -ETIMEDOUT (until_ms has passed), HTTP_E_GONE, -ECANCELED. */
+MUST_CHECK int call_pause_wait(ModelCall *call, Cond *cond, int64_t until_ms);
+/* Waits for the right to send to call->target. Returns 0, CALL_E_PROBLEM, HTTP_E_GONE, -ECANCELED.
+ */
+MUST_CHECK int call_permit_wait(ModelCall *call);
+/* The head of the answer is there: what it says of limits is taken in. */
+void call_permit_answered(ModelCall *call);
+/* The attempt is over (record.outcome is set). */
+void call_permit_done(ModelCall *call, Charge charge);
+/* It was not made. Harmless without a permit. */
+void call_permit_drop(ModelCall *call);
+/* For gateway_retry.c: the retry budget of the target's provider, whether a target's breaker is
+ * open, until when the provider of call->target asked for silence. */
+void call_retry_earn(ModelCall *call);
+MUST_CHECK bool call_retry_spend(ModelCall *call);
+bool call_target_open(const ModelCall *call, const CallTarget *target);
+int64_t call_blocked_until_ms(ModelCall *call);
+void call_note_fallback(ModelCall *call);
 
 /* gateway_settle.c: settles the hold, counts, and makes the record durable. To be called once for
  * an admitted attempt, before the end of its answer is given away. Returns 0 or the sink's error,
@@ -161,6 +197,7 @@ void call_note_model(ModelCall *call, Str model);
  * sent. An answer that was begun as a stream already ends with an error event where it would have
  * been a problem or a plain error. */
 void reply_problem_wait(ModelCall *call);
+void reply_heartbeat_wait(ModelCall *call); /* begins a stream when need be; a comment */
 void reply_plain_wait(ModelCall *call, int status, Str body);
 void reply_error_wait(ModelCall *call, int status, Str body); /* the provider's own error answer */
 void reply_stream_wait(ModelCall *call, Str bytes); /* begins the answer when need be; recorded */

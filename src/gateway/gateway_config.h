@@ -6,6 +6,7 @@
 #define GANTRY_GATEWAY_GATEWAY_CONFIG_H
 
 #include "base/str.h"
+#include "logic/breaker.h"
 #include "logic/cache_policy.h"
 #include "logic/degrade.h"
 #include "logic/price.h"
@@ -34,8 +35,9 @@ typedef struct {
     int64_t connect_timeout_ms; /* 0: 10 s */
     int64_t idle_timeout_ms;    /* silence after the request was sent; 0: timeout_ms */
 
-    /* Rate limits shared by workers; not enforced yet. 0: none. */
+    /* Rate limits of all its models together; calls wait for them. 0: none. */
     int64_t requests_per_minute_max, tokens_per_minute_max, concurrent_max;
+    int64_t retries_max; /* attempts at a model after the first one failed; 0: none */
 
     bool simulated; /* the built-in simulator: said so in /gantry/v1/task and in records */
 } GatewayProvider;
@@ -47,6 +49,8 @@ typedef struct {
     size_t provider;              /* index into providers */
     const char *const *fallbacks; /* models tried, in order, when this one fails */
     size_t fallbacks_n;
+    /* Rate limits of each model by itself. 0: none. */
+    int64_t requests_per_minute_max, tokens_per_minute_max, concurrent_max;
 } GatewayRoute;
 
 /* What becomes of a request that offers tools its version does not declare, or declares otherwise
@@ -64,6 +68,13 @@ typedef struct {
     GatewayUndeclared undeclared_tools;
     const Str *provider_tools; /* kinds of tools that providers may run, as globs */
     size_t provider_tools_n;
+    BreakerPolicy breaker;    /* of each model; calls_min 0: the default */
+    int64_t waiting_max;      /* calls that may wait for a provider; 0: 10,000 */
+    int64_t retry_burst;      /* retries at once, beyond one in ten calls; 0: 10 */
+    int64_t retry_initial_ms; /* ceiling of the wait before the first retry; 0: 500 */
+    /* A stream that waits is sent comments: the first so late, the next ones so often. 0: 5 s, 12 s
+     */
+    int64_t heartbeat_after_ms, heartbeat_every_ms;
 } GatewayConfig;
 
 /* "chat", "responses", "messages", "embeddings" */

@@ -46,8 +46,9 @@ int call_plain_wait(ModelCall *call)
     int r = read_answer_wait(call, &answer);
     if (r != HTTP_CALL_E_END) {
         int recorded = call_fail_wait(call, r);
+        if (recorded == 0) return ATTEMPT_E_FAILED;
         reply_problem_wait(call);
-        return recorded < 0 ? recorded : r < 0 ? r : GATEWAY_E_CUT;
+        return recorded;
     }
     Charge charge;
     GatewayOutcome outcome = read_usage(call, buf_str(&answer), &charge);
@@ -55,6 +56,7 @@ int call_plain_wait(ModelCall *call)
     recording_begin(call, call->record.status, false);
     recording_add(call, buf_str(&answer));
     r = call_close_wait(call, outcome, charge);
+    if (r == 0 && outcome != GATEWAY_COMPLETE && call_can_retry(call)) return ATTEMPT_E_FAILED;
     if (r < 0) reply_problem_wait(call);
     else reply_plain_wait(call, call->record.status, buf_str(&answer));
     return r;

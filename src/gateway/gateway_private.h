@@ -60,6 +60,7 @@ struct Gateway {
     atomic_uint_fast64_t tools_removed;
     const FlagSet *flags; /* NULL: none */
     List tasks;           /* GatewayTask.node: the open ones */
+    struct Limits *limits; /* gateway_limit.h */
 };
 
 struct GatewayTask {
@@ -93,8 +94,10 @@ bool task_model_on(const GatewayTask *task, Str model);
 /* gateway_http.c: the task's listener */
 MUST_CHECK int task_listen(GatewayTask *task);
 
-/* gateway_call.c: ends what the calls of the task wait for */
+/* gateway_call.c: ends what the calls of the task wait for upstream */
 void calls_abort(GatewayTask *task);
+/* lets those that wait for their turn look at the task again */
+void calls_wake(GatewayTask *task);
 
 /* gateway_task.c */
 bool task_past_deadline(const GatewayTask *task);

@@ -29,8 +29,9 @@ static const Shape shapes[PROBLEM_N_] = {
                        true },
     [PROBLEM_SWITCHED_OFF] = { 403, "permission_error", "switched_off", "permission_error", true },
     [PROBLEM_QUEUED] = { 429, "requests", "rate_limit_exceeded", "rate_limit_error", false },
-    [PROBLEM_UNREACHABLE] = { 502, "server_error", "upstream_error", "api_error", false },
-    [PROBLEM_TIMEOUT] = { 504, "server_error", "upstream_timeout", "timeout_error", false },
+    [PROBLEM_BREAKER] = { 503, "server_error", "upstream_unavailable", "overloaded_error", true },
+    [PROBLEM_UNREACHABLE] = { 502, "server_error", "upstream_error", "api_error", true },
+    [PROBLEM_TIMEOUT] = { 504, "server_error", "upstream_timeout", "timeout_error", true },
     [PROBLEM_INTERNAL] = { 500, "server_error", "internal_error", "api_error", false },
 };
 

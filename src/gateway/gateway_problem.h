@@ -19,6 +19,7 @@ typedef enum {
     PROBLEM_TOOL,         /* it offers a tool that the version does not declare like that */
     PROBLEM_SWITCHED_OFF, /* a flag forbids it */
     PROBLEM_QUEUED,       /* waited too long for reserved spend */
+    PROBLEM_BREAKER,      /* the provider failed too often lately: it is not asked */
     PROBLEM_UNREACHABLE,  /* no answer from the provider, or a broken one */
     PROBLEM_TIMEOUT,      /* none in time */
     PROBLEM_INTERNAL,     /* ours */

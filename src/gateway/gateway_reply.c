@@ -2,6 +2,7 @@
 
 #include "codec/http1.h"
 #include "gateway/gateway_call.h"
+#include "logic/retry.h"
 
 #define FIELDS_MAX 30
 #define FIELDS_PASSED_MAX 22
@@ -39,6 +40,7 @@ static void add_upstream(FieldList *fields, ModelCall *call)
     for (size_t i = 0; http_call_field_at(call->upstream, i, &name, &value); i++) {
         if (fields->n >= FIELDS_PASSED_MAX) return;
         if (!passes(name) || !http1_name_ok(name)) continue;
+        if (call->no_retry && str_eq_nocase(name, STR("x-should-retry"))) continue; /* ours */
         const char *copy = arena_cstr(&call->arena, name);
         if (copy) add(fields, copy, value);
     }
@@ -120,6 +122,25 @@ static void end_wait(ModelCall *call)
     if (call->reply->end_wait(call->reply->ctx) != 0) lost(call);
 }
 
+/* For those problems that time mends. */
+static void add_retry_after(FieldList *fields, ModelCall *call)
+{
+    int seconds = call->retry_after_s ? call->retry_after_s : 5;
+    if (call->problem != PROBLEM_QUEUED && call->problem != PROBLEM_BREAKER) return;
+    add(fields, "retry-after", arena_printf(&call->arena, "%d", seconds));
+}
+
+void reply_heartbeat_wait(ModelCall *call)
+{
+    FieldList fields = { .n = 0 };
+    if (!call->begun) {
+        add(&fields, "content-type", STR("text/event-stream"));
+        add_ours(&fields, call);
+        if (!begin_wait(call, 200, &fields, true)) return;
+    }
+    write_wait(call, STR(": waiting\n\n"));
+}
+
 /* --- answers ---------------------------------------------------------------------------------- */
 
 void reply_problem_wait(ModelCall *call)
@@ -133,7 +154,7 @@ void reply_problem_wait(ModelCall *call)
     buf_init(&body, 64 * 1024);
     add(&fields, "content-type", STR("application/json"));
     if (problem_is_final(call->problem)) add(&fields, "x-should-retry", STR("false"));
-    if (call->problem == PROBLEM_QUEUED) add(&fields, "retry-after", STR("5"));
+    add_retry_after(&fields, call);
     add_ours(&fields, call);
     (void)problem_body(&body, call->problem, call->request->api, str_of(call->message), call->param,
                        str_of(call->record.id));
@@ -155,6 +176,7 @@ void reply_plain_wait(ModelCall *call, int status, Str body)
     add_upstream(&fields, call);
     add_ours(&fields, call);
     add(&fields, "x-gantry-cost-usd", str_of(money_text(call->record.charged.nusd, cost)));
+    if (call->no_retry && retry_status_may(status)) add(&fields, "x-should-retry", STR("false"));
     if (!begin_wait(call, status, &fields, false)) return;
     write_wait(call, body);
     end_wait(call);
@@ -182,12 +204,14 @@ void reply_stream_wait(ModelCall *call, Str bytes)
     recording_begin(call, status, true);
     recording_add(call, bytes);
     begin_stream_wait(call, status);
+    call->answering = true;
     write_wait(call, bytes);
 }
 
 void reply_stream_end_wait(ModelCall *call, Str tail)
 {
     begin_stream_wait(call, http_call_status(call->upstream));
+    call->answering = true;
     write_wait(call, tail);
     end_wait(call);
 }

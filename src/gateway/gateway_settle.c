@@ -139,6 +139,7 @@ int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
     stats_call(call->task->gateway, record);
     if (outcome == GATEWAY_COMPLETE && record->degraded && call->target != &call->targets[0])
         stats_degraded(call->task->gateway, GATEWAY_DEGRADED_FALLBACK);
+    call_permit_done(call, charge);
     log_failure(call);
     int r = record_wait(call);
     if (r == 0) call_cache_keep(call);

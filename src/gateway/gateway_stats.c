@@ -6,7 +6,7 @@ const char *gateway_refused_name(GatewayRefused refused)
 {
     static const char *const names[GATEWAY_REFUSED_N_] = { "cap",          "price",   "route",
                                                            "invalid",      "stopped", "tool",
-                                                           "switched_off", "queued" };
+                                                           "switched_off", "queued", "breaker" };
     assert(refused < GATEWAY_REFUSED_N_);
     return names[refused];
 }
@@ -20,7 +20,7 @@ void stats_refused(Gateway *gateway, Problem problem)
         [PROBLEM_CAP] = GATEWAY_REFUSED_CAP,          [PROBLEM_STOPPED] = GATEWAY_REFUSED_STOPPED,
         [PROBLEM_TOOL] = GATEWAY_REFUSED_TOOL,        [PROBLEM_SWITCHED_OFF] = GATEWAY_REFUSED_OFF,
         [PROBLEM_QUEUED] = GATEWAY_REFUSED_QUEUED,    [PROBLEM_TOO_LARGE] = GATEWAY_REFUSED_INVALID,
-        [PROBLEM_INTERNAL] = GATEWAY_REFUSED_INVALID,
+        [PROBLEM_INTERNAL] = GATEWAY_REFUSED_INVALID, [PROBLEM_BREAKER] = GATEWAY_REFUSED_BREAKER,
     };
     assert(problem < PROBLEM_N_);
     atomic_fetch_add(&gateway->refused[by_problem[problem]], 1);

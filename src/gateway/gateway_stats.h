@@ -16,6 +16,7 @@ typedef enum {
     GATEWAY_REFUSED_TOOL,    /* 403: offers a tool that its version does not declare like that */
     GATEWAY_REFUSED_OFF,     /* 403: switched off by a flag */
     GATEWAY_REFUSED_QUEUED,  /* 429: waited too long for reserved spend */
+    GATEWAY_REFUSED_BREAKER, /* 503: its breaker is open, and there is no fallback */
     GATEWAY_REFUSED_N_
 } GatewayRefused;
 const char *gateway_refused_name(GatewayRefused refused);

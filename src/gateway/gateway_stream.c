@@ -144,6 +144,7 @@ static int end_wait(Streaming *s)
     recording_add(call, buf_str(&s->tail));
     int r = call_close_wait(call, complete ? GATEWAY_COMPLETE : GATEWAY_CUT,
                             stream_settles(&s->state) ? CHARGE_USAGE : CHARGE_HOLD);
+    if (r == 0 && !complete && call_can_retry(call)) return ATTEMPT_E_FAILED;
     if (r < 0 && !call->begun) {
         reply_problem_wait(call);
     } else if (r < 0) {
@@ -158,6 +159,7 @@ static int cut_wait(Streaming *s, int r)
 {
     ModelCall *call = s->call;
     int recorded = call_fail_wait(call, r);
+    if (recorded == 0 && !call->answering) return ATTEMPT_E_FAILED;
     if (call->begun) reply_stream_fail_wait(call, (int64_t)s->state.events);
     else reply_problem_wait(call);
     return recorded < 0 ? recorded : r < 0 ? r : GATEWAY_E_CUT;

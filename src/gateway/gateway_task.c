@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "base/diag.h"
+#include "gateway/gateway_limit.h"
 #include "gateway/gateway_private.h"
 #include "sys/entropy.h"
 
@@ -17,6 +18,7 @@ Gateway *gateway_new(const GatewayConfig *config)
     gateway->client = http_client_new();
     cache_init(&gateway->cache, entropy_u64());
     list_init(&gateway->tasks);
+    gateway->limits = limits_new(config);
     ModelCounters *other = &gateway->models[GATEWAY_STATS_MODELS_MAX];
     str_copy(other->provider, sizeof other->provider, STR("other"));
     str_copy(other->model, sizeof other->model, STR("other"));
@@ -33,6 +35,7 @@ void gateway_free(Gateway *gateway)
     if (!gateway) return;
     assert(atomic_load(&gateway->tasks_open) == 0);
     cache_deinit(&gateway->cache);
+    limits_free(gateway->limits);
     http_client_free(gateway->client);
     free(gateway);
 }
@@ -172,6 +175,7 @@ void gateway_task_stop(GatewayTask *task, GatewayStop reason)
     bool first = task->totals.stop == GATEWAY_STOP_NONE;
     if (first || task->totals.stop == GATEWAY_STOP_FINISHED) task->totals.stop = reason;
     if (reason != GATEWAY_STOP_FINISHED) calls_abort(task);
+    calls_wake(task);
     cond_broadcast(&task->changed);
 }
 

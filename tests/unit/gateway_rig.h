@@ -38,6 +38,7 @@ typedef struct {
     GatewaySink sink;
     GatewayTaskOptions options; /* of the next task */
     char urls[4][64];
+    void (*configure)(void *rig); /* before the gateway is made; NULL: nothing */
     void (*body_wait)(void *rig);
 
     RigCall *calls; /* what the sink got */
@@ -129,7 +130,9 @@ static inline void rig_config(Rig *rig)
                                    .providers_n = 4,
                                    .routes = rig->routes,
                                    .routes_n = 6,
-                                   .prices = &rig->prices };
+                                   .prices = &rig->prices,
+                                   .breaker = BREAKER_POLICY_DEFAULT };
+    rig->config.breaker.error_percent = 0; /* tests that want one say so */
 }
 
 static const CapLimits rig_no_limits = { CAP_NONE, CAP_NONE, CAP_NONE, CAP_NONE };
@@ -161,6 +164,7 @@ static inline int rig_main(void *arg)
         .listen = true,
     };
     rig->client = http_client_new();
+    if (rig->configure) rig->configure(rig);
     rig->gateway = gateway_new(&rig->config);
     rig_task_wait(rig, rig_no_limits);
     rig->body_wait(rig);
@@ -171,10 +175,12 @@ static inline int rig_main(void *arg)
     return 0;
 }
 
-static inline void rig_run_with(void (*body_wait)(void *rig), StubFn stub, void *stub_ctx)
+static inline void rig_run_configured(void (*configure)(void *rig), void (*body_wait)(void *rig),
+                                      StubFn stub, void *stub_ctx)
 {
     Rig *rig = calloc(1, sizeof *rig);
     rig->calls = calloc(RIG_CALLS_MAX, sizeof *rig->calls);
+    rig->configure = configure;
     rig->body_wait = body_wait;
     signal(SIGPIPE, SIG_IGN);
     stub_open(&rig->stub, stub, stub_ctx);
@@ -184,6 +190,11 @@ static inline void rig_run_with(void (*body_wait)(void *rig), StubFn stub, void 
     free(rig->calls);
     free(rig);
     check_none();
+}
+
+static inline void rig_run_with(void (*body_wait)(void *rig), StubFn stub, void *stub_ctx)
+{
+    rig_run_configured(NULL, body_wait, stub, stub_ctx);
 }
 
 static inline StubEnd rig_no_stub(StubRequest *request, void *ctx)

@@ -1,0 +1,635 @@
+#include "gateway/gateway_limit.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "base/map.h"
+#include "gateway/gateway_call.h"
+#include "gateway/gateway_limits.h"
+#include "logic/retry.h"
+#include "sys/entropy.h"
+
+#define WAITING_MAX_DEFAULT 10000
+#define HEARTBEAT_AFTER_MS 5000
+#define HEARTBEAT_EVERY_MS 12000
+#define LOOK_MS 2000   /* whether the reader is still there, and the breaker still closed */
+#define MARGIN_MS 1000 /* a refusal is to arrive before the client gives up */
+#define RETRY_AFTER_MAX_S 60
+#define MEDIA_INPUT_TOKENS 16384 /* a guess: media bill far less than a model could take in */
+#define NAME_BYTES_MAX 96
+#define KEY_BYTES_MAX (2 * NAME_BYTES_MAX)
+
+typedef struct LimitProvider LimitProvider;
+
+struct LimitModel {
+    LimitProvider *provider;
+    char key[KEY_BYTES_MAX]; /* "PROVIDER/MODEL", not terminated */
+    size_t key_len, model_at;
+    Rate rate;
+    RateOutput output;
+    int64_t throttles_in_row;
+    int64_t used_at_ms;
+};
+
+struct LimitProvider {
+    Str name;
+    Rate rate;
+    RateQueue queue;
+    int64_t next_ms; /* when to look at the queue again */
+    RetryBudget retries;
+    LimitModel other; /* the models that found no room */
+};
+
+struct Limits {
+    const GatewayConfig *config;
+    Breakers *breakers;
+    pthread_mutex_t lock; /* of all that follows */
+    LimitProvider *providers;
+    size_t providers_n;
+    Map by_key;
+    LimitModel *models[LIMIT_MODELS_MAX];
+    size_t models_n;
+    GatewayLimitStats stats;
+};
+
+/* --- providers and models --------------------------------------------------------------------- */
+
+static LimitProvider *provider_of(Limits *limits, const char *name)
+{
+    for (size_t i = 0; i < limits->providers_n; i++)
+        if (str_eq(limits->providers[i].name, str_of(name))) return &limits->providers[i];
+    return NULL;
+}
+
+static Str model_key(const LimitModel *model)
+{
+    return str_make(model->key, model->key_len);
+}
+
+static size_t key_make(char key[KEY_BYTES_MAX], Str provider, Str model)
+{
+    provider = str_sub(provider, 0, NAME_BYTES_MAX - 1);
+    model = str_sub(model, 0, NAME_BYTES_MAX);
+    memcpy(key, provider.ptr, provider.len);
+    key[provider.len] = '/';
+    if (model.len) memcpy(key + provider.len + 1, model.ptr, model.len);
+    return provider.len + 1 + model.len;
+}
+
+static RateAmounts amounts_of(int64_t requests, int64_t tokens)
+{
+    return (RateAmounts){ .v = { [RATE_REQUESTS] = requests, [RATE_TOKENS] = tokens } };
+}
+
+static void model_init(LimitModel *model, LimitProvider *provider, Str key,
+                       const GatewayRoute *route)
+{
+    RateAmounts limit = { 0 };
+    if (route) limit = amounts_of(route->requests_per_minute_max, route->tokens_per_minute_max);
+    *model = (LimitModel){ .provider = provider, .key_len = key.len };
+    memcpy(model->key, key.ptr, key.len);
+    model->model_at = MIN(provider->name.len, (size_t)NAME_BYTES_MAX - 1) + 1;
+    rate_init(&model->rate, &limit, route ? route->concurrent_max : 0);
+}
+
+/* A provider that speaks two protocols is two in the configuration and one here. */
+static void provider_add(Limits *limits, const GatewayProvider *from)
+{
+    int64_t waiting_max = limits->config->waiting_max;
+    char key[KEY_BYTES_MAX];
+    if (provider_of(limits, from->name)) return;
+    LimitProvider *provider = &limits->providers[limits->providers_n++];
+    RateAmounts limit = amounts_of(from->requests_per_minute_max, from->tokens_per_minute_max);
+    provider->name = str_of(from->name);
+    provider->next_ms = RATE_NEVER;
+    provider->retries = RETRY_BUDGET_DEFAULT;
+    if (limits->config->retry_burst)
+        provider->retries.milli = provider->retries.milli_max = limits->config->retry_burst *
+                                                                RETRY_BUDGET_ONE;
+    rate_init(&provider->rate, &limit, from->concurrent_max);
+    rate_queue_init(&provider->queue, waiting_max ? (size_t)waiting_max : WAITING_MAX_DEFAULT);
+    size_t len = key_make(key, provider->name, STR("(other)"));
+    model_init(&provider->other, provider, str_make(key, len), NULL);
+}
+
+Limits *limits_new(const GatewayConfig *config)
+{
+    Limits *limits = xcalloc(1, sizeof *limits);
+    limits->config = config;
+    limits->breakers = breakers_new("model", config->breaker.calls_min ? &config->breaker : NULL,
+                                    LIMIT_MODELS_MAX);
+    limits->providers = xcalloc(MAX(config->providers_n, 1), sizeof *limits->providers);
+    map_init(&limits->by_key, entropy_u64());
+    pthread_mutex_init(&limits->lock, NULL);
+    for (size_t i = 0; i < config->providers_n; i++) provider_add(limits, &config->providers[i]);
+    return limits;
+}
+
+void limits_free(Limits *limits)
+{
+    if (!limits) return;
+    for (size_t i = 0; i < limits->models_n; i++) free(limits->models[i]);
+    for (size_t i = 0; i < limits->providers_n; i++) assert(limits->providers[i].queue.n == 0);
+    free(limits->providers);
+    map_deinit(&limits->by_key);
+    breakers_free(limits->breakers);
+    pthread_mutex_destroy(&limits->lock);
+    free(limits);
+}
+
+/* What it has counted is of no more use: to forget it lets nothing through. */
+static bool model_is_idle(const LimitModel *model, int64_t now_ms)
+{
+    return model->rate.in_flight == 0 && model->rate.waiting == 0 &&
+           now_ms - model->used_at_ms > RATE_SPAN_MS && now_ms >= model->rate.blocked_until_ms;
+}
+
+/* A place for one more: a new one, or that of the one idle for the longest; NULL: none. */
+static LimitModel *model_room(Limits *limits, int64_t now_ms)
+{
+    if (limits->models_n < LIMIT_MODELS_MAX)
+        return limits->models[limits->models_n++] = xcalloc(1, sizeof(LimitModel));
+    LimitModel *oldest = NULL;
+    for (size_t i = 0; i < limits->models_n; i++) {
+        LimitModel *model = limits->models[i];
+        if (!model_is_idle(model, now_ms)) continue;
+        if (!oldest || model->used_at_ms < oldest->used_at_ms) oldest = model;
+    }
+    if (oldest) map_remove(&limits->by_key, model_key(oldest));
+    return oldest;
+}
+
+/* Names come from agents, so there is an end to them. */
+static LimitModel *model_of(Limits *limits, const CallTarget *target, int64_t now_ms)
+{
+    char key[KEY_BYTES_MAX];
+    LimitProvider *provider = provider_of(limits, target->provider->name);
+    assert(provider);
+    Str name = str_make(key, key_make(key, provider->name, target->model));
+    LimitModel *model = map_get(&limits->by_key, name);
+    if (!model && (model = model_room(limits, now_ms))) {
+        model_init(model, provider, name,
+                   gateway_route(limits->config, target->model, target->provider->protocol));
+        map_put(&limits->by_key, model_key(model), model);
+    }
+    if (!model) {
+        limits->stats.models_full++;
+        model = &provider->other;
+    }
+    model->used_at_ms = now_ms;
+    return model;
+}
+
+/* --- waiting like a call ---------------------------------------------------------------------- */
+
+int64_t call_deadline_ms(const ModelCall *call)
+{
+    int64_t patience_ms = call->request->timeout_ms ? call->request->timeout_ms
+                                                    : GATEWAY_PATIENCE_MS;
+    patience_ms -= MIN(MARGIN_MS, patience_ms / 10);
+    return MIN(call->started_us / 1000 + patience_ms, call->task->wall_deadline_ms);
+}
+
+static int64_t or_default(int64_t configured, int64_t otherwise)
+{
+    return configured ? configured : otherwise;
+}
+
+/* When the next heartbeat is due. The first one fixes the answer's status, so it comes late. */
+static int64_t heartbeat_at_ms(const ModelCall *call)
+{
+    const GatewayConfig *config = call->task->gateway->config;
+    int64_t after_ms = or_default(config->heartbeat_after_ms, HEARTBEAT_AFTER_MS);
+    if (!call->info.stream || call->gone || call->answering) return DEADLINE_NONE;
+    if (!call->heartbeat_ms) return call->started_us / 1000 + after_ms;
+    return call->heartbeat_ms + or_default(config->heartbeat_every_ms, HEARTBEAT_EVERY_MS);
+}
+
+static void heartbeat_wait(ModelCall *call)
+{
+    Limits *limits = call->task->gateway->limits;
+    call->heartbeat_ms = clock_mono_ms();
+    reply_heartbeat_wait(call);
+    pthread_mutex_lock(&limits->lock);
+    limits->stats.heartbeats++;
+    pthread_mutex_unlock(&limits->lock);
+}
+
+int call_pause_wait(ModelCall *call, Cond *cond, int64_t until_ms)
+{
+    for (;;) {
+        int64_t heartbeat_ms = heartbeat_at_ms(call);
+        int64_t step_ms = MIN(MIN(until_ms, heartbeat_ms), deadline_after(LOOK_MS));
+        int r = cond_wait(cond, step_ms);
+        if (r == -ECANCELED) return r;
+        if (call->reply->gone && call->reply->gone(call->reply->ctx)) return HTTP_E_GONE;
+        if (r == 0) return 0;
+        if (clock_mono_ms() >= heartbeat_ms) heartbeat_wait(call);
+        if (call->gone) return HTTP_E_GONE;
+        if (fiber_cancelled()) return -ECANCELED;
+        if (clock_mono_ms() >= until_ms) return -ETIMEDOUT;
+        if (step_ms < MIN(until_ms, heartbeat_ms)) return 0; /* a look around */
+    }
+}
+
+/* --- the queue -------------------------------------------------------------------------------- */
+
+static ModelCall *call_of(ListNode *node)
+{
+    return CONTAINER_OF(CONTAINER_OF(node, RateWaiter, node), ModelCall, permit.waiter);
+}
+
+/* Admits who may go. The first of those who stay keeps the time for all. */
+static void pump(Limits *limits, LimitProvider *provider)
+{
+    List admitted;
+    list_init(&admitted);
+    pthread_mutex_lock(&limits->lock);
+    rate_queue_admit(&provider->queue, clock_mono_ms(), &admitted, &provider->next_ms);
+    pthread_mutex_unlock(&limits->lock);
+    ListNode *node;
+    while ((node = list_pop_front(&admitted))) cond_broadcast(&call_of(node)->wake);
+    if (provider->queue.n) cond_broadcast(&call_of(provider->queue.waiting.next)->wake);
+}
+
+static void leave(Limits *limits, CallPermit *permit)
+{
+    LimitProvider *provider = permit->model->provider;
+    pthread_mutex_lock(&limits->lock);
+    rate_queue_leave(&provider->queue, &permit->waiter);
+    pthread_mutex_unlock(&limits->lock);
+    pump(limits, provider); /* those behind it may fit where it did not */
+}
+
+static bool is_media(const ModelCall *call)
+{
+    return call->info.has_media || call->info.hides_input;
+}
+
+/* What the call will count for: a cap that the request names counts whole, as providers do it;
+ * without one, what answers of this model come to. */
+static RateAmounts need_of(const ModelCall *call, const LimitModel *model)
+{
+    const CapVerdict *verdict = &call->verdict;
+    int64_t n = call->info.n, tokens = verdict->hold.tokens;
+    bool no_output = call->info.api == API_EMBEDDINGS;
+    int64_t out = no_output ? 0 : MIN(n * verdict->out_cap, tokens);
+    int64_t in = tokens - out;
+    if (is_media(call)) in = MIN(in, MEDIA_INPUT_TOKENS);
+    if (!no_output && !call->info.out_cap) out = rate_output_guess(&model->output, out);
+    return rate_amounts(in, out);
+}
+
+/* Asks for room; *ret_model and the waiter are filled. False: too many wait already. */
+static bool join(Limits *limits, ModelCall *call)
+{
+    CallPermit *permit = &call->permit;
+    int64_t now_ms = clock_mono_ms();
+    pthread_mutex_lock(&limits->lock);
+    LimitModel *model = model_of(limits, call->target, now_ms);
+    permit->model = model;
+    permit->waiter = (RateWaiter){ .lane = call->task->options.lane,
+                                   .rates = { &model->provider->rate, &model->rate },
+                                   .rates_n = 2,
+                                   .need = need_of(call, model) };
+    bool joined = rate_queue_join(&model->provider->queue, &permit->waiter, now_ms);
+    if (!joined) limits->stats.queue_full++;
+    pthread_mutex_unlock(&limits->lock);
+    return joined;
+}
+
+/* --- refusals --------------------------------------------------------------------------------- */
+
+static int retry_after_s(int64_t at_ms)
+{
+    int64_t seconds = (at_ms - clock_mono_ms() + 999) / 1000;
+    return (int)MIN(MAX(seconds, 1), RETRY_AFTER_MAX_S);
+}
+
+static int refuse_open(ModelCall *call, int64_t next_ms)
+{
+    call->retry_after_s = retry_after_s(next_ms);
+    return call_problem(call, PROBLEM_BREAKER, NULL,
+                        "%s does not answer for \"%.*s\" just now, so it is not asked",
+                        call->target->provider->name, STR_ARG(call->target->model));
+}
+
+static int refuse_overdue(Limits *limits, ModelCall *call, int64_t next_ms)
+{
+    pthread_mutex_lock(&limits->lock);
+    limits->stats.overdue++;
+    pthread_mutex_unlock(&limits->lock);
+    call->retry_after_s = retry_after_s(next_ms == RATE_NEVER ? clock_mono_ms() + 5000 : next_ms);
+    return call_problem(call, PROBLEM_QUEUED, NULL,
+                        "the rate limit of %s left no room for \"%.*s\" in time",
+                        call->target->provider->name, STR_ARG(call->target->model));
+}
+
+static int refuse_stopped(ModelCall *call)
+{
+    GatewayTask *task = call->task;
+    if (task->totals.stop != GATEWAY_STOP_NONE)
+        return call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(task->totals.stop));
+    task_note_cap(task, CAP_BY_SECONDS);
+    return call_problem(call, PROBLEM_CAP, NULL, "the task's time is up (secondsPerTask)");
+}
+
+/* --- permits ---------------------------------------------------------------------------------- */
+
+/* One look at what there is to wait for. Returns 0 (go on waiting, or admitted), else why not. */
+static int look(Limits *limits, ModelCall *call, int64_t deadline_ms)
+{
+    CallPermit *permit = &call->permit;
+    LimitProvider *provider = permit->model->provider;
+    int64_t now_ms = clock_mono_ms(), blocked_ms = permit->model->rate.blocked_until_ms;
+    if (call->task->totals.stop != GATEWAY_STOP_NONE || task_past_deadline(call->task))
+        return refuse_stopped(call);
+    if (permit->waiter.admitted) return 0;
+    if (!breakers_would(limits->breakers, model_key(permit->model)))
+        return refuse_open(call, now_ms + 1000);
+    if (now_ms >= deadline_ms || blocked_ms > deadline_ms)
+        return refuse_overdue(limits, call, MAX(provider->next_ms, blocked_ms));
+    if (now_ms >= provider->next_ms) pump(limits, provider);
+    return 0;
+}
+
+static int admitted_wait(Limits *limits, ModelCall *call)
+{
+    const RateWaiter *waiter = &call->permit.waiter;
+    const LimitProvider *provider = call->permit.model->provider;
+    int64_t deadline_ms = call_deadline_ms(call);
+    for (;;) {
+        int r = look(limits, call, deadline_ms);
+        if (r != 0 || waiter->admitted) return r;
+        bool first = provider->queue.waiting.next == &waiter->node;
+        int64_t until_ms = first ? MIN(deadline_ms, provider->next_ms) : deadline_ms;
+        r = call_pause_wait(call, &call->wake, until_ms);
+        if (r != 0 && r != -ETIMEDOUT) return r;
+    }
+}
+
+static void settle_rates(Limits *limits, CallPermit *permit, const RateAmounts *actual)
+{
+    LimitProvider *provider = permit->model->provider;
+    pthread_mutex_lock(&limits->lock);
+    rate_waiter_settle(&permit->waiter, actual, clock_mono_ms());
+    pthread_mutex_unlock(&limits->lock);
+    pump(limits, provider);
+}
+
+void call_permit_drop(ModelCall *call)
+{
+    Limits *limits = call->task->gateway->limits;
+    CallPermit *permit = &call->permit;
+    static const RateAmounts nothing;
+    if (!permit->model) return;
+    if (permit->waiter.admitted) settle_rates(limits, permit, &nothing);
+    else leave(limits, permit);
+    breakers_done(limits->breakers, &permit->ticket, BREAKER_UNTOLD, 0);
+    permit->model = NULL;
+}
+
+static void note_waited(Limits *limits, const ModelCall *call, int64_t since_us)
+{
+    pthread_mutex_lock(&limits->lock);
+    limits->stats.waited[call->task->options.lane]++;
+    limits->stats.waited_us += (uint64_t)(clock_mono_us() - since_us);
+    pthread_mutex_unlock(&limits->lock);
+}
+
+static int permit_wait(Limits *limits, ModelCall *call)
+{
+    CallPermit *permit = &call->permit;
+    int64_t since_us = clock_mono_us(), next_ms = 0;
+    if (!join(limits, call))
+        return call_problem(call, PROBLEM_QUEUED, NULL, "too many calls wait for %s already",
+                            call->target->provider->name);
+    pump(limits, permit->model->provider);
+    if (!permit->waiter.admitted) {
+        int r = admitted_wait(limits, call);
+        note_waited(limits, call, since_us);
+        if (r != 0) return r;
+    }
+    if (!breakers_ask(limits->breakers, model_key(permit->model), &permit->ticket, &next_ms))
+        return refuse_open(call, next_ms);
+    permit->granted_us = clock_mono_us();
+    return 0;
+}
+
+int call_permit_wait(ModelCall *call)
+{
+    Limits *limits = call->task->gateway->limits;
+    assert(!call->permit.model);
+    int r = permit_wait(limits, call);
+    if (r != 0) call_permit_drop(call);
+    return r;
+}
+
+/* --- what came of it -------------------------------------------------------------------------- */
+
+/* A provider that does not say for how long is left alone for longer every time. */
+static int64_t silence_ms(const LimitModel *model, const RateReport *report)
+{
+    static const RetryPolicy policy = {
+        .attempts_max = 1, .initial_ms = 500, .factor_milli = 2000, .max_ms = 20000
+    };
+    if (report->retry_after_ms > 0) return report->retry_after_ms;
+    int64_t ceiling_ms = retry_ceiling_ms(&policy, model->throttles_in_row);
+    return ceiling_ms / 2 + (int64_t)(entropy_u64() % (uint64_t)(ceiling_ms / 2 + 1));
+}
+
+static void take_report(Limits *limits, LimitModel *model, const RateReport *report, int status)
+{
+    int64_t now_ms = clock_mono_ms();
+    pthread_mutex_lock(&limits->lock);
+    rate_learn(&model->rate, report, now_ms);
+    if (status < 300) model->throttles_in_row = 0;
+    if (status == 429) {
+        model->throttles_in_row++;
+        model->rate.throttled++;
+        limits->stats.throttled++;
+        rate_block(&model->rate, now_ms + silence_ms(model, report), now_ms);
+    }
+    pthread_mutex_unlock(&limits->lock);
+}
+
+void call_permit_answered(ModelCall *call)
+{
+    RateReport report = RATE_REPORT_NONE;
+    int64_t now_real_ms = clock_real_ms();
+    Str name, value;
+    if (!call->permit.model) return;
+    for (size_t i = 0; http_call_field_at(call->upstream, i, &name, &value); i++)
+        rate_report_field(&report, name, value, now_real_ms);
+    call->upstream_wish_ms = report.retry_after_ms;
+    take_report(call->task->gateway->limits, call->permit.model, &report,
+                http_call_status(call->upstream));
+}
+
+/* What the provider will have counted. What is not known counts as it was estimated. */
+static RateAmounts actual_of(const ModelCall *call, Charge charge)
+{
+    const GatewayCall *record = &call->record;
+    const Usage *usage = &record->usage;
+    if (charge == CHARGE_USAGE) {
+        RateAmounts actual = rate_amounts(usage->input_tokens, usage->output_tokens);
+        actual.v[RATE_INPUT] = usage->input_tokens - MIN(usage->cached_tokens, usage->input_tokens);
+        return actual;
+    }
+    if (record->outcome == GATEWAY_UPSTREAM) return rate_amounts(0, 0);
+    if (!call->abort.sent) return (RateAmounts){ 0 };
+    return call->permit.waiter.need;
+}
+
+static BreakerResult result_of(const ModelCall *call)
+{
+    int status = call->upstream ? http_call_status(call->upstream) : 0;
+    if (call->gone) return BREAKER_UNTOLD;
+    switch (call->record.outcome) {
+    case GATEWAY_COMPLETE: return BREAKER_GOOD;
+    case GATEWAY_UPSTREAM:
+        if (status == 429) return BREAKER_UNTOLD; /* the limiter's affair */
+        return status >= 500 || status == 408 ? BREAKER_BAD : BREAKER_GOOD;
+    case GATEWAY_STOPPED: return BREAKER_UNTOLD;
+    default: return task_past_deadline(call->task) ? BREAKER_UNTOLD : BREAKER_BAD;
+    }
+}
+
+/* How long the provider let us wait: for a stream's first byte, or for the whole answer. */
+static int64_t answer_ms(const ModelCall *call)
+{
+    int64_t us = clock_mono_us() - call->permit.granted_us;
+    int64_t ttfb_us = call->record.ttfb_us;
+    if (call->info.stream && ttfb_us >= 0)
+        us = call->started_us + ttfb_us - call->permit.granted_us;
+    return MAX(us, 0) / 1000;
+}
+
+void call_permit_done(ModelCall *call, Charge charge)
+{
+    Limits *limits = call->task->gateway->limits;
+    CallPermit *permit = &call->permit;
+    if (!permit->model) return;
+    breakers_done(limits->breakers, &permit->ticket, result_of(call), answer_ms(call));
+    RateAmounts actual = actual_of(call, charge);
+    if (charge == CHARGE_USAGE) {
+        pthread_mutex_lock(&limits->lock);
+        rate_output_note(&permit->model->output, actual.v[RATE_OUTPUT]);
+        pthread_mutex_unlock(&limits->lock);
+    }
+    settle_rates(limits, permit, &actual);
+    permit->model = NULL;
+}
+
+/* --- retries ---------------------------------------------------------------------------------- */
+
+static Str target_key(const CallTarget *target, char key[KEY_BYTES_MAX])
+{
+    return str_make(key, key_make(key, str_of(target->provider->name), target->model));
+}
+
+bool call_target_open(const ModelCall *call, const CallTarget *target)
+{
+    char key[KEY_BYTES_MAX];
+    return !breakers_would(call->task->gateway->limits->breakers, target_key(target, key));
+}
+
+void call_retry_earn(ModelCall *call)
+{
+    Limits *limits = call->task->gateway->limits;
+    pthread_mutex_lock(&limits->lock);
+    retry_budget_earn(&provider_of(limits, call->target->provider->name)->retries);
+    pthread_mutex_unlock(&limits->lock);
+}
+
+bool call_retry_spend(ModelCall *call)
+{
+    Limits *limits = call->task->gateway->limits;
+    pthread_mutex_lock(&limits->lock);
+    bool yes = retry_budget_spend(&provider_of(limits, call->target->provider->name)->retries);
+    limits->stats.retries += yes;
+    limits->stats.retries_exhausted += !yes;
+    pthread_mutex_unlock(&limits->lock);
+    return yes;
+}
+
+void call_note_fallback(ModelCall *call)
+{
+    Limits *limits = call->task->gateway->limits;
+    pthread_mutex_lock(&limits->lock);
+    limits->stats.fallbacks++;
+    pthread_mutex_unlock(&limits->lock);
+}
+
+int64_t call_blocked_until_ms(ModelCall *call)
+{
+    Limits *limits = call->task->gateway->limits;
+    pthread_mutex_lock(&limits->lock);
+    int64_t at_ms = model_of(limits, call->target, clock_mono_ms())->rate.blocked_until_ms;
+    pthread_mutex_unlock(&limits->lock);
+    return at_ms;
+}
+
+/* --- what there is to see --------------------------------------------------------------------- */
+
+Breakers *gateway_breakers(const Gateway *gateway)
+{
+    return gateway->limits->breakers;
+}
+
+static void limit_fill(const Rate *rate, Str provider, Str model, int64_t now_ms, GatewayLimit *ret)
+{
+    *ret = (GatewayLimit){ .configured = rate->limit,
+                           .learned = rate->learned,
+                           .concurrent_limit = rate->concurrent_limit,
+                           .in_flight = rate->in_flight,
+                           .waiting_all = (int64_t)rate->waiting,
+                           .blocked_ms = MAX(rate->blocked_until_ms - now_ms, 0),
+                           .throttled = rate->throttled };
+    str_copy(ret->provider, sizeof ret->provider, provider);
+    str_copy(ret->model, sizeof ret->model, model);
+    for (RateUnit unit = 0; unit < RATE_N_; unit++)
+        ret->used.v[unit] = rate_used(rate, unit, now_ms);
+}
+
+static int limit_cmp(const void *a, const void *b)
+{
+    const GatewayLimit *left = a, *right = b;
+    int r = strcmp(left->provider, right->provider);
+    return r != 0 ? r : strcmp(left->model, right->model);
+}
+
+size_t gateway_limits_list(const Gateway *gateway, GatewayLimit *ret, size_t max)
+{
+    Limits *limits = gateway->limits;
+    int64_t now_ms = clock_mono_ms();
+    size_t n = 0;
+    pthread_mutex_lock(&limits->lock);
+    for (size_t i = 0; i < limits->providers_n && n < max; i++) {
+        const LimitProvider *p = &limits->providers[i];
+        limit_fill(&p->rate, p->name, STR(""), now_ms, &ret[n]);
+        for (int lane = 0; lane < LANE_N_; lane++)
+            ret[n].waiting[lane] = (int64_t)p->queue.by_lane[lane];
+        n++;
+    }
+    for (size_t i = 0; i < limits->models_n && n < max; i++) {
+        const LimitModel *m = limits->models[i];
+        limit_fill(&m->rate, m->provider->name, str_skip(model_key(m), m->model_at), now_ms,
+                   &ret[n++]);
+    }
+    pthread_mutex_unlock(&limits->lock);
+    qsort(ret, n, sizeof *ret, limit_cmp);
+    return n;
+}
+
+void gateway_limit_stats(const Gateway *gateway, GatewayLimitStats *ret)
+{
+    Limits *limits = gateway->limits;
+    pthread_mutex_lock(&limits->lock);
+    *ret = limits->stats;
+    for (size_t i = 0; i < limits->providers_n; i++)
+        for (int lane = 0; lane < LANE_N_; lane++)
+            ret->waiting[lane] += limits->providers[i].queue.by_lane[lane];
+    pthread_mutex_unlock(&limits->lock);
+}
