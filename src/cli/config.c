@@ -21,6 +21,9 @@
 #define PROVIDERS_MAX 64
 #define ROUTES_MAX 256
 #define FALLBACKS_MAX 8
+#define RETRIES_DEFAULT 2
+#define RETRIES_MAX 20
+#define RATE_LIMIT_MAX INT64_C(1000000000000)
 #define ENV_NAME_MAX 96
 
 /* --- scalars: one table for the file, the environment and the dump ---------------------------- */
@@ -79,6 +82,19 @@ static const Setting settings[] = {
       PPM_WHOLE },
     { "budgets.holdLowAt", SETTING_SHARE, AT(gateway.degrade.hold_at_ppm), 0, PPM_WHOLE },
     { "budgets.smallModel", SETTING_TEXT, AT(small_model), 0, 0 },
+    { "breakers.window", SETTING_DURATION, AT(gateway.breaker.window_ms), 1000, DAY_MS },
+    { "breakers.minCalls", SETTING_INT, AT(gateway.breaker.calls_min), 1, 1000000 },
+    { "breakers.errorPercent", SETTING_INT, AT(gateway.breaker.error_percent), 0, 100 },
+    { "breakers.slowPercent", SETTING_INT, AT(gateway.breaker.slow_percent), 0, 100 },
+    { "breakers.slowAfter", SETTING_DURATION, AT(gateway.breaker.slow_ms), 1, DAY_MS },
+    { "breakers.open", SETTING_DURATION, AT(gateway.breaker.open_ms), 1, DAY_MS },
+    { "breakers.openMax", SETTING_DURATION, AT(gateway.breaker.open_max_ms), 1, DAY_MS },
+    { "breakers.probes", SETTING_INT, AT(gateway.breaker.probes), 1, 1000 },
+    { "retries.burst", SETTING_INT, AT(gateway.retry_burst), 1, 1000000 },
+    { "retries.initial", SETTING_DURATION, AT(gateway.retry_initial_ms), 1, 60000 },
+    { "waiting.calls", SETTING_INT, AT(gateway.waiting_max), 1, 10000000 },
+    { "waiting.heartbeatAfter", SETTING_DURATION, AT(gateway.heartbeat_after_ms), 1, DAY_MS },
+    { "waiting.heartbeatEvery", SETTING_DURATION, AT(gateway.heartbeat_every_ms), 1, DAY_MS },
 };
 
 static void *setting_at(const Setting *s, Config *config)
@@ -314,23 +330,35 @@ static void check_url(Reader *rd, const IssuePath *path, const char *text)
     }
 }
 
-static void read_provider_limits(Reader *rd, const IssuePath *path, const Json *v,
-                                 GatewayProvider *p)
+/* slots: requests, tokens, concurrent. */
+static void read_rate_limits(Reader *rd, const IssuePath *path, const Json *v,
+                             int64_t *const slots[3])
 {
     static const char *const names[] = { "requestsPerMinute", "tokensPerMinute", "concurrent",
                                          NULL };
-    int64_t *slots[] = { &p->requests_per_minute_max, &p->tokens_per_minute_max,
-                         &p->concurrent_max };
     IssuePath at = ISSUE_KEY(path, STR("limits"));
     if (!v || !check_members(rd, &at, v, names)) return;
-    for (size_t i = 0; names[i]; i++) read_tokens(rd, &at, v, names[i], slots[i]);
-    issue_warn(&rd->issues, &at, "rate limits are recorded but not enforced yet");
+    for (size_t i = 0; names[i]; i++) {
+        const Json *number = json_get(v, names[i]);
+        IssuePath at_number = ISSUE_KEY(&at, str_of(names[i]));
+        if (!number) continue;
+        if (json_i64(number, slots[i]) < 0 || *slots[i] < 1 || *slots[i] > RATE_LIMIT_MAX)
+            issue_error(&rd->issues, &at_number, "must be a whole number, at least 1");
+    }
+}
+
+static void read_retries(Reader *rd, const IssuePath *path, const Json *v, int64_t *ret)
+{
+    IssuePath at = ISSUE_KEY(path, STR("retries"));
+    *ret = RETRIES_DEFAULT;
+    if (v && (json_i64(v, ret) < 0 || *ret < 0 || *ret > RETRIES_MAX))
+        issue_error(&rd->issues, &at, "must be a whole number from 0 to %d", RETRIES_MAX);
 }
 
 static void read_provider(Reader *rd, const IssuePath *path, Str name, const Json *v)
 {
-    static const char *const names[] = { "protocol", "baseUrl",   "key",     "limits",
-                                         "price",    "capMember", "timeout", NULL };
+    static const char *const names[] = { "protocol",  "baseUrl", "key",     "limits", "price",
+                                         "capMember", "timeout", "retries", NULL };
     static const char *const price_names[] = { "inputUsdPerMillion",
                                                "outputUsdPerMillion",
                                                "cachedInputUsdPerMillion",
@@ -356,7 +384,10 @@ static void read_provider(Reader *rd, const IssuePath *path, Str name, const Jso
         IssuePath at = ISSUE_KEY(path, STR("key"));
         p.key = secret_member(rd, &at, json_get(v, "key"));
     }
-    read_provider_limits(rd, path, json_get(v, "limits"), &p);
+    read_rate_limits(rd, path, json_get(v, "limits"),
+                     (int64_t *const[]){ &p.requests_per_minute_max, &p.tokens_per_minute_max,
+                                         &p.concurrent_max });
+    read_retries(rd, path, json_get(v, "retries"), &p.retries_max);
     if (json_get(v, "price")) {
         IssuePath at = ISSUE_KEY(path, STR("price"));
         size_t errors = rd->issues.errors;
@@ -420,7 +451,7 @@ static void read_fallbacks(Reader *rd, const IssuePath *at, const Json *v, Gatew
 
 static void read_models(Reader *rd, const Json *v)
 {
-    static const char *const names[] = { "match", "provider", "fallbacks", NULL };
+    static const char *const names[] = { "match", "provider", "fallbacks", "limits", NULL };
     IssuePath root = ISSUE_KEY(NULL, STR("models"));
     Config *config = rd->config;
     size_t i = 0;
@@ -440,11 +471,16 @@ static void read_models(Reader *rd, const Json *v)
         while (p < config->gateway.providers_n &&
                strcmp(config->gateway.providers[p].name, provider) != 0)
             p++;
-        if (p == config->gateway.providers_n)
+        if (p == config->gateway.providers_n) {
             issue_error(&rd->issues, &at_provider, "no provider is called `%s`", provider);
-        else
-            read_fallbacks(rd, &at_fallbacks, json_get(it.value, "fallbacks"),
-                           add_route(config, match, p));
+            continue;
+        }
+        GatewayRoute *route = add_route(config, match, p);
+        read_fallbacks(rd, &at_fallbacks, json_get(it.value, "fallbacks"), route);
+        read_rate_limits(rd, &at, json_get(it.value, "limits"),
+                         (int64_t *const[]){ &route->requests_per_minute_max,
+                                             &route->tokens_per_minute_max,
+                                             &route->concurrent_max });
     }
 }
 
@@ -626,11 +662,13 @@ static void read_cache(Reader *rd, const Json *v)
 
 static void read_document(Reader *rd, const Json *doc)
 {
-    static const char *const names[] = { "server", "log",       "limits",  "timeouts", "worker",
-                                         "lanes",  "providers", "models",  "prices",   "webhooks",
-                                         "tools",  "auth",      "budgets", "cache",    NULL };
-    static const char *const scalar_blocks[] = { "server",   "log",    "limits",
-                                                 "timeouts", "worker", "lanes" };
+    static const char *const names[] = { "server",  "log",       "limits",  "timeouts", "worker",
+                                         "lanes",   "providers", "models",  "prices",   "webhooks",
+                                         "tools",   "auth",      "budgets", "cache",    "breakers",
+                                         "retries", "waiting",   NULL };
+    static const char *const scalar_blocks[] = { "server",   "log",     "limits",
+                                                 "timeouts", "worker",  "lanes",
+                                                 "breakers", "retries", "waiting" };
     if (json_type(doc) == JSON_NULL) return;
     if (!check_members(rd, NULL, doc, names)) return;
     for (size_t i = 0; i < ARRAY_N(scalar_blocks); i++) {
@@ -726,6 +764,9 @@ static int check_whole(Config *config)
     if (!lane_config_ok(&config->lanes))
         r = -EINVAL,
         fprintf(stderr, "gantry: lanes: every lane needs at least one slot, reserved or shared\n");
+    if (!breaker_policy_ok(&config->gateway.breaker))
+        r = -EINVAL,
+        fprintf(stderr, "gantry: breakers.openMax must not be less than breakers.open\n");
     return r;
 }
 
@@ -775,7 +816,13 @@ void config_init(Config *config, ConfigMode mode)
                                        .routes = config->routes,
                                        .prices = &config->prices,
                                        .cache = { .ttl_ms = CACHE_TTL_MS_DEFAULT },
-                                       .degrade = DEGRADE_CONFIG_DEFAULT };
+                                       .degrade = DEGRADE_CONFIG_DEFAULT,
+                                       .breaker = BREAKER_POLICY_DEFAULT,
+                                       .waiting_max = 10000,
+                                       .retry_burst = 10,
+                                       .retry_initial_ms = 500,
+                                       .heartbeat_after_ms = 5000,
+                                       .heartbeat_every_ms = 12000 };
     if (!config->providers || !config->routes) DIE("no memory for the configuration");
     if (mode != CONFIG_DEV) return;
     /* a laptop's own receivers and tools are what dev mode is for */
@@ -824,9 +871,11 @@ static int provider_from_environment(Config *config, const char *name, GatewayPr
     keep_text(config, &kept_url, trimmed);
     keep_text(config, &kept_key, str_of(key));
     GatewayProvider *p = &config->providers[config->gateway.providers_n++];
-    *p = (GatewayProvider){
-        .name = name, .protocol = protocol, .base_url = kept_url, .key = kept_key
-    };
+    *p = (GatewayProvider){ .name = name,
+                            .protocol = protocol,
+                            .base_url = kept_url,
+                            .key = kept_key,
+                            .retries_max = RETRIES_DEFAULT };
     if (is_loopback_url(config, kept_url)) {
         p->default_price = keep_price(config, (Price){ 0 });
         p->cap_member = "max_tokens"; /* many local servers know no other */
@@ -846,6 +895,7 @@ static void add_simulator(Config *config, uint16_t port, GatewayProtocol protoco
     config->providers[index] = (GatewayProvider){ .name = "sim",
                                                   .protocol = protocol,
                                                   .base_url = url,
+                                                  .retries_max = RETRIES_DEFAULT,
                                                   .simulated = true,
                                                   .default_price = price };
     add_route(config, everything ? "*" : "sim/*", index);

@@ -58,8 +58,8 @@ struct Gateway {
     atomic_int_fast64_t in_flight, tasks_open;
     Cache cache;
     atomic_uint_fast64_t tools_removed;
-    const FlagSet *flags; /* NULL: none */
-    List tasks;           /* GatewayTask.node: the open ones */
+    const FlagSet *flags;  /* NULL: none */
+    List tasks;            /* GatewayTask.node: the open ones */
     struct Limits *limits; /* gateway_limit.h */
 };
 

@@ -6,7 +6,7 @@ const char *gateway_refused_name(GatewayRefused refused)
 {
     static const char *const names[GATEWAY_REFUSED_N_] = { "cap",          "price",   "route",
                                                            "invalid",      "stopped", "tool",
-                                                           "switched_off", "queued", "breaker" };
+                                                           "switched_off", "queued",  "breaker" };
     assert(refused < GATEWAY_REFUSED_N_);
     return names[refused];
 }
