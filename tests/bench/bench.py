@@ -4,11 +4,13 @@
   startup   start to /readyz, idle memory, size of the stripped program
   latency   a no-op task through the API in dev mode, from submit to result, one at a time
   submit    POST /agent/execute, durable before 202, at a control plane without a worker
-  gateway   POST /v1/chat/completions through a task's gateway to a stub, caps and durable call records
-            on, beside the stub itself and nginx as plain reverse proxy to it
+  gateway   POST /v1/chat/completions through tasks' gateways to a stub, with everything on that governs
+            (caps, budgets, limits, durable records and journal): 1, 10 and 100 kB, answers whole and
+            streamed, the stub at once and after 60 ms, 1,000 and 5,000 open streams; beside the stub
+            itself, nginx as plain reverse proxy, and Portkey's gateway where npm can bring it
 
-CPU-us a request is what the server's processes used (user + system, /proc/PID/stat) by the requests
-answered. The load generator is wrk and the stub nginx; parts that need them are skipped without them.
+CPU-us a request (a streamed event) is what the server's processes used (user + system, /proc/PID/stat) by
+the requests answered. submit needs wrk, gateway a C compiler and nginx; a part is skipped without them.
 """
 
 import argparse
@@ -26,11 +28,6 @@ import time
 
 TICKS = os.sysconf("SC_CLK_TCK")
 MODEL = "bench-model"
-ANSWER = json.dumps({
-    "id": "chatcmpl-bench", "object": "chat.completion", "created": 1700000000, "model": MODEL,
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "All is well. " * 20},
-                 "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 200, "completion_tokens": 80, "total_tokens": 280}})
 
 
 def free_port():
@@ -237,8 +234,8 @@ def bench_submit(gantry, work, seconds):
 
 
 NGINX = """
-worker_processes 1; daemon off; pid {dir}/{name}.pid; error_log {dir}/{name}.err;
-events {{ worker_connections 4096; }}
+worker_processes 1; worker_rlimit_nofile 40000; daemon off; pid {dir}/{name}.pid; error_log {dir}/{name}.err;
+events {{ worker_connections 16384; }}
 http {{
   access_log off; keepalive_requests 100000000; client_body_temp_path {dir}/{name}-body; proxy_temp_path {dir}/{name}-proxy;
   fastcgi_temp_path {dir}/{name}-f; uwsgi_temp_path {dir}/{name}-u; scgi_temp_path {dir}/{name}-s;
@@ -275,37 +272,176 @@ def gateway_url(server, agent):
     sys.exit("bench: the agent never logged its address: " + server.call("GET", f"/agent/tasks/{task}")[1].decode())
 
 
-def bench_gateway(gantry, work, seconds):
-    heading("gateway: 1 kB chat completion to a stub, 64 connections; caps and durable call records on")
-    stub_port, proxy_port = free_port(), free_port()
-    stub = nginx(work, "stub", f"server {{ listen 127.0.0.1:{stub_port} reuseport; default_type application/json; "
-                               f"location / {{ return 200 '{ANSWER}'; }} }}")
-    proxy = nginx(work, "proxy", f"upstream stub {{ server 127.0.0.1:{stub_port}; keepalive 128; }} "
-                                 f"server {{ listen 127.0.0.1:{proxy_port}; location / {{ proxy_pass http://stub; "
-                                 f"proxy_http_version 1.1; proxy_set_header Connection ''; }} }}")
+# --- gateway ---
+
+class Peer:
+    """tests/bench/peer.c: the stub and the load."""
+
+    def __init__(self, work):
+        self.program = os.path.join(work, "peer")
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peer.c")
+        subprocess.run(["cc", "-O2", "-D_GNU_SOURCE", "-o", self.program, source], check=True)
+        self.port = free_port()
+        self.stub = subprocess.Popen([self.program, "stub", str(self.port)])
+        time.sleep(0.3)
+
+    def load(self, target, pid, connections, seconds, body, warmup=1.0, during=None):
+        """Measures one target: its ports and path, headers; pid's CPU time while counting."""
+        ports, path, headers = target
+        if len(body) > 60000:
+            name = os.path.join(os.path.dirname(self.program), "body")
+            with open(name, "w", encoding="utf-8") as f:
+                f.write(body)
+            body = "@" + name
+        command = [self.program, "load", ",".join(map(str, ports)), path, str(connections), str(seconds),
+                   str(warmup), body, *headers]
+        load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        load.stdout.readline()
+        before = cpu_seconds(pid)
+        if during:
+            during()
+        result = json.loads(load.stdout.readline())
+        result["cpu"] = cpu_seconds(pid) - before
+        load.wait()
+        return result
+
+
+def chat_body(model, size, stream=False):
+    body = {"model": model, "max_tokens": 200, "messages": [{"role": "user", "content": ""}]}
+    if stream:
+        body["stream"] = True
+    words = "the quick brown fox jumps over the lazy dog, "
+    body["messages"][0]["content"] = (words * (size // len(words) + 1))[:max(size - len(json.dumps(body)), 1)]
+    return json.dumps(body, separators=(",", ":"))
+
+
+STREAMING = "proxy_buffering off; proxy_read_timeout 600s;"
+TASKS = 26  # each has a gateway of its own, which takes so many connections
+
+
+def start_gantry(gantry, work, stub_port):
     config = (f"providers:\n  stub: {{protocol: openai, baseUrl: \"http://127.0.0.1:{stub_port}/v1\", "
-              "price: {inputUsdPerMillion: \"0\", outputUsdPerMillion: \"0\"}}\n"
-              f"models:\n  - {{match: \"{MODEL}\", provider: stub}}\n")
-    limits = "{tokensPerTask: 1000000000000, toolCallsPerTask: 1000000, secondsPerTask: 3600}"
+              "price: {inputUsdPerMillion: \"0.001\", outputUsdPerMillion: \"0.001\"}}\n"
+              "models:\n  - {match: \"*\", provider: stub}\n"
+              f"lanes: {{critical: {{reserved: 1}}, normal: {{reserved: {TASKS}}}, low: {{reserved: 1}}, shared: 0}}\n"
+              f"{GOVERNED}")
+    limits = "{tokensPerTask: 1000000000000, toolCallsPerTask: 1000000, secondsPerTask: 3600, usdPerTask: \"1000000\"}"
     target = agent_dir(work, "stay", "  runtime: process\n  command: [/bin/sh, -c, 'echo $OPENAI_BASE_URL >&2; sleep 600']\n"
                        f"  code: .\n  model: {MODEL}\n  limits: {limits}\n")
     server = Server(gantry, work, "dev", [target], config=config)
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and server.call("GET", "/api/agents/stay/routing")[0] != 200:
         time.sleep(0.02)
-    base = gateway_url(server, "stay")
-    request = json.dumps({"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "x" * 900}]})
-    script = lua(work, "chat.lua", request, {})
-    path = "/chat/completions"
-    measured("stub alone (nginx)", stub.pid, f"http://127.0.0.1:{stub_port}/v1{path}", seconds, 64, script)
-    by_nginx = measured("nginx as reverse proxy", proxy.pid, f"http://127.0.0.1:{proxy_port}/v1{path}", seconds, 64, script)
-    by_gantry = measured("gantry", server.process.pid, base + path, seconds, 64, script)
-    print(f"  gantry / nginx      CPU {by_gantry['cpu_us'] / by_nginx['cpu_us']:.2f}x   "
-          f"requests {by_gantry['rps'] / by_nginx['rps']:.2f}x")
+    ports = [int(gateway_url(server, "stay").split(":")[2].split("/")[0]) for _ in range(TASKS)]
+    return server, (ports, "/v1/chat/completions", [])
+
+
+# Budgets too large to be reached: they are counted all the same.
+GOVERNED = ""
+
+
+def start_portkey(work, stub_port):
+    """Portkey's gateway from npm, or why there is none."""
+    place = os.path.join(work, "portkey")
+    os.makedirs(place)
+    if not shutil.which("npm"):
+        return None, "npm is not here"
+    got = subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", PORTKEY], cwd=place,
+                         capture_output=True, text=True, check=False)
+    script = os.path.join(place, "node_modules", "@portkey-ai", "gateway", "build", "start-server.js")
+    if got.returncode or not os.path.exists(script):
+        return None, "npm could not bring " + PORTKEY
+    port = free_port()
+    process = subprocess.Popen(["node", script, f"--port={port}", "--headless"], cwd=place,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    headers = ["x-portkey-provider: openai", "authorization: Bearer none",
+               f"x-portkey-custom-host: http://127.0.0.1:{stub_port}/v1"]
+    time.sleep(3)
+    return (process, ([port], "/v1/chat/completions", headers)), None
+
+
+PORTKEY = "@portkey-ai/gateway@1.15.2"
+
+
+def row(name, load, per, base=None):
+    cpu = load["cpu"] / max(per, 1) * 1e6
+    note = f"  {load['errors']} ERRORS" if load["errors"] else ""
+    added = f"  added p50 {(load['p50_us'] - base['p50_us']) / 1000:>7.2f} p99 {(load['p99_us'] - base['p99_us']) / 1000:>7.2f} ms" if base else ""
+    print(f"  {name:<10} {per / load['seconds']:>9.0f}/s {cpu:>8.1f} CPU-us{added}{note}")
+    return cpu
+
+
+def ratios(cpus):
+    for name in ("nginx", "portkey"):
+        if name in cpus and cpus[name] > 0:
+            print(f"  gantry / {name:<8} CPU {cpus['gantry'] / cpus[name]:.2f}x")
+
+
+def compare(peer, servers, seconds, connections, body, count):
+    base = peer.load(([peer.port], "/v1/chat/completions", []), peer.stub.pid, connections, seconds, body)
+    row("stub alone", base, base[count])
+    cpus = {}
+    for name, (pid, target) in servers.items():
+        got = peer.load(target, pid, connections, seconds, body)
+        cpus[name] = row(name, got, got[count], base)
+    ratios(cpus)
+
+
+def bench_streams(peer, servers, seconds):
+    for streams in (1000, 5000):
+        heading(f"gateway: memory at {streams} open streams, an event every 200 ms each")
+        body = chat_body("stub-t1000-i200", 1000, True)
+        for name, (pid, target) in servers.items():
+            if name == "portkey" and streams > 1000:
+                continue
+            idle, used = rss_tree(pid), []
+
+            def look(pid=pid, used=used):
+                time.sleep(seconds)
+                used.append(rss_tree(pid))
+            got = peer.load(target, pid, streams, seconds + 3, body, 4.0, look)
+            per = (used[0] - idle) * 1024 / streams
+            print(f"  {name:<10} {used[0]:>8.1f} MiB, {per:>6.1f} KiB a stream  {got['errors']} errors")
+
+
+def rss_tree(pid):
+    return sum(rss_mib(p) for p in [pid] + children(pid) if is_alike(pid, p))
+
+
+def is_alike(pid, other):
+    """Workers of a server count, the agents that sleep below it do not."""
+    names = [open(f"/proc/{p}/comm", encoding="ascii").read() for p in (pid, other)]
+    return names[0] == names[1]
+
+
+def bench_gateway(gantry, work, seconds):
+    peer = Peer(work)
+    proxy_port = free_port()
+    proxy = nginx(work, "proxy", f"upstream stub {{ server 127.0.0.1:{peer.port}; keepalive 512; keepalive_requests 1000000; }} "
+                                 f"server {{ listen 127.0.0.1:{proxy_port}; client_max_body_size 10m; client_body_buffer_size 1m; "
+                                 f"location / {{ {STREAMING} proxy_pass http://stub; "
+                                 f"proxy_http_version 1.1; proxy_set_header Connection ''; }} }}")
+    server, ours = start_gantry(gantry, work, peer.port)
+    servers = {"nginx": (proxy.pid, ([proxy_port], ours[1], [])), "gantry": (server.process.pid, ours)}
+    portkey, why = start_portkey(work, peer.port)
+    if portkey:
+        servers["portkey"] = (portkey[0].pid, portkey[1])
+    else:
+        print(f"\nportkey: SKIPPED, {why}")
+    for delay in (0, 60):
+        for size in (1000, 10000, 100000):
+            heading(f"gateway: {size // 1000} kB request, whole answer, stub after {delay} ms, 64 connections")
+            compare(peer, servers, seconds, 64, chat_body(f"stub-d{delay}-t80", size), "requests")
+    for delay in (0, 60):
+        heading(f"gateway: streamed, 100 events 20 ms apart, stub after {delay} ms, 200 connections; CPU an event")
+        compare(peer, servers, seconds, 200, chat_body(f"stub-d{delay}-t100-i20", 1000, True), "events")
+    heading("gateway: one connection, whole answer, at once: latency added")
+    compare(peer, servers, seconds, 1, chat_body("stub-t80", 1000), "requests")
+    bench_streams(peer, servers, seconds)
     server.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     server.stop()
-    for process in (proxy, stub):
+    for process in [proxy, peer.stub] + ([portkey[0]] if portkey else []):
         process.terminate()
         process.wait(10)
 
@@ -323,14 +459,14 @@ def main():
     unknown = [p for p in args.parts if p not in PARTS]
     if unknown:
         parser.error(f"unknown part {unknown[0]}")
-    tools = all(shutil.which(t) for t in ("wrk", "nginx"))
+    tools = all(shutil.which(t) for t in ("wrk", "nginx", "cc"))
     print(f"{os.cpu_count()} cores, {os.uname().release}; figures are this machine's, ratios travel")
     with tempfile.TemporaryDirectory(prefix="gantry-bench-") as work:
         os.chmod(work, 0o755)
         for name in args.parts or PARTS:
             run, needs_tools = PARTS[name]
             if needs_tools and not tools:
-                print(f"\n{name}: SKIPPED, wrk and nginx are needed (`tools/bootstrap --bench` installs them)")
+                print(f"\n{name}: SKIPPED, wrk, nginx and cc are needed (`tools/bootstrap --bench` installs them)")
             elif needs_tools:
                 run(gantry, work, args.seconds)
             else:
