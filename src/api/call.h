@@ -128,6 +128,7 @@ int worker_claim_run_wait(ApiCall *call);
 int worker_heartbeat_run_wait(ApiCall *call);
 int worker_finish_run_wait(ApiCall *call);
 int worker_calls_run_wait(ApiCall *call);
+int worker_tools_run_wait(ApiCall *call);
 int worker_logs_run_wait(ApiCall *call);
 int worker_leave_run_wait(ApiCall *call);
 

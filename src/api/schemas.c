@@ -34,7 +34,7 @@ const Schema api_schemas[] = {
       "at:time type:string attempt?:integer workerId?:uuid? durationMs?:integer "
       "outcome?:string errorCode?:string errorDetail?:string sandbox?:string "
       "provider?:string model?:string status?:any streamed?:boolean "
-      "replayed?:boolean cached?:boolean degraded?:string inputTokens?:integer outputTokens?:integer "
+      "tool?:string source?:string bytes?:integer replayed?:boolean cached?:boolean degraded?:string inputTokens?:integer outputTokens?:integer "
       "cachedTokens?:integer reasoningTokens?:integer costUsd?:usd "
       "costNusd?:integer seq?:integer stream?:string text?:string "
       "webhookId?:string url?:string state?:string attempts?:integer "

@@ -247,13 +247,15 @@ typedef struct {
     Call *calls;
     TaskLogLine *lines;
     Webhook *webhooks;
-    size_t attempts_n, calls_n, lines_n, webhooks_n;
+    ToolRecord *tools;
+    size_t attempts_n, calls_n, lines_n, webhooks_n, tools_n;
 } Timeline;
 
 typedef enum {
     MOMENT_SUBMITTED,
     MOMENT_ATTEMPT_STARTED,
     MOMENT_CALL,
+    MOMENT_TOOL,
     MOMENT_LOG,
     MOMENT_ATTEMPT_FINISHED,
     MOMENT_FINISHED,
@@ -262,7 +264,8 @@ typedef enum {
 } MomentKind;
 
 static const char *const moment_names[MOMENT_N_] = {
-    "submitted", "attempt_started", "llm_call", "log", "attempt_finished", "finished", "webhook",
+    "submitted", "attempt_started",  "llm_call", "tool_call",
+    "log",       "attempt_finished", "finished", "webhook",
 };
 
 /* A moment of the timeline: what it is about stands at index in the list of its kind. */
@@ -280,6 +283,7 @@ static int timeline_job(Db *db, void *arg)
     if (r == 0) r = call_list(db, t->task.seq, t->arena, &t->calls, &t->calls_n);
     if (r == 0)
         r = task_log_list(db, t->task.seq, (TaskLogCursor){ 0 }, t->arena, &t->lines, &t->lines_n);
+    if (r == 0) r = tool_record_list(db, t->task.seq, t->arena, &t->tools, &t->tools_n);
     if (r == 0) r = webhook_list(db, t->task.seq, t->arena, &t->webhooks, &t->webhooks_n);
     return r;
 }
@@ -295,7 +299,8 @@ static int moment_cmp(const void *a, const void *b)
 
 static Moment *moments_make(const Timeline *t, size_t *ret_n)
 {
-    size_t max = 2 + 2 * t->attempts_n + t->calls_n + t->lines_n + t->webhooks_n, n = 0;
+    size_t max = 2 + 2 * t->attempts_n + t->calls_n + t->lines_n + t->webhooks_n + t->tools_n,
+           n = 0;
     Moment *m = ARENA_ARRAY(t->arena, Moment, max);
     if (!m) return NULL;
     m[n++] = (Moment){ t->task.created_at_ms, MOMENT_SUBMITTED, 0 };
@@ -305,6 +310,7 @@ static Moment *moments_make(const Timeline *t, size_t *ret_n)
             m[n++] = (Moment){ t->attempts[i].finished_at_ms, MOMENT_ATTEMPT_FINISHED, i };
     }
     for (size_t i = 0; i < t->calls_n; i++) m[n++] = (Moment){ t->calls[i].at_ms, MOMENT_CALL, i };
+    for (size_t i = 0; i < t->tools_n; i++) m[n++] = (Moment){ t->tools[i].at_ms, MOMENT_TOOL, i };
     for (size_t i = 0; i < t->lines_n; i++) m[n++] = (Moment){ t->lines[i].at_ms, MOMENT_LOG, i };
     for (size_t i = 0; i < t->webhooks_n; i++)
         m[n++] = (Moment){ t->webhooks[i].created_at_ms, MOMENT_WEBHOOK, i };
@@ -352,6 +358,17 @@ static void call_write(JsonOut *out, const Call *c)
     json_out_ki64(out, "costNusd", c->cost_nusd);
 }
 
+static void tool_write(JsonOut *out, const ToolRecord *r)
+{
+    json_out_ki64(out, "attempt", r->attempt);
+    json_out_ki64(out, "durationMs", r->duration_ms);
+    json_out_kstr(out, "tool", r->name);
+    json_out_kstr(out, "source", r->source);
+    json_out_kstr(out, "outcome", r->outcome);
+    json_out_kbool(out, "replayed", r->replayed);
+    json_out_ki64(out, "bytes", r->bytes);
+}
+
 static void webhook_write(JsonOut *out, const Webhook *w)
 {
     json_out_kstr(out, "webhookId", w->webhook_id);
@@ -380,6 +397,7 @@ static void moment_write(JsonOut *out, const Timeline *t, const Moment *m)
     case MOMENT_ATTEMPT_STARTED: attempt_write(out, &t->attempts[m->index], false); break;
     case MOMENT_ATTEMPT_FINISHED: attempt_write(out, &t->attempts[m->index], true); break;
     case MOMENT_CALL: call_write(out, &t->calls[m->index]); break;
+    case MOMENT_TOOL: tool_write(out, &t->tools[m->index]); break;
     case MOMENT_LOG: log_write(out, &t->lines[m->index]); break;
     case MOMENT_WEBHOOK: webhook_write(out, &t->webhooks[m->index]); break;
     case MOMENT_FINISHED:
@@ -412,7 +430,8 @@ int task_timeline_run_wait(ApiCall *call)
     for (size_t i = 0; i < n; i++) moment_write(&json.out, &t, &moments[i]);
     json_out_array_end(&json.out);
     json_out_kbool(&json.out, "truncated",
-                   t.lines_n == TASK_LOG_LIST_MAX || t.calls_n == CALL_LIST_MAX);
+                   t.lines_n == TASK_LOG_LIST_MAX || t.calls_n == CALL_LIST_MAX ||
+                       t.tools_n == TOOL_RECORD_LIST_MAX);
     json_out_object_end(&json.out);
     return api_json_wait(call, 200, &json);
 }

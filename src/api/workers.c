@@ -71,6 +71,17 @@ const BodySpec calls_body = { .name = "WorkerCallsRequest",
                               .required = true,
                               .large = true };
 
+static const Member tools_members[] = {
+    { "taskId", MEMBER_STRING, true, "", NULL },
+    { "fence", MEMBER_INTEGER, true, "", NULL },
+    { "tools", MEMBER_ARRAY, true,
+      "[{id, name, source, outcome, at, durationMs, bytes, replayed, counted}]", NULL },
+};
+const BodySpec tools_body = { .name = "WorkerToolsRequest",
+                              .members = tools_members,
+                              .n = ARRAY_N(tools_members),
+                              .required = true };
+
 static const Member logs_members[] = {
     { "taskId", MEMBER_STRING, true, "", NULL },
     { "fence", MEMBER_INTEGER, true, "", NULL },
@@ -386,6 +397,27 @@ int worker_calls_run_wait(ApiCall *call)
     for (JsonIter it = json_iter(list); json_next(&it);)
         if ((r = wire_call_read(it.value, &calls[n++])) < 0) return wire_problem_wait(call, r);
     r = queue_calls_add_wait(call->api->options.queue, task, calls, n);
+    return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
+}
+
+int worker_tools_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    TaskRef task;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    if ((r = wire_ref_read(body, &task)) < 0) return wire_problem_wait(call, r);
+    const Json *list = json_get(body, "tools");
+    if (json_len(list) > CALLS_MAX)
+        return api_problem_wait(call, 400, "member_invalid", "`tools` has more than %d elements",
+                                CALLS_MAX);
+    ToolRecord *records = ARENA_ARRAY(&call->req->arena, ToolRecord, json_len(list) + 1);
+    if (!records) return api_fail_wait(call, -ENOMEM);
+    size_t n = 0;
+    for (JsonIter it = json_iter(list); json_next(&it);)
+        if ((r = wire_tool_read(it.value, &records[n++])) < 0) return wire_problem_wait(call, r);
+    r = queue_tools_add_wait(call->api->options.queue, task, records, n);
     return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
 }
 

@@ -9,6 +9,7 @@ extern const BodySpec claim_body;
 extern const BodySpec heartbeat_body;
 extern const BodySpec finish_body;
 extern const BodySpec calls_body;
+extern const BodySpec tools_body;
 extern const BodySpec logs_body;
 
 #endif

@@ -194,10 +194,13 @@ bool gateway_task_on(const GatewayTask *task);
 bool gateway_task_tool_on(const GatewayTask *task, Str tool);
 void gateway_task_flags(const GatewayTask *task, JsonOut *out);
 
-/* Counts a tool call that no model's answer asked for (those are counted from the answer) against
- * the same cap. Returns 0 or GATEWAY_E_CAP: the cap is reached, do not make it. */
+/* Admits the call of a tool that is about to be run. One that a model's answer asked for was
+ * counted with the answer; there are as many of these as answers of this attempt asked for, and
+ * what is beyond, or was not asked for, is counted here: *ret_counted. So never more calls are made
+ * than were counted, nor than the cap allows. Returns 0 or GATEWAY_E_CAP with diag: do not make
+ * it. */
 #define GATEWAY_E_CAP 1
-MUST_CHECK int gateway_task_count_tool(GatewayTask *task);
+MUST_CHECK int gateway_task_count_tool(GatewayTask *task, bool asked, bool *ret_counted);
 
 /* Stops the task (FINISHED) and waits for its calls to settle, at most until deadline_ms: then they
  * are ended. Afterwards the totals are final. Waits even when the caller is cancelled. */

@@ -72,6 +72,8 @@ struct GatewayTask {
     GatewayTotals totals;     /* .caps is the state that admits */
     int64_t settled_ppm;      /* of the tightest budget that applies, in millionths */
     DegradeStep step;         /* that its calls are at */
+    int64_t tools_asked;      /* by answers of this attempt, and not run yet */
+    int64_t tools_run;        /* by all attempts; earlier ones by what was counted */
     List calls;               /* ModelCall.node: all that have not returned */
     Cond changed;             /* a call settled or returned, or the task was stopped */
     HttpServer *server;       /* NULL: in-process calls only */

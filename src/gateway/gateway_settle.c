@@ -83,6 +83,7 @@ static void settle(ModelCall *call, Charge charge)
                  LOG_INT("tokens", record->charged.tokens));
     }
     if (record->usage.shrunk) LOG_WARN("reported usage shrank", LOG_STR("model", record->model));
+    task->tools_asked = money_add(task->tools_asked, record->usage.tool_calls);
     add_usage(&task->totals.usage, &record->usage);
     task->totals.cost_nusd = money_add(task->totals.cost_nusd, record->charged.nusd);
     atomic_fetch_sub(&task->gateway->in_flight, 1);
@@ -154,6 +155,7 @@ int call_close_served_wait(ModelCall *call)
     assert(record->charged.tokens == 0 && record->charged.nusd == 0);
     CapState *caps = &task->totals.caps;
     caps->tool_calls = money_add(caps->tool_calls, record->usage.tool_calls);
+    task->tools_asked = money_add(task->tools_asked, record->usage.tool_calls);
     add_usage(&task->totals.usage, &record->usage);
     record->outcome = GATEWAY_COMPLETE;
     return record_wait(call);

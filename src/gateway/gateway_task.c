@@ -104,6 +104,7 @@ int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, Gatew
     list_init(&task->calls);
     cond_init(&task->changed);
     task->totals.caps = options->spent;
+    task->tools_run = options->spent.tool_calls;
     task->wall_deadline_ms = wall_deadline(options);
     int r = copy_options(task, options) ? 0 : diag_set(-ENOMEM, "the task's texts are too large");
     if (r == 0 && options->listen) r = task_listen(task);
@@ -137,12 +138,33 @@ void gateway_task_totals(const GatewayTask *task, GatewayTotals *ret)
     *ret = task->totals;
 }
 
-int gateway_task_count_tool(GatewayTask *task)
+static int tool_refused(GatewayTask *task, CapReason reason)
 {
+    task_note_cap(task, reason);
+    return diag_set(GATEWAY_E_CAP, "%s is reached", cap_reason_name(reason));
+}
+
+/* An answer may ask for more calls at once than the cap has left. */
+static int count_asked(GatewayTask *task)
+{
+    int64_t limit = task->options.limits.tool_calls;
+    if (task_past_deadline(task)) return tool_refused(task, CAP_BY_SECONDS);
+    if (limit != CAP_NONE && task->tools_run >= limit) return tool_refused(task, CAP_BY_TOOL_CALLS);
+    task->tools_asked--;
+    task->tools_run++;
+    return 0;
+}
+
+int gateway_task_count_tool(GatewayTask *task, bool asked, bool *ret_counted)
+{
+    assert(task->tools_asked >= 0 && task->tools_run >= 0);
+    *ret_counted = false;
+    if (asked && task->tools_asked > 0) return count_asked(task);
     CapVerdict verdict = cap_admit_tool(&task->options.limits, &task->totals.caps, clock_mono_ms());
-    if (verdict.kind == CAP_ADMIT) return 0;
-    task_note_cap(task, verdict.reason);
-    return diag_set(GATEWAY_E_CAP, "%s is reached", cap_reason_name(verdict.reason));
+    if (verdict.kind != CAP_ADMIT) return tool_refused(task, verdict.reason);
+    task->tools_run++;
+    *ret_counted = true;
+    return 0;
 }
 
 bool task_past_deadline(const GatewayTask *task)

@@ -328,6 +328,13 @@ static void ended_write(OmOut *out, const QueueStats *q)
 }
 
 static const FieldFamily queue_families[] = {
+    COUNTER_OF(QueueStats, tools_ok, "gantry_tool_calls_ok", "Calls of tools that went well"),
+    COUNTER_OF(QueueStats, tools_failed, "gantry_tool_calls_failed",
+               "Calls of tools that ran and did not go well"),
+    COUNTER_OF(QueueStats, tools_refused, "gantry_tool_calls_refused",
+               "Calls of tools that were not made: arguments, rules, flags, caps, breakers"),
+    COUNTER_OF(QueueStats, tools_ms, "gantry_tool_calls_milliseconds",
+               "Time spent by calls of tools"),
     COUNTER_OF(QueueStats, stale, "gantry_stale_reports",
                "Reports refused because their task had been given to another attempt"),
     GAUGE_OF(QueueStats, claimers, "gantry_claims_waiting", "Claims waiting for a task"),

@@ -17,6 +17,7 @@
 #include "store/log_store.h"
 #include "store/store.h"
 #include "store/task_store.h"
+#include "store/tool_store.h"
 #include "store/version_store.h"
 #include "store/worker_store.h"
 
@@ -241,6 +242,11 @@ MUST_CHECK int queue_journal_answer_wait(Queue *queue, TaskRef task, int64_t n, 
                                          JournalBytes *ret);
 MUST_CHECK int queue_journal_request_wait(Queue *queue, TaskRef task, int64_t n, Buf *out);
 
+/* Records calls of tools of a running attempt, each once by its id, and adds those that count to
+ * the task's usage, in one transaction. Returns 0, QUEUE_E_STALE, -errno. */
+MUST_CHECK int queue_tools_add_wait(Queue *queue, TaskRef task, const ToolRecord *records,
+                                    size_t n);
+
 /* Appends log lines; past the task's limit lines are dropped and counted, which is not an error.
  * ret_dropped (may be NULL): lines of this call that were dropped. Returns 0, QUEUE_E_STALE,
  * -errno. */
@@ -274,6 +280,8 @@ typedef struct {
 
 typedef struct {
     QueueLaneStats lane[LANE_N_];
+    /* calls of tools that workers reported: ran and went well, ran and did not, were not run */
+    uint64_t tools_ok, tools_failed, tools_refused, tools_ms;
     uint64_t stale;                             /* reports refused for their fence */
     uint64_t journal_recordings, journal_bytes; /* kept since start, as stored */
     uint64_t journal_dropped;                   /* not kept because the task's journal was full, */

@@ -244,6 +244,7 @@ typedef struct {
     TaskRef task;
     const Call *calls;
     const TaskLogLine *lines;
+    const ToolRecord *tools;
     size_t n;
     size_t dropped;
     JournalKept kept;
@@ -308,6 +309,45 @@ int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t c
 {
     JournalJob job = { .queue = queue, .task = task, .calls = calls, .n = calls_n };
     return journal(queue, calls_job, &job);
+}
+
+static int tools_job(Db *db, void *arg)
+{
+    JournalJob *job = arg;
+    TaskHead head;
+    TaskUsage sum = { 0 };
+    int r = task_held(db, job->task, &head);
+    for (size_t i = 0; i < job->n && r == 0; i++) {
+        ToolRecord record = job->tools[i];
+        record.attempt = head.attempt;
+        r = tool_record_insert(db, head.seq, &record);
+        if (r == 0) sum.tool_calls += record.counted;
+        if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
+    }
+    return r == 0 ? task_add_usage(db, head.seq, &sum) : r;
+}
+
+static void tools_count(Queue *queue, const ToolRecord *records, size_t n)
+{
+    static const Str ran[] = { STR("error"), STR("trouble"), STR("timeout"), STR("too_large") };
+    pthread_mutex_lock(&queue->lock);
+    for (size_t i = 0; i < n; i++) {
+        bool ok = str_eq(records[i].outcome, STR("ok")), failed = false;
+        for (size_t k = 0; k < ARRAY_N(ran); k++) failed |= str_eq(records[i].outcome, ran[k]);
+        queue->stats.tools_ok += ok;
+        queue->stats.tools_failed += failed;
+        queue->stats.tools_refused += !ok && !failed;
+        if (ok || failed) queue->stats.tools_ms += (uint64_t)records[i].duration_ms;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+int queue_tools_add_wait(Queue *queue, TaskRef task, const ToolRecord *records, size_t n)
+{
+    JournalJob job = { .queue = queue, .task = task, .tools = records, .n = n };
+    int r = journal(queue, tools_job, &job);
+    if (r == 0) tools_count(queue, records, n);
+    return r;
 }
 
 /* A line of the running attempt. Returns 0, DB_E_CONFLICT (it is there already), -errno. */

@@ -164,6 +164,16 @@ static const char degraded_calls[] =
     "ALTER TABLE task ADD COLUMN cached_calls INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE task ADD COLUMN degraded_calls INTEGER NOT NULL DEFAULT 0;";
 
+/* Ids sort by time. */
+static const char tool_calls[] =
+    "CREATE TABLE tool_call ("
+    " task_seq INTEGER NOT NULL, id TEXT NOT NULL, attempt INTEGER NOT NULL, name TEXT NOT NULL,"
+    " source TEXT NOT NULL, outcome TEXT NOT NULL, at_ms INTEGER NOT NULL,"
+    " duration_ms INTEGER NOT NULL, bytes INTEGER NOT NULL, replayed INTEGER NOT NULL,"
+    " counted INTEGER NOT NULL,"
+    " PRIMARY KEY (task_seq, id)"
+    ") STRICT, WITHOUT ROWID;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -171,5 +181,6 @@ const Migration schema_steps[] = {
     { 4, "flags", flags },
     { 5, "journal", journal },
     { 6, "degraded calls", degraded_calls },
+    { 7, "tool calls", tool_calls },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -23,6 +23,24 @@ enum {
     LINK_E_NO_VERSION, /* no such version, or its code is gone */
 };
 
+/* What became of a call of a tool. */
+typedef enum {
+    TOOL_OUTCOME_OK,
+    TOOL_OUTCOME_FAILED,    /* the tool said so */
+    TOOL_OUTCOME_TROUBLE,   /* something is wrong around it: not reached, killed, HTTP 5xx */
+    TOOL_OUTCOME_TIMEOUT,   /* over its timeout */
+    TOOL_OUTCOME_TOO_LARGE, /* it gave more than its outputBytesMax */
+    TOOL_OUTCOME_CHANGED,   /* its server describes it otherwise than the version */
+    TOOL_OUTCOME_UNKNOWN,   /* the version declares none of that name */
+    TOOL_OUTCOME_OF_AGENT,  /* it has no source: the agent runs it itself */
+    TOOL_OUTCOME_ARGUMENTS, /* do not fit its schema */
+    TOOL_OUTCOME_DENIED,    /* by its rules */
+    TOOL_OUTCOME_OFF,       /* by a flag */
+    TOOL_OUTCOME_CAP,       /* toolCallsPerTask or secondsPerTask is reached */
+    TOOL_OUTCOME_OPEN,      /* the breaker of its source is open */
+    TOOL_OUTCOME_N_
+} ToolOutcome;
+
 /* What a worker says of itself. */
 typedef struct {
     const char *name; /* for people */
@@ -91,6 +109,10 @@ typedef struct {
 
     /* Records model calls durably, each once by its id. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
     int (*calls_wait)(WorkerLink *link, TaskRef task, const GatewayCall *calls, size_t calls_n);
+
+    /* Records calls of tools durably, each once by its id, and counts those that count by
+     * themselves. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
+    int (*tools_wait)(WorkerLink *link, TaskRef task, const ToolRecord *records, size_t n);
 
     /* Appends log lines; seq counts from 1 in the attempt. Returns 0, LINK_E_STALE, LINK_E_REFUSED.
      */

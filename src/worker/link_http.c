@@ -343,6 +343,21 @@ static int http_calls_wait(WorkerLink *link, TaskRef task, const GatewayCall *ca
     return post_wait(http_of(link), "calls", &out);
 }
 
+static int http_tools_wait(WorkerLink *link, TaskRef task, const ToolRecord *records, size_t n)
+{
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    wire_ref_write(&out, task);
+    json_out_key(&out, "tools");
+    json_out_array(&out);
+    for (size_t i = 0; i < n; i++) wire_tool_write(&out, &records[i]);
+    json_out_array_end(&out);
+    json_out_object_end(&out);
+    return post_wait(http_of(link), "tools", &out);
+}
+
 static int http_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n)
 {
     CLEANUP(buf_deinit) Buf body = { 0 };
@@ -457,6 +472,7 @@ static const WorkerLinkOps http_ops = {
     .flags_wait = http_flags_wait,
     .finish_wait = http_finish_wait,
     .calls_wait = http_calls_wait,
+    .tools_wait = http_tools_wait,
     .logs_wait = http_logs_wait,
     .version_wait = http_version_wait,
     .artifact_wait = http_artifact_wait,

@@ -114,6 +114,11 @@ static int local_calls_wait(WorkerLink *link, TaskRef task, const GatewayCall *c
     return outcome(queue_calls_add_wait(local_of(link)->queue, task, rows, calls_n));
 }
 
+static int local_tools_wait(WorkerLink *link, TaskRef task, const ToolRecord *records, size_t n)
+{
+    return outcome(queue_tools_add_wait(local_of(link)->queue, task, records, n));
+}
+
 static int local_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n)
 {
     return outcome(queue_logs_append_wait(local_of(link)->queue, task, lines, lines_n, NULL));
@@ -229,6 +234,7 @@ static const WorkerLinkOps local_ops = {
     .flags_wait = local_flags_wait,
     .finish_wait = local_finish_wait,
     .calls_wait = local_calls_wait,
+    .tools_wait = local_tools_wait,
     .logs_wait = local_logs_wait,
     .version_wait = local_version_wait,
     .artifact_wait = local_artifact_wait,

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "codec/time_text.h"
 #include "sys/clock.h"
+#include "worker/door.h"
 
 #define REPORT_DELAY_MS 100
 #define REPORT_DELAY_MS_MAX 2000
@@ -198,6 +199,7 @@ void run_stop(Run *run, RunStop why)
     if (run->gateway) gateway_task_stop(run->gateway, gateway_stop_of(why));
     if (run->process && why >= RUN_KILLED) process_signal(run->process, SIGKILL);
     if (!run->runner_ended) fiber_cancel(run->runner);
+    door_cancel(run);
 }
 
 /* --- reporting -------------------------------------------------------------------------------- */
@@ -238,6 +240,29 @@ static int on_call_wait(void *ctx, const GatewayCall *call)
     return r > 0 ? -EIO : r;
 }
 
+static int tool_send_wait(Run *run, const void *arg)
+{
+    WorkerLink *link = run->host->link;
+    return link->ops->tools_wait(link, run->task.ref, arg, 1);
+}
+
+int run_record_tool_wait(Run *run, const ToolRecord *record)
+{
+    if (run->tool_records >= RUN_TOOL_RECORDS_MAX && !record->counted) {
+        atomic_fetch_add(&run->host->counters.tools_not_recorded, 1);
+        return 0;
+    }
+    run->tool_records++;
+    int r = report_wait(run, tool_send_wait, record);
+    if (r == 0) run->tools_counted += record->counted;
+    if (r == LINK_E_STALE || r == LINK_E_NO_WORKER) {
+        run_stop(run, RUN_STALE);
+        return -ECANCELED;
+    }
+    if (r != 0) LOG_WARN("tool call not recorded", LOG_CSTR("why", diag_text()));
+    return 0;
+}
+
 static int finish_send_wait(Run *run, const void *arg)
 {
     WorkerLink *link = run->host->link;
@@ -250,7 +275,7 @@ static TaskFinish finish_of(const Run *run, const GatewayTotals *totals)
     assert(end->outcome < TASK_OUTCOME_N_ && end->outcome != TASK_OUTCOME_LOST);
     assert(end->outcome == TASK_OUTCOME_SUCCEEDED || !end->result.len);
     /* tokens, money and the tool calls of answers came with the calls */
-    int64_t told = run->task.spent.tool_calls + totals->usage.tool_calls;
+    int64_t told = run->task.spent.tool_calls + totals->usage.tool_calls + run->tools_counted;
     return (TaskFinish){
         .task = run->task.ref,
         .outcome = end->outcome,
@@ -368,6 +393,7 @@ static void run_end_wait(Run *run)
 {
     GatewayTotals totals;
     assert(run->runner_ended && !run->process);
+    door_close_wait(run);
     gateway_settle_wait(run, &totals);
     end_by_stop(run);
     end_by_cap(run, &totals);
@@ -421,6 +447,8 @@ static int gateway_open(Run *run)
         .declared = spec->tools_path.len ? &spec->tools : NULL,
         .sink = &run->sink,
         .listen = spec->runtime == RUNTIME_PROCESS,
+        .door = door_handler,
+        .door_ctx = run,
     };
     return gateway_task_open(run->host->gateway, &options, &run->gateway);
 }
@@ -557,6 +585,7 @@ int run_start(RunHost *host, const LinkTask *task, void (*on_end)(Run *, void *)
     run->deadline_ms = DEADLINE_NONE;
     uuid_text(task->ref.id, run->id);
     list_init(&run->node);
+    list_init(&run->door_calls);
     cond_init(&run->changed);
     arena_init(&run->arena, RUN_ARENA_BYTES_MAX);
     run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "worker_trouble", "the agent was not started");

@@ -9,6 +9,8 @@
 
 #include <stdatomic.h>
 
+#include "net/breakers.h"
+#include "store/tool_store.h"
 #include "sys/process.h"
 #include "worker/task_log.h"
 #include "worker/versions.h"
@@ -19,7 +21,9 @@
 /* Counted by runs, read by any thread. */
 typedef struct {
     atomic_uint_fast64_t started, stale, outputs_too_large, log_lines_dropped;
-    atomic_uint_fast64_t tool_calls, tool_errors;
+    atomic_uint_fast64_t tool_outcomes[TOOL_OUTCOME_N_];
+    atomic_uint_fast64_t tool_us;            /* spent by those that ran */
+    atomic_uint_fast64_t tools_not_recorded; /* beyond RUN_TOOL_RECORDS_MAX */
     atomic_uint_fast64_t ended[TASK_OUTCOME_N_];
 } RunCounters;
 
@@ -31,7 +35,8 @@ typedef struct {
     HttpClient *client;
     Versions *versions;
     const AddrGuard *guard;
-    const char *dir; /* absolute */
+    Breakers *breakers; /* of tool sources */
+    const char *dir;    /* absolute */
     const char *path, *node_path;
     int64_t grace_ms;
     size_t output_bytes_max, log_bytes_max;
@@ -86,6 +91,12 @@ struct Run {
     GatewayTask *gateway;
     GatewaySink sink;
     Process *process; /* the agent's, while it runs */
+
+    List door_calls; /* under way; see door.h */
+    size_t door_calls_n;
+    bool door_closed;
+    int64_t tool_records;  /* of this attempt */
+    int64_t tools_counted; /* of these, what the control plane was told to count */
 };
 
 /* Starts the attempt; task is copied. Returns 0, -ENOMEM, -EAGAIN (no fiber): nothing was
@@ -103,6 +114,11 @@ void run_stop(Run *run, RunStop why);
 MUST_CHECK int run_process_wait(Run *run);
 MUST_CHECK int run_builtin_wait(Run *run);
 MUST_CHECK int run_server_wait(Run *run);
+
+/* Makes the record of a tool call durable; beyond RUN_TOOL_RECORDS_MAX only what counts is. On a
+ * fiber. Returns 0 or -ECANCELED: the lease is lost, the run is being stopped. */
+#define RUN_TOOL_RECORDS_MAX 1000
+MUST_CHECK int run_record_tool_wait(Run *run, const ToolRecord *record);
 
 /* Sets run->end to a failure; the detail is formatted. Returns 0. */
 int run_fail(Run *run, TaskOutcome outcome, const char *code, const char *fmt, ...)

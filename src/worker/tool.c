@@ -8,36 +8,60 @@
 #include "codec/url.h"
 #include "logic/schema.h"
 #include "sys/clock.h"
+#include "sys/entropy.h"
 #include "worker/child.h"
+#include "worker/tool_call.h"
 
 #define ARGUMENTS_BYTES_MAX ((size_t)1 << 20)
 #define MESSAGE_BYTES_MAX 2560
+#define EXIT_TRY_AGAIN 75 /* as of agents: something is wrong around the tool */
 
-/* One call. */
-typedef struct {
-    Run *run;
-    const Tool *tool;
-    Arena *arena;
-    Str arguments; /* compact JSON */
-    const Json *args;
-    ToolResult result;
-} ToolCall;
+static const struct {
+    const char *name;
+    bool ran;           /* the tool was started */
+    BreakerResult says; /* of its source's health */
+} outcomes[TOOL_OUTCOME_N_] = {
+    [TOOL_OUTCOME_OK] = { "ok", true, BREAKER_GOOD },
+    [TOOL_OUTCOME_FAILED] = { "error", true, BREAKER_GOOD },
+    [TOOL_OUTCOME_TROUBLE] = { "trouble", true, BREAKER_BAD },
+    [TOOL_OUTCOME_TIMEOUT] = { "timeout", true, BREAKER_BAD },
+    [TOOL_OUTCOME_TOO_LARGE] = { "too_large", true, BREAKER_GOOD },
+    [TOOL_OUTCOME_CHANGED] = { "changed", false, BREAKER_GOOD },
+    [TOOL_OUTCOME_UNKNOWN] = { "not_declared", false, BREAKER_UNTOLD },
+    [TOOL_OUTCOME_OF_AGENT] = { "of_agent", false, BREAKER_UNTOLD },
+    [TOOL_OUTCOME_ARGUMENTS] = { "arguments", false, BREAKER_UNTOLD },
+    [TOOL_OUTCOME_DENIED] = { "denied", false, BREAKER_UNTOLD },
+    [TOOL_OUTCOME_OFF] = { "switched_off", false, BREAKER_UNTOLD },
+    [TOOL_OUTCOME_CAP] = { "cap", false, BREAKER_UNTOLD },
+    [TOOL_OUTCOME_OPEN] = { "breaker_open", false, BREAKER_UNTOLD },
+};
 
-static int problem(ToolCall *call, const char *fmt, ...) PRINTF_LIKE(2, 3);
-static int problem(ToolCall *call, const char *fmt, ...)
+const char *tool_outcome_name(ToolOutcome outcome)
+{
+    assert(outcome < TOOL_OUTCOME_N_);
+    return outcomes[outcome].name;
+}
+
+bool tool_outcome_ran(ToolOutcome outcome)
+{
+    assert(outcome < TOOL_OUTCOME_N_);
+    return outcomes[outcome].ran;
+}
+
+int tool_problem(ToolCall *call, ToolOutcome outcome, const char *fmt, ...)
 {
     char text[MESSAGE_BYTES_MAX];
     va_list args;
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    Str copy = arena_str(call->arena, str_of(text));
+    Str copy = arena_str(call->arena, str_trim(str_of(text)));
     if (!copy.ptr) return diag_set(-ENOMEM, "no memory for a tool's answer");
-    call->result = (ToolResult){ .text = copy, .is_error = true };
+    call->result = (ToolResult){ .text = copy, .is_error = true, .outcome = outcome };
     return 0;
 }
 
-static int answer(ToolCall *call, Str text)
+int tool_answer(ToolCall *call, Str text)
 {
     Str copy = arena_str(call->arena, text);
     if (!copy.ptr) return diag_set(-ENOMEM, "no memory for a tool's answer");
@@ -45,24 +69,35 @@ static int answer(ToolCall *call, Str text)
     return 0;
 }
 
+static int tool_timed_out(ToolCall *call)
+{
+    return tool_problem(call, TOOL_OUTCOME_TIMEOUT, "the tool did not finish within %" PRId64 " ms",
+                        call->tool->timeout_ms);
+}
+
+static int tool_too_large(ToolCall *call)
+{
+    return tool_problem(call, TOOL_OUTCOME_TOO_LARGE, "the tool gave more than %" PRId64 " bytes",
+                        call->tool->output_bytes_max);
+}
+
 /* --- commands --------------------------------------------------------------------------------- */
 
 static int command_read(ToolCall *call, int r, const ChildResult *child)
 {
     int tail_bytes = (int)child->tail_len;
-    if (r == -ETIMEDOUT)
-        return problem(call, "the tool did not finish within %" PRId64 " ms",
-                       call->tool->timeout_ms);
-    if (child->too_large)
-        return problem(call, "the tool wrote more than %" PRId64 " bytes",
-                       call->tool->output_bytes_max);
+    if (r == -ETIMEDOUT) return tool_timed_out(call);
+    if (child->too_large) return tool_too_large(call);
     if (child->how.signal)
-        return problem(call, "the tool was killed by signal %d\n%.*s", child->how.signal,
-                       tail_bytes, child->tail);
+        return tool_problem(call, TOOL_OUTCOME_TROUBLE, "the tool was killed by signal %d\n%.*s",
+                            child->how.signal, tail_bytes, child->tail);
     if (child->how.exit_code)
-        return problem(call, "the tool ended with exit code %d\n%.*s", child->how.exit_code,
-                       tail_bytes, child->tail);
-    return answer(call, str_trim(buf_str(&child->output)));
+        return tool_problem(call,
+                            child->how.exit_code == EXIT_TRY_AGAIN ? TOOL_OUTCOME_TROUBLE
+                                                                   : TOOL_OUTCOME_FAILED,
+                            "the tool ended with exit code %d\n%.*s", child->how.exit_code,
+                            tail_bytes, child->tail);
+    return tool_answer(call, str_trim(buf_str(&child->output)));
 }
 
 static int command_wait(ToolCall *call)
@@ -81,7 +116,8 @@ static int command_wait(ToolCall *call)
     };
     int r = child_run_wait(&options, child);
     if (r == -ECANCELED) return r;
-    if (r < 0 && r != -ETIMEDOUT) return problem(call, "%s", diag_text_or(r));
+    if (r < 0 && r != -ETIMEDOUT)
+        return tool_problem(call, TOOL_OUTCOME_TROUBLE, "%s", diag_text_or(r));
     return command_read(call, r, child);
 }
 
@@ -130,39 +166,38 @@ static int header_value(Arena *arena, const ToolHeader *header, Str *ret)
     return ret->ptr ? 0 : diag_set(-ENOENT, "the worker's environment has no %s", name);
 }
 
-static int headers_make(ToolCall *call, HttpClientField *fields, size_t *ret_n)
+int tool_headers(ToolCall *call, HttpClientField *fields, size_t *n)
 {
     const Tool *tool = call->tool;
-    size_t n = 0;
     Str traceparent = call->run->task.traceparent;
-    if (!in_query(tool->method))
-        fields[n++] = (HttpClientField){ "content-type", STR("application/json") };
-    if (traceparent.len) fields[n++] = (HttpClientField){ "traceparent", traceparent };
+    if (traceparent.len) fields[(*n)++] = (HttpClientField){ "traceparent", traceparent };
     for (size_t i = 0; i < tool->headers_n; i++) {
         const ToolHeader *header = &tool->headers[i];
-        fields[n].name = arena_cstr(call->arena, header->name);
-        if (!fields[n].name) return -ENOMEM;
-        int r = header_value(call->arena, header, &fields[n++].value);
+        fields[*n].name = arena_cstr(call->arena, header->name);
+        if (!fields[*n].name) return -ENOMEM;
+        int r = header_value(call->arena, header, &fields[(*n)++].value);
         if (r < 0) return r;
     }
-    *ret_n = n;
     return 0;
 }
 
-static int http_read(ToolCall *call, int r, const HttpResponse *response)
+int tool_http_failed(ToolCall *call, int r)
 {
     if (r == -ECANCELED) return r;
-    if (r == -ETIMEDOUT)
-        return problem(call, "the tool did not answer within %" PRId64 " ms",
-                       call->tool->timeout_ms);
-    if (r == -EMSGSIZE)
-        return problem(call, "the tool answered more than %" PRId64 " bytes",
-                       call->tool->output_bytes_max);
-    if (r != 0) return problem(call, "the tool could not be reached: %s", diag_text_or(r));
-    if (response->status < 200 || response->status > 299)
-        return problem(call, "the tool answered HTTP %d: %.*s", response->status,
-                       STR_ARG(str_sub(response->body, 0, 2000)));
-    return answer(call, response->body);
+    if (r == -ETIMEDOUT) return tool_timed_out(call);
+    if (r == -EMSGSIZE) return tool_too_large(call);
+    return tool_problem(call, TOOL_OUTCOME_TROUBLE, "the tool could not be reached: %s",
+                        diag_text_or(r));
+}
+
+static int http_read(ToolCall *call, const HttpResponse *response)
+{
+    int status = response->status;
+    if (status >= 200 && status <= 299) return tool_answer(call, response->body);
+    bool trouble = status >= 500 || status == 429 || status == 408;
+    return tool_problem(call, trouble ? TOOL_OUTCOME_TROUBLE : TOOL_OUTCOME_FAILED,
+                        "the tool answered HTTP %d: %.*s", status,
+                        STR_ARG(str_sub(response->body, 0, 2000)));
 }
 
 static int http_wait(ToolCall *call)
@@ -177,13 +212,17 @@ static int http_wait(ToolCall *call)
         .deadline_ms = deadline_after(tool->timeout_ms),
         .guard = call->run->host->guard,
     };
-    int r = headers_make(call, fields, &options.fields_n);
-    if (r == 0 && in_query(tool->method)) r = url_with_query(call, &options.url);
+    bool query = in_query(tool->method);
+    if (!query)
+        fields[options.fields_n++] = (HttpClientField){ "content-type", STR("application/json") };
+    int r = tool_headers(call, fields, &options.fields_n);
+    if (r == 0 && query) r = url_with_query(call, &options.url);
     else options.body = call->arguments;
-    if (r < 0) return problem(call, "%s", diag_text_or(r));
+    if (r == -EMSGSIZE) return tool_problem(call, TOOL_OUTCOME_ARGUMENTS, "%s", diag_text_or(r));
+    if (r < 0) return tool_problem(call, TOOL_OUTCOME_TROUBLE, "%s", diag_text_or(r));
     r = http_fetch_wait(call->run->host->client, &options, (size_t)tool->output_bytes_max,
                         call->arena, &response);
-    return http_read(call, r, &response);
+    return r != 0 ? tool_http_failed(call, r) : http_read(call, &response);
 }
 
 /* --- any tool --------------------------------------------------------------------------------- */
@@ -195,11 +234,14 @@ static int arguments_read(ToolCall *call, Str text)
     if (!str_trim(text).len) text = STR("{}");
     int r = json_parse(call->arena, text, NULL, &call->args, NULL);
     if (r == -ENOMEM) return r;
-    if (r < 0) return problem(call, "the arguments are not JSON: %s", diag_text());
+    if (r < 0)
+        return tool_problem(call, TOOL_OUTCOME_ARGUMENTS, "the arguments are not JSON: %s",
+                            diag_text());
     buf_init(&buf, ARGUMENTS_BYTES_MAX);
     JsonOut out = json_out(&buf);
     json_out_value(&out, call->args);
-    if (!json_out_ok(&out)) return problem(call, "the arguments are too large");
+    if (!json_out_ok(&out))
+        return tool_problem(call, TOOL_OUTCOME_ARGUMENTS, "the arguments are too large");
     call->arguments = arena_str(call->arena, buf_str(&buf));
     return call->arguments.ptr ? 0 : -ENOMEM;
 }
@@ -208,59 +250,158 @@ static int arguments_check(ToolCall *call)
 {
     SchemaError error;
     if (json_type(call->args) != JSON_OBJECT)
-        return problem(call, "the arguments are not an object");
+        return tool_problem(call, TOOL_OUTCOME_ARGUMENTS, "the arguments are not an object");
     if (schema_validate(call->tool->input_schema, call->args, &error) == SCHEMA_E_INVALID)
-        return problem(call, "the arguments do not fit the tool's schema: %s%s%s", error.path,
-                       error.path[0] ? ": " : "", error.message);
+        return tool_problem(call, TOOL_OUTCOME_ARGUMENTS,
+                            "the arguments do not fit the tool's schema: %s%s%s", error.path,
+                            error.path[0] ? ": " : "", error.message);
     if (tool_may(call->tool, call->args) == TOOL_E_DENIED)
-        return problem(call, "not permitted: %s", diag_text());
+        return tool_problem(call, TOOL_OUTCOME_DENIED, "not permitted: %s", diag_text());
     return 0;
 }
+
+/* Whether the tool may be used at all, before its arguments are looked at. */
+static int tool_check_use(ToolCall *call)
+{
+    const Run *run = call->run;
+    int name_n = (int)MIN(call->ask->name.len, (size_t)100);
+    call->tool = tools_find(&run->version->spec.tools, call->ask->name);
+    if (!call->tool)
+        return tool_problem(call, TOOL_OUTCOME_UNKNOWN, "there is no tool called `%.*s`", name_n,
+                            call->ask->name.ptr ? call->ask->name.ptr : "");
+    if (!gateway_task_tool_on(run->gateway, call->tool->name))
+        return tool_problem(call, TOOL_OUTCOME_OFF, "the tool `%.*s` is switched off", name_n,
+                            call->ask->name.ptr);
+    if (call->tool->source == TOOL_BY_AGENT)
+        return tool_problem(call, TOOL_OUTCOME_OF_AGENT,
+                            "this tool is run by the agent's own code");
+    return 0;
+}
+
+/* --- running ---------------------------------------------------------------------------------- */
 
 static int source_wait(ToolCall *call)
 {
     switch (call->tool->source) {
     case TOOL_BY_COMMAND: return command_wait(call);
     case TOOL_BY_HTTP: return http_wait(call);
-    case TOOL_BY_AGENT: return problem(call, "this tool is run by the agent's own code");
-    case TOOL_BY_MCP: return problem(call, "tools of MCP servers are not supported yet");
+    case TOOL_BY_MCP:
+        return tool_problem(call, TOOL_OUTCOME_TROUBLE,
+                            "tools of MCP servers are not supported yet");
+    case TOOL_BY_AGENT:
     case TOOL_SOURCE_N_: break;
     }
     assert(false);
     return -EINVAL;
 }
 
-static int call_wait(ToolCall *call, Str arguments)
+/* What fails together: a program, or a server. */
+static Str source_name(const ToolCall *call, Arena *arena)
 {
-    int r = arguments_read(call, arguments);
-    if (r == 0 && !call->result.is_error) r = arguments_check(call);
-    if (r == 0 && !call->result.is_error) r = source_wait(call);
+    const Tool *tool = call->tool;
+    Url url;
+    if (tool->url.len && url_parse(arena, tool->url, &url) == 0)
+        return arena_printf(arena, "%.*s:%u", STR_ARG(url.host), url.port);
+    /* a command is the version's own: another agent's of the same name may be another program */
+    return arena_printf(arena, "%.*s/%.*s", STR_ARG(call->run->task.agent), STR_ARG(tool->name));
+}
+
+static int count(ToolCall *call)
+{
+    bool counted = false;
+    int r = gateway_task_count_tool(call->run->gateway, call->ask->call_id.len > 0, &counted);
+    call->counted = counted;
+    if (r == 0) return 0;
+    return tool_problem(call, TOOL_OUTCOME_CAP, "%s: the tool was not called", diag_text());
+}
+
+static int permit(ToolCall *call, Str source, BreakerTicket *ticket)
+{
+    if (!source.ptr) return -ENOMEM;
+    if (breakers_ask(call->run->host->breakers, source, ticket, &call->result.again_ms)) return 0;
+    int64_t again_ms = call->result.again_ms;
+    int r = tool_problem(call, TOOL_OUTCOME_OPEN,
+                         "the tool is not called for a while: %.*s fails too often",
+                         STR_ARG(source));
+    call->result.again_ms = again_ms;
     return r;
 }
 
-static void call_note(const ToolCall *call, int64_t ms)
+/* Counts, then runs. Each step that finds something wrong has set the result. */
+static int guarded_wait(ToolCall *call)
 {
-    RunCounters *counters = &call->run->host->counters;
-    atomic_fetch_add(&counters->tool_calls, 1);
-    if (call->result.is_error) atomic_fetch_add(&counters->tool_errors, 1);
-    task_log_printf(&call->run->log, "tool %.*s (%s): %s, %" PRId64 " ms, %zu bytes",
-                    STR_ARG(call->tool->name), tool_effect_name(call->tool->effect),
-                    call->result.is_error ? "error" : "ok", ms, call->result.text.len);
+    BreakerTicket ticket = { 0 };
+    Str source = source_name(call, call->arena);
+    int r = permit(call, source, &ticket);
+    if (r != 0 || call->result.is_error) return r;
+    r = count(call);
+    if (r == 0 && !call->result.is_error) r = source_wait(call);
+    BreakerResult says = r < 0 ? BREAKER_UNTOLD : outcomes[call->result.outcome].says;
+    breakers_done(call->run->host->breakers, &ticket, says, clock_mono_ms() - call->began_ms);
+    return r;
 }
 
-int tool_run_wait(Run *run, Str name, Str arguments, Arena *arena, ToolResult *ret)
+static int call_wait(ToolCall *call)
 {
-    int64_t began_ms = clock_mono_ms();
-    assert(run->version);
-    ToolCall call = { .run = run, .tool = tools_find(&run->version->spec.tools, name) };
-    call.arena = arena;
-    int r;
-    if (call.tool) {
-        r = call_wait(&call, arguments);
-        if (r == 0) call_note(&call, clock_mono_ms() - began_ms);
-    } else {
-        r = problem(&call, "there is no tool called `%.*s`", STR_ARG(str_sub(name, 0, 100)));
-    }
+    int r = tool_check_use(call);
+    if (r == 0 && !call->result.is_error) r = arguments_read(call, call->ask->arguments);
+    if (r == 0 && !call->result.is_error) r = arguments_check(call);
+    if (r == 0 && !call->result.is_error) r = guarded_wait(call);
+    return r;
+}
+
+/* --- telling ---------------------------------------------------------------------------------- */
+
+static void note(const ToolCall *call, int64_t ms)
+{
+    RunCounters *counters = &call->run->host->counters;
+    const ToolResult *result = &call->result;
+    atomic_fetch_add(&counters->tool_outcomes[result->outcome], 1);
+    if (tool_outcome_ran(result->outcome))
+        atomic_fetch_add(&counters->tool_us, (uint64_t)ms * 1000);
+    if (!call->tool) return;
+    task_log_printf(&call->run->log, "tool %.*s (%s): %s, %" PRId64 " ms, %zu bytes",
+                    STR_ARG(call->tool->name), tool_effect_name(call->tool->effect),
+                    tool_outcome_name(result->outcome), ms, result->text.len);
+}
+
+static const char *source_kind(const Tool *tool)
+{
+    static const char *const names[TOOL_SOURCE_N_] = { "agent", "command", "http", "mcp" };
+    return tool ? names[tool->source] : "none";
+}
+
+static int record_wait(const ToolCall *call, int64_t at_ms, int64_t ms)
+{
+    char id[UUID_TEXT_MAX];
+    uint8_t random[UUID7_RANDOM_BYTES];
+    entropy_fill(random, sizeof random);
+    ToolRecord record = {
+        .id = str_of(uuid_text(uuid7_make(at_ms, random), id)),
+        .attempt = call->run->task.attempt,
+        .name = call->tool ? call->tool->name : str_sub(call->ask->name, 0, TOOL_NAME_BYTES_MAX),
+        .source = str_of(source_kind(call->tool)),
+        .outcome = str_of(tool_outcome_name(call->result.outcome)),
+        .at_ms = at_ms,
+        .duration_ms = ms,
+        .bytes = (int64_t)call->result.text.len,
+        .replayed = call->result.replayed,
+        .counted = call->counted,
+    };
+    if (!str_is_utf8(record.name) || str_empty(record.name)) record.name = STR("?");
+    return run_record_tool_wait(call->run, &record);
+}
+
+int tool_run_wait(Run *run, const ToolAsk *ask, Arena *arena, ToolResult *ret)
+{
+    assert(run->version && run->gateway);
+    int64_t at_ms = clock_real_ms();
+    ToolCall call = { .run = run, .ask = ask, .arena = arena, .began_ms = clock_mono_ms() };
+    int r = call_wait(&call);
+    if (r < 0) return r;
+    int64_t ms = clock_mono_ms() - call.began_ms;
+    note(&call, ms);
+    r = record_wait(&call, at_ms, ms);
     if (r == 0) *ret = call.result;
     return r;
 }

@@ -1,10 +1,15 @@
 /* Tool: runs a declared tool of a version for its agent. Private to worker/.
  *
+ * One path for the builtin agent and for agents that ask at their own door (door.h): flags, the
+ * arguments against schema and rules, the circuit breaker of the tool's source, the cap of tool
+ * calls, the call, and its record in the task's timeline, durable before the result is given.
+ *
  * A `command` runs as the agent's own processes do, but without the models' addresses: arguments on
  * stdin, result on stdout. An `http` tool is called with the arguments as JSON body, or as query
- * for GET, HEAD and DELETE; the address guard applies, and redirects are not followed. A header
- * whose value is taken from the environment may name only variables beginning with GANTRY_TOOL_: a
- * version must not be able to send the worker's other secrets somewhere.
+ * for GET, HEAD and DELETE; the address guard applies, and redirects are not followed. An `mcp`
+ * tool is called at its server (mcp.h), as long as the server still describes it as the version
+ * does. A header whose value is taken from the environment may name only variables beginning with
+ * GANTRY_TOOL_: a version must not be able to send the worker's other secrets somewhere.
  *
  * Whatever goes wrong with a tool is an answer for the model, never an error of the run.
  */
@@ -17,12 +22,23 @@
 #define TOOL_GRACE_MS 1000
 
 typedef struct {
+    Str name;
+    Str arguments; /* JSON text; empty: {} */
+    Str call_id;   /* by which an answer of a model asked for it, and so counted it; else empty */
+} ToolAsk;
+
+const char *tool_outcome_name(ToolOutcome outcome); /* "ok", "error", ... */
+bool tool_outcome_ran(ToolOutcome outcome);         /* the tool was started */
+
+typedef struct {
     Str text; /* the result, or what went wrong in words for the model; in arena */
     bool is_error;
+    bool replayed; /* what an earlier attempt was given */
+    ToolOutcome outcome;
+    int64_t again_ms; /* TOOL_OUTCOME_OPEN: when to ask again (clock_mono_ms) */
 } ToolResult;
 
-/* Checks arguments (JSON text; empty: {}) against the tool's schema and rules, runs it, and logs
- * what it took. On a fiber of the run's. Returns 0, -ECANCELED, -ENOMEM with diag. */
-MUST_CHECK int tool_run_wait(Run *run, Str name, Str arguments, Arena *arena, ToolResult *ret);
+/* On a fiber. Returns 0, -ECANCELED (stopped, or the lease is lost), -ENOMEM with diag. */
+MUST_CHECK int tool_run_wait(Run *run, const ToolAsk *ask, Arena *arena, ToolResult *ret);
 
 #endif

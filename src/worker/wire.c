@@ -281,6 +281,45 @@ int wire_finish_read(Arena *arena, const Json *v, TaskFinish *ret)
     return 0;
 }
 
+/* --- calls of tools --------------------------------------------------------------------------- */
+
+void wire_tool_write(JsonOut *out, const ToolRecord *record)
+{
+    char at[TIME_TEXT_MAX];
+    json_out_object(out);
+    json_out_kstr(out, "id", record->id);
+    json_out_kstr(out, "name", record->name);
+    json_out_kstr(out, "source", record->source);
+    json_out_kstr(out, "outcome", record->outcome);
+    json_out_kcstr(out, "at", time_format(record->at_ms, at));
+    json_out_ki64(out, "durationMs", record->duration_ms);
+    json_out_ki64(out, "bytes", record->bytes);
+    json_out_kbool(out, "replayed", record->replayed);
+    json_out_kbool(out, "counted", record->counted);
+    json_out_object_end(out);
+}
+
+int wire_tool_read(const Json *v, ToolRecord *ret)
+{
+    ToolRecord record = {
+        .id = json_str(json_get(v, "id")),
+        .name = json_str(json_get(v, "name")),
+        .source = json_str(json_get(v, "source")),
+        .outcome = json_str(json_get(v, "outcome")),
+        .duration_ms = count_of(v, "durationMs"),
+        .bytes = count_of(v, "bytes"),
+        .replayed = json_bool(json_get(v, "replayed"), false),
+        .counted = json_bool(json_get(v, "counted"), false),
+    };
+    Uuid id;
+    if (uuid_from_text(record.id, &id) < 0) return missing("id");
+    if (!record.name.len) return missing("name");
+    if (!record.outcome.len) return missing("outcome");
+    if (time_parse(json_str(json_get(v, "at")), &record.at_ms) < 0) return missing("at");
+    *ret = record;
+    return 0;
+}
+
 /* --- log lines -------------------------------------------------------------------------------- */
 
 void wire_line_write(JsonOut *out, const TaskLogLine *line)

@@ -13,6 +13,8 @@
  *                               204, 409 stale
  *   POST .../{id}/calls         {"taskId","fence","calls":[CALL]}
  *                               204, 409 stale
+ *   POST .../{id}/tools         {"taskId","fence","tools":[TOOL]}
+ *                               204, 409 stale
  *   POST .../{id}/logs          {"taskId","fence","entries":[LINE]}
  *                               204, 409 stale
  *   POST .../{id}/leave         204
@@ -31,6 +33,7 @@
  *            "costNusd"}
  *   FINISH  {"taskId","fence","outcome","result","error":{"code","detail"},"stoppedBy",
  *            "retryAfterMs","usage":USAGE}; outcome is a task_outcome_name
+ *   TOOL    {"id","name","source","outcome","at","durationMs","bytes","replayed","counted"}
  *   LINE    {"seq","at","stream","text"}; at in RFC 3339
  *   CALL    the fields of GatewayCall in camelCase, tokens as inputTokens, outputTokens,
  *           cachedTokens, cacheWrite5mTokens, cacheWrite1hTokens, reasoningTokens
@@ -68,6 +71,10 @@ MUST_CHECK int wire_beat_read(Arena *arena, const Json *v, const TaskRef *held, 
 void wire_finish_write(JsonOut *out, const TaskFinish *finish);
 /* Also -ENOMEM. */
 MUST_CHECK int wire_finish_read(Arena *arena, const Json *v, TaskFinish *ret);
+
+void wire_tool_write(JsonOut *out, const ToolRecord *record);
+/* attempt is left 0: the queue knows it. */
+MUST_CHECK int wire_tool_read(const Json *v, ToolRecord *ret);
 
 void wire_line_write(JsonOut *out, const TaskLogLine *line);
 /* attempt is left 0: the queue knows it. */

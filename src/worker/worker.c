@@ -14,6 +14,7 @@
 #include "sys/clock.h"
 #include "worker/run.h"
 #include "worker/slots.h"
+#include "worker/tool.h"
 #include "worker/wire.h"
 
 #define GRACE_DEFAULT_MS 5000
@@ -81,10 +82,21 @@ void worker_stats(const WorkerHost *worker, WorkerStats *ret)
     ret->stale = atomic_load(&c->stale);
     ret->outputs_too_large = atomic_load(&c->outputs_too_large);
     ret->log_lines_dropped = atomic_load(&c->log_lines_dropped);
-    ret->tool_calls = atomic_load(&c->tool_calls);
-    ret->tool_errors = atomic_load(&c->tool_errors);
+    for (int i = 0; i < TOOL_OUTCOME_N_; i++) {
+        uint64_t n = atomic_load(&c->tool_outcomes[i]);
+        ret->tools[i] = n;
+        ret->tool_calls += tool_outcome_ran((ToolOutcome)i) ? n : 0;
+        ret->tool_errors += i != TOOL_OUTCOME_OK && tool_outcome_ran((ToolOutcome)i) ? n : 0;
+    }
+    ret->tool_us = atomic_load(&c->tool_us);
+    ret->tools_not_recorded = atomic_load(&c->tools_not_recorded);
     ret->versions_fetched = versions_fetched(w->host.versions);
     for (int i = 0; i < TASK_OUTCOME_N_; i++) ret->ended[i] = atomic_load(&c->ended[i]);
+}
+
+Breakers *worker_breakers(const WorkerHost *worker)
+{
+    return worker->host.breakers;
 }
 
 /* --- opening ---------------------------------------------------------------------------------- */
@@ -157,12 +169,14 @@ static void options_copy(WorkerHost *w, const WorkerOptions *o)
     w->path = xstrdup(o->path ? o->path : PATH_DEFAULT);
     w->node_path = o->node_path ? xstrdup(o->node_path) : NULL;
     if (o->guard) w->guard = *o->guard;
+    Breakers *breakers = breakers_new("tool", NULL, 0);
     w->host = (RunHost){
         .link = o->link,
         .gateway = o->gateway,
         .models = o->models,
         .client = o->client,
         .guard = &w->guard,
+        .breakers = breakers,
         .path = w->path,
         .node_path = w->node_path,
         .grace_ms = o->grace_ms ? o->grace_ms : GRACE_DEFAULT_MS,
@@ -198,6 +212,7 @@ void worker_free(WorkerHost *w)
     assert(list_empty(&w->runs));
     arena_deinit(&w->flags_arena);
     versions_free(w->host.versions);
+    breakers_free(w->host.breakers);
     if (w->lock >= 0) close(w->lock);
     pthread_mutex_destroy(&w->mutex);
     free(w->name);

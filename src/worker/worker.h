@@ -15,6 +15,7 @@
 #ifndef GANTRY_WORKER_WORKER_H
 #define GANTRY_WORKER_WORKER_H
 
+#include "net/breakers.h"
 #include "worker/link.h"
 
 /* (`Worker` is the row in the store.) */
@@ -71,9 +72,15 @@ typedef struct {
     uint64_t heartbeats_failed;
     uint64_t outputs_too_large;
     uint64_t log_lines_dropped;
-    uint64_t tool_calls, tool_errors;
+    uint64_t tool_calls, tool_errors; /* that ran; of these, that did not go well */
+    uint64_t tools[TOOL_OUTCOME_N_];
+    uint64_t tool_us;
+    uint64_t tools_not_recorded; /* calls that the timeline has no row of */
     uint64_t versions_fetched;
 } WorkerStats;
+
+/* The breakers of tool sources; live as long as the worker. */
+Breakers *worker_breakers(const WorkerHost *worker);
 
 /* Any thread. */
 void worker_stats(const WorkerHost *worker, WorkerStats *ret);

@@ -145,7 +145,9 @@ static void tools_wait(void *arg)
                   api == API_MESSAGES ? STR("tool_use") : STR("tool_calls"));
     }
     CHECK_INT(rig_totals(rig).caps.tool_calls, 4);
-    CHECK_INT(gateway_task_count_tool(rig->task), 0);
+    bool counted = false;
+    CHECK_INT(gateway_task_count_tool(rig->task, false, &counted), 0);
+    CHECK(counted);
     CHECK_INT(rig_totals(rig).caps.tool_calls, 5);
 }
 
@@ -247,7 +249,8 @@ static void tool_cap_wait(void *arg)
         CHECK_INT(last.status, 200);
         CHECK_INT(rig_last(rig)->call.usage.tool_calls, 0);
         CHECK_INT(rig_totals(rig).caps.tool_calls, 2);
-        CHECK_INT(gateway_task_count_tool(rig->task), GATEWAY_E_CAP);
+        bool counted;
+        CHECK_INT(gateway_task_count_tool(rig->task, false, &counted), GATEWAY_E_CAP);
         CHECK_INT(rig_totals(rig).stopped_by, CAP_BY_TOOL_CALLS);
     }
 }

@@ -86,6 +86,12 @@ static int flaky_calls(WorkerLink *link, TaskRef task, const GatewayCall *calls,
     return diag_set(f->call_error, "the calls were made to fail");
 }
 
+static int flaky_tools(WorkerLink *link, TaskRef task, const ToolRecord *records, size_t n)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->tools_wait(f->inner, task, records, n);
+}
+
 static int flaky_logs(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t n)
 {
     Flaky *f = flaky_of(link);
@@ -132,6 +138,7 @@ static const WorkerLinkOps flaky_ops = {
     .flags_wait = flaky_flags,
     .finish_wait = flaky_finish,
     .calls_wait = flaky_calls,
+    .tools_wait = flaky_tools,
     .logs_wait = flaky_logs,
     .version_wait = flaky_version,
     .artifact_wait = flaky_artifact,

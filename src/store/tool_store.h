@@ -1,0 +1,30 @@
+/* Calls of tools that Gantry made for agents. Functions run inside a store job. */
+#ifndef GANTRY_STORE_TOOL_STORE_H
+#define GANTRY_STORE_TOOL_STORE_H
+
+#include "store/db.h"
+
+#define TOOL_RECORD_LIST_MAX 1000
+
+typedef struct {
+    Str id; /* UUIDv7, made by the worker: sorts by time */
+    int64_t attempt;
+    Str name;
+    Str source;  /* "command", "http", "mcp" */
+    Str outcome; /* "ok", "error", ... */
+    int64_t at_ms;
+    int64_t duration_ms;
+    int64_t bytes; /* of the result */
+    bool replayed; /* an earlier attempt's result was given; nothing was run */
+    bool counted;  /* by itself; a call that a model's answer asked for counts with the answer */
+} ToolRecord;
+
+/* Adds a call. Returns 0, DB_E_CONFLICT (it is there already: nothing was changed), -errno. */
+MUST_CHECK int tool_record_insert(Db *db, int64_t task_seq, const ToolRecord *record);
+
+/* Of a task, in order of time, at most TOOL_RECORD_LIST_MAX; texts live in arena. Returns 0,
+ * -ENOMEM, -errno. */
+MUST_CHECK int tool_record_list(Db *db, int64_t task_seq, Arena *arena, ToolRecord **ret,
+                                size_t *ret_n);
+
+#endif

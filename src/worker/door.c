@@ -1,0 +1,151 @@
+#include "worker/door.h"
+
+#include "base/diag.h"
+#include "codec/url.h"
+#include "sys/clock.h"
+#include "worker/tool.h"
+
+#define ARGUMENTS_BYTES_MAX ((size_t)1 << 20)
+#define ANSWER_BYTES_MAX ((size_t)128 << 20)
+#define CALL_ID_BYTES_MAX 256
+#define TOOLS_PATH "/gantry/v1/tools/"
+
+/* --- answers ---------------------------------------------------------------------------------- */
+
+static const struct {
+    int status;
+    const char *code;
+} refusals[TOOL_OUTCOME_N_] = {
+    [TOOL_OUTCOME_UNKNOWN] = { 404, "tool_not_declared" },
+    [TOOL_OUTCOME_OF_AGENT] = { 409, "tool_of_agent" },
+    [TOOL_OUTCOME_ARGUMENTS] = { 422, "arguments_invalid" },
+    [TOOL_OUTCOME_DENIED] = { 403, "tool_denied" },
+    [TOOL_OUTCOME_OFF] = { 403, "switched_off" },
+    [TOOL_OUTCOME_CHANGED] = { 403, "tool_changed" },
+    [TOOL_OUTCOME_CAP] = { 402, "cap_reached" },
+    [TOOL_OUTCOME_OPEN] = { 503, "breaker_open" },
+};
+
+static int refusal_wait(HttpReq *req, const ToolResult *result)
+{
+    if (result->outcome == TOOL_OUTCOME_OPEN) {
+        int64_t ms = MAX(result->again_ms - clock_mono_ms(), 0);
+        Str seconds = arena_printf(&req->arena, "%" PRId64, ms / 1000 + 1);
+        if (seconds.ptr) http_header_add(req, "Retry-After", seconds);
+    }
+    if (result->outcome == TOOL_OUTCOME_CAP) http_header_add(req, "x-should-retry", STR("false"));
+    return http_problem_wait(req, refusals[result->outcome].status, refusals[result->outcome].code,
+                             "%.*s", STR_ARG(result->text));
+}
+
+/* Objects and arrays as what they are, all else as text: so that "007" stays a text. */
+static void result_write(JsonOut *out, Str text)
+{
+    const Json *v = NULL;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, 16 * text.len + 65536);
+    bool container = text.len && (text.ptr[0] == '{' || text.ptr[0] == '[');
+    json_out_key(out, "result");
+    if (container && json_parse(&arena, text, NULL, &v, NULL) == 0) json_out_value(out, v);
+    else json_out_str(out, text);
+}
+
+static int result_wait(HttpReq *req, const ToolResult *result)
+{
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, ANSWER_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    result_write(&out, result->text);
+    json_out_kbool(&out, "isError", result->is_error);
+    json_out_kcstr(&out, "outcome", tool_outcome_name(result->outcome));
+    json_out_object_end(&out);
+    if (result->replayed) http_header_add(req, "x-gantry-replayed", STR("1"));
+    if (!json_out_ok(&out)) return diag_set(-ENOMEM, "the tool's result is too large");
+    return http_reply_wait(req, 200, "application/json", buf_str(&body));
+}
+
+/* --- calls of tools --------------------------------------------------------------------------- */
+
+static int tool_ask(HttpReq *req, Str body, ToolAsk *ret)
+{
+    Str name = STR_NULL;
+    int r = url_decode(&req->arena, str_skip(req->path, STR(TOOLS_PATH).len), false, &name);
+    if (r < 0) name = STR_NULL;
+    *ret = (ToolAsk){ .name = name,
+                      .arguments = body,
+                      .call_id = http_header(req, DOOR_CALL_ID_HEADER) };
+    return r == -ENOMEM ? r : 0;
+}
+
+static int tool_answer_wait(Run *run, HttpReq *req, Str body)
+{
+    ToolAsk ask;
+    ToolResult result;
+    int r = tool_ask(req, body, &ask);
+    if (r < 0) return r;
+    if (ask.call_id.len > CALL_ID_BYTES_MAX)
+        return http_problem_wait(req, 400, "call_id_invalid", "%s has more than %d bytes",
+                                 DOOR_CALL_ID_HEADER, CALL_ID_BYTES_MAX);
+    r = tool_run_wait(run, &ask, &req->arena, &result);
+    if (r == -ECANCELED)
+        return http_problem_wait(req, 503, "task_stopped", "the task was stopped meanwhile");
+    if (r < 0) return r;
+    return refusals[result.outcome].status ? refusal_wait(req, &result) : result_wait(req, &result);
+}
+
+static int tool_wait(Run *run, HttpReq *req)
+{
+    Str body;
+    if (!str_eq(req->method, STR("POST"))) {
+        http_header_add(req, "allow", STR("POST"));
+        return http_problem_wait(req, 405, "method_not_allowed", "tools are called by POST");
+    }
+    if (run->door_calls_n > DOOR_CALLS_MAX) /* this one included */
+        return http_problem_wait(req, 429, "too_many_calls",
+                                 "the task has %d tool calls under way already", DOOR_CALLS_MAX);
+    int r = http_body_wait(req, ARGUMENTS_BYTES_MAX, &body);
+    if (r == HTTP_E_TOO_LARGE)
+        return http_problem_wait(req, 413, "body_too_large",
+                                 "the arguments have more than %zu bytes", ARGUMENTS_BYTES_MAX);
+    if (r == HTTP_E_GONE) return 0;
+    return r < 0 ? r : tool_answer_wait(run, req, body);
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+typedef struct {
+    ListNode node; /* on run->door_calls */
+    FiberRef fiber;
+} DoorCall;
+
+int door_handler(HttpReq *req, void *ctx)
+{
+    Run *run = ctx;
+    if (!str_starts_with(req->path, STR(TOOLS_PATH)))
+        return http_problem_wait(req, 404, "route_not_found", "there is no such route");
+    if (run->door_closed || run->stop != RUN_GOING)
+        return http_problem_wait(req, 503, "task_stopped", "the task has ended or was stopped");
+    DoorCall call = { .fiber = fiber_self() };
+    list_push_back(&run->door_calls, &call.node);
+    run->door_calls_n++;
+    int r = tool_wait(run, req);
+    list_remove(&call.node);
+    run->door_calls_n--;
+    cond_broadcast(&run->changed);
+    return r;
+}
+
+void door_cancel(Run *run)
+{
+    LIST_EACH (&run->door_calls, node) fiber_cancel(CONTAINER_OF(node, DoorCall, node)->fiber);
+}
+
+void door_close_wait(Run *run)
+{
+    run->door_closed = true;
+    door_cancel(run);
+    fiber_shield();
+    while (!list_empty(&run->door_calls)) (void)cond_wait(&run->changed, DEADLINE_NONE);
+    fiber_unshield();
+}

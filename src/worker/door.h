@@ -1,0 +1,32 @@
+/* Door: what an agent may ask of Gantry on its task's listener, beside models.
+ *
+ *   POST /gantry/v1/tools/{name}   calls a declared tool
+ *     body     the arguments, a JSON object (or nothing)
+ *     header   gantry-call-id: the id by which the model asked for the call. Such a call was counted
+ *              against toolCallsPerTask with the model's answer; one without is counted here
+ *     200      {"result":JSON or text,"isError":bool,"outcome":WORD}; isError: what went wrong with
+ *              the tool, for the model to read
+ *     else     a problem (RFC 9457) with code: 404 tool_not_declared, 409 tool_of_agent, 422
+ *              arguments_invalid, 403 tool_denied, switched_off or tool_changed, 402 cap_reached, 503
+ *              breaker_open, 429 too_many_calls
+ *
+ * Private to worker/. On the worker's loop.
+ */
+#ifndef GANTRY_WORKER_DOOR_H
+#define GANTRY_WORKER_DOOR_H
+
+#include "worker/run.h"
+
+#define DOOR_CALLS_MAX 32 /* of a run at a time */
+#define DOOR_CALL_ID_HEADER "gantry-call-id"
+
+/* The HttpHandler for GatewayTaskOptions.door; ctx is the Run. */
+int door_handler(HttpReq *req, void *ctx);
+
+/* Ends the calls that are under way, and waits for them; there are no more. On a fiber. */
+void door_close_wait(Run *run);
+
+/* Ends the calls that are under way. Never waits. */
+void door_cancel(Run *run);
+
+#endif

@@ -1,0 +1,440 @@
+/* Tools called by agents at their own door: real processes, a real listener. */
+#include "worker_bench.h"
+
+#include "logic/flag.h"
+#include "store/flag_store.h"
+#include "store/tool_store.h"
+#include "stub_server.h"
+
+/* The agent: call(name, arguments, id) gives [status, code or outcome, result or detail]. */
+#define AGENT                                                                             \
+    "import json, sys, os, time, urllib.request, urllib.error\n"                          \
+    "base = os.environ['GANTRY_URL'] + '/gantry/v1/tools/'\n"                             \
+    "heads = {}\n"                                                                        \
+    "def call(name, arguments=None, id=None, method='POST', raw=None):\n"                 \
+    "    global heads\n"                                                                  \
+    "    body = raw if raw is not None else b'' if arguments is None else "               \
+    "json.dumps(arguments).encode()\n"                                                    \
+    "    req = urllib.request.Request(base + name, body, method=method)\n"                \
+    "    if id: req.add_header('gantry-call-id', id)\n"                                   \
+    "    try:\n"                                                                          \
+    "        with urllib.request.urlopen(req) as r: heads, a = r.headers, json.load(r)\n" \
+    "        return [200, a['outcome'], a['result']]\n"                                   \
+    "    except urllib.error.HTTPError as e:\n"                                           \
+    "        heads, a = e.headers, json.load(e)\n"                                        \
+    "        return [e.code, a['code'], a['detail']]\n"                                   \
+    "def said(text): print(text, file=sys.stderr, flush=True)\n"
+
+#define TOOLS                                                                                 \
+    "[{\"name\":\"upper\",\"description\":\"Shouts\",\"inputSchema\":{\"type\":\"object\","   \
+    "\"properties\":{\"text\":{\"type\":\"string\"}},\"required\":[\"text\"]},"               \
+    "\"deny\":[{\"text\":\"rm *\"}],\"source\":{\"command\":[\"python3\",\"upper.py\"]}},"    \
+    "{\"name\":\"fail\",\"description\":\"Fails\",\"source\":{\"command\":[\"python3\","      \
+    "\"fail.py\"]}},"                                                                         \
+    "{\"name\":\"slow\",\"description\":\"Is slow\",\"timeout\":\"300ms\",\"source\":"        \
+    "{\"command\":[\"sleep\",\"60\"]}},"                                                      \
+    "{\"name\":\"long\",\"description\":\"Takes long\",\"source\":{\"command\":[\"python3\"," \
+    "\"long.py\"]}},"                                                                         \
+    "{\"name\":\"big\",\"description\":\"Says much\",\"outputBytesMax\":1000,\"source\":"     \
+    "{\"command\":[\"python3\",\"big.py\"]}},"                                                \
+    "{\"name\":\"own\",\"description\":\"Of the agent\"}%s]"
+
+static void deploy(Bench *b, const char *script, const char *spec, const char *more_tools)
+{
+    Str tools = arena_printf(&b->arena, TOOLS, more_tools);
+    Str yaml = arena_printf(&b->arena,
+                            "apiVersion: gantry/v1\nkind: Agent\nmetadata: {name: a}\nspec:\n"
+                            "  runtime: process\n  command: [python3, script]\n"
+                            "  tools: tools.json\n%s",
+                            spec);
+    Str agent = arena_printf(&b->arena, "%s%s", AGENT, script);
+    BenchFile files[] = {
+        { "agent.yaml", yaml.ptr },
+        { "script", agent.ptr },
+        { "tools.json", tools.ptr },
+        { "upper.py", "import json, sys\n"
+                      "a = json.load(sys.stdin)\n"
+                      "print(json.dumps({'said': a['text'].upper()}))\n" },
+        { "fail.py", "import json, sys\n"
+                     "print('no such thing', file=sys.stderr)\n"
+                     "sys.exit(json.load(sys.stdin).get('code', 3))\n" },
+        { "long.py", "import os, sys, time\n"
+                     "print('tool runs', os.getpid(), file=sys.stderr, flush=True)\n"
+                     "time.sleep(60)\n" },
+        { "big.py", "print('x' * 5000)\n" },
+        { "hold.sh", "touch $TMPDIR/$$\nexec sleep 60\n" },
+    };
+    bench_deploy_files(b, files, ARRAY_N(files));
+}
+
+static void expect(const Task *task, const char *result)
+{
+    CHECK_INT(task->state, TASK_SUCCEEDED);
+    CHECK_STR(task->result, str_of(result));
+}
+
+/* --- calls ------------------------------------------------------------------------------------ */
+
+static int calls_scenario(Bench *b)
+{
+    deploy(b,
+           "print(json.dumps([call('upper', {'text': 'hi'}), call('fail', {}), call('slow', {}),\n"
+           "  call('big')[:2]]))\n",
+           "", "");
+    Task task = bench_run(b, "1");
+    expect(&task, "[[200, \"ok\", {\"said\": \"HI\"}], "
+                  "[200, \"error\", \"the tool ended with exit code 3\\nno such thing\"], "
+                  "[200, \"timeout\", \"the tool did not finish within 300 ms\"], "
+                  "[200, \"too_large\"]]");
+    CHECK_INT(task.usage.tool_calls, 4);
+    return 0;
+}
+
+static void test_calls(void **state)
+{
+    (void)state;
+    bench(calls_scenario);
+}
+
+static int refused_scenario(Bench *b)
+{
+    deploy(b,
+           "print(json.dumps([call('none', {})[:2], call('own', {})[:2], call('upper', {})[:2],\n"
+           "  call('upper', raw=b'{')[:2], call('upper', raw=b'[]')[:2],\n"
+           "  call('upper', {'text': 'rm -rf'})[:2], call('upper', method='PUT')[:2],\n"
+           "  call('up%2Fper', {})[:2], call('upper', {'text': 'x' * 2000000})[:2],\n"
+           "  call('upper', {'text': 'x'}, 'i' * 300)[:2]]))\n",
+           "", "");
+    Task task = bench_run(b, "1");
+    expect(&task, "[[404, \"tool_not_declared\"], [409, \"tool_of_agent\"], "
+                  "[422, \"arguments_invalid\"], [422, \"arguments_invalid\"], "
+                  "[422, \"arguments_invalid\"], [403, \"tool_denied\"], "
+                  "[405, \"method_not_allowed\"], [404, \"tool_not_declared\"], "
+                  "[413, \"body_too_large\"], [400, \"call_id_invalid\"]]");
+    CHECK_INT(task.usage.tool_calls, 0); /* nothing was run */
+    return 0;
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    bench(refused_scenario);
+}
+
+/* --- counting --------------------------------------------------------------------------------- */
+
+static int cap_scenario(Bench *b)
+{
+    deploy(b,
+           "out = [call('upper', {'text': str(i)})[:2] for i in range(4)]\n"
+           "print(json.dumps([out, heads['x-should-retry']]))\n",
+           "  limits: {toolCallsPerTask: 3}\n", "");
+    Task task = bench_run(b, "1");
+    expect(&task,
+           "[[[200, \"ok\"], [200, \"ok\"], [200, \"ok\"], [402, \"cap_reached\"]], \"false\"]");
+    CHECK_INT(task.usage.tool_calls, 3);
+    CHECK_STR(task.stopped_by, STR("toolCallsPerTask"));
+    return 0;
+}
+
+static void test_cap(void **state)
+{
+    (void)state;
+    bench(cap_scenario);
+}
+
+/* The model asks for one call; the agent makes it under the model's id. It counts once; a second
+ * one with that id counts as one of the agent's own. */
+static int asked_scenario(Bench *b)
+{
+    deploy(
+        b,
+        "body = {'model': 'sim/loop', 'messages': [{'role': 'user', 'content': 'go'}], 'tools':\n"
+        "  [{'type': 'function', 'function': {'name': 'upper', 'description': 'Shouts',\n"
+        "    'parameters': {'type': 'object', 'properties': {'text': {'type': 'string'}},\n"
+        "    'required': ['text']}}}]}\n"
+        "req = urllib.request.Request(os.environ['OPENAI_BASE_URL'] + '/chat/completions',\n"
+        "  json.dumps(body).encode())\n"
+        "asked = json.load(urllib.request.urlopen(req))['choices'][0]['message']['tool_calls']\n"
+        "id = asked[0]['id']\n"
+        "def spent(): return json.load(urllib.request.urlopen(\n"
+        "  os.environ['GANTRY_URL'] + '/gantry/v1/task'))['spent']['toolCalls']\n"
+        "print(json.dumps([len(asked), spent(), call('upper', {'text': 'a'}, id)[:2], spent(),\n"
+        "  call('upper', {'text': 'a'}, id)[:2], spent(), call('upper', {'text': 'a'}, id)[:2]]))\n",
+        "  limits: {toolCallsPerTask: 2}\n", "");
+    Task task = bench_run(b, "1");
+    expect(&task, "[1, 1, [200, \"ok\"], 1, [200, \"ok\"], 2, [402, \"cap_reached\"]]");
+    CHECK_INT(task.usage.tool_calls, 2);
+    return 0;
+}
+
+static void test_asked_for_by_a_model(void **state)
+{
+    (void)state;
+    bench(asked_scenario);
+}
+
+/* --- breakers, flags -------------------------------------------------------------------------- */
+
+static int breaker_scenario(Bench *b)
+{
+    deploy(b,
+           "for i in range(10): assert call('fail', {'code': 75})[1] == 'trouble'\n"
+           "opened = call('fail', {'code': 0})\n"
+           "print(json.dumps([opened[:2], int(heads['Retry-After']) > 0,\n"
+           "  call('upper', {'text': 'x'})[:2]]))\n",
+           "", "");
+    Task task = bench_run(b, "1");
+    expect(&task, "[[503, \"breaker_open\"], true, [200, \"ok\"]]");
+    CHECK_INT(task.usage.tool_calls, 11); /* what the breaker kept back does not count */
+    BreakersStats stats;
+    breakers_stats(worker_breakers(b->worker), &stats);
+    CHECK_INT(stats.by_state[BREAKER_OPEN], 1);
+    return 0;
+}
+
+static void test_breaker(void **state)
+{
+    (void)state;
+    bench(breaker_scenario);
+}
+
+static int flag_job(Db *db, void *arg)
+{
+    int64_t revision;
+    return flag_put(db, STR("tool:up*"), str_of(arg), clock_real_ms(), &revision);
+}
+
+static int flag_scenario(Bench *b)
+{
+    char off[] = "{\"value\":false}";
+    deploy(b,
+           "first = call('upper', {'text': 'x'})[:2]\n"
+           "said('ready')\n"
+           "began = time.monotonic()\n"
+           "while call('upper', {'text': 'x'})[0] == 200: time.sleep(0.01)\n"
+           "print(json.dumps([first, call('upper', {'text': 'x'})[:2],\n"
+           "  time.monotonic() - began]))\n",
+           "  limits: {toolCallsPerTask: 10000}\n", "");
+    Uuid id = bench_submit(b, "1", NULL);
+    bench_log_until(b, id, "ready");
+    CHECK_INT(store_call_wait(b->store, flag_job, off), 0);
+    queue_signal_workers(b->queue);
+    Task task = bench_end(b, id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK(str_starts_with(task.result, STR("[[200, \"ok\"], [403, \"switched_off\"], 0.")));
+    return 0;
+}
+
+static void test_switched_off_while_it_runs(void **state)
+{
+    (void)state;
+    bench(flag_scenario);
+}
+
+/* --- HTTP ------------------------------------------------------------------------------------- */
+
+static StubEnd service(StubRequest *request, void *ctx)
+{
+    char head[256];
+    (void)ctx;
+    bool broken = str_find(request->body, STR("break")) >= 0;
+    Str body = broken ? STR("down") : request->body;
+    snprintf(head, sizeof head, "HTTP/1.1 %s\r\nContent-Length: %zu\r\n\r\n",
+             broken ? "500 Oh" : "200 OK", body.len);
+    stub_sends(request, head);
+    stub_send(request, body);
+    return STUB_KEEP;
+}
+
+static Stub stub;
+
+static int http_scenario(Bench *b)
+{
+    Str tool = arena_printf(&b->arena,
+                            ",{\"name\":\"web\",\"description\":\"Is far\",\"source\":{\"http\":"
+                            "{\"url\":\"http://127.0.0.1:%u/x\"}}}",
+                            stub.port);
+    deploy(b, "print(json.dumps([call('web', {'a': 1}), call('web', {'break': 1})]))\n", "",
+           tool.ptr);
+    Task task = bench_run(b, "1");
+    expect(&task,
+           "[[200, \"ok\", {\"a\": 1}], [200, \"trouble\", \"the tool answered HTTP 500: down\"]]");
+    return 0;
+}
+
+static int guarded_scenario(Bench *b)
+{
+    Str tool = arena_printf(&b->arena,
+                            ",{\"name\":\"web\",\"description\":\"Is far\",\"source\":{\"http\":"
+                            "{\"url\":\"http://127.0.0.1:%u/x\"}}}",
+                            stub.port);
+    int before = atomic_load(&stub.requests);
+    deploy(b, "print(json.dumps(call('web', {'a': 1})[:2]))\n", "", tool.ptr);
+    Task task = bench_run(b, "1");
+    expect(&task, "[200, \"trouble\"]");
+    CHECK_INT(atomic_load(&stub.requests), before); /* the guard let nothing through */
+    return 0;
+}
+
+static AddrGuard loopback;
+
+static void allow_loopback(Bench *b, WorkerOptions *options)
+{
+    (void)b;
+    options->guard = &loopback;
+}
+
+static void test_http(void **state)
+{
+    (void)state;
+    CHECK_INT(addr_guard_allow(&loopback, STR("127.0.0.0/8")), 0);
+    stub_open(&stub, service, NULL);
+    bench_with((Bench){ .scenario = http_scenario, .configure = allow_loopback, .lease_ms = 3000 });
+    bench(guarded_scenario);
+    stub_close(&stub);
+}
+
+/* --- ends ------------------------------------------------------------------------------------- */
+
+/* A tool that runs when its task is cancelled, or when its agent has ended, is ended too. */
+static int cancel_scenario(Bench *b)
+{
+    TaskState was;
+    deploy(b,
+           "import threading\n"
+           "if json.load(sys.stdin)['input'] == 'leave':\n"
+           "    threading.Thread(target=call, args=('long',), daemon=True).start()\n"
+           "    time.sleep(1)\n"
+           "else: call('long')\n",
+           "", "");
+    Uuid id = bench_submit(b, "\"stay\"", NULL);
+    pid_t pid = (pid_t)strtol(bench_log_until(b, id, "tool runs ").ptr, NULL, 10);
+    CHECK_INT(queue_cancel_wait(b->queue, id, STR("test"), &was), 0);
+    Task task = bench_end(b, id);
+    CHECK_INT(task.state, TASK_CANCELED);
+    bench_dies(pid);
+
+    id = bench_submit(b, "\"leave\"", NULL);
+    pid = (pid_t)strtol(bench_log_until(b, id, "tool runs ").ptr, NULL, 10);
+    task = bench_end(b, id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    bench_dies(pid);
+    return 0;
+}
+
+static void test_ends_with_its_task(void **state)
+{
+    (void)state;
+    bench(cancel_scenario);
+}
+
+typedef struct {
+    int64_t task_seq;
+    Arena *arena;
+    ToolRecord *records;
+    size_t n;
+} RecordsJob;
+
+static int records_job(Db *db, void *arg)
+{
+    RecordsJob *job = arg;
+    return tool_record_list(db, job->task_seq, job->arena, &job->records, &job->n);
+}
+
+static int records_scenario(Bench *b)
+{
+    deploy(b, "call('upper', {'text': 'x'}); call('none'); call('fail', {})\n", "", "");
+    Task task = bench_run(b, "1");
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    RecordsJob job = { .task_seq = task.seq, .arena = &b->arena };
+    CHECK_INT(store_read_wait(b->store, records_job, &job), 0);
+    if (!CHECK(job.n == 3)) return 0;
+    static const char *const expected[3][3] = { { "upper", "command", "ok" },
+                                                { "none", "none", "not_declared" },
+                                                { "fail", "command", "error" } };
+    for (size_t i = 0; i < 3; i++) {
+        CHECK_STR(job.records[i].name, str_of(expected[i][0]));
+        CHECK_STR(job.records[i].source, str_of(expected[i][1]));
+        CHECK_STR(job.records[i].outcome, str_of(expected[i][2]));
+        CHECK_INT(job.records[i].attempt, 1);
+        CHECK_INT(job.records[i].counted, i != 1);
+        CHECK(job.records[i].duration_ms >= 0 && job.records[i].at_ms > 0);
+    }
+    CHECK_INT(job.records[0].bytes, 13);
+    QueueStats stats;
+    queue_stats(b->queue, &stats);
+    CHECK_INT(stats.tools_ok, 1);
+    CHECK_INT(stats.tools_failed, 1);
+    CHECK_INT(stats.tools_refused, 1);
+    return 0;
+}
+
+static void test_recorded(void **state)
+{
+    (void)state;
+    bench(records_scenario);
+}
+
+/* What is not worth a row each is not recorded without end. */
+static int many_scenario(Bench *b)
+{
+    deploy(
+        b,
+        "for i in range(1010): call('none')\nprint(json.dumps(call('upper', {'text': 'x'})[1]))\n",
+        "  limits: {secondsPerTask: 120}\n", "");
+    Task task = bench_run(b, "1");
+    expect(&task, "\"ok\"");
+    CHECK_INT(task.usage.tool_calls, 1);
+    WorkerStats stats;
+    worker_stats(b->worker, &stats);
+    CHECK_INT(stats.tools_not_recorded, 10);
+    CHECK_INT(stats.tools[TOOL_OUTCOME_UNKNOWN], 1010);
+    return 0;
+}
+
+static void test_records_have_a_limit(void **state)
+{
+    (void)state;
+    bench(many_scenario);
+}
+
+static int crowd_scenario(Bench *b)
+{
+    deploy(
+        b,
+        "import threading\n"
+        "for i in range(32): threading.Thread(target=call, args=('hold',), daemon=True).start()\n"
+        "while len(os.listdir(os.environ['TMPDIR'])) < 32: time.sleep(0.02)\n"
+        "print(json.dumps(call('upper', {'text': 'x'})[:2]))\n",
+        "",
+        ",{\"name\":\"hold\",\"description\":\"Holds on\",\"source\":{\"command\":[\"sh\","
+        "\"hold.sh\"]}}");
+    Task task = bench_run(b, "1");
+    expect(&task, "[429, \"too_many_calls\"]");
+    return 0;
+}
+
+static void test_many_at_a_time(void **state)
+{
+    (void)state;
+    bench(crowd_scenario);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_calls),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_cap),
+        cmocka_unit_test(test_asked_for_by_a_model),
+        cmocka_unit_test(test_breaker),
+        cmocka_unit_test(test_switched_off_while_it_runs),
+        cmocka_unit_test(test_http),
+        cmocka_unit_test(test_ends_with_its_task),
+        cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_records_have_a_limit),
+        cmocka_unit_test(test_many_at_a_time),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
