@@ -1,5 +1,6 @@
 #include "sys/entropy.h"
 
+#include <string.h>
 #include <sys/random.h>
 
 /* Ids ask for a few bytes a call, and a system call for each is what they would cost most. */

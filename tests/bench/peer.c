@@ -9,8 +9,8 @@
  *       GET /stats: {"requests":N,"tokens":N,"open":N}
  *
  *   peer load PORT[,PORT...] PATH CONNECTIONS SECONDS WARMUP BODY [HEADER...]
- *       sends BODY (@FILE: what it holds) again and again on each connection, spread over the ports,
- *       prints "counting" after the warm-up, and at the end one JSON line: requests, errors
+ *       sends BODY (@FILE: what it holds) again and again on each connection, spread over the
+ *       ports; prints "counting" after the warm-up, and at the end a JSON line: requests, errors
  *       (not 200, or an answer without its end), events ("data:" lines), latency p50 and p99 in us
  *       (whole answers; of streams to the first event), seconds
  */
@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -62,6 +63,22 @@ static int64_t now_us(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
+}
+
+/* Appends; what does not fit is a mistake of this program. */
+typedef struct {
+    char *bytes;
+    size_t len, max;
+} Text;
+
+__attribute__((format(printf, 2, 3))) static void put(Text *text, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text->bytes + text->len, text->max - text->len, format, args);
+    va_end(args);
+    assert(n >= 0 && (size_t)n < text->max - text->len);
+    text->len += (size_t)n;
 }
 
 static void die(const char *what)
@@ -128,56 +145,67 @@ static ssize_t fill(Conn *c)
 static int number_after(const char *model, char letter, int otherwise)
 {
     for (const char *p = model; *p && *p != '"'; p++)
-        if (*p == letter && p[-1] == '-' && p[1] >= '0' && p[1] <= '9') return atoi(p + 1);
+        if (*p == letter && p[-1] == '-' && p[1] >= '0' && p[1] <= '9')
+            return (int)strtol(p + 1, NULL, 10);
     return otherwise;
 }
 
 static bool send_plain(Conn *c)
 {
-    static char body[1 << 20], head[256];
-    int n = sprintf(body, "{\"id\":\"chatcmpl-stub\",\"object\":\"chat.completion\",\"created\":1700000000,"
-                          "\"model\":\"stub\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","
-                          "\"content\":\"");
-    for (int i = 0; i < c->tokens; i++) n += sprintf(body + n, "word ");
-    n += sprintf(body + n, "\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":10,"
-                           "\"completion_tokens\":%d,\"total_tokens\":%d}}", c->tokens, c->tokens + 10);
-    int h = sprintf(head, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", n);
-    memmove(body + h, body, (size_t)n);
-    memcpy(body, head, (size_t)h);
+    static char body_bytes[1 << 20], head_bytes[256];
+    Text body = { body_bytes, 0, sizeof body_bytes }, head = { head_bytes, 0, sizeof head_bytes };
+    put(&body, "{\"id\":\"chatcmpl-stub\",\"object\":\"chat.completion\",\"created\":1700000000,"
+               "\"model\":\"stub\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","
+               "\"content\":\"");
+    for (int i = 0; i < c->tokens; i++) put(&body, "word ");
+    put(&body,
+        "\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":10,"
+        "\"completion_tokens\":%d,\"total_tokens\":%d}}",
+        c->tokens, c->tokens + 10);
+    put(&head, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
+        body.len);
+    memmove(body.bytes + head.len, body.bytes, body.len);
+    memcpy(body.bytes, head.bytes, head.len);
     tokens += c->tokens;
-    return send_all(c->fd, body, (size_t)(h + n));
+    return send_all(c->fd, body.bytes, head.len + body.len);
 }
 
-static int chunk(char *out, const char *text)
+#define CHUNK_BEGIN                                                                                \
+    "data: {\"id\":\"chatcmpl-stub\",\"object\":\"chat.completion.chunk\",\"created\":1700000000," \
+    "\"model\":\"stub\",\"choices\":["
+
+static void put_chunk(Text *out, const char *event)
 {
-    return sprintf(out, "%zx\r\n%s\r\n", strlen(text), text);
+    put(out, "%zx\r\n%s\r\n", strlen(event), event);
+}
+
+static void put_end(Text *out, int tokens_n)
+{
+    char bytes[512];
+    Text event = { bytes, 0, sizeof bytes };
+    put_chunk(out, CHUNK_BEGIN "{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n");
+    put(&event,
+        CHUNK_BEGIN "],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":%d,"
+                    "\"total_tokens\":%d}}\n\ndata: [DONE]\n\n",
+        tokens_n, tokens_n + 10);
+    put_chunk(out, bytes);
+    put(out, "0\r\n\r\n");
 }
 
 /* The next event; the last one comes with the end. */
 static bool send_event(Conn *c)
 {
-    char out[2048], event[512];
-    int n = 0;
+    char bytes[2048];
+    Text out = { bytes, 0, sizeof bytes };
     if (!c->head_sent)
-        n += sprintf(out, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
+        put(&out, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                  "Transfer-Encoding: chunked\r\n\r\n");
     c->head_sent = true;
-    snprintf(event, sizeof event,
-             "data: {\"id\":\"chatcmpl-stub\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,"
-             "\"model\":\"stub\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"word \"},"
-             "\"finish_reason\":null}]}\n\n");
-    n += chunk(out + n, event);
+    put_chunk(&out, CHUNK_BEGIN "{\"index\":0,\"delta\":{\"content\":\"word \"},"
+                                "\"finish_reason\":null}]}\n\n");
     tokens++;
-    if (--c->tokens_left == 0) {
-        n += chunk(out + n, "data: {\"id\":\"chatcmpl-stub\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,"
-                            "\"model\":\"stub\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n");
-        snprintf(event, sizeof event,
-                 "data: {\"id\":\"chatcmpl-stub\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,"
-                 "\"model\":\"stub\",\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":%d,"
-                 "\"total_tokens\":%d}}\n\ndata: [DONE]\n\n", c->tokens, c->tokens + 10);
-        n += chunk(out + n, event);
-        n += sprintf(out + n, "0\r\n\r\n");
-    }
-    return send_all(c->fd, out, (size_t)n);
+    if (--c->tokens_left == 0) put_end(&out, c->tokens);
+    return send_all(c->fd, out.bytes, out.len);
 }
 
 /* Answers as far as it is time; false when the connection is lost. */
@@ -205,19 +233,24 @@ static void serve(Conn *c)
         char *end = c->in_len ? strstr(c->in, "\r\n\r\n") : NULL;
         if (!end) return;
         char *length = strcasestr(c->in, "\r\ncontent-length:");
-        size_t head = (size_t)(end + 4 - c->in), body = length && length < end ? strtoul(length + 17, NULL, 10) : 0;
+        size_t head = (size_t)(end + 4 - c->in),
+               body = length && length < end ? strtoul(length + 17, NULL, 10) : 0;
         if (c->in_len < head + body) return;
         if (strncmp(c->in, "GET /stats", 10) == 0) {
-            char text[256], out[512];
-            int n = sprintf(text, "{\"requests\":%lld,\"tokens\":%lld,\"open\":%lld}", (long long)requests,
-                            (long long)tokens, (long long)opened);
-            n = sprintf(out, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", n, text);
-            send_all(c->fd, out, (size_t)n);
+            char bytes[512];
+            Text out = { bytes, 0, sizeof bytes };
+            put(&out,
+                "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"requests\":%lld,"
+                "\"tokens\":%lld,\"open\":%lld}",
+                (long long)requests, (long long)tokens, (long long)opened);
+            send_all(c->fd, out.bytes, out.len);
+            shutdown(c->fd, SHUT_WR);
         } else {
             char *model = strstr(c->in + head, "\"model\"");
             model = model ? strchr(model + 7, '"') + 1 : "";
             requests++;
-            c->stream = strstr(c->in + head, "\"stream\":true") || strstr(c->in + head, "\"stream\": true");
+            c->stream = strstr(c->in + head, "\"stream\":true") ||
+                        strstr(c->in + head, "\"stream\": true");
             c->tokens = c->tokens_left = number_after(model, 't', 80);
             c->interval_us = number_after(model, 'i', 0) * 1000LL;
             c->head_sent = false;
@@ -245,7 +278,8 @@ static void stub_timers(void)
 
 static int listen_on(int port)
 {
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+    struct sockaddr_in at = { .sin_family = AF_INET,
+                              .sin_port = htons((uint16_t)port),
                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
@@ -264,7 +298,8 @@ static int stub_main(int port)
         for (int i = 0; i < n; i++) {
             Conn *c = ready[i].data.ptr;
             if (!c) {
-                for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0;) conn_add(fd);
+                for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0;)
+                    conn_add(fd);
                 continue;
             }
             ssize_t got = fill(c);
@@ -288,7 +323,8 @@ static int ports[1024], ports_n, ports_next;
 
 static void ports_read(char *text)
 {
-    for (char *p = strtok(text, ","); p && ports_n < 1024; p = strtok(NULL, ",")) ports[ports_n++] = atoi(p);
+    for (char *p = text; *p && ports_n < 1024; p += *p == ',')
+        ports[ports_n++] = (int)strtol(p, &p, 10);
     if (ports_n == 0) die("ports");
 }
 
@@ -305,7 +341,8 @@ static const char *body_read(const char *text)
 static int dial(void)
 {
     int port = ports[ports_next++ % ports_n];
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+    struct sockaddr_in at = { .sin_family = AF_INET,
+                              .sin_port = htons((uint16_t)port),
                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof at) < 0) die("connect");
@@ -345,7 +382,8 @@ static void scan(Conn *c)
         done(c, memcmp(c->in, "HTTP/1.1 200", 12) == 0);
         return;
     }
-    size_t left = (size_t)(c->in + c->in_len - at), keep = left < 8 ? left : 8; /* "data:" or the end may be cut here */
+    size_t left = (size_t)(c->in + c->in_len - at),
+           keep = left < 8 ? left : 8; /* "data:" or the end may be cut here */
     memmove(c->in + c->body_at, c->in + c->in_len - keep, keep);
     c->in_len = c->body_at + keep;
     c->in[c->in_len] = '\0';
@@ -375,21 +413,26 @@ static void report(double seconds)
     qsort(latencies, latencies_n, sizeof *latencies, compare);
     int32_t p50 = latencies_n ? latencies[latencies_n / 2] : 0;
     int32_t p99 = latencies_n ? latencies[latencies_n * 99 / 100] : 0;
-    printf("{\"requests\":%lld,\"errors\":%lld,\"events\":%lld,\"p50_us\":%d,\"p99_us\":%d,\"seconds\":%.3f}\n",
-           (long long)requests, (long long)errors, (long long)events, p50, p99, seconds);
+    printf(
+        "{\"requests\":%lld,\"errors\":%lld,\"events\":%lld,\"p50_us\":%d,\"p99_us\":%d,\"seconds\":%.3f}\n",
+        (long long)requests, (long long)errors, (long long)events, p50, p99, seconds);
 }
 
 static int load_main(int argc, char **argv)
 {
-    int connections = atoi(argv[2]);
-    double seconds = atof(argv[3]), warmup = atof(argv[4]);
+    int connections = (int)strtol(argv[2], NULL, 10);
+    double seconds = strtod(argv[3], NULL), warmup = strtod(argv[4], NULL);
     const char *body = body_read(argv[5]);
     ports_read(argv[0]);
-    request = malloc(strlen(body) + 8192);
-    request_len = (size_t)sprintf(request, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-                                           "Content-Length: %zu\r\n", argv[1], strlen(body));
-    for (int i = 6; i < argc; i++) request_len += (size_t)sprintf(request + request_len, "%s\r\n", argv[i]);
-    request_len += (size_t)sprintf(request + request_len, "\r\n%s", body);
+    Text head = { malloc(strlen(body) + 8192), 0, strlen(body) + 8192 };
+    put(&head,
+        "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        "Content-Length: %zu\r\n",
+        argv[1], strlen(body));
+    for (int i = 6; i < argc; i++) put(&head, "%s\r\n", argv[i]);
+    put(&head, "\r\n%s", body);
+    request = head.bytes;
+    request_len = head.len;
     latencies = malloc(LATENCIES_MAX * sizeof *latencies);
     for (int i = 0; i < connections; i++) ask(conn_add(dial()));
     int64_t began = now_us(), count_from = began + (int64_t)(warmup * 1e6),
@@ -426,8 +469,10 @@ int main(int argc, char **argv)
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     epoll_fd = epoll_create1(0);
-    if (argc == 3 && strcmp(argv[1], "stub") == 0) return stub_main(atoi(argv[2]));
+    if (argc == 3 && strcmp(argv[1], "stub") == 0) return stub_main((int)strtol(argv[2], NULL, 10));
     if (argc >= 8 && strcmp(argv[1], "load") == 0) return load_main(argc - 2, argv + 2);
-    fprintf(stderr, "usage: peer stub PORT | peer load PORTS PATH CONNECTIONS SECONDS WARMUP BODY [HEADER...]\n");
+    fprintf(
+        stderr,
+        "usage: peer stub PORT | peer load PORTS PATH CONNECTIONS SECONDS WARMUP BODY [HEADER...]\n");
     return 2;
 }
