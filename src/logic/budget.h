@@ -144,4 +144,43 @@ BudgetVerdict budget_try(BudgetPurse *const *purses, size_t n, const BudgetNeed 
 /* The tightest settled share of the limits, in millionths; 0 without scopes. */
 int64_t budget_settled_ppm(BudgetPurse *const *purses, size_t n);
 
+/* --- what they tell each other ---------------------------------------------------------------- */
+
+/* What a worker says of a slice it has. */
+typedef struct {
+    BudgetScope scope;
+    int64_t start_ms; /* of the window */
+    int64_t granted;  /* as far as it knows */
+    int64_t returned;
+} BudgetNote;
+
+#define BUDGET_NOTES_MAX 1024 /* of one message */
+
+typedef struct {
+    bool asks; /* false: it only gives back; owner, lane, need are empty */
+    BudgetOwner owner;
+    Lane lane;
+    int64_t waited_ms; /* so far */
+    BudgetNeed need;
+    const BudgetNote *notes; /* of the owner's scopes at least */
+    size_t notes_n;
+} BudgetAsk;
+
+/* What it is told of a slice. */
+typedef struct {
+    BudgetScope scope;
+    int64_t start_ms, end_ms; /* the window, calendar time */
+    int64_t limit, settled;   /* 0 unless it applies */
+    int64_t granted;
+    bool applies; /* to the owner's calls, now */
+} BudgetTold;
+
+typedef struct {
+    BudgetVerdict verdict; /* BUDGET_GRANT when nothing was asked, or nothing applies */
+    size_t by;             /* told[by] stands in the way */
+    uint64_t epoch;        /* of the rules: when it moves, ask anew what applies */
+    BudgetTold *told;      /* those that apply first, in order; then what else the worker has */
+    size_t told_n;
+} BudgetAnswer;
+
 #endif

@@ -119,6 +119,8 @@ static Queue *queue_new(Store *store, const QueueOptions *options)
     pthread_mutex_init(&queue->lock, NULL);
     list_init(&queue->claimers);
     list_init(&queue->webhooks.waiters);
+    list_init(&queue->ledger.changed.waiters);
+    list_init(&queue->ledger.askers);
     for (size_t i = 0; i < TASK_MARKS_N; i++) list_init(&queue->tasks[i].waiters);
     for (size_t i = 0; i < WORKER_MARKS_N; i++) list_init(&queue->workers[i].waiters);
     return queue;
@@ -128,6 +130,7 @@ int queue_open(Store *store, const QueueOptions *options, Queue **ret)
 {
     CLEANUP(queue_closep) Queue *queue = queue_new(store, options);
     int r = recover(queue);
+    if (r == 0) r = ledger_open(queue);
     if (r != 0) return r;
     *ret = TAKE(queue);
     return 0;
@@ -139,6 +142,7 @@ void queue_close(Queue *queue)
     assert(list_empty(&queue->claimers) && list_empty(&queue->webhooks.waiters));
     for (size_t i = 0; i < TASK_MARKS_N; i++) assert(list_empty(&queue->tasks[i].waiters));
     for (size_t i = 0; i < WORKER_MARKS_N; i++) assert(list_empty(&queue->workers[i].waiters));
+    ledger_close(queue);
     pthread_mutex_destroy(&queue->lock);
     free(queue);
 }

@@ -11,6 +11,7 @@
 #ifndef GANTRY_QUEUE_QUEUE_H
 #define GANTRY_QUEUE_QUEUE_H
 
+#include "logic/budget.h"
 #include "store/agent_store.h"
 #include "store/call_store.h"
 #include "store/journal_store.h"
@@ -34,6 +35,7 @@ enum {
     QUEUE_E_STATE,        /* the task's state does not allow this */
     QUEUE_E_STALE,        /* fence and task do not belong together any more: stop working on it */
     QUEUE_E_NO_WORKER,    /* the worker is unknown, lost or stopped: it must register again */
+    QUEUE_E_NO_BUDGET,    /* no such budget */
     QUEUE_E_SWITCHED_OFF, /* a flag forbids tasks of this agent, version, tenant or user */
     QUEUE_E_NO_RECORDING, /* the task's journal has no such recording, or not its request */
 };
@@ -57,6 +59,8 @@ typedef struct {
     /* Writes the body of a task's webhook (JSON) when it has come to rest; pure, called on a store
      * thread with all parts of the task. NULL: bodies are left empty, for who delivers to fill. */
     void (*webhook_body)(Buf *out, const Task *task, int64_t now_ms);
+    const BudgetRule *budgets; /* of the configuration, copied; see ledger.h */
+    size_t budgets_n;
     const QueueClock *clock; /* NULL: sys/clock.h; must outlive the queue */
 } QueueOptions;
 
@@ -188,6 +192,8 @@ typedef struct {
     size_t stops_n;
     bool draining;
     int64_t flags_revision; /* of the flags (store/flag_store.h): fetch them when it has moved */
+    uint64_t budget_epoch;  /* moves when rules of budgets change: ask anew which apply */
+    bool budget_wanted;     /* others wait for what this worker holds of a budget: return it */
     uint64_t mark;          /* for queue_signal_wait */
 } HeartbeatReply;
 
@@ -223,9 +229,11 @@ typedef struct {
  * report: nothing was changed), -errno (report again). */
 MUST_CHECK int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_state);
 
-/* Records LLM calls of a running attempt with what they were answered, and adds their usage to the
- * task, in one transaction; calls whose call_id the task has already are left out. A journal that
- * is full keeps no more, which is not an error. Returns 0, QUEUE_E_STALE, -errno. */
+/* Records LLM calls of a running attempt with what they were answered, adds their usage to the task
+ * and their cost to the budgets, from the slices of call.worker_id, in one transaction; calls whose
+ * call_id the task has already are left out. A journal that is full keeps no more, which is not an
+ * error. Returns 0, QUEUE_E_STALE (calls with an id are recorded all the same, without their
+ * answers: they were paid for), -errno. */
 MUST_CHECK int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n);
 
 /* Keeps recordings that belong to no LLM call: what tools returned. Each once by its call_id.

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "base/list.h"
+#include "queue/ledger.h"
 #include "queue/queue.h"
 
 #define TASK_MARKS_N \
@@ -17,6 +18,29 @@ typedef struct {
     uint64_t value;
     List waiters;
 } Mark;
+
+#define WANTED_MAX 256 /* workers that are to return what they hold; more are told later */
+
+/* A rule, and where it is from. */
+typedef struct {
+    BudgetRule *list; /* sorted by budget_scope_cmp */
+    size_t n;
+    Arena arena;
+} RuleList;
+
+typedef struct {
+    RuleList config; /* of the configuration; never changes */
+    RuleList rules;  /* in force; the store thread's */
+
+    /* under the queue's lock */
+    uint64_t epoch;
+    Mark changed; /* moves when who waits for a budget should look again */
+    List askers;
+    uint64_t asked; /* numbers them */
+    Uuid wanted[WANTED_MAX];
+    size_t wanted_n;
+    LedgerStats stats;
+} Ledger;
 
 struct Queue {
     Store *store;
@@ -33,6 +57,7 @@ struct Queue {
     Mark tasks[TASK_MARKS_N];
     Mark workers[WORKER_MARKS_N];
     Mark webhooks;
+    Ledger ledger;
 };
 
 /* --- time ------------------------------------------------------------------------------------- */
@@ -70,9 +95,30 @@ void queue_unreserve(Queue *queue, Lane lane);
 /* The reserved place holds a committed task now. */
 void queue_submitted(Queue *queue, Lane lane);
 
+/* --- budgets (ledger.c) ----------------------------------------------------------------------- */
+
+/* At opening, on a plain thread. */
+MUST_CHECK int ledger_open(Queue *queue);
+void ledger_close(Queue *queue);
+
+/* Inside a job: books a recorded call. */
+MUST_CHECK int ledger_settle(Queue *queue, Db *db, int64_t task_seq, const Call *call);
+
+/* Somebody who waits for a budget may get it now, or never. Any thread, without the lock. */
+void ledger_changed(Queue *queue);
+
+/* Fills in what a heartbeat tells of budgets. */
+void ledger_beat(Queue *queue, Uuid worker_id, HeartbeatReply *reply);
+
+/* Inside a job, now and then: forgets old windows. */
+MUST_CHECK int ledger_purge(Db *db, int64_t now_ms);
+
 /* --- waiting ---------------------------------------------------------------------------------- */
 
 uint64_t mark_read(Queue *queue, const Mark *mark);
+
+/* With the lock. */
+void mark_move(Mark *mark);
 
 /* Returns 0 when the mark is not seen any more, -ETIMEDOUT, -ECANCELED. */
 MUST_CHECK int mark_wait(Queue *queue, Mark *mark, uint64_t seen, int64_t deadline_ms);
@@ -122,6 +168,10 @@ MUST_CHECK int journal_keep(const Queue *queue, Db *db, const TaskHead *head,
 /* Any thread, without the lock. */
 void journal_apply(Queue *queue, Uuid task_id, const JournalKept *kept);
 void journal_purged(Queue *queue, int64_t recordings);
+
+/* Records calls of the task, each once by its id, with their recordings, usage and cost. */
+MUST_CHECK int calls_book(Queue *queue, Db *db, const TaskHead *head, const Call *calls, size_t n,
+                          JournalKept *kept);
 
 /* Ends the attempts a worker holds, at most END_TASKS_MAX of them. */
 typedef struct {

@@ -49,6 +49,7 @@ static int expire_one(Queue *queue, bool *ret_found)
              LOG_INT("tasks", job.all.ids_n));
     queue_apply_all(queue, &job.all);
     queue_worker_signal(queue, job.worker_id);
+    ledger_changed(queue); /* what it held counts as spent now */
     return 0;
 }
 
@@ -87,6 +88,7 @@ static int tidy_job(Db *db, void *arg)
                           &job->recordings);
     if (r != 0 || !job->purge) return r;
     r = idempotency_purge(db, keys_before_ms, PURGE_KEYS_MAX, &purged);
+    if (r == 0) r = ledger_purge(db, job->now_ms);
     return r != 0 ? r : worker_purge(db, job->now_ms - GONE_WORKERS_KEPT_MS);
 }
 

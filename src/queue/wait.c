@@ -84,8 +84,7 @@ int mark_wait(Queue *queue, Mark *mark, uint64_t seen, int64_t deadline_ms)
     return waiter_park(&w, &mark->waiters, &mark->value, seen, &queue->stats.watchers, deadline_ms);
 }
 
-/* With the lock. */
-static void mark_move(Mark *mark)
+void mark_move(Mark *mark)
 {
     mark->value++;
     LIST_EACH (&mark->waiters, node) waiter_wake(CONTAINER_OF(node, Waiter, node));

@@ -1,6 +1,7 @@
 /* What workers tell: that they live, what they hold, how attempts went. */
 #include "base/diag.h"
 #include "queue/queue_private.h"
+#include "store/budget_store.h"
 #include "store/flag_store.h"
 #include "sys/entropy.h"
 
@@ -71,6 +72,7 @@ static int leave_job(Db *db, void *arg)
     int r = worker_state(db, job->worker_id, &state);
     if (r == -ENOENT || (r == 0 && state > WORKER_DRAINING)) return no_worker();
     if (r == 0) r = worker_end_all(db, job->worker_id, &job->all);
+    if (r == 0 && !job->all.more) r = budget_slices_close(db, job->worker_id);
     return r != 0 || job->all.more ? r : worker_set_state(db, job->worker_id, WORKER_STOPPED);
 }
 
@@ -86,6 +88,7 @@ int queue_leave_wait(Queue *queue, Uuid worker_id)
         r = store_call_wait(queue->store, leave_job, &job);
         if (r == 0) queue_apply_all(queue, &job.all);
     } while (r == 0 && job.all.more);
+    if (r == 0) ledger_changed(queue);
     return r;
 }
 
@@ -183,6 +186,7 @@ int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const TaskRef *held, size
     int r = store_call_wait(queue->store, heartbeat_job, &job);
     if (r != 0) return r;
     queue_apply_all(queue, &job.orphans);
+    ledger_beat(queue, worker_id, &reply);
     *ret = reply;
     return 0;
 }
@@ -248,6 +252,7 @@ typedef struct {
     size_t n;
     size_t dropped;
     JournalKept kept;
+    bool stale; /* recorded, but of an attempt that is not the task's any more */
 } JournalJob;
 
 static void usage_add(TaskUsage *sum, const Call *call)
@@ -268,47 +273,83 @@ static void usage_add(TaskUsage *sum, const Call *call)
 }
 
 /* Returns 0, DB_E_CONFLICT (it is there already, recording and all), -errno. */
-static int call_add(Db *db, JournalJob *job, const TaskHead *head, const Call *given)
+static int call_add(Queue *queue, Db *db, const TaskHead *head, const Call *call, JournalKept *kept)
 {
-    Call call = *given;
-    call.attempt = head->attempt;
-    call.fence = head->fence;
-    int r = call_insert(db, head->seq, &call);
-    if (r == 0 && call.recording)
-        r = journal_keep(job->queue, db, head, call.recording, &job->kept);
-    if (r == 0 && call.replay_missed) r = journal_add_misses(db, head->seq, 1, call.at_ms);
+    int r = call_insert(db, head->seq, call);
+    if (r == 0) r = ledger_settle(queue, db, head->seq, call);
+    if (r == 0 && call->recording) r = journal_keep(queue, db, head, call->recording, kept);
+    if (r == 0 && call->replay_missed) r = journal_add_misses(db, head->seq, 1, call->at_ms);
     return r;
+}
+
+int calls_book(Queue *queue, Db *db, const TaskHead *head, const Call *calls, size_t n,
+               JournalKept *kept)
+{
+    TaskUsage sum = { 0 };
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        r = call_add(queue, db, head, &calls[i], kept);
+        if (r == 0) usage_add(&sum, &calls[i]);
+        if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
+    }
+    return r == 0 ? task_add_usage(db, head->seq, &sum) : r;
+}
+
+/* Calls of an attempt that is not the task's any more were paid for all the same. Without an id
+ * they could be counted twice, so those are left out. */
+static int calls_late(Db *db, JournalJob *job)
+{
+    TaskHead head;
+    size_t n = 0;
+    CLEANUP(freep) Call *late = xcalloc(job->n, sizeof *late);
+    int r = task_head(db, job->task.id, &head);
+    job->stale = true;
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    for (size_t i = 0; i < job->n; i++) {
+        if (str_empty(job->calls[i].call_id)) continue;
+        late[n] = job->calls[i];
+        late[n++].recording = NULL;
+    }
+    return calls_book(job->queue, db, &head, late, n, &job->kept);
 }
 
 static int calls_job(Db *db, void *arg)
 {
     JournalJob *job = arg;
     TaskHead head;
-    TaskUsage sum = { 0 };
+    job->stale = false;
     int r = task_held(db, job->task, &head);
-    for (size_t i = 0; i < job->n && r == 0; i++) {
-        r = call_add(db, job, &head, &job->calls[i]);
-        if (r == 0) usage_add(&sum, &job->calls[i]);
-        if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
+    if (r == QUEUE_E_STALE) return calls_late(db, job);
+    if (r != 0) return r;
+    CLEANUP(freep) Call *calls = xcalloc(job->n, sizeof *calls);
+    for (size_t i = 0; i < job->n; i++) {
+        calls[i] = job->calls[i];
+        calls[i].attempt = head.attempt;
+        calls[i].fence = head.fence;
     }
-    return r == 0 ? task_add_usage(db, head.seq, &sum) : r;
+    return calls_book(job->queue, db, &head, calls, job->n, &job->kept);
 }
 
 static int journal(Queue *queue, StoreFn fn, JournalJob *job)
 {
     if (job->n == 0) return 0;
     int r = store_call_wait(queue->store, fn, job);
+    if (r == 0) {
+        journal_apply(queue, job->task.id, &job->kept);
+        queue_task_changed(queue, job->task.id);
+    }
+    if (r == 0 && job->stale)
+        r = diag_set(QUEUE_E_STALE, "the task is not held under this fence any more");
     if (r == QUEUE_E_STALE) count_stale(queue);
-    if (r != 0) return r;
-    journal_apply(queue, job->task.id, &job->kept);
-    queue_task_changed(queue, job->task.id);
-    return 0;
+    return r;
 }
 
 int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n)
 {
     JournalJob job = { .queue = queue, .task = task, .calls = calls, .n = calls_n };
-    return journal(queue, calls_job, &job);
+    int r = journal(queue, calls_job, &job);
+    if (r == 0 || r == QUEUE_E_STALE) ledger_changed(queue);
+    return r;
 }
 
 static int tools_job(Db *db, void *arg)

@@ -8,9 +8,9 @@ int call_insert(Db *db, int64_t task_seq, const Call *c)
                       "INSERT INTO call (task_seq, attempt, fence, at_ms, duration_ms, provider,"
                       " model, protocol, outcome, streamed, replayed, status, input_tokens,"
                       " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id,"
-                      " cached, degraded)"
+                      " cached, degraded, charged_tokens)"
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                      " ?15, ?16, ?17, ?18, ?19, ?20)");
+                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21)");
     in_i64(&in, task_seq);
     in_i64(&in, c->attempt);
     in_i64(&in, c->fence);
@@ -31,6 +31,7 @@ int call_insert(Db *db, int64_t task_seq, const Call *c)
     in_text_or_null(&in, c->call_id);
     in_i64(&in, c->cached);
     in_text_or_null(&in, c->degraded);
+    in_i64(&in, c->charged_tokens);
     return db_run(in.stmt, NULL);
 }
 

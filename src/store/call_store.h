@@ -24,9 +24,10 @@ typedef struct {
     int64_t status; /* HTTP, 0 when none came */
     int64_t input_tokens, output_tokens, cached_tokens, reasoning_tokens;
     int64_t cost_nusd;
-    /* For the task's counts, not kept in the row. */
-    int64_t charged_tokens; /* against its cap of tokens */
-    int64_t tool_calls;     /* that the answer asks for */
+    int64_t charged_tokens; /* against caps and budgets of tokens; written, not read */
+    /* For the counts, not kept in the row. */
+    int64_t tool_calls; /* that the answer asks for */
+    Uuid worker_id;     /* who reports it, so from whose slices of budgets it is paid */
     /* For the journal, likewise. */
     const JournalNew *recording; /* what was answered; NULL: not recorded */
     bool replay_missed;          /* an attempt before had made other calls than this one */

@@ -174,6 +174,22 @@ static const char tool_calls[] =
     " PRIMARY KEY (task_seq, id)"
     ") STRICT, WITHOUT ROWID;";
 
+/* All counters of a slice are totals. The first key of the index is what a grant adds up. Tokens
+ * charged are kept with the call, for budgets that are set later. */
+static const char budgets[] =
+    "CREATE TABLE budget_limit ("
+    " scope TEXT PRIMARY KEY, amount INTEGER NOT NULL, changed_at_ms INTEGER NOT NULL"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE TABLE budget_counted (scope TEXT PRIMARY KEY, since_ms INTEGER NOT NULL)"
+    " STRICT, WITHOUT ROWID;"
+    "CREATE TABLE budget_slice ("
+    " scope TEXT NOT NULL, start_ms INTEGER NOT NULL, worker_id BLOB NOT NULL,"
+    " granted INTEGER NOT NULL, returned INTEGER NOT NULL, settled INTEGER NOT NULL,"
+    " PRIMARY KEY (scope, start_ms, worker_id)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX budget_slice_by_worker ON budget_slice (worker_id);"
+    "ALTER TABLE call ADD COLUMN charged_tokens INTEGER NOT NULL DEFAULT 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -182,5 +198,6 @@ const Migration schema_steps[] = {
     { 5, "journal", journal },
     { 6, "degraded calls", degraded_calls },
     { 7, "tool calls", tool_calls },
+    { 8, "budgets", budgets },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

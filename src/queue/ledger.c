@@ -1,0 +1,808 @@
+#include "queue/ledger.h"
+
+#include <stdlib.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "queue/queue_private.h"
+#include "store/budget_store.h"
+#include "sys/clock.h"
+#include "sys/entropy.h"
+#include "sys/fiber.h"
+#include "sys/zone.h"
+
+#define RULES_ARENA_MAX ((size_t)64 << 20)
+#define LOOK_AGAIN_MS 500 /* who waits looks again after so long, whatever happens */
+#define WINDOWS_KEPT_MS (INT64_C(63) * 24 * 3600 * 1000)
+#define HOLDERS_MAX 64 /* that one who waits has told to return what they hold */
+
+typedef struct {
+    int64_t start_ms, end_ms;
+} Window;
+
+static Window window_of(BudgetPeriod period, int64_t at_ms)
+{
+    Window w;
+    if (period == BUDGET_DAY) zone_day(at_ms, &w.start_ms, &w.end_ms);
+    else zone_month(at_ms, &w.start_ms, &w.end_ms);
+    return w;
+}
+
+/* --- rules ------------------------------------------------------------------------------------ */
+
+static int rule_order(const void *a, const void *b)
+{
+    return budget_scope_cmp(&((const BudgetRule *)a)->scope, &((const BudgetRule *)b)->scope);
+}
+
+static bool rule_add(RuleList *list, size_t cap, BudgetRule rule)
+{
+    assert(list->n < cap && rule.limit >= 0);
+    if (rule.scope.key.len) rule.scope.key = arena_str(&list->arena, rule.scope.key);
+    list->list[list->n++] = rule;
+    return rule.scope.kind == BUDGET_ALL || rule.scope.key.ptr;
+}
+
+static void rules_sort(RuleList *list)
+{
+    if (list->n) qsort(list->list, list->n, sizeof *list->list, rule_order);
+}
+
+static bool limit_has(const BudgetLimit *limits, size_t n, const BudgetScope *scope)
+{
+    char text[BUDGET_SCOPE_TEXT_MAX];
+    budget_scope_text(scope, text);
+    for (size_t i = 0; i < n; i++)
+        if (str_eq(limits[i].scope, str_of(text))) return true;
+    return false;
+}
+
+/* The limits set through the API, and those of the configuration that they leave. */
+static int rules_merge(const Ledger *ledger, const BudgetLimit *limits, size_t n, RuleList *ret)
+{
+    size_t cap = n + ledger->config.n;
+    bool ok = true;
+    ret->list = ARENA_ARRAY(&ret->arena, BudgetRule, cap + 1);
+    if (!ret->list) return -ENOMEM;
+    for (size_t i = 0; i < n && ok; i++) {
+        BudgetRule rule = { .limit = limits[i].limit };
+        if (budget_scope_from(limits[i].scope, &rule.scope) == 0) ok = rule_add(ret, cap, rule);
+    }
+    for (size_t i = 0; i < ledger->config.n && ok; i++)
+        if (!limit_has(limits, n, &ledger->config.list[i].scope))
+            ok = rule_add(ret, cap, ledger->config.list[i]);
+    rules_sort(ret);
+    return ok ? 0 : -ENOMEM;
+}
+
+/* What calls of the rule's window have cost so far is where its count begins. */
+static int rule_count_past(Db *db, const BudgetScope *scope, int64_t now_ms)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    BudgetSpent *spent = NULL;
+    size_t n = 0;
+    int64_t start_ms = window_of(scope->period, now_ms).start_ms;
+    bool each = str_eq(scope->key, STR("*"));
+    arena_init(&arena, RULES_ARENA_MAX);
+    int r = budget_spent_since(db, scope->kind, scope->unit, start_ms, &arena, &spent, &n);
+    for (size_t i = 0; i < n && r == 0; i++) {
+        BudgetScope own = *scope;
+        char text[BUDGET_SCOPE_TEXT_MAX];
+        own.key = spent[i].key;
+        bool keyed = own.key.len > 0 && own.key.len <= BUDGET_KEY_BYTES_MAX;
+        if (scope->kind != BUDGET_ALL && !keyed) continue;
+        if (scope->kind != BUDGET_ALL && !each && !str_eq(own.key, scope->key)) continue;
+        budget_scope_text(&own, text);
+        r = budget_slice_found(db, str_of(text), start_ms, spent[i].spent);
+    }
+    return r;
+}
+
+static int rules_count(Db *db, const RuleList *rules, int64_t now_ms)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, RULES_ARENA_MAX);
+    Str *scopes = ARENA_ARRAY(&arena, Str, rules->n + 1);
+    int r = scopes ? 0 : -ENOMEM;
+    for (size_t i = 0; i < rules->n && r == 0; i++) {
+        char text[BUDGET_SCOPE_TEXT_MAX];
+        bool counted = false;
+        scopes[i] = arena_str(&arena, str_of(budget_scope_text(&rules->list[i].scope, text)));
+        if (!scopes[i].ptr) return -ENOMEM;
+        r = budget_counted(db, scopes[i], &counted);
+        if (r != 0 || counted) continue;
+        r = rule_count_past(db, &rules->list[i].scope, now_ms);
+        if (r == 0) r = budget_counted_put(db, scopes[i], now_ms);
+    }
+    return r == 0 ? budget_counted_keep(db, scopes, rules->n) : r;
+}
+
+static void rules_free(RuleList *rules)
+{
+    arena_deinit(&rules->arena);
+    *rules = (RuleList){ 0 };
+}
+
+/* Puts in force what the table and the configuration say. */
+static int rules_load(Db *db, void *arg)
+{
+    Queue *queue = arg;
+    CLEANUP(arena_deinit) Arena arena;
+    RuleList rules = { 0 };
+    BudgetLimit *limits = NULL;
+    size_t n = 0;
+    arena_init(&arena, RULES_ARENA_MAX);
+    arena_init(&rules.arena, RULES_ARENA_MAX);
+    int r = budget_limits_read(db, &arena, &limits, &n);
+    if (r == 0) r = rules_merge(&queue->ledger, limits, n, &rules);
+    if (r == 0) r = rules_count(db, &rules, queue_now_ms(queue));
+    if (r != 0) {
+        rules_free(&rules);
+        return r;
+    }
+    rules_free(&queue->ledger.rules);
+    queue->ledger.rules = rules;
+    return 0;
+}
+
+/* Windows of the worker's slices that the rules know nothing of end by themselves. */
+static const BudgetRule *rule_of(const RuleList *rules, const BudgetScope *scope,
+                                 BudgetRule room[BUDGET_SCOPES_MAX])
+{
+    BudgetOwner owner = { .agent = scope->kind == BUDGET_AGENT ? scope->key : STR_NULL,
+                          .tenant = scope->kind == BUDGET_TENANT ? scope->key : STR_NULL,
+                          .user = scope->kind == BUDGET_USER ? scope->key : STR_NULL };
+    size_t n = budget_rules_of(rules->list, rules->n, &owner, room);
+    for (size_t i = 0; i < n; i++)
+        if (budget_scope_cmp(&room[i].scope, scope) == 0) return &room[i];
+    return NULL;
+}
+
+int ledger_open(Queue *queue)
+{
+    Ledger *ledger = &queue->ledger;
+    const QueueOptions *options = &queue->options;
+    arena_init(&ledger->config.arena, RULES_ARENA_MAX);
+    ledger->config.list = ARENA_ARRAY(&ledger->config.arena, BudgetRule, options->budgets_n + 1);
+    bool ok = ledger->config.list != NULL;
+    for (size_t i = 0; i < options->budgets_n && ok; i++)
+        ok = rule_add(&ledger->config, options->budgets_n, options->budgets[i]);
+    if (!ok) return -ENOMEM;
+    rules_sort(&ledger->config);
+    ledger->epoch = entropy_u64() >> 12; /* not that of the process before */
+    return store_call(queue->store, rules_load, queue);
+}
+
+void ledger_close(Queue *queue)
+{
+    assert(list_empty(&queue->ledger.askers) && list_empty(&queue->ledger.changed.waiters));
+    rules_free(&queue->ledger.rules);
+    rules_free(&queue->ledger.config);
+}
+
+/* --- spend ------------------------------------------------------------------------------------ */
+
+int ledger_settle(Queue *queue, Db *db, int64_t task_seq, const Call *call)
+{
+    const RuleList *rules = &queue->ledger.rules;
+    CapHold spent = { .tokens = call->charged_tokens, .nusd = call->cost_nusd };
+    if (rules->n == 0 || call->replayed || call->cached) return 0;
+    if (spent.tokens == 0 && spent.nusd == 0) return 0;
+    CLEANUP(arena_deinit) Arena arena;
+    BudgetOwner owner;
+    BudgetRule scopes[BUDGET_SCOPES_MAX];
+    arena_init(&arena, 64 * 1024);
+    int r = budget_owner_of(db, task_seq, &arena, &owner);
+    size_t n = r == 0 ? budget_rules_of(rules->list, rules->n, &owner, scopes) : 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        char text[BUDGET_SCOPE_TEXT_MAX];
+        int64_t start_ms = window_of(scopes[i].scope.period, call->at_ms).start_ms;
+        BudgetSliceKey key = { str_of(budget_scope_text(&scopes[i].scope, text)), start_ms,
+                               call->worker_id };
+        r = budget_slice_settle(db, &key,
+                                scopes[i].scope.unit == BUDGET_USD ? spent.nusd : spent.tokens);
+    }
+    return r;
+}
+
+int ledger_purge(Db *db, int64_t now_ms)
+{
+    return budget_slices_purge(db, now_ms - WINDOWS_KEPT_MS);
+}
+
+void ledger_changed(Queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    mark_move(&queue->ledger.changed);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* --- grants ----------------------------------------------------------------------------------- */
+
+/* Who asks, while it is not answered. On its fiber's stack; on the list under the lock, its scopes
+ * are the store thread's. */
+typedef struct {
+    ListNode node;
+    int64_t turn_ms;
+    uint64_t number; /* for those of the same turn */
+    const BudgetAsk *ask;
+    BudgetRule scopes[BUDGET_SCOPES_MAX];
+    Window windows[BUDGET_SCOPES_MAX];
+    size_t n;
+} Asker;
+
+typedef struct {
+    Queue *queue;
+    Uuid worker_id;
+    const BudgetAsk *ask;
+    Asker *asker;
+    Arena *arena;
+    bool last; /* tell how things are, whatever that is */
+
+    bool returned; /* something came back */
+    BudgetAnswer answer;
+    int64_t settled[BUDGET_SCOPES_MAX];
+    Uuid holders[HOLDERS_MAX]; /* BUDGET_WAIT: who could return some */
+    size_t holders_n;
+} GrantJob;
+
+static int64_t want_of(const BudgetAsk *ask, BudgetUnit unit)
+{
+    return unit == BUDGET_USD ? ask->need.want.nusd : ask->need.want.tokens;
+}
+
+static bool is_before(const Asker *a, const Asker *b)
+{
+    return a->turn_ms != b->turn_ms ? a->turn_ms < b->turn_ms : a->number < b->number;
+}
+
+/* What those before it ask for in the i-th of its scopes. */
+static int64_t ahead_of(GrantJob *job, size_t i)
+{
+    const Asker *own = job->asker;
+    int64_t ahead = 0;
+    pthread_mutex_lock(&job->queue->lock);
+    LIST_EACH (&job->queue->ledger.askers, node) {
+        const Asker *other = CONTAINER_OF(node, Asker, node);
+        if (other == own || !is_before(other, own)) continue;
+        for (size_t k = 0; k < other->n; k++)
+            if (other->windows[k].start_ms == own->windows[i].start_ms &&
+                budget_scope_cmp(&other->scopes[k].scope, &own->scopes[i].scope) == 0)
+                ahead = money_add(ahead, want_of(other->ask, own->scopes[i].scope.unit));
+    }
+    pthread_mutex_unlock(&job->queue->lock);
+    return ahead;
+}
+
+static int64_t seen_of(const BudgetAsk *ask, const BudgetScope *scope, int64_t start_ms)
+{
+    for (size_t i = 0; i < ask->notes_n; i++)
+        if (ask->notes[i].start_ms == start_ms &&
+            budget_scope_cmp(&ask->notes[i].scope, scope) == 0)
+            return ask->notes[i].granted;
+    return 0;
+}
+
+static int grant_take_back(Db *db, GrantJob *job)
+{
+    const BudgetAsk *ask = job->ask;
+    int r = 0;
+    for (size_t i = 0; i < ask->notes_n && r == 0; i++) {
+        char text[BUDGET_SCOPE_TEXT_MAX];
+        BudgetSlice slice;
+        BudgetSliceKey key = { str_of(budget_scope_text(&ask->notes[i].scope, text)),
+                               ask->notes[i].start_ms, job->worker_id };
+        if (ask->notes[i].returned == 0) continue;
+        r = budget_slice_get(db, &key, &slice);
+        int64_t returned = MIN(ask->notes[i].returned, slice.granted);
+        if (r != 0 || returned <= slice.returned) continue;
+        slice.returned = returned;
+        job->returned = true;
+        r = budget_slice_put(db, &key, &slice);
+    }
+    return r;
+}
+
+static BudgetSliceKey key_of(const GrantJob *job, size_t i, char text[BUDGET_SCOPE_TEXT_MAX])
+{
+    const Asker *asker = job->asker;
+    return (BudgetSliceKey){ str_of(budget_scope_text(&asker->scopes[i].scope, text)),
+                             asker->windows[i].start_ms, job->worker_id };
+}
+
+static int account_read(Db *db, GrantJob *job, size_t i, BudgetSlice *ret_own, BudgetAccount *ret)
+{
+    char text[BUDGET_SCOPE_TEXT_MAX];
+    const BudgetRule *rule = &job->asker->scopes[i];
+    BudgetSliceKey key = key_of(job, i, text);
+    *ret = (BudgetAccount){ .unit = rule->scope.unit, .limit = rule->limit };
+    int r = budget_account(db, key.scope, key.start_ms, &ret->settled, &ret->leased);
+    if (r == 0) r = budget_slice_get(db, &key, ret_own);
+    if (r != 0) return r;
+    int64_t seen = seen_of(job->ask, &rule->scope, key.start_ms);
+    ret->unseen = MIN(MAX(ret_own->granted - seen, 0), budget_outstanding(ret_own));
+    ret->ahead = ahead_of(job, i);
+    job->settled[i] = ret->settled;
+    return 0;
+}
+
+static int wanted_note(Db *db, GrantJob *job)
+{
+    char text[BUDGET_SCOPE_TEXT_MAX];
+    BudgetSliceKey key = key_of(job, job->answer.by, text);
+    job->holders_n = HOLDERS_MAX;
+    return budget_holders(db, key.scope, key.start_ms, job->holders, &job->holders_n);
+}
+
+static int grant_decide(Db *db, GrantJob *job)
+{
+    Asker *asker = job->asker;
+    BudgetAccount accounts[BUDGET_SCOPES_MAX];
+    BudgetSlice own[BUDGET_SCOPES_MAX];
+    int64_t grants[BUDGET_SCOPES_MAX];
+    int r = 0;
+    for (size_t i = 0; i < asker->n && r == 0; i++)
+        r = account_read(db, job, i, &own[i], &accounts[i]);
+    if (r != 0) return r;
+    job->answer.verdict = budget_decide(accounts, asker->n, &job->ask->need, grants,
+                                        &job->answer.by);
+    if (job->answer.verdict == BUDGET_WAIT) return wanted_note(db, job);
+    if (job->answer.verdict != BUDGET_GRANT) return 0;
+    for (size_t i = 0; i < asker->n && r == 0; i++) {
+        char text[BUDGET_SCOPE_TEXT_MAX];
+        BudgetSliceKey key = key_of(job, i, text);
+        own[i].granted += grants[i];
+        if (grants[i] > 0) r = budget_slice_put(db, &key, &own[i]);
+    }
+    return r;
+}
+
+/* What applies to the owner now. */
+static void asker_scopes(GrantJob *job)
+{
+    Asker *asker = job->asker;
+    const RuleList *rules = &job->queue->ledger.rules;
+    int64_t now_ms = queue_now_ms(job->queue);
+    asker->n = 0;
+    if (!job->ask->asks) return;
+    asker->n = budget_rules_of(rules->list, rules->n, &job->ask->owner, asker->scopes);
+    for (size_t i = 0; i < asker->n; i++)
+        asker->windows[i] = window_of(asker->scopes[i].scope.period, now_ms);
+}
+
+static bool applies(const Asker *asker, const BudgetScope *scope, int64_t start_ms)
+{
+    for (size_t i = 0; i < asker->n; i++)
+        if (asker->windows[i].start_ms == start_ms &&
+            budget_scope_cmp(&asker->scopes[i].scope, scope) == 0)
+            return true;
+    return false;
+}
+
+static int tell_own(Db *db, GrantJob *job, size_t i)
+{
+    char text[BUDGET_SCOPE_TEXT_MAX];
+    const Asker *asker = job->asker;
+    BudgetSlice slice;
+    BudgetSliceKey key = key_of(job, i, text);
+    int r = budget_slice_get(db, &key, &slice);
+    job->answer.told[job->answer.told_n++] = (BudgetTold){
+        .scope = asker->scopes[i].scope,
+        .start_ms = asker->windows[i].start_ms,
+        .end_ms = asker->windows[i].end_ms,
+        .limit = asker->scopes[i].limit,
+        .settled = job->settled[i],
+        .granted = slice.granted,
+        .applies = true,
+    };
+    return r;
+}
+
+/* The slices of the answer: those that apply, then what else the worker is thought to hold, for it
+ * may not have heard of it. */
+static int grant_tell(Db *db, GrantJob *job)
+{
+    BudgetSliceRow *rows = NULL;
+    size_t n = 0;
+    BudgetAnswer *answer = &job->answer;
+    int r = budget_slices_of(db, job->worker_id, job->arena, &rows, &n);
+    answer->told = ARENA_ARRAY(job->arena, BudgetTold, job->asker->n + n + 1);
+    answer->told_n = 0;
+    if (r == 0 && !answer->told) r = diag_set(-ENOMEM, "no memory for the answer");
+    for (size_t i = 0; i < job->asker->n && r == 0; i++) r = tell_own(db, job, i);
+    for (size_t i = 0; i < n && r == 0; i++) {
+        BudgetTold told = { .start_ms = rows[i].start_ms, .granted = rows[i].slice.granted };
+        if (budget_scope_from(rows[i].scope, &told.scope) < 0) continue;
+        if (applies(job->asker, &told.scope, told.start_ms)) continue;
+        told.end_ms = window_of(told.scope.period, told.start_ms).end_ms;
+        answer->told[answer->told_n++] = told;
+    }
+    return r;
+}
+
+static int worker_lives(Db *db, Uuid id)
+{
+    WorkerState state;
+    int r = worker_state(db, id, &state);
+    if (r == -ENOENT || (r == 0 && state > WORKER_DRAINING))
+        return diag_set(QUEUE_E_NO_WORKER, "the worker is unknown, lost or stopped");
+    return r;
+}
+
+static int grant_job(Db *db, void *arg)
+{
+    GrantJob *job = arg;
+    job->answer = (BudgetAnswer){ .verdict = BUDGET_GRANT };
+    job->returned = false;
+    job->holders_n = 0;
+    int r = worker_lives(db, job->worker_id);
+    if (r == 0) r = grant_take_back(db, job);
+    if (r != 0) return r;
+    asker_scopes(job);
+    if (job->ask->asks) r = grant_decide(db, job);
+    bool tells = job->last || job->answer.verdict != BUDGET_WAIT;
+    return r == 0 && tells ? grant_tell(db, job) : r;
+}
+
+static void asker_enter(Queue *queue, Asker *asker)
+{
+    Ledger *ledger = &queue->ledger;
+    asker->turn_ms = budget_turn_ms(asker->ask->lane, clock_mono_ms() - asker->ask->waited_ms);
+    pthread_mutex_lock(&queue->lock);
+    asker->number = ledger->asked++;
+    if (asker->ask->asks) {
+        list_push_back(&ledger->askers, &asker->node);
+        ledger->stats.asking++;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* Those behind it may be next. */
+static void asker_leave(Queue *queue, Asker *asker, const BudgetAnswer *answer, bool waited)
+{
+    Ledger *ledger = &queue->ledger;
+    pthread_mutex_lock(&queue->lock);
+    if (list_linked(&asker->node)) ledger->stats.asking--;
+    list_remove(&asker->node);
+    ledger->stats.waited += waited;
+    if (answer && asker->n) {
+        ledger->stats.granted += answer->verdict == BUDGET_GRANT;
+        ledger->stats.refused += answer->verdict == BUDGET_EXHAUSTED;
+    }
+    if (waited) mark_move(&ledger->changed);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* Asks for a heartbeat of who holds what is waited for, once until it has come. */
+static void wanted_signal(Queue *queue, Uuid id)
+{
+    Ledger *ledger = &queue->ledger;
+    bool add = true;
+    pthread_mutex_lock(&queue->lock);
+    for (size_t i = 0; i < ledger->wanted_n; i++) add = add && !uuid_eq(ledger->wanted[i], id);
+    add = add && ledger->wanted_n < WANTED_MAX;
+    if (add) ledger->wanted[ledger->wanted_n++] = id;
+    pthread_mutex_unlock(&queue->lock);
+    if (add) queue_worker_signal(queue, id);
+}
+
+void ledger_beat(Queue *queue, Uuid worker_id, HeartbeatReply *reply)
+{
+    Ledger *ledger = &queue->ledger;
+    pthread_mutex_lock(&queue->lock);
+    reply->budget_epoch = ledger->epoch;
+    for (size_t i = 0; i < ledger->wanted_n; i++) {
+        if (!uuid_eq(ledger->wanted[i], worker_id)) continue;
+        ledger->wanted[i] = ledger->wanted[--ledger->wanted_n];
+        reply->budget_wanted = true;
+        break;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+static uint64_t epoch_now(Queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    uint64_t epoch = queue->ledger.epoch;
+    pthread_mutex_unlock(&queue->lock);
+    return epoch;
+}
+
+static int grants_until(GrantJob *job, int64_t deadline_ms, bool *ret_waited)
+{
+    Queue *queue = job->queue;
+    for (;;) {
+        uint64_t mark = mark_read(queue, &queue->ledger.changed), epoch = epoch_now(queue);
+        job->last = clock_mono_ms() >= deadline_ms;
+        int r = store_call_wait(queue->store, grant_job, job);
+        if (r != 0) return r;
+        if (job->returned) ledger_changed(queue);
+        job->answer.epoch = epoch;
+        if (job->last || job->answer.verdict != BUDGET_WAIT) return 0;
+        if (fiber_cancelled()) return -ECANCELED;
+        *ret_waited = true;
+        if (job->returned) continue; /* the mark has moved */
+        for (size_t i = 0; i < job->holders_n; i++)
+            if (!uuid_eq(job->holders[i], job->worker_id)) wanted_signal(queue, job->holders[i]);
+        r = mark_wait(queue, &queue->ledger.changed, mark,
+                      MIN(deadline_ms, deadline_after(LOOK_AGAIN_MS)));
+        if (r != 0 && r != -ETIMEDOUT) return r;
+    }
+}
+
+int queue_grants_wait(Queue *queue, Uuid worker_id, const BudgetAsk *ask, int64_t deadline_ms,
+                      Arena *arena, BudgetAnswer *ret)
+{
+    assert(ask->notes_n <= BUDGET_NOTES_MAX && ask->lane < LANE_N_);
+    CLEANUP(freep) Asker *asker = xcalloc(1, sizeof *asker);
+    CLEANUP(freep) GrantJob *job = xcalloc(1, sizeof *job);
+    bool waited = false;
+    asker->ask = ask;
+    list_init(&asker->node);
+    job->queue = queue;
+    job->worker_id = worker_id;
+    job->ask = ask;
+    job->asker = asker;
+    job->arena = arena;
+    asker_enter(queue, asker);
+    int r = grants_until(job, deadline_ms, &waited);
+    asker_leave(queue, asker, r == 0 ? &job->answer : NULL, waited);
+    if (r == 0) *ret = job->answer;
+    return r;
+}
+
+/* --- holds of the dead ------------------------------------------------------------------------ */
+
+typedef struct {
+    Queue *queue;
+    Uuid worker_id, dead_id;
+    const BudgetHold *holds;
+    size_t n;
+    bool more;
+    EndAll all;
+} HoldsJob;
+
+static int hold_book(HoldsJob *job, Db *db, const BudgetHold *hold)
+{
+    TaskHead head;
+    int r = task_head(db, hold->task.id, &head);
+    if (r == -ENOENT) return 0;
+    Call call = { .call_id = hold->call_id,
+                  .attempt = hold->attempt,
+                  .fence = hold->task.fence,
+                  .at_ms = hold->at_ms,
+                  .provider = hold->provider,
+                  .model = hold->model,
+                  .protocol = STR(""),
+                  .outcome = STR("lost"),
+                  .cost_nusd = hold->charge.nusd,
+                  .charged_tokens = hold->charge.tokens,
+                  .worker_id = job->dead_id };
+    JournalKept kept = { 0 };
+    return r == 0 ? calls_book(job->queue, db, &head, &call, 1, &kept) : r;
+}
+
+/* Ends what the dead worker ran, then books and closes, all in one. */
+static int holds_job(Db *db, void *arg)
+{
+    HoldsJob *job = arg;
+    WorkerState state;
+    job->more = false;
+    int r = worker_lives(db, job->worker_id);
+    if (r != 0) return r;
+    r = worker_state(db, job->dead_id, &state);
+    if (r == 0 && state <= WORKER_DRAINING) {
+        r = worker_end_all(db, job->dead_id, &job->all);
+        job->more = job->all.more;
+        if (r == 0 && !job->more) r = worker_set_state(db, job->dead_id, WORKER_LOST);
+    } else if (r == -ENOENT) r = 0;
+    if (r != 0 || job->more) return r;
+    for (size_t i = 0; i < job->n && r == 0; i++) r = hold_book(job, db, &job->holds[i]);
+    return r == 0 ? budget_slices_close(db, job->dead_id) : r;
+}
+
+static void holds_news(Queue *queue, const HoldsJob *job)
+{
+    queue_apply_all(queue, &job->all);
+    if (job->more) return;
+    for (size_t i = 0; i < job->n; i++) queue_task_changed(queue, job->holds[i].task.id);
+    pthread_mutex_lock(&queue->lock);
+    queue->ledger.stats.proven++;
+    pthread_mutex_unlock(&queue->lock);
+    queue_worker_signal(queue, job->dead_id);
+    ledger_changed(queue);
+}
+
+int queue_holds_wait(Queue *queue, Uuid worker_id, Uuid dead_id, const BudgetHold *holds, size_t n)
+{
+    assert(n <= BUDGET_HOLDS_MAX);
+    CLEANUP(freep) HoldsJob *job = xcalloc(1, sizeof *job);
+    int r;
+    if (uuid_eq(worker_id, dead_id))
+        return diag_set(-EINVAL, "a worker cannot be its own successor");
+    do {
+        *job = (HoldsJob){ .queue = queue,
+                           .worker_id = worker_id,
+                           .dead_id = dead_id,
+                           .holds = holds,
+                           .n = n,
+                           .all = { .queue = queue,
+                                    .outcome = TASK_OUTCOME_LOST,
+                                    .now_ms = queue_now_ms(queue),
+                                    .random = entropy_u64() } };
+        r = store_call_wait(queue->store, holds_job, job);
+        if (r == 0) holds_news(queue, job);
+    } while (r == 0 && job->more);
+    return r;
+}
+
+/* --- for people ------------------------------------------------------------------------------- */
+
+typedef struct {
+    Queue *queue;
+    Arena *arena;
+    BudgetScope scope; /* for one */
+    int64_t limit;     /* to set */
+    Budget *list;
+    size_t n;
+} BudgetJob;
+
+static int budget_fill(Db *db, BudgetJob *job, const BudgetScope *scope, Budget *ret)
+{
+    char text[BUDGET_SCOPE_TEXT_MAX];
+    BudgetRule room[BUDGET_SCOPES_MAX];
+    const BudgetRule *rule = rule_of(&job->queue->ledger.rules, scope, room);
+    Window w = window_of(scope->period, queue_now_ms(job->queue));
+    *ret = (Budget){ .scope = *scope,
+                     .limited = rule != NULL,
+                     .limit = rule ? rule->limit : 0,
+                     .start_ms = w.start_ms,
+                     .end_ms = w.end_ms };
+    if (str_eq(scope->key, STR("*"))) return 0;
+    budget_scope_text(scope, text);
+    return budget_account(db, str_of(text), w.start_ms, &ret->settled, &ret->leased);
+}
+
+static bool budget_listed(const BudgetJob *job, const BudgetScope *scope)
+{
+    for (size_t i = 0; i < job->n; i++)
+        if (budget_scope_cmp(&job->list[i].scope, scope) == 0) return true;
+    return false;
+}
+
+static int budget_list_add(Db *db, BudgetJob *job, const BudgetScope *scope)
+{
+    BudgetScope own = *scope;
+    if (own.key.len) own.key = arena_str(job->arena, own.key);
+    if (own.kind != BUDGET_ALL && !own.key.ptr) return -ENOMEM;
+    return budget_fill(db, job, &own, &job->list[job->n++]);
+}
+
+static int budget_order(const void *a, const void *b)
+{
+    return budget_scope_cmp(&((const Budget *)a)->scope, &((const Budget *)b)->scope);
+}
+
+static int from_api_mark(Db *db, BudgetJob *job)
+{
+    BudgetLimit *limits;
+    size_t n;
+    int r = budget_limits_read(db, job->arena, &limits, &n);
+    for (size_t i = 0; i < job->n && r == 0; i++)
+        job->list[i].from_api = limit_has(limits, n, &job->list[i].scope);
+    return r;
+}
+
+static int budgets_job(Db *db, void *arg)
+{
+    BudgetJob *job = arg;
+    const RuleList *rules = &job->queue->ledger.rules;
+    Window month = window_of(BUDGET_MONTH, queue_now_ms(job->queue));
+    Window day = window_of(BUDGET_DAY, queue_now_ms(job->queue));
+    Str *spent = NULL;
+    size_t spent_n = 0;
+    int r = budget_scopes_since(db, MIN(month.start_ms, day.start_ms), BUDGETS_LIST_MAX, job->arena,
+                                &spent, &spent_n);
+    job->n = 0;
+    job->list = ARENA_ARRAY(job->arena, Budget, MIN(rules->n, BUDGETS_LIST_MAX) + spent_n + 1);
+    if (r == 0 && !job->list) r = -ENOMEM;
+    for (size_t i = 0; i < rules->n && i < BUDGETS_LIST_MAX && r == 0; i++)
+        r = budget_list_add(db, job, &rules->list[i].scope);
+    for (size_t i = 0; i < spent_n && r == 0; i++) {
+        BudgetScope scope;
+        if (budget_scope_from(spent[i], &scope) < 0 || budget_listed(job, &scope)) continue;
+        r = budget_list_add(db, job, &scope);
+        if (r == 0 && job->list[job->n - 1].settled == 0 && job->list[job->n - 1].leased == 0)
+            job->n--; /* of another day */
+    }
+    if (r == 0) r = from_api_mark(db, job);
+    if (r == 0 && job->n) qsort(job->list, job->n, sizeof *job->list, budget_order);
+    return r;
+}
+
+int queue_budgets_wait(Queue *queue, Arena *arena, Budget **ret, size_t *ret_n)
+{
+    BudgetJob job = { .queue = queue, .arena = arena };
+    int r = store_call_wait(queue->store, budgets_job, &job);
+    if (r != 0) return r;
+    *ret = job.list;
+    *ret_n = job.n;
+    return 0;
+}
+
+static int no_budget(void)
+{
+    return diag_set(QUEUE_E_NO_BUDGET, "there is no such budget");
+}
+
+static int budget_job(Db *db, void *arg)
+{
+    BudgetJob *job = arg;
+    job->n = 1;
+    int r = budget_fill(db, job, &job->scope, job->list);
+    if (r == 0) r = from_api_mark(db, job);
+    return r == 0 && !job->list->limited ? no_budget() : r;
+}
+
+int queue_budget_get_wait(Queue *queue, const BudgetScope *scope, Budget *ret)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, RULES_ARENA_MAX);
+    BudgetJob job = { .queue = queue, .arena = &arena, .scope = *scope, .list = ret };
+    return store_call_wait(queue->store, budget_job, &job);
+}
+
+static int budget_set_job(Db *db, void *arg)
+{
+    BudgetJob *job = arg;
+    char text[BUDGET_SCOPE_TEXT_MAX];
+    Str scope = str_of(budget_scope_text(&job->scope, text));
+    int r;
+    if (job->limit == BUDGET_AS_CONFIGURED) {
+        r = budget_limit_remove(db, scope);
+        if (r == -ENOENT) return no_budget();
+    } else {
+        r = budget_limit_put(db, &(BudgetLimit){ scope, job->limit, queue_now_ms(job->queue) });
+        if (job->queue->ledger.rules.n >= BUDGET_LIMITS_MAX)
+            return diag_set(QUEUE_E_FULL, "there are %d budgets already", BUDGET_LIMITS_MAX);
+    }
+    return r == 0 ? rules_load(db, job->queue) : r;
+}
+
+static int signal_all_job(Db *db, void *arg)
+{
+    BudgetJob *job = arg;
+    CLEANUP(arena_deinit) Arena arena;
+    Worker *workers;
+    size_t n;
+    arena_init(&arena, RULES_ARENA_MAX);
+    int r = worker_list(db, &arena, &workers, &n);
+    for (size_t i = 0; i < n && r == 0; i++) queue_worker_signal(job->queue, workers[i].id);
+    return r;
+}
+
+int queue_budget_set_wait(Queue *queue, const BudgetScope *scope, int64_t limit)
+{
+    assert(limit >= 0 || limit == BUDGET_AS_CONFIGURED);
+    BudgetJob job = { .queue = queue, .scope = *scope, .limit = limit };
+    int r = store_call_wait(queue->store, budget_set_job, &job);
+    if (r < 0) { /* undone: back to what the table says */
+        int again = store_call_wait(queue->store, rules_load, queue);
+        if (again != 0) LOG_ERROR("budgets not read", LOG_CSTR("why", diag_text_or(again)));
+    }
+    if (r != 0) return r;
+    pthread_mutex_lock(&queue->lock);
+    queue->ledger.epoch++;
+    mark_move(&queue->ledger.changed);
+    pthread_mutex_unlock(&queue->lock);
+    r = store_read_wait(queue->store, signal_all_job, &job);
+    if (r < 0) LOG_WARN("workers are told of budgets late", LOG_CSTR("why", diag_text_or(r)));
+    return 0;
+}
+
+void queue_ledger_stats(Queue *queue, LedgerStats *ret)
+{
+    pthread_mutex_lock(&queue->lock);
+    *ret = queue->ledger.stats;
+    pthread_mutex_unlock(&queue->lock);
+}

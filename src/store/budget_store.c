@@ -1,0 +1,301 @@
+#include "store/budget_store.h"
+
+#include "store/row.h"
+
+/* --- limits ----------------------------------------------------------------------------------- */
+
+static void limit_read(RowOut *out, void *ret)
+{
+    BudgetLimit *limit = ret;
+    limit->scope = out_text(out);
+    limit->limit = out_i64(out);
+    limit->changed_at_ms = out_i64(out);
+}
+
+int budget_limits_read(Db *db, Arena *arena, BudgetLimit **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = BUDGET_LIMITS_MAX, .size = sizeof(BudgetLimit) };
+    int r = row_list_fill(
+        &list, db_stmt(db, "SELECT scope, amount, changed_at_ms FROM budget_limit ORDER BY scope"),
+        limit_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
+int budget_limit_put(Db *db, const BudgetLimit *limit)
+{
+    RowIn in = row_in(db, "INSERT INTO budget_limit (scope, amount, changed_at_ms)"
+                          " VALUES (?1, ?2, ?3) ON CONFLICT (scope) DO UPDATE"
+                          " SET amount = excluded.amount, changed_at_ms = excluded.changed_at_ms");
+    in_text(&in, limit->scope);
+    in_i64(&in, limit->limit);
+    in_i64(&in, limit->changed_at_ms);
+    return row_run(in.stmt);
+}
+
+int budget_limit_remove(Db *db, Str scope)
+{
+    RowIn in = row_in(db, "DELETE FROM budget_limit WHERE scope = ?1");
+    in_text(&in, scope);
+    return row_change(in.stmt);
+}
+
+/* --- what is counted -------------------------------------------------------------------------- */
+
+int budget_counted(Db *db, Str scope, bool *ret)
+{
+    RowIn in = row_in(db, "SELECT 1 FROM budget_counted WHERE scope = ?1");
+    in_text(&in, scope);
+    int r = row_first(in.stmt);
+    if (r == 0) db_reset(in.stmt);
+    *ret = r == 0;
+    return r == -ENOENT ? 0 : r;
+}
+
+int budget_counted_put(Db *db, Str scope, int64_t now_ms)
+{
+    RowIn in = row_in(db, "INSERT OR IGNORE INTO budget_counted (scope, since_ms) VALUES (?1, ?2)");
+    in_text(&in, scope);
+    in_i64(&in, now_ms);
+    return row_run(in.stmt);
+}
+
+static bool among(Str scope, const Str *scopes, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (str_eq(scope, scopes[i])) return true;
+    return false;
+}
+
+static void scope_read(RowOut *out, void *ret)
+{
+    *(Str *)ret = out_text(out);
+}
+
+int budget_counted_keep(Db *db, const Str *scopes, size_t n)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, (size_t)BUDGET_LIMITS_MAX * 1024);
+    RowList list = { .arena = &arena, .max = 2 * BUDGET_LIMITS_MAX, .size = sizeof(Str) };
+    int r = row_list_fill(&list, db_stmt(db, "SELECT scope FROM budget_counted"), scope_read);
+    const Str *there = list.rows;
+    for (size_t i = 0; i < list.n && r == 0; i++) {
+        if (among(there[i], scopes, n)) continue;
+        RowIn in = row_in(db, "DELETE FROM budget_counted WHERE scope = ?1");
+        in_text(&in, there[i]);
+        r = row_run(in.stmt);
+    }
+    return r;
+}
+
+static void spent_read(RowOut *out, void *ret)
+{
+    BudgetSpent *spent = ret;
+    spent->key = out_text(out);
+    spent->spent = out_i64(out);
+}
+
+/* What was charged; of calls recorded before that was kept, what was reported. */
+#define TOKENS "max(c.charged_tokens, c.input_tokens + c.output_tokens)"
+#define SPENT_SELECT(key, amount)                                                   \
+    "SELECT " key ", sum(" amount ") FROM call c JOIN task t ON t.seq = c.task_seq" \
+    " WHERE c.at_ms >= ?1 AND c.replayed = 0 GROUP BY 1"
+
+int budget_spent_since(Db *db, BudgetKind kind, BudgetUnit unit, int64_t start_ms, Arena *arena,
+                       BudgetSpent **ret, size_t *ret_n)
+{
+    static const char *const sql[BUDGET_KIND_N_][BUDGET_UNIT_N_] = {
+        [BUDGET_ALL] = { SPENT_SELECT("''", "c.cost_nusd"), SPENT_SELECT("''", TOKENS) },
+        [BUDGET_AGENT] = { SPENT_SELECT("t.agent", "c.cost_nusd"),
+                           SPENT_SELECT("t.agent", TOKENS) },
+        [BUDGET_TENANT] = { SPENT_SELECT("t.tenant_id", "c.cost_nusd"),
+                            SPENT_SELECT("t.tenant_id", TOKENS) },
+        [BUDGET_USER] = { SPENT_SELECT("t.user_id", "c.cost_nusd"),
+                          SPENT_SELECT("t.user_id", TOKENS) },
+    };
+    RowList list = { .arena = arena, .max = BUDGET_SPENT_MAX, .size = sizeof(BudgetSpent) };
+    DbStmt *s = db_stmt(db, sql[kind][unit]);
+    db_bind_i64(s, 1, start_ms);
+    int r = row_list_fill(&list, s, spent_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
+int budget_owner_of(Db *db, int64_t task_seq, Arena *arena, BudgetOwner *ret)
+{
+    RowIn in = row_in(db, "SELECT agent, tenant_id, user_id FROM task WHERE seq = ?1");
+    in_i64(&in, task_seq);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    RowOut out = row_out(in.stmt, arena);
+    ret->agent = out_text(&out);
+    ret->tenant = out_text(&out);
+    ret->user = out_text(&out);
+    db_reset(in.stmt);
+    return out.full ? -ENOMEM : 0;
+}
+
+/* --- slices ----------------------------------------------------------------------------------- */
+
+static void in_worker(RowIn *in, const Uuid *id)
+{
+    in_blob(in, str_make((const char *)id->bytes, sizeof id->bytes)); /* zero is a key too */
+}
+
+static void in_key(RowIn *in, const BudgetSliceKey *key)
+{
+    in_text(in, key->scope);
+    in_i64(in, key->start_ms);
+    in_worker(in, &key->worker_id);
+}
+
+int budget_slice_get(Db *db, const BudgetSliceKey *key, BudgetSlice *ret)
+{
+    RowIn in = row_in(db, "SELECT granted, returned, settled FROM budget_slice"
+                          " WHERE scope = ?1 AND start_ms = ?2 AND worker_id = ?3");
+    in_key(&in, key);
+    *ret = (BudgetSlice){ 0 };
+    int r = row_first(in.stmt);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    *ret = (BudgetSlice){ db_i64(in.stmt, 0), db_i64(in.stmt, 1), db_i64(in.stmt, 2) };
+    db_reset(in.stmt);
+    return 0;
+}
+
+int budget_slice_put(Db *db, const BudgetSliceKey *key, const BudgetSlice *slice)
+{
+    assert(slice->granted >= slice->returned);
+    RowIn in = row_in(db, "INSERT INTO budget_slice (scope, start_ms, worker_id, granted, returned,"
+                          " settled) VALUES (?1, ?2, ?3, ?4, ?5, 0)"
+                          " ON CONFLICT (scope, start_ms, worker_id) DO UPDATE"
+                          " SET granted = excluded.granted, returned = excluded.returned");
+    in_key(&in, key);
+    in_i64(&in, slice->granted);
+    in_i64(&in, slice->returned);
+    return row_run(in.stmt);
+}
+
+int budget_slice_settle(Db *db, const BudgetSliceKey *key, int64_t spent)
+{
+    RowIn in = row_in(db, "INSERT INTO budget_slice (scope, start_ms, worker_id, granted, returned,"
+                          " settled) VALUES (?1, ?2, ?3, 0, 0, ?4)"
+                          " ON CONFLICT (scope, start_ms, worker_id) DO UPDATE"
+                          " SET settled = settled + excluded.settled");
+    in_key(&in, key);
+    in_i64(&in, spent);
+    return row_run(in.stmt);
+}
+
+/* What workers have settled in the window already is part of what was found. */
+#define FOUND                                                         \
+    "max(0, ?4 - (SELECT coalesce(sum(settled), 0) FROM budget_slice" \
+    " WHERE scope = ?1 AND start_ms = ?2 AND worker_id != ?3))"
+
+int budget_slice_found(Db *db, Str scope, int64_t start_ms, int64_t spent)
+{
+    BudgetSliceKey key = { .scope = scope, .start_ms = start_ms };
+    RowIn in = row_in(db, "INSERT INTO budget_slice (scope, start_ms, worker_id, granted, returned,"
+                          " settled) VALUES (?1, ?2, ?3, 0, 0, " FOUND ")"
+                          " ON CONFLICT (scope, start_ms, worker_id) DO UPDATE"
+                          " SET settled = excluded.settled");
+    in_key(&in, &key);
+    in_i64(&in, spent);
+    return row_run(in.stmt);
+}
+
+int budget_account(Db *db, Str scope, int64_t start_ms, int64_t *ret_settled, int64_t *ret_leased)
+{
+    RowIn in = row_in(db, "SELECT s.granted, s.returned, s.settled, coalesce(w.state <= 1, 0)"
+                          " FROM budget_slice s LEFT JOIN worker w ON w.id = s.worker_id"
+                          " WHERE s.scope = ?1 AND s.start_ms = ?2");
+    in_text(&in, scope);
+    in_i64(&in, start_ms);
+    int r;
+    *ret_settled = *ret_leased = 0;
+    while ((r = db_step(in.stmt)) == DB_E_ROW) {
+        BudgetSlice slice = { db_i64(in.stmt, 0), db_i64(in.stmt, 1), db_i64(in.stmt, 2) };
+        bool lives = db_i64(in.stmt, 3) != 0;
+        int64_t *slot = lives ? ret_leased : ret_settled;
+        *ret_settled = money_add(*ret_settled, slice.settled);
+        *slot = money_add(*slot, budget_outstanding(&slice));
+    }
+    return r;
+}
+
+#define OUTSTANDING "granted - returned > settled"
+
+int budget_holders(Db *db, Str scope, int64_t start_ms, Uuid *ids, size_t *n)
+{
+    size_t max = *n;
+    RowIn in = row_in(db, "SELECT s.worker_id FROM budget_slice s JOIN worker w"
+                          " ON w.id = s.worker_id AND w.state <= 1"
+                          " WHERE s.scope = ?1 AND s.start_ms = ?2"
+                          " AND s." OUTSTANDING " LIMIT ?3");
+    in_text(&in, scope);
+    in_i64(&in, start_ms);
+    in_i64(&in, (int64_t)max);
+    int r;
+    *n = 0;
+    while ((r = db_step(in.stmt)) == DB_E_ROW && *n < max) {
+        RowOut out = row_out(in.stmt, NULL);
+        ids[(*n)++] = out_uuid(&out);
+    }
+    if (r == DB_E_ROW) db_reset(in.stmt);
+    return r < 0 ? r : 0;
+}
+
+static void slice_row_read(RowOut *out, void *ret)
+{
+    BudgetSliceRow *row = ret;
+    row->scope = out_text(out);
+    row->start_ms = out_i64(out);
+    row->slice.granted = out_i64(out);
+    row->slice.returned = out_i64(out);
+    row->slice.settled = out_i64(out);
+}
+
+int budget_slices_of(Db *db, Uuid worker_id, Arena *arena, BudgetSliceRow **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = BUDGET_NOTES_MAX, .size = sizeof(BudgetSliceRow) };
+    RowIn in = row_in(db, "SELECT scope, start_ms, granted, returned, settled FROM budget_slice"
+                          " WHERE worker_id = ?1 AND " OUTSTANDING);
+    in_worker(&in, &worker_id);
+    int r = row_list_fill(&list, in.stmt, slice_row_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
+int budget_slices_close(Db *db, Uuid worker_id)
+{
+    RowIn in = row_in(db, "UPDATE budget_slice SET returned = granted - settled"
+                          " WHERE worker_id = ?1 AND " OUTSTANDING);
+    in_worker(&in, &worker_id);
+    return row_run(in.stmt);
+}
+
+int budget_scopes_since(Db *db, int64_t start_ms, size_t max, Arena *arena, Str **ret,
+                        size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = max, .size = sizeof(Str) };
+    RowIn in = row_in(db, "SELECT DISTINCT scope FROM budget_slice WHERE start_ms >= ?1"
+                          " ORDER BY scope");
+    in_i64(&in, start_ms);
+    int r = row_list_fill(&list, in.stmt, scope_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
+int budget_slices_purge(Db *db, int64_t before_ms)
+{
+    RowIn in = row_in(db, "DELETE FROM budget_slice WHERE start_ms < ?1");
+    in_i64(&in, before_ms);
+    return row_run(in.stmt);
+}

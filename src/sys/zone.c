@@ -1,0 +1,99 @@
+#include "sys/zone.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/diag.h"
+
+#define ZONE_NAME_MAX 64
+#define ZONE_DIR "/usr/share/zoneinfo"
+
+static char name_set[ZONE_NAME_MAX] = "UTC";
+
+/* It becomes part of a path. */
+static bool name_ok(Str name)
+{
+    if (name.len == 0 || name.len >= ZONE_NAME_MAX || name.ptr[0] == '/') return false;
+    for (size_t i = 0; i < name.len; i++) {
+        char c = name.ptr[i];
+        bool alnum = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+        if (!alnum && !strchr("/_+-", c)) return false;
+    }
+    return true;
+}
+
+static bool is_utc(const char *name)
+{
+    return strcmp(name, "UTC") == 0;
+}
+
+static bool in_database(const char *name)
+{
+    char path[sizeof ZONE_DIR + ZONE_NAME_MAX + 1], magic[4];
+    snprintf(path, sizeof path, ZONE_DIR "/%s", name);
+    FILE *file = fopen(path, "re");
+    if (!file) return false;
+    bool ok = fread(magic, 1, sizeof magic, file) == sizeof magic && memcmp(magic, "TZif", 4) == 0;
+    fclose(file);
+    return ok;
+}
+
+int zone_set(Str name)
+{
+    char text[ZONE_NAME_MAX];
+    if (!name_ok(name)) return diag_set(-EINVAL, "is no name of a time zone");
+    str_copy(text, sizeof text, name);
+    if (!is_utc(text) && !in_database(text))
+        return diag_set(-EINVAL, "this system knows no time zone `%s` (%s, package tzdata)", text,
+                        ZONE_DIR);
+    memcpy(name_set, text, sizeof name_set);
+    if (is_utc(text)) return 0;
+    setenv("TZ", text, 1); /* the C library reads zones by this name only */
+    tzset();
+    return 0;
+}
+
+const char *zone_name(void)
+{
+    return name_set;
+}
+
+static void local_of(time_t at, struct tm *ret)
+{
+    if (is_utc(name_set)) gmtime_r(&at, ret);
+    else localtime_r(&at, ret);
+}
+
+/* The first moment of a date; fields may be out of range. Where a zone skips midnight it is the
+ * moment that mktime makes of it, the same one each time it is asked for. */
+static int64_t moment_ms(int year, int month, int day)
+{
+    struct tm date = { .tm_year = year, .tm_mon = month, .tm_mday = day, .tm_isdst = -1 };
+    return (int64_t)(is_utc(name_set) ? timegm(&date) : mktime(&date)) * 1000;
+}
+
+static int64_t floor_s(int64_t ms)
+{
+    return ms / 1000 - (ms % 1000 < 0);
+}
+
+void zone_day(int64_t now_ms, int64_t *ret_start_ms, int64_t *ret_end_ms)
+{
+    struct tm now;
+    local_of((time_t)floor_s(now_ms), &now);
+    int day = now.tm_mday;
+    if (now_ms < moment_ms(now.tm_year, now.tm_mon, day)) day--;
+    *ret_start_ms = moment_ms(now.tm_year, now.tm_mon, day);
+    *ret_end_ms = moment_ms(now.tm_year, now.tm_mon, day + 1);
+}
+
+void zone_month(int64_t now_ms, int64_t *ret_start_ms, int64_t *ret_end_ms)
+{
+    struct tm now;
+    local_of((time_t)floor_s(now_ms), &now);
+    int month = now.tm_mon;
+    if (now_ms < moment_ms(now.tm_year, month, 1)) month--;
+    *ret_start_ms = moment_ms(now.tm_year, month, 1);
+    *ret_end_ms = moment_ms(now.tm_year, month + 1, 1);
+}

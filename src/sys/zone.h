@@ -1,0 +1,20 @@
+/* Zone: the time zone in which days and months of budgets begin. One a process, set before any
+ * thread starts; read by any thread. Everything else is in UTC. */
+#ifndef GANTRY_SYS_ZONE_H
+#define GANTRY_SYS_ZONE_H
+
+#include "base/str.h"
+
+/* "UTC", or a name of the system's zone database ("Europe/Berlin"). Returns 0 or -EINVAL with diag:
+ * no such name, or no such file (package tzdata). */
+MUST_CHECK int zone_set(Str name);
+
+/* "UTC" unless it was set. */
+const char *zone_name(void);
+
+/* The day or the month that holds now_ms: *ret_start_ms <= now_ms < *ret_end_ms, in Unix time.
+ * Windows neither overlap nor leave gaps. */
+void zone_day(int64_t now_ms, int64_t *ret_start_ms, int64_t *ret_end_ms);
+void zone_month(int64_t now_ms, int64_t *ret_start_ms, int64_t *ret_end_ms);
+
+#endif

@@ -1,0 +1,503 @@
+#include "tests/unit/queue_fixture.h"
+
+#include "queue/ledger.h"
+
+#define DAY_MS INT64_C(86400000)
+
+static const BudgetRule rules[] = {
+    { { .kind = BUDGET_ALL, .period = BUDGET_DAY }, 1000 },
+    { { .kind = BUDGET_USER, .period = BUDGET_DAY, .unit = BUDGET_TOKENS, .key = { "*", 1 } }, 50 },
+};
+
+static int setup_budgets(void **state)
+{
+    if (setup(state) != 0) return -1;
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.budgets = rules;
+    f->options.budgets_n = ARRAY_N(rules);
+    open_queue(f);
+    return 0;
+}
+
+/* A slice as a worker of the test knows it. */
+typedef struct {
+    BudgetNote notes[4];
+    size_t n;
+} Known;
+
+static BudgetAsk asks(int64_t min, int64_t want, const Known *known)
+{
+    return (BudgetAsk){
+        .asks = true,
+        .owner = { .agent = STR("support") },
+        .lane = LANE_NORMAL,
+        .need = { .min = { .nusd = min }, .good = { .nusd = want }, .want = { .nusd = want } },
+        .notes = known ? known->notes : NULL,
+        .notes_n = known ? known->n : 0
+    };
+}
+
+static void learn(Known *known, const BudgetAnswer *answer)
+{
+    for (size_t i = 0; i < answer->told_n && i < ARRAY_N(known->notes); i++)
+        known->notes[i] = (BudgetNote){ .scope = answer->told[i].scope,
+                                        .start_ms = answer->told[i].start_ms,
+                                        .granted = answer->told[i].granted };
+    known->n = answer->told_n;
+}
+
+static BudgetAnswer ask(Fixture *f, Uuid worker, const BudgetAsk *what)
+{
+    BudgetAnswer answer = { 0 };
+    CHECK_INT(queue_grants_wait(f->queue, worker, what, clock_mono_ms(), &f->arena, &answer), 0);
+    return answer;
+}
+
+static Budget budget(Fixture *f, const char *text)
+{
+    Budget budget = { 0 };
+    BudgetScope scope = { 0 };
+    CHECK_INT(budget_scope_from(str_of(text), &scope), 0);
+    CHECK_INT(queue_budget_get_wait(f->queue, &scope, &budget), 0);
+    return budget;
+}
+
+static void expect(Fixture *f, const char *text, int64_t settled, int64_t leased)
+{
+    Budget b = budget(f, text);
+    CHECK_INT(b.settled, settled);
+    CHECK_INT(b.leased, leased);
+}
+
+static int spend(Fixture *f, Uuid worker, TaskRef ref, const char *id, int64_t nusd, int64_t tokens)
+{
+    Call call = { .call_id = str_of(id),
+                  .provider = STR("p"),
+                  .model = STR("m"),
+                  .protocol = STR("chat"),
+                  .outcome = STR("complete"),
+                  .at_ms = real_now,
+                  .cost_nusd = nusd,
+                  .charged_tokens = tokens,
+                  .worker_id = worker };
+    return queue_calls_add_wait(f->queue, ref, &call, 1);
+}
+
+static TaskRef running(Fixture *f, Uuid worker, const char *user)
+{
+    TaskNew new = {
+        .agent = STR("support"), .input = STR("{}"), .user_id = str_of(user), .lane = LANE_NORMAL
+    };
+    TaskSummary summary;
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    return claim_one(f, worker);
+}
+
+/* --- grants and spend ------------------------------------------------------------------------- */
+
+static int body_grant_and_settle(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef ref = running(f, worker, "u1");
+    BudgetAsk all = asks(100, 400, NULL);
+    BudgetAnswer answer = ask(f, worker, &all);
+    CHECK_INT(answer.verdict, BUDGET_GRANT);
+    CHECK_INT(answer.told_n, 1);
+    CHECK(answer.told[0].applies);
+    CHECK_INT(answer.told[0].granted, 400);
+    CHECK_INT(answer.told[0].limit, 1000);
+    CHECK_INT(answer.told[0].start_ms, 1699920000000);
+    CHECK_INT(answer.told[0].end_ms - answer.told[0].start_ms, DAY_MS);
+    expect(f, "day", 0, 400);
+
+    CHECK_INT(spend(f, worker, ref, "c1", 300, 7), 0);
+    CHECK_INT(spend(f, worker, ref, "c1", 300, 7), 0); /* again: the answer was lost */
+    expect(f, "day", 300, 100);
+    expect(f, "user:u1:day-tokens", 7, 0);
+    expect(f, "user:u2:day-tokens", 0, 0);
+
+    /* what comes back may be granted again */
+    Known known = { 0 };
+    learn(&known, &answer);
+    known.notes[0].returned = 100;
+    BudgetAsk gives = { .notes = known.notes, .notes_n = 1 };
+    CHECK_INT(ask(f, worker, &gives).verdict, BUDGET_GRANT);
+    expect(f, "day", 300, 0);
+    known.notes[0].returned = 50; /* late */
+    ask(f, worker, &gives);
+    expect(f, "day", 300, 0);
+    return 0;
+}
+
+static void test_grant_and_settle(void **state)
+{
+    run(state, body_grant_and_settle);
+}
+
+static int body_exhausted_or_wait(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE), two = add_worker(f, 2, WORKER_REMOTE);
+    TaskRef ref = running(f, one, "u1");
+    BudgetAsk most = asks(900, 900, NULL), some = asks(200, 200, NULL);
+    CHECK_INT(ask(f, one, &most).verdict, BUDGET_GRANT);
+    HeartbeatReply beat = heartbeat(f, one, &ref, 1);
+    CHECK(!beat.budget_wanted);
+    BudgetAnswer answer = ask(f, two, &some);
+    CHECK_INT(answer.verdict, BUDGET_WAIT);
+    CHECK_INT(answer.told_n, 1); /* how things are */
+    CHECK_INT(answer.told[0].granted, 0);
+    CHECK_INT(spend(f, one, ref, "c1", 850, 1), 0);
+    answer = ask(f, two, &some);
+    CHECK_INT(answer.verdict, BUDGET_EXHAUSTED);
+    CHECK_INT(answer.by, 0);
+    CHECK_INT(answer.told[0].settled, 850);
+    BudgetAsk nothing = asks(100, 100, NULL);
+    nothing.owner = (BudgetOwner){ 0 };
+    CHECK_INT(ask(f, two, &nothing).verdict, BUDGET_GRANT);
+    LedgerStats stats;
+    queue_ledger_stats(f->queue, &stats);
+    CHECK_INT(stats.granted, 2);
+    CHECK_INT(stats.refused, 1);
+    CHECK_INT(stats.asking, 0);
+    return 0;
+}
+
+static void test_exhausted_or_wait(void **state)
+{
+    run(state, body_exhausted_or_wait);
+}
+
+/* --- waiting ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    Fixture *f;
+    Uuid worker;
+    BudgetAsk ask;
+    BudgetAnswer answer;
+    int *order;
+    int place; /* in which it was served, from 1 */
+    int r;
+    Arena arena;
+} Waiting;
+
+static int waiting_fiber(void *arg)
+{
+    Waiting *w = arg;
+    arena_init(&w->arena, 1 << 20);
+    w->r = queue_grants_wait(w->f->queue, w->worker, &w->ask, DEADLINE_NONE, &w->arena, &w->answer);
+    w->place = ++*w->order;
+    return 0;
+}
+
+static void await_asking(Fixture *f, uint64_t n)
+{
+    LedgerStats stats;
+    do {
+        (void)fiber_sleep_wait(1);
+        queue_ledger_stats(f->queue, &stats);
+    } while (stats.asking != n);
+}
+
+/* The low lane came first, the critical one is served first; both once money is settled. */
+static int body_order(void *arg)
+{
+    Fixture *f = arg;
+    int order = 0;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE), two = add_worker(f, 2, WORKER_REMOTE);
+    TaskRef ref = running(f, one, "u1");
+    BudgetAsk most = asks(900, 900, NULL);
+    BudgetAnswer held = ask(f, one, &most);
+    Waiting low = { .f = f, .worker = two, .ask = asks(300, 300, NULL), .order = &order };
+    Waiting critical = low;
+    FiberRef fibers[2];
+    low.ask.lane = LANE_LOW;
+    low.worker = add_worker(f, 3, WORKER_REMOTE);
+    critical.ask.lane = LANE_CRITICAL;
+    CHECK_INT(fiber_spawn("low", waiting_fiber, &low, &fibers[0]), 0);
+    await_asking(f, 1);
+    CHECK_INT(fiber_spawn("critical", waiting_fiber, &critical, &fibers[1]), 0);
+    await_asking(f, 2);
+    CHECK(heartbeat(f, one, &ref, 1).budget_wanted); /* it holds what they wait for */
+    CHECK(!heartbeat(f, two, NULL, 0).budget_wanted);
+    CHECK_INT(spend(f, one, ref, "c1", 100, 1), 0);
+    Known known = { 0 };
+    learn(&known, &held);
+    known.notes[0].returned = 400; /* 500 are free: enough for one of them */
+    BudgetAsk gives = { .notes = known.notes, .notes_n = 1 };
+    ask(f, one, &gives);
+    CHECK_INT(fiber_join_wait(fibers[1], NULL), 0);
+    CHECK_INT(critical.answer.verdict, BUDGET_GRANT);
+    CHECK_INT(critical.place, 1);
+    await_asking(f, 1);
+    known.notes[0].returned = 800;
+    ask(f, one, &gives);
+    CHECK_INT(fiber_join_wait(fibers[0], NULL), 0);
+    CHECK_INT(low.answer.verdict, BUDGET_GRANT);
+    expect(f, "day", 100, 600);
+    arena_deinit(&low.arena);
+    arena_deinit(&critical.arena);
+    return 0;
+}
+
+static void test_order(void **state)
+{
+    run(state, body_order);
+}
+
+/* Whoever waits hears when nothing can come any more, and can be called off. */
+static int body_wait_ends(void *arg)
+{
+    Fixture *f = arg;
+    int order = 0;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE), two = add_worker(f, 2, WORKER_REMOTE);
+    TaskRef ref = running(f, one, "u1");
+    BudgetAsk most = asks(900, 900, NULL);
+    ask(f, one, &most);
+    Waiting a = { .f = f, .worker = two, .ask = asks(300, 300, NULL), .order = &order }, b = a;
+    FiberRef fibers[2];
+    CHECK_INT(fiber_spawn("a", waiting_fiber, &a, &fibers[0]), 0);
+    CHECK_INT(fiber_spawn("b", waiting_fiber, &b, &fibers[1]), 0);
+    await_asking(f, 2);
+    fiber_cancel(fibers[1]);
+    fiber_join_wait(fibers[1], NULL);
+    CHECK_INT(b.r, -ECANCELED);
+    CHECK_INT(spend(f, one, ref, "c1", 900, 1), 0);
+    fiber_join_wait(fibers[0], NULL);
+    CHECK_INT(a.answer.verdict, BUDGET_EXHAUSTED);
+    await_asking(f, 0);
+    arena_deinit(&a.arena);
+    arena_deinit(&b.arena);
+    return 0;
+}
+
+static void test_wait_ends(void **state)
+{
+    run(state, body_wait_ends);
+}
+
+/* --- rules ------------------------------------------------------------------------------------ */
+
+static int set(Fixture *f, const char *text, int64_t limit)
+{
+    BudgetScope scope;
+    CHECK_INT(budget_scope_from(str_of(text), &scope), 0);
+    return queue_budget_set_wait(f->queue, &scope, limit);
+}
+
+static int body_rules(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef ref = running(f, worker, "u1");
+    uint64_t epoch = heartbeat(f, worker, &ref, 1).budget_epoch;
+    CHECK_INT(spend(f, worker, ref, "c1", 100, 30), 0);
+    BudgetScope scope = { .kind = BUDGET_AGENT, .key = STR("support") };
+    Budget none;
+    CHECK_INT(queue_budget_get_wait(f->queue, &scope, &none), QUEUE_E_NO_BUDGET);
+    CHECK_INT(set(f, "agent:support:day", BUDGET_AS_CONFIGURED), QUEUE_E_NO_BUDGET);
+
+    /* what was spent before counts, once */
+    CHECK_INT(set(f, "agent:support:day", 120), 0);
+    CHECK(heartbeat(f, worker, &ref, 1).budget_epoch != epoch);
+    expect(f, "agent:support:day", 100, 0);
+    CHECK_INT(set(f, "agent:*:day", 500), 0);
+    CHECK_INT(set(f, "user:u1:month-tokens", 500), 0);
+    expect(f, "agent:support:day", 100, 0);
+    expect(f, "user:u1:month-tokens", 30, 0);
+    CHECK_INT(spend(f, worker, ref, "c2", 10, 3), 0);
+    expect(f, "agent:support:day", 110, 0);
+    CHECK_INT(set(f, "agent:support:day", BUDGET_AS_CONFIGURED), 0);
+    CHECK_INT(budget(f, "agent:support:day").limit, 500);
+    CHECK_INT(spend(f, worker, ref, "c3", 10, 3), 0);
+    CHECK_INT(set(f, "agent:support:day", 120), 0);
+    expect(f, "agent:support:day", 120, 0);
+    expect(f, "user:u1:month-tokens", 36, 0);
+
+    /* one of several scopes stands in the way, and is named */
+    BudgetAsk small = asks(1, 1, NULL);
+    BudgetAnswer answer = ask(f, worker, &small);
+    CHECK_INT(answer.verdict, BUDGET_EXHAUSTED);
+    CHECK_INT(answer.told[answer.by].scope.kind, BUDGET_AGENT);
+
+    /* the API's limit goes before that of the file, and back */
+    CHECK_INT(set(f, "day", 0), 0);
+    CHECK_INT(budget(f, "day").limit, 0);
+    CHECK(budget(f, "day").from_api);
+    CHECK_INT(set(f, "day", BUDGET_AS_CONFIGURED), 0);
+    CHECK_INT(budget(f, "day").limit, 1000);
+    Budget *list;
+    size_t n;
+    CHECK_INT(queue_budgets_wait(f->queue, &f->arena, &list, &n), 0);
+    CHECK_INT(n, 6); /* five rules, and the user's tokens a day */
+    for (size_t i = 1; i < n; i++) CHECK(budget_scope_cmp(&list[i - 1].scope, &list[i].scope) < 0);
+    return 0;
+}
+
+static void test_rules(void **state)
+{
+    run(state, body_rules);
+}
+
+static int body_before_restart(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    TaskRef ref = running(f, worker, "u1");
+    CHECK_INT(set(f, "month", 7000), 0);
+    BudgetAsk some = asks(100, 500, NULL);
+    ask(f, worker, &some);
+    CHECK_INT(spend(f, worker, ref, "c1", 100, 5), 0);
+    expect(f, "day", 100, 400);
+    return 0;
+}
+
+/* The worker of the process that died holds nothing in its hands any more: all of it is spent. */
+static int body_after_restart(void *arg)
+{
+    Fixture *f = arg;
+    expect(f, "day", 500, 0);
+    CHECK_INT(budget(f, "month").leased, 0);
+    CHECK_INT(budget(f, "month").limit, 7000);
+    expect(f, "user:u1:day-tokens", 5, 0);
+    pass_ms(DAY_MS);
+    expect(f, "day", 0, 0);
+    CHECK(budget(f, "month").settled > 0);
+    return 0;
+}
+
+static void test_restart(void **state)
+{
+    run(state, body_before_restart);
+    Fixture *f = *state;
+    close_queue(f);
+    open_queue(f);
+    run(state, body_after_restart);
+}
+
+/* --- ends of workers -------------------------------------------------------------------------- */
+
+static int body_lost_and_proven(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef ref = running(f, one, "u1");
+    BudgetAsk some = asks(100, 600, NULL);
+    ask(f, one, &some);
+    CHECK_INT(spend(f, one, ref, "c1", 100, 5), 0);
+    pass_ms(10001);
+    Uuid two = add_worker(f, 2, WORKER_REMOTE);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    expect(f, "day", 600, 0); /* charged in full */
+    BudgetAnswer answer;
+    CHECK_INT(queue_grants_wait(f->queue, one, &some, clock_mono_ms(), &f->arena, &answer),
+              QUEUE_E_NO_WORKER);
+
+    /* its list of holds says what is true: one call was recorded, one was not */
+    BudgetHold holds[2] = {
+        { .call_id = STR("c1"), .task = ref, .charge = { 9, 150 } },
+        { .call_id = STR("c2"), .task = ref, .charge = { 9, 150 }, .at_ms = real_now }
+    };
+    CHECK_INT(queue_holds_wait(f->queue, two, one, holds, 2), 0);
+    expect(f, "day", 250, 0);
+    CHECK_INT(queue_holds_wait(f->queue, two, one, holds, 2), 0); /* again */
+    expect(f, "day", 250, 0);
+    expect(f, "user:u1:day-tokens", 14, 0);
+    CHECK_INT(get(f, ref.id).usage.cost_nusd, 250);
+    CHECK_INT(queue_holds_wait(f->queue, one, two, NULL, 0), QUEUE_E_NO_WORKER);
+    CHECK_INT(queue_holds_wait(f->queue, two, two, NULL, 0), -EINVAL);
+    return 0;
+}
+
+static void test_lost_and_proven(void **state)
+{
+    run(state, body_lost_and_proven);
+}
+
+/* A successor speaks before the lease has ended: its tasks are taken up again at once. */
+static int body_successor(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE), two = add_worker(f, 2, WORKER_REMOTE);
+    TaskRef ref = running(f, one, "u1");
+    BudgetAsk some = asks(100, 600, NULL);
+    ask(f, one, &some);
+    BudgetHold hold = {
+        .call_id = STR("c1"), .task = ref, .charge = { 9, 150 }, .at_ms = real_now
+    };
+    CHECK_INT(queue_holds_wait(f->queue, two, one, &hold, 1), 0);
+    expect(f, "day", 150, 0);
+    TaskRef again = claim_one(f, two);
+    CHECK(uuid_eq(again.id, ref.id));
+    /* a call of the attempt that was given up was paid for, and is booked, once */
+    CHECK_INT(spend(f, two, ref, "c7", 40, 1), QUEUE_E_STALE);
+    CHECK_INT(spend(f, two, ref, "c7", 40, 1), QUEUE_E_STALE);
+    expect(f, "day", 190, 0);
+    CHECK_INT(get(f, ref.id).usage.cost_nusd, 190);
+    return 0;
+}
+
+static void test_successor(void **state)
+{
+    run(state, body_successor);
+}
+
+static int body_leave(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE);
+    BudgetAsk some = asks(100, 600, NULL);
+    ask(f, one, &some);
+    expect(f, "day", 0, 600);
+    CHECK_INT(queue_leave_wait(f->queue, one), 0);
+    expect(f, "day", 0, 0);
+    return 0;
+}
+
+static void test_leave(void **state)
+{
+    run(state, body_leave);
+}
+
+/* An answer that was lost leaves the worker with more than it knows of: it is not kept from that,
+ * and learns of it from the next answer. */
+static int body_unseen(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE);
+    BudgetAsk all = asks(1000, 1000, NULL);
+    ask(f, one, &all);
+    BudgetAnswer answer = ask(f, one, &all);
+    CHECK_INT(answer.verdict, BUDGET_GRANT);
+    CHECK_INT(answer.told[0].granted, 1000);
+    BudgetAsk gives = { 0 };
+    answer = ask(f, one, &gives);
+    CHECK_INT(answer.told_n, 1);
+    CHECK_INT(answer.told[0].granted, 1000);
+    CHECK(!answer.told[0].applies);
+    return 0;
+}
+
+static void test_unseen(void **state)
+{
+    run(state, body_unseen);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_grant_and_settle, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_exhausted_or_wait, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_order, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_wait_ends, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_rules, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_restart, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_lost_and_proven, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_successor, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_leave, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_unseen, setup_budgets, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
