@@ -129,6 +129,8 @@ int worker_heartbeat_run_wait(ApiCall *call);
 int worker_finish_run_wait(ApiCall *call);
 int worker_calls_run_wait(ApiCall *call);
 int worker_tools_run_wait(ApiCall *call);
+int worker_journal_run_wait(ApiCall *call);
+int worker_recordings_run_wait(ApiCall *call);
 int worker_logs_run_wait(ApiCall *call);
 int worker_leave_run_wait(ApiCall *call);
 

@@ -81,6 +81,11 @@ const Schema api_schemas[] = {
                      "userId:string? tenantId:string? traceparent:string? remainingMs:integer? "
                      "spent:AttemptUsage" },
     { "AttemptUsage", TASK_USAGE "chargedTokens:integer costNusd:integer" },
+    { "WorkerJournal", "recordings?:[WorkerRecording] n?:integer status?:integer "
+                       "contentType?:string streamed?:boolean answer?:RecordedBytes "
+                       "request?:string" },
+    { "WorkerRecording", "n:integer kind:string key:hex complete:boolean" },
+    { "RecordedBytes", "bytes:integer gzip:boolean data:string" },
     { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean flagsRevision:integer" },
     { "FlagList", "revision:integer flags:[Flag]" },
     { "Flag", "key:string value:any rules:[object] description:string revision:integer "

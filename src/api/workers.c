@@ -15,6 +15,7 @@
 #define HEARTBEATS_A_LEASE 3
 #define CALLS_MAX 64
 #define LINES_MAX 1000
+#define RECORDINGS_MAX 16
 
 static const Member register_members[] = {
     { "name", MEMBER_STRING, true, "For people", NULL },
@@ -81,6 +82,26 @@ const BodySpec tools_body = { .name = "WorkerToolsRequest",
                               .members = tools_members,
                               .n = ARRAY_N(tools_members),
                               .required = true };
+
+static const Member recordings_members[] = {
+    { "taskId", MEMBER_STRING, true, "", NULL },
+    { "fence", MEMBER_INTEGER, true, "", NULL },
+    { "recordings", MEMBER_ARRAY, true, "What tools returned", NULL },
+};
+const BodySpec recordings_body = { .name = "WorkerRecordingsRequest",
+                                   .members = recordings_members,
+                                   .n = ARRAY_N(recordings_members),
+                                   .required = true,
+                                   .large = true };
+
+const Param worker_journal_params[] = {
+    { "task", "string", "The task" },
+    { "fence", "integer", "The token of its claim" },
+    { "after", "integer", "List recordings numbered above this" },
+    { "answer", "integer", "Or: the answer of the recording of this number" },
+    { "request", "integer", "Or: its request, in canonical form" },
+    { 0 },
+};
 
 static const Member logs_members[] = {
     { "taskId", MEMBER_STRING, true, "", NULL },
@@ -395,7 +416,8 @@ int worker_calls_run_wait(ApiCall *call)
     if (!calls) return api_fail_wait(call, -ENOMEM);
     size_t n = 0;
     for (JsonIter it = json_iter(list); json_next(&it);)
-        if ((r = wire_call_read(it.value, &calls[n++])) < 0) return wire_problem_wait(call, r);
+        if ((r = wire_call_read(&call->req->arena, it.value, &calls[n++])) < 0)
+            return wire_problem_wait(call, r);
     r = queue_calls_add_wait(call->api->options.queue, task, calls, n);
     return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
 }
@@ -419,6 +441,87 @@ int worker_tools_run_wait(ApiCall *call)
         if ((r = wire_tool_read(it.value, &records[n++])) < 0) return wire_problem_wait(call, r);
     r = queue_tools_add_wait(call->api->options.queue, task, records, n);
     return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
+}
+
+int worker_recordings_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    TaskRef task;
+    JournalNew recordings[RECORDINGS_MAX];
+    size_t n = 0;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    if ((r = wire_ref_read(body, &task)) < 0) return wire_problem_wait(call, r);
+    const Json *list = json_get(body, "recordings");
+    if (json_len(list) > RECORDINGS_MAX)
+        return api_problem_wait(call, 400, "member_invalid",
+                                "`recordings` has more than %d elements", RECORDINGS_MAX);
+    for (JsonIter it = json_iter(list); json_next(&it);)
+        if ((r = wire_recording_read(&call->req->arena, it.value, &recordings[n++])) < 0)
+            return wire_problem_wait(call, r);
+    r = queue_journal_add_wait(call->api->options.queue, task, recordings, n);
+    return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
+}
+
+/* --- the journal, for attempts that go on where another ended --------------------------------- */
+
+static int journal_ask_wait(ApiCall *call, TaskRef *ret_task, JournalAsk *ret)
+{
+    static const char *const names[] = {
+        [JOURNAL_LIST] = "after", [JOURNAL_ANSWER] = "answer", [JOURNAL_REQUEST] = "request"
+    };
+    int given = 0;
+    if (uuid_from_text(api_param(call, "task"), &ret_task->id) < 0)
+        return api_problem_wait(call, 400, "parameter_invalid", "`task` is no task's id");
+    int r = api_param_i64_wait(call, "fence", 0, INT64_MAX, 0, &ret_task->fence);
+    for (int i = 0; i < (int)ARRAY_N(names) && r == 0; i++) {
+        if (str_empty(api_param(call, names[i]))) continue;
+        given++;
+        ret->what = i;
+        r = api_param_i64_wait(call, names[i], 0, INT64_MAX, 0, &ret->n);
+    }
+    if (r != 0 || given == 1) return r;
+    return api_problem_wait(call, 400, "parameter_invalid",
+                            "one of `after`, `answer` and `request` is to be given");
+}
+
+static int journal_read_wait(ApiCall *call, TaskRef task, const JournalAsk *ask, Arena *arena,
+                             Buf *request, JournalReply *ret)
+{
+    Queue *queue = call->api->options.queue;
+    switch (ask->what) {
+    case JOURNAL_LIST:
+        return queue_journal_list_wait(queue, task, ask->n, JOURNAL_PAGE_MAX, arena, &ret->rows,
+                                       &ret->rows_n);
+    case JOURNAL_ANSWER:
+        return queue_journal_answer_wait(queue, task, ask->n, arena, &ret->row, &ret->answer);
+    case JOURNAL_REQUEST: break;
+    }
+    int r = queue_journal_request_wait(queue, task, ask->n, request);
+    ret->request = buf_str(request);
+    return r;
+}
+
+int worker_journal_run_wait(ApiCall *call)
+{
+    Uuid id;
+    TaskRef task;
+    JournalAsk ask = { .n = 0 };
+    JournalReply reply = { .rows_n = 0 };
+    int r = api_worker_id_wait(call, &id);
+    if (r == 0) r = journal_ask_wait(call, &task, &ask);
+    if (r != 0) return r;
+    CLEANUP(arena_deinit) Arena arena;
+    CLEANUP(buf_deinit) Buf request;
+    arena_init(&arena, 4 * JOURNAL_ANSWER_MAX);
+    buf_init(&request, JOURNAL_REQUEST_MAX);
+    r = journal_read_wait(call, task, &ask, &arena, &request, &reply);
+    if (r != 0) return api_queue_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    wire_journal_write(&json.out, &ask, &reply);
+    return api_json_wait(call, 200, &json);
 }
 
 int worker_logs_run_wait(ApiCall *call)

@@ -10,6 +10,8 @@ extern const BodySpec heartbeat_body;
 extern const BodySpec finish_body;
 extern const BodySpec calls_body;
 extern const BodySpec tools_body;
+extern const BodySpec recordings_body;
+extern const Param worker_journal_params[];
 extern const BodySpec logs_body;
 
 #endif

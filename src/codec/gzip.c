@@ -5,6 +5,7 @@
 #include "base/diag.h"
 
 #define LEVEL 6
+#define LEVEL_FAST 1
 #define WINDOW_BITS 15
 #define GZIP_BITS (WINDOW_BITS + 16) /* zlib: a gzip wrapper, nothing else */
 #define MEMORY_LEVEL 8
@@ -31,12 +32,12 @@ static size_t output_give(z_stream *z, Buf *out)
     return z->avail_out;
 }
 
-int gzip_compress(Str bytes, Buf *out)
+static int compress_at(int level, Str bytes, Buf *out)
 {
     z_stream z = { 0 };
     gz_header header = { .os = OS_UNKNOWN };
     assert(!out->failed);
-    if (deflateInit2(&z, LEVEL, Z_DEFLATED, GZIP_BITS, MEMORY_LEVEL, Z_DEFAULT_STRATEGY) != Z_OK)
+    if (deflateInit2(&z, level, Z_DEFLATED, GZIP_BITS, MEMORY_LEVEL, Z_DEFAULT_STRATEGY) != Z_OK)
         return diag_set(-ENOMEM, "no memory to compress with");
     int status = deflateSetHeader(&z, &header);
     assert(status == Z_OK);
@@ -52,6 +53,16 @@ int gzip_compress(Str bytes, Buf *out)
     deflateEnd(&z);
     if (status == Z_STREAM_END) return 0;
     return diag_set(-ENOMEM, "compressed data over %zu bytes", out->max);
+}
+
+int gzip_compress(Str bytes, Buf *out)
+{
+    return compress_at(LEVEL, bytes, out);
+}
+
+int gzip_compress_fast(Str bytes, Buf *out)
+{
+    return compress_at(LEVEL_FAST, bytes, out);
 }
 
 /* Why inflate stopped: status, and whether the byte beyond the maximum was written. */

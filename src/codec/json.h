@@ -115,6 +115,7 @@ void json_out_array_end(JsonOut *out);
 void json_out_key(JsonOut *out, const char *key);
 void json_out_key_str(JsonOut *out, Str key);
 void json_out_str(JsonOut *out, Str s);
+void json_out_base64(JsonOut *out, Str bytes); /* as a string */
 void json_out_bool(JsonOut *out, bool b);
 void json_out_null(JsonOut *out);
 void json_out_i64(JsonOut *out, int64_t v);

@@ -1,6 +1,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "codec/base64.h"
 #include "codec/json_internal.h"
 
 #define LEVELS_MAX 64 /* bits of is_object and has_items */
@@ -189,6 +190,14 @@ void json_out_str(JsonOut *out, Str s)
 {
     value_begin(out);
     json_text_add(out->buf, s);
+}
+
+void json_out_base64(JsonOut *out, Str bytes)
+{
+    value_begin(out);
+    json_text_put(out->buf, STR("\""));
+    if (!out->buf->failed) (void)!base64_add(out->buf, bytes);
+    json_text_put(out->buf, STR("\""));
 }
 
 void json_out_bool(JsonOut *out, bool b)

@@ -24,6 +24,7 @@
 #include "logic/usage.h"
 #include "net/http_client.h"
 #include "net/http_server.h"
+#include "store/journal_store.h"
 
 /* --- one a loop ------------------------------------------------------------------------------- */
 
@@ -109,8 +110,28 @@ typedef struct {
                               * choose: "cache", "model" or "fallback"; NULL: it is */
     bool replayed;           /* answered from the journal: nothing was sent */
     bool cached;             /* answered from the cache: nothing was sent */
-    const Recording *answer; /* to be kept with the record; NULL: not */
+    const Recording *answer; /* as the agent was sent it; NULL: not whole, or not wanted */
+    const JournalNew *recording; /* to be made durable with the record; NULL: none */
+    bool replay_missed;          /* recordings were left to replay, none of them of this call */
 } GatewayCall;
+
+/* What a task asks of its journal: recordings of its earlier attempts. */
+typedef struct {
+    enum { JOURNAL_LIST, JOURNAL_ANSWER, JOURNAL_REQUEST } what;
+    int64_t n; /* LIST: recordings numbered above it; else the number of the one */
+} JournalAsk;
+
+#define JOURNAL_PAGE_MAX 500 /* rows of a LIST: when there are as many, ask again */
+#define JOURNAL_REQUEST_MAX ((size_t)1 << 20) /* larger requests are not kept, their digest is */
+#define JOURNAL_ANSWER_MAX ((size_t)8 << 20)  /* larger answers, compressed, are not kept */
+
+typedef struct {
+    JournalRow *rows; /* LIST: n, key, kind and complete are set */
+    size_t rows_n;
+    JournalRow row; /* ANSWER: status, content_type, streamed are set */
+    JournalBytes answer;
+    Str request; /* REQUEST */
+} JournalReply;
 
 /* Where records go: the worker's. The functions run on the call's fiber. */
 typedef struct {
@@ -122,6 +143,13 @@ typedef struct {
      * set: id to hold), so that a crash charges it. Returns as above. */
     int (*call_hold_wait)(void *ctx, const GatewayCall *call);
     void *ctx;
+    /* May be NULL: nothing is recorded or replayed. What it returns lives in arena. Returns 0,
+     * -ENOENT (no such recording, or its request was not kept), -ESTALE, other -errno. */
+    int (*journal_wait)(void *ctx, const JournalAsk *ask, Arena *arena, JournalReply *ret);
+    /* Makes a tool's result durable, once by its call_id. Returns as call_record_wait. */
+    int (*journal_add_wait)(void *ctx, const JournalNew *recording);
+    /* May be NULL. A line for the task's own log. Never waits. */
+    void (*note)(void *ctx, const char *text);
 } GatewaySink;
 
 /* --- one a running task ----------------------------------------------------------------------- */

@@ -16,6 +16,7 @@ static ModelCall *call_new(GatewayTask *task, const GatewayRequest *request,
     arena_init(&call->arena, GATEWAY_JSON_FACTOR * request->body.len + 256u * 1024 * 1024);
     buf_init(&call->recording.body, GATEWAY_RECORDING_BYTES_MAX);
     cond_init(&call->wake);
+    cond_init(&call->grown);
     list_push_back(&task->calls, &call->node);
     return call;
 }
@@ -23,7 +24,9 @@ static ModelCall *call_new(GatewayTask *task, const GatewayRequest *request,
 static void call_free(ModelCall *call)
 {
     assert(!call->held && !call->upstream && !call->permit.model);
+    assert(call->followers == 0);
     buf_deinit(&call->recording.body);
+    buf_deinit(&call->canonical);
     list_remove(&call->node);
     cond_broadcast(&call->task->changed); /* who closes the task may wait for this call */
     arena_deinit(&call->arena);
@@ -79,6 +82,7 @@ static int run_wait(ModelCall *call)
 {
     int r = call_read(call);
     if (r == 0) r = call_check_tools(call);
+    if (r == 0) r = call_replay_wait(call);
     if (r == 0) r = call_plan(call);
     if (r == 0) r = call_cache_wait(call);
     if (r == 0) r = call_hold_wait(call);
@@ -93,6 +97,7 @@ int gateway_call_wait(GatewayTask *task, const GatewayRequest *request, const Ga
     assert(request->api < API_N_ && reply->start_wait && reply->write_wait && reply->end_wait);
     ModelCall *call = call_new(task, request, reply);
     int r = run_wait(call);
+    call_journal_end_wait(call);
     call_attempt_clear(call);
     if (r < 0 && r != -ESTALE && r != -ECANCELED) r = GATEWAY_E_CUT; /* the answer said why */
     if (r >= 0 && call->gone) r = fiber_cancelled() ? -ECANCELED : HTTP_E_GONE;

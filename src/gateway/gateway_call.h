@@ -79,6 +79,16 @@ typedef struct {
     CallCache cache;
     CacheKey cache_key; /* of targets[0]; unless CALL_CACHE_OFF */
 
+    /* the journal */
+    bool journaled;            /* key is set, and the answer is to be recorded */
+    uint8_t key[SHA256_BYTES]; /* logic/replay.h */
+    Buf canonical;             /* what was digested; empty: not known */
+    bool replay_missed;        /* not told with a record yet */
+    size_t shown;              /* bytes of recording that a follower may be given */
+    size_t followers;          /* calls that are answered with this one's answer */
+    bool over, answered;       /* the call has ended; with a whole answer */
+    Cond grown;                /* shown grew, or it is over */
+
     Problem problem;
     int retry_after_s; /* to tell with the problem; 0: nothing */
     bool no_retry;     /* the agent is told not to try again: the gateway has */
@@ -128,6 +138,27 @@ MUST_CHECK int call_hold_wait(ModelCall *call);
 MUST_CHECK int call_cache_wait(ModelCall *call);
 /* Keeps the recording of an attempt that is recorded as complete, when it is worth it. */
 void call_cache_keep(ModelCall *call);
+
+/* gateway_journal.c: answers from the journal what an earlier attempt was answered, or with the
+ * answer of an equal call whose reader has left. Returns CALL_E_ANSWERED, 0 (make the call; it is
+ * recorded when call->journaled is set now), CALL_E_PROBLEM or a negative errno (answered). */
+MUST_CHECK int call_replay_wait(ModelCall *call);
+/* Notes that followers may be given all that was recorded so far. */
+void call_journal_show(ModelCall *call);
+/* The call has ended: lets its followers go, and waits for them. */
+void call_journal_end_wait(ModelCall *call);
+
+/* The recording that goes with a record, and what it points into. */
+typedef struct {
+    JournalNew recording;
+    Buf answer, request; /* compressed */
+    char base_id[37];
+    bool against_base;
+} Journaled;
+/* Sets call->record.recording when there is one to be kept. */
+void call_journal_begin_wait(ModelCall *call, Journaled *journaled);
+/* recorded: the record is durable. */
+void call_journal_done(ModelCall *call, Journaled *journaled, bool recorded);
 
 /* gateway_attempt.c: begins the record of what call->target is asked. */
 void call_record_begin(ModelCall *call);
@@ -201,6 +232,8 @@ void reply_heartbeat_wait(ModelCall *call); /* begins a stream when need be; a c
 void reply_plain_wait(ModelCall *call, int status, Str body);
 void reply_error_wait(ModelCall *call, int status, Str body); /* the provider's own error answer */
 void reply_stream_wait(ModelCall *call, Str bytes); /* begins the answer when need be; recorded */
+void reply_follow_wait(ModelCall *call, const Recording *recording, Str bytes); /* another's */
+void reply_follow_end_wait(ModelCall *call);
 void reply_stream_end_wait(ModelCall *call, Str tail); /* tail: the last bytes, recorded already */
 void reply_stream_fail_wait(ModelCall *call, int64_t sequence); /* an error event, and the end */
 /* Answers with a recording; a field more of the head may be given (NULL: none). */

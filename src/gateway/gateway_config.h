@@ -11,6 +11,7 @@
 #include "logic/degrade.h"
 #include "logic/price.h"
 #include "logic/protocol.h"
+#include "logic/replay.h"
 
 typedef enum { GATEWAY_OPENAI, GATEWAY_ANTHROPIC, GATEWAY_PROTOCOL_N_ } GatewayProtocol;
 const char *gateway_protocol_name(GatewayProtocol protocol); /* "openai", "anthropic" */
@@ -56,12 +57,21 @@ typedef struct {
 /* What becomes of a request that offers tools its version does not declare, or declares otherwise
  * (logic/tool_check.h). Versions without a tools file are not checked. */
 typedef enum { GATEWAY_TOOLS_REFUSE, GATEWAY_TOOLS_REMOVE } GatewayUndeclared;
+/* What is recorded of agents' calls, to be served to later attempts (logic/replay.h). The first
+ * rule whose glob matches the agent holds; without one everything is recorded. */
+typedef struct {
+    const char *match; /* logic/glob.h */
+    bool off;
+    ReplayMask mask;
+} GatewayJournalRule;
 
 typedef struct {
     const GatewayProvider *providers;
     size_t providers_n;
     const GatewayRoute *routes;
     size_t routes_n;
+    const GatewayJournalRule *journal_rules;
+    size_t journal_rules_n;
     const PriceTable *prices; /* required; an empty one knows the built-in list */
     CacheConfig cache;        /* of responses */
     DegradeConfig degrade;    /* while a budget runs low */

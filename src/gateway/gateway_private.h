@@ -61,7 +61,22 @@ struct Gateway {
     const FlagSet *flags;  /* NULL: none */
     List tasks;            /* GatewayTask.node: the open ones */
     struct Limits *limits; /* gateway_limit.h */
+    atomic_uint_fast64_t replayed, replayed_tools, replay_misses, attached, not_recorded;
 };
+
+/* What a task has been answered before, and what its next recordings are kept against. */
+typedef struct {
+    bool on;
+    const ReplayMask *mask; /* NULL: none */
+    enum { REPLAY_UNREAD, REPLAY_READING, REPLAY_READ } state;
+    Cond read;     /* state moved */
+    Replay replay; /* entries in arena */
+    Arena arena;
+    bool differed;    /* the first difference was told */
+    Buf base;         /* the request of the newest recording of this attempt */
+    char base_id[37]; /* its call_id */
+    int base_chain;   /* requests that are kept against one another, up to it */
+} TaskJournal;
 
 struct GatewayTask {
     ListNode node; /* on gateway->tasks */
@@ -75,8 +90,9 @@ struct GatewayTask {
     int64_t tools_asked;      /* by answers of this attempt, and not run yet */
     int64_t tools_run;        /* by all attempts; earlier ones by what was counted */
     List calls;               /* ModelCall.node: all that have not returned */
-    Cond changed;             /* a call settled or returned, or the task was stopped */
-    HttpServer *server;       /* NULL: in-process calls only */
+    TaskJournal journal;
+    Cond changed;       /* a call settled or returned, or the task was stopped */
+    HttpServer *server; /* NULL: in-process calls only */
     char openai_url[48], anthropic_url[48];
 };
 
@@ -92,6 +108,10 @@ void cache_init(Cache *cache, uint64_t seed);
 void cache_deinit(Cache *cache);
 /* gateway_boundary.c */
 bool task_model_on(const GatewayTask *task, Str model);
+
+/* gateway_journal.c */
+void journal_open(GatewayTask *task);
+void journal_close(GatewayTask *task);
 
 /* gateway_http.c: the task's listener */
 MUST_CHECK int task_listen(GatewayTask *task);

@@ -95,7 +95,8 @@ static void lost(ModelCall *call)
 {
     if (call->gone) return;
     call->gone = true;
-    call->drain_until_ms = deadline_after(GATEWAY_DRAIN_MS);
+    /* what is recorded serves the agent's next try, so it is read to its end */
+    call->drain_until_ms = call->journaled ? DEADLINE_NONE : deadline_after(GATEWAY_DRAIN_MS);
 }
 
 static bool begin_wait(ModelCall *call, int status, const FieldList *fields, bool streamed)
@@ -203,9 +204,27 @@ void reply_stream_wait(ModelCall *call, Str bytes)
     int status = http_call_status(call->upstream);
     recording_begin(call, status, true);
     recording_add(call, bytes);
+    call_journal_show(call);
     begin_stream_wait(call, status);
     call->answering = true;
     write_wait(call, bytes);
+}
+
+void reply_follow_wait(ModelCall *call, const Recording *recording, Str bytes)
+{
+    if (!call->begun && !call->gone) {
+        FieldList fields = { .n = 0 };
+        add(&fields, "content-type", str_of(recording->content_type));
+        add_ours(&fields, call);
+        add(&fields, "x-gantry-replayed", STR("1"));
+        (void)begin_wait(call, recording->status, &fields, true);
+    }
+    write_wait(call, bytes);
+}
+
+void reply_follow_end_wait(ModelCall *call)
+{
+    end_wait(call);
 }
 
 void reply_stream_end_wait(ModelCall *call, Str tail)

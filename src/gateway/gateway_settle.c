@@ -119,13 +119,17 @@ static void log_failure(const ModelCall *call)
 static int record_wait(ModelCall *call)
 {
     const GatewaySink *sink = call->task->options.sink;
+    Journaled journaled;
     call->record.client_gone = call->gone;
     call->record.duration_us = clock_mono_us() - call->started_us;
     fiber_shield();
+    call_journal_begin_wait(call, &journaled);
     diag_clear();
     int r = sink->call_record_wait(sink->ctx, &call->record);
+    call_journal_done(call, &journaled, r == 0);
     fiber_unshield();
     assert(r <= 0);
+    call->answered = r == 0 && call->record.answer && !call->record.answer->overflow;
     return r < 0 ? record_failed(call, r) : 0;
 }
 

@@ -106,6 +106,11 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
     ret->over_hold = atomic_load(&gateway->over_hold);
     read_cache(&gateway->cache, ret);
     ret->tools_removed = atomic_load(&gateway->tools_removed);
+    ret->replayed = atomic_load(&gateway->replayed);
+    ret->attached = atomic_load(&gateway->attached);
+    ret->replayed_tools = atomic_load(&gateway->replayed_tools);
+    ret->replay_misses = atomic_load(&gateway->replay_misses);
+    ret->not_recorded = atomic_load(&gateway->not_recorded);
     ret->in_flight = atomic_load(&gateway->in_flight);
     ret->tasks_open = atomic_load(&gateway->tasks_open);
 }

@@ -106,7 +106,8 @@ static int take_wait(Streaming *s, Str input)
 /* An agent that has left is not waited for for ever: its call is read on within bounds. */
 static bool drained(const ModelCall *call)
 {
-    return call->gone && call->drained_bytes > GATEWAY_DRAIN_BYTES;
+    size_t max = call->journaled ? GATEWAY_RECORDING_BYTES_MAX : GATEWAY_DRAIN_BYTES;
+    return call->gone && call->drained_bytes > max;
 }
 
 /* Forwards until the stream is finished (0), ends (HTTP_CALL_E_END, HTTP_CALL_E_CUT) or fails. */

@@ -90,6 +90,7 @@ static int64_t wall_deadline(const GatewayTaskOptions *options)
 
 static void task_free(GatewayTask *task)
 {
+    journal_close(task);
     arena_deinit(&task->arena);
     free(task);
 }
@@ -107,6 +108,7 @@ int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, Gatew
     task->tools_run = options->spent.tool_calls;
     task->wall_deadline_ms = wall_deadline(options);
     int r = copy_options(task, options) ? 0 : diag_set(-ENOMEM, "the task's texts are too large");
+    if (r == 0) journal_open(task);
     if (r == 0 && options->listen) r = task_listen(task);
     if (r < 0) {
         task_free(task);

@@ -87,7 +87,7 @@ typedef struct {
     size_t max;
     Arena *arena;
     Buf *request;
-    JournalRow *rows;
+    JournalRow *rows, row;
     size_t rows_n;
     JournalBytes answer;
 } ReadJob;
@@ -107,6 +107,7 @@ static int answer_job(Db *db, void *arg)
     ReadJob *job = arg;
     TaskHead head;
     int r = task_held(db, job->task, &head);
+    if (r == 0) r = journal_get(db, head.seq, job->n, job->arena, &job->row);
     return r == 0 ? journal_answer(db, head.seq, job->n, job->arena, &job->answer) : r;
 }
 
@@ -137,12 +138,14 @@ int queue_journal_list_wait(Queue *queue, TaskRef task, int64_t after, size_t ma
 }
 
 int queue_journal_answer_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena,
-                              JournalBytes *ret)
+                              JournalRow *ret_row, JournalBytes *ret)
 {
     ReadJob job = { .task = task, .n = n, .arena = arena };
     int r = read_wait(queue, answer_job, &job);
-    if (r == 0) *ret = job.answer;
-    return r;
+    if (r != 0) return r;
+    *ret_row = job.row;
+    *ret = job.answer;
+    return 0;
 }
 
 int queue_journal_request_wait(Queue *queue, TaskRef task, int64_t n, Buf *out)

@@ -247,7 +247,7 @@ MUST_CHECK int queue_journal_add_wait(Queue *queue, TaskRef task, const JournalN
 MUST_CHECK int queue_journal_list_wait(Queue *queue, TaskRef task, int64_t after, size_t max,
                                        Arena *arena, JournalRow **ret, size_t *ret_n);
 MUST_CHECK int queue_journal_answer_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena,
-                                         JournalBytes *ret);
+                                         JournalRow *ret_row, JournalBytes *ret);
 MUST_CHECK int queue_journal_request_wait(Queue *queue, TaskRef task, int64_t n, Buf *out);
 
 /* Records calls of tools of a running attempt, each once by its id, and adds those that count to

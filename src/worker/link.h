@@ -21,6 +21,7 @@ enum {
     LINK_E_NO_WORKER,  /* the worker is unknown, lost or stopped: register again */
     LINK_E_REFUSED,    /* will never be accepted as it is (too large, malformed); diag says why */
     LINK_E_NO_VERSION, /* no such version, or its code is gone */
+    LINK_E_NO_RECORDING,
 };
 
 /* What became of a call of a tool. */
@@ -113,6 +114,15 @@ typedef struct {
     /* Records calls of tools durably, each once by its id, and counts those that count by
      * themselves. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
     int (*tools_wait)(WorkerLink *link, TaskRef task, const ToolRecord *records, size_t n);
+
+    /* Reads recordings of the task's earlier attempts. Returns 0, LINK_E_STALE,
+     * LINK_E_NO_RECORDING. */
+    int (*journal_wait)(WorkerLink *link, TaskRef task, const JournalAsk *ask, Arena *arena,
+                        JournalReply *ret);
+
+    /* Records what a tool returned durably, once by its call_id. Returns 0, LINK_E_STALE,
+     * LINK_E_REFUSED. */
+    int (*journal_add_wait)(WorkerLink *link, TaskRef task, const JournalNew *recording);
 
     /* Appends log lines; seq counts from 1 in the attempt. Returns 0, LINK_E_STALE, LINK_E_REFUSED.
      */

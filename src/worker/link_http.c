@@ -1,3 +1,4 @@
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@
 #define HEARTBEAT_MS_MAX 800 /* nothing is pushed, and a cancel is to arrive within a second */
 #define REQUEST_BYTES_MAX ((size_t)128 << 20)
 #define REPLY_BYTES_MAX ((size_t)1 << 20)
+#define JOURNAL_BYTES_MAX ((size_t)16 << 20)
 #define VERSION_BYTES_MAX ((size_t)16 << 20)
 #define REPLY_ARENA_BYTES_MAX (REPLY_BYTES_MAX * 16)
 #define PATH_BYTES_MAX 256
@@ -358,6 +360,53 @@ static int http_tools_wait(WorkerLink *link, TaskRef task, const ToolRecord *rec
     return post_wait(http_of(link), "tools", &out);
 }
 
+static int journal_path(const HttpLink *http, TaskRef task, const JournalAsk *ask,
+                        char out[PATH_BYTES_MAX])
+{
+    static const char *const names[] = {
+        [JOURNAL_LIST] = "after", [JOURNAL_ANSWER] = "answer", [JOURNAL_REQUEST] = "request"
+    };
+    char id[UUID_TEXT_MAX], path[PATH_BYTES_MAX];
+    int n = snprintf(out, PATH_BYTES_MAX, "%s?task=%s&fence=%" PRId64 "&%s=%" PRId64,
+                     worker_path(http, "journal", path), uuid_text(task.id, id), task.fence,
+                     names[ask->what], ask->n);
+    return n < PATH_BYTES_MAX ? 0 : -EINVAL;
+}
+
+static int http_journal_wait(WorkerLink *link, TaskRef task, const JournalAsk *ask, Arena *arena,
+                             JournalReply *ret)
+{
+    HttpLink *http = http_of(link);
+    char path[PATH_BYTES_MAX];
+    const Json *v;
+    int r = journal_path(http, task, ask, path);
+    if (r < 0) return r;
+    Ask get = {
+        .method = "GET",
+        .path = path,
+        .timeout_ms = http->timeout_ms,
+        .reply_bytes_max = JOURNAL_BYTES_MAX,
+        .absent = LINK_E_NO_RECORDING,
+    };
+    r = ask_json_wait(http, &get, arena, &v);
+    return r == 0 ? wire_journal_read(arena, v, ask, ret) : r;
+}
+
+static int http_journal_add_wait(WorkerLink *link, TaskRef task, const JournalNew *recording)
+{
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    wire_ref_write(&out, task);
+    json_out_key(&out, "recordings");
+    json_out_array(&out);
+    wire_recording_write(&out, recording);
+    json_out_array_end(&out);
+    json_out_object_end(&out);
+    return post_wait(http_of(link), "journal", &out);
+}
+
 static int http_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n)
 {
     CLEANUP(buf_deinit) Buf body = { 0 };
@@ -473,6 +522,8 @@ static const WorkerLinkOps http_ops = {
     .finish_wait = http_finish_wait,
     .calls_wait = http_calls_wait,
     .tools_wait = http_tools_wait,
+    .journal_wait = http_journal_wait,
+    .journal_add_wait = http_journal_add_wait,
     .logs_wait = http_logs_wait,
     .version_wait = http_version_wait,
     .artifact_wait = http_artifact_wait,

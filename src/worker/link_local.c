@@ -30,6 +30,7 @@ static int outcome(int r)
     if (r <= 0) return r;
     if (r == QUEUE_E_STALE || r == QUEUE_E_NO_TASK) return LINK_E_STALE;
     if (r == QUEUE_E_NO_WORKER) return LINK_E_NO_WORKER;
+    if (r == QUEUE_E_NO_RECORDING) return LINK_E_NO_RECORDING;
     return LINK_E_REFUSED;
 }
 
@@ -117,6 +118,38 @@ static int local_calls_wait(WorkerLink *link, TaskRef task, const GatewayCall *c
 static int local_tools_wait(WorkerLink *link, TaskRef task, const ToolRecord *records, size_t n)
 {
     return outcome(queue_tools_add_wait(local_of(link)->queue, task, records, n));
+}
+
+static int request_read_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena, Str *ret)
+{
+    CLEANUP(buf_deinit) Buf text;
+    buf_init(&text, JOURNAL_REQUEST_MAX);
+    int r = queue_journal_request_wait(queue, task, n, &text);
+    if (r != 0) return r;
+    *ret = arena_str(arena, buf_str(&text));
+    return ret->ptr ? 0 : -ENOMEM;
+}
+
+static int local_journal_wait(WorkerLink *link, TaskRef task, const JournalAsk *ask, Arena *arena,
+                              JournalReply *ret)
+{
+    Queue *queue = local_of(link)->queue;
+    switch (ask->what) {
+    case JOURNAL_LIST:
+        return outcome(queue_journal_list_wait(queue, task, ask->n, JOURNAL_PAGE_MAX, arena,
+                                               &ret->rows, &ret->rows_n));
+    case JOURNAL_ANSWER:
+        return outcome(
+            queue_journal_answer_wait(queue, task, ask->n, arena, &ret->row, &ret->answer));
+    case JOURNAL_REQUEST:
+        return outcome(request_read_wait(queue, task, ask->n, arena, &ret->request));
+    }
+    return -EINVAL;
+}
+
+static int local_journal_add_wait(WorkerLink *link, TaskRef task, const JournalNew *recording)
+{
+    return outcome(queue_journal_add_wait(local_of(link)->queue, task, recording, 1));
 }
 
 static int local_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n)
@@ -235,6 +268,8 @@ static const WorkerLinkOps local_ops = {
     .finish_wait = local_finish_wait,
     .calls_wait = local_calls_wait,
     .tools_wait = local_tools_wait,
+    .journal_wait = local_journal_wait,
+    .journal_add_wait = local_journal_add_wait,
     .logs_wait = local_logs_wait,
     .version_wait = local_version_wait,
     .artifact_wait = local_artifact_wait,

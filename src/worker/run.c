@@ -16,6 +16,7 @@
 #define REPORT_DELAY_MS_MAX 2000
 #define SETTLE_MS 15000 /* for model calls under way when the agent has ended */
 #define LOG_CLOSE_MS 3000
+#define JOURNAL_PATIENCE_MS 30000
 #define PARSE_ON_POOL_BYTES 65536
 
 /* --- ends ------------------------------------------------------------------------------------- */
@@ -229,15 +230,55 @@ static int call_send_wait(Run *run, const void *arg)
     return link->ops->calls_wait(link, run->task.ref, arg, 1);
 }
 
-static int on_call_wait(void *ctx, const GatewayCall *call)
+/* The link's outcome in the gateway's words. */
+static int reported(Run *run, int r)
 {
-    Run *run = ctx;
-    int r = report_wait(run, call_send_wait, call);
     if (r == LINK_E_STALE || r == LINK_E_NO_WORKER) {
         run_stop(run, RUN_STALE);
         return -ESTALE;
     }
     return r > 0 ? -EIO : r;
+}
+
+static int on_call_wait(void *ctx, const GatewayCall *call)
+{
+    Run *run = ctx;
+    return reported(run, report_wait(run, call_send_wait, call));
+}
+
+static int journal_send_wait(Run *run, const void *arg)
+{
+    WorkerLink *link = run->host->link;
+    return link->ops->journal_add_wait(link, run->task.ref, arg);
+}
+
+static int on_journal_add_wait(void *ctx, const JournalNew *recording)
+{
+    Run *run = ctx;
+    return reported(run, report_wait(run, journal_send_wait, recording));
+}
+
+/* An agent that is retried waits for what it was answered before rather than pay for it again. */
+static int on_journal_wait(void *ctx, const JournalAsk *ask, Arena *arena, JournalReply *ret)
+{
+    Run *run = ctx;
+    WorkerLink *link = run->host->link;
+    int64_t delay_ms = REPORT_DELAY_MS, until_ms = deadline_after(JOURNAL_PATIENCE_MS);
+    int r;
+    while ((r = link->ops->journal_wait(link, run->task.ref, ask, arena, ret)) < 0) {
+        if (r == -ECANCELED || clock_mono_ms() + delay_ms > until_ms) return r;
+        LOG_WARN("journal not read", LOG_CSTR("why", diag_text_or(r)),
+                 LOG_INT("againMs", delay_ms));
+        if (fiber_sleep_wait(delay_ms) < 0) return -ECANCELED;
+        delay_ms = MIN(delay_ms * 2, REPORT_DELAY_MS_MAX);
+    }
+    return r == LINK_E_NO_RECORDING ? -ENOENT : reported(run, r);
+}
+
+static void on_note(void *ctx, const char *text)
+{
+    Run *run = ctx;
+    task_log_printf(&run->log, "%s", text);
 }
 
 static int tool_send_wait(Run *run, const void *arg)
@@ -421,7 +462,11 @@ static int gateway_open(Run *run)
     Str *tools = ARENA_ARRAY(&run->arena, Str, spec->tools.n + 1);
     if (!tools) return -ENOMEM;
     for (size_t i = 0; i < spec->tools.n; i++) tools[i] = spec->tools.items[i].name;
-    run->sink = (GatewaySink){ .call_record_wait = on_call_wait, .ctx = run };
+    run->sink = (GatewaySink){ .call_record_wait = on_call_wait,
+                               .journal_wait = on_journal_wait,
+                               .journal_add_wait = on_journal_add_wait,
+                               .note = on_note,
+                               .ctx = run };
     const TaskUsage *spent = &run->task.spent;
     GatewayTaskOptions options = {
         .task_id = str_of(run->id),

@@ -388,6 +388,9 @@ Call call_from_gateway(const GatewayCall *call)
         .cost_nusd = call->charged.nusd,
         .charged_tokens = call->charged.tokens,
         .tool_calls = call->usage.tool_calls,
+        .replayed = call->replayed,
+        .recording = call->recording,
+        .replay_missed = call->replay_missed,
     };
 }
 
@@ -443,10 +446,24 @@ void wire_call_write(JsonOut *out, const GatewayCall *call)
     json_out_ki64(out, "ttfbUs", call->ttfb_us);
     json_out_ki64(out, "durationUs", call->duration_us);
     out_text_or_null(out, "error", call->error);
+    json_out_kbool(out, "replayed", call->replayed);
+    json_out_kbool(out, "replayMissed", call->replay_missed);
+    json_out_key(out, "recording");
+    if (call->recording) wire_recording_write(out, call->recording);
+    else json_out_null(out);
     json_out_object_end(out);
 }
 
-int wire_call_read(const Json *v, Call *ret)
+static int call_recording_read(Arena *arena, const Json *v, Call *call)
+{
+    if (json_type(v) == JSON_ABSENT || json_type(v) == JSON_NULL) return 0;
+    JournalNew *recording = ARENA_NEW(arena, JournalNew);
+    if (!recording) return diag_set(-ENOMEM, "a recording is too large");
+    call->recording = recording;
+    return wire_recording_read(arena, v, recording);
+}
+
+int wire_call_read(Arena *arena, const Json *v, Call *ret)
 {
     Call call = {
         .call_id = json_str(json_get(v, "callId")),
@@ -467,12 +484,15 @@ int wire_call_read(const Json *v, Call *ret)
         .cost_nusd = count_of(v, "costNusd"),
         .charged_tokens = count_of(v, "chargedTokens"),
         .tool_calls = count_of(v, "toolCalls"),
+        .replayed = json_bool(json_get(v, "replayed"), false),
+        .replay_missed = json_bool(json_get(v, "replayMissed"), false),
     };
     if (!call.model.len) return missing("model");
     if (!call.outcome.len) return missing("outcome");
     if (json_type(json_get(v, "costNusd")) != JSON_INT) return missing("costNusd");
     if (time_parse(json_str(json_get(v, "startedAt")), &call.at_ms) < 0)
         return missing("startedAt");
-    *ret = call;
-    return 0;
+    int r = call_recording_read(arena, json_get(v, "recording"), &call);
+    if (r == 0) *ret = call;
+    return r;
 }

@@ -19,6 +19,10 @@
  *                               204, 409 stale
  *   POST .../{id}/leave         204
  *   GET  /api/flags             200 {"revision","flags":[FLAG]}, see logic/flag.h
+ *   GET  .../{id}/journal       ?task=&fence= and one of &after=N, &answer=N, &request=N
+ *                               200 {"recordings":[ROW]}, ANSWER, {"request"}, 404, 409 stale
+ *   POST .../{id}/journal       {"taskId","fence","recordings":[RECORDING]}
+ *                               204, 409 stale
  *   GET  /api/versions/{id}     200 {"components",...}, 404
  *   GET  .../{id}/artifact      200 canonical tar, gzipped, 404
  *
@@ -36,7 +40,13 @@
  *   TOOL    {"id","name","source","outcome","at","durationMs","bytes","replayed","counted"}
  *   LINE    {"seq","at","stream","text"}; at in RFC 3339
  *   CALL    the fields of GatewayCall in camelCase, tokens as inputTokens, outputTokens,
- *           cachedTokens, cacheWrite5mTokens, cacheWrite1hTokens, reasoningTokens
+ *           cachedTokens, cacheWrite5mTokens, cacheWrite1hTokens, reasoningTokens; and "recording":
+ *           RECORDING or null
+ *   RECORDING  {"kind","name","callId","key","at","status","contentType","streamed","complete",
+ *           "answer":BYTES,"request":{"bytes","base","prefix","suffix","rest":BYTES}}; key in hex
+ *   BYTES   {"bytes","gzip","data"}; data in base64, compressed or not
+ *   ROW     {"n","kind","key","complete"}
+ *   ANSWER  {"n","status","contentType","streamed","answer":BYTES}
  *
  * Writers append to a JsonOut, whose owner checks json_out_ok. Readers take a parsed value, whose
  * texts they borrow; they ignore unknown members and return 0 or -EINVAL with diag.
@@ -81,8 +91,16 @@ void wire_line_write(JsonOut *out, const TaskLogLine *line);
 MUST_CHECK int wire_line_read(const Json *v, TaskLogLine *ret);
 
 void wire_call_write(JsonOut *out, const GatewayCall *call);
-MUST_CHECK int wire_call_read(const Json *v, Call *ret);
+/* arena holds its recording. Also -ENOMEM. */
+MUST_CHECK int wire_call_read(Arena *arena, const Json *v, Call *ret);
 /* The row of a call; borrows its texts. */
 Call call_from_gateway(const GatewayCall *call);
+
+/* wire_journal.c. What is read lives in arena; also -ENOMEM. */
+void wire_recording_write(JsonOut *out, const JournalNew *recording);
+MUST_CHECK int wire_recording_read(Arena *arena, const Json *v, JournalNew *ret);
+void wire_journal_write(JsonOut *out, const JournalAsk *ask, const JournalReply *reply);
+MUST_CHECK int wire_journal_read(Arena *arena, const Json *v, const JournalAsk *ask,
+                                 JournalReply *ret);
 
 #endif

@@ -58,7 +58,16 @@ static void check_rest(Work *w, Str text)
     if (wire_beat_read(&w->arena, v, held, 2, &beat) == 0) assert(beat.stops_n <= 4);
     if (wire_slots_read(v, &slots) == 0) assert(slots.shared >= 0);
     if (wire_line_read(v, &line) == 0) assert(line.stream < TASK_LOG_STREAM_N_);
-    if (wire_call_read(v, &call) == 0) assert(call.cost_nusd >= 0);
+    if (wire_call_read(&w->arena, v, &call) == 0) assert(call.cost_nusd >= 0);
+    JournalNew recording;
+    if (wire_recording_read(&w->arena, v, &recording) == 0)
+        assert(recording.request.share.prefix <= JOURNAL_REQUEST_MAX);
+    for (int what = JOURNAL_LIST; what <= JOURNAL_REQUEST; what++) {
+        JournalReply reply;
+        JournalAsk ask = { .what = what };
+        if (wire_journal_read(&w->arena, v, &ask, &reply) == 0)
+            assert(reply.rows_n <= JOURNAL_PAGE_MAX);
+    }
 }
 
 /* An answer becomes part of the next request, which is to be JSON whatever the model wrote. */

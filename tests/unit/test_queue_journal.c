@@ -42,7 +42,7 @@ static int body_next_attempt(void *arg)
     TaskRef first = claim_one(f, worker);
     JournalNew rec = recording("c1", 'a', "answer");
     Call call = call_of("c1", &rec);
-    JournalRow *rows;
+    JournalRow *rows, row;
     JournalBytes answer;
     CHECK_INT(queue_calls_add_wait(f->queue, first, &call, 1), 0);
     CHECK_INT(queue_calls_add_wait(f->queue, first, &call, 1), 0); /* the answer was lost */
@@ -54,11 +54,12 @@ static int body_next_attempt(void *arg)
     if (!CHECK_INT(count(f, second, &rows), 1)) return 0;
     CHECK_INT(rows[0].attempt, 1);
     CHECK_INT(rows[0].key[0], 'a');
-    CHECK_INT(queue_journal_answer_wait(f->queue, second, 1, &f->arena, &answer), 0);
+    CHECK_INT(queue_journal_answer_wait(f->queue, second, 1, &f->arena, &row, &answer), 0);
     CHECK_STR(answer.bytes, STR("answer"));
-    CHECK_INT(queue_journal_answer_wait(f->queue, second, 2, &f->arena, &answer),
+    CHECK_INT(queue_journal_answer_wait(f->queue, second, 2, &f->arena, &row, &answer),
               QUEUE_E_NO_RECORDING);
-    CHECK_INT(queue_journal_answer_wait(f->queue, first, 1, &f->arena, &answer), QUEUE_E_STALE);
+    CHECK_INT(queue_journal_answer_wait(f->queue, first, 1, &f->arena, &row, &answer),
+              QUEUE_E_STALE);
     CLEANUP(buf_deinit) Buf request;
     buf_init(&request, 100);
     CHECK_INT(queue_journal_request_wait(f->queue, second, 1, &request), 0);

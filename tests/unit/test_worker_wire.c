@@ -228,7 +228,7 @@ static void test_call(void **state)
     };
     Call row = call_from_gateway(&call), got;
     wire_call_write(&w->out, &call);
-    assert_int_equal(wire_call_read(written(w), &got), 0);
+    assert_int_equal(wire_call_read(&w->arena, written(w), &got), 0);
     assert_str(got.call_id, call.id);
     assert_str(row.call_id, call.id);
     assert_int_equal(got.attempt, row.attempt);
@@ -251,7 +251,120 @@ static void test_call(void **state)
     /* money is never guessed */
     const char *free =
         "{\"model\":\"m\",\"outcome\":\"ok\",\"startedAt\":\"2026-01-01T00:00:00Z\"}";
-    assert_int_equal(wire_call_read(parsed(w, free), &got), -EINVAL);
+    assert_int_equal(wire_call_read(&w->arena, parsed(w, free), &got), -EINVAL);
+}
+
+static JournalNew recording(void)
+{
+    JournalNew rec = {
+        .kind = REPLAY_MODEL,
+        .name = STR("chat"),
+        .call_id = STR("c-1"),
+        .at_ms = 1700000000123,
+        .status = 200,
+        .content_type = STR("text/event-stream"),
+        .streamed = true,
+        .complete = true,
+        .answer = { .bytes = STR("\x1f\x8b\0\xff"), .gzip = true, .n = 90 },
+        .request = { .rest = { .bytes = STR("rest"), .n = 4 },
+                     .base = STR("c-0"),
+                     .share = { 10, 2 },
+                     .n = 16 },
+    };
+    memset(rec.key, 0xab, sizeof rec.key);
+    return rec;
+}
+
+static void check_recording(const JournalNew *got)
+{
+    JournalNew rec = recording();
+    assert_int_equal(got->kind, REPLAY_MODEL);
+    assert_str(got->name, "chat");
+    assert_str(got->call_id, "c-1");
+    assert_memory_equal(got->key, rec.key, sizeof rec.key);
+    assert_true(got->at_ms == rec.at_ms && got->status == 200);
+    assert_str(got->content_type, "text/event-stream");
+    assert_true(got->streamed && got->complete && got->answer.gzip && !got->request.rest.gzip);
+    assert_true(str_eq(got->answer.bytes, rec.answer.bytes) && got->answer.n == 90);
+    assert_true(str_eq(got->request.rest.bytes, rec.request.rest.bytes));
+    assert_str(got->request.base, "c-0");
+    assert_int_equal(got->request.share.prefix, 10);
+    assert_int_equal(got->request.share.suffix, 2);
+    assert_int_equal(got->request.n, 16);
+}
+
+static void test_recording(void **state)
+{
+    Wire *w = *state;
+    JournalNew rec = recording();
+    GatewayCall call = { .id = "0192f300-0000-7000-8000-000000000000",
+                         .provider = STR("p"),
+                         .model = STR("m"),
+                         .recording = &rec,
+                         .replay_missed = true };
+    Call got;
+    wire_call_write(&w->out, &call);
+    assert_int_equal(wire_call_read(&w->arena, written(w), &got), 0);
+    assert_true(got.replay_missed && !got.replayed);
+    assert_non_null(got.recording);
+    check_recording(got.recording);
+}
+
+/* What is read is what was written, less one member, or with one that is not what it should be. */
+static void test_recording_refused(void **state)
+{
+    Wire *w = *state;
+    static const char *const bad[] = {
+        "{}",
+        "{\"name\":\"chat\"}",
+        "{\"name\":\"chat\",\"kind\":\"other\"}",
+        "{\"name\":\"chat\",\"kind\":\"tool\",\"at\":\"2026-01-01T00:00:00Z\",\"key\":\"ab\"}",
+        "{\"name\":\"chat\",\"kind\":\"tool\",\"at\":\"2026-01-01T00:00:00Z\",\"key\":"
+        "\"abababababababababababababababababababababababababababababababab\",\"answer\":"
+        "{\"bytes\":1,\"data\":\"not base64!\"}}",
+        "{\"name\":\"chat\",\"kind\":\"tool\",\"at\":\"2026-01-01T00:00:00Z\",\"key\":"
+        "\"abababababababababababababababababababababababababababababababab\",\"answer\":"
+        "{\"bytes\":0,\"data\":\"\"},\"request\":{\"bytes\":4,\"prefix\":-1}}",
+    };
+    JournalNew got;
+    for (size_t i = 0; i < ARRAY_N(bad); i++)
+        assert_int_equal(wire_recording_read(&w->arena, parsed(w, bad[i]), &got), -EINVAL);
+}
+
+static void test_journal(void **state)
+{
+    Wire *w = *state;
+    JournalRow rows[2] = { { .n = 1, .kind = REPLAY_TOOL, .complete = true }, { .n = 7 } };
+    JournalReply reply = { .rows = rows, .rows_n = 2 }, got;
+    JournalAsk ask = { .what = JOURNAL_LIST };
+    memset(rows[1].key, 9, sizeof rows[1].key);
+    wire_journal_write(&w->out, &ask, &reply);
+    assert_int_equal(wire_journal_read(&w->arena, written(w), &ask, &got), 0);
+    assert_int_equal(got.rows_n, 2);
+    assert_true(got.rows[0].kind == REPLAY_TOOL && got.rows[0].complete);
+    assert_true(got.rows[1].n == 7 && got.rows[1].key[31] == 9 && !got.rows[1].complete);
+
+    buf_clear(&w->buf);
+    w->out = json_out(&w->buf);
+    ask.what = JOURNAL_ANSWER;
+    reply = (JournalReply){ .row = { .n = 7, .status = 200, .content_type = STR("t/x") },
+                            .answer = { .bytes = STR("a\0b"), .n = 3 } };
+    wire_journal_write(&w->out, &ask, &reply);
+    assert_int_equal(wire_journal_read(&w->arena, written(w), &ask, &got), 0);
+    assert_true(got.row.status == 200 && !got.row.streamed && got.answer.n == 3);
+    assert_str(got.row.content_type, "t/x");
+    assert_true(str_eq(got.answer.bytes, STR("a\0b")));
+
+    buf_clear(&w->buf);
+    w->out = json_out(&w->buf);
+    ask.what = JOURNAL_REQUEST;
+    reply = (JournalReply){ .request = STR("{\"a\":\"\\u0001\"}") };
+    wire_journal_write(&w->out, &ask, &reply);
+    assert_int_equal(wire_journal_read(&w->arena, written(w), &ask, &got), 0);
+    assert_true(str_eq(got.request, reply.request));
+    assert_int_equal(wire_journal_read(&w->arena, parsed(w, "{}"), &ask, &got), -EINVAL);
+    ask.what = JOURNAL_LIST;
+    assert_int_equal(wire_journal_read(&w->arena, parsed(w, "{}"), &ask, &got), -EINVAL);
 }
 
 #define WIRE_TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -268,6 +381,9 @@ int main(void)
         WIRE_TEST(test_a_worker_cannot_report_lost),
         WIRE_TEST(test_line),
         WIRE_TEST(test_call),
+        WIRE_TEST(test_recording),
+        WIRE_TEST(test_recording_refused),
+        WIRE_TEST(test_journal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
