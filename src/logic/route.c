@@ -1,0 +1,47 @@
+#include "logic/route.h"
+
+#include "codec/hash.h"
+
+int32_t route_bucket(Str salt, Str unit)
+{
+    uint64_t h = hash_murmur3_32_pair(salt, unit, 0);
+    return (int32_t)(h * ROUTE_BUCKETS >> 32);
+}
+
+Str route_unit(const RouteWho *who, bool by_tenant, RouteUnit *ret_kind)
+{
+    assert(!str_empty(who->task));
+    const struct {
+        RouteUnit kind;
+        Str id;
+    } choices[] = {
+        { UNIT_TENANT, by_tenant ? who->tenant : STR_NULL },
+        { UNIT_SESSION, who->session },
+        { UNIT_USER, who->user },
+        { UNIT_TASK, who->task },
+    };
+    size_t i = 0;
+    while (str_empty(choices[i].id)) i++;
+    *ret_kind = choices[i].kind;
+    return choices[i].id;
+}
+
+/* Whether a ramp may still take a unit that is on control. */
+static bool may_ramp(RouteUnit kind)
+{
+    return kind == UNIT_USER || kind == UNIT_TENANT;
+}
+
+RouteDecision route_decide(const RouteRule *rule, RouteUnit kind, Str unit,
+                           const RouteBefore *before)
+{
+    assert(rule->weight_bp >= 0 && rule->weight_bp <= ROUTE_BUCKETS);
+    RouteDecision d = { .arm = ARM_CONTROL, .pi = (double)rule->weight_bp / ROUTE_BUCKETS };
+    if (rule->rolled_back) return d;
+    if (before->known) d.arm = before->arm;
+    if (!before->known || (d.arm == ARM_CONTROL && may_ramp(kind)))
+        d.arm = route_bucket(rule->salt, unit) < rule->weight_bp ? ARM_CANARY : ARM_CONTROL;
+    d.counts = !before->known && rule->weight_bp > 0 && rule->weight_bp < ROUTE_BUCKETS;
+    d.persist = !before->known || d.arm != before->arm;
+    return d;
+}

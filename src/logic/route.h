@@ -1,0 +1,60 @@
+/* Route: which version a new task gets while a rollout is on.
+ *
+ * Order: a version named by the caller, then what the unit was given before, then the hash. The
+ * unit is the session, else the user, else the task itself; by configuration the tenant comes
+ * first. The hash is salted with the rollout's id, so it is the same on every replica, raising the
+ * weight only adds units, and the next rollout draws anew.
+ *
+ * A session keeps its arm for life. A user or tenant lives longer than a ramp: it may go from
+ * control to canary when the weight reaches its bucket (never back), and counts in the statistics
+ * with its first assignment only. A rollback overrides everything but a named version. Pure; any
+ * thread.
+ */
+#ifndef GANTRY_LOGIC_ROUTE_H
+#define GANTRY_LOGIC_ROUTE_H
+
+#include "base/str.h"
+
+#define ROUTE_BUCKETS 10000
+
+typedef enum { ARM_CONTROL, ARM_CANARY } Arm;
+
+typedef enum { UNIT_SESSION, UNIT_USER, UNIT_TENANT, UNIT_TASK } RouteUnit;
+
+/* (murmur3_32(salt, NUL, unit) * 10000) >> 32: 0..9999. */
+int32_t route_bucket(Str salt, Str unit);
+
+/* What is known of the task; empty: absent. */
+typedef struct {
+    Str session, user, tenant;
+    Str task; /* never empty */
+} RouteWho;
+
+/* The unit of a task. by_tenant: a tenant is all of one kind. Borrows from who. */
+Str route_unit(const RouteWho *who, bool by_tenant, RouteUnit *ret_kind);
+
+typedef struct {
+    Str salt;          /* the rollout's id */
+    int32_t weight_bp; /* 0..10000 */
+    bool rolled_back;  /* everything to control */
+} RouteRule;
+
+/* What the unit got at first sight in this rollout. */
+typedef struct {
+    bool known;
+    Arm arm;
+    double pi; /* the canary's probability then */
+} RouteBefore;
+
+typedef struct {
+    Arm arm;
+    double pi;    /* of this decision */
+    bool counts;  /* its outcome belongs to the statistics: first sight, not pinned, 0 < pi < 1 */
+    bool persist; /* the arm is new and has to be stored */
+} RouteDecision;
+
+/* A task whose version nobody named. */
+RouteDecision route_decide(const RouteRule *rule, RouteUnit kind, Str unit,
+                           const RouteBefore *before);
+
+#endif
