@@ -26,10 +26,10 @@ int call_read(ModelCall *call)
 
 /* Where the provider computes: Anthropic is asked in the request (or its account says), OpenAI by
  * the host. A region that costs nothing more needs no factor. */
-static Region region_of_call(const ModelCall *call, const CallTarget *target)
+static Region region_of_call(const CallTarget *target)
 {
     Str url = str_of(target->provider->base_url);
-    Region region = call->info.region;
+    Region region = target->info->region;
     if (target->api == API_MESSAGES) return region;
     if (str_find(url, STR("://us.api.openai.com")) >= 0) region = REGION_US;
     else if (str_find(url, STR("://eu.api.openai.com")) >= 0) region = REGION_EU;
@@ -37,9 +37,9 @@ static Region region_of_call(const ModelCall *call, const CallTarget *target)
     return target->price->uplift[region] ? region : REGION_GLOBAL;
 }
 
-static PriceTerms terms_of(const ModelCall *call, const CallTarget *target)
+static PriceTerms terms_of(const CallTarget *target)
 {
-    const RequestInfo *info = &call->info;
+    const RequestInfo *info = target->info;
     int64_t timeout_ms = target->provider->timeout_ms;
     return (PriceTerms){
         .cache_write = info->cache_write,
@@ -48,16 +48,16 @@ static PriceTerms terms_of(const ModelCall *call, const CallTarget *target)
         .server_uses = MAX(info->server_uses_max, 0),
         .server_tools = info->server_kinds,
         .search_size = info->search_size,
-        .service = call_pins_service(call, target) ? SERVICE_STANDARD : info->service,
-        .region = region_of_call(call, target),
+        .service = call_pins_service(target) ? SERVICE_STANDARD : info->service,
+        .region = region_of_call(target),
         .seconds = ((timeout_ms ? timeout_ms : TIMEOUT_DEFAULT_MS) + 999) / 1000,
     };
 }
 
-bool call_pins_service(const ModelCall *call, const CallTarget *target)
+bool call_pins_service(const CallTarget *target)
 {
     bool openai = target->api == API_CHAT || target->api == API_RESPONSES;
-    return openai && call->info.service == SERVICE_UNKNOWN &&
+    return openai && target->info->service == SERVICE_UNKNOWN &&
            target->price->others[SERVICE_PRIORITY];
 }
 
@@ -81,13 +81,13 @@ static int refuse_price(ModelCall *call, const CallTarget *target, const char *l
                                 STR_ARG(target->model), words[i].what);
     return call_problem(call, PROBLEM_PRICE, lacks,
                         "the price of service tier \"%.*s\" is not known",
-                        STR_ARG(call->info.service_tier));
+                        STR_ARG(target->info->service_tier));
 }
 
 int call_check_terms(ModelCall *call, CallTarget *target)
 {
-    const RequestInfo *info = &call->info;
-    target->terms = terms_of(call, target);
+    const RequestInfo *info = target->info;
+    target->terms = terms_of(target);
     const char *lacks = price_lacks(target->price, &target->terms);
     if (info->prediction)
         return call_problem(
@@ -132,11 +132,11 @@ static int refuse_by_cap(ModelCall *call, CapReason reason)
  */
 static int64_t in_ub_of(const ModelCall *call)
 {
-    const RequestInfo *info = &call->info;
+    const RequestInfo *info = call->target->info;
     const Price *price = call->target->price;
     int64_t image = price_image_tokens(price), images;
     bool opaque = info->other_media || info->hides_input || (info->images > 0 && image == 0);
-    int64_t in_ub = request_in_ub((int64_t)call->request->body.len, info->messages, info->has_tools,
+    int64_t in_ub = request_in_ub((int64_t)call->target->body.len, info->messages, info->has_tools,
                                   opaque, price->input_max);
     if (__builtin_mul_overflow(info->images, image, &images)) return INT64_MAX;
     return money_add(in_ub, images);
@@ -144,7 +144,7 @@ static int64_t in_ub_of(const ModelCall *call)
 
 static CapCall cap_question(const ModelCall *call)
 {
-    const RequestInfo *info = &call->info;
+    const RequestInfo *info = call->target->info;
     const Price *price = call->target->price;
     return (CapCall){
         .price = price,

@@ -42,20 +42,22 @@ void call_record_begin(ModelCall *call)
 static int edit(ModelCall *call, Str *ret)
 {
     const CapLimits *limits = &call->task->options.limits;
-    const RequestInfo *info = &call->info;
+    const CallTarget *target = call->target;
+    const RequestInfo *info = target->info;
+    bool named = call_is_translated(call); /* the translation names the model already */
     bool capped = limits->tokens != CAP_NONE || limits->usd_nusd != CAP_NONE;
     Edits edits = {
-        .model = call->target->degraded ? call->target->model : STR_NULL,
-        .cap_member = call->target->provider->cap_member,
+        .model = target->degraded && !named ? target->model : STR_NULL,
+        .cap_member = target->provider->cap_member,
         .no_tools = call->verdict.tools_spent && info->has_tools,
-        .usual_service = call_pins_service(call, call->target),
+        .usual_service = call_pins_service(target),
         .include_usage = info->api == API_CHAT && info->stream && !info->include_usage,
     };
     /* without a cap to keep, a request that names none is left to the provider's own */
     if (call->verdict.clamped || (capped && info->out_cap == 0))
         edits.out_cap = call->verdict.out_cap;
     if (call->verdict.clamped) atomic_fetch_add(&call->task->gateway->clamped, 1);
-    return body_edit(call->request->body, info, &edits, &call->body, ret);
+    return body_edit(target->body, info, &edits, &call->body, ret);
 }
 
 static Str upstream_url(ModelCall *call)
@@ -112,7 +114,7 @@ static int send_wait(ModelCall *call)
         .abort = &call->abort,
     };
     diag_clear();
-    buf_init(&call->body, call->request->body.len + EDIT_BYTES_MAX);
+    buf_init(&call->body, call->target->body.len + EDIT_BYTES_MAX);
     int r = edit(call, &options.body);
     if (r < 0) return r;
     return http_call_open_wait(call->task->gateway->client, &options, &call->upstream);

@@ -28,7 +28,9 @@ typedef struct {
     const Price *price;
     PriceTerms terms; /* what makes it dearer; of call_check_terms */
     Str model;
-    Api api;                 /* spoken upstream */
+    Api api;                 /* spoken upstream; not the agent's: the call is translated */
+    const RequestInfo *info; /* the request as the target is asked it: the agent's own, */
+    Str body;                /* or translated */
     bool degraded;           /* not the model that the agent asked for */
     const char *degraded_by; /* likewise: "model" or "fallback"; NULL: it is */
 } CallTarget;
@@ -106,7 +108,7 @@ MUST_CHECK int call_read(ModelCall *call);
  * Sets target->terms. Returns 0 or CALL_E_PROBLEM. */
 MUST_CHECK int call_check_terms(ModelCall *call, CallTarget *target);
 /* Whether the usual service has to be asked for in words: an account may be set to a dearer one. */
-bool call_pins_service(const ModelCall *call, const CallTarget *target);
+bool call_pins_service(const CallTarget *target);
 /* Reserves the worst case of an attempt at call->target; while only reserved spend stands in the
  * way it waits for that to be settled. Returns 0 (held), CALL_E_PROBLEM, HTTP_E_GONE, -ECANCELED.
  */
@@ -121,9 +123,22 @@ MUST_CHECK int call_check_switches(ModelCall *call);
 /* gateway_plan.c: fills call->targets: the model asked for, then its fallbacks. Returns 0 (there is
  * at least one) or CALL_E_PROBLEM. */
 MUST_CHECK int call_plan(ModelCall *call);
+/* The route that the model asked for takes: in the agent's API if there is one. NULL: none. */
+const GatewayRoute *call_route(const ModelCall *call);
 /* The target that a model would be, not degraded. Returns 0 or a value to pass the model over for,
  * then perhaps with call->problem set. */
 MUST_CHECK int call_plan_resolve(ModelCall *call, Str model, CallTarget *ret);
+
+/* gateway_translate.c: the API in which target->provider is asked what was asked in another. */
+Api api_spoken(const CallTarget *target, Api asked);
+bool call_is_translated(const ModelCall *call);
+/* Sets target->info and target->body, translated if target->api is not the agent's. Returns 0 or
+ * CALL_E_PROBLEM (it cannot be translated). */
+MUST_CHECK int call_translate_request(ModelCall *call, CallTarget *target);
+/* Appends to out the answer of the target's, in the agent's API. Returns 0 or CALL_E_PROBLEM. */
+MUST_CHECK int call_translate_answer(ModelCall *call, const Json *body, Buf *out);
+/* An error of the provider's in the agent's API; in the call's arena, empty if that is full. */
+Str call_translate_error(ModelCall *call, int status, Str body);
 
 /* gateway_degrade.c: sets call->step and call->degrade by what is left of the task's budgets. */
 void call_degrade(ModelCall *call);

@@ -43,8 +43,7 @@ void call_plan_smaller(ModelCall *call)
 {
     const Gateway *gateway = call->task->gateway;
     const GatewayTaskOptions *options = &call->task->options;
-    const GatewayRoute *route = gateway_route(gateway->config, call->info.model,
-                                              gateway_api_protocol(call->info.api));
+    const GatewayRoute *route = call_route(call);
     const char *small = gateway->config->degrade.small_model;
     assert(call->targets_n == 1);
     if (small && place_smaller(call, str_of(small))) return;

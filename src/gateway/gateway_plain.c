@@ -16,7 +16,8 @@ static int read_answer_wait(ModelCall *call, Buf *answer)
 
 /* What the answer says of itself. An answer that is not strict JSON passes unread: its usage is
  * unknown then. */
-static GatewayOutcome read_usage(ModelCall *call, Str text, Charge *ret_charge)
+static GatewayOutcome read_usage(ModelCall *call, Str text, const Json **ret_body,
+                                 Charge *ret_charge)
 {
     const Json *body = NULL;
     Answer *answer = ARENA_NEW(&call->arena, Answer);
@@ -27,7 +28,8 @@ static GatewayOutcome read_usage(ModelCall *call, Str text, Charge *ret_charge)
                      call->target->provider->name);
         return GATEWAY_CUT;
     }
-    answer_read(call->target->api, body, call->info.n, answer);
+    *ret_body = body;
+    answer_read(call->target->api, body, call->target->info->n, answer);
     call->record.usage = answer->usage;
     call->record.finish = arena_str(&call->arena, str_of(answer->finish_reason));
     call_note_model(call, json_str(json_get(body, "model")));
@@ -37,6 +39,20 @@ static GatewayOutcome read_usage(ModelCall *call, Str text, Charge *ret_charge)
     call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->target->provider->name,
                  answer->error_text);
     return GATEWAY_CUT;
+}
+
+/* Puts the answer in the agent's API, in place. What cannot be is no answer. */
+static GatewayOutcome translate(ModelCall *call, GatewayOutcome outcome, const Json *body,
+                                Buf *answer)
+{
+    if (outcome != GATEWAY_COMPLETE) return outcome;
+    CLEANUP(buf_deinit) Buf out;
+    buf_init(&out, GATEWAY_ANSWER_BYTES_MAX);
+    if (call_translate_answer(call, body, &out) != 0) return GATEWAY_CUT;
+    Buf theirs = *answer;
+    *answer = out;
+    out = theirs;
+    return outcome;
 }
 
 int call_plain_wait(ModelCall *call)
@@ -51,15 +67,19 @@ int call_plain_wait(ModelCall *call)
         return recorded;
     }
     Charge charge;
-    GatewayOutcome outcome = read_usage(call, buf_str(&answer), &charge);
+    const Json *body = NULL;
+    bool translated = call_is_translated(call);
+    GatewayOutcome outcome = read_usage(call, buf_str(&answer), &body, &charge);
+    if (translated) outcome = translate(call, outcome, body, &answer);
     call->record.status = http_call_status(call->upstream);
     recording_begin(call, call->record.status, false);
     recording_add(call, buf_str(&answer));
     r = call_close_wait(call, outcome, charge);
     if (r == 0 && outcome != GATEWAY_COMPLETE && call_can_retry(call)) return ATTEMPT_E_FAILED;
-    if (r < 0) reply_problem_wait(call);
+    bool unfit = translated && outcome != GATEWAY_COMPLETE;
+    if (r < 0 || unfit) reply_problem_wait(call);
     else reply_plain_wait(call, call->record.status, buf_str(&answer));
-    return r;
+    return r == 0 && unfit ? GATEWAY_E_CUT : r;
 }
 
 /* An error of the provider's costs nothing and is passed on; a redirect would lead the agent around
@@ -82,6 +102,7 @@ int call_error_wait(ModelCall *call, CallFailure *ret)
     *ret = (CallFailure){ .outcome = GATEWAY_UPSTREAM };
     if (!readable) return ATTEMPT_E_FAILED;
     ret->status = status;
-    ret->body = arena_str(&call->arena, buf_str(&answer));
+    ret->body = call_is_translated(call) ? call_translate_error(call, status, buf_str(&answer))
+                                         : arena_str(&call->arena, buf_str(&answer));
     return ATTEMPT_E_FAILED;
 }

@@ -8,11 +8,33 @@ static bool is_planned(const ModelCall *call, Str model)
     return false;
 }
 
-static int resolve(const ModelCall *call, Str model, CallTarget *ret)
+static GatewayProtocol other_protocol(GatewayProtocol protocol)
 {
-    *ret = (CallTarget){ .model = model, .api = call->info.api };
-    return gateway_resolve(call->task->gateway->config, model, gateway_api_protocol(ret->api),
-                           &ret->provider, &ret->price);
+    return protocol == GATEWAY_OPENAI ? GATEWAY_ANTHROPIC : GATEWAY_OPENAI;
+}
+
+/* A provider that speaks the agent's API is better than one that has to be translated to. Returns
+ * 0, CALL_E_PROBLEM, or as gateway_resolve. */
+static int resolve(ModelCall *call, Str model, CallTarget *ret)
+{
+    const GatewayConfig *config = call->task->gateway->config;
+    GatewayProtocol own = gateway_api_protocol(call->info.api);
+    *ret = (CallTarget){ .model = model };
+    int r = gateway_resolve(config, model, own, &ret->provider, &ret->price);
+    if (r == -ENOENT && call->info.api != API_EMBEDDINGS &&
+        gateway_route(config, model, other_protocol(own)))
+        r = gateway_resolve(config, model, other_protocol(own), &ret->provider, &ret->price);
+    if (r != 0) return r;
+    ret->api = api_spoken(ret, call->info.api);
+    return call_translate_request(call, ret);
+}
+
+const GatewayRoute *call_route(const ModelCall *call)
+{
+    const GatewayConfig *config = call->task->gateway->config;
+    GatewayProtocol own = gateway_api_protocol(call->info.api);
+    const GatewayRoute *route = gateway_route(config, call->info.model, own);
+    return route ? route : gateway_route(config, call->info.model, other_protocol(own));
 }
 
 static int plan_asked(ModelCall *call)
@@ -48,8 +70,7 @@ static void plan_fallback(ModelCall *call, Str model)
 static void plan_fallbacks(ModelCall *call)
 {
     const GatewayTaskOptions *options = &call->task->options;
-    const GatewayRoute *route = gateway_route(call->task->gateway->config, call->info.model,
-                                              gateway_api_protocol(call->info.api));
+    const GatewayRoute *route = call_route(call);
     if (str_eq(call->info.model, options->model))
         for (size_t i = 0; i < options->fallbacks_n; i++)
             plan_fallback(call, options->fallbacks[i]);

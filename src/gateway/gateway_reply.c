@@ -18,14 +18,16 @@ static void add(FieldList *fields, const char *name, Str value)
     fields->list[fields->n++] = (GatewayField){ name, value };
 }
 
-/* Answers' heads are rebuilt: only these fields come down. */
-static bool passes(Str name)
+/* Answers' heads are rebuilt: only these fields come down. What was translated has another type
+ * than what came. */
+static bool passes(const ModelCall *call, Str name)
 {
     static const char *const names[] = { "content-type",      "content-encoding",
                                          "request-id",        "x-request-id",
                                          "retry-after",       "retry-after-ms",
                                          "x-should-retry",    "openai-processing-ms",
                                          "x-gantry-simulated" };
+    if (call_is_translated(call) && str_eq_nocase(name, STR("content-type"))) return false;
     static const char *const prefixes[] = { "x-ratelimit-", "anthropic-ratelimit-" };
     for (size_t i = 0; i < ARRAY_N(names); i++)
         if (str_eq_nocase(name, str_of(names[i]))) return true;
@@ -34,12 +36,19 @@ static bool passes(Str name)
     return false;
 }
 
-static void add_upstream(FieldList *fields, ModelCall *call)
+static Str answer_type(const ModelCall *call, bool streamed)
+{
+    if (!call_is_translated(call)) return http_call_field(call->upstream, "content-type");
+    return streamed ? STR("text/event-stream") : STR("application/json");
+}
+
+static void add_upstream(FieldList *fields, ModelCall *call, bool streamed)
 {
     Str name, value;
+    if (call_is_translated(call)) add(fields, "content-type", answer_type(call, streamed));
     for (size_t i = 0; http_call_field_at(call->upstream, i, &name, &value); i++) {
         if (fields->n >= FIELDS_PASSED_MAX) return;
-        if (!passes(name) || !http1_name_ok(name)) continue;
+        if (!passes(call, name) || !http1_name_ok(name)) continue;
         if (call->no_retry && str_eq_nocase(name, STR("x-should-retry"))) continue; /* ours */
         const char *copy = arena_cstr(&call->arena, name);
         if (copy) add(fields, copy, value);
@@ -71,8 +80,7 @@ void recording_begin(ModelCall *call, int status, bool streamed)
     if (!is_recorded(call) || recording->status) return;
     recording->status = status;
     recording->streamed = streamed;
-    str_copy(recording->content_type, sizeof recording->content_type,
-             http_call_field(call->upstream, "content-type"));
+    str_copy(recording->content_type, sizeof recording->content_type, answer_type(call, streamed));
 }
 
 void recording_add(ModelCall *call, Str bytes)
@@ -174,7 +182,7 @@ void reply_plain_wait(ModelCall *call, int status, Str body)
     }
     FieldList fields = { .n = 0 };
     char cost[MONEY_TEXT_MAX];
-    add_upstream(&fields, call);
+    add_upstream(&fields, call, false);
     add_ours(&fields, call);
     add(&fields, "x-gantry-cost-usd", str_of(money_text(call->record.charged.nusd, cost)));
     if (call->no_retry && retry_status_may(status)) add(&fields, "x-should-retry", STR("false"));
@@ -194,7 +202,7 @@ static void begin_stream_wait(ModelCall *call, int status)
 {
     if (call->begun || call->gone) return;
     FieldList fields = { .n = 0 };
-    add_upstream(&fields, call);
+    add_upstream(&fields, call, true);
     add_ours(&fields, call);
     (void)begin_wait(call, status, &fields, true);
 }

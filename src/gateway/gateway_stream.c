@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "codec/sse.h"
 #include "gateway/gateway_call.h"
+#include "logic/translate.h"
 
 #define STREAM_E_FINISHED 101
 #define LAST_CHUNK_MS 100
@@ -16,8 +17,21 @@ typedef struct {
     Arena scratch; /* one event, parsed */
     Buf tail;      /* from the terminal event on: given away only once the record is durable */
     int64_t tail_until_ms;
-    bool drop_usage; /* the agent did not ask for the usage chunk */
+    bool drop_usage;              /* the agent did not ask for the usage chunk */
+    TranslateStream *translation; /* NULL: the agent speaks the provider's API */
+    Buf translated;               /* one event */
+    bool lost;                    /* it could not be translated to its end */
 } Streaming;
+
+static void translation_begin(Streaming *s)
+{
+    const ModelCall *call = s->call;
+    s->translation = xcalloc(1, sizeof *s->translation);
+    s->drop_usage = false;
+    translate_stream_init(s->translation, call->target->api, call->info.api,
+                          call->info.include_usage, clock_real_ms() / 1000);
+    buf_init(&s->translated, 2 * GATEWAY_EVENT_BYTES_MAX);
+}
 
 static Streaming *streaming_new(ModelCall *call)
 {
@@ -26,9 +40,10 @@ static Streaming *streaming_new(ModelCall *call)
     s->drop_usage = call->info.api == API_CHAT && !call->info.include_usage;
     s->tail_until_ms = DEADLINE_NONE;
     sse_init(&s->sse, GATEWAY_EVENT_BYTES_MAX);
-    stream_init(&s->state, call->target->api, call->info.n);
+    stream_init(&s->state, call->target->api, call->target->info->n);
     arena_init(&s->scratch, GATEWAY_JSON_FACTOR * GATEWAY_EVENT_BYTES_MAX);
     buf_init(&s->tail, 2 * GATEWAY_EVENT_BYTES_MAX);
+    if (call_is_translated(call)) translation_begin(s);
     return s;
 }
 
@@ -37,6 +52,9 @@ static void streaming_free(Streaming *s)
     sse_deinit(&s->sse);
     arena_deinit(&s->scratch);
     buf_deinit(&s->tail);
+    if (s->translation) translate_stream_deinit(s->translation);
+    buf_deinit(&s->translated);
+    free(s->translation);
     free(s);
 }
 
@@ -57,6 +75,48 @@ static bool is_finished(const Streaming *s)
            s->state.done_marker;
 }
 
+/* Before the terminal event on to the agent, then into the tail. */
+static int give_wait(Streaming *s, Str bytes)
+{
+    if (s->state.phase == STREAM_OPEN) reply_stream_wait(s->call, bytes);
+    else if (!buf_add(&s->tail, bytes))
+        return diag_set(-EMSGSIZE, "the end of the answer is too large");
+    return 0;
+}
+
+static int lose(Streaming *s, int r)
+{
+    s->lost = true;
+    return diag_set(r, "the answer is too large to translate");
+}
+
+static int translate_wait(Streaming *s, const SsePiece *piece, const StreamNote *note)
+{
+    buf_clear(&s->translated);
+    int r = translate_stream_feed(s->translation, piece->event, note->json, &s->translated);
+    if (r < 0) return lose(s, r);
+    return s->translated.len ? give_wait(s, buf_str(&s->translated)) : 0;
+}
+
+/* What only the translation knows to write. */
+static int translate_end(Streaming *s)
+{
+    ModelCall *call = s->call;
+    if (s->state.phase == STREAM_COMPLETE) {
+        int r = translate_stream_finish(s->translation, &s->state.usage, &s->tail);
+        return r < 0 ? lose(s, r) : 0;
+    }
+    return problem_event(&s->tail, call->problem, call->info.api, str_of(call->message),
+                         translate_stream_sequence(s->translation))
+               ? 0
+               : lose(s, -EMSGSIZE);
+}
+
+static int64_t next_sequence(const Streaming *s)
+{
+    return s->translation ? translate_stream_sequence(s->translation) : (int64_t)s->state.events;
+}
+
 static int take_event_wait(Streaming *s, const SsePiece *piece)
 {
     ModelCall *call = s->call;
@@ -69,18 +129,16 @@ static int take_event_wait(Streaming *s, const SsePiece *piece)
     if (s->state.phase != STREAM_OPEN && s->tail_until_ms == DEADLINE_NONE)
         s->tail_until_ms = deadline_after(GATEWAY_TAIL_MS);
     if (note.usage_only && s->drop_usage) return 0;
-    if (s->state.phase == STREAM_OPEN) reply_stream_wait(call, piece->raw);
-    else if (!buf_add(&s->tail, piece->raw))
-        return diag_set(-EMSGSIZE, "the end of the answer is too large");
+    int r = s->translation ? translate_wait(s, piece, &note) : give_wait(s, piece->raw);
+    if (r != 0) return r;
     return is_finished(s) ? STREAM_E_FINISHED : 0;
 }
 
+/* Of a translated stream only comments: they keep connections alive. */
 static int take_other_wait(Streaming *s, const SsePiece *piece)
 {
-    if (s->state.phase == STREAM_OPEN) reply_stream_wait(s->call, piece->raw);
-    else if (!buf_add(&s->tail, piece->raw))
-        return diag_set(-EMSGSIZE, "the end of the answer is too large");
-    return 0;
+    if (s->translation && !str_starts_with(piece->raw, STR(":"))) return 0;
+    return give_wait(s, piece->raw);
 }
 
 /* Everything complete in the input is forwarded. Returns 0, STREAM_E_FINISHED or -errno. */
@@ -96,7 +154,8 @@ static int take_wait(Streaming *s, Str input)
             return diag_set(kind, "an event is larger than %u bytes", GATEWAY_EVENT_BYTES_MAX);
         else if (kind < 0) return kind;
         else if (kind == SSE_CUT && s->state.phase != STREAM_OPEN) {
-            (void)buf_add(&s->tail, piece.raw); /* a last line without its end: nothing is lost */
+            /* a last line without its end: nothing is lost */
+            if (!s->translation) (void)buf_add(&s->tail, piece.raw);
             return 0;
         } else return 0; /* SSE_MORE, SSE_END, SSE_CUT */
         if (r != 0) return r;
@@ -132,6 +191,16 @@ static int pump_wait(Streaming *s)
     }
 }
 
+static int cut_wait(Streaming *s, int r)
+{
+    ModelCall *call = s->call;
+    int recorded = call_fail_wait(call, r);
+    if (recorded == 0 && !call->answering) return ATTEMPT_E_FAILED;
+    if (call->begun) reply_stream_fail_wait(call, next_sequence(s));
+    else reply_problem_wait(call);
+    return recorded < 0 ? recorded : r < 0 ? r : GATEWAY_E_CUT;
+}
+
 /* The provider said that it is finished, one way or the other. */
 static int end_wait(Streaming *s)
 {
@@ -140,6 +209,8 @@ static int end_wait(Streaming *s)
     if (!complete)
         call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->target->provider->name,
                      s->state.error_text);
+    int e = s->translation ? translate_end(s) : 0;
+    if (e < 0) return cut_wait(s, e);
     call->record.status = http_call_status(call->upstream);
     recording_begin(call, call->record.status, true);
     recording_add(call, buf_str(&s->tail));
@@ -149,21 +220,11 @@ static int end_wait(Streaming *s)
     if (r < 0 && !call->begun) {
         reply_problem_wait(call);
     } else if (r < 0) {
-        reply_stream_fail_wait(call, (int64_t)s->state.events);
+        reply_stream_fail_wait(call, next_sequence(s));
     } else {
         reply_stream_end_wait(call, buf_str(&s->tail));
     }
     return r < 0 ? r : complete ? 0 : GATEWAY_E_CUT;
-}
-
-static int cut_wait(Streaming *s, int r)
-{
-    ModelCall *call = s->call;
-    int recorded = call_fail_wait(call, r);
-    if (recorded == 0 && !call->answering) return ATTEMPT_E_FAILED;
-    if (call->begun) reply_stream_fail_wait(call, (int64_t)s->state.events);
-    else reply_problem_wait(call);
-    return recorded < 0 ? recorded : r < 0 ? r : GATEWAY_E_CUT;
 }
 
 /* The framing's end mostly came along with the last event; with it the connection can be kept. */
@@ -181,7 +242,7 @@ int call_stream_wait(ModelCall *call)
     int r = pump_wait(s);
     call->record.usage = s->state.usage;
     call->record.finish = arena_str(&call->arena, str_of(s->state.finish_reason));
-    if (s->state.phase == STREAM_OPEN) r = cut_wait(s, r);
+    if (s->state.phase == STREAM_OPEN || s->lost) r = cut_wait(s, r);
     else r = end_wait(s);
     if (r == 0) keep_connection_wait(call);
     streaming_free(s);

@@ -717,9 +717,9 @@ static void refusals_wait(void *arg)
         { API_CHAT, 400,
           "{\"model\":\"unpriced-1\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
           "add it to `prices` in gantry.yaml" },
-        { API_MESSAGES, 404,
+        { API_MESSAGES, 400,
           "{\"model\":\"unpriced-1\",\"max_tokens\":5,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
-          "anthropic protocol" },
+          "add it to `prices` in gantry.yaml" },
         { API_CHAT, 400,
           "{\"model\":\"sim/echo\",\"service_tier\":\"priority\",\"messages\":[{\"role\":\"user\","
           "\"content\":\"x\"}]}",

@@ -159,11 +159,22 @@ static void test_problem_bodies(void **state)
 static void test_problem_statuses(void **state)
 {
     (void)state;
-    static const int want[PROBLEM_N_] = { 0,   400, 413, 404, 405, 404, 400,
-                                          402, 403, 429, 502, 504, 500 };
+    static const struct {
+        int status;
+        bool final; /* told not to be tried again, where the status alone does not say so */
+    } want[PROBLEM_N_] = {
+        [PROBLEM_INVALID] = { 400, false },    [PROBLEM_TOO_LARGE] = { 413, false },
+        [PROBLEM_PATH] = { 404, false },       [PROBLEM_METHOD] = { 405, false },
+        [PROBLEM_MODEL] = { 404, false },      [PROBLEM_PRICE] = { 400, false },
+        [PROBLEM_CAP] = { 402, true },         [PROBLEM_STOPPED] = { 403, true },
+        [PROBLEM_TOOL] = { 403, true },        [PROBLEM_SWITCHED_OFF] = { 403, true },
+        [PROBLEM_QUEUED] = { 429, false },     [PROBLEM_BREAKER] = { 503, true },
+        [PROBLEM_UNREACHABLE] = { 502, true }, [PROBLEM_TIMEOUT] = { 504, true },
+        [PROBLEM_INTERNAL] = { 500, false },
+    };
     for (int p = PROBLEM_NONE + 1; p < PROBLEM_N_; p++) {
-        assert_int_equal(problem_status((Problem)p), want[p]);
-        assert_int_equal(problem_is_final((Problem)p), p == PROBLEM_CAP || p == PROBLEM_STOPPED);
+        assert_int_equal(problem_status((Problem)p), want[p].status);
+        assert_int_equal(problem_is_final((Problem)p), want[p].final);
     }
 }
 
