@@ -100,34 +100,58 @@ static int64_t others_at(const RateOthers *others, int64_t at_ms)
     return (int64_t)(((__int128)others->amount * left_ms + span_ms - 1) / span_ms);
 }
 
-int64_t rate_used(const Rate *rate, RateUnit unit, int64_t now_ms)
+int64_t rate_own(const Rate *rate, RateUnit unit, int64_t now_ms)
 {
-    return window_sum(&rate->windows[unit], now_ms) + others_at(&rate->others[unit], now_ms);
+    return window_sum(&rate->windows[unit], now_ms);
 }
 
-static bool unit_fits(const Rate *rate, RateUnit unit, int64_t need, int64_t at_ms)
+int64_t rate_used(const Rate *rate, RateUnit unit, int64_t now_ms)
+{
+    return rate_own(rate, unit, now_ms) + others_at(&rate->others[unit], now_ms);
+}
+
+/* The shares as they are now: what others use of the limit is not theirs. */
+static int64_t share_of(const Rate *rate, RateUnit unit, int64_t now_ms)
+{
+    return now_ms < rate->share_until_ms ? rate->share.v[unit] : 0;
+}
+
+/* The share counts as it is at now_ms, whatever at_ms is: another one will have come by then. */
+static bool unit_fits(const Rate *rate, RateUnit unit, int64_t need, int64_t at_ms, int64_t now_ms)
 {
     int64_t limit = rate_limit(rate, unit);
     if (limit == 0 || need == 0) return true;
-    return rate_used(rate, unit, at_ms) <= limit - MIN(need, limit);
+    need = MIN(need, limit);
+    if (rate->shared && rate_own(rate, unit, at_ms) > share_of(rate, unit, now_ms) - need)
+        return false;
+    return rate_used(rate, unit, at_ms) <= limit - need;
 }
 
 /* What is used only shrinks: the first time it fits is found by halving. */
 static int64_t unit_fits_at_ms(const Rate *rate, RateUnit unit, int64_t need, int64_t now_ms)
 {
-    if (unit_fits(rate, unit, need, now_ms)) return now_ms;
+    if (unit_fits(rate, unit, need, now_ms, now_ms)) return now_ms;
     int64_t no = now_ms, yes = MAX(now_ms + RATE_SPAN_MS, rate->others[unit].until_ms);
+    if (!unit_fits(rate, unit, need, yes, now_ms)) return RATE_NEVER;
     while (yes - no > 1) {
         int64_t middle = no + (yes - no) / 2;
-        if (unit_fits(rate, unit, need, middle)) yes = middle;
+        if (unit_fits(rate, unit, need, middle, now_ms)) yes = middle;
         else no = middle;
     }
     return yes;
 }
 
+static int64_t concurrent_now(const Rate *rate, int64_t now_ms)
+{
+    if (!rate->shared) return rate->concurrent_limit;
+    int64_t share = now_ms < rate->share_until_ms ? rate->concurrent_share : 0;
+    return MIN(share, rate->concurrent_limit);
+}
+
 int64_t rate_fits_at_ms(const Rate *rate, const RateAmounts *need, int64_t now_ms)
 {
-    if (rate->concurrent_limit > 0 && rate->in_flight >= rate->concurrent_limit) return RATE_NEVER;
+    if (rate->concurrent_limit > 0 && rate->in_flight >= concurrent_now(rate, now_ms))
+        return RATE_NEVER;
     int64_t at_ms = MAX(now_ms, rate->blocked_until_ms);
     for (RateUnit unit = 0; unit < RATE_N_; unit++)
         at_ms = MAX(at_ms, unit_fits_at_ms(rate, unit, need->v[unit], now_ms));

@@ -49,9 +49,13 @@ typedef struct {
 } RateOthers;
 
 typedef struct {
-    RateAmounts limit;        /* as configured, or our share of it */
+    RateAmounts limit;        /* as configured */
     RateAmounts learned;      /* as the provider told; 0: it did not */
     int64_t concurrent_limit; /* 0: none */
+    bool shared;              /* others work under the same limits: no more than these shares */
+    RateAmounts share;
+    int64_t concurrent_share;
+    int64_t share_until_ms; /* after that they are nothing */
     RateWindow windows[RATE_N_];
     RateOthers others[RATE_N_];
     int64_t in_flight;
@@ -66,11 +70,12 @@ void rate_init(Rate *rate, const RateAmounts *limit, int64_t concurrent_limit);
 /* The limit in force: the lower of configured and learned; 0: none. */
 int64_t rate_limit(const Rate *rate, RateUnit unit);
 
-/* What counts against it at now_ms. */
+/* What counts of our own at now_ms; and with what others use of the provider's. */
+int64_t rate_own(const Rate *rate, RateUnit unit, int64_t now_ms);
 int64_t rate_used(const Rate *rate, RateUnit unit, int64_t now_ms);
 
 /* When `need` fits if nothing else is sent meanwhile: now_ms when it does now, RATE_NEVER when a
- * call must end first. */
+ * call must end first, or the share is too small. */
 int64_t rate_fits_at_ms(const Rate *rate, const RateAmounts *need, int64_t now_ms);
 
 /* Books a call, also one that does not fit. */
