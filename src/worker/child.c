@@ -182,25 +182,25 @@ static int child_wait(const ChildOptions *o, Process *process, ChildResult *ret)
     return r;
 }
 
-static int argv_make(const ChildOptions *o, Arena *arena, const char *const **ret)
+static int argv_make(const Str *command, size_t command_n, Arena *arena, const char *const **ret)
 {
-    const char **argv = ARENA_ARRAY(arena, const char *, o->command_n + 1);
+    const char **argv = ARENA_ARRAY(arena, const char *, command_n + 1);
     if (!argv) return -ENOMEM;
-    for (size_t i = 0; i < o->command_n; i++)
-        if (!(argv[i] = arena_cstr(arena, o->command[i]))) return -ENOMEM;
+    for (size_t i = 0; i < command_n; i++)
+        if (!(argv[i] = arena_cstr(arena, command[i]))) return -ENOMEM;
     *ret = argv;
     return 0;
 }
 
-static int child_spawn(const ChildOptions *o, Process **ret)
+int child_start(Run *run, const Str *command, size_t command_n, bool agent, Process **ret)
 {
     CLEANUP(arena_deinit) Arena arena = { 0 };
-    ProcessOptions options = { .cwd = o->run->version->dir,
-                               .memory_bytes_max = o->run->host->memory_bytes_max };
-    if (o->command_n == 0) return diag_set(-ENOENT, "no command is given");
+    ProcessOptions options = { .cwd = run->version->dir,
+                               .memory_bytes_max = run->host->memory_bytes_max };
+    if (command_n == 0) return diag_set(-ENOENT, "no command is given");
     arena_init(&arena, ARGS_BYTES_MAX);
-    int r = argv_make(o, &arena, &options.argv);
-    if (r == 0) r = run_env(o->run, &arena, o->agent, &options.env);
+    int r = argv_make(command, command_n, &arena, &options.argv);
+    if (r == 0) r = run_env(run, &arena, agent, &options.env);
     if (r < 0) return diag_set(r, "the command line is too long");
     return process_spawn(&options, ret);
 }
@@ -209,7 +209,7 @@ int child_run_wait(const ChildOptions *o, ChildResult *ret)
 {
     CLEANUP(process_freep) Process *process = NULL;
     assert(ret->output.max == o->output_bytes_max);
-    int r = child_spawn(o, &process);
+    int r = child_start(o->run, o->command, o->command_n, o->agent, &process);
     if (r < 0) return r;
     assert(!o->agent || !o->run->process);
     if (o->agent) o->run->process = process;

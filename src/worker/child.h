@@ -23,6 +23,11 @@ typedef struct {
     int64_t grace_ms;    /* between SIGTERM and SIGKILL */
 } ChildOptions;
 
+/* Starts a program in the version's directory with the environment of a tool or of the agent.
+ * Returns as process_spawn. */
+MUST_CHECK int child_start(Run *run, const Str *command, size_t command_n, bool agent,
+                           Process **ret);
+
 typedef struct {
     ProcessExit how;
     Buf output;     /* stdout */

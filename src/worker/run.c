@@ -11,6 +11,7 @@
 #include "codec/time_text.h"
 #include "sys/clock.h"
 #include "worker/door.h"
+#include "worker/mcp.h"
 
 #define REPORT_DELAY_MS 100
 #define REPORT_DELAY_MS_MAX 2000
@@ -435,6 +436,7 @@ static void run_end_wait(Run *run)
     GatewayTotals totals;
     assert(run->runner_ended && !run->process);
     door_close_wait(run);
+    mcp_close_wait(run);
     gateway_settle_wait(run, &totals);
     end_by_stop(run);
     end_by_cap(run, &totals);
@@ -631,6 +633,7 @@ int run_start(RunHost *host, const LinkTask *task, void (*on_end)(Run *, void *)
     uuid_text(task->ref.id, run->id);
     list_init(&run->node);
     list_init(&run->door_calls);
+    list_init(&run->mcp_sessions);
     cond_init(&run->changed);
     arena_init(&run->arena, RUN_ARENA_BYTES_MAX);
     run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "worker_trouble", "the agent was not started");

@@ -41,7 +41,8 @@ typedef struct {
     int64_t grace_ms;
     size_t output_bytes_max, log_bytes_max;
     int64_t memory_bytes_max;
-    bool torn_down; /* the loop ends: reports are tried once */
+    size_t mcp_sessions_n; /* of all runs */
+    bool torn_down;        /* the loop ends: reports are tried once */
     RunCounters counters;
 } RunHost;
 
@@ -92,6 +93,8 @@ struct Run {
     GatewaySink sink;
     Process *process; /* the agent's, while it runs */
 
+    List mcp_sessions; /* see mcp.h */
+    size_t mcp_sessions_n;
     List door_calls; /* under way; see door.h */
     size_t door_calls_n;
     bool door_closed;

@@ -10,7 +10,7 @@
 #include "sys/clock.h"
 #include "sys/entropy.h"
 #include "worker/child.h"
-#include "worker/tool_call.h"
+#include "worker/mcp.h"
 
 #define ARGUMENTS_BYTES_MAX ((size_t)1 << 20)
 #define MESSAGE_BYTES_MAX 2560
@@ -285,9 +285,7 @@ static int source_wait(ToolCall *call)
     switch (call->tool->source) {
     case TOOL_BY_COMMAND: return command_wait(call);
     case TOOL_BY_HTTP: return http_wait(call);
-    case TOOL_BY_MCP:
-        return tool_problem(call, TOOL_OUTCOME_TROUBLE,
-                            "tools of MCP servers are not supported yet");
+    case TOOL_BY_MCP: return mcp_tool_wait(call);
     case TOOL_BY_AGENT:
     case TOOL_SOURCE_N_: break;
     }
