@@ -382,7 +382,7 @@ bool dial_may_read(const DialConn *conn)
 
 static int io_failed(void)
 {
-    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return -EAGAIN;
+    if (errno == EAGAIN || errno == EINTR) return -EAGAIN;
     return errno == EPIPE ? -ECONNRESET : -errno;
 }
 

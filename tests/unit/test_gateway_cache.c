@@ -40,7 +40,8 @@ static Reply say_wait(Rig *rig, Api api, bool stream, const char *members, const
 
 static void expect_wait(Rig *rig, const char *text, const char *cache)
 {
-    CLEANUP(reply_deinit) Reply reply = say_wait(rig, API_CHAT, false, "", text, cache);
+    Reply reply = say_wait(rig, API_CHAT, false, "", text, cache);
+    reply_deinit(&reply);
 }
 
 /* --- hits ------------------------------------------------------------------------------------- */

@@ -402,8 +402,8 @@ static void test_cannot_chat(void **state)
         "{'role':'user','content':[{'type':'input_audio','input_audio':{}}]}",
         "{'role':'user','content':[{'type':'image_url','image_url':{'url':'file:///etc/passwd'}}]}",
         "{'role':'user','content':[{'type':'image_url','image_url':{'url':'data:image/png,x'}}]}",
-        "{'role':'user','content':[{'type':'image_url','image_url':{'url':"
-        "'data:image/bmp;base64,x'}}]}",
+        ("{'role':'user','content':[{'type':'image_url','image_url':{'url':"
+         "'data:image/bmp;base64,x'}}]}"),
         "{'role':'user','content':[{'type':'file','file':{'file_id':'file-1'}}]}",
         "{'role':'user','content':7}",
         "{'role':'function','name':'f','content':'x'}",
@@ -440,8 +440,8 @@ static void test_cannot_others(void **state)
         "'messages':[],'container':'c'",
         "'messages':[],'mcp_servers':[{'url':'x'}]",
         "'messages':[],'stop_sequences':['1','2','3','4','5']",
-        "'messages':[{'role':'user','content':[{'type':'document','source':{'type':'url','url':"
-        "'https://x/y.pdf'}}]}]",
+        ("'messages':[{'role':'user','content':[{'type':'document','source':{'type':'url','url':"
+         "'https://x/y.pdf'}}]}]"),
     };
     for (size_t i = 0; i < ARRAY_N(messages); i++) {
         Str body = arena_printf(&fixture, "{'model':'m','max_tokens':5,%s}", messages[i]);
