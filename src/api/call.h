@@ -108,6 +108,8 @@ int task_score_run_wait(ApiCall *call);
 int task_events_run_wait(ApiCall *call);
 int task_timeline_run_wait(ApiCall *call);
 int task_logs_run_wait(ApiCall *call);
+int task_journal_run_wait(ApiCall *call);
+int task_recording_run_wait(ApiCall *call);
 
 int agent_list_run_wait(ApiCall *call);
 int version_list_run_wait(ApiCall *call);

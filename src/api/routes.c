@@ -46,6 +46,16 @@ const Route api_routes[] = {
     { .method = "GET", .pattern = "/api/tasks/{taskId}/logs", .run_wait = task_logs_run_wait,
       .id = "getTaskLog", .tag = "tasks", .summary = "What the agent wrote to standard error",
       .params = task_logs_params, .status = 200, .answer = "TaskLog" },
+    { .method = "GET", .pattern = "/api/tasks/{taskId}/journal",
+      .run_wait = task_journal_run_wait,
+      .id = "getTaskJournal", .tag = "tasks",
+      .summary = "What is recorded of its models' and tools' answers, for later attempts",
+      .params = task_journal_params, .status = 200, .answer = "TaskJournal" },
+    { .method = "GET", .pattern = "/api/tasks/{taskId}/journal/{number}",
+      .run_wait = task_recording_run_wait,
+      .id = "getTaskRecording", .tag = "tasks",
+      .summary = "A recording with its request and answer",
+      .status = 200, .answer = "TaskRecording" },
 
     /* agents and versions */
     { .method = "GET", .pattern = "/api/agents", .run_wait = agent_list_run_wait,

@@ -1,6 +1,10 @@
 /* The objects that answers are made of. */
 #include "api/route.h"
 
+#define RECORDING_FIELDS                                                                     \
+    "number:integer at:time attempt:integer kind:string name:string callId:string hash:hex " \
+    "status:integer contentType:string streamed:boolean complete:boolean "                   \
+    "answerBytes:integer requestBytes:integer"
 #define TASK_USAGE                                                                    \
     "inputTokens:integer outputTokens:integer cachedTokens:integer llmCalls:integer " \
     "toolCalls:integer "
@@ -40,6 +44,11 @@ const Schema api_schemas[] = {
       "webhookId?:string url?:string state?:string attempts?:integer "
       "error?:string nextAt?:time" },
     { "TaskLog", "taskId:uuid entries:[LogLine] nextAfter:string? dropped:integer" },
+    { "TaskJournal", "taskId:uuid replayedCalls:integer missedCalls:integer bytes:integer "
+                     "full:boolean recordings:[Recording] nextAfter:integer?" },
+    { "Recording", RECORDING_FIELDS },
+    { "TaskRecording", "taskId:uuid " RECORDING_FIELDS " request:any answer:string? "
+                       "answerBase64:string?" },
     { "LogLine", "seq:integer attempt:integer at:time stream:string text:string" },
 
     { "AgentList", "agents:[Agent]" },

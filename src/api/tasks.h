@@ -7,6 +7,7 @@
 extern const Param task_get_params[];
 extern const Param task_list_params[];
 extern const Param task_logs_params[];
+extern const Param task_journal_params[];
 extern const BodySpec empty_body;
 extern const BodySpec score_body;
 

@@ -113,6 +113,11 @@ const Command commands[] = {
       false },
     { "task", "logs", "ID", 1, 1, "print what the agent logged", NULL, NO_FLAGS, task_logs_run,
       false },
+    { "task", "journal", "ID [NUMBER]", 1, 2, "show what models and tools answered",
+      "Lists the recordings that a later attempt of the task is served, or shows one with its request\n"
+      "and its answer.\n\n"
+      "  gantry task journal 0192f3aa-1f2e-7c3d-8a4b-5c6d7e8f9a0b 3",
+      NO_FLAGS, task_journal_run, false },
     { "version", "create", "DIR", 1, 1, "make a behavioural version of an agent directory",
       "Checks agent.yaml and what it names, packs the code reproducibly, and records it under the hash of\n"
       "everything that shapes behaviour. The same content always gives the same id. An agent's first\n"

@@ -21,6 +21,7 @@
 #define PROVIDERS_MAX 64
 #define ROUTES_MAX 256
 #define FALLBACKS_MAX 8
+#define JOURNAL_RULES_MAX 64
 #define RETRIES_DEFAULT 2
 #define RETRIES_MAX 20
 #define RATE_LIMIT_MAX INT64_C(1000000000000)
@@ -63,6 +64,9 @@ static const Setting settings[] = {
     { "limits.connections", SETTING_INT, AT(connections_max), 1, 1000000 },
     { "limits.queuedTasks", SETTING_INT, AT(queued_tasks_max), 1, INT64_C(1000000000) },
     { "limits.logBytesPerTask", SETTING_INT, AT(log_bytes_max), 1024, INT64_C(1) << 30 },
+    { "journal.keep", SETTING_DURATION, AT(journal_kept_ms), 1000, 3650 * DAY_MS },
+    { "journal.bytesPerTask", SETTING_INT, AT(journal_bytes_max), 4096, INT64_C(1) << 40 },
+    { "journal.recordingsPerTask", SETTING_INT, AT(journal_recordings_max), 1, 20000 },
     { "timeouts.header", SETTING_DURATION, AT(header_timeout_ms), 10, DAY_MS },
     { "timeouts.body", SETTING_DURATION, AT(body_timeout_ms), 10, DAY_MS },
     { "timeouts.idle", SETTING_DURATION, AT(idle_timeout_ms), 10, DAY_MS },
@@ -660,12 +664,68 @@ static void read_cache(Reader *rd, const Json *v)
     }
 }
 
+static void read_mask(Reader *rd, const IssuePath *path, const Json *v, ReplayMask *ret)
+{
+    Arena *arena = &rd->config->arena;
+    Str *pointers = ARENA_ARRAY(arena, Str, REPLAY_MASK_MAX);
+    if (!v) return;
+    if (json_type(v) != JSON_ARRAY || json_len(v) > REPLAY_MASK_MAX || !pointers) {
+        issue_error(&rd->issues, path, "must be a list of at most %d JSON pointers",
+                    REPLAY_MASK_MAX);
+        return;
+    }
+    ret->pointers = pointers;
+    for (JsonIter it = json_iter(v); json_next(&it); ret->n++) {
+        IssuePath at = ISSUE_INDEX(path, ret->n);
+        if (!str_starts_with(json_str(it.value), STR("/")))
+            issue_error(&rd->issues, &at, "must be a JSON pointer such as /messages/0/content");
+        pointers[ret->n] = arena_str(arena, json_str(it.value));
+    }
+}
+
+/* [{match, off, mask}]: what is recorded of which agent's calls. */
+static void read_journal_rules(Reader *rd, const IssuePath *path, const Json *v)
+{
+    static const char *const names[] = { "match", "off", "mask", NULL };
+    GatewayConfig *gateway = &rd->config->gateway;
+    if (!v) return;
+    GatewayJournalRule *rules = ARENA_ARRAY(&rd->config->arena, GatewayJournalRule,
+                                            JOURNAL_RULES_MAX);
+    if (json_type(v) != JSON_ARRAY || json_len(v) > JOURNAL_RULES_MAX || !rules) {
+        issue_error(&rd->issues, path, "must be a list of at most %d rules", JOURNAL_RULES_MAX);
+        return;
+    }
+    gateway->journal_rules = rules;
+    for (JsonIter it = json_iter(v); json_next(&it);) {
+        IssuePath at = ISSUE_INDEX(path, gateway->journal_rules_n);
+        IssuePath at_off = ISSUE_KEY(&at, STR("off")), at_mask = ISSUE_KEY(&at, STR("mask"));
+        const Json *off = json_get(it.value, "off");
+        if (!check_members(rd, &at, it.value, names)) continue;
+        GatewayJournalRule *rule = &rules[gateway->journal_rules_n++];
+        rule->match = text_member(rd, &at, it.value, "match", true);
+        rule->off = json_bool(off, false);
+        if (off && json_type(off) != JSON_BOOL)
+            issue_error(&rd->issues, &at_off, "must be true or false");
+        read_mask(rd, &at_mask, json_get(it.value, "mask"), &rule->mask);
+    }
+}
+
+/* Its numbers are settings. */
+static void read_journal(Reader *rd, const Json *v)
+{
+    static const char *const names[] = { "keep", "bytesPerTask", "recordingsPerTask", "agents",
+                                         NULL };
+    IssuePath root = ISSUE_KEY(NULL, STR("journal")), agents = ISSUE_KEY(&root, STR("agents"));
+    if (v && check_members(rd, &root, v, names))
+        read_journal_rules(rd, &agents, json_get(v, "agents"));
+}
+
 static void read_document(Reader *rd, const Json *doc)
 {
     static const char *const names[] = { "server",  "log",       "limits",  "timeouts", "worker",
                                          "lanes",   "providers", "models",  "prices",   "webhooks",
                                          "tools",   "auth",      "budgets", "cache",    "breakers",
-                                         "retries", "waiting",   NULL };
+                                         "retries", "waiting",   "journal", NULL };
     static const char *const scalar_blocks[] = { "server",   "log",     "limits",
                                                  "timeouts", "worker",  "lanes",
                                                  "breakers", "retries", "waiting" };
@@ -679,6 +739,7 @@ static void read_document(Reader *rd, const Json *doc)
     read_settings(rd, doc);
     read_budgets(rd, json_get(doc, "budgets"));
     read_cache(rd, json_get(doc, "cache"));
+    read_journal(rd, json_get(doc, "journal"));
     read_prices(rd, json_get(doc, "prices"));
     read_providers(rd, json_get(doc, "providers"));
     read_models(rd, json_get(doc, "models"));
@@ -799,6 +860,9 @@ void config_init(Config *config, ConfigMode mode)
                         .write_timeout_ms = 30000,
                         .queued_tasks_max = 1000000,
                         .log_bytes_max = 1 << 20,
+                        .journal_kept_ms = 7 * DAY_MS,
+                        .journal_bytes_max = 32 << 20,
+                        .journal_recordings_max = 2000,
                         .grace_ms = 5000,
                         .lease_ms = 10000,
                         .cache_bytes_max = CACHE_BYTES_MAX_DEFAULT };
@@ -987,6 +1051,11 @@ void config_dump(const Config *config, Buf *out)
                config->gateway.provider_tools_n);
     for (size_t i = 0; i < config->gateway.cache.agents_n; i++)
         buf_printf(out, "cache.agents: \"%s\"\n", config->gateway.cache.agents[i]);
+    for (size_t i = 0; i < config->gateway.journal_rules_n; i++) {
+        const GatewayJournalRule *rule = &config->gateway.journal_rules[i];
+        buf_printf(out, "journal.agents: {match: \"%s\", off: %s, mask: %zu}\n", rule->match,
+                   rule->off ? "true" : "false", rule->mask.n);
+    }
     buf_printf(out, "auth.keys: %zu\nwebhooks.secret: %s\n", config->keys_n,
                config->webhook_secret.len ? "********" : "made at start");
 }

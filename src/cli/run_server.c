@@ -386,7 +386,10 @@ static int open_services(Program *p)
         return r;
     QueueOptions options = { .webhook_body = webhook_body,
                              .lease_ms = p->config.lease_ms,
-                             .log_bytes_max = p->config.log_bytes_max };
+                             .log_bytes_max = p->config.log_bytes_max,
+                             .journal_bytes_max = p->config.journal_bytes_max,
+                             .journal_recordings_max = p->config.journal_recordings_max,
+                             .journal_kept_ms = p->config.journal_kept_ms };
     for (Lane lane = 0; lane < LANE_N_; lane++)
         options.queued_max[lane] = p->config.queued_tasks_max;
     if ((r = queue_open(p->store, &options, &p->queue)) < 0) return r;

@@ -317,6 +317,49 @@ static int task_logs_body(Client *client)
     return EXIT_OK;
 }
 
+static Str number_cell(Client *client, const Json *v, const char *key)
+{
+    return client_printf(client, "%" PRId64, json_i64_or(json_get(v, key), 0));
+}
+
+static void journal_print(Client *client, const Json *journal)
+{
+    static const char *const names[] = { "NUMBER", "AT",     "ATTEMPT", "KIND",
+                                         "NAME",   "ANSWER", "STATE",   NULL };
+    Table table;
+    table_init(&table, &client->arena, names);
+    for (JsonIter it = json_iter(json_get(journal, "recordings")); json_next(&it);) {
+        bool complete = json_bool(json_get(it.value, "complete"), false);
+        table_add(&table,
+                  (Str[]){ number_cell(client, it.value, "number"), member(it.value, "at"),
+                           number_cell(client, it.value, "attempt"), member(it.value, "kind"),
+                           member(it.value, "name"), number_cell(client, it.value, "answerBytes"),
+                           complete ? STR("complete") : STR("incomplete") });
+    }
+    table_print(&table);
+    printf("%.*s calls replayed, %.*s made anew%s\n",
+           STR_ARG(number_cell(client, journal, "replayedCalls")),
+           STR_ARG(number_cell(client, journal, "missedCalls")),
+           json_bool(json_get(journal, "full"), false) ? "; the journal is full" : "");
+}
+
+static int task_journal_body(Client *client)
+{
+    ClientAnswer answer;
+    const char *number = client->in->args_n > 1 ? client->in->args[1] : NULL;
+    Str path = task_path(client, "/api/tasks/", "/journal");
+    if (number)
+        path = client_printf(client, "%.*s/%.*s", STR_ARG(path),
+                             STR_ARG(client_encoded(client, number)));
+    int r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
+    if (r != EXIT_OK) return r;
+    if (client->in->output == OUTPUT_JSONL && !number) client_print_jsonl(&answer, "recordings");
+    else if (client->in->output != OUTPUT_TABLE) client_print_json(&answer);
+    else if (number) print_fields(answer.json);
+    else journal_print(client, answer.json);
+    return EXIT_OK;
+}
+
 int task_list_run(const Invocation *in)
 {
     return client_main(in, task_list_body);
@@ -345,4 +388,9 @@ int task_retry_run(const Invocation *in)
 int task_logs_run(const Invocation *in)
 {
     return client_main(in, task_logs_body);
+}
+
+int task_journal_run(const Invocation *in)
+{
+    return client_main(in, task_journal_body);
 }

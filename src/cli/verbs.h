@@ -22,6 +22,7 @@ int task_watch_run(const Invocation *in);
 int task_cancel_run(const Invocation *in);
 int task_retry_run(const Invocation *in);
 int task_logs_run(const Invocation *in);
+int task_journal_run(const Invocation *in);
 
 /* versions.c */
 int version_create_run(const Invocation *in);

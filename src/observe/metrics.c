@@ -337,6 +337,15 @@ static const FieldFamily queue_families[] = {
                "Time spent by calls of tools"),
     COUNTER_OF(QueueStats, stale, "gantry_stale_reports",
                "Reports refused because their task had been given to another attempt"),
+    COUNTER_OF(QueueStats, journal_recordings, "gantry_journal_recordings",
+               "Answers of models and tools recorded, to be served to later attempts"),
+    COUNTER_OF(QueueStats, journal_bytes, "gantry_journal_bytes", "Bytes recorded, as stored"),
+    COUNTER_OF(QueueStats, journal_dropped, "gantry_journal_dropped",
+               "Answers not recorded because the journal of their task was full"),
+    COUNTER_OF(QueueStats, journal_closed, "gantry_journal_full",
+               "Tasks whose journal became full"),
+    COUNTER_OF(QueueStats, journal_purged, "gantry_journal_purged",
+               "Recordings deleted after their time"),
     GAUGE_OF(QueueStats, claimers, "gantry_claims_waiting", "Claims waiting for a task"),
     GAUGE_OF(QueueStats, watchers, "gantry_watchers", "Clients waiting for a change of a task"),
 };
@@ -405,6 +414,11 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     sum->cache_bytes += s->cache_bytes;
     sum->cache_entries += s->cache_entries;
     sum->tools_removed += s->tools_removed;
+    sum->replayed += s->replayed;
+    sum->attached += s->attached;
+    sum->replayed_tools += s->replayed_tools;
+    sum->replay_misses += s->replay_misses;
+    sum->not_recorded += s->not_recorded;
     sum->in_flight += s->in_flight;
     sum->tasks_open += s->tasks_open;
     for (size_t i = 0; i < s->models_n; i++) {
@@ -449,6 +463,16 @@ static const FieldFamily gateway_families[] = {
              "Answers in the response cache"),
     COUNTER_OF(GatewayStats, tools_removed, "gantry_gateway_tools_removed",
                "Tools taken out of requests: undeclared, declared otherwise, or switched off"),
+    COUNTER_OF(GatewayStats, replayed, "gantry_gateway_replayed",
+               "Calls answered from the journal of their task, at no cost"),
+    COUNTER_OF(GatewayStats, attached, "gantry_gateway_attached",
+               "Calls made again that followed the one still going"),
+    COUNTER_OF(GatewayStats, replayed_tools, "gantry_gateway_replayed_tools",
+               "Tool calls answered from the journal of their task"),
+    COUNTER_OF(GatewayStats, replay_misses, "gantry_gateway_replay_misses",
+               "Calls made anew by attempts that had recordings left to replay"),
+    COUNTER_OF(GatewayStats, not_recorded, "gantry_gateway_not_recorded",
+               "Answers too large for the journal"),
     GAUGE_OF(GatewayStats, in_flight, "gantry_gateway_in_flight", "Model calls under way"),
     GAUGE_OF(GatewayStats, tasks_open, "gantry_gateway_tasks_open",
              "Tasks with a gateway listener"),

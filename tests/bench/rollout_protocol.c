@@ -1,6 +1,7 @@
 /* The whole statistical protocol of rollouts: type I, power, policy and sample ratio of the group
  * "simulation" of the vectors. Prints each figure beside what is expected; exits 1 when one lies
- * outside its tolerance. Two minutes of one core. tests/unit/test_rollout_protocol.c is its short form. */
+ * outside its tolerance. Two minutes of one core. tests/unit/test_rollout_protocol.c is its short
+ * form. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -320,7 +320,7 @@ static int say(Rig *rig, const char *text)
     CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "stub", false, "", text);
     ptrdiff_t at = reply.body.len ? str_find(reply_str(&reply), STR("answer-")) : -1;
     if (!CHECK(reply.status == 200 && at >= 0)) return 0;
-    int n = atoi(reply.body.ptr + at + 7);
+    int n = (int)strtol(reply.body.ptr + at + 7, NULL, 10);
     return replayed(&reply) ? -n : n;
 }
 
@@ -718,7 +718,8 @@ static StubEnd gated(StubRequest *request, void *ctx)
     if (str_find(request->body, STR("\"stream\":true")) < 0) {
         gate_wait(1);
         if (nth == 1 && atomic_load(&gate.fails)) {
-            stub_sends(request, "HTTP/1.1 400 Bad\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+            stub_sends(request,
+                       "HTTP/1.1 400 Bad\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
             return STUB_CLOSE;
         }
         return counting(request, ctx);
