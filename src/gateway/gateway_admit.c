@@ -14,9 +14,9 @@ int call_read(ModelCall *call)
                             diag_text());
     if (r == 0 && json_type(body) != JSON_OBJECT)
         return call_problem(call, PROBLEM_INVALID, NULL, "the body is not a JSON object");
-    call->document = body;
     if (r == 0) r = request_info_read(&call->arena, call->request->api, body, &call->info, &fault);
     call->json = body;
+    if (!call->asked_json) call->asked_json = body;
     if (r == REQUEST_E_INVALID)
         return call_problem(call, PROBLEM_INVALID, fault.param, "%s", fault.message);
     if (r < 0)

@@ -140,7 +140,7 @@ static int remove_tools(ModelCall *call, const ToolReport *report)
 {
     ToolEdit edits[TOOL_EDITS_MAX];
     size_t n = 0;
-    int r = tool_edits(&call->arena, call->info.api, call->document, report, edits, &n);
+    int r = tool_edits(&call->arena, call->info.api, call->json, report, edits, &n);
     if (r == -ENOTSUP) return refuse(call, first_not_off(report));
     if (r == 0) r = edits_apply(call, edits, n);
     if (r != 0) return r;
@@ -162,7 +162,7 @@ int call_check_tools(ModelCall *call)
     ToolReport report;
     int r = call_check_switches(call);
     if (r != 0 || (!policy.declared && !policy.is_on)) return r;
-    r = tool_check(&call->arena, call->info.api, call->document, &policy, &report);
+    r = tool_check(&call->arena, call->info.api, call->json, &policy, &report);
     if (r == 0 && report.faults_n > 0)
         r = is_removed(call, &report) ? remove_tools(call, &report)
                                       : refuse(call, first_not_off(&report));

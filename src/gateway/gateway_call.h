@@ -43,9 +43,9 @@ typedef struct {
     GatewayRequest checked;        /* asked without tools that it must not offer */
     const GatewayReply *reply;
     Arena arena; /* the request as read, names for the record */
-    const Json *document;
     RequestInfo info;
-    const Json *json;   /* the request's body */
+    const Json *json;       /* the request's body */
+    const Json *asked_json; /* of what the agent sent */
     int64_t started_us; /* clock_mono_us */
 
     CallTarget targets[CALL_TARGETS_MAX]; /* in order of preference */

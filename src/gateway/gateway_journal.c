@@ -372,10 +372,10 @@ void call_journal_end_wait(ModelCall *call)
 
 static void key_make(ModelCall *call)
 {
-    Str body = call->request->body;
+    Str body = call->asked->body; /* whatever was taken out of it */
     buf_init(&call->canonical, CANONICAL_FACTOR * body.len + 64);
     (void)buf_reserve(&call->canonical, body.len);
-    replay_model_key(str_of(gateway_api_name(call->info.api)), call->json, body,
+    replay_model_key(str_of(gateway_api_name(call->info.api)), call->asked_json, body,
                      call->task->journal.mask, &call->canonical, call->key);
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/diag.h"
 #include "codec/url.h"
+#include "gateway/gateway_journal.h"
 #include "logic/schema.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
@@ -339,13 +340,45 @@ static int guarded_wait(ToolCall *call)
     return r;
 }
 
+/* --- the journal ------------------------------------------------------------------------------ */
+
+/* What an earlier attempt was given, outcome and all: it went on from there. */
+static int replayed(ToolCall *call, const ToolReplay *replay)
+{
+    for (int i = 0; i < TOOL_OUTCOME_N_; i++) {
+        if (!str_eq(replay->content_type, str_of(outcomes[i].name))) continue;
+        call->result = (ToolResult){ .text = replay->body.ptr ? replay->body : STR(""),
+                                     .is_error = i != TOOL_OUTCOME_OK,
+                                     .replayed = true,
+                                     .outcome = (ToolOutcome)i };
+        return 0;
+    }
+    return diag_set(-EPROTO, "the journal has an outcome of a tool that is not known here");
+}
+
+/* Served from the journal, or called and recorded: a tool that has done its work for an earlier
+ * attempt does not do it again. What was not run is not recorded. */
+static int journaled_wait(ToolCall *call)
+{
+    ToolReplay replay;
+    GatewayTask *task = call->run->gateway;
+    Str name = call->tool->name;
+    int r = gateway_tool_replay_wait(task, name, call->args, call->arguments, call->arena, &replay);
+    if (r == 0) return replayed(call, &replay);
+    if (r != GATEWAY_E_LIVE) return r;
+    r = guarded_wait(call);
+    if (r < 0 || !tool_outcome_ran(call->result.outcome)) return r;
+    return gateway_tool_record_wait(
+        task, &replay, name, 0, str_of(tool_outcome_name(call->result.outcome)), call->result.text);
+}
+
 static int call_wait(ToolCall *call)
 {
     int r = tool_check_use(call);
     if (r == 0 && !call->result.is_error) r = arguments_read(call, call->ask->arguments);
     if (r == 0 && !call->result.is_error) r = arguments_check(call);
-    if (r == 0 && !call->result.is_error) r = guarded_wait(call);
-    return r;
+    if (r == 0 && !call->result.is_error) r = journaled_wait(call);
+    return r == -ESTALE ? -ECANCELED : r;
 }
 
 /* --- telling ---------------------------------------------------------------------------------- */

@@ -62,6 +62,10 @@ static void deploy(Bench *b, const char *script, const char *spec, const char *m
                      "print('tool runs', os.getpid(), file=sys.stderr, flush=True)\n"
                      "time.sleep(60)\n" },
         { "big.py", "print('x' * 5000)\n" },
+        { "note.py", "import json, sys\n"
+                     "a = json.load(sys.stdin)\n"
+                     "open(a['path'], 'a').write(a['text'] + '\\n')\n"
+                     "print('noted', a['text'])\n" },
         { "hold.sh", "touch $TMPDIR/$$\nexec sleep 60\n" },
     };
     bench_deploy_files(b, files, ARRAY_N(files));
@@ -376,6 +380,54 @@ static void test_recorded(void **state)
     bench(records_scenario);
 }
 
+/* --- the journal ------------------------------------------------------------------------------ */
+
+/* The tool does its work for the first attempt; the second is given what the first one was. Then it
+ * asks for something else, and that is run. */
+static int replay_scenario(Bench *b)
+{
+    char input[512], effects[400], text[64] = "";
+    snprintf(effects, sizeof effects, "%s/effects", b->dir.path);
+    snprintf(input, sizeof input, "\"%s\"", effects);
+    deploy(
+        b,
+        "given = json.load(sys.stdin)\n"
+        "out = [call('note', {'path': given['input'], 'text': 'a'}), heads['x-gantry-replayed'],\n"
+        "  call('fail', {})[:2], heads['x-gantry-replayed']]\n"
+        "if given['attempt'] == 1: sys.exit(75)\n"
+        "out += [call('note', {'path': given['input'], 'text': 'b'}), heads['x-gantry-replayed']]\n"
+        "print(json.dumps(out))\n",
+        "  retry: {maxAttempts: 3, backoff: {initial: 10ms, max: 20ms}}\n"
+        "  limits: {toolCallsPerTask: 3}\n",
+        ",{\"name\":\"note\",\"description\":\"Notes\",\"source\":{\"command\":[\"python3\","
+        "\"note.py\"]}}");
+    Task task = bench_run(b, input);
+    expect(&task, "[[200, \"ok\", \"noted a\"], \"1\", [200, \"error\"], \"1\", "
+                  "[200, \"ok\", \"noted b\"], null]");
+    CHECK_INT(task.attempt, 2);
+    CHECK_INT(task.usage.tool_calls, 3);
+    FILE *f = fopen(effects, "r");
+    if (!CHECK(f != NULL)) return 0;
+    size_t n = fread(text, 1, sizeof text - 1, f);
+    fclose(f);
+    text[n] = '\0';
+    CHECK_STR(str_of(text), STR("a\nb\n"));
+    RecordsJob job = { .task_seq = task.seq, .arena = &b->arena };
+    CHECK_INT(store_read_wait(b->store, records_job, &job), 0);
+    if (!CHECK(job.n == 5)) return 0;
+    for (size_t i = 0; i < 5; i++) {
+        CHECK_INT(job.records[i].replayed, i == 2 || i == 3);
+        CHECK_INT(job.records[i].counted, i != 2 && i != 3);
+    }
+    return 0;
+}
+
+static void test_replayed(void **state)
+{
+    (void)state;
+    bench(replay_scenario);
+}
+
 /* What is not worth a row each is not recorded without end. */
 static int many_scenario(Bench *b)
 {
@@ -433,6 +485,7 @@ int main(void)
         cmocka_unit_test(test_http),
         cmocka_unit_test(test_ends_with_its_task),
         cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_replayed),
         cmocka_unit_test(test_records_have_a_limit),
         cmocka_unit_test(test_many_at_a_time),
     };
