@@ -136,6 +136,11 @@ int worker_recordings_run_wait(ApiCall *call);
 int worker_logs_run_wait(ApiCall *call);
 int worker_leave_run_wait(ApiCall *call);
 
+int price_list_run_wait(ApiCall *call);
+int price_import_run_wait(ApiCall *call);
+int price_entries_run_wait(ApiCall *call);
+int spend_run_wait(ApiCall *call);
+
 int flag_list_run_wait(ApiCall *call);
 int flag_get_run_wait(ApiCall *call);
 int flag_put_run_wait(ApiCall *call);

@@ -4,6 +4,7 @@
 #include "api/execute.h"
 #include "api/flags.h"
 #include "api/health.h"
+#include "api/prices.h"
 #include "api/routing.h"
 #include "api/tasks.h"
 #include "api/versions.h"
@@ -133,6 +134,22 @@ const Route api_routes[] = {
     { .method = "GET", .pattern = "/", .run_wait = root_run_wait,
       .id = "getRoot", .tag = "operation", .summary = "A page that says what this is",
       .status = 200, .answer_type = "text/html", .open = true, .any_params = true },
+
+    /* prices */
+    { .method = "GET", .pattern = "/api/spend", .run_wait = spend_run_wait,
+      .id = "getSpend", .tag = "prices", .summary = "What was spent, by whom and on what",
+      .params = spend_params, .status = 200, .answer = "SpendReport" },
+    { .method = "GET", .pattern = "/api/prices", .run_wait = price_list_run_wait,
+      .id = "listPrices", .tag = "prices", .summary = "What models cost, as calls find it",
+      .params = price_list_params, .status = 200, .answer = "PriceList" },
+    { .method = "POST", .pattern = "/api/prices", .run_wait = price_import_run_wait,
+      .id = "importPrices", .tag = "prices",
+      .summary = "Import LiteLLM's model_prices_and_context_window.json, or some entries of its form",
+      .params = price_import_params, .upload = "application/json", .status = 200,
+      .answer = "PriceImport" },
+    { .method = "GET", .pattern = "/api/prices/entries", .run_wait = price_entries_run_wait,
+      .id = "getPriceEntries", .tag = "prices", .summary = "What was imported, in the form it had",
+      .status = 200, .answer_type = "application/json" },
 
     /* flags */
     { .method = "GET", .pattern = "/api/flags", .run_wait = flag_list_run_wait,

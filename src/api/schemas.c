@@ -13,6 +13,16 @@
     "versionId:hex agent:string createdAt:time description:string commit:string artifact:string " \
     "model:string "
 
+#define SPEND_SUMS                                                                             \
+    "calls:integer inputTokens:integer outputTokens:integer cachedTokens:integer costUsd:usd " \
+    "costNusd:integer "
+#define PRICE_RATES                                                                        \
+    "inputUsdPerMillion:string outputUsdPerMillion:string cacheReadUsdPerMillion?:string " \
+    "cacheWriteUsdPerMillion?:string cacheWrite1hUsdPerMillion?:string "                   \
+    "reasoningUsdPerMillion?:string audioInputUsdPerMillion?:string "                      \
+    "audioOutputUsdPerMillion?:string imageInputUsdPerMillion?:string "                    \
+    "imageOutputUsdPerMillion?:string "
+
 const Schema api_schemas[] = {
     { "Problem", "type:string title:string status:integer detail:string code:string "
                  "requestId:string errors?:[Finding] warnings?:[Finding]" },
@@ -95,7 +105,19 @@ const Schema api_schemas[] = {
                        "request?:string" },
     { "WorkerRecording", "n:integer kind:string key:hex complete:boolean" },
     { "RecordedBytes", "bytes:integer gzip:boolean data:string" },
-    { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean flagsRevision:integer" },
+    { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean flagsRevision:integer "
+                   "pricesRevision:integer" },
+    { "SpendReport", "by:string from:time " SPEND_SUMS "rows:[Spend] truncated:boolean" },
+    { "Spend", "key:string " SPEND_SUMS },
+    { "PriceList", "revision:integer prices:[Price]" },
+    { "Price", "model:string source:string " PRICE_RATES "tiers?:[PriceTier] services?:object "
+               "regionFactors?:object webSearchLowUsd?:string webSearchMediumUsd?:string "
+               "webSearchHighUsd?:string fileSearchUsd?:string codeSessionUsd?:string "
+               "requestUsd?:string secondUsd?:string imageUsd?:string imageTokensMax?:integer "
+               "maxInputTokens?:integer maxOutputTokens?:integer mediaUnpriced?:boolean "
+               "fictitious?:boolean" },
+    { "PriceTier", "aboveTokens:integer " PRICE_RATES },
+    { "PriceImport", "imported:integer skipped:integer firstSkipped:string revision:integer" },
     { "FlagList", "revision:integer flags:[Flag]" },
     { "Flag", "key:string value:any rules:[object] description:string revision:integer "
               "updatedAt:time" },

@@ -2,6 +2,7 @@
  * the version, the agent and the first routing are one transaction. */
 #include "api/versions.h"
 
+#include "api/prices.h"
 #include "base/diag.h"
 #include "base/log.h"
 #include "codec/yaml.h"
@@ -180,7 +181,8 @@ static void model_warn(Upload *u)
     Str model = u->package->spec.model;
     if (!config || str_empty(model)) return;
     for (int p = 0; p < GATEWAY_PROTOCOL_N_; p++)
-        if (gateway_resolve(config, model, (GatewayProtocol)p, NULL, NULL) == 0) return;
+        if (gateway_resolve(config, NULL, model, (GatewayProtocol)p, NULL, NULL) == 0) return;
+    if (str_empty(model) || price_is_imported_wait(u->call->api, model)) return;
     Str why = arena_str(&u->arena, str_of(diag_text()));
     if (why.ptr) package_warn(&u->arena, u->package, STR("spec.model"), why);
 }

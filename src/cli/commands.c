@@ -55,6 +55,15 @@ static const Flag rollback_flags[] = {
     { "to", "VERSION", "the version to return to (default: the one before)" },
     { 0 },
 };
+static const Flag spend_flags[] = {
+    { "by", "model|agent|version|user|tenant|provider|day", "what to sum by (default model)" },
+    { "window", "DURATION", "how far back, by whole hours (default 24h)" },
+    { 0 },
+};
+static const Flag price_import_flags[] = {
+    { "replace", NULL, "forget what was imported before" },
+    { 0 },
+};
 static const Flag flag_set_flags[] = {
     { "agent", "AGENT", "only for tasks of this agent" },
     { "version", "VERSION", "only for tasks of this version (at least 8 digits of its id)" },
@@ -139,6 +148,20 @@ const Command commands[] = {
       agents_run, false },
     { "queue", NULL, "", 0, 0, "show the lanes", NULL, NO_FLAGS, queue_run, false },
     { "workers", NULL, "", 0, 0, "list workers", NULL, NO_FLAGS, workers_run, false },
+    { "spend", NULL, "", 0, 0, "show what was spent, by whom and on what",
+      "  gantry spend --by agent --window 7d\n  gantry spend --by day --window 30d -o json",
+      spend_flags, spend_run, false },
+    { "price", "import", "FILE", 1, 1, "import a price list",
+      "FILE (- is standard input) has the form of LiteLLM's model_prices_and_context_window.json: an\n"
+      "object keyed by model, USD a token. All of it, or the entries you need. Workers take it over\n"
+      "within a second; calls under way keep the price they began with. `prices` in gantry.yaml come\n"
+      "before imported ones, those before the built-in list.\n\n"
+      "  gantry price import model_prices_and_context_window.json",
+      price_import_flags, price_import_run, false },
+    { "price", "list", "[TEXT]", 0, 1, "list prices in USD a million tokens",
+      "Those of models with TEXT in their names; all without.", NO_FLAGS, price_list_run, false },
+    { "price", "show", "MODEL", 1, 1, "show all that a model is billed by", NULL, NO_FLAGS,
+      price_show_run, false },
     { "flag", "list", "", 0, 0, "list flags and switches", NULL, NO_FLAGS, flag_list_run, false },
     { "flag", "get", "KEY", 1, 1, "show a flag", NULL, NO_FLAGS, flag_get_run, false },
     { "flag", "set", "KEY VALUE", 2, 2, "set a flag, or switch a tool, a model or tasks off",

@@ -39,6 +39,14 @@ int workers_run(const Invocation *in);
 int worker_drain_run(const Invocation *in);
 int doctor_run(const Invocation *in);
 
+/* prices.c */
+int price_import_run(const Invocation *in);
+int price_list_run(const Invocation *in);
+int price_show_run(const Invocation *in);
+
+/* spend.c */
+int spend_run(const Invocation *in);
+
 /* flags.c */
 int flag_list_run(const Invocation *in);
 int flag_get_run(const Invocation *in);

@@ -12,6 +12,7 @@ static ModelCall *call_new(GatewayTask *task, const GatewayRequest *request,
     call->asked = call->request = request;
     call->reply = reply;
     call->started_us = clock_mono_us();
+    call->prices = price_list_ref(task->gateway->prices);
     /* the request, then its answer, as documents */
     arena_init(&call->arena, GATEWAY_JSON_FACTOR * request->body.len + 256u * 1024 * 1024);
     buf_init(&call->recording.body, GATEWAY_RECORDING_BYTES_MAX);
@@ -30,6 +31,7 @@ static void call_free(ModelCall *call)
     list_remove(&call->node);
     cond_broadcast(&call->task->changed); /* who closes the task may wait for this call */
     arena_deinit(&call->arena);
+    price_list_unref(call->prices);
     free(call);
 }
 

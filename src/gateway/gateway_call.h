@@ -44,6 +44,7 @@ typedef struct {
     const GatewayReply *reply;
     Arena arena; /* the request as read, names for the record */
     RequestInfo info;
+    PriceList *prices;      /* that were imported when it began */
     const Json *json;       /* the request's body */
     const Json *asked_json; /* of what the agent sent */
     int64_t started_us; /* clock_mono_us */

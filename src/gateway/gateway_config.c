@@ -34,8 +34,9 @@ const GatewayRoute *gateway_route(const GatewayConfig *config, Str model, Gatewa
     return NULL;
 }
 
-int gateway_resolve(const GatewayConfig *config, Str model, GatewayProtocol protocol,
-                    const GatewayProvider **ret_provider, const Price **ret_price)
+int gateway_resolve(const GatewayConfig *config, const PriceTable *prices, Str model,
+                    GatewayProtocol protocol, const GatewayProvider **ret_provider,
+                    const Price **ret_price)
 {
     const GatewayRoute *route = gateway_route(config, model, protocol);
     if (!route)
@@ -45,7 +46,8 @@ int gateway_resolve(const GatewayConfig *config, Str model, GatewayProtocol prot
                         gateway_protocol_name(protocol), STR_ARG(model));
     const GatewayProvider *provider = &config->providers[route->provider];
     if (ret_provider) *ret_provider = provider;
-    const Price *price = price_find(config->prices, str_of(provider->name), model);
+    const Price *price = price_find(prices ? prices : config->prices, str_of(provider->name),
+                                    model);
     if (!price) price = provider->default_price;
     if (!price)
         return diag_set(-ENODATA,

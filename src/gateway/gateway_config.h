@@ -94,10 +94,12 @@ GatewayProtocol gateway_api_protocol(Api api);
 /* The route of a model, or NULL. Any thread. */
 const GatewayRoute *gateway_route(const GatewayConfig *config, Str model, GatewayProtocol protocol);
 
-/* Provider and price of a model, also for pre-flight. Returns 0, -ENOENT (no route; diag names the
+/* Provider and price of a model, also for pre-flight. prices: to look in, of gateway_prices();
+ * NULL: those of the configuration alone. Returns 0, -ENOENT (no route; diag names the
  * fix) or -ENODATA (no price; diag names the fix; *ret_provider is set). Either ret may be NULL.
  * Any thread. */
-MUST_CHECK int gateway_resolve(const GatewayConfig *config, Str model, GatewayProtocol protocol,
-                               const GatewayProvider **ret_provider, const Price **ret_price);
+MUST_CHECK int gateway_resolve(const GatewayConfig *config, const PriceTable *prices, Str model,
+                               GatewayProtocol protocol, const GatewayProvider **ret_provider,
+                               const Price **ret_price);
 
 #endif

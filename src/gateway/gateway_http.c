@@ -159,7 +159,8 @@ static void model_openai(JsonOut *out, const GatewayTask *task, Str model)
 {
     const GatewayProvider *provider = NULL;
     const Price *price;
-    (void)!gateway_resolve(task->gateway->config, model, GATEWAY_OPENAI, &provider, &price);
+    (void)!gateway_resolve(task->gateway->config, gateway_prices(task->gateway), model,
+                           GATEWAY_OPENAI, &provider, &price);
     json_out_object(out);
     json_out_kstr(out, "id", model);
     json_out_kcstr(out, "object", "model");

@@ -19,11 +19,13 @@ static int resolve(ModelCall *call, Str model, CallTarget *ret)
 {
     const GatewayConfig *config = call->task->gateway->config;
     GatewayProtocol own = gateway_api_protocol(call->info.api);
+    const PriceTable *prices = price_list_table(call->prices, config->prices);
     *ret = (CallTarget){ .model = model };
-    int r = gateway_resolve(config, model, own, &ret->provider, &ret->price);
+    int r = gateway_resolve(config, prices, model, own, &ret->provider, &ret->price);
     if (r == -ENOENT && call->info.api != API_EMBEDDINGS &&
         gateway_route(config, model, other_protocol(own)))
-        r = gateway_resolve(config, model, other_protocol(own), &ret->provider, &ret->price);
+        r = gateway_resolve(config, prices, model, other_protocol(own), &ret->provider,
+                            &ret->price);
     if (r != 0) return r;
     ret->api = api_spoken(ret, call->info.api);
     return call_translate_request(call, ret);

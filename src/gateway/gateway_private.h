@@ -9,6 +9,7 @@
 #include "base/map.h"
 #include "codec/uuid.h"
 #include "gateway/gateway.h"
+#include "gateway/gateway_prices.h"
 #include "gateway/gateway_problem.h"
 #include "gateway/gateway_stats.h"
 #include "logic/flag.h"
@@ -62,6 +63,7 @@ struct Gateway {
     List tasks;            /* GatewayTask.node: the open ones */
     struct Limits *limits; /* gateway_limit.h */
     atomic_uint_fast64_t replayed, replayed_tools, replay_misses, attached, not_recorded;
+    PriceList *prices; /* imported; NULL: none */
 };
 
 /* What a task has been answered before, and what its next recordings are kept against. */

@@ -36,6 +36,7 @@ void gateway_free(Gateway *gateway)
     assert(atomic_load(&gateway->tasks_open) == 0);
     cache_deinit(&gateway->cache);
     limits_free(gateway->limits);
+    price_list_unref(gateway->prices);
     http_client_free(gateway->client);
     free(gateway);
 }

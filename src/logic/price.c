@@ -29,20 +29,28 @@ static void fill_rates(PriceRates *r)
     r->image_output = or_else(r->image_output, r->output);
 }
 
-/* Rates that depart from others: a kind whose rate is not known costs what its plain token does
- * here, and no less than there. */
+/* A kind that had no rate of its own has none here either; one that had costs what its plain token
+ * does here, and no less than there. */
+static int64_t departed(int64_t rate, int64_t plain, int64_t from, int64_t from_plain)
+{
+    if (rate != PRICE_UNSET) return rate;
+    return from == from_plain ? plain : MAX(from, plain);
+}
+
+/* Rates that depart from others. */
 static void fill_from(PriceRates *r, const PriceRates *from)
 {
     r->input = or_else(r->input, from->input);
     r->output = or_else(r->output, from->output);
-    r->cached = or_else(r->cached, MAX(from->cached, r->input));
-    r->write_5m = or_else(r->write_5m, MAX(from->write_5m, r->input));
-    r->write_1h = or_else(r->write_1h, MAX(from->write_1h, 2 * r->input));
-    r->reasoning = or_else(r->reasoning, MAX(from->reasoning, r->output));
-    r->audio_input = or_else(r->audio_input, MAX(from->audio_input, r->input));
-    r->audio_output = or_else(r->audio_output, MAX(from->audio_output, r->output));
-    r->image_input = or_else(r->image_input, MAX(from->image_input, r->input));
-    r->image_output = or_else(r->image_output, MAX(from->image_output, r->output));
+    r->cached = departed(r->cached, r->input, from->cached, from->input);
+    r->write_5m = departed(r->write_5m, r->input, from->write_5m, from->input);
+    int64_t hour = from->write_1h > from->input ? 2 * r->input : r->input;
+    r->write_1h = departed(r->write_1h, hour, from->write_1h, from->input);
+    r->reasoning = departed(r->reasoning, r->output, from->reasoning, from->output);
+    r->audio_input = departed(r->audio_input, r->input, from->audio_input, from->input);
+    r->audio_output = departed(r->audio_output, r->output, from->audio_output, from->output);
+    r->image_input = departed(r->image_input, r->input, from->image_input, from->input);
+    r->image_output = departed(r->image_output, r->output, from->image_output, from->output);
 }
 
 static void fill_tiers(const PriceRates *base, PriceTier *tiers, size_t n)

@@ -156,6 +156,9 @@ int64_t price_hold(const Price *price, int64_t in_ub, int64_t out_ub, const Pric
 int64_t price_output_affordable(const Price *price, int64_t in_ub, const PriceTerms *terms,
                                 int64_t budget_nusd);
 
+/* Appends the price as the API shows it: USD a million tokens and USD a piece as decimal text. */
+void price_write(JsonOut *out, const Price *price, const char *source);
+
 /* --- price_import.c --------------------------------------------------------------------------- */
 
 typedef struct {

@@ -191,10 +191,11 @@ typedef struct {
     HoldStop *stops; /* in arena */
     size_t stops_n;
     bool draining;
-    int64_t flags_revision; /* of the flags (store/flag_store.h): fetch them when it has moved */
-    uint64_t budget_epoch;  /* moves when rules of budgets change: ask anew which apply */
-    bool budget_wanted;     /* others wait for what this worker holds of a budget: return it */
-    uint64_t mark;          /* for queue_signal_wait */
+    int64_t prices_revision; /* of imported prices (store/price_store.h), likewise */
+    int64_t flags_revision;  /* of the flags (store/flag_store.h): fetch them when it has moved */
+    uint64_t budget_epoch;   /* moves when rules of budgets change: ask anew which apply */
+    bool budget_wanted;      /* others wait for what this worker holds of a budget: return it */
+    uint64_t mark;           /* for queue_signal_wait */
 } HeartbeatReply;
 
 #define HEARTBEAT_TASKS_MAX 4096

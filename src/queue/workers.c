@@ -3,6 +3,8 @@
 #include "queue/queue_private.h"
 #include "store/budget_store.h"
 #include "store/flag_store.h"
+#include "store/price_store.h"
+#include "store/spend_store.h"
 #include "sys/entropy.h"
 
 /* --- coming and going ------------------------------------------------------------------------- */
@@ -162,6 +164,7 @@ static int heartbeat_job(Db *db, void *arg)
     if (r == -ENOENT) return no_worker();
     if (r == 0) r = worker_state(db, job->worker_id, &state);
     if (r == 0) r = flag_revision(db, &job->reply->flags_revision);
+    if (r == 0) r = price_revision(db, &job->reply->prices_revision);
     if (r == 0) r = heartbeat_held(db, job);
     if (r == 0) r = heartbeat_orphans(db, job);
     if (r != 0) return r;
@@ -277,6 +280,7 @@ static int call_add(Queue *queue, Db *db, const TaskHead *head, const Call *call
 {
     int r = call_insert(db, head->seq, call);
     if (r == 0) r = ledger_settle(queue, db, head->seq, call);
+    if (r == 0 && !call->replayed) r = spend_add(db, head->seq, call);
     if (r == 0 && call->recording) r = journal_keep(queue, db, head, call->recording, kept);
     if (r == 0 && call->replay_missed) r = journal_add_misses(db, head->seq, 1, call->at_ms);
     return r;

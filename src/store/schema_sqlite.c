@@ -189,6 +189,28 @@ static const char budgets[] =
     ") STRICT, WITHOUT ROWID;"
     "CREATE INDEX budget_slice_by_worker ON budget_slice (worker_id);"
     "ALTER TABLE call ADD COLUMN charged_tokens INTEGER NOT NULL DEFAULT 0;";
+/* Imported; the counter moves with every import. */
+static const char prices[] =
+    "CREATE TABLE price ("
+    " model TEXT PRIMARY KEY, entry TEXT NOT NULL, updated_at_ms INTEGER NOT NULL"
+    ") STRICT, WITHOUT ROWID;"
+    "INSERT INTO counter (name, value) VALUES ('prices', 0);";
+
+/* Sums of calls: a look back over a month reads hours, not calls. */
+static const char spend[] =
+    "CREATE TABLE spend ("
+    " hour_ms INTEGER NOT NULL, agent TEXT NOT NULL, version_id TEXT NOT NULL,"
+    " user_id TEXT NOT NULL, tenant_id TEXT NOT NULL, model TEXT NOT NULL,"
+    " provider TEXT NOT NULL, calls INTEGER NOT NULL, input_tokens INTEGER NOT NULL,"
+    " output_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,"
+    " cost_nusd INTEGER NOT NULL,"
+    " PRIMARY KEY (hour_ms, agent, version_id, user_id, tenant_id, model, provider)"
+    ") STRICT, WITHOUT ROWID;"
+    "INSERT INTO spend SELECT call.at_ms - call.at_ms % 3600000, agent, version_id,"
+    " coalesce(user_id, ''), coalesce(tenant_id, ''), model, provider, count(*),"
+    " sum(call.input_tokens), sum(call.output_tokens), sum(call.cached_tokens),"
+    " sum(call.cost_nusd)"
+    " FROM call JOIN task ON task.seq = call.task_seq GROUP BY 1, 2, 3, 4, 5, 6, 7;";
 
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
@@ -199,5 +221,7 @@ const Migration schema_steps[] = {
     { 6, "degraded calls", degraded_calls },
     { 7, "tool calls", tool_calls },
     { 8, "budgets", budgets },
+    { 9, "prices", prices },
+    { 10, "spend", spend },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

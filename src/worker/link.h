@@ -104,6 +104,10 @@ typedef struct {
      * revision than the flags that are known. */
     int (*flags_wait)(WorkerLink *link, Arena *arena, LinkFlags *ret);
 
+    /* Appends the imported prices to out, as an object of entries keyed by model. To be called when
+     * a heartbeat's answer has another revision than the prices that are known. */
+    int (*prices_wait)(WorkerLink *link, Buf *out);
+
     /* Records the end of an attempt. Idempotent by fence: a repetition is LINK_E_STALE. Returns 0,
      * LINK_E_STALE, LINK_E_REFUSED. */
     int (*finish_wait)(WorkerLink *link, const TaskFinish *finish);

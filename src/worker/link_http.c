@@ -307,6 +307,23 @@ static int http_flags_wait(WorkerLink *link, Arena *arena, LinkFlags *ret)
     return r;
 }
 
+static int http_prices_wait(WorkerLink *link, Buf *out)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    Str body;
+    Ask ask = {
+        .method = "GET",
+        .path = "/api/prices/entries",
+        .timeout_ms = MIN(http->timeout_ms, http->lease.lease_ms / 3),
+        .reply_bytes_max = out->max,
+        .absent = LINK_E_REFUSED,
+    };
+    arena_init(&arena, 2 * out->max);
+    int r = ask_wait(http, &ask, &arena, &body);
+    return r != 0 || buf_add(out, body) ? r : -ENOMEM;
+}
+
 static int http_leave_wait(WorkerLink *link)
 {
     HttpLink *http = http_of(link);
@@ -519,6 +536,7 @@ static const WorkerLinkOps http_ops = {
     .heartbeat_wait = http_heartbeat_wait,
     .signal_wait = http_signal_wait,
     .flags_wait = http_flags_wait,
+    .prices_wait = http_prices_wait,
     .finish_wait = http_finish_wait,
     .calls_wait = http_calls_wait,
     .tools_wait = http_tools_wait,

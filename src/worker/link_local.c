@@ -5,6 +5,7 @@
 #include "logic/flag.h"
 #include "store/artifact_store.h"
 #include "store/flag_store.h"
+#include "store/price_store.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
 #include "worker/wire.h"
@@ -201,6 +202,18 @@ static int local_flags_wait(WorkerLink *link, Arena *arena, LinkFlags *ret)
     return r;
 }
 
+/* --- prices ----------------------------------------------------------------------------------- */
+
+static int prices_job(Db *db, void *arg)
+{
+    return price_entries_write(db, arg);
+}
+
+static int local_prices_wait(WorkerLink *link, Buf *out)
+{
+    return store_read_wait(queue_store(local_of(link)->queue), prices_job, out);
+}
+
 /* --- versions --------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -265,6 +278,7 @@ static const WorkerLinkOps local_ops = {
     .heartbeat_wait = local_heartbeat_wait,
     .signal_wait = local_signal_wait,
     .flags_wait = local_flags_wait,
+    .prices_wait = local_prices_wait,
     .finish_wait = local_finish_wait,
     .calls_wait = local_calls_wait,
     .tools_wait = local_tools_wait,

@@ -15,9 +15,11 @@ static Api api_of(const Run *run, const GatewayProvider **ret_provider)
     GatewayProtocol first = str_find(model, STR("claude")) >= 0 ? GATEWAY_ANTHROPIC
                                                                 : GATEWAY_OPENAI;
     GatewayProtocol other = first == GATEWAY_OPENAI ? GATEWAY_ANTHROPIC : GATEWAY_OPENAI;
-    int r = gateway_resolve(run->host->models, model, first, ret_provider, NULL);
+    int r = gateway_resolve(run->host->models, gateway_prices(run->host->gateway), model, first,
+                            ret_provider, NULL);
     if (r == -ENOENT) {
-        r = gateway_resolve(run->host->models, model, other, ret_provider, NULL);
+        r = gateway_resolve(run->host->models, gateway_prices(run->host->gateway), model, other,
+                            ret_provider, NULL);
         if (r != -ENOENT) first = other;
     }
     return first == GATEWAY_ANTHROPIC ? API_MESSAGES : API_CHAT;

@@ -202,6 +202,7 @@ void wire_beat_write(JsonOut *out, const HeartbeatReply *beat)
     stops_write(out, "lost", beat, HOLD_STALE);
     json_out_kbool(out, "draining", beat->draining);
     json_out_ki64(out, "flagsRevision", beat->flags_revision);
+    json_out_ki64(out, "pricesRevision", beat->prices_revision);
     json_out_object_end(out);
 }
 
@@ -223,7 +224,8 @@ int wire_beat_read(Arena *arena, const Json *v, const TaskRef *held, size_t held
                    HeartbeatReply *ret)
 {
     HeartbeatReply beat = { .draining = json_bool(json_get(v, "draining"), false),
-                            .flags_revision = json_i64_or(json_get(v, "flagsRevision"), 0) };
+                            .flags_revision = json_i64_or(json_get(v, "flagsRevision"), 0),
+                            .prices_revision = json_i64_or(json_get(v, "pricesRevision"), 0) };
     if (json_type(v) != JSON_OBJECT) return missing("heartbeat");
     beat.stops = ARENA_ARRAY(arena, HoldStop, 2 * held_n + 1);
     if (!beat.stops) return diag_set(-ENOMEM, "too many tasks");

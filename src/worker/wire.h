@@ -8,7 +8,8 @@
  *   POST .../{id}/claim         {"free":SLOTS,"waitMs"}
  *                               200 {"tasks":[TASK]}
  *   POST .../{id}/heartbeat     {"tasks":[REF]}
- *                               200 {"cancel":[taskId],"lost":[taskId],"draining","flagsRevision"}
+ *                               200 {"cancel":[taskId],"lost":[taskId],"draining","flagsRevision",
+ *                                   "pricesRevision"}
  *   POST .../{id}/finish        FINISH
  *                               204, 409 stale
  *   POST .../{id}/calls         {"taskId","fence","calls":[CALL]}
@@ -23,6 +24,7 @@
  *                               200 {"recordings":[ROW]}, ANSWER, {"request"}, 404, 409 stale
  *   POST .../{id}/journal       {"taskId","fence","recordings":[RECORDING]}
  *                               204, 409 stale
+ *   GET  /api/prices/entries    200 {MODEL:ENTRY}, see logic/price.h
  *   GET  /api/versions/{id}     200 {"components",...}, 404
  *   GET  .../{id}/artifact      200 canonical tar, gzipped, 404
  *

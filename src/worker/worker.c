@@ -11,6 +11,7 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "logic/flag.h"
+#include "store/price_store.h"
 #include "sys/clock.h"
 #include "worker/run.h"
 #include "worker/slots.h"
@@ -44,6 +45,8 @@ struct WorkerHost {
     bool over;       /* heartbeats and claims are to end */
     LinkFlags flags; /* in flags_arena */
     bool flags_known;
+    int64_t prices_revision; /* of the imported prices that the gateway has */
+    bool prices_known;
     Arena flags_arena;
     List runs;
     Slots slots;
@@ -271,7 +274,7 @@ static void run_begin(WorkerHost *w, int claim, const LinkTask *task)
 
 static bool may_claim(const WorkerHost *w)
 {
-    return w->registered && w->flags_known && !w->draining && !w->over;
+    return w->registered && w->flags_known && w->prices_known && !w->draining && !w->over;
 }
 
 /* A claim and the start of what it brought. Returns 0 or what went wrong. */
@@ -432,6 +435,23 @@ static void flags_follow_wait(WorkerHost *w, int64_t revision)
     changed(w);
 }
 
+/* The same for imported prices. */
+static void prices_follow_wait(WorkerHost *w, int64_t revision)
+{
+    CLEANUP(buf_deinit) Buf entries = { 0 };
+    if (w->prices_known && w->prices_revision == revision) return;
+    buf_init(&entries, 2 * PRICE_LIST_BYTES_MAX);
+    int r = revision ? w->link->ops->prices_wait(w->link, &entries) : 0;
+    if (r == 0 && revision) r = gateway_set_prices(w->host.gateway, buf_str(&entries));
+    if (r != 0) {
+        if (r != -ECANCELED) LOG_WARN("cannot read prices", LOG_CSTR("why", diag_text_or(r)));
+        return;
+    }
+    w->prices_revision = revision;
+    w->prices_known = true;
+    changed(w);
+}
+
 /* *ret_mark is set on success. */
 static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
 {
@@ -446,6 +466,7 @@ static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
     if (r != 0) return r;
     beat_obey(w, &beat);
     flags_follow_wait(w, beat.flags_revision);
+    prices_follow_wait(w, beat.prices_revision);
     *ret_mark = beat.mark;
     return 0;
 }

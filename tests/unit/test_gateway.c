@@ -751,14 +751,17 @@ static void refusals_wait(void *arg)
 
     const GatewayProvider *provider;
     const Price *price;
-    CHECK_INT(gateway_resolve(&rig->config, STR("sim/echo"), GATEWAY_ANTHROPIC, &provider, &price),
-              0);
+    CHECK_INT(
+        gateway_resolve(&rig->config, NULL, STR("sim/echo"), GATEWAY_ANTHROPIC, &provider, &price),
+        0);
     CHECK(provider == &rig->providers[1]);
-    CHECK_INT(gateway_resolve(&rig->config, STR("nobody"), GATEWAY_OPENAI, &provider, &price),
+    CHECK_INT(gateway_resolve(&rig->config, NULL, STR("nobody"), GATEWAY_OPENAI, &provider, &price),
               -ENOENT);
-    CHECK_INT(gateway_resolve(&rig->config, STR("unpriced-1"), GATEWAY_OPENAI, &provider, &price),
-              -ENODATA);
-    CHECK_INT(gateway_resolve(&rig->config, STR("stub-1"), GATEWAY_OPENAI, &provider, &price), 0);
+    CHECK_INT(
+        gateway_resolve(&rig->config, NULL, STR("unpriced-1"), GATEWAY_OPENAI, &provider, &price),
+        -ENODATA);
+    CHECK_INT(gateway_resolve(&rig->config, NULL, STR("stub-1"), GATEWAY_OPENAI, &provider, &price),
+              0);
     CHECK(price == &rig->stub_price);
 }
 

@@ -1,0 +1,102 @@
+#include "store/spend_store.h"
+
+#include "store/row.h"
+
+const char *spend_by_name(SpendBy by)
+{
+    static const char *const names[SPEND_BY_N_] = { "agent", "version",  "user", "tenant",
+                                                    "model", "provider", "day" };
+    assert(by < SPEND_BY_N_);
+    return names[by];
+}
+
+int spend_add(Db *db, int64_t task_seq, const Call *call)
+{
+    RowIn in = row_in(db,
+                      "INSERT INTO spend (hour_ms, agent, version_id, user_id, tenant_id, model,"
+                      " provider, calls, input_tokens, output_tokens, cached_tokens, cost_nusd)"
+                      " SELECT ?2, agent, version_id, coalesce(user_id, ''),"
+                      " coalesce(tenant_id, ''), ?3, ?4, 1, ?5, ?6, ?7, ?8"
+                      " FROM task WHERE seq = ?1"
+                      " ON CONFLICT DO UPDATE SET calls = calls + 1,"
+                      " input_tokens = input_tokens + excluded.input_tokens,"
+                      " output_tokens = output_tokens + excluded.output_tokens,"
+                      " cached_tokens = cached_tokens + excluded.cached_tokens,"
+                      " cost_nusd = cost_nusd + excluded.cost_nusd");
+    in_i64(&in, task_seq);
+    in_i64(&in, call->at_ms - call->at_ms % SPEND_HOUR_MS);
+    in_text(&in, call->model);
+    in_text(&in, call->provider);
+    in_i64(&in, call->input_tokens);
+    in_i64(&in, call->output_tokens);
+    in_i64(&in, call->cached_tokens);
+    in_i64(&in, call->cost_nusd);
+    return row_run(in.stmt);
+}
+
+static void spend_read(RowOut *out, void *ret)
+{
+    Spend *spend = ret;
+    spend->key = out_text(out);
+    spend->calls = out_i64(out);
+    spend->input_tokens = out_i64(out);
+    spend->output_tokens = out_i64(out);
+    spend->cached_tokens = out_i64(out);
+    spend->cost_nusd = out_i64(out);
+}
+
+#define SUMS                                                                   \
+    ", sum(calls), sum(input_tokens), sum(output_tokens), sum(cached_tokens)," \
+    " sum(cost_nusd) AS cost FROM spend WHERE hour_ms >= ?1"
+#define BY(column) "SELECT " column SUMS " GROUP BY 1 ORDER BY cost DESC, 1 LIMIT ?2"
+
+static const char *list_sql(SpendBy by)
+{
+    static const char *const sql[SPEND_BY_N_] = {
+        [SPEND_BY_AGENT] = BY("agent"),
+        [SPEND_BY_VERSION] = BY("version_id"),
+        [SPEND_BY_USER] = BY("user_id"),
+        [SPEND_BY_TENANT] = BY("tenant_id"),
+        [SPEND_BY_MODEL] = BY("model"),
+        [SPEND_BY_PROVIDER] = BY("provider"),
+        [SPEND_BY_DAY] = "SELECT strftime('%Y-%m-%d', hour_ms / 1000, 'unixepoch')" SUMS
+                         " GROUP BY 1 ORDER BY 1 DESC LIMIT ?2",
+    };
+    assert(by < SPEND_BY_N_);
+    return sql[by];
+}
+
+static int total_read(Db *db, int64_t from_ms, Spend *ret)
+{
+    RowIn in = row_in(db, "SELECT coalesce(sum(calls), 0), coalesce(sum(input_tokens), 0),"
+                          " coalesce(sum(output_tokens), 0), coalesce(sum(cached_tokens), 0),"
+                          " coalesce(sum(cost_nusd), 0) FROM spend WHERE hour_ms >= ?1");
+    in_i64(&in, from_ms);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = (Spend){ .calls = db_i64(in.stmt, 0),
+                    .input_tokens = db_i64(in.stmt, 1),
+                    .output_tokens = db_i64(in.stmt, 2),
+                    .cached_tokens = db_i64(in.stmt, 3),
+                    .cost_nusd = db_i64(in.stmt, 4) };
+    db_reset(in.stmt);
+    return 0;
+}
+
+int spend_list(Db *db, SpendBy by, int64_t from_ms, size_t max, Arena *arena, Spend **ret,
+               size_t *ret_n, Spend *ret_total)
+{
+    assert(max <= SPEND_ROWS_MAX);
+    from_ms -= from_ms % SPEND_HOUR_MS;
+    int r = total_read(db, from_ms, ret_total);
+    if (r != 0) return r;
+    RowList list = { .arena = arena, .max = max, .size = sizeof(Spend) };
+    RowIn in = row_in(db, list_sql(by));
+    in_i64(&in, from_ms);
+    in_i64(&in, (int64_t)max);
+    r = row_list_fill(&list, in.stmt, spend_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}

@@ -1,0 +1,237 @@
+/* Imported prices and sums of what was spent, as records. SPEND_CALLS=1000000 measures a look back
+ * over so many calls. */
+#include "tests/unit/sys_harness.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/diag.h"
+#include "logic/price.h"
+#include "store/price_store.h"
+#include "store/spend_store.h"
+#include "store/store.h"
+#include "sys/clock.h"
+#include "tests/unit/check.h"
+#include "tests/unit/random.h"
+#include "tests/unit/temp_dir.h"
+
+typedef struct {
+    TempDir dir;
+    Store *store;
+    Arena arena;
+} Fixture;
+
+static int setup(void **state)
+{
+    Fixture *f = xcalloc(1, sizeof *f);
+    temp_dir_init(&f->dir);
+    arena_init(&f->arena, 64 << 20);
+    *state = f;
+    return store_open(&(StoreOptions){ .path = f->dir.path }, &f->store);
+}
+
+static int teardown(void **state)
+{
+    Fixture *f = *state;
+    store_close(f->store);
+    arena_deinit(&f->arena);
+    temp_dir_deinit(&f->dir);
+    free(f);
+    return 0;
+}
+
+static void run(void **state, StoreFn fn)
+{
+    Fixture *f = *state;
+    CHECK_INT(store_call(f->store, fn, f), 0);
+    check_none();
+}
+
+/* --- prices ----------------------------------------------------------------------------------- */
+
+static void check_entries(Db *db, const char *want)
+{
+    CLEANUP(buf_deinit) Buf out;
+    buf_init(&out, 1 << 20);
+    CHECK_INT(price_entries_write(db, &out), 0);
+    CHECK_STR(buf_str(&out), str_of(want));
+}
+
+static int job_prices(Db *db, void *arg)
+{
+    (void)arg;
+    int64_t revision;
+    CHECK_INT(price_revision(db, &revision), 0);
+    CHECK_INT(revision, 0);
+    check_entries(db, "{}");
+    const PriceEntry two[] = { { STR("b"), STR("{\"x\":1e-06}") }, { STR("a"), STR("{}") } };
+    CHECK_INT(price_put(db, two, 2, false, 5, &revision), 0);
+    CHECK_INT(revision, 1);
+    check_entries(db, "{\"a\":{},\"b\":{\"x\":1e-06}}");
+    const PriceEntry again = { STR("a"), STR("{\"y\":2}") };
+    CHECK_INT(price_put(db, &again, 1, false, 6, &revision), 0);
+    check_entries(db, "{\"a\":{\"y\":2},\"b\":{\"x\":1e-06}}");
+    CHECK_INT(price_exists(db, STR("b")), 0);
+    CHECK_INT(price_put(db, &again, 1, true, 7, &revision), 0);
+    CHECK_INT(revision, 3);
+    check_entries(db, "{\"a\":{\"y\":2}}");
+    CHECK_INT(price_exists(db, STR("b")), -ENOENT);
+    return 0;
+}
+
+static void test_prices(void **state)
+{
+    run(state, job_prices);
+}
+
+static int job_too_many(Db *db, void *arg)
+{
+    Fixture *f = arg;
+    int64_t revision;
+    size_t n = PRICE_ENTRIES_MAX + 1;
+    PriceEntry *entries = ARENA_ARRAY(&f->arena, PriceEntry, n);
+    for (size_t i = 0; i < n; i++)
+        entries[i] = (PriceEntry){ arena_printf(&f->arena, "m-%zu", i), STR("{}") };
+    return price_put(db, entries, n, false, 5, &revision);
+}
+
+static int job_no_prices(Db *db, void *arg)
+{
+    (void)arg;
+    int64_t revision;
+    CHECK_INT(price_revision(db, &revision), 0);
+    CHECK_INT(revision, 0);
+    check_entries(db, "{}");
+    return 0;
+}
+
+static void test_too_many_prices(void **state)
+{
+    Fixture *f = *state;
+    assert_int_equal(store_call(f->store, job_too_many, f), PRICE_E_FULL);
+    run(state, job_no_prices); /* undone */
+}
+
+/* --- spend ------------------------------------------------------------------------------------ */
+
+static void task_add(Db *db, int64_t seq, int64_t nth)
+{
+    char text[512];
+    snprintf(text, sizeof text, "%016" PRIx64, (uint64_t)seq);
+    DbStmt *s = db_stmt(db, "INSERT INTO task (seq, id, state, lane, created_at_ms, ready_at_ms,"
+                            " agent, version_id, user_id, tenant_id)"
+                            " VALUES (?1, ?2, 2, 1, 0, 0, ?3, ?4, ?5, ?6)");
+    char agent[16], user[16];
+    snprintf(agent, sizeof agent, "agent-%d", (int)(nth % 3));
+    snprintf(user, sizeof user, "user-%d", (int)(nth % 7));
+    db_bind_i64(s, 1, seq);
+    db_bind_blob(s, 2, str_make(text, 16));
+    db_bind_text(s, 3, str_of(agent));
+    db_bind_text(s, 4, STR("v"));
+    db_bind_text_or_null(s, 5, nth % 7 ? str_of(user) : STR_NULL);
+    db_bind_null(s, 6);
+    CHECK_INT(db_run(s, NULL), 0);
+}
+
+#define TASKS 200
+#define HOURS 48
+
+/* Cost by agent and user of what began at or after an hour, added up by hand. */
+typedef struct {
+    int64_t agent[3], user[7], day[3], total, calls;
+} Sums;
+
+static void call_add(Db *db, Random *r, Sums *sums, int64_t from_hour)
+{
+    int64_t seq = random_range(r, 1, TASKS), hour = random_range(r, 0, HOURS - 1);
+    Call call = { .at_ms = hour * SPEND_HOUR_MS + random_range(r, 0, SPEND_HOUR_MS - 1),
+                  .provider = STR("openai"),
+                  .model = random_range(r, 0, 1) ? STR("m-1") : STR("m-2"),
+                  .outcome = STR("ok"),
+                  .input_tokens = 10,
+                  .cost_nusd = random_range(r, 0, 1000) };
+    CHECK_INT(call_insert(db, seq, &call), 0);
+    CHECK_INT(spend_add(db, seq, &call), 0);
+    if (hour < from_hour) return;
+    sums->agent[seq % 3] += call.cost_nusd;
+    sums->user[seq % 7] += call.cost_nusd;
+    sums->day[hour / 24] += call.cost_nusd;
+    sums->total += call.cost_nusd;
+    sums->calls++;
+}
+
+static int64_t cost_of(const Spend *rows, size_t n, const char *key)
+{
+    for (size_t i = 0; i < n; i++)
+        if (str_eq(rows[i].key, str_of(key))) return rows[i].cost_nusd;
+    return 0;
+}
+
+static int64_t calls_wanted(void)
+{
+    const char *text = getenv("SPEND_CALLS");
+    return text ? strtoll(text, NULL, 10) : 5000;
+}
+
+static void check_sums(Db *db, Arena *arena, const Sums *sums, int64_t from_ms)
+{
+    Spend *rows, total;
+    size_t n;
+    char key[16];
+    int64_t began_us = clock_mono_us();
+    CHECK_INT(spend_list(db, SPEND_BY_AGENT, from_ms, 100, arena, &rows, &n, &total), 0);
+    if (getenv("SPEND_CALLS")) print_message("%" PRId64 " us\n", clock_mono_us() - began_us);
+    CHECK_INT(total.cost_nusd, sums->total);
+    CHECK_INT(total.calls, sums->calls);
+    CHECK_INT(total.input_tokens, 10 * sums->calls);
+    CHECK_INT(n, 3);
+    for (int i = 0; i < 3; i++) {
+        snprintf(key, sizeof key, "agent-%d", i);
+        CHECK_INT(cost_of(rows, n, key), sums->agent[i]);
+        if (i) CHECK(rows[i - 1].cost_nusd >= rows[i].cost_nusd);
+    }
+    CHECK_INT(spend_list(db, SPEND_BY_USER, from_ms, 100, arena, &rows, &n, &total), 0);
+    for (int i = 0; i < 7; i++) {
+        snprintf(key, sizeof key, i ? "user-%d" : "", i);
+        CHECK_INT(cost_of(rows, n, key), sums->user[i]);
+    }
+    CHECK_INT(spend_list(db, SPEND_BY_DAY, from_ms, 100, arena, &rows, &n, &total), 0);
+    CHECK_STR(rows[0].key, STR("1970-01-02"));
+    CHECK_INT(cost_of(rows, n, "1970-01-02"), sums->day[1]);
+    CHECK_INT(cost_of(rows, n, "1970-01-01"), sums->day[0]);
+    CHECK_INT(spend_list(db, SPEND_BY_MODEL, from_ms, 1, arena, &rows, &n, &total), 0);
+    CHECK_INT(n, 1);
+    CHECK_INT(total.cost_nusd, sums->total);
+    CHECK_INT(spend_list(db, SPEND_BY_TENANT, from_ms, 9, arena, &rows, &n, &total), 0);
+    CHECK_INT(n, 1);
+    CHECK_STR(rows[0].key, STR(""));
+    CHECK_INT(spend_list(db, SPEND_BY_PROVIDER, HOURS * SPEND_HOUR_MS, 9, arena, &rows, &n, &total),
+              0);
+    CHECK_INT(n + (size_t)total.calls, 0);
+}
+
+static int job_spend(Db *db, void *arg)
+{
+    Fixture *f = arg;
+    Random r = { 1 };
+    Sums sums = { .total = 0 };
+    for (int64_t i = 1; i <= TASKS; i++) task_add(db, i, i);
+    for (int64_t i = calls_wanted(); i > 0; i--) call_add(db, &r, &sums, 7);
+    check_sums(db, &f->arena, &sums, 7 * SPEND_HOUR_MS + 1234567); /* whole hours */
+    return 0;
+}
+
+static void test_spend(void **state)
+{
+    run(state, job_spend);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_prices, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_too_many_prices, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_spend, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
