@@ -58,7 +58,7 @@ static void enter_fiber(Loop *loop, Fiber *f)
     loop->tsan_fiber = __tsan_get_current_fiber();
     __tsan_switch_to_fiber(f->tsan_fiber, 0);
 #endif
-    swapcontext(&loop->context, &f->context);
+    context_switch(&loop->context, &f->context);
 #if HAVE_ASAN
     __sanitizer_finish_switch_fiber(loop->asan_fake_stack, NULL, NULL);
 #endif
@@ -76,7 +76,7 @@ static void leave_fiber(Fiber *f)
 #if HAVE_TSAN
     __tsan_switch_to_fiber(loop->tsan_fiber, 0);
 #endif
-    swapcontext(&f->context, &loop->context);
+    context_switch(&f->context, &loop->context);
 #if HAVE_ASAN
     __sanitizer_finish_switch_fiber(f->asan_fake_stack, &loop->asan_stack, &loop->asan_stack_bytes);
 #endif
@@ -148,11 +148,7 @@ static int fiber_map(Fiber *f)
 {
     f->stack = stack_map();
     if (!f->stack) return -ENOMEM;
-    getcontext(&f->context);
-    f->context.uc_stack.ss_sp = f->stack;
-    f->context.uc_stack.ss_size = STACK_BYTES;
-    f->context.uc_link = NULL;
-    makecontext(&f->context, fiber_main, 0);
+    context_make(&f->context, f->stack, STACK_BYTES, fiber_main);
 #if HAVE_TSAN
     f->tsan_fiber = __tsan_create_fiber(0);
 #endif

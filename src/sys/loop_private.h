@@ -4,34 +4,13 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <ucontext.h>
 #include <uv.h>
 
 #include "base/diag.h"
 #include "base/log.h"
 #include "sys/clock.h"
+#include "sys/context.h"
 #include "sys/fiber.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define HAVE_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define HAVE_ASAN 1
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__)
-#define HAVE_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define HAVE_TSAN 1
-#endif
-#endif
-#ifndef HAVE_ASAN
-#define HAVE_ASAN 0
-#endif
-#ifndef HAVE_TSAN
-#define HAVE_TSAN 0
-#endif
 
 /* A fiber keeps its struct and stack for the next one when it ends; id tells the lives apart. */
 struct Fiber {
@@ -48,7 +27,7 @@ struct Fiber {
     List joiners; /* Joiner.node */
     Diag diag;
     LogContext log;
-    ucontext_t context;
+    Context context;
     char *stack; /* usable bytes, above the guard page; NULL: bare */
 #if HAVE_ASAN
     void *asan_fake_stack;
@@ -79,7 +58,7 @@ struct Loop {
     size_t fibers_n, spare_n;
     Fiber *running;
     uint64_t next_id;
-    ucontext_t context;
+    Context context;
     Op **timers; /* binary heap by deadline_ms */
     size_t timers_n, timers_cap;
     int64_t timer_armed_ms;                /* when the uv timer fires, DEADLINE_NONE when stopped */

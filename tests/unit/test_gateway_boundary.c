@@ -86,8 +86,9 @@ static Reply ask_wait(Rig *rig, Api api, const char *tools)
     static const char *const forms[] = {
         [API_CHAT] = "{\"model\":\"stub-1\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]",
         [API_RESPONSES] = "{\"model\":\"stub-1\",\"input\":\"x\"",
-        [API_MESSAGES] = ("{\"model\":\"stub-1\",\"max_tokens\":50,\"messages\":[{\"role\":\"user\","
-                          "\"content\":\"x\"}]"),
+        [API_MESSAGES] =
+            ("{\"model\":\"stub-1\",\"max_tokens\":50,\"messages\":[{\"role\":\"user\","
+             "\"content\":\"x\"}]"),
     };
     Str body = arena_printf(&rig->arena, "%s%s}", forms[api], tools);
     return rig_post_wait(rig, api, body.ptr);
