@@ -528,6 +528,7 @@ static int prepare_wait(Run *run)
 static int runtime_wait(Run *run)
 {
     if (fiber_cancelled()) return -ECANCELED; /* what cannot be abandoned has hidden it so far */
+    if (!gateway_task_on(run->gateway)) run->host->flags_doubted_wait(run->host->ctx);
     if (!gateway_task_on(run->gateway)) return switched_off(run);
     switch (run->version->spec.runtime) {
     case RUNTIME_PROCESS: return run_process_wait(run);

@@ -35,8 +35,10 @@ typedef struct {
     HttpClient *client;
     Versions *versions;
     const AddrGuard *guard;
-    Breakers *breakers; /* of tool sources */
-    const char *dir;    /* absolute */
+    Breakers *breakers;                    /* of tool sources */
+    void (*flags_doubted_wait)(void *ctx); /* reads the flags anew; on a run's fiber */
+    void *ctx;
+    const char *dir; /* absolute */
     const char *path, *node_path;
     int64_t grace_ms;
     size_t output_bytes_max, log_bytes_max;

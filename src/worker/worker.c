@@ -164,6 +164,8 @@ static char *host_name(void)
     return xstrdup(name);
 }
 
+static void on_flags_doubted_wait(void *ctx);
+
 static void options_copy(WorkerHost *w, const WorkerOptions *o)
 {
     w->link = o->link;
@@ -180,6 +182,8 @@ static void options_copy(WorkerHost *w, const WorkerOptions *o)
         .client = o->client,
         .guard = &w->guard,
         .breakers = breakers,
+        .flags_doubted_wait = on_flags_doubted_wait,
+        .ctx = w,
         .path = w->path,
         .node_path = w->node_path,
         .grace_ms = o->grace_ms ? o->grace_ms : GRACE_DEFAULT_MS,
@@ -413,17 +417,16 @@ static void flags_obey(WorkerHost *w)
     }
 }
 
-/* Takes the flags of this revision over when others are known. What fails is tried again with the
- * next heartbeat; until then the old ones hold. */
-static void flags_follow_wait(WorkerHost *w, int64_t revision)
+/* Reads the flags and takes them over, unless newer ones have come meanwhile. What fails is tried
+ * again with the next heartbeat; until then the old ones hold. */
+static void flags_read_wait(WorkerHost *w)
 {
     Arena arena;
     LinkFlags flags = { .set = NULL };
-    if (w->flags_known && w->flags.revision == revision) return;
     arena_init(&arena, FLAGS_ARENA_BYTES_MAX);
-    int r = revision ? w->link->ops->flags_wait(w->link, &arena, &flags) : 0;
-    if (r != 0) {
-        if (r != -ECANCELED) LOG_WARN("cannot read flags", LOG_CSTR("why", diag_text_or(r)));
+    int r = w->link->ops->flags_wait(w->link, &arena, &flags);
+    if (r != 0 && r != -ECANCELED) LOG_WARN("cannot read flags", LOG_CSTR("why", diag_text_or(r)));
+    if (r != 0 || (w->flags_known && flags.revision < w->flags.revision)) {
         arena_deinit(&arena);
         return;
     }
@@ -435,7 +438,7 @@ static void flags_follow_wait(WorkerHost *w, int64_t revision)
     changed(w);
 }
 
-/* The same for imported prices. */
+/* As with flags, for imported prices. */
 static void prices_follow_wait(WorkerHost *w, int64_t revision)
 {
     CLEANUP(buf_deinit) Buf entries = { 0 };
@@ -450,6 +453,23 @@ static void prices_follow_wait(WorkerHost *w, int64_t revision)
     w->prices_revision = revision;
     w->prices_known = true;
     changed(w);
+}
+
+static void flags_follow_wait(WorkerHost *w, int64_t revision)
+{
+    if (w->flags_known && w->flags.revision == revision) return;
+    if (revision != 0) {
+        flags_read_wait(w);
+    } else if (!w->flags_known) { /* none was ever set */
+        w->flags_known = true;
+        changed(w);
+    }
+}
+
+/* For a task that has just come: the control plane took it knowing the flags, perhaps newer ones. */
+static void on_flags_doubted_wait(void *ctx)
+{
+    flags_read_wait(ctx);
 }
 
 /* *ret_mark is set on success. */
