@@ -143,6 +143,9 @@ int spend_run_wait(ApiCall *call);
 
 int flag_list_run_wait(ApiCall *call);
 int flag_get_run_wait(ApiCall *call);
+int cache_get_run_wait(ApiCall *call);
+int cache_purge_run_wait(ApiCall *call);
+int worker_cache_run_wait(ApiCall *call);
 int flag_put_run_wait(ApiCall *call);
 int flag_delete_run_wait(ApiCall *call);
 int ofrep_one_run_wait(ApiCall *call);

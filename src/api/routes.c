@@ -1,6 +1,7 @@
 /* Every route there is, in one table. The order does not matter but for speed. */
 #include "api/route.h"
 
+#include "api/caches.h"
 #include "api/execute.h"
 #include "api/flags.h"
 #include "api/health.h"
@@ -107,6 +108,13 @@ const Route api_routes[] = {
       .run_wait = worker_drain_run_wait,
       .id = "drainWorker", .tag = "operation", .summary = "Give a worker no more tasks",
       .body = &empty_body, .status = 202, .answer = "WorkerStatus" },
+    { .method = "GET", .pattern = "/api/cache", .run_wait = cache_get_run_wait,
+      .id = "getCache", .tag = "operation", .summary = "Response caches of the workers",
+      .status = 200, .answer = "CacheState" },
+    { .method = "POST", .pattern = "/api/cache/purge", .run_wait = cache_purge_run_wait,
+      .id = "purgeCache", .tag = "operation",
+      .summary = "Forget cached responses; workers obey with their next heartbeat",
+      .body = &cache_purge_body, .status = 202, .answer = "CachePurged" },
     { .method = "GET", .pattern = "/api/metrics/versions", .run_wait = signals_run_wait,
       .id = "getVersionMetrics", .tag = "operation", .summary = "How each version has been doing",
       .params = signals_params, .status = 200, .answer = "VersionMetrics" },
@@ -185,6 +193,11 @@ const Route api_routes[] = {
       .run_wait = worker_heartbeat_run_wait,
       .id = "heartbeatWorker", .tag = "workers", .summary = "Renew the lease; learn what to stop",
       .body = &heartbeat_body, .status = 200, .answer = "Heartbeat" },
+    { .method = "POST", .pattern = "/api/workers/{workerId}/cache",
+      .run_wait = worker_cache_run_wait,
+      .id = "reportCache", .tag = "workers",
+      .summary = "Say how the response cache does; learn what to forget",
+      .body = &worker_cache_body, .status = 200, .answer = "CacheNews" },
     { .method = "POST", .pattern = "/api/workers/{workerId}/finish",
       .run_wait = worker_finish_run_wait,
       .id = "finishTask", .tag = "workers", .summary = "Report the end of an attempt, once",

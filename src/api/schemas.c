@@ -22,6 +22,9 @@
     "reasoningUsdPerMillion?:string audioInputUsdPerMillion?:string "                      \
     "audioOutputUsdPerMillion?:string imageInputUsdPerMillion?:string "                    \
     "imageOutputUsdPerMillion?:string "
+#define CACHE_FIGURES                                                             \
+    "hits:integer misses:integer stored:integer evicted:integer expired:integer " \
+    "purged:integer tooLarge:integer bytes:integer entries:integer"
 
 const Schema api_schemas[] = {
     { "Problem", "type:string title:string status:integer detail:string code:string "
@@ -82,6 +85,9 @@ const Schema api_schemas[] = {
     { "Worker", "workerId:uuid name:string kind:string state:string slots:object running:integer "
                 "registeredAt:time heartbeatAt:time?" },
     { "WorkerStatus", "workerId:uuid state:string" },
+    { "CacheState", "workers:[WorkerCache] " CACHE_FIGURES },
+    { "WorkerCache", "workerId:uuid name:string " CACHE_FIGURES },
+    { "CachePurged", "revision:integer" },
     { "VersionMetrics", "windowSeconds:integer versions:[VersionSignals] truncated:boolean" },
     { "VersionSignals",
       "agent:string versionId:hex versionAge:integer? taskCount:integer finishedCount:integer "
@@ -106,7 +112,7 @@ const Schema api_schemas[] = {
     { "WorkerRecording", "n:integer kind:string key:hex complete:boolean" },
     { "RecordedBytes", "bytes:integer gzip:boolean data:string" },
     { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean flagsRevision:integer "
-                   "pricesRevision:integer" },
+                   "pricesRevision:integer cacheRevision:integer" },
     { "SpendReport", "by:string from:time " SPEND_SUMS "rows:[Spend] truncated:boolean" },
     { "Spend", "key:string " SPEND_SUMS },
     { "PriceList", "revision:integer prices:[Price]" },
@@ -118,6 +124,8 @@ const Schema api_schemas[] = {
                "fictitious?:boolean" },
     { "PriceTier", "aboveTokens:integer " PRICE_RATES },
     { "PriceImport", "imported:integer skipped:integer firstSkipped:string revision:integer" },
+    { "CacheNews", "revision:integer purges:[CachePurge]" },
+    { "CachePurge", "tenant:string? agent:string?" },
     { "FlagList", "revision:integer flags:[Flag]" },
     { "Flag", "key:string value:any rules:[object] description:string revision:integer "
               "updatedAt:time" },

@@ -43,6 +43,23 @@ const BodySpec heartbeat_body = { .name = "WorkerHeartbeatRequest",
                                   .n = ARRAY_N(heartbeat_members),
                                   .required = true };
 
+static const Member cache_members[] = {
+    { "seen", MEMBER_INTEGER, true, "The last revision of purges that was obeyed", NULL },
+    { "hits", MEMBER_INTEGER, false, "Counts since the worker's start", NULL },
+    { "misses", MEMBER_INTEGER, false, "", NULL },
+    { "stored", MEMBER_INTEGER, false, "", NULL },
+    { "evicted", MEMBER_INTEGER, false, "", NULL },
+    { "expired", MEMBER_INTEGER, false, "", NULL },
+    { "purged", MEMBER_INTEGER, false, "", NULL },
+    { "tooLarge", MEMBER_INTEGER, false, "", NULL },
+    { "bytes", MEMBER_INTEGER, false, "What is held now", NULL },
+    { "entries", MEMBER_INTEGER, false, "", NULL },
+};
+const BodySpec worker_cache_body = { .name = "WorkerCacheRequest",
+                                     .members = cache_members,
+                                     .n = ARRAY_N(cache_members),
+                                     .required = true };
+
 static const Member finish_members[] = {
     { "taskId", MEMBER_STRING, true, "", NULL },
     { "fence", MEMBER_INTEGER, true, "The token of its claim", NULL },
@@ -362,6 +379,25 @@ int worker_claim_run_wait(ApiCall *call)
 }
 
 /* --- reports ---------------------------------------------------------------------------------- */
+
+int worker_cache_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    CacheFigures figures;
+    CacheNews news;
+    int64_t seen;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    wire_cache_read(body, &figures, &seen);
+    r = queue_cache_report_wait(call->api->options.queue, id, &figures, seen, &call->req->arena,
+                                &news);
+    if (r != 0) return api_queue_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    wire_news_write(&json.out, &news);
+    return api_json_wait(call, 200, &json);
+}
 
 int worker_heartbeat_run_wait(ApiCall *call)
 {

@@ -64,6 +64,12 @@ static const Flag price_import_flags[] = {
     { "replace", NULL, "forget what was imported before" },
     { 0 },
 };
+static const Flag cache_purge_flags[] = {
+    { "agent", "AGENT", "only responses to this agent" },
+    { "tenant", "TENANT", "only responses to tasks of this tenant" },
+    { "all", NULL, "everything" },
+    { 0 },
+};
 static const Flag flag_set_flags[] = {
     { "agent", "AGENT", "only for tasks of this agent" },
     { "version", "VERSION", "only for tasks of this version (at least 8 digits of its id)" },
@@ -162,6 +168,11 @@ const Command commands[] = {
       "Those of models with TEXT in their names; all without.", NO_FLAGS, price_list_run, false },
     { "price", "show", "MODEL", 1, 1, "show all that a model is billed by", NULL, NO_FLAGS,
       price_show_run, false },
+    { "cache", "stats", "", 0, 0, "response caches of the workers", NULL, NO_FLAGS, cache_stats_run,
+      false },
+    { "cache", "purge", "", 0, 0, "forget cached responses",
+      "Workers obey with their next heartbeat, which is asked for at once.", cache_purge_flags,
+      cache_purge_run, false },
     { "flag", "list", "", 0, 0, "list flags and switches", NULL, NO_FLAGS, flag_list_run, false },
     { "flag", "get", "KEY", 1, 1, "show a flag", NULL, NO_FLAGS, flag_get_run, false },
     { "flag", "set", "KEY VALUE", 2, 2, "set a flag, or switch a tool, a model or tasks off",

@@ -1012,7 +1012,7 @@ Str config_models_text(Config *config)
 static void dump_value(const Setting *s, const Config *config, Buf *out)
 {
     const void *at = setting_at(s, (Config *)(uintptr_t)config);
-    char duration[DURATION_TEXT_MAX];
+    char duration[DURATION_TEXT_MAX], number[JSON_NUMBER_TEXT_MAX];
     switch (s->type) {
     case SETTING_TEXT: buf_printf(out, "\"%s\"", *(char *const *)at); break;
     case SETTING_INT: buf_printf(out, "%" PRId64, *(const int64_t *)at); break;
@@ -1021,8 +1021,8 @@ static void dump_value(const Setting *s, const Config *config, Buf *out)
         buf_printf(out, "%s", duration_format(*(const int64_t *)at, duration));
         break;
     case SETTING_SHARE:
-        buf_printf(out, "%" PRId64 ".%06" PRId64, *(const int64_t *)at / PPM_WHOLE,
-                   *(const int64_t *)at % PPM_WHOLE);
+        (void)json_number_format((double)*(const int64_t *)at / PPM_WHOLE, number);
+        buf_printf(out, "%s", number);
         break;
     }
 }

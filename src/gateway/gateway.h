@@ -42,9 +42,10 @@ typedef struct {
 } GatewayControl;
 /* control must outlive the gateway's tasks; NULL: none. On its loop. */
 void gateway_set_control(Gateway *gateway, const GatewayControl *control);
-/* Forgets cached responses: of one tenant, of one agent, of that agent for that tenant, or (both
- * NULL) all. Returns how many. On its loop. */
-size_t gateway_cache_purge(Gateway *gateway, const Str *tenant, const Str *agent);
+/* Forgets cached responses. Returns how many. On its loop. */
+size_t gateway_cache_purge(Gateway *gateway, const CachePurge *purge);
+/* Any thread. */
+CacheFigures gateway_cache_figures(const Gateway *gateway);
 
 /* No task may be open. NULL is accepted. On its loop. */
 void gateway_free(Gateway *gateway);

@@ -91,19 +91,32 @@ static void put(Cache *cache, Entry *entry, size_t bytes_max)
     atomic_fetch_add(&cache->stored, 1);
 }
 
-size_t gateway_cache_purge(Gateway *gateway, const Str *tenant, const Str *agent)
+size_t gateway_cache_purge(Gateway *gateway, const CachePurge *purge)
 {
     Cache *cache = &gateway->cache;
     size_t n = 0;
     LIST_EACH (&cache->used, node) {
         Entry *entry = CONTAINER_OF(node, Entry, node);
-        if (tenant && !str_eq(entry->tenant, *tenant)) continue;
-        if (agent && !str_eq(entry->agent, *agent)) continue;
+        if (!cache_purge_fits(purge, entry->tenant, entry->agent)) continue;
         drop(cache, entry);
         n++;
     }
     atomic_fetch_add(&cache->purged, n);
     return n;
+}
+
+CacheFigures gateway_cache_figures(const Gateway *gateway)
+{
+    const Cache *cache = &gateway->cache;
+    return (CacheFigures){ .hits = atomic_load(&cache->hits),
+                           .misses = atomic_load(&cache->misses),
+                           .stored = atomic_load(&cache->stored),
+                           .evicted = atomic_load(&cache->evicted),
+                           .expired = atomic_load(&cache->expired),
+                           .purged = atomic_load(&cache->purged),
+                           .too_large = atomic_load(&cache->too_large),
+                           .bytes = atomic_load(&cache->bytes),
+                           .entries = atomic_load(&cache->entries_n) };
 }
 
 /* --- looking up ------------------------------------------------------------------------------- */

@@ -90,7 +90,8 @@ static int run_wait(ModelCall *call)
     if (r == 0) r = call_hold_wait(call);
     if (r == CALL_E_ANSWERED) return 0;
     if (r != 0) return refuse_wait(call, r);
-    if (call->target->degraded) stats_degraded(call->task->gateway, GATEWAY_DEGRADED_MODEL);
+    if (call_is_degraded_by(call, GATEWAY_DEGRADED_MODEL))
+        stats_degraded(call->task->gateway, GATEWAY_DEGRADED_MODEL);
     return attempts_wait(call);
 }
 

@@ -47,7 +47,7 @@ typedef struct {
     PriceList *prices;      /* that were imported when it began */
     const Json *json;       /* the request's body */
     const Json *asked_json; /* of what the agent sent */
-    int64_t started_us; /* clock_mono_us */
+    int64_t started_us;     /* clock_mono_us */
 
     CallTarget targets[CALL_TARGETS_MAX]; /* in order of preference */
     size_t targets_n;
@@ -143,6 +143,8 @@ Str call_translate_error(ModelCall *call, int status, Str body);
 
 /* gateway_degrade.c: sets call->step and call->degrade by what is left of the task's budgets. */
 void call_degrade(ModelCall *call);
+/* Whether call->target stands in for the model asked for, and for that reason. */
+bool call_is_degraded_by(const ModelCall *call, GatewayDegraded reason);
 /* With only the model asked for planned: puts a smaller one before it, where there is one. */
 void call_plan_smaller(ModelCall *call);
 /* Holds the call back while call->degrade says so, then plans it anew and looks it up again.

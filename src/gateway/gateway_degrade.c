@@ -15,6 +15,11 @@ void stats_degraded(Gateway *gateway, GatewayDegraded degraded)
     atomic_fetch_add(&gateway->degraded[degraded], 1);
 }
 
+bool call_is_degraded_by(const ModelCall *call, GatewayDegraded reason)
+{
+    return call->target->degraded_by == gateway_degraded_name(reason);
+}
+
 void call_degrade(ModelCall *call)
 {
     GatewayTask *task = call->task;

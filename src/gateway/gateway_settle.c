@@ -142,7 +142,7 @@ int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
     if (outcome != GATEWAY_COMPLETE) record->error = str_of(call->message);
     if (call->keep_answer && outcome == GATEWAY_COMPLETE) record->answer = &call->recording;
     stats_call(call->task->gateway, record);
-    if (outcome == GATEWAY_COMPLETE && record->degraded && call->target != &call->targets[0])
+    if (outcome == GATEWAY_COMPLETE && call_is_degraded_by(call, GATEWAY_DEGRADED_FALLBACK))
         stats_degraded(call->task->gateway, GATEWAY_DEGRADED_FALLBACK);
     call_permit_done(call, charge);
     log_failure(call);

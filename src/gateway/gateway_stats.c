@@ -77,19 +77,6 @@ static bool read_model(const ModelCounters *from, GatewayModelStats *to)
     return calls > 0;
 }
 
-static void read_cache(const Cache *cache, GatewayStats *ret)
-{
-    ret->cache_hits = atomic_load(&cache->hits);
-    ret->cache_misses = atomic_load(&cache->misses);
-    ret->cache_stored = atomic_load(&cache->stored);
-    ret->cache_evicted = atomic_load(&cache->evicted);
-    ret->cache_expired = atomic_load(&cache->expired);
-    ret->cache_purged = atomic_load(&cache->purged);
-    ret->cache_too_large = atomic_load(&cache->too_large);
-    ret->cache_bytes = atomic_load(&cache->bytes);
-    ret->cache_entries = atomic_load(&cache->entries_n);
-}
-
 void gateway_stats(const Gateway *gateway, GatewayStats *ret)
 {
     size_t n = atomic_load(&gateway->models_n);
@@ -104,7 +91,7 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
     ret->clamped = atomic_load(&gateway->clamped);
     ret->usage_missing = atomic_load(&gateway->usage_missing);
     ret->over_hold = atomic_load(&gateway->over_hold);
-    read_cache(&gateway->cache, ret);
+    ret->cache = gateway_cache_figures(gateway);
     ret->tools_removed = atomic_load(&gateway->tools_removed);
     ret->replayed = atomic_load(&gateway->replayed);
     ret->attached = atomic_load(&gateway->attached);

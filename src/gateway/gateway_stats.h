@@ -45,19 +45,17 @@ typedef struct {
     GatewayModelStats models[GATEWAY_STATS_MODELS_MAX + 1];
     uint64_t refused[GATEWAY_REFUSED_N_];
     uint64_t degraded[GATEWAY_DEGRADED_N_];
-    uint64_t waited;        /* calls that queued for reserved spend */
-    uint64_t clamped;       /* calls whose output cap was lowered */
-    uint64_t usage_missing; /* calls charged their whole hold for want of usage */
-    uint64_t over_hold;     /* calls that cost more than was held */
-    uint64_t cache_hits, cache_misses, cache_stored, cache_evicted, cache_expired, cache_purged;
-    uint64_t cache_too_large; /* answers that would have taken too much of the cache */
-    int64_t cache_bytes, cache_entries;
+    uint64_t waited;         /* calls that queued for reserved spend */
+    uint64_t clamped;        /* calls whose output cap was lowered */
+    uint64_t usage_missing;  /* calls charged their whole hold for want of usage */
+    uint64_t over_hold;      /* calls that cost more than was held */
     uint64_t tools_removed;  /* taken out of requests */
     uint64_t replayed;       /* calls answered from the journal, or with another call's answer: */
     uint64_t attached;       /* those that followed one that was still going */
     uint64_t replayed_tools; /* tool calls answered from the journal */
     uint64_t replay_misses;  /* calls made although recordings were left to replay */
     uint64_t not_recorded;   /* answers that were too large for the journal */
+    CacheFigures cache;
     int64_t in_flight;
     int64_t tasks_open;
 } GatewayStats;

@@ -30,6 +30,12 @@ bool cache_is_on(const CacheConfig *config, Str agent, bool forced)
     return false;
 }
 
+bool cache_purge_fits(const CachePurge *purge, Str tenant, Str agent)
+{
+    return (!purge->by_tenant || str_eq(purge->tenant, tenant)) &&
+           (!purge->by_agent || str_eq(purge->agent, agent));
+}
+
 /* --- requests --------------------------------------------------------------------------------- */
 
 bool cache_request_ok(const RequestInfo *info, const Json *body)

@@ -42,6 +42,22 @@ size_t cache_entry_bytes_max(const CacheConfig *config); /* of one answer and wh
 /* Whether the agent's calls are looked up. forced: its budget asks for it. */
 bool cache_is_on(const CacheConfig *config, Str agent, bool forced);
 
+/* What a cache has done since it was made, and what it holds. */
+typedef struct {
+    uint64_t hits, misses;
+    uint64_t stored, evicted, expired, purged;
+    uint64_t too_large; /* answers that would have taken too much of it */
+    int64_t bytes, entries;
+} CacheFigures;
+
+/* What is to be forgotten: everything, or what both parts that are given have in common. */
+typedef struct {
+    bool by_tenant, by_agent;
+    Str tenant, agent;
+} CachePurge;
+
+bool cache_purge_fits(const CachePurge *purge, Str tenant, Str agent);
+
 /* --- requests --------------------------------------------------------------------------------- */
 
 /* Whether a request has an answer that holds for its repetition. Not when part of the input lies

@@ -404,15 +404,15 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     sum->clamped += s->clamped;
     sum->usage_missing += s->usage_missing;
     sum->over_hold += s->over_hold;
-    sum->cache_hits += s->cache_hits;
-    sum->cache_misses += s->cache_misses;
-    sum->cache_stored += s->cache_stored;
-    sum->cache_evicted += s->cache_evicted;
-    sum->cache_expired += s->cache_expired;
-    sum->cache_purged += s->cache_purged;
-    sum->cache_too_large += s->cache_too_large;
-    sum->cache_bytes += s->cache_bytes;
-    sum->cache_entries += s->cache_entries;
+    sum->cache.hits += s->cache.hits;
+    sum->cache.misses += s->cache.misses;
+    sum->cache.stored += s->cache.stored;
+    sum->cache.evicted += s->cache.evicted;
+    sum->cache.expired += s->cache.expired;
+    sum->cache.purged += s->cache.purged;
+    sum->cache.too_large += s->cache.too_large;
+    sum->cache.bytes += s->cache.bytes;
+    sum->cache.entries += s->cache.entries;
     sum->tools_removed += s->tools_removed;
     sum->replayed += s->replayed;
     sum->attached += s->attached;
@@ -443,23 +443,23 @@ static const FieldFamily gateway_families[] = {
                "Calls charged in full because the provider reported no usage"),
     COUNTER_OF(GatewayStats, over_hold, "gantry_gateway_over_hold",
                "Calls that cost more than was held for them"),
-    COUNTER_OF(GatewayStats, cache_hits, "gantry_gateway_cache_hits",
+    COUNTER_OF(GatewayStats, cache.hits, "gantry_gateway_cache_hits",
                "Calls answered from the response cache, at no cost"),
-    COUNTER_OF(GatewayStats, cache_misses, "gantry_gateway_cache_misses",
+    COUNTER_OF(GatewayStats, cache.misses, "gantry_gateway_cache_misses",
                "Calls that the response cache had no answer for"),
-    COUNTER_OF(GatewayStats, cache_stored, "gantry_gateway_cache_stored",
+    COUNTER_OF(GatewayStats, cache.stored, "gantry_gateway_cache_stored",
                "Answers put into the response cache"),
-    COUNTER_OF(GatewayStats, cache_evicted, "gantry_gateway_cache_evicted",
+    COUNTER_OF(GatewayStats, cache.evicted, "gantry_gateway_cache_evicted",
                "Cached answers dropped to make room"),
-    COUNTER_OF(GatewayStats, cache_expired, "gantry_gateway_cache_expired",
+    COUNTER_OF(GatewayStats, cache.expired, "gantry_gateway_cache_expired",
                "Cached answers found too old"),
-    COUNTER_OF(GatewayStats, cache_purged, "gantry_gateway_cache_purged",
+    COUNTER_OF(GatewayStats, cache.purged, "gantry_gateway_cache_purged",
                "Cached answers dropped on request"),
-    COUNTER_OF(GatewayStats, cache_too_large, "gantry_gateway_cache_too_large",
+    COUNTER_OF(GatewayStats, cache.too_large, "gantry_gateway_cache_too_large",
                "Answers too large for the response cache"),
-    GAUGE_OF(GatewayStats, cache_bytes, "gantry_gateway_cache_bytes",
+    GAUGE_OF(GatewayStats, cache.bytes, "gantry_gateway_cache_bytes",
              "Memory the response cache takes"),
-    GAUGE_OF(GatewayStats, cache_entries, "gantry_gateway_cache_entries",
+    GAUGE_OF(GatewayStats, cache.entries, "gantry_gateway_cache_entries",
              "Answers in the response cache"),
     COUNTER_OF(GatewayStats, tools_removed, "gantry_gateway_tools_removed",
                "Tools taken out of requests: undeclared, declared otherwise, or switched off"),

@@ -12,6 +12,7 @@
 #define GANTRY_QUEUE_QUEUE_H
 
 #include "logic/budget.h"
+#include "logic/cache_policy.h"
 #include "store/agent_store.h"
 #include "store/call_store.h"
 #include "store/journal_store.h"
@@ -191,6 +192,7 @@ typedef struct {
     HoldStop *stops; /* in arena */
     size_t stops_n;
     bool draining;
+    int64_t cache_revision;  /* of purges of response caches: report when it has moved */
     int64_t prices_revision; /* of imported prices (store/price_store.h), likewise */
     int64_t flags_revision;  /* of the flags (store/flag_store.h): fetch them when it has moved */
     uint64_t budget_epoch;   /* moves when rules of budgets change: ask anew which apply */
@@ -212,6 +214,29 @@ MUST_CHECK int queue_signal_wait(Queue *queue, Uuid worker_id, uint64_t mark, in
 
 /* Asks every worker for a heartbeat now: something has changed that all have to know. */
 void queue_signal_workers(Queue *queue);
+
+/* --- response caches, which are the workers' -------------------------------------------------- */
+
+/* Has every worker forget such responses. Returns 0 once that is durable; they do so within a
+ * heartbeat. -errno. */
+MUST_CHECK int queue_cache_purge_wait(Queue *queue, const CachePurge *purge, int64_t *ret_revision);
+
+/* What a worker has to forget. */
+typedef struct {
+    int64_t revision;
+    CachePurge *purges; /* in order */
+    size_t n;
+} CacheNews;
+
+/* Takes in what a worker says of its cache, and tells the purges it has not seen; texts live in
+ * arena. Returns 0, -ENOMEM, -errno. */
+MUST_CHECK int queue_cache_report_wait(Queue *queue, Uuid worker_id, const CacheFigures *figures,
+                                       int64_t seen, Arena *arena, CacheNews *ret);
+
+/* What the worker said last, since this process began; false: nothing. Any thread. */
+bool queue_cache_figures(Queue *queue, Uuid worker_id, CacheFigures *ret);
+
+/* --- the end of an attempt -------------------------------------------------------------------- */
 
 typedef struct {
     TaskRef task;

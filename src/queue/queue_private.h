@@ -41,6 +41,12 @@ typedef struct {
     size_t wanted_n;
     LedgerStats stats;
 } Ledger;
+#define CACHE_REPORTS_MAX 512 /* workers; beyond that the oldest is forgotten */
+typedef struct {
+    Uuid worker_id; /* zero: free */
+    int64_t at_ms;
+    CacheFigures figures;
+} CacheReport;
 
 struct Queue {
     Store *store;
@@ -58,6 +64,7 @@ struct Queue {
     Mark workers[WORKER_MARKS_N];
     Mark webhooks;
     Ledger ledger;
+    CacheReport caches[CACHE_REPORTS_MAX];
 };
 
 /* --- time ------------------------------------------------------------------------------------- */

@@ -2,6 +2,7 @@
 #include "base/diag.h"
 #include "queue/queue_private.h"
 #include "store/budget_store.h"
+#include "store/cache_store.h"
 #include "store/flag_store.h"
 #include "store/price_store.h"
 #include "store/spend_store.h"
@@ -163,6 +164,7 @@ static int heartbeat_job(Db *db, void *arg)
     int r = worker_renew(db, job->worker_id, lease_ends_ms, job->now_ms);
     if (r == -ENOENT) return no_worker();
     if (r == 0) r = worker_state(db, job->worker_id, &state);
+    if (r == 0) r = cache_revision(db, &job->reply->cache_revision);
     if (r == 0) r = flag_revision(db, &job->reply->flags_revision);
     if (r == 0) r = price_revision(db, &job->reply->prices_revision);
     if (r == 0) r = heartbeat_held(db, job);

@@ -212,6 +212,14 @@ static const char spend[] =
     " sum(call.cost_nusd)"
     " FROM call JOIN task ON task.seq = call.task_seq GROUP BY 1, 2, 3, 4, 5, 6, 7;";
 
+/* Workers that lag behind read what they have missed; the counter is never set back. */
+static const char cache_purges[] =
+    "CREATE TABLE cache_purge ("
+    " revision INTEGER PRIMARY KEY, by_tenant INTEGER NOT NULL, tenant TEXT,"
+    " by_agent INTEGER NOT NULL, agent TEXT, at_ms INTEGER NOT NULL"
+    ") STRICT;"
+    "INSERT INTO counter (name, value) VALUES ('cache', 0);";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -223,5 +231,6 @@ const Migration schema_steps[] = {
     { 8, "budgets", budgets },
     { 9, "prices", prices },
     { 10, "spend", spend },
+    { 11, "cache purges", cache_purges },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

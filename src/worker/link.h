@@ -108,6 +108,12 @@ typedef struct {
      * a heartbeat's answer has another revision than the prices that are known. */
     int (*prices_wait)(WorkerLink *link, Buf *out);
 
+    /* Says how this worker's response cache does, and reads what it is to forget since seen; texts
+     * live in arena. To be called when a heartbeat's answer has another cache revision than was
+     * seen, and now and then. Returns 0, LINK_E_NO_WORKER. */
+    int (*cache_wait)(WorkerLink *link, const CacheFigures *figures, int64_t seen, Arena *arena,
+                      CacheNews *ret);
+
     /* Records the end of an attempt. Idempotent by fence: a repetition is LINK_E_STALE. Returns 0,
      * LINK_E_STALE, LINK_E_REFUSED. */
     int (*finish_wait)(WorkerLink *link, const TaskFinish *finish);

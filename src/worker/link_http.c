@@ -324,6 +324,30 @@ static int http_prices_wait(WorkerLink *link, Buf *out)
     return r != 0 || buf_add(out, body) ? r : -ENOMEM;
 }
 
+/* Likewise. */
+static int http_cache_wait(WorkerLink *link, const CacheFigures *figures, int64_t seen,
+                           Arena *arena, CacheNews *ret)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    char path[PATH_BYTES_MAX];
+    const Json *v;
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    wire_cache_write(&out, figures, seen);
+    if (!json_out_ok(&out)) return -ENOMEM;
+    Ask ask = {
+        .method = "POST",
+        .path = worker_path(http, "cache", path),
+        .body = buf_str(&body),
+        .timeout_ms = MIN(http->timeout_ms, http->lease.lease_ms / 3),
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_NO_WORKER,
+    };
+    int r = ask_json_wait(http, &ask, arena, &v);
+    return r == 0 ? wire_news_read(arena, v, ret) : r;
+}
+
 static int http_leave_wait(WorkerLink *link)
 {
     HttpLink *http = http_of(link);
@@ -537,6 +561,7 @@ static const WorkerLinkOps http_ops = {
     .signal_wait = http_signal_wait,
     .flags_wait = http_flags_wait,
     .prices_wait = http_prices_wait,
+    .cache_wait = http_cache_wait,
     .finish_wait = http_finish_wait,
     .calls_wait = http_calls_wait,
     .tools_wait = http_tools_wait,

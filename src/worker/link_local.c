@@ -158,6 +158,13 @@ static int local_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *li
     return outcome(queue_logs_append_wait(local_of(link)->queue, task, lines, lines_n, NULL));
 }
 
+static int local_cache_wait(WorkerLink *link, const CacheFigures *figures, int64_t seen,
+                            Arena *arena, CacheNews *ret)
+{
+    LocalLink *local = local_of(link);
+    return queue_cache_report_wait(local->queue, local->worker_id, figures, seen, arena, ret);
+}
+
 /* --- flags ------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -279,6 +286,7 @@ static const WorkerLinkOps local_ops = {
     .signal_wait = local_signal_wait,
     .flags_wait = local_flags_wait,
     .prices_wait = local_prices_wait,
+    .cache_wait = local_cache_wait,
     .finish_wait = local_finish_wait,
     .calls_wait = local_calls_wait,
     .tools_wait = local_tools_wait,

@@ -203,6 +203,7 @@ void wire_beat_write(JsonOut *out, const HeartbeatReply *beat)
     json_out_kbool(out, "draining", beat->draining);
     json_out_ki64(out, "flagsRevision", beat->flags_revision);
     json_out_ki64(out, "pricesRevision", beat->prices_revision);
+    json_out_ki64(out, "cacheRevision", beat->cache_revision);
     json_out_object_end(out);
 }
 
@@ -225,7 +226,8 @@ int wire_beat_read(Arena *arena, const Json *v, const TaskRef *held, size_t held
 {
     HeartbeatReply beat = { .draining = json_bool(json_get(v, "draining"), false),
                             .flags_revision = json_i64_or(json_get(v, "flagsRevision"), 0),
-                            .prices_revision = json_i64_or(json_get(v, "pricesRevision"), 0) };
+                            .prices_revision = json_i64_or(json_get(v, "pricesRevision"), 0),
+                            .cache_revision = json_i64_or(json_get(v, "cacheRevision"), 0) };
     if (json_type(v) != JSON_OBJECT) return missing("heartbeat");
     beat.stops = ARENA_ARRAY(arena, HoldStop, 2 * held_n + 1);
     if (!beat.stops) return diag_set(-ENOMEM, "too many tasks");
@@ -233,6 +235,86 @@ int wire_beat_read(Arena *arena, const Json *v, const TaskRef *held, size_t held
     if (r == 0) r = stops_read(json_get(v, "lost"), HOLD_STALE, held, held_n, &beat);
     if (r == 0) *ret = beat;
     return r;
+}
+
+/* --- response caches -------------------------------------------------------------------------- */
+
+void wire_figures_write(JsonOut *out, const CacheFigures *f)
+{
+    json_out_ki64(out, "hits", (int64_t)f->hits);
+    json_out_ki64(out, "misses", (int64_t)f->misses);
+    json_out_ki64(out, "stored", (int64_t)f->stored);
+    json_out_ki64(out, "evicted", (int64_t)f->evicted);
+    json_out_ki64(out, "expired", (int64_t)f->expired);
+    json_out_ki64(out, "purged", (int64_t)f->purged);
+    json_out_ki64(out, "tooLarge", (int64_t)f->too_large);
+    json_out_ki64(out, "bytes", f->bytes);
+    json_out_ki64(out, "entries", f->entries);
+}
+
+void wire_cache_write(JsonOut *out, const CacheFigures *figures, int64_t seen)
+{
+    json_out_object(out);
+    json_out_ki64(out, "seen", seen);
+    wire_figures_write(out, figures);
+    json_out_object_end(out);
+}
+
+void wire_cache_read(const Json *v, CacheFigures *ret_figures, int64_t *ret_seen)
+{
+    *ret_seen = count_of(v, "seen");
+    *ret_figures = (CacheFigures){ .hits = (uint64_t)count_of(v, "hits"),
+                                   .misses = (uint64_t)count_of(v, "misses"),
+                                   .stored = (uint64_t)count_of(v, "stored"),
+                                   .evicted = (uint64_t)count_of(v, "evicted"),
+                                   .expired = (uint64_t)count_of(v, "expired"),
+                                   .purged = (uint64_t)count_of(v, "purged"),
+                                   .too_large = (uint64_t)count_of(v, "tooLarge"),
+                                   .bytes = count_of(v, "bytes"),
+                                   .entries = count_of(v, "entries") };
+}
+
+static void part_write(JsonOut *out, const char *key, bool given, Str text)
+{
+    json_out_key(out, key);
+    if (given) json_out_str(out, text);
+    else json_out_null(out);
+}
+
+void wire_news_write(JsonOut *out, const CacheNews *news)
+{
+    json_out_object(out);
+    json_out_ki64(out, "revision", news->revision);
+    json_out_key(out, "purges");
+    json_out_array(out);
+    for (size_t i = 0; i < news->n; i++) {
+        const CachePurge *purge = &news->purges[i];
+        json_out_object(out);
+        part_write(out, "tenant", purge->by_tenant, purge->tenant);
+        part_write(out, "agent", purge->by_agent, purge->agent);
+        json_out_object_end(out);
+    }
+    json_out_array_end(out);
+    json_out_object_end(out);
+}
+
+int wire_news_read(Arena *arena, const Json *v, CacheNews *ret)
+{
+    const Json *purges = json_get(v, "purges");
+    CacheNews news = { .n = 0 };
+    if (json_i64(json_get(v, "revision"), &news.revision) < 0) return missing("revision");
+    if (json_type(purges) != JSON_ARRAY) return missing("purges");
+    news.purges = ARENA_ARRAY(arena, CachePurge, json_len(purges) + 1);
+    if (!news.purges) return diag_set(-ENOMEM, "too many purges");
+    for (JsonIter it = json_iter(purges); json_next(&it);) {
+        const Json *tenant = json_get(it.value, "tenant"), *agent = json_get(it.value, "agent");
+        news.purges[news.n++] = (CachePurge){ .by_tenant = json_type(tenant) == JSON_STRING,
+                                              .by_agent = json_type(agent) == JSON_STRING,
+                                              .tenant = json_str(tenant),
+                                              .agent = json_str(agent) };
+    }
+    *ret = news;
+    return 0;
 }
 
 /* --- the end of an attempt -------------------------------------------------------------------- */

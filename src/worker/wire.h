@@ -9,7 +9,9 @@
  *                               200 {"tasks":[TASK]}
  *   POST .../{id}/heartbeat     {"tasks":[REF]}
  *                               200 {"cancel":[taskId],"lost":[taskId],"draining","flagsRevision",
- *                                   "pricesRevision"}
+ *                                   "pricesRevision","cacheRevision"}
+ *   POST .../{id}/cache         {"seen",FIGURES}
+ *                               200 {"revision","purges":[PURGE]}
  *   POST .../{id}/finish        FINISH
  *                               204, 409 stale
  *   POST .../{id}/calls         {"taskId","fence","calls":[CALL]}
@@ -41,6 +43,8 @@
  *            "retryAfterMs","usage":USAGE}; outcome is a task_outcome_name
  *   TOOL    {"id","name","source","outcome","at","durationMs","bytes","replayed","counted"}
  *   LINE    {"seq","at","stream","text"}; at in RFC 3339
+ *   FIGURES "hits","misses","stored","evicted","expired","purged","tooLarge","bytes","entries"
+ *   PURGE   {"tenant","agent"}; null stands for any
  *   CALL    the fields of GatewayCall in camelCase, tokens as inputTokens, outputTokens,
  *           cachedTokens, cacheWrite5mTokens, cacheWrite1hTokens, reasoningTokens; and "recording":
  *           RECORDING or null
@@ -79,6 +83,14 @@ void wire_beat_write(JsonOut *out, const HeartbeatReply *beat);
 /* held: what the request had, for the fences. Also -ENOMEM. */
 MUST_CHECK int wire_beat_read(Arena *arena, const Json *v, const TaskRef *held, size_t held_n,
                               HeartbeatReply *ret);
+
+/* figures, into an object that is open. */
+void wire_figures_write(JsonOut *out, const CacheFigures *figures);
+void wire_cache_write(JsonOut *out, const CacheFigures *figures, int64_t seen);
+void wire_cache_read(const Json *v, CacheFigures *ret_figures, int64_t *ret_seen);
+void wire_news_write(JsonOut *out, const CacheNews *news);
+/* Also -ENOMEM. */
+MUST_CHECK int wire_news_read(Arena *arena, const Json *v, CacheNews *ret);
 
 void wire_finish_write(JsonOut *out, const TaskFinish *finish);
 /* Also -ENOMEM. */

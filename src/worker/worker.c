@@ -27,6 +27,7 @@
 #define CLAIM_ARENA_BYTES_MAX (WIRE_CLAIM_BYTES_MAX * 16)
 #define BEAT_ARENA_BYTES_MAX ((size_t)4 << 20)
 #define FLAGS_ARENA_BYTES_MAX (48 * FLAGS_BYTES_MAX)
+#define CACHE_TELL_MS 2000
 #define RETRY_MS 200
 #define RETRY_MS_MAX 5000
 #define CLAIM_RETRY_MS_MAX 2000
@@ -47,6 +48,8 @@ struct WorkerHost {
     bool flags_known;
     int64_t prices_revision; /* of the imported prices that the gateway has */
     bool prices_known;
+    int64_t cache_seen; /* purges of the response cache up to there; < 0: none yet */
+    int64_t cache_told_ms;
     Arena flags_arena;
     List runs;
     Slots slots;
@@ -201,6 +204,7 @@ int worker_open_wait(const WorkerOptions *o, WorkerHost **ret)
         return diag_set(-EINVAL, "a worker has at most %d slots", HEARTBEAT_TASKS_MAX);
     CLEANUP(worker_freep) WorkerHost *w = xcalloc(1, sizeof *w);
     w->lock = -1;
+    w->cache_seen = -1;
     pthread_mutex_init(&w->mutex, NULL);
     list_init(&w->runs);
     cond_init(&w->changed);
@@ -472,6 +476,26 @@ static void on_flags_doubted_wait(void *ctx)
     flags_read_wait(ctx);
 }
 
+/* Forgets what the control plane says is to be forgotten, and tells it now and then how the cache
+ * does. A worker that just came has nothing to forget: it begins with what is seen now. */
+static void cache_follow_wait(WorkerHost *w, int64_t revision, Arena *arena)
+{
+    CacheNews news;
+    bool moved = w->cache_seen != revision;
+    if (!moved && clock_mono_ms() - w->cache_told_ms < CACHE_TELL_MS) return;
+    CacheFigures figures = gateway_cache_figures(w->host.gateway);
+    int64_t seen = w->cache_seen < 0 && figures.entries == 0 ? revision : MAX(w->cache_seen, 0);
+    int r = w->link->ops->cache_wait(w->link, &figures, seen, arena, &news);
+    if (r != 0) {
+        if (r < 0 && r != -ECANCELED)
+            LOG_WARN("cannot read what is to be forgotten", LOG_CSTR("why", diag_text_or(r)));
+        return;
+    }
+    for (size_t i = 0; i < news.n; i++) (void)gateway_cache_purge(w->host.gateway, &news.purges[i]);
+    w->cache_seen = news.revision;
+    w->cache_told_ms = clock_mono_ms();
+}
+
 /* *ret_mark is set on success. */
 static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
 {
@@ -487,6 +511,7 @@ static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
     beat_obey(w, &beat);
     flags_follow_wait(w, beat.flags_revision);
     prices_follow_wait(w, beat.prices_revision);
+    cache_follow_wait(w, beat.cache_revision, &arena);
     *ret_mark = beat.mark;
     return 0;
 }

@@ -23,6 +23,14 @@ static int64_t billed(const Rig *rig)
     return (int64_t)(bill.input_tokens + bill.output_tokens);
 }
 
+static int64_t purge(Rig *rig, const char *tenant, const char *agent)
+{
+    CachePurge what = {
+        .by_tenant = tenant, .tenant = str_of(tenant), .by_agent = agent, .agent = str_of(agent)
+    };
+    return (int64_t)gateway_cache_purge(rig->gateway, &what);
+}
+
 /* Says it and checks what the answer says of the cache. */
 static Reply say_wait(Rig *rig, Api api, bool stream, const char *members, const char *text,
                       const char *cache)
@@ -83,11 +91,11 @@ static void hits_wait(void *arg)
     rig->record_delay_ms = 5; /* the rig checks that no end comes before the record */
     for (size_t i = 0; i < 4; i++) one_kind_wait(rig, both[i / 2], i % 2);
     CHECK_INT(rig->calls_n, 8);
-    CHECK_INT(stats(rig)->cache_hits, 4);
-    CHECK_INT(stats(rig)->cache_misses, 4);
-    CHECK_INT(stats(rig)->cache_stored, 4);
-    CHECK_INT(stats(rig)->cache_entries, 4);
-    CHECK(stats(rig)->cache_bytes > 0);
+    CHECK_INT(stats(rig)->cache.hits, 4);
+    CHECK_INT(stats(rig)->cache.misses, 4);
+    CHECK_INT(stats(rig)->cache.stored, 4);
+    CHECK_INT(stats(rig)->cache.entries, 4);
+    CHECK(stats(rig)->cache.bytes > 0);
     CLEANUP(reply_deinit)
     Reply embedding = rig_post_wait(rig, API_EMBEDDINGS,
                                     "{\"model\":\"sim/embed\",\"input\":\"x\"}");
@@ -113,8 +121,8 @@ static void off_wait(void *arg)
     expect_wait(rig, "hi", "off");
     rig->config.cache = (CacheConfig){ .agents = others, .agents_n = 2 };
     expect_wait(rig, "hi", "off");
-    CHECK_INT(stats(rig)->cache_misses, 0);
-    CHECK_INT(stats(rig)->cache_entries, 0);
+    CHECK_INT(stats(rig)->cache.misses, 0);
+    CHECK_INT(stats(rig)->cache.entries, 0);
     rig->config.cache = (CacheConfig){ .agents = everyone, .agents_n = 1, .bytes_max = -1 };
     expect_wait(rig, "hi", "off");
 }
@@ -149,17 +157,16 @@ static void sharing_wait(void *arg)
         }
     rig->options = options;
 
-    Str acme = STR("acme"), support = STR("support");
-    CHECK_INT(gateway_cache_purge(rig->gateway, &acme, &support), 2);
-    CHECK_INT(gateway_cache_purge(rig->gateway, &acme, &support), 0);
-    CHECK_INT(gateway_cache_purge(rig->gateway, &acme, NULL), 1);
-    CHECK_INT(gateway_cache_purge(rig->gateway, NULL, &support), 2);
-    CHECK_INT(stats(rig)->cache_entries, 0);
-    CHECK_INT(stats(rig)->cache_bytes, 0);
-    CHECK_INT(stats(rig)->cache_purged, 5);
+    CHECK_INT(purge(rig, "acme", "support"), 2);
+    CHECK_INT(purge(rig, "acme", "support"), 0);
+    CHECK_INT(purge(rig, "acme", NULL), 1);
+    CHECK_INT(purge(rig, NULL, "support"), 2);
+    CHECK_INT(stats(rig)->cache.entries, 0);
+    CHECK_INT(stats(rig)->cache.bytes, 0);
+    CHECK_INT(stats(rig)->cache.purged, 5);
     rig_task_wait(rig, rig_no_limits);
     expect_wait(rig, "the same words", "miss");
-    CHECK_INT(gateway_cache_purge(rig->gateway, NULL, NULL), 1);
+    CHECK_INT(purge(rig, NULL, NULL), 1);
 }
 
 static void test_tenants_agents_and_versions_never_share(void **state)
@@ -173,12 +180,12 @@ static void test_tenants_agents_and_versions_never_share(void **state)
 /* Twice the same; the second time the provider is asked again. */
 static void never_wait(Rig *rig, Api api, const char *model, bool stream, const char *members)
 {
-    uint64_t stored = stats(rig)->cache_stored;
+    uint64_t stored = stats(rig)->cache.stored;
     for (int i = 0; i < 2; i++) {
         CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, api, model, stream, members, "hi");
         CHECK(strcmp(reply.cache, "hit") != 0);
     }
-    CHECK_INT(stats(rig)->cache_stored, stored);
+    CHECK_INT(stats(rig)->cache.stored, stored);
 }
 
 static void unfit_wait(void *arg)
@@ -202,7 +209,7 @@ static void unfit_wait(void *arg)
     Reply clamped = rig_say_wait(rig, API_CHAT, "sim/echo", false, "\"max_tokens\":5000,", "hi");
     CHECK_INT(clamped.status, 200);
     CHECK_INT(stats(rig)->clamped, 1);
-    CHECK_INT(stats(rig)->cache_stored, 0);
+    CHECK_INT(stats(rig)->cache.stored, 0);
 }
 
 static void test_failures_and_cut_answers_are_not_kept(void **state)
@@ -218,13 +225,13 @@ static void record_fails_wait(void *arg)
     rig->record_result = -EIO;
     CLEANUP(reply_deinit) Reply lost = rig_say_wait(rig, API_CHAT, "sim/echo", false, "", "hi");
     CHECK_INT(lost.status, 500);
-    CHECK_INT(stats(rig)->cache_stored, 0);
+    CHECK_INT(stats(rig)->cache.stored, 0);
     rig->record_result = 0;
     expect_wait(rig, "hi", "miss");
     rig->record_result = -EIO; /* nor is a hit given away unrecorded */
     CLEANUP(reply_deinit) Reply again = rig_say_wait(rig, API_CHAT, "sim/echo", false, "", "hi");
     CHECK_INT(again.status, 500);
-    CHECK_INT(stats(rig)->cache_hits, 0);
+    CHECK_INT(stats(rig)->cache.hits, 0);
     rig->record_result = 0;
     expect_wait(rig, "hi", "hit");
 }
@@ -242,29 +249,29 @@ static void bounds_wait(void *arg)
     Rig *rig = arg;
     opt_in(rig);
     expect_wait(rig, "measure", "miss");
-    int64_t one = stats(rig)->cache_bytes;
+    int64_t one = stats(rig)->cache.bytes;
     CHECK(one > 0);
-    CHECK_INT(gateway_cache_purge(rig->gateway, NULL, NULL), 1);
+    CHECK_INT(purge(rig, NULL, NULL), 1);
     rig->config.cache.bytes_max = 10 * one + 200; /* ten of these, one of them at most an eighth */
     char text[32];
     for (int i = 0; i < 30; i++) {
         snprintf(text, sizeof text, "number %02d", i);
         expect_wait(rig, text, "miss");
-        CHECK(stats(rig)->cache_bytes <= rig->config.cache.bytes_max);
+        CHECK(stats(rig)->cache.bytes <= rig->config.cache.bytes_max);
         if (i >= 1) expect_wait(rig, "number 00", "hit"); /* what is used stays */
     }
-    CHECK(stats(rig)->cache_evicted >= 20);
-    CHECK_INT(stats(rig)->cache_entries, 30 - (int64_t)stats(rig)->cache_evicted);
+    CHECK(stats(rig)->cache.evicted >= 20);
+    CHECK_INT(stats(rig)->cache.entries, 30 - (int64_t)stats(rig)->cache.evicted);
     expect_wait(rig, "number 29", "hit");
     expect_wait(rig, "number 01", "miss");
 
     Buf large;
     buf_init(&large, 1 << 20);
     for (int64_t i = 0; i < rig->config.cache.bytes_max; i++) buf_add_char(&large, 'x');
-    CHECK_INT(stats(rig)->cache_too_large, 0);
+    CHECK_INT(stats(rig)->cache.too_large, 0);
     expect_wait(rig, large.ptr, "miss");
     expect_wait(rig, large.ptr, "miss");
-    CHECK_INT(stats(rig)->cache_too_large, 2);
+    CHECK_INT(stats(rig)->cache.too_large, 2);
     buf_deinit(&large);
 }
 
@@ -283,7 +290,7 @@ static void ttl_wait(void *arg)
     fiber_sleep_wait(5);
     rig->config.cache.ttl_ms = 3600000;
     expect_wait(rig, "hi", "miss");
-    CHECK_INT(stats(rig)->cache_expired, 1);
+    CHECK_INT(stats(rig)->cache.expired, 1);
     expect_wait(rig, "hi", "hit");
 }
 
@@ -328,7 +335,7 @@ static void tool_calls_wait(void *arg)
     ask_tool_wait(rig, 200, "miss");
     CHECK_STR(str_of(rig_last(rig)->tools), STR(""));
     CHECK_INT(rig_totals(rig).caps.tool_calls, 3);
-    CHECK_INT(stats(rig)->cache_stored, 1); /* and what it said is not what was asked */
+    CHECK_INT(stats(rig)->cache.stored, 1); /* and what it said is not what was asked */
 }
 
 static void test_tool_calls_of_hits_count_against_the_cap(void **state)
@@ -345,7 +352,7 @@ static void stopped_wait(void *arg)
     gateway_task_stop(rig->task, GATEWAY_STOP_CANCELLED);
     CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "sim/echo", false, "", "hi");
     CHECK_INT(reply.status, 403);
-    CHECK_INT(stats(rig)->cache_hits, 0);
+    CHECK_INT(stats(rig)->cache.hits, 0);
 }
 
 static void test_a_stopped_task_is_served_nothing(void **state)
@@ -431,7 +438,7 @@ static int crowd_fiber(void *arg)
         Reply reply = rig_say_wait(rig, API_CHAT, "sim/echo", i % 2, "", text);
         CHECK_INT(reply.status, 200);
         CHECK_HAS(reply_str(&reply), "crowd");
-        if (i == 3) (void)gateway_cache_purge(rig->gateway, NULL, NULL); /* while it is served */
+        if (i == 3) (void)purge(rig, NULL, NULL); /* while it is served */
     }
     return 0;
 }
@@ -453,7 +460,7 @@ static void crowd_wait(void *arg)
         CHECK_INT(fiber_spawn("crowd", crowd_fiber, rig, &fibers[i]), 0);
     for (int i = 0; i < CROWD; i++) fiber_join_wait(fibers[i], NULL);
     GatewayStats *s = stats(rig);
-    CHECK_INT(s->cache_hits + s->cache_misses, CROWD * 6);
+    CHECK_INT(s->cache.hits + s->cache.misses, CROWD * 6);
     CHECK_INT(rig->calls_n, CROWD * 6);
     rig_totals(rig);
 }

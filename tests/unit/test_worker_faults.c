@@ -60,6 +60,13 @@ static int flaky_signal(WorkerLink *link, uint64_t mark, int64_t deadline_ms)
     return f->inner->ops->signal_wait(f->inner, mark, deadline_ms);
 }
 
+static int flaky_cache(WorkerLink *link, const CacheFigures *figures, int64_t seen, Arena *arena,
+                       CacheNews *ret)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->cache_wait(f->inner, figures, seen, arena, ret);
+}
+
 static int flaky_flags(WorkerLink *link, Arena *arena, LinkFlags *ret)
 {
     Flaky *f = flaky_of(link);
@@ -136,6 +143,7 @@ static const WorkerLinkOps flaky_ops = {
     .heartbeat_wait = flaky_heartbeat,
     .signal_wait = flaky_signal,
     .flags_wait = flaky_flags,
+    .cache_wait = flaky_cache,
     .finish_wait = flaky_finish,
     .calls_wait = flaky_calls,
     .tools_wait = flaky_tools,

@@ -369,6 +369,36 @@ static void test_journal(void **state)
 
 #define WIRE_TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
+static void test_cache(void **state)
+{
+    Wire *w = *state;
+    CacheFigures figures = { 1, 2, 3, 4, 5, 6, 7, 8, 9 }, got;
+    int64_t seen;
+    wire_cache_write(&w->out, &figures, 12);
+    wire_cache_read(written(w), &got, &seen);
+    assert_int_equal(seen, 12);
+    assert_memory_equal(&got, &figures, sizeof got);
+    wire_cache_read(parsed(w, "{\"seen\":-3,\"bytes\":-1,\"hits\":\"x\"}"), &got, &seen);
+    assert_int_equal(seen | got.bytes | (int64_t)got.hits, 0);
+
+    CachePurge purges[] = { { .by_agent = true, .agent = STR("a") },
+                            { .by_tenant = true, .tenant = STR("") },
+                            { .by_tenant = false } };
+    CacheNews news = { 7, purges, 3 }, read;
+    buf_clear(&w->buf);
+    w->out = json_out(&w->buf);
+    wire_news_write(&w->out, &news);
+    assert_int_equal(wire_news_read(&w->arena, written(w), &read), 0);
+    assert_int_equal(read.revision, 7);
+    assert_int_equal(read.n, 3);
+    assert_true(read.purges[0].by_agent && !read.purges[0].by_tenant);
+    assert_str(read.purges[0].agent, "a");
+    assert_true(read.purges[1].by_tenant && !read.purges[1].by_agent);
+    assert_true(!read.purges[2].by_tenant && !read.purges[2].by_agent);
+    assert_int_equal(wire_news_read(&w->arena, parsed(w, "{\"revision\":1}"), &read), -EINVAL);
+    assert_int_equal(wire_news_read(&w->arena, parsed(w, "{\"purges\":[]}"), &read), -EINVAL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -384,6 +414,7 @@ int main(void)
         WIRE_TEST(test_recording),
         WIRE_TEST(test_recording_refused),
         WIRE_TEST(test_journal),
+        WIRE_TEST(test_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
