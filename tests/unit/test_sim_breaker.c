@@ -178,8 +178,8 @@ static void check_heals(Run *run)
 
 static void run_seed(uint64_t seed, Result *results)
 {
-    Run run_ = { .seed = seed, .random = { seed }, .now_ms = 1000, .results = results };
-    Run *run = &run_;
+    Run fresh = { .seed = seed, .random = { seed }, .now_ms = 1000, .results = results };
+    Run *run = &fresh;
     run->policy = random_policy(&run->random);
     breaker_init(&run->breaker, run->now_ms);
     for (run->step = 0; run->step < STEPS; run->step++) {

@@ -256,8 +256,8 @@ static void check_end(const Run *run)
 
 static void run_seed(uint64_t seed, Call *calls)
 {
-    Run run_ = { .seed = seed, .random = { seed }, .calls = calls };
-    Run *run = &run_;
+    Run fresh = { .seed = seed, .random = { seed }, .calls = calls };
+    Run *run = &fresh;
     run_make(run);
     for (int steps = 0; run->now_ms != INT64_MAX; steps++) {
         for (size_t i = 0; i < run->calls_n; i++) call_step(run, &run->calls[i]);
