@@ -79,89 +79,99 @@ int journal_has(Db *db, int64_t task_seq, Str call_id)
     return r;
 }
 
-static int body_add(Db *db, const JournalNew *rec, int64_t base_n, bool with_request,
-                    int64_t *ret_id)
-{
-    const JournalRequest *request = &rec->request;
-    RowIn in = row_in(db, "INSERT INTO journal_body (answer_gzip, answer, base_n, prefix, suffix,"
-                          " request_gzip, request) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
-    in_i64(&in, rec->answer.gzip);
-    in_blob(&in, rec->answer.bytes);
-    in_i64(&in, base_n);
-    in_i64(&in, (int64_t)request->share.prefix);
-    in_i64(&in, (int64_t)request->share.suffix);
-    in_i64(&in, request->rest.gzip);
-    if (with_request) in_blob(&in, request->rest.bytes);
-    else db_bind_null(in.stmt, in.index);
-    int r = row_run(in.stmt);
-    *ret_id = db_last_insert_id(db);
-    return r;
-}
-
 typedef struct {
-    int64_t task_seq, n, attempt, body_id, request_bytes;
+    int64_t task_seq, n, attempt, base_n;
+    bool with_request;
 } RowPlace;
+
+static void in_recording(RowIn *in, const JournalNew *rec)
+{
+    in_i64(in, (int64_t)rec->kind);
+    in_text(in, rec->name);
+    in_text_or_null(in, rec->call_id);
+    in_blob(in, str_make((const char *)rec->key, sizeof rec->key));
+    in_i64(in, rec->at_ms);
+    in_i64(in, rec->status);
+    in_text(in, rec->content_type);
+    in_i64(in, rec->streamed);
+    in_i64(in, rec->complete);
+    in_i64(in, rec->answer.n);
+}
 
 static int row_add(Db *db, const RowPlace *place, const JournalNew *rec)
 {
-    RowIn in = row_in(db, "INSERT INTO journal (task_seq, n, version_id, attempt, kind, name,"
+    const JournalRequest *request = &rec->request;
+    RowIn in = row_in(db, "INSERT INTO journal (version_id, task_seq, n, attempt, kind, name,"
                           " call_id, key, at_ms, status, content_type, streamed, complete,"
-                          " answer_bytes, request_bytes, body_id) VALUES (?1, ?2,"
-                          " (SELECT version_id FROM task WHERE seq = ?1), ?3, ?4, ?5, ?6, ?7, ?8,"
-                          " ?9, ?10, ?11, ?12, ?13, ?14, ?15)");
+                          " answer_bytes, request_bytes, base_n, prefix, suffix, answer_gzip,"
+                          " request_gzip, answer, request)"
+                          " VALUES ((SELECT version_id FROM task WHERE seq = ?1), ?1, ?2, ?3, ?4,"
+                          " ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,"
+                          " ?20, ?21)");
     in_i64(&in, place->task_seq);
     in_i64(&in, place->n);
     in_i64(&in, place->attempt);
-    in_i64(&in, (int64_t)rec->kind);
-    in_text(&in, rec->name);
-    in_text_or_null(&in, rec->call_id);
-    in_blob(&in, str_make((const char *)rec->key, sizeof rec->key));
-    in_i64(&in, rec->at_ms);
-    in_i64(&in, rec->status);
-    in_text(&in, rec->content_type);
-    in_i64(&in, rec->streamed);
-    in_i64(&in, rec->complete);
-    in_i64(&in, rec->answer.n);
-    in_i64(&in, place->request_bytes);
-    in_i64(&in, place->body_id);
+    in_recording(&in, rec);
+    in_i64(&in, place->with_request ? request->n : 0);
+    in_i64(&in, place->base_n);
+    in_i64(&in, (int64_t)request->share.prefix);
+    in_i64(&in, (int64_t)request->share.suffix);
+    in_i64(&in, rec->answer.gzip);
+    in_i64(&in, request->rest.gzip);
+    in_blob(&in, rec->answer.bytes);
+    if (place->with_request) in_blob(&in, request->rest.bytes);
+    else db_bind_null(in.stmt, in.index);
     return row_run(in.stmt);
 }
 
-static bool fits(const JournalState *state, const JournalLimits *limits, int64_t bytes)
+/* A place in a journal that is there and has room: 0, or -ENOENT. */
+static int place_take(Db *db, int64_t task_seq, int64_t bytes, const JournalLimits *limits,
+                      int64_t *ret_n)
 {
-    return !state->closed && state->recordings < limits->recordings_max &&
-           bytes <= limits->bytes_max - state->bytes;
+    RowIn in = row_in(db, "UPDATE journal_task SET last_n = last_n + 1, bytes = bytes + ?2"
+                          " WHERE task_seq = ?1 AND closed = 0 AND last_n < ?3"
+                          " AND bytes + ?2 <= ?4 RETURNING last_n");
+    in_i64(&in, task_seq);
+    in_i64(&in, bytes);
+    in_i64(&in, limits->recordings_max);
+    in_i64(&in, limits->bytes_max);
+    int r = row_first(in.stmt);
+    if (r == 0) *ret_n = db_i64(in.stmt, 0);
+    while (r == 0 && db_step(in.stmt) == DB_E_ROW) continue; /* to its end: it is a change */
+    return r;
+}
+
+/* The first of a task, or one that has no room. */
+static int place_open(Db *db, int64_t task_seq, int64_t bytes, const JournalLimits *limits,
+                      int64_t now_ms, bool *ret_closed_now)
+{
+    JournalState state;
+    int r = journal_state(db, task_seq, &state);
+    if (r != 0) return r;
+    bool room = !state.closed && state.recordings < limits->recordings_max &&
+                bytes <= limits->bytes_max - state.bytes;
+    if (state.closed) return JOURNAL_E_CLOSED;
+    *ret_closed_now = state.closed = !room;
+    state.recordings += room;
+    state.bytes += room ? bytes : 0;
+    r = state_put(db, task_seq, &state, now_ms);
+    return r == 0 && !room ? JOURNAL_E_CLOSED : r;
 }
 
 int journal_add(Db *db, int64_t task_seq, int64_t attempt, const JournalNew *rec,
                 const JournalLimits *limits, bool *ret_closed_now)
 {
-    JournalState state;
-    int64_t base_n, body_id;
+    RowPlace place = { .task_seq = task_seq, .n = 1, .attempt = attempt };
     int64_t bytes = (int64_t)(rec->answer.bytes.len + rec->request.rest.bytes.len);
     assert(rec->kind < REPLAY_KIND_N_ && rec->name.len <= JOURNAL_NAME_MAX);
     *ret_closed_now = false;
-    int r = journal_state(db, task_seq, &state);
+    int r = place_take(db, task_seq, bytes, limits, &place.n);
+    if (r == -ENOENT) r = place_open(db, task_seq, bytes, limits, rec->at_ms, ret_closed_now);
     if (r != 0) return r;
-    if (!fits(&state, limits, bytes)) {
-        *ret_closed_now = !state.closed;
-        state.closed = true;
-        r = *ret_closed_now ? state_put(db, task_seq, &state, rec->at_ms) : 0;
-        return r != 0 ? r : JOURNAL_E_CLOSED;
-    }
-    r = base_find(db, task_seq, rec->request.base, &base_n);
+    r = base_find(db, task_seq, rec->request.base, &place.base_n);
     if (r != 0 && r != -ENOENT) return r;
-    bool with_request = rec->request.n > 0 && r == 0; /* without its base it says nothing */
-    r = body_add(db, rec, base_n, with_request, &body_id);
-    RowPlace place = { .task_seq = task_seq,
-                       .n = state.recordings + 1,
-                       .attempt = attempt,
-                       .body_id = body_id,
-                       .request_bytes = with_request ? rec->request.n : 0 };
-    if (r == 0) r = row_add(db, &place, rec);
-    state.recordings++;
-    state.bytes += bytes;
-    return r == 0 ? state_put(db, task_seq, &state, rec->at_ms) : r;
+    place.with_request = rec->request.n > 0 && r == 0; /* without its base it says nothing */
+    return row_add(db, &place, rec);
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -226,7 +236,7 @@ int journal_get(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalRow *r
 int journal_answer(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalBytes *ret)
 {
     RowIn in = row_in(db, "SELECT answer_bytes, answer_gzip, answer FROM journal"
-                          " JOIN journal_body ON id = body_id WHERE task_seq = ?1 AND n = ?2");
+                          " WHERE task_seq = ?1 AND n = ?2");
     in_i64(&in, task_seq);
     in_i64(&in, n);
     int r = row_first(in.stmt);
@@ -255,7 +265,7 @@ static int link_read(Db *db, int64_t task_seq, int64_t n, Buf *rest, ReplayShare
                      int64_t *ret_base)
 {
     RowIn in = row_in(db, "SELECT base_n, prefix, suffix, request_gzip, request FROM journal"
-                          " JOIN journal_body ON id = body_id WHERE task_seq = ?1 AND n = ?2");
+                          " WHERE task_seq = ?1 AND n = ?2");
     in_i64(&in, task_seq);
     in_i64(&in, n);
     int r = row_first(in.stmt);
@@ -274,7 +284,7 @@ static int chain_read(Db *db, int64_t task_seq, int64_t n, int64_t chain[JOURNAL
     for (*ret_n = 0; n > 0;) {
         if (*ret_n == JOURNAL_CHAIN_MAX) return diag_set(-EINVAL, "a request without a beginning");
         chain[(*ret_n)++] = n;
-        RowIn in = row_in(db, "SELECT base_n FROM journal JOIN journal_body ON id = body_id"
+        RowIn in = row_in(db, "SELECT base_n FROM journal"
                               " WHERE task_seq = ?1 AND n = ?2");
         in_i64(&in, task_seq);
         in_i64(&in, n);
@@ -315,17 +325,11 @@ int journal_request(Db *db, int64_t task_seq, int64_t n, Buf *out)
 /* Deletes up to max recordings of the task, and all trace of its journal when there are no more. */
 static int purge_rows(Db *db, int64_t task_seq, int64_t max, int64_t *ret_n)
 {
-    DbStmt *s = db_stmt(db, "DELETE FROM journal_body WHERE id IN (SELECT body_id FROM journal"
+    DbStmt *s = db_stmt(db, "DELETE FROM journal WHERE id IN (SELECT id FROM journal"
                             " WHERE task_seq = ?1 ORDER BY n LIMIT ?2)");
     db_bind_i64(s, 1, task_seq);
     db_bind_i64(s, 2, max);
-    int r = row_run(s);
-    if (r != 0) return r;
-    s = db_stmt(db, "DELETE FROM journal WHERE task_seq = ?1 AND n IN (SELECT n FROM journal"
-                    " WHERE task_seq = ?1 ORDER BY n LIMIT ?2)");
-    db_bind_i64(s, 1, task_seq);
-    db_bind_i64(s, 2, max);
-    r = db_run(s, ret_n);
+    int r = db_run(s, ret_n);
     if (r != 0 || *ret_n == max) return r;
     s = db_stmt(db, "DELETE FROM journal_task WHERE task_seq = ?1");
     db_bind_i64(s, 1, task_seq);

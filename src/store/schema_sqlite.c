@@ -220,6 +220,25 @@ static const char cache_purges[] =
     ") STRICT;"
     "INSERT INTO counter (name, value) VALUES ('cache', 0);";
 
+/* The journal in one row a recording, appended: recordings of many tasks made at a time then share
+ * pages, and only the narrow index is written here and there. served_from: recordings up to it are
+ * for people alone. */
+static const char journal_rows[] =
+    "DROP TABLE journal;"
+    "DROP TABLE journal_body;"
+    "CREATE TABLE journal ("
+    " id INTEGER PRIMARY KEY, task_seq INTEGER NOT NULL, n INTEGER NOT NULL,"
+    " version_id TEXT NOT NULL, attempt INTEGER NOT NULL, kind INTEGER NOT NULL,"
+    " name TEXT NOT NULL, call_id TEXT, key BLOB NOT NULL CHECK (length(key) = 32),"
+    " at_ms INTEGER NOT NULL, status INTEGER NOT NULL, content_type TEXT NOT NULL,"
+    " streamed INTEGER NOT NULL, complete INTEGER NOT NULL, answer_bytes INTEGER NOT NULL,"
+    " request_bytes INTEGER NOT NULL, base_n INTEGER NOT NULL, prefix INTEGER NOT NULL,"
+    " suffix INTEGER NOT NULL, answer_gzip INTEGER NOT NULL, request_gzip INTEGER NOT NULL,"
+    " answer BLOB NOT NULL, request BLOB"
+    ") STRICT;"
+    "CREATE UNIQUE INDEX journal_by_task ON journal (task_seq, n);"
+    "ALTER TABLE journal_task ADD COLUMN served_from INTEGER NOT NULL DEFAULT 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -232,5 +251,6 @@ const Migration schema_steps[] = {
     { 9, "prices", prices },
     { 10, "spend", spend },
     { 11, "cache purges", cache_purges },
+    { 12, "journal rows", journal_rows },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

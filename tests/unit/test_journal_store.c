@@ -319,7 +319,7 @@ static int job_purge(Db *db, void *arg)
     CHECK_INT(left(db, queued), 3);
     CHECK_INT(journal_purge(db, 99999, 100000, 100, &n), 0); /* waits still */
     CHECK_INT(left(db, queued), 3);
-    DbStmt *s = db_stmt(db, "SELECT count(*) FROM journal_body");
+    DbStmt *s = db_stmt(db, "SELECT count(*) FROM journal");
     CHECK_INT(db_step(s), DB_E_ROW);
     CHECK_INT(db_i64(s, 0), 3);
     db_reset(s);
