@@ -62,7 +62,7 @@ static Api path_api(Str path)
     return str_starts_with(path, STR("/v1/messages")) ? API_MESSAGES : API_CHAT;
 }
 
-static int problem_wait(GatewayTask *task, HttpReq *req, Problem problem, const char *message)
+int task_problem_wait(GatewayTask *task, HttpReq *req, Problem problem, const char *message)
 {
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, 64 * 1024);
@@ -70,6 +70,7 @@ static int problem_wait(GatewayTask *task, HttpReq *req, Problem problem, const 
     task->totals.calls_refused++;
     (void)problem_body(&body, problem, path_api(req->path), str_of(message), NULL,
                        str_of(req->request_id));
+    if (problem_is_final(problem)) http_header_add(req, "x-should-retry", STR("false"));
     return http_reply_wait(req, problem_status(problem), "application/json", buf_str(&body));
 }
 
@@ -86,6 +87,12 @@ static void server_error_body(HttpReq *req, int status, const char *detail, Buf 
                        str_of(req->request_id));
 }
 
+int task_json_wait(HttpReq *req, JsonOut *out, Buf *body)
+{
+    if (!json_out_ok(out)) return diag_set(-ENOMEM, "the answer is too large");
+    return http_reply_wait(req, 200, "application/json", buf_str(body));
+}
+
 /* --- model calls ------------------------------------------------------------------------------ */
 
 /* SDKs say in seconds how long they wait; for streams the time between events counts. */
@@ -97,13 +104,14 @@ static int64_t client_timeout_ms(const HttpReq *req)
     return seconds * 1000;
 }
 
-static int body_failed_wait(GatewayTask *task, HttpReq *req, int r)
+int task_body_failed_wait(GatewayTask *task, HttpReq *req, int r)
 {
     if (r == HTTP_E_TOO_LARGE || r == -ENOMEM)
-        return problem_wait(task, req, PROBLEM_TOO_LARGE, "the request is too large");
+        return task_problem_wait(task, req, PROBLEM_TOO_LARGE, "the request is too large");
     http_close_after(req);
     if (r == -ETIMEDOUT || r == -EINVAL)
-        return problem_wait(task, req, PROBLEM_INVALID, "the request's body did not arrive whole");
+        return task_problem_wait(task, req, PROBLEM_INVALID,
+                                 "the request's body did not arrive whole");
     return r == HTTP_E_GONE ? 0 : r;
 }
 
@@ -111,7 +119,7 @@ static int model_call_wait(GatewayTask *task, HttpReq *req, Api api)
 {
     GatewayRequest request = { .api = api };
     int r = http_body_wait(req, GATEWAY_REQUEST_BYTES_MAX, &request.body);
-    if (r != 0) return body_failed_wait(task, req, r);
+    if (r != 0) return task_body_failed_wait(task, req, r);
     request.anthropic_version = http_header(req, "anthropic-version");
     request.anthropic_beta = http_header(req, "anthropic-beta");
     request.timeout_ms = client_timeout_ms(req);
@@ -142,67 +150,6 @@ static int embeddings_wait(GatewayTask *task, HttpReq *req)
 }
 
 /* --- what there is to know -------------------------------------------------------------------- */
-
-static int json_reply_wait(HttpReq *req, JsonOut *out, Buf *body)
-{
-    if (!json_out_ok(out)) return diag_set(-ENOMEM, "the answer is too large");
-    return http_reply_wait(req, 200, "application/json", buf_str(body));
-}
-
-static const Str *task_model(const GatewayTask *task, size_t i)
-{
-    if (i == 0) return &task->options.model;
-    return i <= task->options.fallbacks_n ? &task->options.fallbacks[i - 1] : NULL;
-}
-
-static void model_openai(JsonOut *out, const GatewayTask *task, Str model)
-{
-    const GatewayProvider *provider = NULL;
-    const Price *price;
-    (void)!gateway_resolve(task->gateway->config, gateway_prices(task->gateway), model,
-                           GATEWAY_OPENAI, &provider, &price);
-    json_out_object(out);
-    json_out_kstr(out, "id", model);
-    json_out_kcstr(out, "object", "model");
-    json_out_ki64(out, "created", 0);
-    json_out_kcstr(out, "owned_by", provider ? provider->name : "");
-    json_out_object_end(out);
-}
-
-static void model_anthropic(JsonOut *out, Str model)
-{
-    json_out_object(out);
-    json_out_kcstr(out, "type", "model");
-    json_out_kstr(out, "id", model);
-    json_out_kstr(out, "display_name", model);
-    json_out_kcstr(out, "created_at", "1970-01-01T00:00:00Z");
-    json_out_object_end(out);
-}
-
-/* Both APIs list models at the same path; Anthropic's clients always name their version. */
-static int models_wait(GatewayTask *task, HttpReq *req)
-{
-    bool anthropic = !str_empty(http_header(req, "anthropic-version"));
-    CLEANUP(buf_deinit) Buf body;
-    buf_init(&body, 256 * 1024);
-    JsonOut out = json_out(&body);
-    json_out_object(&out);
-    if (!anthropic) json_out_kcstr(&out, "object", "list");
-    json_out_key(&out, "data");
-    json_out_array(&out);
-    for (size_t i = 0; task_model(task, i); i++) {
-        if (anthropic) model_anthropic(&out, *task_model(task, i));
-        else model_openai(&out, task, *task_model(task, i));
-    }
-    json_out_array_end(&out);
-    if (anthropic) {
-        json_out_kbool(&out, "has_more", false);
-        json_out_kstr(&out, "first_id", task->options.model);
-        json_out_kstr(&out, "last_id", *task_model(task, task->options.fallbacks_n));
-    }
-    json_out_object_end(&out);
-    return json_reply_wait(req, &out, &body);
-}
 
 static void out_limit(JsonOut *out, const char *key, int64_t limit)
 {
@@ -278,7 +225,7 @@ static int task_wait(GatewayTask *task, HttpReq *req)
     out_limits(&out, &options->limits);
     out_totals(&out, task);
     json_out_object_end(&out);
-    return json_reply_wait(req, &out, &body);
+    return task_json_wait(req, &out, &body);
 }
 
 static int flags_wait(GatewayTask *task, HttpReq *req)
@@ -287,7 +234,7 @@ static int flags_wait(GatewayTask *task, HttpReq *req)
     buf_init(&body, FLAGS_BYTES_MAX);
     JsonOut out = json_out(&body);
     gateway_task_flags(task, &out);
-    return json_reply_wait(req, &out, &body);
+    return task_json_wait(req, &out, &body);
 }
 
 /* --- routing ---------------------------------------------------------------------------------- */
@@ -298,25 +245,58 @@ typedef struct {
 } Route;
 
 static const Route routes[] = {
-    { "POST", "/v1/chat/completions", chat_wait }, { "POST", "/v1/responses", responses_wait },
-    { "POST", "/v1/messages", messages_wait },     { "POST", "/v1/embeddings", embeddings_wait },
-    { "GET", "/v1/models", models_wait },          { "GET", "/gantry/v1/task", task_wait },
+    { "POST", "/v1/chat/completions", chat_wait },
+    { "POST", "/v1/responses", responses_wait },
+    { "POST", "/v1/messages", messages_wait },
+    { "POST", "/v1/embeddings", embeddings_wait },
+    { "POST", "/v1/messages/count_tokens", task_count_tokens_wait },
+    { "GET", "/v1/models", task_models_wait },
+    { "GET", "/gantry/v1/task", task_wait },
     { "GET", "/gantry/v1/flags", flags_wait },
 };
+
+/* A page in a browser, led here by a name of its own, is not the agent. */
+static bool host_is_ours(const HttpReq *req)
+{
+    static const Str names[] = { STR("127.0.0.1"), STR("localhost"), STR("") };
+    Str name;
+    str_split(http_header(req, "host"), ':', &name, NULL);
+    for (size_t i = 0; i < ARRAY_N(names); i++)
+        if (str_eq_nocase(name, names[i])) return true;
+    return false;
+}
+
+/* Paths below those of the table. */
+static int other_path_wait(GatewayTask *task, HttpReq *req)
+{
+    if (str_starts_with(req->path, STR("/v1/models/"))) {
+        if (str_eq(req->method, STR("GET"))) return task_model_wait(task, req);
+        http_header_add(req, "allow", STR("GET"));
+        return task_problem_wait(task, req, PROBLEM_METHOD, "models can only be looked at");
+    }
+    if (str_starts_with(req->path, STR("/v1/responses/")))
+        return task_problem_wait(
+            task, req, PROBLEM_PATH,
+            "what a provider has stored cannot be reached through the gateway: "
+            "it belongs to all who use the provider's key");
+    return task_problem_wait(task, req, PROBLEM_PATH, "there is no such route in the gateway");
+}
 
 static int on_request(HttpReq *req, void *ctx)
 {
     GatewayTask *task = ctx;
     str_copy(log_context()->task_id, sizeof log_context()->task_id, task->options.task_id);
+    if (!host_is_ours(req))
+        return task_problem_wait(task, req, PROBLEM_INVALID, "this gateway has another name");
     for (size_t i = 0; i < ARRAY_N(routes); i++) {
         if (!str_eq(req->path, str_of(routes[i].path))) continue;
         if (str_eq(req->method, str_of(routes[i].method))) return routes[i].handle_wait(task, req);
         http_header_add(req, "allow", str_of(routes[i].method));
-        return problem_wait(task, req, PROBLEM_METHOD, "this route has another method");
+        return task_problem_wait(task, req, PROBLEM_METHOD, "this route has another method");
     }
     if (task->options.door && str_starts_with(req->path, STR("/gantry/v1/")))
         return task->options.door(req, task->options.door_ctx);
-    return problem_wait(task, req, PROBLEM_PATH, "there is no such route in the gateway");
+    return other_path_wait(task, req);
 }
 
 int task_listen(GatewayTask *task)

@@ -117,6 +117,15 @@ void journal_close(GatewayTask *task);
 
 /* gateway_http.c: the task's listener */
 MUST_CHECK int task_listen(GatewayTask *task);
+/* Answers with a problem, with a document, or for a body that http_body_wait returned r for. */
+int task_problem_wait(GatewayTask *task, HttpReq *req, Problem problem, const char *message);
+int task_json_wait(HttpReq *req, JsonOut *out, Buf *body);
+int task_body_failed_wait(GatewayTask *task, HttpReq *req, int r);
+
+/* gateway_models.c: GET /v1/models, GET /v1/models/{id}, POST /v1/messages/count_tokens */
+int task_models_wait(GatewayTask *task, HttpReq *req);
+int task_model_wait(GatewayTask *task, HttpReq *req);
+int task_count_tokens_wait(GatewayTask *task, HttpReq *req);
 
 /* gateway_call.c: ends what the calls of the task wait for upstream */
 void calls_abort(GatewayTask *task);

@@ -95,6 +95,10 @@ static int huge_wait(HttpReq *req)
 
 static int error_event_wait(HttpReq *req, Api api)
 {
+    if (api == API_RESPONSES)
+        return http_write_wait(
+            req, STR("event: error\ndata: {\"type\":\"error\",\"code\":\"overloaded\",\"message\":"
+                     "\"Overloaded (simulated)\",\"param\":null,\"sequence_number\":99}\n\n"));
     return http_write_wait(
         req,
         api == API_MESSAGES
@@ -237,7 +241,10 @@ static int model_wait(Sim *sim, HttpReq *req, Api api)
         return error_wait(sim, req, api, 400, false, "The request is too large");
     if (r != 0 || !request || !answer) return r;
     diag_clear();
-    r = sim_request_read(&req->arena, api, text, request);
+    if (api == API_RESPONSES) r = sim_responses_request(&req->arena, text, &text);
+    if (r == 0)
+        r = sim_request_read(&req->arena, api == API_RESPONSES ? API_CHAT : api, text, request);
+    if (r == 0) request->api = api;
     if (r == -EINVAL) return error_wait(sim, req, api, 400, false, diag_text());
     if (r == 0) r = sim_answer(&req->arena, request, answer);
     if (r < 0) return error_wait(sim, req, api, 500, false, "The simulator is out of memory");
@@ -246,6 +253,30 @@ static int model_wait(Sim *sim, HttpReq *req, Api api)
     else r = answer_wait(sim, req, answer);
     if (http_gone(req)) atomic_fetch_add(&sim->aborted, 1);
     return r > 0 ? 0 : r;
+}
+
+/* What messages with this body would be billed as input. */
+static int count_wait(Sim *sim, HttpReq *req)
+{
+    Str text;
+    CLEANUP(buf_deinit) Buf body, out;
+    SimRequest *request = ARENA_NEW(&req->arena, SimRequest);
+    buf_init(&body, BODY_BYTES_MAX + 64);
+    buf_init(&out, 256);
+    int r = http_body_wait(req, BODY_BYTES_MAX, &text);
+    if (r != 0 || !request) return r;
+    diag_clear();
+    const Json *json = NULL;
+    r = json_parse(&req->arena, text, NULL, &json, NULL);
+    if (r == 0 && json_type(json) != JSON_OBJECT) r = diag_set(-EINVAL, "an object is needed");
+    if (r == 0) r = json_member_set(text, STR("max_tokens"), STR("1"), &body);
+    if (r == 0) r = sim_request_read(&req->arena, API_MESSAGES, buf_str(&body), request);
+    if (r < 0) return error_wait(sim, req, API_MESSAGES, 400, false, diag_text_or(r));
+    JsonOut count = json_out(&out);
+    json_out_object(&count);
+    json_out_ki64(&count, "input_tokens", request->input_tokens);
+    json_out_object_end(&count);
+    return http_reply_wait(req, 200, "application/json", buf_str(&out));
 }
 
 /* --- routes ----------------------------------------------------------------------------------- */
@@ -304,6 +335,8 @@ static int route_wait(Sim *sim, HttpReq *req)
     if (str_eq(req->method, STR("POST"))) {
         if (str_eq(req->path, STR("/v1/chat/completions"))) return model_wait(sim, req, API_CHAT);
         if (str_eq(req->path, STR("/v1/messages"))) return model_wait(sim, req, API_MESSAGES);
+        if (str_eq(req->path, STR("/v1/responses"))) return model_wait(sim, req, API_RESPONSES);
+        if (str_eq(req->path, STR("/v1/messages/count_tokens"))) return count_wait(sim, req);
         if (str_eq(req->path, STR("/v1/embeddings"))) return model_wait(sim, req, API_EMBEDDINGS);
         if (str_eq(req->path, STR("/sim/reset"))) return reset_wait(sim, req);
     } else if (str_eq(req->method, STR("GET"))) {

@@ -170,8 +170,11 @@ static void read_tool_choice(SimRequest *to, const Json *body)
 static void read_format(SimRequest *to, const Json *body)
 {
     const Json *format = json_get(body, "response_format");
+    const Json *holder = json_get(format, "json_schema");
+    if (to->api == API_MESSAGES)
+        holder = format = json_get(json_get(body, "output_config"), "format");
     Str type = json_str(json_get(format, "type"));
-    to->json_schema = json_get(json_get(format, "json_schema"), "schema");
+    to->json_schema = json_get(holder, "schema");
     to->json = str_eq(type, STR("json_object")) || str_eq(type, STR("json_schema"));
 }
 

@@ -264,9 +264,13 @@ static void anthropic_plain(JsonOut *out, const SimAnswer *answer)
 
 void sim_wire_plain(const SimAnswer *answer, Buf *out)
 {
-    JsonOut json = json_out(out);
+    CLEANUP(buf_deinit) Buf chat;
+    bool responses = answer->request->api == API_RESPONSES;
+    buf_init(&chat, out->max);
+    JsonOut json = json_out(responses ? &chat : out);
     if (answer->request->api == API_MESSAGES) anthropic_plain(&json, answer);
     else openai_plain(&json, answer);
+    if (responses && !sim_responses_plain(buf_str(&chat), out)) out->failed = true;
 }
 
 /* --- streams ---------------------------------------------------------------------------------- */
@@ -526,7 +530,9 @@ size_t sim_wire_stream(Arena *arena, const SimAnswer *answer, Str **ret)
     else openai_stream(&pieces);
     buf_deinit(&pieces.json);
     *ret = pieces.list;
-    return pieces.full ? 0 : pieces.n;
+    if (pieces.full) return 0;
+    if (answer->request->api != API_RESPONSES) return pieces.n;
+    return sim_responses_stream(arena, pieces.list, pieces.n);
 }
 
 /* --- errors ----------------------------------------------------------------------------------- */

@@ -32,6 +32,15 @@ void sim_wire_plain(const SimAnswer *answer, Buf *out);
  * many there are, 0 when the arena is full. */
 size_t sim_wire_stream(Arena *arena, const SimAnswer *answer, Str **ret);
 
+/* sim_responses.c: a Responses request as one of chat; *ret lives in the arena. Returns 0, -EINVAL
+ * with diag, -ENOMEM. */
+MUST_CHECK int sim_responses_request(Arena *arena, Str text, Str *ret);
+/* Appends the body of a chat answer as one of Responses. False when that is too large. */
+bool sim_responses_plain(Str chat, Buf *out);
+/* Puts the pieces of a chat stream into events of Responses, in place. Returns how many there are,
+ * 0 when they are too large. */
+size_t sim_responses_stream(Arena *arena, Str *pieces, size_t n);
+
 /* Appends an error body for status, in the API's form. */
 void sim_wire_error(Api api, int status, bool quota, Str message, Buf *out);
 

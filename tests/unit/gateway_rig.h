@@ -292,15 +292,16 @@ static inline Reply rig_post_wait(Rig *rig, Api api, const char *body)
     return rig_request_wait(rig, paths[api], str_of(body));
 }
 
-/* {"model":MODEL,...,"messages":[{"role":"user","content":TEXT}]} with members put in between. */
+/* {"model":MODEL,...,"messages" or "input":[{"role":"user","content":TEXT}]} with members put in
+ * between. */
 static inline Reply rig_say_wait(Rig *rig, Api api, const char *model, bool stream,
                                  const char *members, const char *text)
 {
     Buf body;
     buf_init(&body, 8 * 1024 * 1024);
-    buf_printf(&body,
-               "{\"model\":\"%s\",%s%s\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}",
-               model, stream ? "\"stream\":true," : "", members, text);
+    buf_printf(&body, "{\"model\":\"%s\",%s%s\"%s\":[{\"role\":\"user\",\"content\":\"%s\"}]}",
+               model, stream ? "\"stream\":true," : "", members,
+               api == API_RESPONSES ? "input" : "messages", text);
     Reply reply = rig_post_wait(rig, api, body.ptr);
     buf_deinit(&body);
     return reply;

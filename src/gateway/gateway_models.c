@@ -1,0 +1,220 @@
+/* What an agent may ask of models but to answer: which there are, and how long a text is to them.
+ * Neither costs money; both are refused to a task that may make no more calls. */
+#include "base/diag.h"
+#include "codec/url.h"
+#include "gateway/gateway_call.h"
+
+#define COUNT_ANSWER_BYTES_MAX ((size_t)64 * 1024)
+
+/* The price is that of now: it may be gone after a wait. */
+static int resolve(const GatewayTask *task, Str model, GatewayProtocol protocol,
+                   const GatewayProvider **ret_provider, const Price **ret_price)
+{
+    const Gateway *gateway = task->gateway;
+    return gateway_resolve(gateway->config, gateway_prices(gateway), model, protocol, ret_provider,
+                           ret_price);
+}
+
+/* --- which there are -------------------------------------------------------------------------- */
+
+static const Str *task_model(const GatewayTask *task, size_t i)
+{
+    if (i == 0) return &task->options.model;
+    return i <= task->options.fallbacks_n ? &task->options.fallbacks[i - 1] : NULL;
+}
+
+static void model_openai(JsonOut *out, const GatewayTask *task, Str model)
+{
+    const GatewayProvider *provider = NULL;
+    const Price *price;
+    (void)!resolve(task, model, GATEWAY_OPENAI, &provider, &price);
+    json_out_object(out);
+    json_out_kstr(out, "id", model);
+    json_out_kcstr(out, "object", "model");
+    json_out_ki64(out, "created", 0);
+    json_out_kcstr(out, "owned_by", provider ? provider->name : "");
+    json_out_object_end(out);
+}
+
+static void model_anthropic(JsonOut *out, Str model)
+{
+    json_out_object(out);
+    json_out_kcstr(out, "type", "model");
+    json_out_kstr(out, "id", model);
+    json_out_kstr(out, "display_name", model);
+    json_out_kcstr(out, "created_at", "1970-01-01T00:00:00Z");
+    json_out_object_end(out);
+}
+
+/* Both APIs list models at the same path; Anthropic's clients always name their version. */
+int task_models_wait(GatewayTask *task, HttpReq *req)
+{
+    bool anthropic = !str_empty(http_header(req, "anthropic-version"));
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, 256 * 1024);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    if (!anthropic) json_out_kcstr(&out, "object", "list");
+    json_out_key(&out, "data");
+    json_out_array(&out);
+    for (size_t i = 0; task_model(task, i); i++) {
+        if (anthropic) model_anthropic(&out, *task_model(task, i));
+        else model_openai(&out, task, *task_model(task, i));
+    }
+    json_out_array_end(&out);
+    if (anthropic) {
+        json_out_kbool(&out, "has_more", false);
+        json_out_kstr(&out, "first_id", task->options.model);
+        json_out_kstr(&out, "last_id", *task_model(task, task->options.fallbacks_n));
+    }
+    json_out_object_end(&out);
+    return task_json_wait(req, &out, &body);
+}
+
+static bool is_known(const GatewayTask *task, Str model)
+{
+    for (size_t i = 0; task_model(task, i); i++)
+        if (str_eq(*task_model(task, i), model)) return true;
+    return resolve(task, model, GATEWAY_OPENAI, NULL, NULL) == 0 ||
+           resolve(task, model, GATEWAY_ANTHROPIC, NULL, NULL) == 0;
+}
+
+/* Names of models have slashes; clients write them in either way. */
+int task_model_wait(GatewayTask *task, HttpReq *req)
+{
+    Str model;
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, 64 * 1024);
+    int r = url_decode(&req->arena, str_skip(req->path, strlen("/v1/models/")), false, &model);
+    if (r == -ENOMEM) return r;
+    if (r < 0 || !str_is_utf8(model) || !is_known(task, model))
+        return task_problem_wait(task, req, PROBLEM_MODEL, "there is no such model");
+    JsonOut out = json_out(&body);
+    if (str_empty(http_header(req, "anthropic-version"))) model_openai(&out, task, model);
+    else model_anthropic(&out, model);
+    return task_json_wait(req, &out, &body);
+}
+
+/* --- how long a text is ----------------------------------------------------------------------- */
+
+typedef struct {
+    GatewayTask *task;
+    HttpReq *req;
+    Str body;
+    RequestInfo info;
+    const GatewayProvider *provider;
+    const Price *price;
+} Count;
+
+/* The body is that of messages, but for the cap, which there is none of. */
+static int count_read(Count *count, RequestFault *fault)
+{
+    Arena *arena = &count->req->arena;
+    const Json *json = NULL;
+    CLEANUP(buf_deinit) Buf capped;
+    buf_init(&capped, count->body.len + 64);
+    int r = json_parse(arena, count->body, NULL, &json, NULL);
+    if (r == 0 && json_type(json) != JSON_OBJECT) r = -EINVAL;
+    if (r == 0) r = json_member_set(count->body, STR("max_tokens"), STR("1"), &capped);
+    Str text = r == 0 ? arena_str(arena, buf_str(&capped)) : STR_NULL;
+    if (r == 0) r = text.ptr ? json_parse(arena, text, NULL, &json, NULL) : -ENOMEM;
+    if (r == 0) r = request_info_read(arena, API_MESSAGES, json, &count->info, fault);
+    if (r == -EINVAL) str_copy(fault->message, sizeof fault->message, STR("the body is no JSON"));
+    return r;
+}
+
+/* What the model of another API would take at most. */
+static int estimate_wait(const Count *count)
+{
+    const RequestInfo *info = &count->info;
+    bool opaque = info->has_media || info->hides_input;
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, 256);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    json_out_ki64(&out, "input_tokens",
+                  request_in_ub((int64_t)count->body.len, info->messages, info->has_tools, opaque,
+                                count->price->input_max));
+    json_out_object_end(&out);
+    http_header_add(count->req, "x-gantry-estimated", STR("1"));
+    return task_json_wait(count->req, &out, &body);
+}
+
+static int forward_wait(const Count *count)
+{
+    const GatewayProvider *provider = count->provider;
+    HttpReq *req = count->req;
+    Str version = http_header(req, "anthropic-version"), beta = http_header(req, "anthropic-beta");
+    Str key = str_of(provider->key);
+    HttpClientField fields[5] = {
+        { "content-type", STR("application/json") },
+        { "accept", STR("application/json") },
+        { "anthropic-version", str_empty(version) ? STR("2023-06-01") : version },
+    };
+    size_t n = 3;
+    if (!str_empty(key)) fields[n++] = (HttpClientField){ "x-api-key", key };
+    if (!str_empty(beta)) fields[n++] = (HttpClientField){ "anthropic-beta", beta };
+    HttpCallOptions options = {
+        .method = STR("POST"),
+        .url = url_join(&req->arena, str_of(provider->base_url), STR("/v1/messages/count_tokens")),
+        .fields = fields,
+        .fields_n = n,
+        .body = count->body,
+        .connect_timeout_ms = provider->connect_timeout_ms,
+        .idle_timeout_ms = provider->timeout_ms ? provider->timeout_ms : TIMEOUT_DEFAULT_MS,
+        .deadline_ms = count->task->wall_deadline_ms,
+    };
+    HttpResponse response;
+    diag_clear();
+    int r = http_fetch_wait(count->task->gateway->client, &options, COUNT_ANSWER_BYTES_MAX,
+                            &req->arena, &response);
+    if (r == -ECANCELED) return r;
+    if (r != 0 || response.status < 200 || (response.status > 299 && response.status < 400))
+        return task_problem_wait(count->task, req, PROBLEM_UNREACHABLE,
+                                 "the provider could not count the tokens");
+    return http_reply_wait(req, response.status, "application/json", response.body);
+}
+
+/* The rules that do not depend on money: it costs none. */
+static const char *count_refused(const Count *count, Problem *ret)
+{
+    GatewayTask *task = count->task;
+    *ret = PROBLEM_STOPPED;
+    if (task->totals.stop != GATEWAY_STOP_NONE) return task_stop_text(task->totals.stop);
+    if (task_past_deadline(task)) {
+        task_note_cap(task, CAP_BY_SECONDS);
+        *ret = PROBLEM_CAP;
+        return "the task's time is up (secondsPerTask)";
+    }
+    *ret = PROBLEM_SWITCHED_OFF;
+    if (!gateway_task_on(task) || !task_model_on(task, count->info.model))
+        return "a flag has switched the task or the model off";
+    return NULL;
+}
+
+static int count_wait(Count *count)
+{
+    GatewayTask *task = count->task;
+    Problem problem;
+    const char *refused = count_refused(count, &problem);
+    if (refused) return task_problem_wait(task, count->req, problem, refused);
+    Str model = count->info.model;
+    if (resolve(task, model, GATEWAY_ANTHROPIC, &count->provider, &count->price) == 0)
+        return forward_wait(count);
+    if (resolve(task, model, GATEWAY_OPENAI, &count->provider, &count->price) == 0)
+        return estimate_wait(count);
+    return task_problem_wait(task, count->req, PROBLEM_MODEL, "no provider serves the model");
+}
+
+int task_count_tokens_wait(GatewayTask *task, HttpReq *req)
+{
+    Count count = { .task = task, .req = req };
+    RequestFault fault = { .param = NULL };
+    int r = http_body_wait(req, GATEWAY_REQUEST_BYTES_MAX, &count.body);
+    if (r != 0) return task_body_failed_wait(task, req, r);
+    r = count_read(&count, &fault);
+    if (r == -ENOMEM)
+        return task_problem_wait(task, req, PROBLEM_TOO_LARGE, "the request is too large");
+    if (r != 0) return task_problem_wait(task, req, PROBLEM_INVALID, fault.message);
+    return count_wait(&count);
+}
