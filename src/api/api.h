@@ -9,6 +9,7 @@
 
 #include "codec/digest.h"
 #include "gateway/gateway.h"
+#include "gateway/rate_board.h"
 #include "net/http_server.h"
 #include "observe/metrics.h"
 #include "queue/queue.h"
@@ -34,6 +35,8 @@ typedef struct {
     bool dev;       /* without keys: loopback names only, no foreign Origin */
     Str public_url; /* "https://gantry.example.com", for documents; its host is also accepted in
                      * dev mode; empty: unknown */
+
+    RateBoard *board; /* rate limits and breakers; NULL: none are known, nothing is shared */
 
     int64_t lease_ms; /* of remote workers, as the queue was told; 0: 10,000 */
 

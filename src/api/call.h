@@ -141,6 +141,9 @@ int price_import_run_wait(ApiCall *call);
 int price_entries_run_wait(ApiCall *call);
 int spend_run_wait(ApiCall *call);
 
+int limits_get_run_wait(ApiCall *call);
+int breakers_get_run_wait(ApiCall *call);
+int worker_rates_run_wait(ApiCall *call);
 int flag_list_run_wait(ApiCall *call);
 int flag_get_run_wait(ApiCall *call);
 int cache_get_run_wait(ApiCall *call);

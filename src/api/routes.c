@@ -6,6 +6,7 @@
 #include "api/flags.h"
 #include "api/health.h"
 #include "api/prices.h"
+#include "api/rates.h"
 #include "api/routing.h"
 #include "api/tasks.h"
 #include "api/versions.h"
@@ -115,6 +116,14 @@ const Route api_routes[] = {
       .id = "purgeCache", .tag = "operation",
       .summary = "Forget cached responses; workers obey with their next heartbeat",
       .body = &cache_purge_body, .status = 202, .answer = "CachePurged" },
+    { .method = "GET", .pattern = "/api/limits", .run_wait = limits_get_run_wait,
+      .id = "getLimits", .tag = "operation",
+      .summary = "Rate limits of providers and models, what is used of them, and who waits",
+      .status = 200, .answer = "LimitList" },
+    { .method = "GET", .pattern = "/api/breakers", .run_wait = breakers_get_run_wait,
+      .id = "getBreakers", .tag = "operation",
+      .summary = "Circuit breakers of models, tools and webhook hosts; open ones first",
+      .status = 200, .answer = "BreakerList" },
     { .method = "GET", .pattern = "/api/metrics/versions", .run_wait = signals_run_wait,
       .id = "getVersionMetrics", .tag = "operation", .summary = "How each version has been doing",
       .params = signals_params, .status = 200, .answer = "VersionMetrics" },
@@ -198,6 +207,11 @@ const Route api_routes[] = {
       .id = "reportCache", .tag = "workers",
       .summary = "Say how the response cache does; learn what to forget",
       .body = &worker_cache_body, .status = 200, .answer = "CacheNews" },
+    { .method = "POST", .pattern = "/api/workers/{workerId}/rates",
+      .run_wait = worker_rates_run_wait,
+      .id = "tellRates", .tag = "workers",
+      .summary = "Tell of rate limits and breakers; get the worker's shares",
+      .body = &rates_body, .status = 200, .answer = "WorkerShares" },
     { .method = "POST", .pattern = "/api/workers/{workerId}/finish",
       .run_wait = worker_finish_run_wait,
       .id = "finishTask", .tag = "workers", .summary = "Report the end of an attempt, once",

@@ -88,6 +88,16 @@ const Schema api_schemas[] = {
     { "CacheState", "workers:[WorkerCache] " CACHE_FIGURES },
     { "WorkerCache", "workerId:uuid name:string " CACHE_FIGURES },
     { "CachePurged", "revision:integer" },
+    { "LimitList", "limits:[Limit]" },
+    { "Limit", "provider:string model:string? workers:integer perMinute:[LimitUnit] "
+               "concurrent:integer? inFlight:integer waiting:integer waitingByLane:object "
+               "blockedMs:integer throttled:integer" },
+    { "LimitUnit", "unit:string limit:integer? configured:integer? learned:integer? used:integer" },
+    { "BreakerList", "breakers:[Breaker]" },
+    { "Breaker", "kind:string name:string state:string workerId:string? calls:integer "
+                 "errorRate:number? slowRate:number? changedAt:time openedAt:time? "
+                 "nextProbeAt:time? probes:integer trips:integer refused:integer" },
+    { "WorkerShares", "ttlMs:integer shares:[any]" },
     { "VersionMetrics", "windowSeconds:integer versions:[VersionSignals] truncated:boolean" },
     { "VersionSignals",
       "agent:string versionId:hex versionAge:integer? taskCount:integer finishedCount:integer "

@@ -587,6 +587,9 @@ int worker_leave_run_wait(ApiCall *call)
     const Json *body;
     int r = request_read_wait(call, &id, &body);
     if (r != 0) return r;
+    char name[UUID_TEXT_MAX];
+    if (call->api->options.board)
+        rate_board_leave(call->api->options.board, str_of(uuid_text(id, name)));
     r = queue_leave_wait(call->api->options.queue, id);
     return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
 }

@@ -173,6 +173,13 @@ const Command commands[] = {
     { "cache", "purge", "", 0, 0, "forget cached responses",
       "Workers obey with their next heartbeat, which is asked for at once.", cache_purge_flags,
       cache_purge_run, false },
+    { "limits", NULL, "", 0, 0, "show rate limits of providers and models, and who waits",
+      "USED/LIMIT of the last minute, over all workers. `*` stands for a provider's models together.\n"
+      "Limits are configured or learned from the provider's answers; calls over them wait.",
+      NO_FLAGS, limits_run, false },
+    { "breakers", NULL, "", 0, 0, "show circuit breakers of models, tools and webhook hosts",
+      "Open ones first. An open breaker lets nothing through until its next probe.", NO_FLAGS,
+      breakers_run, false },
     { "flag", "list", "", 0, 0, "list flags and switches", NULL, NO_FLAGS, flag_list_run, false },
     { "flag", "get", "KEY", 1, 1, "show a flag", NULL, NO_FLAGS, flag_get_run, false },
     { "flag", "set", "KEY VALUE", 2, 2, "set a flag, or switch a tool, a model or tasks off",

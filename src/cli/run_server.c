@@ -15,6 +15,7 @@
 #include "gateway/sim.h"
 #include "observe/webhook.h"
 #include "store/artifact_store.h"
+#include "store/worker_store.h"
 #include "sys/clock.h"
 #include "sys/process.h"
 #include "sys/signals.h"
@@ -54,6 +55,8 @@ struct Program {
     WorkerLink *link;
     WorkerHost *worker;
     Webhooks *webhooks;
+    Breakers *webhook_breakers;
+    RateBoard *board;
     FiberRef ticker, runner;
     bool runner_ended, draining;
     int status;
@@ -135,6 +138,7 @@ static int api_start_wait(Program *p)
                            .keys_n = p->config.keys_n,
                            .dev = p->mode == CONFIG_DEV,
                            .public_url = str_of(p->config.public_url),
+                           .board = p->board,
                            .lease_ms = p->config.lease_ms,
                            .body_bytes_max = (size_t)p->config.body_bytes_max };
     if ((r = api_new(&options, &p->api)) < 0) return r;
@@ -208,8 +212,8 @@ static int worker_start_wait(Program *p)
         p->link = link_http_new(
             &(LinkHttpOptions){ .client = p->client, .url = p->in->server, .key = p->in->key });
     else
-        p->link = link_local_new(
-            &(LinkLocalOptions){ .queue = p->queue, .lease_ms = p->config.lease_ms });
+        p->link = link_local_new(&(LinkLocalOptions){
+            .queue = p->queue, .lease_ms = p->config.lease_ms, .board = p->board });
     WorkerOptions options = { .link = p->link,
                               .gateway = p->gateway,
                               .models = &p->config.gateway,
@@ -241,9 +245,11 @@ static int webhooks_start_here(Program *p)
 {
     Str secret = p->config.webhook_secret.len ? p->config.webhook_secret
                                               : str_of(p->webhook_secret);
-    int r = webhooks_start(
-        &(WebhookOptions){ .queue = p->queue, .secret = secret, .guard = &p->config.webhook_guard },
-        &p->webhooks);
+    int r = webhooks_start(&(WebhookOptions){ .queue = p->queue,
+                                              .secret = secret,
+                                              .guard = &p->config.webhook_guard,
+                                              .breakers = p->webhook_breakers },
+                           &p->webhooks);
     if (r == 0) metrics_add_webhooks(p->metrics, p->webhooks);
     return r;
 }
@@ -375,6 +381,35 @@ static int make_dir(const char *path)
     return diag_set(-errno, "cannot make the data directory %s: %s", path, strerror(errno));
 }
 
+/* Remote workers that may still have shares from an earlier life of this server. */
+static int remote_job(Db *db, void *arg)
+{
+    Uuid id;
+    int r = worker_next_of(db, WORKER_REMOTE, &id);
+    *(bool *)arg = r == 0;
+    return r == -ENOENT ? 0 : r;
+}
+
+static int board_open(Program *p)
+{
+    static const BreakerPolicy policy = { .window_ms = 60000,
+                                          .calls_min = 5,
+                                          .error_percent = 50,
+                                          .slow_percent = 0,
+                                          .slow_ms = 60000,
+                                          .open_ms = 10000,
+                                          .open_max_ms = 300000,
+                                          .probes = 1 };
+    bool remote = false;
+    int r = store_read(p->store, remote_job, &remote);
+    if (r < 0) return r;
+    p->webhook_breakers = breakers_new("webhook", &policy, 0);
+    p->board = rate_board_new(p->config.lease_ms, !remote);
+    rate_board_add_breakers(p->board, p->webhook_breakers);
+    metrics_add_board(p->metrics, p->board);
+    return 0;
+}
+
 static int open_services(Program *p)
 {
     int r = make_dir(p->config.data);
@@ -394,12 +429,14 @@ static int open_services(Program *p)
         options.queued_max[lane] = p->config.queued_tasks_max;
     if ((r = queue_open(p->store, &options, &p->queue)) < 0) return r;
     p->metrics = metrics_new(p->queue);
-    return 0;
+    return board_open(p);
 }
 
 static void close_services(Program *p)
 {
     metrics_free(TAKE(p->metrics));
+    rate_board_free(TAKE(p->board));
+    breakers_free(TAKE(p->webhook_breakers));
     queue_close(TAKE(p->queue));
     store_close(TAKE(p->store));
 }

@@ -46,10 +46,12 @@ int price_show_run(const Invocation *in);
 
 /* spend.c */
 int spend_run(const Invocation *in);
-
 /* caches.c */
 int cache_stats_run(const Invocation *in);
 int cache_purge_run(const Invocation *in);
+/* limits.c */
+int limits_run(const Invocation *in);
+int breakers_run(const Invocation *in);
 
 /* flags.c */
 int flag_list_run(const Invocation *in);

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/map.h"
+#include "base/money.h"
 #include "gateway/gateway_call.h"
 #include "gateway/gateway_limits.h"
 #include "logic/retry.h"
@@ -30,6 +31,7 @@ struct LimitModel {
     RateOutput output;
     int64_t throttles_in_row;
     int64_t used_at_ms;
+    GatewayLimit *listed; /* while a list is made */
 };
 
 struct LimitProvider {
@@ -39,11 +41,13 @@ struct LimitProvider {
     int64_t next_ms; /* when to look at the queue again */
     RetryBudget retries;
     LimitModel other; /* the models that found no room */
+    GatewayLimit *listed;
 };
 
 struct Limits {
     const GatewayConfig *config;
     Breakers *breakers;
+    Cond lack;            /* a call lacks a share */
     pthread_mutex_t lock; /* of all that follows */
     LimitProvider *providers;
     size_t providers_n;
@@ -51,6 +55,7 @@ struct Limits {
     LimitModel *models[LIMIT_MODELS_MAX];
     size_t models_n;
     GatewayLimitStats stats;
+    bool sharing;
 };
 
 /* --- providers and models --------------------------------------------------------------------- */
@@ -117,6 +122,7 @@ Limits *limits_new(const GatewayConfig *config)
 {
     Limits *limits = xcalloc(1, sizeof *limits);
     limits->config = config;
+    cond_init(&limits->lack);
     limits->breakers = breakers_new("model", config->breaker.calls_min ? &config->breaker : NULL,
                                     LIMIT_MODELS_MAX);
     limits->providers = xcalloc(MAX(config->providers_n, 1), sizeof *limits->providers);
@@ -171,6 +177,7 @@ static LimitModel *model_of(Limits *limits, const CallTarget *target, int64_t no
     if (!model && (model = model_room(limits, now_ms))) {
         model_init(model, provider, name,
                    gateway_route(limits->config, target->model, target->provider->protocol));
+        model->rate.shared = limits->sharing;
         map_put(&limits->by_key, model_key(model), model);
     }
     if (!model) {
@@ -407,6 +414,7 @@ static int permit_wait(Limits *limits, ModelCall *call)
                             call->target->provider->name);
     pump(limits, permit->model->provider);
     if (!permit->waiter.admitted) {
+        if (limits->sharing) cond_broadcast(&limits->lack);
         int r = admitted_wait(limits, call);
         note_waited(limits, call, since_us);
         if (r != 0) return r;
@@ -571,11 +579,91 @@ int64_t call_blocked_until_ms(ModelCall *call)
     return at_ms;
 }
 
+/* --- shares ----------------------------------------------------------------------------------- */
+
+void gateway_set_sharing(Gateway *gateway, bool sharing)
+{
+    Limits *limits = gateway->limits;
+    pthread_mutex_lock(&limits->lock);
+    limits->sharing = sharing;
+    for (size_t i = 0; i < limits->providers_n; i++)
+        limits->providers[i].rate.shared = limits->providers[i].other.rate.shared = sharing;
+    for (size_t i = 0; i < limits->models_n; i++) limits->models[i]->rate.shared = sharing;
+    pthread_mutex_unlock(&limits->lock);
+    for (size_t i = 0; i < limits->providers_n; i++) pump(limits, &limits->providers[i]);
+}
+
+static Rate *rate_named(Limits *limits, const GatewayShare *share)
+{
+    char key[KEY_BYTES_MAX];
+    LimitProvider *provider = provider_of(limits, share->provider);
+    if (!provider || !share->model[0]) return provider ? &provider->rate : NULL;
+    Str name = str_make(key, key_make(key, provider->name, str_of(share->model)));
+    if (str_eq(name, model_key(&provider->other))) return &provider->other.rate;
+    LimitModel *model = map_get(&limits->by_key, name);
+    return model ? &model->rate : NULL;
+}
+
+void gateway_take_shares(Gateway *gateway, const GatewayShare *shares, size_t n, int64_t until_ms)
+{
+    Limits *limits = gateway->limits;
+    pthread_mutex_lock(&limits->lock);
+    for (size_t i = 0; i < n; i++) {
+        Rate *rate = rate_named(limits, &shares[i]);
+        if (!rate) continue;
+        memcpy(rate->share.v, shares[i].v, sizeof rate->share.v);
+        rate->concurrent_share = shares[i].v[LIMIT_CONCURRENT];
+        rate->share_until_ms = until_ms;
+    }
+    pthread_mutex_unlock(&limits->lock);
+    for (size_t i = 0; i < limits->providers_n; i++) pump(limits, &limits->providers[i]);
+}
+
+int gateway_lack_wait(Gateway *gateway, int64_t deadline_ms)
+{
+    return cond_wait(&gateway->limits->lack, deadline_ms);
+}
+
 /* --- what there is to see --------------------------------------------------------------------- */
 
 Breakers *gateway_breakers(const Gateway *gateway)
 {
     return gateway->limits->breakers;
+}
+
+static void asks_fill(const Rate *rate, int64_t now_ms, ShareAsk asks[LIMIT_UNITS])
+{
+    bool valid = now_ms < rate->share_until_ms;
+    for (RateUnit unit = 0; unit < RATE_N_; unit++) {
+        asks[unit].have = valid ? rate->share.v[unit] : 0;
+        asks[unit].used = rate_own(rate, unit, now_ms);
+    }
+    asks[LIMIT_CONCURRENT].have = valid ? rate->concurrent_share : 0;
+    asks[LIMIT_CONCURRENT].used = rate->in_flight;
+}
+
+static void ask_more(GatewayLimit *limit, const RateWaiter *waiter, int64_t now_ms)
+{
+    for (int unit = 0; unit < LIMIT_UNITS; unit++) {
+        ShareAsk *ask = &limit->asks[unit];
+        int64_t need = unit == LIMIT_CONCURRENT ? 1 : waiter->need.v[unit];
+        if (ask->first == 0) {
+            ask->first = need;
+            ask->first_late_ms = now_ms - waiter->rank_ms;
+        }
+        ask->want[waiter->lane] = money_add(ask->want[waiter->lane], need);
+    }
+}
+
+/* What those who wait need, first to last. */
+static void wants_fill(LimitProvider *provider, int64_t now_ms)
+{
+    LIST_EACH (&provider->queue.waiting, node) {
+        ModelCall *call = call_of(node);
+        ask_more(provider->listed, &call->permit.waiter, now_ms);
+        if (call->permit.model->listed)
+            ask_more(call->permit.model->listed, &call->permit.waiter, now_ms);
+    }
 }
 
 static void limit_fill(const Rate *rate, Str provider, Str model, int64_t now_ms, GatewayLimit *ret)
@@ -589,6 +677,7 @@ static void limit_fill(const Rate *rate, Str provider, Str model, int64_t now_ms
                            .throttled = rate->throttled };
     str_copy(ret->provider, sizeof ret->provider, provider);
     str_copy(ret->model, sizeof ret->model, model);
+    asks_fill(rate, now_ms, ret->asks);
     for (RateUnit unit = 0; unit < RATE_N_; unit++)
         ret->used.v[unit] = rate_used(rate, unit, now_ms);
 }
@@ -600,24 +689,39 @@ static int limit_cmp(const void *a, const void *b)
     return r != 0 ? r : strcmp(left->model, right->model);
 }
 
+static void model_list(LimitModel *model, int64_t now_ms, GatewayLimit *ret)
+{
+    limit_fill(&model->rate, model->provider->name, str_skip(model_key(model), model->model_at),
+               now_ms, ret);
+    model->listed = ret;
+}
+
+static void provider_list(LimitProvider *provider, int64_t now_ms, GatewayLimit *ret)
+{
+    limit_fill(&provider->rate, provider->name, STR(""), now_ms, ret);
+    for (int lane = 0; lane < LANE_N_; lane++)
+        ret->waiting[lane] = (int64_t)provider->queue.by_lane[lane];
+    provider->listed = ret;
+}
+
 size_t gateway_limits_list(const Gateway *gateway, GatewayLimit *ret, size_t max)
 {
     Limits *limits = gateway->limits;
     int64_t now_ms = clock_mono_ms();
     size_t n = 0;
+    assert(max >= limits->providers_n);
     pthread_mutex_lock(&limits->lock);
-    for (size_t i = 0; i < limits->providers_n && n < max; i++) {
-        const LimitProvider *p = &limits->providers[i];
-        limit_fill(&p->rate, p->name, STR(""), now_ms, &ret[n]);
-        for (int lane = 0; lane < LANE_N_; lane++)
-            ret[n].waiting[lane] = (int64_t)p->queue.by_lane[lane];
-        n++;
+    for (size_t i = 0; i < limits->providers_n; i++) {
+        LimitProvider *provider = &limits->providers[i];
+        provider_list(provider, now_ms, &ret[n++]);
+        provider->other.listed = NULL;
+        if (provider->other.used_at_ms && n < max) model_list(&provider->other, now_ms, &ret[n++]);
     }
-    for (size_t i = 0; i < limits->models_n && n < max; i++) {
-        const LimitModel *m = limits->models[i];
-        limit_fill(&m->rate, m->provider->name, str_skip(model_key(m), m->model_at), now_ms,
-                   &ret[n++]);
+    for (size_t i = 0; i < limits->models_n; i++) {
+        limits->models[i]->listed = NULL;
+        if (n < max) model_list(limits->models[i], now_ms, &ret[n++]);
     }
+    for (size_t i = 0; i < limits->providers_n; i++) wants_fill(&limits->providers[i], now_ms);
     pthread_mutex_unlock(&limits->lock);
     qsort(ret, n, sizeof *ret, limit_cmp);
     return n;

@@ -1,14 +1,20 @@
 /* What there is to see of a gateway's rate limits and breakers, for /api/limits, /api/breakers and
- * /metrics. Any thread. */
+ * /metrics; and its shares of limits that other workers work under too. Any thread, but for what
+ * says otherwise. */
 #ifndef GANTRY_GATEWAY_GATEWAY_LIMITS_H
 #define GANTRY_GATEWAY_GATEWAY_LIMITS_H
 
 #include "gateway/gateway.h"
 #include "logic/rate.h"
+#include "logic/share.h"
 #include "net/breakers.h"
 
 /* The breakers of models, by "PROVIDER/MODEL". */
 Breakers *gateway_breakers(const Gateway *gateway);
+
+/* What is shared out: the units of a rate, and calls at the same time. */
+#define LIMIT_CONCURRENT RATE_N_
+#define LIMIT_UNITS (RATE_N_ + 1)
 
 /* A provider as a whole, or one of its models. */
 typedef struct {
@@ -22,6 +28,7 @@ typedef struct {
     int64_t waiting_all;
     int64_t blocked_ms; /* the provider asked for silence for so much longer */
     uint64_t throttled; /* answers that said we were too fast */
+    ShareAsk asks[LIMIT_UNITS];
 } GatewayLimit;
 
 #define GATEWAY_LIMITS_MAX 512 /* as many as there ever are */
@@ -43,5 +50,20 @@ typedef struct {
     uint64_t heartbeats;
 } GatewayLimitStats;
 void gateway_limit_stats(const Gateway *gateway, GatewayLimitStats *ret);
+
+/* --- shares ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    char provider[96];
+    char model[96];         /* "": the provider as a whole */
+    int64_t v[LIMIT_UNITS]; /* of what has no limit: anything */
+} GatewayShare;
+
+/* While it shares, what has a limit needs a share to be sent. On its loop. */
+void gateway_set_sharing(Gateway *gateway, bool sharing);
+/* Its shares until then (clock_mono_ms); what is not named keeps what it has. On its loop. */
+void gateway_take_shares(Gateway *gateway, const GatewayShare *shares, size_t n, int64_t until_ms);
+/* Waits until a call lacks a share. Returns 0, -ETIMEDOUT, -ECANCELED. On a fiber of its loop. */
+int gateway_lack_wait(Gateway *gateway, int64_t deadline_ms);
 
 #endif

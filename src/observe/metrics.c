@@ -15,10 +15,10 @@
 #define WINDOW_MS (60 * 60 * 1000)
 #define READING_MEMORY_MAX ((size_t)64 << 20)
 #define KEPT_BYTES_MAX ((size_t)8 << 20)
-#define RATE_SPAN_MS 15000 /* throughput is over at least so long, once there is so much */
+#define THROUGHPUT_SPAN_MS 15000 /* throughput is over at least so long, once there is so much */
 #define SHOWN_VERSION_LEN 12
 
-typedef enum { PART_LOOP, PART_SERVER, PART_GATEWAY, PART_WEBHOOKS, PART_N_ } PartKind;
+typedef enum { PART_LOOP, PART_SERVER, PART_GATEWAY, PART_WEBHOOKS, PART_BOARD, PART_N_ } PartKind;
 
 /* Text of the families that come from the store. */
 typedef struct {
@@ -84,6 +84,11 @@ void metrics_add_server(Metrics *m, const HttpServer *server)
 void metrics_add_gateway(Metrics *m, const Gateway *gateway)
 {
     part_add(m, PART_GATEWAY, gateway);
+}
+
+void metrics_add_board(Metrics *m, RateBoard *board)
+{
+    part_add(m, PART_BOARD, board);
 }
 
 void metrics_add_webhooks(Metrics *m, const Webhooks *webhooks)
@@ -203,6 +208,7 @@ static void webhooks_add(WebhookStats *sum, const Webhooks *webhooks)
     sum->delivered += s.delivered;
     sum->retried += s.retried;
     sum->failed += s.failed;
+    sum->postponed += s.postponed;
     sum->in_flight += s.in_flight;
 }
 
@@ -245,6 +251,8 @@ static const FieldFamily part_families[] = {
     COUNTER_OF(PartSums, webhooks.retried, "gantry_webhooks_retried",
                "Webhook attempts that will be made again"),
     COUNTER_OF(PartSums, webhooks.failed, "gantry_webhooks_failed", "Webhooks given up"),
+    COUNTER_OF(PartSums, webhooks.postponed, "gantry_webhooks_postponed",
+               "Webhook attempts put off because their host's breaker was open"),
     GAUGE_OF(PartSums, webhooks.in_flight, "gantry_webhooks_in_flight", "Webhooks being sent"),
 };
 
@@ -361,13 +369,13 @@ static RatePoint rate_point(const QueueStats *q)
     return point;
 }
 
-/* Tasks a second since a moment at least RATE_SPAN_MS ago, once there is one. */
+/* Tasks a second since a moment at least THROUGHPUT_SPAN_MS ago, once there is one. */
 static void throughput_write(Metrics *m, OmOut *out, const QueueStats *q)
 {
     RatePoint now = rate_point(q), from;
     pthread_mutex_lock(&m->lock);
     from = m->older;
-    if (now.at_ms - m->newer.at_ms >= RATE_SPAN_MS) {
+    if (now.at_ms - m->newer.at_ms >= THROUGHPUT_SPAN_MS) {
         m->older = m->newer;
         m->newer = now;
     }
@@ -379,6 +387,89 @@ static void throughput_write(Metrics *m, OmOut *out, const QueueStats *q)
         OmLabel label = lane_label(lane);
         om_sample(out, &label, 1, (double)(now.ended[lane] - from.ended[lane]) / seconds);
     }
+}
+
+/* --- rate limits, breakers -------------------------------------------------------------------- */
+
+#define BREAKERS_READ_MAX 2048
+
+static const FieldFamily limit_families[] = {
+    COUNTER_OF(GatewayLimitStats, queue_full, "gantry_gateway_queue_full",
+               "Model calls refused because too many waited already"),
+    COUNTER_OF(GatewayLimitStats, overdue, "gantry_gateway_overdue",
+               "Model calls for which a rate limit left no room in time"),
+    COUNTER_OF(GatewayLimitStats, throttled, "gantry_gateway_throttled",
+               "Answers of providers that said that they were asked too often"),
+    COUNTER_OF(GatewayLimitStats, retries, "gantry_gateway_retries",
+               "Attempts made again at the same model"),
+    COUNTER_OF(GatewayLimitStats, retries_exhausted, "gantry_gateway_retries_exhausted",
+               "Attempts not made again for want of retry budget"),
+    COUNTER_OF(GatewayLimitStats, fallbacks, "gantry_gateway_fallbacks",
+               "Attempts at the next model"),
+    COUNTER_OF(GatewayLimitStats, heartbeats, "gantry_gateway_heartbeats",
+               "Comments sent to streams that waited"),
+    COUNTER_OF(GatewayLimitStats, models_full, "gantry_gateway_models_full",
+               "Model calls of models beyond those that are counted one by one"),
+};
+
+static void lane_counts_write(OmOut *out, const char *name, OmType type, const char *help,
+                              const uint64_t counts[LANE_N_])
+{
+    om_family(out, name, type, NULL, help);
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        OmLabel label = lane_label(lane);
+        om_sample_i64(out, &label, 1, (int64_t)counts[lane]);
+    }
+}
+
+static void limits_write(OmOut *out, RateBoard *board)
+{
+    GatewayLimitStats stats;
+    rate_board_stats(board, &stats);
+    lane_counts_write(out, "gantry_gateway_waiting", OM_GAUGE,
+                      "Model calls that wait for a rate limit", stats.waiting);
+    lane_counts_write(out, "gantry_gateway_limited", OM_COUNTER,
+                      "Model calls that had to wait for a rate limit", stats.waited);
+    one_write(out, "gantry_gateway_limited_seconds", OM_COUNTER, "seconds",
+              "How long they waited, all together", (double)stats.waited_us / 1e6);
+    fields_write(out, limit_families, ARRAY_N(limit_families), &stats);
+}
+
+static void breakers_write(OmOut *out, RateBoard *board)
+{
+    static const struct {
+        const char *kind, *name, *help;
+    } families[] = {
+        { "model", "gantry_model_breakers", "Circuit breakers of models, by state" },
+        { "tool", "gantry_tool_breakers", "Circuit breakers of tool sources, by state" },
+        { "webhook", "gantry_webhook_breakers", "Circuit breakers of webhook hosts, by state" },
+    };
+    BoardBreaker *list = xcalloc(BREAKERS_READ_MAX, sizeof *list);
+    size_t n = rate_board_breakers(board, list, BREAKERS_READ_MAX);
+    for (size_t f = 0; f < ARRAY_N(families); f++) {
+        om_family(out, families[f].name, OM_GAUGE, NULL, families[f].help);
+        for (BreakerState state = 0; state < BREAKER_N_; state++) {
+            OmLabel label = { "outcome", str_of(breaker_state_name(state)) };
+            int64_t count = 0;
+            for (size_t i = 0; i < n; i++)
+                count += list[i].breaker.state == state &&
+                         strcmp(list[i].breaker.kind, families[f].kind) == 0;
+            om_sample_i64(out, &label, 1, count);
+        }
+    }
+    free(list);
+}
+
+/* Under the lock, so that it does not go meanwhile. */
+static void board_write(Metrics *m, OmOut *out)
+{
+    pthread_mutex_lock(&m->lock);
+    if (m->parts_n[PART_BOARD] > 0) {
+        RateBoard *board = (RateBoard *)(uintptr_t)m->parts[PART_BOARD][0];
+        limits_write(out, board);
+        breakers_write(out, board);
+    }
+    pthread_mutex_unlock(&m->lock);
 }
 
 /* --- gateway ---------------------------------------------------------------------------------- */
@@ -729,5 +820,6 @@ int metrics_write_wait(Metrics *m, OmFormat format, Buf *out)
     fields_write(&om, queue_families, ARRAY_N(queue_families), &queue);
     throughput_write(m, &om, &queue);
     gateways_write(m, &om);
+    board_write(m, &om);
     return om_end(&om);
 }

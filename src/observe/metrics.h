@@ -8,7 +8,7 @@
 #define GANTRY_OBSERVE_METRICS_H
 
 #include "codec/openmetrics.h"
-#include "gateway/gateway.h"
+#include "gateway/rate_board.h"
 #include "net/http_server.h"
 #include "observe/webhook.h"
 #include "queue/queue.h"
@@ -28,6 +28,7 @@ DEFINE_FREEP(Metrics, metrics_free)
 void metrics_add_loop(Metrics *metrics, const Loop *loop);
 void metrics_add_server(Metrics *metrics, const HttpServer *server);
 void metrics_add_gateway(Metrics *metrics, const Gateway *gateway);
+void metrics_add_board(Metrics *metrics, RateBoard *board); /* at most one */
 void metrics_add_webhooks(Metrics *metrics, const Webhooks *webhooks);
 void metrics_remove(Metrics *metrics, const void *part);
 

@@ -24,6 +24,7 @@
 #define TIMEOUT_DEFAULT_MS 15000
 #define POLL_DEFAULT_MS 1000
 #define LISTEN_MS 30000
+#define POSTPONED_MS_MIN 100
 #define ANSWER_BYTES_MAX (64 << 10)
 #define ATTEMPT_MEMORY_MAX ((size_t)64 << 20) /* a task with its result, and the body */
 #define BATCH_MEMORY_MAX ((size_t)16 << 20)
@@ -36,6 +37,7 @@ struct Webhooks {
     HttpClient *http;
     AddrGuard guard;
     char *secret;
+    Breakers *breakers; /* by host; NULL: none */
     size_t concurrent_max;
     int64_t timeout_ms, poll_ms;
 
@@ -47,7 +49,7 @@ struct Webhooks {
     bool stopping;
     FiberRef listener, dispatcher;
 
-    _Atomic uint64_t tried, delivered, retried, failed;
+    _Atomic uint64_t tried, delivered, retried, failed, postponed;
     _Atomic int64_t in_flight;
 };
 
@@ -63,6 +65,7 @@ typedef struct {
     int status;             /* of the answer, 0: none came */
     int64_t retry_after_ms; /* 0: not asked for */
     bool final;             /* no further attempt makes sense */
+    int64_t postponed_ms;   /* not made: the breaker is open for so long; 0: it was made */
 } WebhookAttempt;
 
 /* --- schedule --------------------------------------------------------------------------------- */
@@ -187,7 +190,31 @@ static int send_wait(WebhookAttempt *a)
     return exchange_wait(a, &options);
 }
 
-/* Returns 0 when the receiver took it, -errno with diag otherwise. */
+/* What the answer says of the host: its refusals are answers too. */
+static BreakerResult result_of(const WebhookAttempt *a, int r)
+{
+    if (r == -ECANCELED || a->status == 429) return BREAKER_UNTOLD;
+    return r < 0 || a->status >= 500 || a->status == 408 ? BREAKER_BAD : BREAKER_GOOD;
+}
+
+/* Sends it if the breaker of its host lets it. */
+static int send_guarded_wait(WebhookAttempt *a, const Url *url)
+{
+    Webhooks *w = a->owner;
+    BreakerTicket ticket = { 0 };
+    int64_t next_ms = 0, began_ms = clock_mono_ms();
+    Str host = arena_printf(&a->arena, "%.*s:%u", STR_ARG(url->host), url->port);
+    if (w->breakers && !breakers_ask(w->breakers, host, &ticket, &next_ms)) {
+        a->postponed_ms = MAX(next_ms - began_ms, POSTPONED_MS_MIN);
+        return 0;
+    }
+    int r = send_wait(a);
+    if (w->breakers)
+        breakers_done(w->breakers, &ticket, result_of(a, r), clock_mono_ms() - began_ms);
+    return r;
+}
+
+/* Returns 0 when the receiver took it (or it was put off), -errno with diag otherwise. */
 static int deliver_wait(WebhookAttempt *a)
 {
     Webhooks *w = a->owner;
@@ -197,7 +224,8 @@ static int deliver_wait(WebhookAttempt *a)
     Url url;
     if (r == 0 && (r = url_parse(&a->arena, a->row.url, &url)) == -EINVAL) a->final = true;
     if (r == 0) r = addr_guard_check_url(&w->guard, &url);
-    if (r == 0) r = send_wait(a);
+    if (r == 0) r = send_guarded_wait(a, &url);
+    if (a->postponed_ms) return 0;
     if (r == -EACCES) a->final = true; /* the guard's word; asking again would not change it */
     if (r < 0) return r;
     if (a->status / 100 == 2) return 0;
@@ -249,14 +277,36 @@ static void report_wait(WebhookAttempt *a, const Verdict *v)
                   LOG_CSTR("reason", diag_text_or(r)));
 }
 
+typedef struct {
+    int64_t id, next_at_ms;
+} PostponeJob;
+
+static int postpone_store(Db *db, void *arg)
+{
+    PostponeJob *job = arg;
+    return webhook_postpone(db, job->id, job->next_at_ms);
+}
+
+static void postpone_wait(WebhookAttempt *a)
+{
+    PostponeJob job = { a->row.id, clock_real_ms() + a->postponed_ms };
+    atomic_fetch_add(&a->owner->postponed, 1);
+    fiber_shield();
+    int r = store_call_wait(queue_store(a->owner->queue), postpone_store, &job);
+    fiber_unshield();
+    if (r < 0) LOG_WARN("webhook not put off", LOG_CSTR("reason", diag_text_or(r)));
+}
+
 static int attempt_main(void *arg)
 {
     WebhookAttempt *a = arg;
     Webhooks *w = a->owner;
-    atomic_fetch_add(&w->tried, 1);
     int r = deliver_wait(a);
     /* one that was cut short by the end of the process is as good as not made */
-    if (r != -ECANCELED) {
+    if (!a->postponed_ms) atomic_fetch_add(&w->tried, 1);
+    if (a->postponed_ms) {
+        postpone_wait(a);
+    } else if (r != -ECANCELED) {
         Verdict v = judge(a, r);
         report_wait(a, &v);
     }
@@ -405,6 +455,7 @@ int webhooks_start(const WebhookOptions *options, Webhooks **ret)
     memcpy(w->secret, options->secret.ptr, options->secret.len);
     w->concurrent_max = options->concurrent_max ? options->concurrent_max : CONCURRENT_DEFAULT;
     w->concurrent_max = MIN(w->concurrent_max, (size_t)CONCURRENT_MAX);
+    w->breakers = options->breakers;
     w->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_DEFAULT_MS;
     w->poll_ms = options->poll_ms ? options->poll_ms : POLL_DEFAULT_MS;
     w->http = http_client_new();
@@ -447,6 +498,7 @@ void webhooks_stats(const Webhooks *w, WebhookStats *ret)
         .delivered = atomic_load(&w->delivered),
         .retried = atomic_load(&w->retried),
         .failed = atomic_load(&w->failed),
+        .postponed = atomic_load(&w->postponed),
         .in_flight = atomic_load(&w->in_flight),
     };
 }

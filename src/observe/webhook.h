@@ -9,12 +9,14 @@
  * of less than WEBHOOK_BODY_BYTES_MAX: a result or error too long for that is left out and
  * data.resultTruncated is true. Only 2xx is success; there are no redirects. 410 ends it; anything
  * else is tried again after 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h, each with up to a
- * tenth added, or later when the receiver says so in Retry-After.
+ * tenth added, or later when the receiver says so in Retry-After. A host that fails too often is
+ * left alone for a while: what is due for it waits, which counts as no attempt.
  */
 #ifndef GANTRY_OBSERVE_WEBHOOK_H
 #define GANTRY_OBSERVE_WEBHOOK_H
 
 #include "net/addr_guard.h"
+#include "net/breakers.h"
 #include "queue/queue.h"
 
 typedef struct Webhooks Webhooks;
@@ -27,6 +29,7 @@ typedef struct {
     Queue *queue;           /* borrowed */
     Str secret;             /* "whsec_…" or the key's bytes; copied */
     const AddrGuard *guard; /* which addresses may be called; copied */
+    Breakers *breakers;     /* by host; borrowed; NULL: none */
     size_t concurrent_max;  /* attempts at a time; 0: 8 */
     int64_t timeout_ms;     /* of an attempt; 0: 15,000 */
     int64_t poll_ms;        /* look at the outbox at least so often; 0: 1000 */
@@ -42,6 +45,7 @@ void webhooks_stop_wait(Webhooks *webhooks, int64_t deadline_ms);
 
 typedef struct {
     uint64_t attempts, delivered, retried, failed;
+    uint64_t postponed; /* not attempted: the host's breaker was open */
     int64_t in_flight;
 } WebhookStats;
 /* Any thread. */

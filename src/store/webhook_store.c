@@ -69,6 +69,14 @@ int webhook_due(Db *db, int64_t now_ms, size_t limit, Arena *arena, Webhook **re
     return 0;
 }
 
+int webhook_postpone(Db *db, int64_t id, int64_t next_at_ms)
+{
+    RowIn in = row_in(db, "UPDATE webhook SET next_at_ms = ?1 WHERE id = ?2 AND state = 0");
+    in_i64(&in, next_at_ms);
+    in_i64(&in, id);
+    return row_change(in.stmt);
+}
+
 int webhook_record(Db *db, int64_t id, WebhookState state, int64_t next_at_ms, int64_t status,
                    Str error)
 {

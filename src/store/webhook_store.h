@@ -36,6 +36,9 @@ MUST_CHECK int webhook_due(Db *db, int64_t now_ms, size_t limit, Arena *arena, W
 MUST_CHECK int webhook_record(Db *db, int64_t id, WebhookState state, int64_t next_at_ms,
                               int64_t status, Str error);
 
+/* Puts a pending row off: no attempt was made. Returns 0 or -errno. */
+MUST_CHECK int webhook_postpone(Db *db, int64_t id, int64_t next_at_ms);
+
 /* Makes a failed row pending again, due at now_ms. Returns 0, -ENOENT, -errno. */
 MUST_CHECK int webhook_again(Db *db, int64_t id, int64_t now_ms);
 

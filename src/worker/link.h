@@ -11,6 +11,7 @@
 #define GANTRY_WORKER_LINK_H
 
 #include "gateway/gateway.h"
+#include "gateway/rate_board.h"
 #include "net/http_client.h"
 #include "queue/queue.h"
 
@@ -113,6 +114,11 @@ typedef struct {
      * seen, and now and then. Returns 0, LINK_E_NO_WORKER. */
     int (*cache_wait)(WorkerLink *link, const CacheFigures *figures, int64_t seen, Arena *arena,
                       CacheNews *ret);
+    /* Tells of rate limits and breakers, and learns the worker's shares, for *ret_ttl_ms from when
+     * it was asked; ret: as many as telling->limits. *ret_ttl_ms 0: nothing is shared, all is its
+     * own. Returns 0, LINK_E_NO_WORKER. */
+    int (*rates_wait)(WorkerLink *link, const RateTelling *telling, GatewayShare *ret,
+                      int64_t *ret_ttl_ms);
 
     /* Records the end of an attempt. Idempotent by fence: a repetition is LINK_E_STALE. Returns 0,
      * LINK_E_STALE, LINK_E_REFUSED. */
@@ -158,6 +164,7 @@ struct WorkerLink {
 typedef struct {
     Queue *queue;
     int64_t lease_ms; /* the queue's; 0: its default, 10,000 */
+    RateBoard *board; /* borrowed; NULL: nothing is shared */
 } LinkLocalOptions;
 
 /* A link to the queue in this process; artifacts come from its store's directory. Borrows the

@@ -348,6 +348,31 @@ static int http_cache_wait(WorkerLink *link, const CacheFigures *figures, int64_
     return r == 0 ? wire_news_read(arena, v, ret) : r;
 }
 
+static int http_rates_wait(WorkerLink *link, const RateTelling *telling, GatewayShare *ret,
+                           int64_t *ret_ttl_ms)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    char path[PATH_BYTES_MAX];
+    const Json *v;
+    arena_init(&arena, REPLY_ARENA_BYTES_MAX);
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    wire_telling_write(&out, telling);
+    if (!json_out_ok(&out)) return -ENOMEM;
+    Ask ask = {
+        .method = "POST",
+        .path = worker_path(http, "rates", path),
+        .body = buf_str(&body),
+        .timeout_ms = MIN(http->timeout_ms, http->lease.lease_ms / 3),
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_NO_WORKER,
+    };
+    int r = ask_json_wait(http, &ask, &arena, &v);
+    return r == 0 ? wire_shares_read(v, telling, ret, ret_ttl_ms) : r;
+}
+
 static int http_leave_wait(WorkerLink *link)
 {
     HttpLink *http = http_of(link);
@@ -562,6 +587,7 @@ static const WorkerLinkOps http_ops = {
     .flags_wait = http_flags_wait,
     .prices_wait = http_prices_wait,
     .cache_wait = http_cache_wait,
+    .rates_wait = http_rates_wait,
     .finish_wait = http_finish_wait,
     .calls_wait = http_calls_wait,
     .tools_wait = http_tools_wait,

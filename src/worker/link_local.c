@@ -15,6 +15,7 @@
 typedef struct {
     WorkerLink link;
     Queue *queue;
+    RateBoard *board;
     int64_t lease_ms;
     Uuid7Gen ids;
     Uuid worker_id;
@@ -268,9 +269,22 @@ static int local_artifact_wait(WorkerLink *link, const LinkVersion *version, Buf
     return r == -ENOENT ? LINK_E_NO_VERSION : r;
 }
 
+static int local_rates_wait(WorkerLink *link, const RateTelling *telling, GatewayShare *ret,
+                            int64_t *ret_ttl_ms)
+{
+    LocalLink *local = local_of(link);
+    char id[UUID_TEXT_MAX];
+    *ret_ttl_ms = 0;
+    if (!local->board) return 0;
+    *ret_ttl_ms = rate_board_ttl_ms(local->board);
+    return rate_board_tell(local->board, str_of(uuid_text(local->worker_id, id)), telling, ret);
+}
+
 static int local_leave_wait(WorkerLink *link)
 {
     LocalLink *local = local_of(link);
+    char id[UUID_TEXT_MAX];
+    if (local->board) rate_board_leave(local->board, str_of(uuid_text(local->worker_id, id)));
     return outcome(queue_leave_wait(local->queue, local->worker_id));
 }
 
@@ -287,6 +301,7 @@ static const WorkerLinkOps local_ops = {
     .flags_wait = local_flags_wait,
     .prices_wait = local_prices_wait,
     .cache_wait = local_cache_wait,
+    .rates_wait = local_rates_wait,
     .finish_wait = local_finish_wait,
     .calls_wait = local_calls_wait,
     .tools_wait = local_tools_wait,
@@ -305,6 +320,7 @@ WorkerLink *link_local_new(const LinkLocalOptions *options)
     assert(options->queue);
     local->link.ops = &local_ops;
     local->queue = options->queue;
+    local->board = options->board;
     local->lease_ms = options->lease_ms ? options->lease_ms : LEASE_DEFAULT_MS;
     return &local->link;
 }

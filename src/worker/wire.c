@@ -580,3 +580,220 @@ int wire_call_read(Arena *arena, const Json *v, Call *ret)
     if (r == 0) *ret = call;
     return r;
 }
+
+/* --- rate limits, breakers -------------------------------------------------------------------- */
+
+#define ASK_MEMBERS (4 + LANE_N_)
+#define STATS_MEMBERS (sizeof(GatewayLimitStats) / sizeof(uint64_t))
+#define TTL_MS_MAX INT64_C(86400000)
+
+static void out_numbers(JsonOut *out, const char *key, const int64_t *list, size_t n)
+{
+    if (key) json_out_key(out, key);
+    json_out_array(out);
+    for (size_t i = 0; i < n; i++) json_out_i64(out, list[i]);
+    json_out_array_end(out);
+}
+
+/* Exactly n whole numbers; negative ones count as 0. */
+static int numbers_read(const Json *v, const char *key, int64_t *ret, size_t n)
+{
+    size_t i = 0;
+    if (json_type(v) != JSON_ARRAY || json_len(v) != n) return missing(key);
+    for (JsonIter it = json_iter(v); json_next(&it); i++) {
+        if (json_i64(it.value, &ret[i]) < 0) return missing(key);
+        ret[i] = MIN(MAX(ret[i], 0), INT64_MAX / 4);
+    }
+    return 0;
+}
+
+static void ask_write(JsonOut *out, const ShareAsk *ask)
+{
+    int64_t list[ASK_MEMBERS] = { ask->have, ask->used, ask->first, MAX(ask->first_late_ms, 0) };
+    for (int lane = 0; lane < LANE_N_; lane++) list[4 + lane] = ask->want[lane];
+    out_numbers(out, NULL, list, ASK_MEMBERS);
+}
+
+static int ask_read(const Json *v, ShareAsk *ret)
+{
+    int64_t list[ASK_MEMBERS];
+    int r = numbers_read(v, "asks", list, ASK_MEMBERS);
+    if (r < 0) return r;
+    *ret = (ShareAsk){
+        .have = list[0], .used = list[1], .first = list[2], .first_late_ms = list[3]
+    };
+    for (int lane = 0; lane < LANE_N_; lane++) ret->want[lane] = list[4 + lane];
+    return 0;
+}
+
+static void limit_write(JsonOut *out, const GatewayLimit *limit)
+{
+    json_out_object(out);
+    json_out_kcstr(out, "provider", limit->provider);
+    json_out_kcstr(out, "model", limit->model);
+    out_numbers(out, "configured", limit->configured.v, RATE_N_);
+    out_numbers(out, "learned", limit->learned.v, RATE_N_);
+    out_numbers(out, "used", limit->used.v, RATE_N_);
+    json_out_ki64(out, "concurrent", limit->concurrent_limit);
+    json_out_ki64(out, "inFlight", limit->in_flight);
+    out_numbers(out, "waiting", limit->waiting, LANE_N_);
+    json_out_ki64(out, "waitingAll", limit->waiting_all);
+    json_out_ki64(out, "blockedMs", limit->blocked_ms);
+    json_out_ki64(out, "throttled", (int64_t)limit->throttled);
+    json_out_key(out, "asks");
+    json_out_array(out);
+    for (int unit = 0; unit < LIMIT_UNITS; unit++) ask_write(out, &limit->asks[unit]);
+    json_out_array_end(out);
+    json_out_object_end(out);
+}
+
+/* Names go into arrays and are shown; a NUL would make two of one. */
+static int name_read(const Json *v, const char *key, char *ret, size_t size)
+{
+    Str name = json_str(json_get(v, key));
+    if (name.len >= size || (name.len && memchr(name.ptr, 0, name.len))) return missing(key);
+    str_copy(ret, size, name);
+    return 0;
+}
+
+static int asks_read(const Json *v, ShareAsk asks[LIMIT_UNITS])
+{
+    size_t unit = 0;
+    if (json_len(v) != LIMIT_UNITS) return missing("asks");
+    for (JsonIter it = json_iter(v); json_next(&it);) {
+        int r = ask_read(it.value, &asks[unit++]);
+        if (r < 0) return r;
+    }
+    return 0;
+}
+
+static int limit_read(const Json *v, GatewayLimit *ret)
+{
+    *ret = (GatewayLimit){ .concurrent_limit = count_of(v, "concurrent"),
+                           .in_flight = count_of(v, "inFlight"),
+                           .waiting_all = count_of(v, "waitingAll"),
+                           .blocked_ms = count_of(v, "blockedMs"),
+                           .throttled = (uint64_t)count_of(v, "throttled") };
+    int r = name_read(v, "provider", ret->provider, sizeof ret->provider);
+    if (r == 0) r = name_read(v, "model", ret->model, sizeof ret->model);
+    if (r == 0)
+        r = numbers_read(json_get(v, "configured"), "configured", ret->configured.v, RATE_N_);
+    if (r == 0) r = numbers_read(json_get(v, "learned"), "learned", ret->learned.v, RATE_N_);
+    if (r == 0) r = numbers_read(json_get(v, "used"), "used", ret->used.v, RATE_N_);
+    if (r == 0) r = numbers_read(json_get(v, "waiting"), "waiting", ret->waiting, LANE_N_);
+    return r == 0 ? asks_read(json_get(v, "asks"), ret->asks) : r;
+}
+
+static void breaker_write(JsonOut *out, const BreakerInfo *info)
+{
+    json_out_object(out);
+    json_out_kcstr(out, "kind", info->kind);
+    json_out_kcstr(out, "name", info->name);
+    json_out_kcstr(out, "state", breaker_state_name(info->state));
+    json_out_ki64(out, "calls", info->counts.calls);
+    json_out_ki64(out, "errors", info->counts.errors);
+    json_out_ki64(out, "slow", info->counts.slow);
+    json_out_ki64(out, "since", info->since_real_ms);
+    json_out_ki64(out, "nextProbeMs", info->next_probe_ms);
+    json_out_ki64(out, "probes", info->probes_out);
+    json_out_ki64(out, "trips", (int64_t)info->trips);
+    json_out_ki64(out, "refused", (int64_t)info->refused);
+    json_out_object_end(out);
+}
+
+static int breaker_read(const Json *v, BreakerInfo *ret)
+{
+    static const char *const kinds[] = { "model", "tool", "webhook" };
+    Str kind = json_str(json_get(v, "kind")), state = json_str(json_get(v, "state"));
+    *ret = (BreakerInfo){ .counts = { count_of(v, "calls"), count_of(v, "errors"),
+                                      count_of(v, "slow") },
+                          .since_real_ms = count_of(v, "since"),
+                          .next_probe_ms = count_of(v, "nextProbeMs"),
+                          .probes_out = count_of(v, "probes"),
+                          .trips = (uint64_t)count_of(v, "trips"),
+                          .refused = (uint64_t)count_of(v, "refused") };
+    for (size_t i = 0; i < ARRAY_N(kinds); i++)
+        if (str_eq(kind, str_of(kinds[i]))) ret->kind = kinds[i];
+    while (ret->state < BREAKER_N_ && !str_eq(state, str_of(breaker_state_name(ret->state))))
+        ret->state++;
+    if (!ret->kind) return missing("kind");
+    if (ret->state == BREAKER_N_) return missing("state");
+    return name_read(v, "name", ret->name, sizeof ret->name);
+}
+
+void wire_telling_write(JsonOut *out, const RateTelling *telling)
+{
+    int64_t stats[STATS_MEMBERS];
+    memcpy(stats, &telling->stats, sizeof stats);
+    json_out_object(out);
+    json_out_key(out, "limits");
+    json_out_array(out);
+    for (size_t i = 0; i < telling->limits_n; i++) limit_write(out, &telling->limits[i]);
+    json_out_array_end(out);
+    json_out_key(out, "breakers");
+    json_out_array(out);
+    for (size_t i = 0; i < telling->breakers_n; i++) breaker_write(out, &telling->breakers[i]);
+    json_out_array_end(out);
+    out_numbers(out, "stats", stats, STATS_MEMBERS);
+    json_out_object_end(out);
+}
+
+/* A later worker may count more than we know of. */
+static int stats_read(const Json *v, GatewayLimitStats *ret)
+{
+    int64_t stats[STATS_MEMBERS];
+    int r = numbers_read(v, "stats", stats, STATS_MEMBERS);
+    if (r == 0) memcpy(ret, stats, sizeof *ret);
+    return r;
+}
+
+int wire_telling_read(Arena *arena, const Json *v, RateTelling *ret)
+{
+    const Json *limits = json_get(v, "limits"), *breakers = json_get(v, "breakers");
+    if (json_type(limits) != JSON_ARRAY || json_len(limits) > GATEWAY_LIMITS_MAX)
+        return missing("limits");
+    if (json_type(breakers) != JSON_ARRAY || json_len(breakers) > BOARD_BREAKERS_MAX)
+        return missing("breakers");
+    RateTelling telling = { .limits = ARENA_ARRAY(arena, GatewayLimit, json_len(limits) + 1),
+                            .breakers = ARENA_ARRAY(arena, BreakerInfo, json_len(breakers) + 1) };
+    if (!telling.limits || !telling.breakers) return -ENOMEM;
+    int r = stats_read(json_get(v, "stats"), &telling.stats);
+    for (JsonIter it = json_iter(limits); r == 0 && json_next(&it);)
+        r = limit_read(it.value, &telling.limits[telling.limits_n++]);
+    for (JsonIter it = json_iter(breakers); r == 0 && json_next(&it);)
+        r = breaker_read(it.value, &telling.breakers[telling.breakers_n++]);
+    if (r == 0) *ret = telling;
+    return r;
+}
+
+void wire_shares_write(JsonOut *out, int64_t ttl_ms, const GatewayShare *shares, size_t n)
+{
+    json_out_object(out);
+    json_out_ki64(out, "ttlMs", ttl_ms);
+    json_out_key(out, "shares");
+    json_out_array(out);
+    for (size_t i = 0; i < n; i++) out_numbers(out, NULL, shares[i].v, LIMIT_UNITS);
+    json_out_array_end(out);
+    json_out_object_end(out);
+}
+
+int wire_shares_read(const Json *v, const RateTelling *telling, GatewayShare *ret,
+                     int64_t *ret_ttl_ms)
+{
+    const Json *shares = json_get(v, "shares");
+    int64_t ttl_ms;
+    size_t i = 0;
+    if (json_i64(json_get(v, "ttlMs"), &ttl_ms) < 0 || ttl_ms < 0 || ttl_ms > TTL_MS_MAX)
+        return missing("ttlMs");
+    if (json_type(shares) != JSON_ARRAY || json_len(shares) != telling->limits_n)
+        return missing("shares");
+    for (JsonIter it = json_iter(shares); json_next(&it); i++) {
+        ret[i] = (GatewayShare){ .v = { 0 } };
+        memcpy(ret[i].provider, telling->limits[i].provider, sizeof ret[i].provider);
+        memcpy(ret[i].model, telling->limits[i].model, sizeof ret[i].model);
+        int r = numbers_read(it.value, "shares", ret[i].v, LIMIT_UNITS);
+        if (r < 0) return r;
+    }
+    *ret_ttl_ms = ttl_ms;
+    return 0;
+}

@@ -12,6 +12,8 @@
  *                                   "pricesRevision","cacheRevision"}
  *   POST .../{id}/cache         {"seen",FIGURES}
  *                               200 {"revision","purges":[PURGE]}
+ *   POST .../{id}/rates         {"limits":[LIMIT],"breakers":[BREAKER],"stats":[...]}
+ *                               200 {"ttlMs","shares":[[...]]}, one for each LIMIT
  *   POST .../{id}/finish        FINISH
  *                               204, 409 stale
  *   POST .../{id}/calls         {"taskId","fence","calls":[CALL]}
@@ -116,5 +118,14 @@ MUST_CHECK int wire_recording_read(Arena *arena, const Json *v, JournalNew *ret)
 void wire_journal_write(JsonOut *out, const JournalAsk *ask, const JournalReply *reply);
 MUST_CHECK int wire_journal_read(Arena *arena, const Json *v, const JournalAsk *ask,
                                  JournalReply *ret);
+
+/* What a worker tells of rate limits and breakers, and the shares it gets. */
+void wire_telling_write(JsonOut *out, const RateTelling *telling);
+/* What is told lives in arena. Also -ENOMEM. */
+MUST_CHECK int wire_telling_read(Arena *arena, const Json *v, RateTelling *ret);
+void wire_shares_write(JsonOut *out, int64_t ttl_ms, const GatewayShare *shares, size_t n);
+/* ret: as many as telling->limits, named after them. */
+MUST_CHECK int wire_shares_read(const Json *v, const RateTelling *telling, GatewayShare *ret,
+                                int64_t *ret_ttl_ms);
 
 #endif

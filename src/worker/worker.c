@@ -31,6 +31,8 @@
 #define RETRY_MS 200
 #define RETRY_MS_MAX 5000
 #define CLAIM_RETRY_MS_MAX 2000
+#define RATES_EVERY_MS 1000
+#define RATES_PAUSE_MS 20 /* at least so long between two of them */
 
 struct WorkerHost {
     WorkerLink *link;
@@ -54,7 +56,7 @@ struct WorkerHost {
     List runs;
     Slots slots;
     Cond changed; /* slots, registration, draining, the end of a run */
-    FiberRef heart, claimers[SLOTS_CLAIMS_MAX];
+    FiberRef heart, rates, claimers[SLOTS_CLAIMS_MAX];
 
     /* for worker_stats, any thread */
     pthread_mutex_t mutex;
@@ -470,7 +472,8 @@ static void flags_follow_wait(WorkerHost *w, int64_t revision)
     }
 }
 
-/* For a task that has just come: the control plane took it knowing the flags, perhaps newer ones. */
+/* For a task that has just come: the control plane took it knowing the flags, perhaps newer
+ * ones. */
 static void on_flags_doubted_wait(void *ctx)
 {
     flags_read_wait(ctx);
@@ -560,6 +563,51 @@ static int heart_main(void *arg)
     return 0;
 }
 
+/* --- rate limits ------------------------------------------------------------------------------ */
+
+/* What is told once; on the heap, for it is large. */
+typedef struct {
+    GatewayLimit limits[GATEWAY_LIMITS_MAX];
+    GatewayShare shares[GATEWAY_LIMITS_MAX];
+    BreakerInfo breakers[BOARD_BREAKERS_MAX];
+} Told;
+
+/* Tells what there is to tell, takes the shares that come back. They count from when they were
+ * asked for: that is the earliest the control plane can count from. */
+static int rates_tell_wait(WorkerHost *w, Told *told)
+{
+    Gateway *gateway = w->host.gateway;
+    int64_t asked_ms = clock_mono_ms(), ttl_ms = 0;
+    RateTelling telling = { .limits = told->limits, .breakers = told->breakers };
+    telling.limits_n = gateway_limits_list(gateway, told->limits, GATEWAY_LIMITS_MAX);
+    telling.breakers_n = breakers_list(gateway_breakers(gateway), told->breakers,
+                                       BREAKERS_MAX_DEFAULT);
+    telling.breakers_n += breakers_list(w->host.breakers, told->breakers + telling.breakers_n,
+                                        BOARD_BREAKERS_MAX - telling.breakers_n);
+    gateway_limit_stats(gateway, &telling.stats);
+    int r = w->link->ops->rates_wait(w->link, &telling, told->shares, &ttl_ms);
+    if (r != 0) return r;
+    gateway_set_sharing(gateway, ttl_ms > 0);
+    gateway_take_shares(gateway, told->shares, telling.limits_n, asked_ms + ttl_ms);
+    return 0;
+}
+
+/* Every second, and as soon as a call lacks a share. */
+static int rates_main(void *arg)
+{
+    WorkerHost *w = arg;
+    Told *told = xcalloc(1, sizeof *told);
+    while (!w->over && !fiber_cancelled()) {
+        int r = w->registered ? rates_tell_wait(w, told) : 0;
+        if (r < 0 && r != -ECANCELED)
+            LOG_WARN("cannot tell of rate limits", LOG_CSTR("why", diag_text_or(r)));
+        if (fiber_sleep_wait(r == 0 ? RATES_PAUSE_MS : RETRY_MS) < 0) break;
+        (void)gateway_lack_wait(w->host.gateway, deadline_after(RATES_EVERY_MS));
+    }
+    free(told);
+    return 0;
+}
+
 /* --- life ------------------------------------------------------------------------------------- */
 
 static void claimers_cancel(WorkerHost *w)
@@ -586,6 +634,8 @@ void worker_kill(WorkerHost *w)
 static int fibers_start(WorkerHost *w)
 {
     int r = fiber_spawn("heartbeat", heart_main, w, &w->heart);
+    gateway_set_sharing(w->host.gateway, true); /* until it is known that nothing is shared */
+    if (r == 0) r = fiber_spawn("rates", rates_main, w, &w->rates);
     for (size_t i = 0; r == 0 && i < ARRAY_N(w->claimers); i++)
         r = fiber_spawn("claim", claimer_main, w, &w->claimers[i]);
     return r < 0 ? diag_set(r, "no fibers for the worker") : 0;
@@ -598,6 +648,18 @@ static void drained_wait(WorkerHost *w)
     while (!list_empty(&w->runs)) cond_wait(&w->changed, DEADLINE_NONE);
 }
 
+/* The last word: what of its shares the worker has used. */
+static void rates_end_wait(WorkerHost *w)
+{
+    fiber_cancel(w->rates);
+    fiber_join_wait(w->rates, NULL);
+    Told *told = xcalloc(1, sizeof *told);
+    int r = w->registered ? rates_tell_wait(w, told) : 0;
+    if (r != 0) LOG_WARN("cannot tell of rate limits", LOG_CSTR("why", diag_text_or(r)));
+    free(told);
+    gateway_set_sharing(w->host.gateway, false);
+}
+
 /* As for a worker that was told to go: nothing may refer to it afterwards. */
 static void end_wait(WorkerHost *w)
 {
@@ -607,6 +669,7 @@ static void end_wait(WorkerHost *w)
     w->over = true;
     fiber_cancel(w->heart);
     fiber_join_wait(w->heart, NULL);
+    rates_end_wait(w);
     gateway_set_flags(w->host.gateway, NULL);
     int r = w->registered ? w->link->ops->leave_wait(w->link) : 0;
     if (r != 0) LOG_WARN("could not say goodbye", LOG_CSTR("why", diag_text_or(r)));

@@ -59,6 +59,16 @@ static void check_rest(Work *w, Str text)
     if (wire_slots_read(v, &slots) == 0) assert(slots.shared >= 0);
     if (wire_line_read(v, &line) == 0) assert(line.stream < TASK_LOG_STREAM_N_);
     if (wire_call_read(&w->arena, v, &call) == 0) assert(call.cost_nusd >= 0);
+    RateTelling telling;
+    if (wire_telling_read(&w->arena, v, &telling) == 0) {
+        GatewayShare shares[4];
+        int64_t ttl_ms;
+        telling.limits_n = MIN(telling.limits_n, ARRAY_N(shares));
+        JsonOut out = json_out(&w->first);
+        wire_telling_write(&out, &telling);
+        assert(json_out_ok(&out));
+        if (wire_shares_read(v, &telling, shares, &ttl_ms) == 0) assert(ttl_ms >= 0);
+    }
     JournalNew recording;
     if (wire_recording_read(&w->arena, v, &recording) == 0)
         assert(recording.request.share.prefix <= JOURNAL_REQUEST_MAX);

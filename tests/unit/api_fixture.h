@@ -47,6 +47,8 @@ typedef struct {
     Metrics *metrics;
     ApiServer *api;
     Webhooks *webhooks;
+    Breakers *breakers; /* of webhook hosts: three failures open one for half a second */
+    RateBoard *board;
     HttpServer *server;
     Loop *loop;
     uint16_t port;
@@ -76,7 +78,11 @@ static inline int api_fixture_main(void *arg)
     metrics_add_loop(f->metrics, f->loop);
     metrics_add_server(f->metrics, f->server);
     WebhookOptions webhooks = {
-        .queue = f->queue, .secret = STR(SECRET), .guard = &f->guard, .timeout_ms = 2000
+        .queue = f->queue,
+        .secret = STR(SECRET),
+        .guard = &f->guard,
+        .breakers = f->breakers,
+        .timeout_ms = 2000,
     };
     if (f->webhooks_on) {
         if (webhooks_start(&webhooks, &f->webhooks) < 0) DIE("no webhooks: %s", diag_text());
@@ -106,6 +112,15 @@ static inline void api_open(ApiFixture *f)
     f->options.queue = f->queue;
     f->options.metrics = f->metrics;
     f->options.dev = f->options.keys_n == 0;
+    BreakerPolicy policy = BREAKER_POLICY_DEFAULT;
+    policy.calls_min = 3;
+    policy.open_ms = policy.open_max_ms = 500;
+    policy.probes = 1;
+    f->breakers = breakers_new("webhook", &policy, 0);
+    f->board = rate_board_new(f->options.lease_ms ? f->options.lease_ms : 10000, true);
+    rate_board_add_breakers(f->board, f->breakers);
+    metrics_add_board(f->metrics, f->board);
+    f->options.board = f->board;
     if (api_new(&f->options, &f->api) < 0) DIE("no API: %s", diag_text());
     sem_init(&f->ready, 0, 0);
     f->loop = loop_new("server");
@@ -124,6 +139,8 @@ static inline void api_close(ApiFixture *f)
     sem_destroy(&f->ready);
     api_free(TAKE(f->api));
     metrics_free(TAKE(f->metrics));
+    rate_board_free(TAKE(f->board));
+    breakers_free(TAKE(f->breakers));
     queue_close(TAKE(f->queue));
     store_close(TAKE(f->store));
 }

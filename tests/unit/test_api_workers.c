@@ -203,6 +203,67 @@ static void test_limits_of_reports(void **state)
 
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
+/* What two workers tell of a limit of 100 requests a minute. */
+static Reply tell(ApiFixture *f, const char *worker, int have, int want)
+{
+    const char *none = "[0,0,0,0,0,0,0]";
+    return post(
+        f, route(f, worker, "rates"),
+        format(f,
+               "{\"limits\":[{\"provider\":\"openai\",\"model\":\"gpt\",\"configured\":"
+               "[100,0,0,0],\"learned\":[0,0,0,0],\"used\":[0,0,0,0],\"concurrent\":0,"
+               "\"inFlight\":0,\"waiting\":[0,0,0],\"waitingAll\":0,\"blockedMs\":0,"
+               "\"throttled\":0,\"asks\":[[%d,0,0,0,0,%d,0],%s,%s,%s,%s]}],"
+               "\"breakers\":[{\"kind\":\"model\",\"name\":\"openai/gpt\",\"state\":\"open\","
+               "\"calls\":10,\"errors\":5,\"slow\":0,\"since\":1767225600000,"
+               "\"nextProbeMs\":4000,\"probes\":0,\"trips\":1,\"refused\":2}],"
+               "\"stats\":[0,0,3,0,0,0,0,0,0,0,0,0,0,0,0]}",
+               have, want, none, none, none, none));
+}
+
+static int64_t share_of(Reply *reply)
+{
+    JsonIter shares = json_iter(member(reply, "shares"));
+    assert_true(json_next(&shares));
+    JsonIter units = json_iter(shares.value);
+    assert_true(json_next(&units));
+    return json_i64_or(units.value, -1);
+}
+
+static void test_rates(void **state)
+{
+    ApiFixture *f = *state;
+    const char *one = worker_register(f), *two = worker_register(f);
+    Reply reply = tell(f, one, 0, 0);
+    EXPECT(reply, 200);
+    assert_int_equal(number(&reply, "ttlMs"), 9000);
+    assert_int_equal(share_of(&reply), 100);
+    reply = tell(f, two, 0, 30);
+    assert_int_equal(share_of(&reply), 0);
+    reply = tell(f, one, 100, 0);
+    assert_int_equal(share_of(&reply), 35);
+
+    reply = get(f, "/api/limits");
+    EXPECT(reply, 200);
+    EXPECT_HAS(reply.body, "\"provider\":\"openai\",\"model\":\"gpt\",\"workers\":2");
+    EXPECT_HAS(reply.body,
+               "{\"unit\":\"requests\",\"limit\":100,\"configured\":100,\"learned\":null");
+    reply = get(f, "/api/breakers");
+    EXPECT(reply, 200);
+    EXPECT_HAS(reply.body, "\"name\":\"openai/gpt\",\"state\":\"open\"");
+    EXPECT_HAS(reply.body, "\"errorRate\":0.5");
+    EXPECT_HAS(reply.body, "\"openedAt\":\"2026-01-01T00:00:00.000Z\"");
+    reply = get(f, "/metrics");
+    EXPECT_HAS(reply.body, "gantry_gateway_waiting{lane=\"low\"} 6");
+    EXPECT_HAS(reply.body, "gantry_model_breakers{outcome=\"open\"} 2");
+
+    EXPECT(post(f, route(f, one, "leave"), "{}"), 204);
+    EXPECT(tell(f, one, 0, 0), 404); /* who has left gets nothing */
+    reply = tell(f, two, 0, 30);
+    assert_int_equal(share_of(&reply), 100);
+    EXPECT(post(f, route(f, two, "rates"), "{\"limits\":[],\"breakers\":[],\"stats\":[]}"), 400);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -210,7 +271,7 @@ int main(void)
         CASE(test_claim_waits),         CASE(test_claim_of_a_worker_that_left),
         CASE(test_finish_once),         CASE(test_large_result),
         CASE(test_heartbeat_and_drain), CASE(test_leave),
-        CASE(test_limits_of_reports),
+        CASE(test_limits_of_reports),   CASE(test_rates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

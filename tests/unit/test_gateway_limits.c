@@ -682,6 +682,57 @@ static void test_new_names_do_not_make_a_limit_forgotten(void **state)
     run(three_a_minute, many_models_wait);
 }
 
+/* --- shares ----------------------------------------------------------------------------------- */
+
+static GatewayShare share_of(const char *model, int64_t requests)
+{
+    GatewayShare share = { .provider = "stub" };
+    snprintf(share.model, sizeof share.model, "%s", model);
+    for (int unit = 0; unit < LIMIT_UNITS; unit++) share.v[unit] = INT64_MAX / 4;
+    share.v[RATE_REQUESTS] = requests;
+    return share;
+}
+
+/* What has a limit needs a share; a call without one asks for it and waits. */
+static void share_wait(void *arg)
+{
+    Rig *rig = arg;
+    static Asker asker;
+    asker = (Asker){ 0 };
+    SCRIPT({ { GOOD, 0 } });
+    gateway_set_sharing(rig->gateway, true);
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 50, NULL), 429);
+    FiberRef ref = asker_start(&asker, rig->task, 0);
+    CHECK_INT(gateway_lack_wait(rig->gateway, deadline_after(5000)), 0);
+    static GatewayLimit list[GATEWAY_LIMITS_MAX];
+    size_t n = gateway_limits_list(rig->gateway, list, GATEWAY_LIMITS_MAX);
+    for (size_t i = 0; i < n; i++) {
+        const ShareAsk *ask = &list[i].asks[RATE_REQUESTS];
+        bool asked = strcmp(list[i].provider, "stub") == 0;
+        CHECK_INT(ask->first, asked);
+        CHECK_INT(ask->want[LANE_CRITICAL] + ask->want[LANE_NORMAL], asked);
+    }
+    GatewayShare two = share_of("stub-1", 2);
+    gateway_take_shares(rig->gateway, &two, 1, deadline_after(60000));
+    (void)!fiber_join_wait(ref, NULL);
+    CHECK_INT(asker.status, 200);
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 0, NULL), 200);
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 50, NULL), 429); /* the share is used */
+    GatewayShare more = share_of("stub-1", 50);
+    gateway_take_shares(rig->gateway, &more, 1, deadline_after(60000));
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 0, NULL), 200);
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 50, NULL), 429); /* three a minute */
+    gateway_take_shares(rig->gateway, &more, 1, clock_mono_ms());          /* its time is over */
+    gateway_set_sharing(rig->gateway, false);
+    CHECK_INT(atomic_load(&script.requests), 3);
+}
+
+static void test_limits_are_shared(void **state)
+{
+    (void)state;
+    run(three_a_minute, share_wait);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -701,6 +752,7 @@ int main(void)
         cmocka_unit_test(test_limits_are_learned_from_answers),
         cmocka_unit_test(test_silence_is_kept_by_all),
         cmocka_unit_test(test_new_names_do_not_make_a_limit_forgotten),
+        cmocka_unit_test(test_limits_are_shared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

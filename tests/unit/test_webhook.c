@@ -411,6 +411,34 @@ static void test_secret_file(void **state)
 
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
+/* A host that fails is left alone: what is due for it waits, and that is no attempt. */
+static void test_a_failing_host_is_left_alone(void **state)
+{
+    Fixture *f = *state;
+    behave(f, (Behaviour){ .statuses = { 500 } });
+    for (int i = 0; i < 3; i++) await(f, run_task(f, "succeeded", ""), "pending", 1);
+    const char *id = run_task(f, "succeeded", "");
+    WebhookStats stats = { 0 };
+    for (int i = 0; i < 2000 && stats.postponed == 0; i++) {
+        usleep(5000);
+        webhooks_stats(f->api.webhooks, &stats);
+    }
+    assert_true(stats.postponed >= 1);
+    assert_int_equal(stats.attempts, 3);
+    assert_int_equal(seen(f)->requests, 3);
+    BreakerInfo info[2];
+    assert_int_equal(breakers_list(f->api.breakers, info, 2), 1);
+    assert_int_equal(info[0].state, BREAKER_OPEN);
+    assert_true(strncmp(info[0].name, "127.0.0.1:", 10) == 0);
+    behave(f, (Behaviour){ .statuses = { 200 } });
+    await(f, id, "delivered", 1); /* the probe */
+    for (int i = 0; i < 2000 && info[0].state != BREAKER_CLOSED; i++) {
+        usleep(5000);
+        breakers_list(f->api.breakers, info, 2);
+    }
+    assert_int_equal(info[0].state, BREAKER_CLOSED);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -420,6 +448,7 @@ int main(void)
         CASE(test_tried_again),
         CASE(test_answers_that_are_no_success),
         CASE(test_silence_and_long_answers),
+        CASE(test_a_failing_host_is_left_alone),
         CASE(test_guarded_address),
         CASE(test_pending_rows_of_an_earlier_process),
         CASE(test_bounded_and_once_each),

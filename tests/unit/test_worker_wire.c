@@ -367,6 +367,96 @@ static void test_journal(void **state)
     assert_int_equal(wire_journal_read(&w->arena, parsed(w, "{}"), &ask, &got), -EINVAL);
 }
 
+static GatewayLimit some_limit(void)
+{
+    GatewayLimit limit = { .provider = "openai",
+                           .model = "gpt",
+                           .configured = { { 500, 0, 0, 0 } },
+                           .learned = { { 400, 20000, 0, 0 } },
+                           .used = { { 3, 99, 60, 39 } },
+                           .concurrent_limit = 8,
+                           .in_flight = 2,
+                           .waiting = { 1, 2, 3 },
+                           .waiting_all = 6,
+                           .blocked_ms = 1500,
+                           .throttled = 4 };
+    for (int unit = 0; unit < LIMIT_UNITS; unit++)
+        limit.asks[unit] = (ShareAsk){ 10 + unit, 20, 30, 40, { 1, 2, INT64_MAX / 4 } };
+    return limit;
+}
+
+static void test_rates(void **state)
+{
+    Wire *w = *state;
+    GatewayLimit limit = some_limit();
+    BreakerInfo breaker = { .kind = "tool",
+                            .name = "mcp:files",
+                            .state = BREAKER_HALF_OPEN,
+                            .counts = { 9, 5, 1 },
+                            .since_real_ms = 1767225600000,
+                            .next_probe_ms = 7,
+                            .probes_out = 1,
+                            .trips = 2,
+                            .refused = 33 };
+    RateTelling told = { .limits = &limit, .limits_n = 1, .breakers = &breaker, .breakers_n = 1 },
+                got;
+    told.stats.waiting[LANE_LOW] = 6;
+    told.stats.heartbeats = 77;
+    wire_telling_write(&w->out, &told);
+    assert_int_equal(wire_telling_read(&w->arena, written(w), &got), 0);
+    assert_int_equal(got.limits_n, 1);
+    assert_memory_equal(&got.limits[0], &limit, sizeof limit);
+    assert_int_equal(got.breakers_n, 1);
+    assert_string_equal(got.breakers[0].kind, "tool");
+    assert_string_equal(got.breakers[0].name, "mcp:files");
+    assert_int_equal(got.breakers[0].state, BREAKER_HALF_OPEN);
+    assert_int_equal(got.breakers[0].counts.errors, 5);
+    assert_int_equal(got.breakers[0].refused, 33);
+    assert_memory_equal(&got.stats, &told.stats, sizeof got.stats);
+}
+
+static void test_shares(void **state)
+{
+    Wire *w = *state;
+    GatewayLimit limit = some_limit();
+    RateTelling told = { .limits = &limit, .limits_n = 1 };
+    GatewayShare share = { .v = { 5, 6, 7, 8, INT64_MAX / 4 } }, got;
+    int64_t ttl_ms;
+    wire_shares_write(&w->out, 10000, &share, 1);
+    assert_int_equal(wire_shares_read(written(w), &told, &got, &ttl_ms), 0);
+    assert_int_equal(ttl_ms, 10000);
+    assert_string_equal(got.provider, "openai");
+    assert_string_equal(got.model, "gpt");
+    assert_memory_equal(got.v, share.v, sizeof share.v);
+    static const char *const bad[] = { "{}", "{\"ttlMs\":-1,\"shares\":[[1,2,3,4,5]]}",
+                                       "{\"ttlMs\":1,\"shares\":[]}",
+                                       "{\"ttlMs\":1,\"shares\":[[1,2,3,4]]}",
+                                       "{\"ttlMs\":1,\"shares\":[[1,2,3,4,\"5\"]]}" };
+    for (size_t i = 0; i < ARRAY_N(bad); i++)
+        assert_int_equal(wire_shares_read(parsed(w, bad[i]), &told, &got, &ttl_ms), -EINVAL);
+}
+
+static void test_rates_refused(void **state)
+{
+    Wire *w = *state;
+    static const char *const bad[] = {
+        "{}",
+        "{\"limits\":[],\"breakers\":[]}",
+        "{\"limits\":[],\"breakers\":[],\"stats\":[1]}",
+        "{\"limits\":{},\"breakers\":[],\"stats\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}",
+        "{\"limits\":[{}],\"breakers\":[],\"stats\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}",
+        "{\"limits\":[],\"breakers\":[{\"kind\":\"other\"}],"
+        "\"stats\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}",
+        "{\"limits\":[],\"breakers\":[{\"kind\":\"tool\",\"state\":\"ajar\"}],"
+        "\"stats\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}",
+        "{\"limits\":[],\"breakers\":[{\"kind\":\"tool\",\"state\":\"open\",\"name\":\"a\\u0000b\"}],"
+        "\"stats\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}",
+    };
+    RateTelling got;
+    for (size_t i = 0; i < ARRAY_N(bad); i++)
+        assert_int_equal(wire_telling_read(&w->arena, parsed(w, bad[i]), &got), -EINVAL);
+}
+
 #define WIRE_TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 static void test_cache(void **state)
@@ -409,6 +499,9 @@ int main(void)
         WIRE_TEST(test_heartbeat),
         WIRE_TEST(test_finish),
         WIRE_TEST(test_a_worker_cannot_report_lost),
+        WIRE_TEST(test_rates),
+        WIRE_TEST(test_rates_refused),
+        WIRE_TEST(test_shares),
         WIRE_TEST(test_line),
         WIRE_TEST(test_call),
         WIRE_TEST(test_recording),
