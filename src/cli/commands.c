@@ -51,6 +51,17 @@ static const Flag deploy_flags[] = {
     { "strategy", "immediate", "how to ship (canary and blue-green come with rollouts)" },
     { 0 },
 };
+static const Flag rollout_simulate_flags[] = {
+    { "plan", "FILE", "rollout block, or an agent.yaml with one" },
+    { "observations", "FILE", "recorded observations (JSON lines; `-`: standard input)" },
+    { "traffic", "N", "tasks a minute (default 60)" },
+    { "control", "LIST", "what the stable version is like: errorRate=0.02,quality=0.8" },
+    { "canary", "LIST", "what the new one is like, the same way; costPerTask=x1.5" },
+    { "runs", "N", "rollouts to simulate (default 200)" },
+    { "tasks", "N", "tasks after which a run counts as undecided (default 100000)" },
+    { "seed", "N", "of the simulation (default 1)" },
+    { 0 },
+};
 static const Flag rollback_flags[] = {
     { "to", "VERSION", "the version to return to (default: the one before)" },
     { 0 },
@@ -150,6 +161,14 @@ const Command commands[] = {
       deploy_flags, deploy_run, false },
     { "rollback", NULL, "AGENT", 1, 1, "return to the version before, whole", NULL, rollback_flags,
       rollback_run, false },
+    { "rollout", "simulate", "", 0, 0, "foresee how rollouts end, or decide recorded ones again",
+      "Without --observations it simulates rollouts of the plan: chance of each ending, tasks and time\n"
+      "until then, for a canary like the control and for one that is worse in each metric, or as said\n"
+      "with --canary. With it every line goes through the engine that decides in the server; -o jsonl\n"
+      "prints the evidence after each. Steps then last as long as their tasks: lines carry no time.\n\n"
+      "  gantry rollout simulate --plan plan.yaml --traffic 200 --canary errorRate=0.06\n"
+      "  gantry rollout simulate --plan plan.yaml --observations seen.jsonl -o jsonl",
+      rollout_simulate_flags, rollout_simulate_run, false },
     { "agents", NULL, "", 0, 0, "list agents and the version each routes to", NULL, NO_FLAGS,
       agents_run, false },
     { "queue", NULL, "", 0, 0, "show the lanes", NULL, NO_FLAGS, queue_run, false },

@@ -59,4 +59,7 @@ int flag_get_run(const Invocation *in);
 int flag_set_run(const Invocation *in);
 int flag_delete_run(const Invocation *in);
 
+/* rollout_simulate.c */
+int rollout_simulate_run(const Invocation *in);
+
 #endif

@@ -123,10 +123,10 @@ double evalues_log_sum(const double *w, const double *log_e, size_t n)
 
 double evalue_log(const EValue *v)
 {
-    static const double equal[EGRID_N] = { .1, .1, .1, .1, .1, .1, .1, .1, .1, .1 };
+    static const double ones[EGRID_N] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
     double log_p[EGRID_N];
     evalue_save(v, log_p);
-    return evalues_log_sum(equal, log_p, EGRID_N);
+    return evalues_log_sum(ones, log_p, EGRID_N) - log(EGRID_N);
 }
 
 /* --- difference of means --------------------------------------------------------------------- */

@@ -215,7 +215,7 @@ static void rule_metrics(IssueList *issues, const IssuePath *path, const Json *v
 {
     static const Str known[] = {
         STR("errorRate"),   STR("completionRate"), STR("escalationRate"), STR("quality"),
-        STR("costPerTask"), STR("tokensPerTask"),  STR("latency"),
+        STR("costPerTask"), STR("tokensPerTask"),  STR("latency"),        STR("toolCalls"),
     };
     for (JsonIter it = json_iter(v); json_next(&it);) {
         bool own = false;
@@ -228,6 +228,8 @@ static void rule_metrics(IssueList *issues, const IssuePath *path, const Json *v
     }
 }
 
+static const char *const deadline_words[] = { "pause", "rollback", NULL };
+
 static const ShapeMember rollout_members[] = {
     { "strategy", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = strategy_words },
     { "steps", SHAPE_OBJECTS, .offset = SHAPE_NOWHERE, .least = 1, .most = MANIFEST_STEPS_MAX,
@@ -237,6 +239,8 @@ static const ShapeMember rollout_members[] = {
     { "metrics", SHAPE_MAP, .offset = SHAPE_NOWHERE, .members = &metric_member, .members_n = 1,
       .rule = rule_metrics },
     { "holdFor", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 30 * DAY_MS },
+    { "deadline", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 90 * DAY_MS },
+    { "onDeadline", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = deadline_words },
 };
 
 static void check_weights(IssueList *issues, const IssuePath *path, const Json *steps)

@@ -30,7 +30,8 @@
  *                                           minTasks 0..1e9, gate}, weights rise and end at 100;
  *                                           rollbackOn: {metric: margin above 0}; metrics: {metric:
  *                                           {rollbackMargin, promoteMargin, ratio}};
- *                                           holdFor 0s..30d
+ *                                           holdFor 0s..30d; deadline 0s..90d, onDeadline pause
+ *                                           (default) | rollback
  *
  * Sampling: temperature 0..2, topP 0..1, topK 1..1000, maxOutputTokens 1..1e9, seed (a whole number
  * within 2^53), stop (1..16 strings), presencePenalty and frequencyPenalty -2..2, reasoningEffort

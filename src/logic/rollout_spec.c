@@ -1,0 +1,179 @@
+#include "logic/rollout_spec.h"
+
+#include <math.h>
+
+#include "codec/duration.h"
+
+/* --- metrics --------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    bool relative;
+    bool lower_is_better;
+} KnownMetric;
+
+static const KnownMetric known_metrics[] = {
+    { "errorRate", false, true },      { "completionRate", false, false },
+    { "escalationRate", false, true }, { "costPerTask", true, true },
+    { "tokensPerTask", true, true },   { "latency", false, true },
+    { "toolCalls", false, true },
+};
+
+static const KnownMetric *known(Str name)
+{
+    for (size_t i = 0; i < ARRAY_N(known_metrics); i++)
+        if (str_eq(name, str_of(known_metrics[i].name))) return &known_metrics[i];
+    return NULL;
+}
+
+EvidenceGroup metric_group(Str name)
+{
+    return known(name) ? EVIDENCE_FAST : EVIDENCE_JUDGED;
+}
+
+bool metric_is_relative(Str name)
+{
+    return known(name) && known(name)->relative;
+}
+
+bool metric_lower_is_better(Str name)
+{
+    return known(name) && known(name)->lower_is_better;
+}
+
+int rollout_spec_metric(const RolloutSpec *spec, Str name)
+{
+    for (size_t m = 0; m < spec->evidence.metrics_n; m++)
+        if (str_eq(name, str_of(spec->names[m]))) return (int)m;
+    return -1;
+}
+
+/* The metric's place, a new one when it is not there yet; NULL: no room. */
+static EvidenceMetric *metric_place(RolloutSpec *spec, Str name)
+{
+    int at = rollout_spec_metric(spec, name);
+    if (at >= 0) return &spec->evidence.metrics[at];
+    size_t n = spec->evidence.metrics_n;
+    if (n == EVIDENCE_METRICS_MAX || str_empty(name)) return NULL;
+    if (!str_copy(spec->names[n], sizeof(spec->names[n]), name)) return NULL;
+    spec->evidence.metrics_n++;
+    return &spec->evidence.metrics[n];
+}
+
+static int add_margin(RolloutSpec *spec, Str name, double margin)
+{
+    EvidenceMetric *metric = metric_place(spec, name);
+    if (!metric) return ROLLOUT_SPEC_E_METRICS;
+    *metric = metric_is_relative(name) ? evidence_relative(metric_group(name), margin)
+                                       : evidence_absolute(metric_group(name), margin);
+    return 0;
+}
+
+static int add_nulls(RolloutSpec *spec, Str name, const Json *v)
+{
+    EvidenceMetric *metric = metric_place(spec, name);
+    if (!metric) return ROLLOUT_SPEC_E_METRICS;
+    double rollback = json_f64_or(json_get(v, "rollbackMargin"), NAN);
+    double promote = json_f64_or(json_get(v, "promoteMargin"), NAN);
+    if (isnan(rollback)) rollback = isnan(promote) ? 0 : promote / 2;
+    if (isnan(promote)) promote = 2 * rollback;
+    double ratio = json_f64_or(json_get(v, "ratio"), 1);
+    *metric = (EvidenceMetric){ .group = metric_group(name),
+                                .weight = 1,
+                                .required = true,
+                                .rollback_rho = ratio,
+                                .rollback_delta = rollback,
+                                .promote_rho = ratio,
+                                .promote_delta = promote };
+    return 0;
+}
+
+static int read_metrics(const Json *block, RolloutSpec *spec)
+{
+    for (JsonIter it = json_iter(json_get(block, "rollbackOn")); json_next(&it);) {
+        int r = add_margin(spec, it.key, json_f64_or(it.value, 0));
+        if (r != 0) return r;
+    }
+    for (JsonIter it = json_iter(json_get(block, "metrics")); json_next(&it);) {
+        int r = add_nulls(spec, it.key, it.value);
+        if (r != 0) return r;
+    }
+    if (spec->evidence.metrics_n > 0) return 0;
+    static const struct {
+        const char *name;
+        double margin;
+    } usual[] = { { "errorRate", .01 }, { "escalationRate", .02 }, { "costPerTask", .2 } };
+    for (size_t i = 0; i < ARRAY_N(usual); i++) {
+        int r = add_margin(spec, str_of(usual[i].name), usual[i].margin);
+        if (r != 0) return r;
+    }
+    return 0;
+}
+
+/* --- steps ----------------------------------------------------------------------------------- */
+
+/* A duration that the check has accepted; absent: 0. */
+static int64_t duration_of(const Json *v)
+{
+    int64_t ms = 0;
+    if (!v || duration_parse(json_str(v), &ms) != 0) return 0;
+    return ms;
+}
+
+static void read_steps(const Json *steps, RolloutPlan *plan)
+{
+    plan->steps_n = 0;
+    for (JsonIter it = json_iter(steps); json_next(&it) && plan->steps_n < ROLLOUT_STEPS_MAX;) {
+        double weight_bp = round(json_f64_or(json_get(it.value, "weight"), 0) * 100);
+        plan->steps[plan->steps_n++] = (RolloutStep){
+            .weight_bp = (int32_t)weight_bp,
+            .for_ms = duration_of(json_get(it.value, "for")),
+            .min_tasks = json_i64_or(json_get(it.value, "minTasks"), ROLLOUT_MIN_TASKS),
+            .gate = json_get(it.value, "gate") != NULL,
+        };
+    }
+}
+
+static void read_strategy(const Json *block, RolloutSpec *spec)
+{
+    Str strategy = json_str(json_get(block, "strategy"));
+    if (str_eq(strategy, STR("blue-green"))) {
+        spec->strategy = STRATEGY_BLUE_GREEN;
+        spec->plan = rollout_plan_blue_green(duration_of(json_get(block, "holdFor")));
+    } else if (str_eq(strategy, STR("immediate"))) {
+        spec->strategy = STRATEGY_IMMEDIATE;
+        spec->plan = rollout_plan_immediate();
+    } else {
+        spec->strategy = STRATEGY_CANARY;
+        spec->plan = rollout_plan_canary();
+        spec->own_steps = json_len(json_get(block, "steps")) > 0;
+        if (spec->own_steps) read_steps(json_get(block, "steps"), &spec->plan);
+    }
+    spec->plan.deadline_ms = duration_of(json_get(block, "deadline"));
+    spec->plan.deadline_rolls_back = str_eq(json_str(json_get(block, "onDeadline")),
+                                            STR("rollback"));
+}
+
+int rollout_spec_read(const Json *block, RolloutSpec *ret)
+{
+    *ret = (RolloutSpec){ 0 };
+    read_strategy(block, ret);
+    int r = read_metrics(block, ret);
+    if (r != 0) return r;
+    EvidencePlan *evidence = &ret->evidence;
+    evidence->alpha_rollback = evidence->alpha_promote = 0.05;
+    evidence->steps_n = ret->plan.steps_n;
+    for (size_t i = 0; i < ret->plan.steps_n; i++)
+        evidence->weight_bp[i] = ret->plan.steps[i].weight_bp;
+    evidence_plan_weigh(evidence);
+    return 0;
+}
+
+Str rollout_spec_unproved(const RolloutSpec *spec, const Evidence *evidence, size_t step)
+{
+    for (size_t m = 0; m < spec->evidence.metrics_n; m++) {
+        if (!spec->evidence.metrics[m].required) continue;
+        if (!(evidence->metrics[m].proved >> step & 1)) return str_of(spec->names[m]);
+    }
+    return STR_NULL;
+}

@@ -1,0 +1,52 @@
+/* RolloutSpec: a rollout block as people write it, ready for the engine.
+ *
+ *   strategy    canary (default): steps, 5/25/50/100 without any; blue-green; immediate
+ *   steps       {weight (percent), for, minTasks (50), gate}
+ *   rollbackOn  {metric: margin}: absolute for rates and scores, a share of the control's for
+ *               costPerTask and tokensPerTask. Rolled back beyond half the margin.
+ *   metrics     {metric: {rollbackMargin, promoteMargin, ratio}}: the nulls themselves, H0 canary -
+ *               ratio * control <= rollbackMargin (default half the other) and >= promoteMargin
+ *               (default twice) at full traffic; ratio defaults to 1. Takes the place of rollbackOn
+ *               for that metric.
+ *   holdFor     blue-green: how long blue stays warm
+ *   deadline    undecided for so long: onDeadline pause (default) or rollback; 0s: never
+ *
+ * Without rollbackOn and metrics: errorRate .01, escalationRate .02, costPerTask .2. The margin of
+ * a step is that of full traffic divided by the share of the next one. Pure; any thread.
+ */
+#ifndef GANTRY_LOGIC_ROLLOUT_SPEC_H
+#define GANTRY_LOGIC_ROLLOUT_SPEC_H
+
+#include "codec/json.h"
+#include "logic/rollout.h"
+
+#define METRIC_NAME_MAX 64
+
+typedef enum { STRATEGY_CANARY, STRATEGY_BLUE_GREEN, STRATEGY_IMMEDIATE } Strategy;
+
+typedef struct {
+    Strategy strategy;
+    bool own_steps; /* the block says the steps itself */
+    RolloutPlan plan;
+    EvidencePlan evidence;
+    char names[EVIDENCE_METRICS_MAX][METRIC_NAME_MAX + 1];
+} RolloutSpec;
+
+#define ROLLOUT_SPEC_E_METRICS 1 /* more than EVIDENCE_METRICS_MAX, or a name that is too long */
+
+/* From a block that manifest_check_rollout has accepted. Returns 0 or ROLLOUT_SPEC_E_METRICS. */
+MUST_CHECK int rollout_spec_read(const Json *block, RolloutSpec *ret);
+
+/* Index of a metric, or -1. */
+int rollout_spec_metric(const RolloutSpec *spec, Str name);
+
+/* What Gantry measures by itself, and whether less of it is better. Scores of one's own are judged
+ * and in [0,1], more is better. */
+EvidenceGroup metric_group(Str name);
+bool metric_is_relative(Str name);
+bool metric_lower_is_better(Str name);
+
+/* The first required metric that is not proved at this step; empty when all are. */
+Str rollout_spec_unproved(const RolloutSpec *spec, const Evidence *evidence, size_t step);
+
+#endif
