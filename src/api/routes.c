@@ -33,7 +33,7 @@ const Route api_routes[] = {
     { .method = "POST", .pattern = "/api/tasks/{taskId}/retry", .run_wait = task_retry_run_wait,
       .id = "retryTask", .tag = "tasks",
       .summary = "Queue a failed, timed out or canceled task again, on the same version",
-      .body = &empty_body, .status = 202, .answer = "TaskStatus" },
+      .body = &retry_body, .status = 202, .answer = "TaskStatus" },
     { .method = "POST", .pattern = "/api/tasks/{taskId}/score", .run_wait = task_score_run_wait,
       .id = "scoreTask", .tag = "tasks", .summary = "Say how good the result was",
       .body = &score_body, .status = 200, .answer = "TaskScore" },

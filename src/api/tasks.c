@@ -157,6 +157,13 @@ int task_cancel_run_wait(ApiCall *call)
     return state_reply_wait(call, id, state, task_state_ended(state) ? 200 : 202);
 }
 
+static const Member retry_members[] = {
+    { "fresh", MEMBER_BOOLEAN, false, "Ask models and tools anew: replay nothing", NULL },
+};
+const BodySpec retry_body = { .name = "RetryRequest",
+                              .members = retry_members,
+                              .n = ARRAY_N(retry_members) };
+
 int task_retry_run_wait(ApiCall *call)
 {
     Uuid id;
@@ -165,7 +172,8 @@ int task_retry_run_wait(ApiCall *call)
     int r = api_task_id_wait(call, &id);
     if (r == 0) r = api_body_wait(call, &text, &body);
     if (r != 0) return r;
-    r = queue_retry_wait(call->api->options.queue, id);
+    bool fresh = json_bool(json_get(body, "fresh"), false);
+    r = queue_retry_wait(call->api->options.queue, id, fresh);
     return r == 0 ? state_reply_wait(call, id, TASK_QUEUED, 202) : api_queue_fail_wait(call, r);
 }
 

@@ -9,6 +9,7 @@ extern const Param task_list_params[];
 extern const Param task_logs_params[];
 extern const Param task_journal_params[];
 extern const BodySpec empty_body;
+extern const BodySpec retry_body;
 extern const BodySpec score_body;
 
 /* "nextCursor": the cursor, or null at the end. */

@@ -43,6 +43,10 @@ static const Flag task_list_flags[] = {
     { "limit", "N", "at most so many, newest first (default 20)" },
     { 0 },
 };
+static const Flag task_retry_flags[] = {
+    { "fresh", NULL, "ask models and tools anew: replay nothing" },
+    { 0 },
+};
 static const Flag version_create_flags[] = {
     { "description", "TEXT", "what changed, for people" },
     { 0 },
@@ -135,8 +139,10 @@ const Command commands[] = {
       false },
     { "task", "cancel", "ID", 1, 1, "cancel a task, also a running one", NULL, NO_FLAGS,
       task_cancel_run, false },
-    { "task", "retry", "ID", 1, 1, "queue an ended task again", NULL, NO_FLAGS, task_retry_run,
-      false },
+    { "task", "retry", "ID", 1, 1, "queue an ended task again",
+      "What models and tools answered before is served to it again, at no cost, so that it goes on where\n"
+      "it ended. When that is why it failed, --fresh asks them anew.",
+      task_retry_flags, task_retry_run, false },
     { "task", "logs", "ID", 1, 1, "print what the agent logged", NULL, NO_FLAGS, task_logs_run,
       false },
     { "task", "journal", "ID [NUMBER]", 1, 2, "show what models and tools answered",

@@ -280,10 +280,10 @@ static int task_watch_body(Client *client)
     return end_wait(client, client_encoded(client, client->in->args[0]));
 }
 
-static int task_post(Client *client, const char *verb, const char *done)
+static int task_post(Client *client, const char *verb, Str body, const char *done)
 {
     ClientAnswer answer;
-    int r = client_call_wait(client, "POST", task_path(client, "/api/tasks/", verb), STR(""), NULL,
+    int r = client_call_wait(client, "POST", task_path(client, "/api/tasks/", verb), body, NULL,
                              &answer);
     if (r != EXIT_OK) return r;
     if (client->in->output == OUTPUT_TABLE)
@@ -294,12 +294,13 @@ static int task_post(Client *client, const char *verb, const char *done)
 
 static int task_cancel_body(Client *client)
 {
-    return task_post(client, "/cancel", "cancel");
+    return task_post(client, "/cancel", STR(""), "cancel");
 }
 
 static int task_retry_body(Client *client)
 {
-    return task_post(client, "/retry", "retry");
+    bool fresh = flag_given(client->in, "fresh");
+    return task_post(client, "/retry", fresh ? STR("{\"fresh\":true}") : STR(""), "retry");
 }
 
 static int task_logs_body(Client *client)

@@ -181,6 +181,7 @@ typedef struct {
     Str by;
     int64_t now_ms;
     TaskHead head; /* as it was before */
+    bool fresh;    /* retry: nothing is replayed */
     bool reserved; /* retry: a place in the lane is taken */
     Effects effects;
 } ChangeJob;
@@ -233,12 +234,13 @@ static int retry_job(Db *db, void *arg)
     r = queue_reserve(job->queue, job->head.lane);
     if (r != 0) return r;
     job->reserved = true;
-    return task_restart(db, job->head.seq, job->now_ms);
+    if (job->fresh) r = journal_retire(db, job->head.seq);
+    return r != 0 ? r : task_restart(db, job->head.seq, job->now_ms);
 }
 
-int queue_retry_wait(Queue *queue, Uuid id)
+int queue_retry_wait(Queue *queue, Uuid id, bool fresh)
 {
-    ChangeJob job = { .queue = queue, .id = id, .now_ms = queue_now_ms(queue) };
+    ChangeJob job = { .queue = queue, .id = id, .fresh = fresh, .now_ms = queue_now_ms(queue) };
     int r = store_call_wait(queue->store, retry_job, &job);
     if (r != 0 && job.reserved) queue_unreserve(queue, job.head.lane);
     if (r != 0) return r;

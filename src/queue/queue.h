@@ -116,9 +116,10 @@ MUST_CHECK int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary 
 MUST_CHECK int queue_cancel_wait(Queue *queue, Uuid id, Str by, TaskState *ret_state);
 
 /* Queues an ended task again (failed, timed_out, canceled or escalated) as it is: the same version,
- * history kept, failures forgotten. Returns 0, QUEUE_E_NO_TASK, QUEUE_E_STATE (not ended, or
+ * history kept, failures forgotten. fresh: what models and tools answered before is
+ * not served to it again. Returns 0, QUEUE_E_NO_TASK, QUEUE_E_STATE (not ended, or
  * succeeded), QUEUE_E_FULL, -errno. */
-MUST_CHECK int queue_retry_wait(Queue *queue, Uuid id);
+MUST_CHECK int queue_retry_wait(Queue *queue, Uuid id, bool fresh);
 
 /* parts: TASK_PART_... Texts live in arena. Returns 0, QUEUE_E_NO_TASK, -ENOMEM, -errno. */
 MUST_CHECK int queue_get_wait(Queue *queue, Uuid id, unsigned parts, Arena *arena, Task *ret);

@@ -51,6 +51,13 @@ int journal_add_misses(Db *db, int64_t task_seq, int64_t misses, int64_t now_ms)
     return r == 0 ? state_put(db, task_seq, &state, now_ms) : r;
 }
 
+int journal_retire(Db *db, int64_t task_seq)
+{
+    DbStmt *s = db_stmt(db, "UPDATE journal_task SET served_from = last_n WHERE task_seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    return row_run(s);
+}
+
 /* --- adding ----------------------------------------------------------------------------------- */
 
 /* The number of the request that this one is kept against. The newest that fits is nearly always
@@ -205,8 +212,9 @@ int journal_list(Db *db, int64_t task_seq, bool servable, int64_t after, size_t 
 {
     RowList list = { .arena = arena, .max = max, .size = sizeof(JournalRow) };
     RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS " FROM journal WHERE task_seq = ?1 AND n > ?2"
-                          " AND (?3 = 0 OR version_id = (SELECT version_id FROM task"
-                          " WHERE seq = ?1)) ORDER BY n");
+                          " AND (?3 = 0 OR (version_id = (SELECT version_id FROM task"
+                          " WHERE seq = ?1) AND n > (SELECT served_from FROM journal_task"
+                          " WHERE task_seq = ?1))) ORDER BY n");
     in_i64(&in, task_seq);
     in_i64(&in, after);
     in_i64(&in, servable);

@@ -81,11 +81,15 @@ MUST_CHECK int journal_has(Db *db, int64_t task_seq, Str call_id);
 /* Counts calls that were not served. Returns 0 or -errno. */
 MUST_CHECK int journal_add_misses(Db *db, int64_t task_seq, int64_t misses, int64_t now_ms);
 
+/* What is recorded so far is served to no later attempt, but stays. Returns 0 or -errno. */
+MUST_CHECK int journal_retire(Db *db, int64_t task_seq);
+
 /* All zero when nothing was recorded. Returns 0 or -errno. */
 MUST_CHECK int journal_state(Db *db, int64_t task_seq, JournalState *ret);
 
 /* Recordings numbered above after, at most max; servable: those alone that were made under the
- * version the task has now. Texts live in arena. Returns 0, -ENOMEM, -errno. */
+ * version the task has now, and are not retired. Texts live in arena. Returns 0, -ENOMEM,
+ * -errno. */
 MUST_CHECK int journal_list(Db *db, int64_t task_seq, bool servable, int64_t after, size_t max,
                             Arena *arena, JournalRow **ret, size_t *ret_n);
 

@@ -146,11 +146,11 @@ static int body_full(void *arg)
     TaskState state;
     CHECK_INT(queue_cancel_wait(f->queue, first, STR("user"), &state), 0);
     submit(f, LANE_LOW);
-    CHECK_INT(queue_retry_wait(f->queue, first), QUEUE_E_FULL);
+    CHECK_INT(queue_retry_wait(f->queue, first, false), QUEUE_E_FULL);
     CHECK_INT(get(f, first).state, TASK_CANCELED);
     Task *tasks;
     CHECK_INT(claim(f, worker, (LaneConfig){ .reserved = { 0, 0, 1 } }, &tasks), 1);
-    CHECK_INT(queue_retry_wait(f->queue, first), 0);
+    CHECK_INT(queue_retry_wait(f->queue, first, false), 0);
     QueueStats stats;
     queue_stats(f->queue, &stats);
     CHECK_INT(stats.lane[LANE_LOW].refused_full, 2);

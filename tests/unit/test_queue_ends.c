@@ -35,15 +35,15 @@ static int body_retries(void *arg)
     CHECK_INT(stats.lane[LANE_NORMAL].ended[TASK_FAILED], 1);
 
     /* by hand: it begins anew, its history stays */
-    CHECK_INT(queue_retry_wait(f->queue, id), 0);
-    CHECK_INT(queue_retry_wait(f->queue, id), QUEUE_E_STATE);
+    CHECK_INT(queue_retry_wait(f->queue, id, false), 0);
+    CHECK_INT(queue_retry_wait(f->queue, id, false), QUEUE_E_STATE);
     t = get(f, id);
     CHECK_INT(t.state, TASK_QUEUED);
     CHECK_INT(t.failures, 0);
     CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, &state), 0);
     CHECK_INT(get(f, id).attempt, 4);
-    CHECK_INT(queue_retry_wait(f->queue, id), QUEUE_E_STATE);
-    CHECK_INT(queue_retry_wait(f->queue, worker), QUEUE_E_NO_TASK);
+    CHECK_INT(queue_retry_wait(f->queue, id, false), QUEUE_E_STATE);
+    CHECK_INT(queue_retry_wait(f->queue, worker, false), QUEUE_E_NO_TASK);
     return 0;
 }
 
@@ -130,7 +130,7 @@ static int body_outcomes(void *arg)
         Task t = get(f, id);
         CHECK_STR(t.error_code, str_of(cases[i].code));
         CHECK_INT(t.finished_at_ms, state == TASK_ESCALATED ? 0 : real_now);
-        CHECK_INT(queue_retry_wait(f->queue, id), 0);
+        CHECK_INT(queue_retry_wait(f->queue, id, false), 0);
         CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, &state), 0);
     }
     /* given back: nothing is counted against it */

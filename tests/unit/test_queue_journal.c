@@ -77,6 +77,38 @@ static void test_next_attempt(void **state)
     run(state, body_next_attempt);
 }
 
+/* Tried again by hand: served what there is, or nothing of it. */
+static int body_fresh(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED), id = submit(f, LANE_NORMAL);
+    JournalNew rec[3] = { recording("c1", 'a', "1"), recording("c2", 'b', "2"),
+                          recording("c3", 'c', "3") };
+    JournalRow *rows;
+    for (int i = 0; i < 3; i++) {
+        char call_id[] = { 'c', (char)('1' + i), 0 };
+        TaskRef ref = claim_one(f, worker);
+        Call call = call_of(call_id, &rec[i]);
+        CHECK_INT(count(f, ref, &rows), i);
+        CHECK_INT(queue_calls_add_wait(f->queue, ref, &call, 1), 0);
+        CHECK_INT(finish(f, ref, TASK_OUTCOME_FAILED_FINAL, NULL), 0);
+        CHECK_INT(queue_retry_wait(f->queue, id, i == 2), 0);
+    }
+    TaskRef fresh = claim_one(f, worker);
+    Call again = call_of("c4", &rec[0]);
+    rec[0].call_id = STR("c4");
+    CHECK_INT(count(f, fresh, &rows), 0);
+    CHECK_INT(queue_calls_add_wait(f->queue, fresh, &again, 1), 0);
+    CHECK_INT(count(f, fresh, &rows), 1);
+    CHECK_INT(rows[0].n, 4); /* the others are there to be looked at */
+    return 0;
+}
+
+static void test_fresh(void **state)
+{
+    run(state, body_fresh);
+}
+
 static int body_tools(void *arg)
 {
     Fixture *f = arg;
@@ -181,6 +213,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_next_attempt, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fresh, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tools, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retention, setup, teardown),
