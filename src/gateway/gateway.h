@@ -237,6 +237,8 @@ void gateway_task_flags(const GatewayTask *task, JsonOut *out);
  * it. */
 #define GATEWAY_E_CAP 1
 MUST_CHECK int gateway_task_count_tool(GatewayTask *task, bool asked, bool *ret_counted);
+/* Such a call was not made: an earlier attempt's result is given. */
+void gateway_task_tool_replayed(GatewayTask *task, bool asked);
 
 /* Stops the task (FINISHED) and waits for its calls to settle, at most until deadline_ms: then they
  * are ended. Afterwards the totals are final. Waits even when the caller is cancelled. */

@@ -1,6 +1,7 @@
 /* The boundary: which tools a request may offer its model, and what flags have switched off. */
 #include "base/diag.h"
 #include "base/log.h"
+#include "codec/sse.h"
 #include "gateway/gateway_call.h"
 #include "logic/tool_check.h"
 
@@ -146,6 +147,36 @@ static int remove_tools(ModelCall *call, const ToolReport *report)
     if (r != 0) return r;
     atomic_fetch_add(&call->task->gateway->tools_removed, report->faults_n);
     return 0;
+}
+
+static int64_t stream_tools_n(const ModelCall *call, Str body, Arena *scratch)
+{
+    CLEANUP(sse_deinit) SseParser parser;
+    StreamState state;
+    SsePiece piece;
+    int r;
+    sse_init(&parser, GATEWAY_EVENT_BYTES_MAX);
+    stream_init(&state, call->info.api, call->info.n);
+    while ((r = sse_next(&parser, &body, &piece)) == SSE_EVENT || r == SSE_OTHER) {
+        if (r == SSE_OTHER) continue;
+        if (stream_feed(&state, scratch, piece.event, piece.data, NULL) < 0) break;
+        arena_clear(scratch);
+    }
+    return state.usage.tool_calls;
+}
+
+int64_t recording_tools_n(const ModelCall *call, const Recording *recording)
+{
+    CLEANUP(arena_deinit) Arena scratch = { 0 };
+    const Json *body;
+    Answer answer;
+    Str text = buf_str(&recording->body);
+    if (!call->info.has_tools) return 0;
+    arena_init(&scratch, GATEWAY_JSON_FACTOR * text.len + 65536);
+    if (recording->streamed) return stream_tools_n(call, text, &scratch);
+    if (json_parse(&scratch, text, NULL, &body, NULL) < 0) return 0;
+    answer_read(call->info.api, body, call->info.n, &answer);
+    return answer.usage.tool_calls;
 }
 
 int call_check_tools(ModelCall *call)

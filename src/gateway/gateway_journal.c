@@ -265,6 +265,7 @@ static int replay_wait(ModelCall *call)
             recording.status = (int)reply.row.status;
             recording.streamed = reply.row.streamed;
             str_copy(recording.content_type, sizeof recording.content_type, reply.row.content_type);
+            task_note_asked_again(task, recording_tools_n(call, &recording));
             r = serve_wait(call, &recording);
         } else if (r != -ENOENT) r = unreadable(call, r);
         buf_deinit(&recording.body);

@@ -133,6 +133,8 @@ void calls_abort(GatewayTask *task);
 void calls_wake(GatewayTask *task);
 
 /* gateway_task.c */
+/* An earlier attempt's answer is served, which asks for n tools: they were counted then. */
+void task_note_asked_again(GatewayTask *task, int64_t n);
 bool task_past_deadline(const GatewayTask *task);
 /* Notes the first cap that refused. */
 void task_note_cap(GatewayTask *task, CapReason reason);

@@ -170,6 +170,20 @@ int gateway_task_count_tool(GatewayTask *task, bool asked, bool *ret_counted)
     return 0;
 }
 
+void gateway_task_tool_replayed(GatewayTask *task, bool asked)
+{
+    if (!asked || task->tools_asked == 0) return;
+    task->tools_asked--;
+    task->tools_run++;
+}
+
+void task_note_asked_again(GatewayTask *task, int64_t n)
+{
+    assert(n >= 0);
+    task->tools_asked += n;
+    task->tools_run = MAX(task->tools_run - n, 0);
+}
+
 bool task_past_deadline(const GatewayTask *task)
 {
     return clock_mono_ms() >= task->wall_deadline_ms;

@@ -345,6 +345,7 @@ static int guarded_wait(ToolCall *call)
 /* What an earlier attempt was given, outcome and all: it went on from there. */
 static int replayed(ToolCall *call, const ToolReplay *replay)
 {
+    gateway_task_tool_replayed(call->run->gateway, call->ask->call_id.len > 0);
     for (int i = 0; i < TOOL_OUTCOME_N_; i++) {
         if (!str_eq(replay->content_type, str_of(outcomes[i].name))) continue;
         call->result = (ToolResult){ .text = replay->body.ptr ? replay->body : STR(""),

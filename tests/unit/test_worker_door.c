@@ -428,6 +428,41 @@ static void test_replayed(void **state)
     bench(replay_scenario);
 }
 
+/* The model's answer is served again, and what it asked for was counted with it: also when nothing
+ * came of it the first time. */
+static int asked_again_scenario(Bench *b)
+{
+    deploy(b,
+           "given = json.load(sys.stdin)\n"
+           "body = {'model': 'sim/loop', 'stream': given['input'], 'messages':\n"
+           "  [{'role': 'user', 'content': 'go'}], 'tools':\n"
+           "  [{'type': 'function', 'function': {'name': 'upper', 'description': 'Shouts',\n"
+           "    'parameters': {'type': 'object', 'properties': {'text': {'type': 'string'}},\n"
+           "    'required': ['text']}}}]}\n"
+           "req = urllib.request.Request(os.environ['OPENAI_BASE_URL'] + '/chat/completions',\n"
+           "  json.dumps(body).encode())\n"
+           "answer = urllib.request.urlopen(req)\n"
+           "answer.read()\n"
+           "if given['attempt'] == 1: sys.exit(75)\n"
+           "print(json.dumps([answer.headers['x-gantry-replayed'],\n"
+           "  call('upper', {'text': 'a'}, 'id')[:2], call('upper', {'text': 'b'}, 'id')[:2]]))\n",
+           "  retry: {maxAttempts: 3, backoff: {initial: 10ms, max: 20ms}}\n"
+           "  limits: {toolCallsPerTask: 1}\n",
+           "");
+    for (int stream = 0; stream < 2; stream++) {
+        Task task = bench_run(b, stream ? "true" : "false");
+        expect(&task, "[\"1\", [200, \"ok\"], [402, \"cap_reached\"]]");
+        CHECK_INT(task.usage.tool_calls, 1);
+    }
+    return 0;
+}
+
+static void test_asked_for_again(void **state)
+{
+    (void)state;
+    bench(asked_again_scenario);
+}
+
 /* What is not worth a row each is not recorded without end. */
 static int many_scenario(Bench *b)
 {
@@ -486,6 +521,7 @@ int main(void)
         cmocka_unit_test(test_ends_with_its_task),
         cmocka_unit_test(test_recorded),
         cmocka_unit_test(test_replayed),
+        cmocka_unit_test(test_asked_for_again),
         cmocka_unit_test(test_records_have_a_limit),
         cmocka_unit_test(test_many_at_a_time),
     };
