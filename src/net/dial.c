@@ -350,8 +350,9 @@ int dial_result(const DialConn *conn)
 
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
-    (void)status, (void)events;
+    (void)events;
     DialConn *conn = poll->data;
+    if (status < 0) conn->watched = 0; /* libuv has stopped it: the socket has an error to read */
     conn->may_read = true;
     tell(conn);
 }
