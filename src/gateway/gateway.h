@@ -253,10 +253,11 @@ void gateway_task_close_wait(GatewayTask *task, int64_t deadline_ms);
 
 typedef struct {
     Api api;
-    Str body;              /* JSON, as the client sent it; lives until the call returns */
-    Str anthropic_version; /* header of that name; empty: 2023-06-01 */
-    Str anthropic_beta;    /* passed on when not empty */
-    int64_t timeout_ms; /* the client's patience, bounds the wait for reserved spend; 0: unknown */
+    Str body;                /* JSON, as the client sent it; lives until the call returns */
+    Str anthropic_version;   /* header of that name; empty: 2023-06-01 */
+    Str anthropic_beta;      /* passed on when not empty */
+    int64_t timeout_ms;      /* the client's patience, bounds all waiting; 0: unknown */
+    int64_t read_timeout_ms; /* and with silence; does not bound streams, which have heartbeats */
 } GatewayRequest;
 
 typedef struct {

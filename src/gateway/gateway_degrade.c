@@ -64,17 +64,15 @@ void call_plan_smaller(ModelCall *call)
 static int held_wait(ModelCall *call)
 {
     GatewayTask *task = call->task;
-    int64_t patience_ms = call->request->timeout_ms ? call->request->timeout_ms
-                                                    : GATEWAY_PATIENCE_MS;
-    int64_t until_ms = MIN(deadline_after(patience_ms), task->wall_deadline_ms);
+    int64_t until_ms = call_deadline_ms(call);
     for (;;) {
         if (task->totals.stop != GATEWAY_STOP_NONE) return 0; /* to be refused */
         call_degrade(call);
         if (!call->degrade.hold) return 0;
         if (clock_mono_ms() >= until_ms) break;
-        int r = cond_wait(&task->changed, MIN(until_ms, deadline_after(HOLD_LOOK_MS)));
-        if (r == -ECANCELED) return r;
-        if (call->reply->gone && call->reply->gone(call->reply->ctx)) return HTTP_E_GONE;
+        int64_t look_ms = MIN(until_ms, deadline_after(HOLD_LOOK_MS));
+        int r = call_pause_wait(call, &task->changed, look_ms);
+        if (r == -ECANCELED || r == HTTP_E_GONE) return r;
     }
     if (task_past_deadline(task)) return 0; /* likewise */
     return call_problem(call, PROBLEM_QUEUED, NULL,

@@ -95,11 +95,12 @@ int task_json_wait(HttpReq *req, JsonOut *out, Buf *body)
 
 /* --- model calls ------------------------------------------------------------------------------ */
 
-/* SDKs say in seconds how long they wait; for streams the time between events counts. */
-static int64_t client_timeout_ms(const HttpReq *req)
+/* SDKs say in seconds how long they wait, some with a fraction, which is dropped. */
+static int64_t client_timeout_ms(const HttpReq *req, const char *name)
 {
     int64_t seconds;
-    Str text = http_header(req, "x-stainless-timeout");
+    Str text;
+    str_split(http_header(req, name), '.', &text, NULL);
     if (str_to_i64(text, &seconds) < 0 || seconds <= 0 || seconds > TIMEOUT_HEADER_MAX_S) return 0;
     return seconds * 1000;
 }
@@ -122,7 +123,8 @@ static int model_call_wait(GatewayTask *task, HttpReq *req, Api api)
     if (r != 0) return task_body_failed_wait(task, req, r);
     request.anthropic_version = http_header(req, "anthropic-version");
     request.anthropic_beta = http_header(req, "anthropic-beta");
-    request.timeout_ms = client_timeout_ms(req);
+    request.timeout_ms = client_timeout_ms(req, "x-stainless-timeout");
+    request.read_timeout_ms = client_timeout_ms(req, "x-stainless-read-timeout");
     HttpReplyState state = { .req = req };
     GatewayReply reply = { start_wait, write_wait, end_wait, gone, &state };
     r = gateway_call_wait(task, &request, &reply);

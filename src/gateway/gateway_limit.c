@@ -194,6 +194,8 @@ int64_t call_deadline_ms(const ModelCall *call)
 {
     int64_t patience_ms = call->request->timeout_ms ? call->request->timeout_ms
                                                     : GATEWAY_PATIENCE_MS;
+    int64_t silence_ms = call->request->read_timeout_ms;
+    if (silence_ms && !call->info.stream) patience_ms = MIN(patience_ms, silence_ms);
     patience_ms -= MIN(MARGIN_MS, patience_ms / 10);
     return MIN(call->started_us / 1000 + patience_ms, call->task->wall_deadline_ms);
 }

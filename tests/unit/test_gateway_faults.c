@@ -1,6 +1,8 @@
 /* What the gateway makes of providers that fail, lie, stall and break off. */
 #include "tests/unit/gateway_rig.h"
 
+#include "gateway/gateway_limits.h"
+
 static bool absent(const char *text, const char *part)
 {
     return str_find(str_of(text), str_of(part)) < 0;
@@ -59,9 +61,32 @@ static const Want stream_modes[] = {
     { "sim/huge", 200, GATEWAY_CUT, WHOLE, "larger than" },
 };
 
+/* What the breaker of a model has counted. */
+static BreakerCounts breaker_of(const Rig *rig, const char *model)
+{
+    static BreakerInfo list[BREAKERS_MAX_DEFAULT];
+    char name[128];
+    snprintf(name, sizeof name, "sim/%s", model);
+    size_t n = breakers_list(gateway_breakers(rig->gateway), list, BREAKERS_MAX_DEFAULT);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(list[i].name, name) == 0) return list[i].counts;
+    return (BreakerCounts){ 0 };
+}
+
+/* A provider that refuses (429) says nothing of its health, one that fails or lies does. */
+static bool check_breaker(const Rig *rig, const Want *want, BreakerCounts before)
+{
+    BreakerCounts after = breaker_of(rig, want->model);
+    bool bad = want->outcome == GATEWAY_CUT ||
+               (want->outcome == GATEWAY_UPSTREAM && want->status >= 500);
+    return CHECK_INT(after.calls - before.calls, want->status != 429) &
+           CHECK_INT(after.errors - before.errors, bad);
+}
+
 static void check_mode_wait(Rig *rig, const Want *want, Api api, bool stream)
 {
     size_t before = rig->calls_n;
+    BreakerCounts counts = breaker_of(rig, want->model);
     CLEANUP(reply_deinit)
     Reply reply = rig_say_wait(rig, api, want->model, stream, rig_cap(api),
                                "hello, this is a text of some length");
@@ -72,6 +97,7 @@ static void check_mode_wait(Rig *rig, const Want *want, Api api, bool stream)
               CHECK_INT(call->full_hold, want->charged == WHOLE) &&
               CHECK_INT(call->charged.nusd == 0, want->charged == FREE);
     if (want->charged == WHOLE) ok &= CHECK_INT(call->charged.nusd, call->hold.nusd);
+    ok &= check_breaker(rig, want, counts);
     CHECK_HAS(body, want->says);
     bool ends = str_find(body, STR("[DONE]")) >= 0 ||
                 str_find(body, STR("\"message_stop\"")) >= 0 ||

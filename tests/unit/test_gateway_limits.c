@@ -491,6 +491,43 @@ static void test_heartbeats_then_an_error_event(void **state)
     run(one_at_a_time, heartbeat_wait);
 }
 
+/* The agent's SDK says how long it waits: it is answered before that. */
+static void patience_wait(void *arg)
+{
+    Rig *rig = arg;
+    static Asker first;
+    first = (Asker){ 0 };
+    SCRIPT({ { GOOD, 2500 } });
+    FiberRef ref = asker_start(&first, rig->task, 0);
+    for (int i = 0; i < 500 && atomic_load(&script.requests) == 0; i++) fiber_sleep_wait(2);
+    static const char *const names[] = { "x-stainless-timeout", "x-stainless-read-timeout" };
+    for (size_t i = 0; i < ARRAY_N(names); i++) {
+        char url[256];
+        HttpClientField field = { names[i], STR("1.0") };
+        HttpCallOptions options = {
+            .url = str_make(url, rig_url(rig, "/v1/chat/completions", url)),
+            .fields = &field,
+            .fields_n = 1,
+            .body = STR("{\"model\":\"stub-1\",\"max_tokens\":5,\"messages\":[{\"role\":\"user\","
+                        "\"content\":\"hi\"}]}"),
+        };
+        HttpCall *call = NULL;
+        CHECK_INT(http_call_open_wait(rig->client, &options, &call), 0);
+        CHECK_INT(http_call_status(call), 429);
+        CHECK(!str_empty(http_call_field(call, "retry-after")));
+        http_call_free(call);
+    }
+    CHECK_INT(atomic_load(&script.requests), 1); /* the first one is still there */
+    (void)!fiber_join_wait(ref, NULL);
+    CHECK_INT(first.status, 200);
+}
+
+static void test_refusals_come_before_the_client_gives_up(void **state)
+{
+    (void)state;
+    run(one_at_a_time, patience_wait);
+}
+
 static void full_wait(void *arg)
 {
     Rig *rig = arg;
@@ -745,6 +782,7 @@ int main(void)
         cmocka_unit_test(test_refusals_do_not_open_a_breaker),
         cmocka_unit_test(test_who_waits_goes_by_lane),
         cmocka_unit_test(test_heartbeats_then_an_error_event),
+        cmocka_unit_test(test_refusals_come_before_the_client_gives_up),
         cmocka_unit_test(test_the_queue_has_an_end),
         cmocka_unit_test(test_a_stopped_task_does_not_wait),
         cmocka_unit_test(test_a_cancelled_call_leaves_the_queue),
