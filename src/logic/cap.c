@@ -84,7 +84,9 @@ static CapVerdict admit(CapState *state, const CapLimits *limits, const CapCall 
     return v;
 }
 
-CapVerdict cap_admit(const CapLimits *limits, CapState *state, const CapCall *call, int64_t now_ms)
+/* Whether the call may go ahead now, and with what output. Reserves nothing. */
+static CapVerdict look(const CapLimits *limits, const CapState *state, const CapCall *call,
+                       int64_t now_ms, CapWish *ret_wish, CapFit *ret_now)
 {
     assert(call->n >= 1 && call->in_ub >= 0 && call->price);
     if (out_of_time(limits, state, now_ms)) return refuse(CAP_BY_SECONDS);
@@ -96,11 +98,51 @@ CapVerdict cap_admit(const CapLimits *limits, CapState *state, const CapCall *ca
     CapFit now = fit(limits, call, wish.want, state->settled_tokens + state->reserved_tokens,
                      money_add(state->settled_nusd, state->reserved_nusd));
     assert(now.out <= ever.out);
+    *ret_wish = wish;
+    *ret_now = now;
     if (now.out < wish.least || (now.out < wish.good && now.out < ever.out)) {
         assert(state->in_flight > 0);
         return (CapVerdict){ .kind = CAP_WAIT, .reason = now.by };
     }
-    return admit(state, limits, call, now.out, wish.want);
+    return (CapVerdict){ .kind = CAP_ADMIT };
+}
+
+CapVerdict cap_admit(const CapLimits *limits, CapState *state, const CapCall *call, int64_t now_ms)
+{
+    CapHold all = { .tokens = CAP_NONE, .nusd = CAP_NONE };
+    return cap_admit_within(limits, state, call, &all, now_ms);
+}
+
+CapVerdict cap_admit_within(const CapLimits *limits, CapState *state, const CapCall *call,
+                            const CapHold *most, int64_t now_ms)
+{
+    CapWish wish;
+    CapFit now;
+    CapVerdict v = look(limits, state, call, now_ms, &wish, &now);
+    if (v.kind != CAP_ADMIT) return v;
+    CapLimits within = { .tokens = most->tokens, .usd_nusd = most->nusd };
+    CapFit fits = fit(&within, call, now.out, 0, 0);
+    if (fits.out < wish.least) return (CapVerdict){ .kind = CAP_WAIT, .reason = fits.by };
+    return admit(state, limits, call, fits.out, wish.want);
+}
+
+static CapHold hold_of(const CapCall *call, int64_t out)
+{
+    return (CapHold){ .tokens = call->in_ub + out * call->n,
+                      .nusd = price_hold(call->price, call->in_ub, out * call->n, &call->terms) };
+}
+
+CapVerdict cap_look(const CapLimits *limits, const CapState *state, const CapCall *call,
+                    int64_t now_ms, CapNeed *ret)
+{
+    CapWish wish;
+    CapFit now;
+    CapVerdict v = look(limits, state, call, now_ms, &wish, &now);
+    if (v.kind != CAP_ADMIT) return v;
+    *ret = (CapNeed){ .min = hold_of(call, wish.least),
+                      .good = hold_of(call, MIN(wish.good, now.out)),
+                      .want = hold_of(call, now.out) };
+    return v;
 }
 
 CapVerdict cap_admit_tool(const CapLimits *limits, CapState *state, int64_t now_ms)
@@ -148,6 +190,7 @@ const char *cap_reason_name(CapReason reason)
         [CAP_BY_TOOL_CALLS] = "toolCallsPerTask",
         [CAP_BY_USD] = "usdPerTask",
         [CAP_BY_SECONDS] = "secondsPerTask",
+        [CAP_BY_BUDGET] = "budget",
     };
     assert(reason < CAP_BY_N_);
     return names[reason];

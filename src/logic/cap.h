@@ -58,6 +58,7 @@ typedef enum {
     CAP_BY_TOOL_CALLS,
     CAP_BY_USD,
     CAP_BY_SECONDS,
+    CAP_BY_BUDGET, /* of many tasks, see logic/budget.h; never of these functions */
     CAP_BY_N_
 } CapReason;
 
@@ -74,6 +75,20 @@ typedef struct {
  * exactly the cap of tool calls a model call still goes through (an answer must be possible), with
  * tools_spent; beyond it is refused. */
 CapVerdict cap_admit(const CapLimits *limits, CapState *state, const CapCall *call, int64_t now_ms);
+
+/* As cap_admit, for a hold of at most most; CAP_WAIT, perhaps with nothing in flight, when that is
+ * less than the least useful call needs. */
+CapVerdict cap_admit_within(const CapLimits *limits, CapState *state, const CapCall *call,
+                            const CapHold *most, int64_t now_ms);
+
+/* Decides as cap_admit and reserves nothing. On CAP_ADMIT *ret is what the call would hold: for the
+ * least useful output, for the least that is worth sending while waiting could bring more, and for
+ * all it may have beside the caps. */
+typedef struct {
+    CapHold min, good, want;
+} CapNeed;
+CapVerdict cap_look(const CapLimits *limits, const CapState *state, const CapCall *call,
+                    int64_t now_ms, CapNeed *ret);
 
 /* Whether a tool may be run now; counts it. CAP_ADMIT or CAP_REFUSE (tool calls, seconds). A call
  * id that was counted from a model's answer must not be counted here again. */

@@ -368,10 +368,39 @@ static void test_random_interleavings(void **state)
     assert_true(admitted > 50000 && waited > 5000 && refused > 50000);
 }
 
+/* Budgets beside the caps bound the hold: what fits both is sent. */
+static void test_within_a_budget(void **state)
+{
+    (void)state;
+    CapState s = { 0 };
+    CapCall call = asks(1000, 500);
+    CapNeed need;
+    assert_int_equal(cap_look(&usual, &s, &call, 1, &need).kind, CAP_ADMIT);
+    assert_int_equal(s.in_flight, 0);
+    assert_int_equal(need.min.tokens, 1016);
+    assert_int_equal(need.min.nusd, 1064);
+    assert_int_equal(need.good.tokens, 1256);
+    assert_int_equal(need.want.tokens, 1500);
+    assert_int_equal(need.want.nusd, 3000);
+    CapHold most = { .tokens = CAP_NONE, .nusd = 1200 };
+    CapVerdict v = cap_admit_within(&usual, &s, &call, &most, 1);
+    assert_int_equal(v.kind, CAP_ADMIT);
+    assert_true(v.clamped);
+    assert_int_equal(v.out_cap, 50);
+    assert_int_equal(v.hold.nusd, 1200);
+    most.tokens = 1015;
+    assert_int_equal(cap_admit_within(&usual, &s, &call, &most, 1).kind, CAP_WAIT);
+    most = need.want;
+    v = cap_admit_within(&usual, &s, &call, &most, 1);
+    assert_int_equal(v.kind, CAP_ADMIT);
+    assert_false(v.clamped);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_admits_and_holds_the_worst_case),
+        cmocka_unit_test(test_within_a_budget),
         cmocka_unit_test(test_without_a_cap_of_its_own_a_call_gets_the_models),
         cmocka_unit_test(test_choices_multiply_output_not_input),
         cmocka_unit_test(test_clamps_to_what_is_left),
