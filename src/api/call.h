@@ -135,6 +135,12 @@ int worker_journal_run_wait(ApiCall *call);
 int worker_recordings_run_wait(ApiCall *call);
 int worker_logs_run_wait(ApiCall *call);
 int worker_leave_run_wait(ApiCall *call);
+int worker_grants_run_wait(ApiCall *call);
+int worker_holds_run_wait(ApiCall *call);
+
+int budget_list_run_wait(ApiCall *call);
+int budget_get_run_wait(ApiCall *call);
+int budget_put_run_wait(ApiCall *call);
 
 int price_list_run_wait(ApiCall *call);
 int price_import_run_wait(ApiCall *call);

@@ -1,6 +1,7 @@
 /* Every route there is, in one table. The order does not matter but for speed. */
 #include "api/route.h"
 
+#include "api/budgets.h"
 #include "api/caches.h"
 #include "api/execute.h"
 #include "api/flags.h"
@@ -109,6 +110,17 @@ const Route api_routes[] = {
       .run_wait = worker_drain_run_wait,
       .id = "drainWorker", .tag = "operation", .summary = "Give a worker no more tasks",
       .body = &empty_body, .status = 202, .answer = "WorkerStatus" },
+    { .method = "GET", .pattern = "/api/budgets", .run_wait = budget_list_run_wait,
+      .id = "listBudgets", .tag = "operation",
+      .summary = "Limits on what many tasks spend, and what is spent and reserved of them",
+      .status = 200, .answer = "BudgetList" },
+    { .method = "GET", .pattern = "/api/budgets/{scope}", .run_wait = budget_get_run_wait,
+      .id = "getBudget", .tag = "operation", .summary = "One budget, such as agent:support:day",
+      .status = 200, .answer = "Budget" },
+    { .method = "PUT", .pattern = "/api/budgets/{scope}", .run_wait = budget_put_run_wait,
+      .id = "setBudget", .tag = "operation",
+      .summary = "Set a limit, before what the configuration says; null (204) goes back to that",
+      .body = &budget_body, .status = 200, .status_also = 204, .answer = "Budget" },
     { .method = "GET", .pattern = "/api/cache", .run_wait = cache_get_run_wait,
       .id = "getCache", .tag = "operation", .summary = "Response caches of the workers",
       .status = 200, .answer = "CacheState" },
@@ -237,6 +249,15 @@ const Route api_routes[] = {
       .run_wait = worker_logs_run_wait,
       .id = "appendLog", .tag = "workers", .summary = "Append to a task's log",
       .body = &logs_body, .status = 204 },
+    { .method = "POST", .pattern = "/api/workers/{workerId}/grants",
+      .run_wait = worker_grants_run_wait,
+      .id = "grantBudgets", .tag = "workers", .summary = "Return slices of budgets, ask for more",
+      .body = &grants_body, .status = 200, .answer = "BudgetGrants" },
+    { .method = "POST", .pattern = "/api/workers/{workerId}/holds",
+      .run_wait = worker_holds_run_wait,
+      .id = "proveHolds", .tag = "workers",
+      .summary = "Tell which calls a worker that is dead had in flight",
+      .body = &holds_body, .status = 204 },
     { .method = "POST", .pattern = "/api/workers/{workerId}/leave",
       .run_wait = worker_leave_run_wait,
       .id = "leaveWorker", .tag = "workers", .summary = "Say goodbye and give back what is held",

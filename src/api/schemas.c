@@ -78,6 +78,16 @@ const Schema api_schemas[] = {
                  "arms:[RoutingArm]" },
     { "RoutingArm", "versionId:hex weight:number" },
 
+    { "BudgetList", "timeZone:string budgets:[Budget]" },
+    { "Budget", "scope:string unit:string limited:boolean source:string? limitUsd?:usd "
+                "limitNusd?:integer limitTokens?:integer settledUsd?:usd settledNusd?:integer "
+                "settledTokens?:integer reservedUsd?:usd reservedNusd?:integer "
+                "reservedTokens?:integer remainingUsd?:usd remainingNusd?:integer "
+                "remainingTokens?:integer from:time until:time" },
+    { "BudgetGrants", "verdict:string by:integer epoch:integer slices:[BudgetSlice]" },
+    { "BudgetSlice", "scope:string startMs:integer endMs:integer limit:integer settled:integer "
+                     "granted:integer applies:boolean" },
+
     { "QueueState", "lanes:[LaneState] sharedSlots:integer workers:integer" },
     { "LaneState", "lane:string queued:integer running:integer capacity:integer reserved:integer "
                    "oldestQueuedMs:integer workerUtilization:number" },
@@ -122,7 +132,8 @@ const Schema api_schemas[] = {
     { "WorkerRecording", "n:integer kind:string key:hex complete:boolean" },
     { "RecordedBytes", "bytes:integer gzip:boolean data:string" },
     { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean flagsRevision:integer "
-                   "pricesRevision:integer cacheRevision:integer" },
+                   "pricesRevision:integer cacheRevision:integer "
+                   "budgetEpoch:integer budgetWanted:boolean" },
     { "SpendReport", "by:string from:time " SPEND_SUMS "rows:[Spend] truncated:boolean" },
     { "Spend", "key:string " SPEND_SUMS },
     { "PriceList", "revision:integer prices:[Price]" },

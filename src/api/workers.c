@@ -454,6 +454,10 @@ int worker_calls_run_wait(ApiCall *call)
     for (JsonIter it = json_iter(list); json_next(&it);)
         if ((r = wire_call_read(&call->req->arena, it.value, &calls[n++])) < 0)
             return wire_problem_wait(call, r);
+    for (size_t i = 0; i < n; i++) {
+        calls[i].fence = task.fence;
+        calls[i].worker_id = id;
+    }
     r = queue_calls_add_wait(call->api->options.queue, task, calls, n);
     return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
 }

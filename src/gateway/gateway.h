@@ -18,6 +18,7 @@
 
 #include "base/buf.h"
 #include "gateway/gateway_config.h"
+#include "logic/budget.h"
 #include "logic/cap.h"
 #include "logic/lane.h"
 #include "logic/tools.h"
@@ -39,6 +40,11 @@ Gateway *gateway_new(const GatewayConfig *config);
  */
 typedef struct {
     void *ctx;
+    /* Gives back and asks for slices of budgets (logic/budget.h); waits up to wait_ms for an answer
+     * other than BUDGET_WAIT. The answer lives in arena and in ask. Returns 0, -ECANCELED, or what
+     * went wrong (ask again later). NULL: there are no budgets. */
+    int (*grants_wait)(void *ctx, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
+                       BudgetAnswer *ret);
 } GatewayControl;
 /* control must outlive the gateway's tasks; NULL: none. On its loop. */
 void gateway_set_control(Gateway *gateway, const GatewayControl *control);
@@ -46,6 +52,14 @@ void gateway_set_control(Gateway *gateway, const GatewayControl *control);
 size_t gateway_cache_purge(Gateway *gateway, const CachePurge *purge);
 /* Any thread. */
 CacheFigures gateway_cache_figures(const Gateway *gateway);
+/* What a heartbeat told of budgets: the epoch of their rules, and whether others wait for what this
+ * gateway holds of them. On its loop; never waits. */
+void gateway_budget_beat(Gateway *gateway, uint64_t epoch, bool wanted);
+/* The worker has another lease: budgets granted under the one before are not its any more. */
+void gateway_budget_reset(Gateway *gateway);
+/* Ends what is being asked of the control plane, before control goes away. Waits even for a
+ * cancelled fiber. */
+void gateway_budget_close_wait(Gateway *gateway);
 
 /* No task may be open. NULL is accepted. On its loop. */
 void gateway_free(Gateway *gateway);
@@ -220,6 +234,8 @@ typedef struct {
     int64_t calls;     /* sent upstream in this attempt */
     int64_t calls_refused;
     CapReason stopped_by; /* the first cap that refused a call, else CAP_BY_NOTHING */
+    /* CAP_BY_BUDGET: "budget:" and the budget's scope; empty else */
+    char stopped_by_budget[BUDGET_SCOPE_TEXT_MAX + 8];
     GatewayStop stop;
 } GatewayTotals;
 void gateway_task_totals(const GatewayTask *task, GatewayTotals *ret);

@@ -158,7 +158,57 @@ static CapCall cap_question(const ModelCall *call)
     };
 }
 
-static int admit_once(ModelCall *call, const CapCall *question)
+static void amount_text(BudgetUnit unit, int64_t amount, char out[MONEY_TEXT_MAX + 8])
+{
+    char usd[MONEY_TEXT_MAX];
+    if (unit == BUDGET_USD) snprintf(out, MONEY_TEXT_MAX + 8, "$%s", money_text(amount, usd));
+    else snprintf(out, MONEY_TEXT_MAX + 8, "%" PRId64 " tokens", amount);
+}
+
+static int refuse_by_budget(ModelCall *call, const BudgetScope *scope)
+{
+    GatewayTotals *totals = &call->task->totals;
+    char text[BUDGET_SCOPE_TEXT_MAX], limit[MONEY_TEXT_MAX + 8], used[MONEY_TEXT_MAX + 8];
+    const BudgetPurse *state = purse_state(call->task->owner, scope);
+    budget_scope_text(scope, text);
+    if (totals->stopped_by == CAP_BY_NOTHING)
+        snprintf(totals->stopped_by_budget, sizeof totals->stopped_by_budget, "budget:%s", text);
+    task_note_cap(call->task, CAP_BY_BUDGET);
+    amount_text(scope->unit, state->limit, limit);
+    amount_text(scope->unit, state->settled_all, used);
+    return call_problem(call, PROBLEM_CAP, NULL,
+                        "the budget %s is exhausted: %s of %s is spent, too little is left for "
+                        "this call",
+                        text, used, limit);
+}
+
+/* Caps of the task and budgets of many, in one step: what both allow is reserved in both. */
+static int reserve(ModelCall *call, const CapCall *question, PurseWaiter *waiter)
+{
+    GatewayTask *task = call->task;
+    CapNeed need;
+    CapHold room;
+    const BudgetScope *by = NULL;
+    int64_t now_ms = clock_mono_ms();
+    call->verdict = cap_look(&task->options.limits, &task->totals.caps, question, now_ms, &need);
+    if (call->verdict.kind != CAP_ADMIT) purse_leave(task->owner, waiter);
+    if (call->verdict.kind == CAP_REFUSE) return refuse_by_cap(call, call->verdict.reason);
+    if (call->verdict.kind == CAP_WAIT) return 0;
+    BudgetNeed wish = { .min = need.min, .good = need.good, .want = need.want };
+    BudgetVerdict v = purse_try(task->owner, waiter, &wish, &room, &by);
+    if (v == BUDGET_EXHAUSTED) return refuse_by_budget(call, by);
+    if (v == BUDGET_WAIT) call->verdict = (CapVerdict){ .kind = CAP_WAIT, .reason = CAP_BY_BUDGET };
+    if (v == BUDGET_WAIT) return 0;
+    call->verdict = cap_admit_within(&task->options.limits, &task->totals.caps, question, &room,
+                                     now_ms);
+    assert(call->verdict.kind == CAP_ADMIT);
+    purse_take(task->owner, waiter, &call->verdict.hold, &call->purse);
+    call->reserved_real_ms = clock_real_ms();
+    call->held = true;
+    return 0;
+}
+
+static int admit_once(ModelCall *call, const CapCall *question, PurseWaiter *waiter)
 {
     GatewayTask *task = call->task;
     if (task->totals.stop != GATEWAY_STOP_NONE)
@@ -166,25 +216,33 @@ static int admit_once(ModelCall *call, const CapCall *question)
     int r = call_check_switches(call);
     if (r != 0) return r;
     if (task_past_deadline(task)) return refuse_by_cap(call, CAP_BY_SECONDS);
-    call->verdict = cap_admit(&task->options.limits, &task->totals.caps, question, clock_mono_ms());
-    if (call->verdict.kind == CAP_REFUSE) return refuse_by_cap(call, call->verdict.reason);
-    call->held = call->verdict.kind == CAP_ADMIT;
-    return 0;
+    return reserve(call, question, waiter);
 }
 
-int call_admit_wait(ModelCall *call)
+static int admit_wait(ModelCall *call, PurseWaiter *waiter)
 {
     GatewayTask *task = call->task;
     CapCall question = cap_question(call);
     int64_t until_ms = call_deadline_ms(call);
     for (bool waited = false;; waited = true) {
-        int r = admit_once(call, &question);
+        int r = admit_once(call, &question, waiter);
         if (r != 0 || call->held) return r;
+        bool budget = call->verdict.reason == CAP_BY_BUDGET;
         if (!waited) atomic_fetch_add(&task->gateway->waited, 1);
-        r = call_pause_wait(call, &task->changed, until_ms);
+        r = call_pause_wait(call, budget ? &call->wake : &task->changed, until_ms);
         if (r == -ECANCELED || r == HTTP_E_GONE) return r;
         if (r == -ETIMEDOUT && !task_past_deadline(task))
-            return call_problem(call, PROBLEM_QUEUED, NULL,
-                                "the task's other calls hold the rest of its budget");
+            return call_problem(call, PROBLEM_QUEUED, NULL, "%s",
+                                budget ? "other calls hold the rest of the budget"
+                                       : "the task's other calls hold the rest of its budget");
     }
+}
+
+int call_admit_wait(ModelCall *call)
+{
+    PurseWaiter waiter;
+    purse_waiter_init(&waiter, call->task->options.lane, &call->wake);
+    int r = admit_wait(call, &waiter);
+    purse_leave(call->task->owner, &waiter);
+    return r;
 }

@@ -36,7 +36,7 @@ void call_record_begin(ModelCall *call)
     record->streamed = call->info.stream;
     record->simulated = call->target->provider->simulated;
     record->hold = call->verdict.hold;
-    record->started_real_ms = clock_real_ms();
+    record->started_real_ms = call->held ? call->reserved_real_ms : clock_real_ms();
 }
 
 static int edit(ModelCall *call, Str *ret)
@@ -45,7 +45,7 @@ static int edit(ModelCall *call, Str *ret)
     const CallTarget *target = call->target;
     const RequestInfo *info = target->info;
     bool named = call_is_translated(call); /* the translation names the model already */
-    bool capped = limits->tokens != CAP_NONE || limits->usd_nusd != CAP_NONE;
+    bool capped = limits->tokens != CAP_NONE || limits->usd_nusd != CAP_NONE || call->purse.n > 0;
     Edits edits = {
         .model = target->degraded && !named ? target->model : STR_NULL,
         .cap_member = target->provider->cap_member,
@@ -155,6 +155,7 @@ static void release(ModelCall *call)
 {
     call->held = false;
     cap_release(&call->task->totals.caps, &call->verdict.hold);
+    purse_settle(call->task->gateway->purse, &call->purse, &(CapHold){ 0 });
     cond_broadcast(&call->task->changed);
     call_permit_drop(call);
 }

@@ -62,8 +62,10 @@ typedef struct {
     CallPermit permit;        /* the right to be sent */
     Cond wake;                /* it was admitted, or should look at the task again */
     CapVerdict verdict;
-    bool held; /* verdict.hold is reserved and not settled yet */
-    Buf body;  /* the request as sent, when it was edited */
+    bool held; /* verdict.hold is reserved and not settled yet, in caps and in purse */
+    PurseHold purse;
+    int64_t reserved_real_ms; /* when: it decides in which window of budgets it counts */
+    Buf body;                 /* the request as sent, when it was edited */
     HttpAbort abort;
     bool switched_off; /* aborted because a flag says so */
     HttpCall *upstream;

@@ -49,10 +49,11 @@ int gateway_resolve(const GatewayConfig *config, const PriceTable *prices, Str m
     const Price *price = price_find(prices ? prices : config->prices, str_of(provider->name),
                                     model);
     if (!price) price = provider->default_price;
+    if (!price) price = config->ceiling_price;
     if (!price)
         return diag_set(-ENODATA,
                         "the price of \"%.*s\" is not known, so no budget could hold: add it to "
-                        "`prices` in gantry.yaml or import a price list",
+                        "`prices` in gantry.yaml, import a price list, or set budgets.ceilingPrice",
                         STR_ARG(model));
     if (ret_price) *ret_price = price;
     return 0;

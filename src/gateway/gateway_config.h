@@ -73,8 +73,11 @@ typedef struct {
     const GatewayJournalRule *journal_rules;
     size_t journal_rules_n;
     const PriceTable *prices; /* required; an empty one knows the built-in list */
-    CacheConfig cache;        /* of responses */
-    DegradeConfig degrade;    /* while a budget runs low */
+    /* What the operator has models cost at most whose price nobody knows, made whole by price_fill;
+     * NULL: they are refused. */
+    const Price *ceiling_price;
+    CacheConfig cache;     /* of responses */
+    DegradeConfig degrade; /* while a budget runs low */
     GatewayUndeclared undeclared_tools;
     const Str *provider_tools; /* kinds of tools that providers may run, as globs */
     size_t provider_tools_n;

@@ -24,7 +24,8 @@ void call_degrade(ModelCall *call)
 {
     GatewayTask *task = call->task;
     const DegradeConfig *config = &task->gateway->config->degrade;
-    int64_t settled_ppm = MIN(MAX(task->settled_ppm, 0), PPM_WHOLE);
+    int64_t settled_ppm = MAX(task->settled_ppm, purse_settled_ppm(task->owner));
+    settled_ppm = MIN(MAX(settled_ppm, 0), PPM_WHOLE);
     task->step = degrade_step(config, task->step, PPM_WHOLE - settled_ppm);
     call->step = task->step;
     call->degrade = degrade_action(config, task->step, task->options.lane);

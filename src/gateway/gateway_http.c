@@ -205,6 +205,8 @@ static void out_totals(JsonOut *out, const GatewayTask *task)
     json_out_object_end(out);
     json_out_key(out, "stoppedBy");
     if (totals->stopped_by == CAP_BY_NOTHING) json_out_null(out);
+    else if (totals->stopped_by == CAP_BY_BUDGET)
+        json_out_str(out, str_of(totals->stopped_by_budget));
     else json_out_str(out, str_of(cap_reason_name(totals->stopped_by)));
 }
 

@@ -12,6 +12,7 @@
 #include "gateway/gateway_prices.h"
 #include "gateway/gateway_problem.h"
 #include "gateway/gateway_stats.h"
+#include "gateway/purse.h"
 #include "logic/flag.h"
 #include "sys/clock.h"
 
@@ -59,6 +60,7 @@ struct Gateway {
     atomic_int_fast64_t in_flight, tasks_open;
     Cache cache;
     atomic_uint_fast64_t tools_removed;
+    Purse *purse;
     const FlagSet *flags;  /* NULL: none */
     List tasks;            /* GatewayTask.node: the open ones */
     struct Limits *limits; /* gateway_limit.h */
@@ -87,7 +89,8 @@ struct GatewayTask {
     GatewayTaskOptions options;
     int64_t wall_deadline_ms; /* by limits.wall_ms and deadline_ms; DEADLINE_NONE */
     GatewayTotals totals;     /* .caps is the state that admits */
-    int64_t settled_ppm;      /* of the tightest budget that applies, in millionths */
+    PurseOwner *owner;        /* whose budgets it spends */
+    int64_t settled_ppm;      /* of the tightest budget that applies, in millionths, at least */
     DegradeStep step;         /* that its calls are at */
     int64_t tools_asked;      /* by answers of this attempt, and not run yet */
     int64_t tools_run;        /* by all attempts; earlier ones by what was counted */

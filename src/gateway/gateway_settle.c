@@ -70,6 +70,7 @@ static void settle(ModelCall *call, Charge charge)
     call->held = false;
     record->full_hold = charge == CHARGE_HOLD;
     record->charged = booked(call, charge);
+    purse_settle(task->gateway->purse, &call->purse, &record->charged);
     bool within = true;
     if (charge == CHARGE_NOTHING) cap_release(&task->totals.caps, &call->verdict.hold);
     else

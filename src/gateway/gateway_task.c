@@ -19,6 +19,7 @@ Gateway *gateway_new(const GatewayConfig *config)
     cache_init(&gateway->cache, entropy_u64());
     list_init(&gateway->tasks);
     gateway->limits = limits_new(config);
+    gateway->purse = purse_new(&gateway->control);
     ModelCounters *other = &gateway->models[GATEWAY_STATS_MODELS_MAX];
     str_copy(other->provider, sizeof other->provider, STR("other"));
     str_copy(other->model, sizeof other->model, STR("other"));
@@ -30,6 +31,21 @@ void gateway_set_control(Gateway *gateway, const GatewayControl *control)
     gateway->control = control;
 }
 
+void gateway_budget_beat(Gateway *gateway, uint64_t epoch, bool wanted)
+{
+    purse_beat(gateway->purse, epoch, wanted);
+}
+
+void gateway_budget_reset(Gateway *gateway)
+{
+    purse_reset(gateway->purse);
+}
+
+void gateway_budget_close_wait(Gateway *gateway)
+{
+    purse_close_wait(gateway->purse);
+}
+
 void gateway_free(Gateway *gateway)
 {
     if (!gateway) return;
@@ -37,6 +53,7 @@ void gateway_free(Gateway *gateway)
     cache_deinit(&gateway->cache);
     limits_free(gateway->limits);
     price_list_unref(gateway->prices);
+    purse_free(gateway->purse);
     http_client_free(gateway->client);
     free(gateway);
 }
@@ -91,6 +108,7 @@ static int64_t wall_deadline(const GatewayTaskOptions *options)
 
 static void task_free(GatewayTask *task)
 {
+    purse_owner_unref(task->owner);
     journal_close(task);
     arena_deinit(&task->arena);
     free(task);
@@ -109,6 +127,9 @@ int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, Gatew
     task->tools_run = options->spent.tool_calls;
     task->wall_deadline_ms = wall_deadline(options);
     int r = copy_options(task, options) ? 0 : diag_set(-ENOMEM, "the task's texts are too large");
+    task->owner = purse_owner_ref(gateway->purse, &(BudgetOwner){ .agent = options->agent,
+                                                                  .tenant = options->tenant_id,
+                                                                  .user = options->user_id });
     if (r == 0) journal_open(task);
     if (r == 0 && options->listen) r = task_listen(task);
     if (r < 0) {

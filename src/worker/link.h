@@ -13,6 +13,7 @@
 #include "gateway/gateway.h"
 #include "gateway/rate_board.h"
 #include "net/http_client.h"
+#include "queue/ledger.h"
 #include "queue/queue.h"
 
 typedef struct WorkerLink WorkerLink;
@@ -139,6 +140,14 @@ typedef struct {
     /* Records what a tool returned durably, once by its call_id. Returns 0, LINK_E_STALE,
      * LINK_E_REFUSED. */
     int (*journal_add_wait)(WorkerLink *link, TaskRef task, const JournalNew *recording);
+
+    /* Gives back and asks for slices of budgets; see GatewayControl. Also LINK_E_NO_WORKER. */
+    int (*grants_wait)(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
+                       BudgetAnswer *ret);
+
+    /* Tells what a worker that is dead had in flight (its list was found). Returns 0,
+     * LINK_E_NO_WORKER (this one), LINK_E_REFUSED. */
+    int (*holds_wait)(WorkerLink *link, Uuid dead_id, const BudgetHold *holds, size_t n);
 
     /* Appends log lines; seq counts from 1 in the attempt. Returns 0, LINK_E_STALE, LINK_E_REFUSED.
      */

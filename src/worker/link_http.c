@@ -473,6 +473,47 @@ static int http_journal_add_wait(WorkerLink *link, TaskRef task, const JournalNe
     return post_wait(http_of(link), "journal", &out);
 }
 
+static int http_grants_wait(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
+                            BudgetAnswer *ret)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    char path[PATH_BYTES_MAX];
+    const Json *v;
+    buf_init(&body, REPLY_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    wire_ask_write(&out, ask, wait_ms);
+    if (!json_out_ok(&out)) return -ENOMEM;
+    Ask question = {
+        .method = "POST",
+        .path = worker_path(http, "grants", path),
+        .body = buf_str(&body),
+        .timeout_ms = wait_ms + http->timeout_ms,
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_NO_WORKER,
+    };
+    int r = ask_json_wait(http, &question, arena, &v);
+    if (r == 0) r = wire_answer_read(arena, v, ret);
+    return r == -EINVAL ? diag_prefix(-EPROTO, "grants") : r;
+}
+
+static int http_holds_wait(WorkerLink *link, Uuid dead_id, const BudgetHold *holds, size_t n)
+{
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    char dead[UUID_TEXT_MAX];
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    json_out_kcstr(&out, "workerId", uuid_text(dead_id, dead));
+    json_out_key(&out, "holds");
+    json_out_array(&out);
+    for (size_t i = 0; i < n; i++) wire_hold_write(&out, &holds[i]);
+    json_out_array_end(&out);
+    json_out_object_end(&out);
+    int r = post_wait(http_of(link), "holds", &out);
+    return r == LINK_E_STALE ? LINK_E_NO_WORKER : r;
+}
+
 static int http_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n)
 {
     CLEANUP(buf_deinit) Buf body = { 0 };
@@ -593,6 +634,8 @@ static const WorkerLinkOps http_ops = {
     .tools_wait = http_tools_wait,
     .journal_wait = http_journal_wait,
     .journal_add_wait = http_journal_add_wait,
+    .grants_wait = http_grants_wait,
+    .holds_wait = http_holds_wait,
     .logs_wait = http_logs_wait,
     .version_wait = http_version_wait,
     .artifact_wait = http_artifact_wait,

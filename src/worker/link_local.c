@@ -113,6 +113,7 @@ static int local_calls_wait(WorkerLink *link, TaskRef task, const GatewayCall *c
     for (size_t i = 0; i < calls_n; i++) {
         rows[i] = call_from_gateway(&calls[i]);
         rows[i].fence = task.fence;
+        rows[i].worker_id = local_of(link)->worker_id;
     }
     return outcome(queue_calls_add_wait(local_of(link)->queue, task, rows, calls_n));
 }
@@ -152,6 +153,20 @@ static int local_journal_wait(WorkerLink *link, TaskRef task, const JournalAsk *
 static int local_journal_add_wait(WorkerLink *link, TaskRef task, const JournalNew *recording)
 {
     return outcome(queue_journal_add_wait(local_of(link)->queue, task, recording, 1));
+}
+
+static int local_grants_wait(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
+                             BudgetAnswer *ret)
+{
+    LocalLink *local = local_of(link);
+    return outcome(queue_grants_wait(local->queue, local->worker_id, ask, deadline_after(wait_ms),
+                                     arena, ret));
+}
+
+static int local_holds_wait(WorkerLink *link, Uuid dead_id, const BudgetHold *holds, size_t n)
+{
+    LocalLink *local = local_of(link);
+    return outcome(queue_holds_wait(local->queue, local->worker_id, dead_id, holds, n));
 }
 
 static int local_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n)
@@ -307,6 +322,8 @@ static const WorkerLinkOps local_ops = {
     .tools_wait = local_tools_wait,
     .journal_wait = local_journal_wait,
     .journal_add_wait = local_journal_add_wait,
+    .grants_wait = local_grants_wait,
+    .holds_wait = local_holds_wait,
     .logs_wait = local_logs_wait,
     .version_wait = local_version_wait,
     .artifact_wait = local_artifact_wait,

@@ -225,10 +225,17 @@ static int report_wait(Run *run, ReportFn send_wait, const void *arg)
     return r < 0 && run->stop == RUN_STALE ? LINK_E_STALE : r;
 }
 
+/* A call to report, and what the control plane said to it last. */
+typedef struct {
+    const GatewayCall *call;
+    int *said;
+} CallReport;
+
 static int call_send_wait(Run *run, const void *arg)
 {
+    const CallReport *report = arg;
     WorkerLink *link = run->host->link;
-    return link->ops->calls_wait(link, run->task.ref, arg, 1);
+    return *report->said = link->ops->calls_wait(link, run->task.ref, report->call, 1);
 }
 
 /* The link's outcome in the gateway's words. */
@@ -241,10 +248,23 @@ static int reported(Run *run, int r)
     return r > 0 ? -EIO : r;
 }
 
+/* What the call has cost is in the list until the control plane has it: also that of an attempt
+ * that is not ours any more, which is recorded all the same. */
 static int on_call_wait(void *ctx, const GatewayCall *call)
 {
     Run *run = ctx;
-    return reported(run, report_wait(run, call_send_wait, call));
+    if (run->host->holds) holds_charge(run->host->holds, call);
+    int said = 0;
+    CallReport report = { call, &said };
+    int r = report_wait(run, call_send_wait, &report);
+    if (run->host->holds && (said == 0 || said == LINK_E_STALE)) holds_drop(run->host->holds, call);
+    return reported(run, r);
+}
+
+static int on_hold_wait(void *ctx, const GatewayCall *call)
+{
+    Run *run = ctx;
+    return run->host->holds ? holds_put(run->host->holds, call, run->task.ref) : 0;
 }
 
 static int journal_send_wait(Run *run, const void *arg)
@@ -378,6 +398,10 @@ static void end_by_cap(Run *run, const GatewayTotals *totals)
                   run->end.outcome == TASK_OUTCOME_FAILED_RETRYABLE;
     if (totals->stopped_by == CAP_BY_NOTHING || run->stop != RUN_GOING) return;
     run->end.stopped_by = cap_reason_name(totals->stopped_by);
+    if (totals->stopped_by == CAP_BY_BUDGET) {
+        const char *name = arena_cstr(&run->arena, str_of(totals->stopped_by_budget));
+        if (name) run->end.stopped_by = name;
+    }
     if (!failed) return;
     bool seconds = totals->stopped_by == CAP_BY_SECONDS;
     run->end.outcome = seconds ? TASK_OUTCOME_TIMED_OUT : TASK_OUTCOME_CAPPED;
@@ -465,6 +489,7 @@ static int gateway_open(Run *run)
     if (!tools) return -ENOMEM;
     for (size_t i = 0; i < spec->tools.n; i++) tools[i] = spec->tools.items[i].name;
     run->sink = (GatewaySink){ .call_record_wait = on_call_wait,
+                               .call_hold_wait = on_hold_wait,
                                .journal_wait = on_journal_wait,
                                .journal_add_wait = on_journal_add_wait,
                                .note = on_note,

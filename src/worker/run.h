@@ -12,6 +12,7 @@
 #include "net/breakers.h"
 #include "store/tool_store.h"
 #include "sys/process.h"
+#include "worker/holds.h"
 #include "worker/task_log.h"
 #include "worker/versions.h"
 
@@ -38,6 +39,7 @@ typedef struct {
     Breakers *breakers;                    /* of tool sources */
     void (*flags_doubted_wait)(void *ctx); /* reads the flags anew; on a run's fiber */
     void *ctx;
+    Holds *holds;    /* calls in flight */
     const char *dir; /* absolute */
     const char *path, *node_path;
     int64_t grace_ms;

@@ -29,6 +29,8 @@
  *   POST .../{id}/journal       {"taskId","fence","recordings":[RECORDING]}
  *                               204, 409 stale
  *   GET  /api/prices/entries    200 {MODEL:ENTRY}, see logic/price.h
+ *   POST .../{id}/grants        ASK            200 ANSWER, 400
+ *   POST .../{id}/holds         {"workerId","holds":[HOLD]}   204; of a worker that is dead
  *   GET  /api/versions/{id}     200 {"components",...}, 404
  *   GET  .../{id}/artifact      200 canonical tar, gzipped, 404
  *
@@ -52,6 +54,12 @@
  *           RECORDING or null
  *   RECORDING  {"kind","name","callId","key","at","status","contentType","streamed","complete",
  *           "answer":BYTES,"request":{"bytes","base","prefix","suffix","rest":BYTES}}; key in hex
+ *   ASK     {"asks","agent","tenant","user","lane","waitedMs","waitMs","min":CHARGE,"good":CHARGE,
+ *           "want":CHARGE,"more":CHARGE,"slices":[{"scope","startMs","granted","returned"}]}
+ *   ANSWER (of grants)  {"verdict":"grant|wait|exhausted","by","epoch","slices":[{"scope",
+ *           "startMs","endMs","limit","settled","granted","applies"}]}; totals, see logic/budget.h
+ *   HOLD    {"callId","taskId","fence","attempt","atMs","provider","model","charge":CHARGE}
+ *   CHARGE  {"nusd","tokens"}
  *   BYTES   {"bytes","gzip","data"}; data in base64, compressed or not
  *   ROW     {"n","kind","key","complete"}
  *   ANSWER  {"n","status","contentType","streamed","answer":BYTES}
@@ -111,6 +119,14 @@ void wire_call_write(JsonOut *out, const GatewayCall *call);
 MUST_CHECK int wire_call_read(Arena *arena, const Json *v, Call *ret);
 /* The row of a call; borrows its texts. */
 Call call_from_gateway(const GatewayCall *call);
+
+/* wire_budget.c. What is read borrows texts of v; arrays live in arena; also -ENOMEM. */
+void wire_ask_write(JsonOut *out, const BudgetAsk *ask, int64_t wait_ms);
+MUST_CHECK int wire_ask_read(Arena *arena, const Json *v, BudgetAsk *ret, int64_t *ret_wait_ms);
+void wire_answer_write(JsonOut *out, const BudgetAnswer *answer);
+MUST_CHECK int wire_answer_read(Arena *arena, const Json *v, BudgetAnswer *ret);
+void wire_hold_write(JsonOut *out, const BudgetHold *hold);
+MUST_CHECK int wire_hold_read(const Json *v, BudgetHold *ret);
 
 /* wire_journal.c. What is read lives in arena; also -ENOMEM. */
 void wire_recording_write(JsonOut *out, const JournalNew *recording);

@@ -28,6 +28,7 @@
 #define BEAT_ARENA_BYTES_MAX ((size_t)4 << 20)
 #define FLAGS_ARENA_BYTES_MAX (48 * FLAGS_BYTES_MAX)
 #define CACHE_TELL_MS 2000
+#define HOLDS_ARENA_BYTES_MAX ((size_t)8 << 20)
 #define RETRY_MS 200
 #define RETRY_MS_MAX 5000
 #define CLAIM_RETRY_MS_MAX 2000
@@ -41,6 +42,7 @@ struct WorkerHost {
     int lock; /* descriptor of the lock file */
     RunHost host;
 
+    GatewayControl control;
     LinkLease lease;
     bool registered;
     uint64_t registrations; /* tells claims of an earlier registration apart */
@@ -125,6 +127,13 @@ static int dir_lock(WorkerHost *w, const char *dir)
     return diag_set(-errno, "cannot lock %s: %s", name, strerror(errno));
 }
 
+static int dir_holds(WorkerHost *w, const char *dir)
+{
+    char name[FS_PATH_MAX + 8];
+    snprintf(name, sizeof name, "%s/holds", dir);
+    return holds_open(name, &w->host.holds);
+}
+
 static int dir_empty(const char *dir, const char *name)
 {
     char path[FS_PATH_MAX + 16];
@@ -143,6 +152,7 @@ static int dir_job(void *arg)
     r = dir_lock(job->worker, job->path);
     if (r == 0) r = dir_empty(job->path, "versions");
     if (r == 0) r = dir_empty(job->path, "tasks");
+    if (r == 0) r = dir_holds(job->worker, job->path);
     return r;
 }
 
@@ -225,6 +235,7 @@ void worker_free(WorkerHost *w)
     assert(list_empty(&w->runs));
     arena_deinit(&w->flags_arena);
     versions_free(w->host.versions);
+    holds_close(w->host.holds);
     breakers_free(w->host.breakers);
     if (w->lock >= 0) close(w->lock);
     pthread_mutex_destroy(&w->mutex);
@@ -337,6 +348,11 @@ static int register_once_wait(WorkerHost *w)
     int r = w->link->ops->register_wait(w->link, &self, &w->lease);
     if (r != 0) return r;
     assert(w->lease.lease_ms > 0 && w->lease.worker_id[0]);
+    Uuid id;
+    if (uuid_from_text(str_of(w->lease.worker_id), &id) < 0)
+        return diag_set(-EPROTO, "the server gave no proper workerId");
+    holds_begin(w->host.holds, id);
+    gateway_budget_reset(w->host.gateway);
     w->registered = true;
     w->registrations++;
     LOG_INFO("worker registered", LOG_CSTR("worker", w->lease.worker_id),
@@ -499,6 +515,27 @@ static void cache_follow_wait(WorkerHost *w, int64_t revision, Arena *arena)
     w->cache_told_ms = clock_mono_ms();
 }
 
+/* Tells what workers before this one had in flight. What fails is tried again with the next
+ * heartbeat. */
+static void holds_prove_wait(WorkerHost *w)
+{
+    Uuid dead;
+    int r = 0;
+    while (r == 0 && holds_dead(w->host.holds, &dead)) {
+        CLEANUP(arena_deinit) Arena arena = { 0 };
+        BudgetHold *holds;
+        size_t n;
+        arena_init(&arena, HOLDS_ARENA_BYTES_MAX);
+        r = holds_of(w->host.holds, dead, &arena, &holds, &n);
+        if (r == 0) r = w->link->ops->holds_wait(w->link, dead, holds, n);
+        if (r != 0) LOG_WARN("holds not told", LOG_CSTR("why", diag_text_or(r)));
+        if (r != 0 && r != LINK_E_REFUSED) return;
+        if (r == 0) LOG_INFO("holds of an earlier worker told", LOG_INT("holds", n));
+        holds_forget(w->host.holds, dead);
+        r = 0;
+    }
+}
+
 /* *ret_mark is set on success. */
 static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
 {
@@ -513,6 +550,8 @@ static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
     if (r != 0) return r;
     beat_obey(w, &beat);
     flags_follow_wait(w, beat.flags_revision);
+    gateway_budget_beat(w->host.gateway, beat.budget_epoch, beat.budget_wanted);
+    holds_prove_wait(w);
     prices_follow_wait(w, beat.prices_revision);
     cache_follow_wait(w, beat.cache_revision, &arena);
     *ret_mark = beat.mark;
@@ -631,8 +670,18 @@ void worker_kill(WorkerHost *w)
     stop_all(w, RUN_KILLED);
 }
 
+static int grants_wait(void *ctx, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
+                       BudgetAnswer *ret)
+{
+    WorkerHost *w = ctx;
+    if (!w->registered) return diag_set(-EAGAIN, "the worker has no lease");
+    return w->link->ops->grants_wait(w->link, ask, wait_ms, arena, ret);
+}
+
 static int fibers_start(WorkerHost *w)
 {
+    w->control = (GatewayControl){ .ctx = w, .grants_wait = grants_wait };
+    gateway_set_control(w->host.gateway, &w->control);
     int r = fiber_spawn("heartbeat", heart_main, w, &w->heart);
     gateway_set_sharing(w->host.gateway, true); /* until it is known that nothing is shared */
     if (r == 0) r = fiber_spawn("rates", rates_main, w, &w->rates);
@@ -660,6 +709,13 @@ static void rates_end_wait(WorkerHost *w)
     gateway_set_sharing(w->host.gateway, false);
 }
 
+/* It has said goodbye, holding nothing: its successor need not speak for it. */
+static void holds_left(WorkerHost *w)
+{
+    Uuid id;
+    if (uuid_from_text(str_of(w->lease.worker_id), &id) == 0) holds_forget(w->host.holds, id);
+}
+
 /* As for a worker that was told to go: nothing may refer to it afterwards. */
 static void end_wait(WorkerHost *w)
 {
@@ -671,8 +727,11 @@ static void end_wait(WorkerHost *w)
     fiber_join_wait(w->heart, NULL);
     rates_end_wait(w);
     gateway_set_flags(w->host.gateway, NULL);
+    gateway_budget_close_wait(w->host.gateway);
+    gateway_set_control(w->host.gateway, NULL);
     int r = w->registered ? w->link->ops->leave_wait(w->link) : 0;
     if (r != 0) LOG_WARN("could not say goodbye", LOG_CSTR("why", diag_text_or(r)));
+    else if (w->registered) holds_left(w);
     w->registered = false;
     fiber_unshield();
 }

@@ -99,6 +99,32 @@ static int flaky_tools(WorkerLink *link, TaskRef task, const ToolRecord *records
     return f->inner->ops->tools_wait(f->inner, task, records, n);
 }
 
+static int flaky_journal(WorkerLink *link, TaskRef task, const JournalAsk *ask, Arena *arena,
+                         JournalReply *ret)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->journal_wait(f->inner, task, ask, arena, ret);
+}
+
+static int flaky_journal_add(WorkerLink *link, TaskRef task, const JournalNew *recording)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->journal_add_wait(f->inner, task, recording);
+}
+
+static int flaky_grants(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
+                        BudgetAnswer *ret)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->grants_wait(f->inner, ask, wait_ms, arena, ret);
+}
+
+static int flaky_holds(WorkerLink *link, Uuid dead_id, const BudgetHold *holds, size_t n)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->holds_wait(f->inner, dead_id, holds, n);
+}
+
 static int flaky_logs(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t n)
 {
     Flaky *f = flaky_of(link);
@@ -147,6 +173,10 @@ static const WorkerLinkOps flaky_ops = {
     .finish_wait = flaky_finish,
     .calls_wait = flaky_calls,
     .tools_wait = flaky_tools,
+    .journal_wait = flaky_journal,
+    .journal_add_wait = flaky_journal_add,
+    .grants_wait = flaky_grants,
+    .holds_wait = flaky_holds,
     .logs_wait = flaky_logs,
     .version_wait = flaky_version,
     .artifact_wait = flaky_artifact,
