@@ -193,6 +193,17 @@ const Command commands[] = {
       "Those of models with TEXT in their names; all without.", NO_FLAGS, price_list_run, false },
     { "price", "show", "MODEL", 1, 1, "show all that a model is billed by", NULL, NO_FLAGS,
       price_show_run, false },
+    { "budget", "get", "[SCOPE]", 0, 1, "what may be spent, and what was", NULL, NO_FLAGS,
+      budget_get_run, false },
+    { "budget", "set", "SCOPE AMOUNT", 2, 2, "limit what tasks spend together",
+      "SCOPE is day or month for all tasks, or agent:NAME:day, tenant:NAME:month, user:NAME:day;\n"
+      "NAME may be * for each that has no limit of its own. AMOUNT is USD. With -tokens behind\n"
+      "the SCOPE it is tokens. `default` goes back to what the configuration says.\n"
+      "  gantry budget set day 50\n"
+      "  gantry budget set agent:support:month 200\n"
+      "  gantry budget set 'user:*:day-tokens' 200000\n"
+      "Spend of the day or month so far counts. Calls that do not fit are answered 402.",
+      NO_FLAGS, budget_set_run, false },
     { "cache", "stats", "", 0, 0, "response caches of the workers", NULL, NO_FLAGS, cache_stats_run,
       false },
     { "cache", "purge", "", 0, 0, "forget cached responses",

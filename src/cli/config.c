@@ -14,11 +14,14 @@
 #include "codec/yaml.h"
 #include "logic/issue.h"
 #include "logic/manifest.h"
+#include "sys/zone.h"
 
 #define CONFIG_ARENA_BYTES_MAX ((size_t)64 << 20)
 #define CONFIG_ISSUES_MAX 50
 #define PROVIDER_TOOLS_MAX 64
 #define PROVIDERS_MAX 64
+#define BUDGETS_MAX 2000
+#define DEV_BUDGET_NUSD (5 * NUSD_PER_USD) /* a day, for `gantry dev` */
 #define ROUTES_MAX 256
 #define FALLBACKS_MAX 8
 #define JOURNAL_RULES_MAX 64
@@ -86,6 +89,7 @@ static const Setting settings[] = {
       PPM_WHOLE },
     { "budgets.holdLowAt", SETTING_SHARE, AT(gateway.degrade.hold_at_ppm), 0, PPM_WHOLE },
     { "budgets.smallModel", SETTING_TEXT, AT(small_model), 0, 0 },
+    { "budgets.timeZone", SETTING_TEXT, AT(time_zone), 0, 0 },
     { "breakers.window", SETTING_DURATION, AT(gateway.breaker.window_ms), 1000, DAY_MS },
     { "breakers.minCalls", SETTING_INT, AT(gateway.breaker.calls_min), 1, 1000000 },
     { "breakers.errorPercent", SETTING_INT, AT(gateway.breaker.error_percent), 0, 100 },
@@ -626,13 +630,101 @@ static void check_scalars(Reader *rd, const IssuePath *path, Str prefix, const J
     check_members(rd, path, v, names);
 }
 
+static void budget_add(Config *config, BudgetScope scope, int64_t limit)
+{
+    for (size_t i = 0; i < config->budgets_n; i++) {
+        if (budget_scope_cmp(&config->budgets[i].scope, &scope) != 0) continue;
+        config->budgets[i].limit = limit;
+        return;
+    }
+    if (config->budgets_n == BUDGETS_MAX) return;
+    if (scope.key.len) scope.key = arena_str(&config->arena, scope.key);
+    config->budgets[config->budgets_n++] = (BudgetRule){ scope, limit };
+}
+
+/* A limit in USD, or in tokens. */
+static void read_limit(Reader *rd, const IssuePath *path, const Json *obj, const char *key,
+                       BudgetScope scope)
+{
+    const Json *v = json_get(obj, key);
+    IssuePath at = ISSUE_KEY(path, str_of(key));
+    int64_t limit = -1;
+    if (!v) return;
+    bool usd = scope.unit == BUDGET_USD;
+    Str text = json_type(v) == JSON_STRING ? json_str(v) : json_number_text(v);
+    int r = usd ? money_from_text(text, NUSD_PER_USD, &limit) : json_i64(v, &limit);
+    if (r < 0 || limit < 0 || limit > INT64_MAX / 4)
+        issue_error(&rd->issues, &at,
+                    usd ? "must be USD as a decimal in quotes, such as \"50\""
+                        : "must be a whole number of tokens");
+    else if (rd->config->budgets_n == BUDGETS_MAX)
+        issue_error(&rd->issues, &at, "there are more than %d budgets", BUDGETS_MAX);
+    else budget_add(rd->config, scope, limit);
+}
+
+/* {NAME: {dailyUsd, ...}}; `*` is each that is not named. */
+static void read_budgets_of(Reader *rd, const IssuePath *root, const Json *v, const char *key,
+                            BudgetKind kind)
+{
+    static const char *const names[] = { "dailyUsd", "monthlyUsd", "tokensPerDay", "tokensPerMonth",
+                                         NULL };
+    const Json *list = json_get(v, key);
+    IssuePath path = ISSUE_KEY(root, str_of(key));
+    if (!list) return;
+    if (json_type(list) != JSON_OBJECT) {
+        issue_error(&rd->issues, &path, "must be a mapping of name to limits");
+        return;
+    }
+    for (JsonIter it = json_iter(list); json_next(&it);) {
+        IssuePath at = ISSUE_KEY(&path, it.key);
+        BudgetScope scope = { .kind = kind, .key = it.key };
+        if (it.key.len == 0 || it.key.len > BUDGET_KEY_BYTES_MAX ||
+            memchr(it.key.ptr, 0, it.key.len))
+            issue_error(&rd->issues, &at, "is no name");
+        else if (check_members(rd, &at, it.value, names))
+            for (int i = 0; names[i]; i++) {
+                scope.period = i % 2 ? BUDGET_MONTH : BUDGET_DAY;
+                scope.unit = i < 2 ? BUDGET_USD : BUDGET_TOKENS;
+                read_limit(rd, &at, it.value, names[i], scope);
+            }
+    }
+}
+
+static void read_ceiling_price(Reader *rd, const IssuePath *root, const Json *v)
+{
+    static const char *const names[] = { "inputUsdPerMillion",
+                                         "outputUsdPerMillion",
+                                         "cachedInputUsdPerMillion",
+                                         "maxInputTokens",
+                                         "maxOutputTokens",
+                                         "imageTokensMax",
+                                         NULL };
+    IssuePath at = ISSUE_KEY(root, STR("ceilingPrice"));
+    size_t errors = rd->issues.errors;
+    if (!v || !check_members(rd, &at, v, names)) return;
+    Price price = read_price(rd, &at, v);
+    if (rd->issues.errors == errors)
+        rd->config->gateway.ceiling_price = keep_price(rd->config, price);
+}
+
 /* The thresholds are settings. */
 static void read_budgets(Reader *rd, const Json *v)
 {
-    static const char *const names[] = { "enableCachingAt", "degradeToSmallModelAt", "holdLowAt",
-                                         "smallModel", NULL };
+    static const char *const names[] = {
+        "enableCachingAt", "degradeToSmallModelAt", "holdLowAt", "smallModel", "dailyUsd",
+        "monthlyUsd",      "tokensPerUserPerDay",   "timeZone",  "agents",     "tenants",
+        "users",           "ceilingPrice",          NULL
+    };
     IssuePath root = ISSUE_KEY(NULL, STR("budgets"));
-    if (v) check_members(rd, &root, v, names);
+    if (!v || !check_members(rd, &root, v, names)) return;
+    read_limit(rd, &root, v, "dailyUsd", (BudgetScope){ .period = BUDGET_DAY });
+    read_limit(rd, &root, v, "monthlyUsd", (BudgetScope){ .period = BUDGET_MONTH });
+    read_limit(rd, &root, v, "tokensPerUserPerDay",
+               (BudgetScope){ BUDGET_USER, BUDGET_DAY, BUDGET_TOKENS, STR("*") });
+    read_budgets_of(rd, &root, v, "agents", BUDGET_AGENT);
+    read_budgets_of(rd, &root, v, "tenants", BUDGET_TENANT);
+    read_budgets_of(rd, &root, v, "users", BUDGET_USER);
+    read_ceiling_price(rd, &root, json_get(v, "ceilingPrice"));
 }
 
 /* {ttl, maxBytes, agents: [GLOB]}: the agents that have opted in. */
@@ -822,6 +914,8 @@ static int check_whole(Config *config)
     if (*config->small_model && !model_id_ok(str_of(config->small_model)))
         r = -EINVAL,
         fprintf(stderr, "gantry: budgets.smallModel: `%s` is no model id\n", config->small_model);
+    if (zone_set(str_of(config->time_zone)) < 0)
+        r = -EINVAL, fprintf(stderr, "gantry: budgets.timeZone: %s\n", diag_text());
     if (!lane_config_ok(&config->lanes))
         r = -EINVAL,
         fprintf(stderr, "gantry: lanes: every lane needs at least one slot, reserved or shared\n");
@@ -887,8 +981,12 @@ void config_init(Config *config, ConfigMode mode)
                                        .retry_initial_ms = 500,
                                        .heartbeat_after_ms = 5000,
                                        .heartbeat_every_ms = 12000 };
-    if (!config->providers || !config->routes) DIE("no memory for the configuration");
+    config->budgets = ARENA_ARRAY(&config->arena, BudgetRule, BUDGETS_MAX);
+    keep_text(config, &config->time_zone, STR("UTC"));
+    if (!config->providers || !config->routes || !config->budgets)
+        DIE("no memory for the configuration");
     if (mode != CONFIG_DEV) return;
+    budget_add(config, (BudgetScope){ .period = BUDGET_DAY }, DEV_BUDGET_NUSD);
     /* a laptop's own receivers and tools are what dev mode is for */
     static const char *const loopback[] = { "127.0.0.0/8", "::1/128" };
     for (size_t i = 0; i < ARRAY_N(loopback); i++) {
@@ -1055,6 +1153,14 @@ void config_dump(const Config *config, Buf *out)
         const GatewayJournalRule *rule = &config->gateway.journal_rules[i];
         buf_printf(out, "journal.agents: {match: \"%s\", off: %s, mask: %zu}\n", rule->match,
                    rule->off ? "true" : "false", rule->mask.n);
+    }
+    for (size_t i = 0; i < config->budgets_n; i++) {
+        char scope[BUDGET_SCOPE_TEXT_MAX], usd[MONEY_TEXT_MAX];
+        const BudgetRule *rule = &config->budgets[i];
+        buf_printf(out, "# budget %s: ", budget_scope_text(&rule->scope, scope));
+        if (rule->scope.unit == BUDGET_USD)
+            buf_printf(out, "%s USD\n", money_text(rule->limit, usd));
+        else buf_printf(out, "%" PRId64 " tokens\n", rule->limit);
     }
     buf_printf(out, "auth.keys: %zu\nwebhooks.secret: %s\n", config->keys_n,
                config->webhook_secret.len ? "********" : "made at start");

@@ -51,6 +51,9 @@ typedef struct {
     GatewayProvider *providers;
     GatewayRoute *routes;
     PriceTable prices;
+    BudgetRule *budgets; /* texts in the arena */
+    size_t budgets_n;
+    char *time_zone;         /* in which their days and months begin */
     int64_t cache_bytes_max; /* of cached responses; 0: none are kept */
     char *small_model;       /* while a budget runs low; empty: the agent's own fallbacks */
 

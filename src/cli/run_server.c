@@ -14,6 +14,7 @@
 #include "cli/verbs.h"
 #include "gateway/sim.h"
 #include "observe/webhook.h"
+#include "queue/ledger.h"
 #include "store/artifact_store.h"
 #include "store/worker_store.h"
 #include "sys/clock.h"
@@ -285,7 +286,20 @@ static int deploy_dirs_wait(Program *p)
     return status;
 }
 
-static void banner(Program *p)
+/* The limit on all spend a day, wherever it was set. */
+static void banner_budget_wait(Program *p)
+{
+    char usd[MONEY_TEXT_MAX];
+    Budget budget;
+    BudgetScope day = { .period = BUDGET_DAY };
+    if (queue_budget_get_wait(p->queue, &day, &budget) != 0) return;
+    Str text = str_of(money_text(budget.limit, usd));
+    while (text.len > 3 && text.ptr[text.len - 1] == '0' && text.ptr[text.len - 3] != '.')
+        text.len--;
+    fprintf(stderr, "  Budget    $%.*s/day hard cap (gantry budget set day USD)\n", STR_ARG(text));
+}
+
+static void banner_wait(Program *p)
 {
     const char *url = url_of(p);
     fprintf(stderr,
@@ -297,6 +311,7 @@ static void banner(Program *p)
     fprintf(stderr, "  Data      %s/gantry.db\n", p->config.data);
     if (p->mode != CONFIG_DEV) return;
     fprintf(stderr, "  Model     %.*s\n", STR_ARG(config_models_text(&p->config)));
+    banner_budget_wait(p);
     if (!p->config.webhook_secret.len)
         fprintf(stderr, "  Webhooks  signed with the secret in %s/webhook-secret\n",
                 p->config.data);
@@ -360,7 +375,7 @@ static int main_fiber(void *arg)
     if (p->metrics) metrics_add_loop(p->metrics, p->main);
     int r = start_wait(p);
     if (r < 0) p->status = fail(EXIT_FAILED, "%s", diag_text_or(r));
-    if (r == 0 && p->mode != CONFIG_WORKER) banner(p);
+    if (r == 0 && p->mode != CONFIG_WORKER) banner_wait(p);
     if (r == 0 && p->mode == CONFIG_DEV) p->status = deploy_dirs_wait(p);
     if (r == 0 && p->status == EXIT_OK) {
         if (p->mode == CONFIG_DEV) fprintf(stderr, "  Ctrl-C drains, twice kills\n");
@@ -420,6 +435,8 @@ static int open_services(Program *p)
         (r = webhook_secret_load(p->config.data, p->webhook_secret)) < 0)
         return r;
     QueueOptions options = { .webhook_body = webhook_body,
+                             .budgets = p->config.budgets,
+                             .budgets_n = p->config.budgets_n,
                              .lease_ms = p->config.lease_ms,
                              .log_bytes_max = p->config.log_bytes_max,
                              .journal_bytes_max = p->config.journal_bytes_max,

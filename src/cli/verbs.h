@@ -46,6 +46,10 @@ int price_show_run(const Invocation *in);
 
 /* spend.c */
 int spend_run(const Invocation *in);
+/* budgets.c */
+int budget_get_run(const Invocation *in);
+int budget_set_run(const Invocation *in);
+
 /* caches.c */
 int cache_stats_run(const Invocation *in);
 int cache_purge_run(const Invocation *in);
