@@ -112,6 +112,19 @@ static int flaky_journal_add(WorkerLink *link, TaskRef task, const JournalNew *r
     return f->inner->ops->journal_add_wait(f->inner, task, recording);
 }
 
+static int flaky_rates(WorkerLink *link, const RateTelling *telling, GatewayShare *ret,
+                       int64_t *ret_ttl_ms)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->rates_wait(f->inner, telling, ret, ret_ttl_ms);
+}
+
+static int flaky_prices(WorkerLink *link, Buf *out)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->prices_wait(f->inner, out);
+}
+
 static int flaky_grants(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
                         BudgetAnswer *ret)
 {
@@ -175,6 +188,8 @@ static const WorkerLinkOps flaky_ops = {
     .tools_wait = flaky_tools,
     .journal_wait = flaky_journal,
     .journal_add_wait = flaky_journal_add,
+    .rates_wait = flaky_rates,
+    .prices_wait = flaky_prices,
     .grants_wait = flaky_grants,
     .holds_wait = flaky_holds,
     .logs_wait = flaky_logs,
