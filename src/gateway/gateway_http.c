@@ -59,7 +59,8 @@ static bool gone(void *ctx)
 /* Which API a path belongs to, for the shape of its errors. */
 static Api path_api(Str path)
 {
-    return str_starts_with(path, STR("/v1/messages")) ? API_MESSAGES : API_CHAT;
+    bool messages = str_starts_with(path, STR("/v1/messages")) || str_eq(path, STR("/messages"));
+    return messages ? API_MESSAGES : API_CHAT;
 }
 
 int task_problem_wait(GatewayTask *task, HttpReq *req, Problem problem, const char *message)
@@ -254,6 +255,8 @@ static const Route routes[] = {
     { "POST", "/v1/messages", messages_wait },
     { "POST", "/v1/embeddings", embeddings_wait },
     { "POST", "/v1/messages/count_tokens", task_count_tokens_wait },
+    { "POST", "/messages",
+      messages_wait }, /* clients that expect ANTHROPIC_BASE_URL to end in /v1 */
     { "GET", "/v1/models", task_models_wait },
     { "GET", "/gantry/v1/task", task_wait },
     { "GET", "/gantry/v1/flags", flags_wait },

@@ -79,6 +79,20 @@ static void anthropic_object(JsonOut *out, const Shape *shape, Str message, Str 
     json_out_object_end(out);
 }
 
+static void error_member(JsonOut *out, const Shape *shape, Str message)
+{
+    json_out_key(out, "error");
+    json_out_object(out);
+    json_out_kcstr(out, "type", shape->openai_type);
+    json_out_kcstr(out, "code", shape->openai_code);
+    json_out_kstr(out, "message", message);
+    json_out_key(out, "param");
+    json_out_null(out);
+    json_out_object_end(out);
+}
+
+/* As documented, and once more in an object as it is really sent: without that object the official
+ * client takes the event for one of many, and the end for a good one. */
 static void responses_object(JsonOut *out, const Shape *shape, Str message, int64_t sequence)
 {
     json_out_object(out);
@@ -87,6 +101,7 @@ static void responses_object(JsonOut *out, const Shape *shape, Str message, int6
     json_out_kstr(out, "message", message);
     json_out_key(out, "param");
     json_out_null(out);
+    error_member(out, shape, message);
     json_out_ki64(out, "sequence_number", sequence);
     json_out_object_end(out);
 }

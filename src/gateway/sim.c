@@ -97,8 +97,9 @@ static int error_event_wait(HttpReq *req, Api api)
 {
     if (api == API_RESPONSES)
         return http_write_wait(
-            req, STR("event: error\ndata: {\"type\":\"error\",\"code\":\"overloaded\",\"message\":"
-                     "\"Overloaded (simulated)\",\"param\":null,\"sequence_number\":99}\n\n"));
+            req,
+            STR("event: error\ndata: {\"type\":\"error\",\"code\":\"overloaded\",\"message\":"
+                "\"Overloaded (simulated)\",\"param\":null,\"error\":{\"type\":\"server_error\",\"code\":\"overloaded\",\"message\":\"Overloaded (simulated)\",\"param\":null},\"sequence_number\":99}\n\n"));
     return http_write_wait(
         req,
         api == API_MESSAGES

@@ -196,9 +196,11 @@ static void test_problem_events(void **state)
     check_event(API_MESSAGES,
                 "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\","
                 "\"message\":\"cut\\noff\"}}\n\n");
-    check_event(API_RESPONSES,
-                "event: error\ndata: {\"type\":\"error\",\"code\":\"upstream_error\",\"message\":"
-                "\"cut\\noff\",\"param\":null,\"sequence_number\":7}\n\n");
+    check_event(
+        API_RESPONSES,
+        "event: error\ndata: {\"type\":\"error\",\"code\":\"upstream_error\",\"message\":"
+        "\"cut\\noff\",\"param\":null,\"error\":{\"type\":\"server_error\",\"code\":"
+        "\"upstream_error\",\"message\":\"cut\\noff\",\"param\":null},\"sequence_number\":7}\n\n");
 }
 
 int main(void)

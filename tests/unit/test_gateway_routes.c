@@ -67,6 +67,7 @@ static const char *const money_routes[] = {
     "POST /v1/embeddings",
     "POST /v1/messages/count_tokens",
     "POST /v1/messages?beta=true",
+    "POST /messages",
 };
 
 static void admission_wait(void *arg)

@@ -8,9 +8,11 @@ import OpenAI from 'openai';
 const task = JSON.parse(readFileSync(0, 'utf8'));
 const GPT = 'gpt-4o-mini-2024-07-18';
 const CLAUDE = 'claude-haiku-4-5-20251001';
-const openai = new OpenAI(); // everything from the environment
-const anthropic = new Anthropic();
-const patient = new OpenAI({ maxRetries: 2 });
+let attempts = 0; // requests that left an SDK: the gateway is the only one that may repeat what failed
+const counting = (...args) => { attempts += 1; return fetch(...args); };
+const openai = new OpenAI({ fetch: counting }); // everything else from the environment
+const anthropic = new Anthropic({ fetch: counting });
+const patient = new OpenAI({ maxRetries: 2, fetch: counting });
 const user = (content) => [{ role: 'user', content }];
 
 const openaiTool = {
@@ -111,15 +113,18 @@ const cases = {
     assert.ok(error.message.length > 10);
     return {};
   },
-  async openaiServerErrorIsRetriedByTheSdk() {
+  async openaiServerErrorIsRetriedByTheGatewayOnly() {
     const error = await raised(patient.chat.completions.create({ model: GPT, messages: user('[[sim mode=fail status=500]]') }));
     assert.ok(error instanceof OpenAI.InternalServerError, String(error));
+    assert.equal(error.headers.get('x-should-retry'), 'false');
+    assert.equal(attempts, 1);
     return { failures: 3 };
   },
   async openaiRateLimit() {
-    const error = await raised(new OpenAI({ maxRetries: 0 }).chat.completions.create({ model: GPT, messages: user('[[sim mode=rate-limit]]') }));
+    const error = await raised(patient.chat.completions.create({ model: GPT, messages: user('[[sim mode=rate-limit]]') }));
     assert.ok(error instanceof OpenAI.RateLimitError, String(error));
-    return { failures: 1 };
+    assert.equal(attempts, 1);
+    return { failures: 3 };
   },
   async openaiTruncatedStreamRaises() {
     const error = await raised((async () => {
@@ -158,7 +163,161 @@ const cases = {
     assert.equal(error.code, 'budget_exceeded');
     assert.equal(error.type, 'insufficient_quota');
     assert.equal(error.headers.get('x-should-retry'), 'false');
+    return { calls: attempts - 1 };
+  },
+  async openaiQuotaIsNotRetried() {
+    const error = await raised(patient.chat.completions.create({ model: GPT, messages: user('[[sim mode=quota]]') }));
+    assert.equal(error.code, 'insufficient_quota', String(error));
+    assert.equal(attempts, 1);
+    return { failures: 1 };
+  },
+  async openaiResponses() {
+    const answer = await openai.responses.create({ model: GPT, input: 'Say hello to Ada', max_output_tokens: 60 });
+    assert.equal(answer.status, 'completed');
+    assert.ok(answer.output_text.length > 0);
+    return { usage: addUsage(nothing(), answer.usage.input_tokens, answer.usage.output_tokens) };
+  },
+  async openaiResponsesStream() {
+    const stream = openai.responses.stream({ model: GPT, input: 'Tell me about the sea and the tides' });
+    let deltas = 0;
+    for await (const event of stream) deltas += event.type === 'response.output_text.delta';
+    const answer = await stream.finalResponse();
+    assert.ok(deltas > 2, `${deltas} deltas`);
+    assert.equal(answer.status, 'completed');
+    return { usage: addUsage(nothing(), answer.usage.input_tokens, answer.usage.output_tokens) };
+  },
+  async openaiResponsesTruncatedRaises() {
+    const error = await raised((async () => {
+      const stream = await openai.responses.create({ model: GPT, input: '[[sim mode=truncate]] Tell me about the sea', stream: true });
+      for await (const event of stream) assert.notEqual(event.type, 'response.completed');
+    })());
+    assert.ok(error instanceof OpenAI.APIError, String(error));
+    assert.equal(attempts, 1);
     return {};
+  },
+  async openaiStructured() {
+    const schema = { type: 'object', properties: { city: { type: 'string' }, warm: { type: 'boolean' } }, required: ['city', 'warm'], additionalProperties: false };
+    for (const model of [GPT, CLAUDE]) {
+      const answer = await openai.chat.completions.create({
+        model, messages: user('What is the weather in Paris?'),
+        response_format: { type: 'json_schema', json_schema: { name: 'weather', strict: true, schema } },
+      });
+      assert.deepEqual(Object.keys(JSON.parse(answer.choices[0].message.content)).sort(), ['city', 'warm']);
+    }
+    return {};
+  },
+  async openaiLooks() { // at a model; not at what the provider has stored
+    assert.equal((await openai.models.retrieve(GPT)).id, GPT);
+    const error = await raised(openai.responses.retrieve('resp_1'));
+    assert.ok(error instanceof OpenAI.NotFoundError, String(error));
+    assert.equal(attempts, 2);
+    return {};
+  },
+  // --- an OpenAI client answered by an Anthropic model, and back
+  async openaiAskedOfClaude() {
+    const answer = await openai.chat.completions.create({
+      model: CLAUDE, messages: [{ role: 'developer', content: 'Be brief.' }, ...user('Say hello to Ada')], max_completion_tokens: 60,
+    });
+    assert.equal(answer.object, 'chat.completion');
+    assert.equal(answer.choices[0].finish_reason, 'stop');
+    return { usage: addUsage(nothing(), answer.usage.prompt_tokens, answer.usage.completion_tokens) };
+  },
+  async openaiStreamOfClaude() {
+    const stream = openai.chat.completions.stream({
+      model: CLAUDE, messages: user('Tell me about the sea and the tides'), stream_options: { include_usage: true }, max_completion_tokens: 100,
+    });
+    let chunks = 0;
+    for await (const chunk of stream) chunks += chunk.choices.length;
+    const answer = await stream.finalChatCompletion();
+    assert.ok(chunks > 2 && answer.choices[0].message.content.length > 0);
+    assert.equal(answer.choices[0].finish_reason, 'stop');
+    return { usage: addUsage(nothing(), answer.usage.prompt_tokens, answer.usage.completion_tokens) };
+  },
+  async openaiToolsOfClaude() {
+    let asked = 0;
+    const runner = openai.chat.completions.runTools({
+      model: CLAUDE, messages: user(QUESTION), stream: true,
+      tools: [{ type: 'function', function: { ...openaiTool.function, parse: JSON.parse, function: ({ city }) => { asked += 1; return { city, sky: 'drizzle' }; } } }],
+    });
+    assert.match(await runner.finalContent(), /drizzle/);
+    assert.equal(asked, 1);
+    return { toolCalls: 1 };
+  },
+  async openaiResponsesOfClaude() {
+    const stream = openai.responses.stream({ model: CLAUDE, instructions: 'Be brief.', input: 'Tell me about the sea and the tides' });
+    let text = '';
+    for await (const event of stream) if (event.type === 'response.output_text.delta') text += event.delta;
+    const answer = await stream.finalResponse();
+    assert.equal(answer.output[0].content[0].text, text);
+    return { usage: addUsage(nothing(), answer.usage.input_tokens, answer.usage.output_tokens) };
+  },
+  async openaiTruncatedClaudeRaises() {
+    const error = await raised((async () => {
+      const stream = await openai.chat.completions.create({ model: CLAUDE, messages: user('[[sim mode=truncate]] Tell me about the sea'), stream: true });
+      for await (const chunk of stream) assert.ok(!chunk.choices[0].finish_reason);
+    })());
+    assert.ok(error instanceof OpenAI.APIError, String(error));
+    assert.equal(attempts, 1);
+    return {};
+  },
+  async openaiErrorOfClaude() {
+    const error = await raised(patient.chat.completions.create({ model: CLAUDE, messages: user('[[sim mode=overload]]') }));
+    assert.equal(error.status, 529, String(error));
+    assert.equal(error.type, 'server_error');
+    assert.equal(attempts, 1);
+    return { failures: 3 };
+  },
+  async openaiCannotBeAskedOfClaude() {
+    const error = await raised(openai.chat.completions.create({ model: CLAUDE, messages: user('Hi'), n: 2 }));
+    assert.ok(error instanceof OpenAI.BadRequestError, String(error));
+    assert.equal(error.param, 'n');
+    return { failures: 0 };
+  },
+  async fallbackToTheOtherApi() { // configured: gpt-4.1-mini-2025-04-14 has CLAUDE as its fallback
+    const { data, response } = await openai.chat.completions
+      .create({ model: 'gpt-4.1-mini-2025-04-14', messages: user('Say hello to Ada') }).withResponse();
+    assert.equal(data.choices[0].finish_reason, 'stop');
+    assert.equal(response.headers.get('x-gantry-degraded'), CLAUDE);
+    assert.equal(attempts, 1);
+    return {};
+  },
+  async anthropicAskedOfGpt() {
+    const answer = await anthropic.messages.create({ model: GPT, max_tokens: 60, system: 'Be brief.', messages: user('Say hello to Ada') });
+    assert.equal(answer.type, 'message');
+    assert.equal(answer.stop_reason, 'end_turn');
+    return { usage: addUsage(nothing(), answer.usage.input_tokens, answer.usage.output_tokens) };
+  },
+  async anthropicStreamOfGpt() {
+    const stream = anthropic.messages.stream({ model: GPT, max_tokens: 100, messages: user('Tell me about the sea and the tides') });
+    let deltas = 0;
+    for await (const event of stream) deltas += event.type === 'content_block_delta';
+    const message = await stream.finalMessage();
+    assert.ok(deltas > 2, `${deltas} deltas`);
+    assert.equal(message.stop_reason, 'end_turn');
+    return { usage: addUsage(nothing(), message.usage.input_tokens, message.usage.output_tokens) };
+  },
+  async anthropicToolsOfGpt() {
+    const messages = user(QUESTION);
+    const first = await anthropic.messages.stream({ model: GPT, max_tokens: 300, messages, tools: [anthropicTool] }).finalMessage();
+    const call = first.content.find((block) => block.type === 'tool_use');
+    assert.equal(first.stop_reason, 'tool_use');
+    assert.deepEqual(call.input, { city: 'Paris' });
+    messages.push({ role: 'assistant', content: first.content },
+      { role: 'user', content: [{ type: 'tool_result', tool_use_id: call.id, content: '{"sky":"drizzle"}' }] });
+    assert.match(await anthropic.messages.stream({ model: GPT, max_tokens: 300, messages, tools: [anthropicTool] }).finalText(), /drizzle/);
+    return { toolCalls: 1 };
+  },
+  async anthropicTruncatedGptRaises() {
+    const error = await raised(anthropic.messages.stream({ model: GPT, max_tokens: 100, messages: user('[[sim mode=truncate]] Tell me about the sea') }).finalMessage());
+    assert.ok(error instanceof Anthropic.APIError, String(error));
+    assert.equal(attempts, 1);
+    return {};
+  },
+  async anthropicCounts() {
+    const exact = await anthropic.messages.countTokens({ model: CLAUDE, messages: user('Say hello to Ada') });
+    const bound = await anthropic.messages.countTokens({ model: GPT, messages: user('Say hello to Ada') });
+    assert.ok(exact.input_tokens > 0 && bound.input_tokens >= exact.input_tokens);
+    return { free: true };
   },
   async anthropicPlain() {
     const { data, response } = await anthropic.messages
@@ -200,10 +359,11 @@ const cases = {
     assert.ok(error instanceof Anthropic.BadRequestError, String(error));
     return {};
   },
-  async anthropicOverloadIsRetriedByTheSdk() {
+  async anthropicOverloadIsRetriedByTheGatewayOnly() {
     const error = await raised(anthropic.messages.create({ model: CLAUDE, max_tokens: 10, messages: user('[[sim mode=overload]]') }));
     assert.equal(error.status, 529, String(error));
     assert.equal(error.error.error.type, 'overloaded_error');
+    assert.equal(attempts, 1);
     return { failures: 3 };
   },
   async anthropicTruncatedStreamRaises() {
@@ -225,12 +385,13 @@ const cases = {
     })());
     assert.equal(error.status, 402, String(error));
     assert.equal(error.error.error.type, 'billing_error');
-    return {};
+    return { calls: attempts - 1 };
   },
 };
 
 const report = {};
 for (const name of task.input.cases ?? Object.keys(cases).filter((c) => !c.includes('CapIs'))) {
+  attempts = 0;
   try {
     report[name] = { ok: true, ...await cases[name]() };
   } catch (error) {
