@@ -341,8 +341,6 @@ static const FieldFamily queue_families[] = {
                "Calls of tools that ran and did not go well"),
     COUNTER_OF(QueueStats, tools_refused, "gantry_tool_calls_refused",
                "Calls of tools that were not made: arguments, rules, flags, caps, breakers"),
-    COUNTER_OF(QueueStats, tools_ms, "gantry_tool_calls_milliseconds",
-               "Time spent by calls of tools"),
     COUNTER_OF(QueueStats, stale, "gantry_stale_reports",
                "Reports refused because their task had been given to another attempt"),
     COUNTER_OF(QueueStats, journal_recordings, "gantry_journal_recordings",
@@ -818,6 +816,8 @@ int metrics_write_wait(Metrics *m, OmFormat format, Buf *out)
     lanes_write(&om, &queue);
     ended_write(&om, &queue);
     fields_write(&om, queue_families, ARRAY_N(queue_families), &queue);
+    one_write(&om, "gantry_tool_calls_seconds", OM_COUNTER, "seconds",
+              "Time that calls of tools took, summed", (double)queue.tools_ms / 1000);
     throughput_write(m, &om, &queue);
     gateways_write(m, &om);
     board_write(m, &om);
