@@ -148,6 +148,7 @@ static int key_of(const ModelCall *call, const CallTarget *target, CacheKey *ret
 static bool may_be_served(const ModelCall *call, const Entry *entry)
 {
     const GatewayTask *task = call->task;
+    if (call->begun && !entry->recording.streamed) return false; /* a stream was promised */
     return task->totals.stop == GATEWAY_STOP_NONE && !task_past_deadline(task) &&
            cache_hit_fits(&task->options.limits, &task->totals.caps, entry->tool_calls);
 }
@@ -194,7 +195,7 @@ int call_cache_wait(ModelCall *call)
 {
     Cache *cache = &call->task->gateway->cache;
     const CacheConfig *config = &call->task->gateway->config->cache;
-    assert(call->target == &call->targets[0] && !call->begun);
+    assert(call->target == &call->targets[0]);
     call->cache = CALL_CACHE_OFF;
     if (!cache_is_on(config, call->task->options.agent, call->degrade.force_cache) ||
         !cache_request_ok(&call->info, call->json) ||

@@ -285,6 +285,55 @@ static void test_the_low_lane_is_held_back(void **state)
     rig_run(low_wait);
 }
 
+/* A held stream is kept alive, which fixes its head; what it gets then may be from the cache. */
+static int held_stream_fiber(void *arg)
+{
+    Held *held = arg;
+    GatewayReply reply = gateway_memory_reply(&held->memory);
+    GatewayRequest request = {
+        .api = API_CHAT,
+        .body = STR(
+            "{\"model\":\"sim/large-echo\",\"stream\":true,\"messages\":[{\"role\":\"user\","
+            "\"content\":\"hi\"}]}"),
+        .timeout_ms = 60000
+    };
+    held->result = gateway_call_wait(held->rig->task, &request, &reply);
+    return 0;
+}
+
+static void held_stream_wait(void *arg)
+{
+    static const char *const everyone[] = { "*" };
+    Rig *rig = arg;
+    FiberRef fiber;
+    Held held = { .rig = rig };
+    ladder_setup(rig);
+    rig->config.cache = (CacheConfig){ .agents = everyone, .agents_n = 1 };
+    rig->config.heartbeat_after_ms = rig->config.heartbeat_every_ms = 1;
+    expect_wait(rig, true, "hi", "", "", "miss");
+    size_t before = rig->calls_n;
+    rig->options.lane = LANE_LOW;
+    rig_task_wait(rig, rig_no_limits);
+    left(rig, 1);
+    gateway_memory_init(&held.memory, 1 << 20);
+    CHECK_INT(fiber_spawn("held", held_stream_fiber, &held, &fiber), 0);
+    for (int i = 0; i < 4000 && held.memory.body.len == 0; i++) fiber_sleep_wait(1);
+    CHECK(str_starts_with(buf_str(&held.memory.body), STR(":")));
+    left(rig, 100);
+    fiber_join_wait(fiber, NULL);
+    CHECK_INT(held.memory.status, 200);
+    CHECK(str_ends_with(buf_str(&held.memory.body), STR("data: [DONE]\n\n")));
+    CHECK_INT(rig->calls_n, before + 1);
+    CHECK(rig_last(rig)->call.cached);
+    gateway_memory_deinit(&held.memory);
+}
+
+static void test_a_held_stream_is_kept_alive(void **state)
+{
+    (void)state;
+    rig_run(held_stream_wait);
+}
+
 /* What is cached is served all the same. */
 static void low_hit_wait(void *arg)
 {
@@ -314,6 +363,7 @@ int main(void)
         cmocka_unit_test(test_the_model_asked_for_is_still_there),
         cmocka_unit_test(test_a_fallback_says_so),
         cmocka_unit_test(test_the_low_lane_is_held_back),
+        cmocka_unit_test(test_a_held_stream_is_kept_alive),
         cmocka_unit_test(test_a_held_lane_still_has_the_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
