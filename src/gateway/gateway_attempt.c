@@ -127,12 +127,30 @@ static bool is_event_stream(const HttpCall *upstream)
     return str_eq_nocase(str_trim(type), STR("text/event-stream"));
 }
 
+bool call_is_encoded(const ModelCall *call)
+{
+    Str encoding = http_call_field(call->upstream, "content-encoding");
+    return !str_empty(encoding) && !str_eq_nocase(encoding, STR("identity"));
+}
+
 /* --- an attempt ------------------------------------------------------------------------------- */
+
+static int send_failed_wait(ModelCall *call, int r, CallFailure *ret)
+{
+    int recorded = call_fail_wait(call, r);
+    ret->outcome = call->record.outcome;
+    if (recorded == 0) return ATTEMPT_E_FAILED;
+    reply_problem_wait(call);
+    return recorded;
+}
 
 static int forward_wait(ModelCall *call, CallFailure *ret)
 {
     int status = http_call_status(call->upstream);
     if (status < 200 || status > 299) return call_error_wait(call, ret);
+    if (call_is_encoded(call))
+        return send_failed_wait(
+            call, diag_set(-EPROTO, "it is compressed, which was not asked for"), ret);
     bool stream = call->info.stream && is_event_stream(call->upstream);
     int r = stream ? call_stream_wait(call) : call_plain_wait(call);
     if (r == ATTEMPT_E_FAILED) ret->outcome = call->record.outcome;
@@ -183,15 +201,6 @@ static int unsent(ModelCall *call, int r, CallFailure *ret)
         return r;
     *ret = (CallFailure){ .outcome = GATEWAY_UNREACHED, .unsent = true };
     return ATTEMPT_E_FAILED;
-}
-
-static int send_failed_wait(ModelCall *call, int r, CallFailure *ret)
-{
-    int recorded = call_fail_wait(call, r);
-    ret->outcome = call->record.outcome;
-    if (recorded == 0) return ATTEMPT_E_FAILED;
-    reply_problem_wait(call);
-    return recorded;
 }
 
 int call_attempt_wait(ModelCall *call, CallFailure *ret)

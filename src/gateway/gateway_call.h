@@ -197,6 +197,8 @@ typedef struct {
     bool unsent;            /* it was not even asked: no room in time, or its breaker is open */
 } CallFailure;
 MUST_CHECK int call_attempt_wait(ModelCall *call, CallFailure *ret);
+/* Whether the answer came compressed, which is not asked for: nobody here could read it. */
+bool call_is_encoded(const ModelCall *call);
 /* Drops what belongs to the last attempt; it must be settled. */
 void call_attempt_clear(ModelCall *call);
 

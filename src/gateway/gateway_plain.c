@@ -14,8 +14,23 @@ static int read_answer_wait(ModelCall *call, Buf *answer)
     return r;
 }
 
-/* What the answer says of itself. An answer that is not strict JSON passes unread: its usage is
- * unknown then. */
+/* What a lenient reader may still make sense of: broken UTF-8 and the like. */
+static bool is_object_like(Str text)
+{
+    text = str_trim(text);
+    return str_starts_with(text, STR("{")) && str_ends_with(text, STR("}"));
+}
+
+/* A response that failed is an answer in Responses, and says so itself. */
+static bool is_failed_response(const ModelCall *call, const Json *body)
+{
+    return call->target->api == API_RESPONSES &&
+           str_eq(json_str(json_get(body, "status")), STR("failed"));
+}
+
+/* What the answer says of itself. An object that is not strict JSON passes unread: its usage is
+ * unknown then. Anything else, and an error under a status of success, is no answer: clients would
+ * take it for one. */
 static GatewayOutcome read_usage(ModelCall *call, Str text, const Json **ret_body,
                                  Charge *ret_charge)
 {
@@ -24,6 +39,8 @@ static GatewayOutcome read_usage(ModelCall *call, Str text, const Json **ret_bod
     *ret_charge = CHARGE_HOLD;
     if (!answer || json_parse(&call->arena, text, NULL, &body, NULL) < 0 ||
         json_type(body) != JSON_OBJECT) {
+        if (answer && !body && is_object_like(text) && !call_is_translated(call))
+            return GATEWAY_COMPLETE;
         call_problem(call, PROBLEM_UNREACHABLE, NULL, "the answer of %s cannot be read",
                      call->target->provider->name);
         return GATEWAY_CUT;
@@ -35,7 +52,7 @@ static GatewayOutcome read_usage(ModelCall *call, Str text, const Json **ret_bod
     call_note_model(call, json_str(json_get(body, "model")));
     call_note_tools(call, answer->tool_names, answer->tool_names_n);
     if (answer->usage.valid) *ret_charge = CHARGE_USAGE;
-    if (!answer->error) return GATEWAY_COMPLETE;
+    if (!answer->error || is_failed_response(call, body)) return GATEWAY_COMPLETE;
     call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->target->provider->name,
                  answer->error_text);
     return GATEWAY_CUT;
@@ -55,6 +72,14 @@ static GatewayOutcome translate(ModelCall *call, GatewayOutcome outcome, const J
     return outcome;
 }
 
+/* A client that reads a stream finds no event in it, and takes the answer for an empty one. */
+static GatewayOutcome not_a_stream(ModelCall *call)
+{
+    call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s did not answer with a stream",
+                 call->target->provider->name);
+    return GATEWAY_CUT;
+}
+
 int call_plain_wait(ModelCall *call)
 {
     CLEANUP(buf_deinit) Buf answer;
@@ -68,18 +93,21 @@ int call_plain_wait(ModelCall *call)
     }
     Charge charge;
     const Json *body = NULL;
-    bool translated = call_is_translated(call);
     GatewayOutcome outcome = read_usage(call, buf_str(&answer), &body, &charge);
-    if (translated) outcome = translate(call, outcome, body, &answer);
-    call->record.status = http_call_status(call->upstream);
-    recording_begin(call, call->record.status, false);
-    recording_add(call, buf_str(&answer));
+    if (call_is_translated(call)) outcome = translate(call, outcome, body, &answer);
+    if (call->info.stream && outcome == GATEWAY_COMPLETE) outcome = not_a_stream(call);
+    bool complete = outcome == GATEWAY_COMPLETE;
+    call->record.status = complete ? http_call_status(call->upstream)
+                                   : problem_status(call->problem);
+    if (complete) {
+        recording_begin(call, call->record.status, false);
+        recording_add(call, buf_str(&answer));
+    }
     r = call_close_wait(call, outcome, charge);
-    if (r == 0 && outcome != GATEWAY_COMPLETE && call_can_retry(call)) return ATTEMPT_E_FAILED;
-    bool unfit = translated && outcome != GATEWAY_COMPLETE;
-    if (r < 0 || unfit) reply_problem_wait(call);
+    if (r == 0 && !complete) return ATTEMPT_E_FAILED;
+    if (r < 0) reply_problem_wait(call);
     else reply_plain_wait(call, call->record.status, buf_str(&answer));
-    return r == 0 && unfit ? GATEWAY_E_CUT : r;
+    return r;
 }
 
 /* An error of the provider's costs nothing and is passed on; a redirect would lead the agent around
@@ -90,7 +118,7 @@ int call_error_wait(ModelCall *call, CallFailure *ret)
     buf_init(&answer, GATEWAY_ERROR_BYTES_MAX);
     int status = http_call_status(call->upstream);
     int r = read_answer_wait(call, &answer);
-    bool readable = r == HTTP_CALL_E_END && status >= 400;
+    bool readable = r == HTTP_CALL_E_END && status >= 400 && !call_is_encoded(call);
     call->record.status = readable ? status : problem_status(PROBLEM_UNREACHABLE);
     call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s answered with status %d",
                  call->target->provider->name, status);

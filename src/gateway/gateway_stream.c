@@ -211,12 +211,15 @@ static int end_wait(Streaming *s)
                      s->state.error_text);
     int e = s->translation ? translate_end(s) : 0;
     if (e < 0) return cut_wait(s, e);
-    call->record.status = http_call_status(call->upstream);
-    recording_begin(call, call->record.status, true);
-    recording_add(call, buf_str(&s->tail));
+    bool sent = complete || call->answering; /* else another attempt, or a status, says it better */
+    call->record.status = sent ? http_call_status(call->upstream) : problem_status(call->problem);
+    if (sent) {
+        recording_begin(call, call->record.status, true);
+        recording_add(call, buf_str(&s->tail));
+    }
     int r = call_close_wait(call, complete ? GATEWAY_COMPLETE : GATEWAY_CUT,
                             stream_settles(&s->state) ? CHARGE_USAGE : CHARGE_HOLD);
-    if (r == 0 && !complete && call_can_retry(call)) return ATTEMPT_E_FAILED;
+    if (r == 0 && !sent) return ATTEMPT_E_FAILED;
     if (r < 0 && !call->begun) {
         reply_problem_wait(call);
     } else if (r < 0) {

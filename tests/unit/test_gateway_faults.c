@@ -34,10 +34,10 @@ static const Want plain_modes[] = {
     { "sim/no-finish", 200, GATEWAY_COMPLETE, BY_USAGE, "ello" },
     { "sim/other-model", 200, GATEWAY_COMPLETE, BY_USAGE, "another-model" },
     { "sim/dribble", 200, GATEWAY_COMPLETE, BY_USAGE, "ello" },
-    { "sim/empty", 200, GATEWAY_CUT, WHOLE, "" },
-    { "sim/garbage", 200, GATEWAY_CUT, WHOLE, "I am no JSON." },
-    { "sim/bad-utf8", 200, GATEWAY_CUT, WHOLE, "\xc3\x28\xff" },
-    { "sim/error-event", 200, GATEWAY_CUT, WHOLE, "Overloaded" },
+    { "sim/empty", 502, GATEWAY_CUT, WHOLE, "cannot be read" },
+    { "sim/garbage", 502, GATEWAY_CUT, WHOLE, "cannot be read" },
+    { "sim/bad-utf8", 200, GATEWAY_COMPLETE, WHOLE, "\xc3\x28\xff" },
+    { "sim/error-event", 502, GATEWAY_CUT, WHOLE, "Overloaded" },
 };
 
 /* streamed ones */
@@ -56,8 +56,8 @@ static const Want stream_modes[] = {
     { "sim/keep-alives", 200, GATEWAY_COMPLETE, BY_USAGE, ": keep-alive" },
     { "sim/dribble", 200, GATEWAY_COMPLETE, BY_USAGE, "ello" },
     { "sim/left-open", 200, GATEWAY_COMPLETE, BY_USAGE, "ello" },
-    { "sim/empty", 200, GATEWAY_CUT, WHOLE, "" },
-    { "sim/garbage", 200, GATEWAY_CUT, WHOLE, "I am no JSON." },
+    { "sim/empty", 502, GATEWAY_CUT, WHOLE, "cannot be read" },
+    { "sim/garbage", 502, GATEWAY_CUT, WHOLE, "cannot be read" },
     { "sim/huge", 200, GATEWAY_CUT, WHOLE, "larger than" },
 };
 
@@ -626,7 +626,7 @@ static void broken_wait(void *arg)
           false },
         { "HTTP/1.1 429 Slow\r\nRetry-After: -5\r\nContent-Length: 2\r\n\r\n{}", STUB_KEEP, 429,
           GATEWAY_UPSTREAM, false },
-        { "HTTP/1.1 204 No Content\r\n\r\n", STUB_KEEP, 204, GATEWAY_CUT, true },
+        { "HTTP/1.1 204 No Content\r\n\r\n", STUB_KEEP, 502, GATEWAY_CUT, true },
         { SSE_HEAD "Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08", STUB_CLOSE,
           502, GATEWAY_CUT, true },
     };
