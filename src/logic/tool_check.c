@@ -17,10 +17,10 @@ typedef struct {
     size_t n, cap;
 } Check;
 
-static bool word_in(Str word, const char *const *list, size_t n)
+static bool word_in(Str word, const Str *list, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (str_eq(word, str_of(list[i]))) return true;
+        if (str_eq(word, list[i])) return true;
     return false;
 }
 
@@ -101,10 +101,18 @@ static bool switched_off(const Check *c, Str name)
 /* Members of a function tool that the model is not shown, or that are compared. */
 static bool members_known(const Json *tool, Str *ret_name)
 {
-    static const char *const known[] = {
-        "type",     "name",          "description",   "parameters",      "input_schema",
-        "strict",   "cache_control", "defer_loading", "allowed_callers", "eager_input_streaming",
-        "function",
+    static const Str known[] = {
+        STR("type"),
+        STR("name"),
+        STR("description"),
+        STR("parameters"),
+        STR("input_schema"),
+        STR("strict"),
+        STR("cache_control"),
+        STR("defer_loading"),
+        STR("allowed_callers"),
+        STR("eager_input_streaming"),
+        STR("function"),
     };
     for (JsonIter it = json_iter(tool); json_next(&it);) {
         if (json_type(it.value) == JSON_NULL || word_in(it.key, known, ARRAY_N(known))) continue;
@@ -221,8 +229,8 @@ static int check_input_item(Check *c, Str type)
 
 static int check_responses(Check *c)
 {
-    static const char *const own[] = { "custom",      "local_shell",          "shell",
-                                       "apply_patch", "computer_use_preview", "computer" };
+    static const Str own[] = { STR("custom"),      STR("local_shell"),          STR("shell"),
+                               STR("apply_patch"), STR("computer_use_preview"), STR("computer") };
     int r = 0;
     for (JsonIter it = json_iter(member(c->body, "tools")); r == 0 && json_next(&it);) {
         Str type = json_str(json_get(it.value, "type")),
