@@ -10,6 +10,7 @@
 #include "observe/capacity.h"
 #include "observe/process_stats.h"
 #include "observe/signals.h"
+#include "queue/ledger.h"
 #include "sys/clock.h"
 
 #define WINDOW_MS (60 * 60 * 1000)
@@ -368,6 +369,55 @@ static RatePoint rate_point(const QueueStats *q)
 }
 
 /* Tasks a second since a moment at least THROUGHPUT_SPAN_MS ago, once there is one. */
+static const FieldFamily ledger_families[] = {
+    COUNTER_OF(LedgerStats, granted, "gantry_budget_granted",
+               "Questions of workers that were answered with a slice of a budget"),
+    COUNTER_OF(LedgerStats, waited, "gantry_budget_waited",
+               "Questions that waited for reserved money to be settled or returned"),
+    COUNTER_OF(LedgerStats, refused, "gantry_budget_refused",
+               "Questions that were refused because a budget is spent"),
+    COUNTER_OF(LedgerStats, proven, "gantry_budget_proven",
+               "Dead workers whose calls in flight became known"),
+    GAUGE_OF(LedgerStats, asking, "gantry_budget_waiting", "Questions waiting now"),
+};
+
+/* Budgets of users are left out: their names are no labels. */
+static void budgets_write(OmOut *out, const Budget *budgets, size_t n)
+{
+    static const struct {
+        const char *names[BUDGET_UNIT_N_];
+        const char *help;
+        size_t offset;
+    } families[] = {
+        { { "gantry_budget_limit_usd", "gantry_budget_limit_tokens" },
+          "What may be spent in the day or month",
+          offsetof(Budget, limit) },
+        { { "gantry_budget_settled_usd", "gantry_budget_settled_tokens" },
+          "What is spent in the day or month",
+          offsetof(Budget, settled) },
+        { { "gantry_budget_reserved_usd", "gantry_budget_reserved_tokens" },
+          "What is set aside for workers",
+          offsetof(Budget, leased) },
+    };
+    for (size_t i = 0; i < ARRAY_N(families) * BUDGET_UNIT_N_; i++) {
+        BudgetUnit unit = (BudgetUnit)(i % BUDGET_UNIT_N_);
+        size_t f = i / BUDGET_UNIT_N_;
+        om_family(out, families[f].names[unit], OM_GAUGE, unit == BUDGET_USD ? "usd" : NULL,
+                  families[f].help);
+        for (size_t k = 0; k < n; k++) {
+            const Budget *b = &budgets[k];
+            char scope[BUDGET_SCOPE_TEXT_MAX];
+            bool shown = b->limited && b->scope.unit == unit && b->scope.kind != BUDGET_USER &&
+                         !str_eq(b->scope.key, STR("*"));
+            if (!shown) continue;
+            OmLabel label = { "scope", str_of(budget_scope_text(&b->scope, scope)) };
+            const char *at = (const char *)b + families[f].offset;
+            double value = (double)*(const int64_t *)(const void *)at;
+            om_sample(out, &label, 1, unit == BUDGET_USD ? value / NUSD_PER_USD : value);
+        }
+    }
+}
+
 static void throughput_write(Metrics *m, OmOut *out, const QueueStats *q)
 {
     RatePoint now = rate_point(q), from;
@@ -645,6 +695,8 @@ typedef struct {
     QueueStats queue;
     WorkerRoster roster;
     Signals signals;
+    Budget *budgets;
+    size_t budgets_n;
 } Reading;
 
 static void reading_deinit(Reading *in)
@@ -664,6 +716,7 @@ static int reading_fill_wait(Metrics *m, Reading *in)
     SignalsQuery query = { .window_ms = WINDOW_MS, .now_ms = in->now_ms };
     int r = queue_stats_wait(m->queue, &in->queue);
     if (r == 0) r = store_read_wait(queue_store(m->queue), roster_job, in);
+    if (r == 0) r = queue_budgets_wait(m->queue, &in->arena, &in->budgets, &in->budgets_n);
     return r < 0 ? r : signals_collect_wait(m->queue, &query, &in->arena, &in->signals);
 }
 
@@ -789,6 +842,7 @@ static int stored_write_wait(Metrics *m, OmFormat format, Buf *out)
     OmOut om = om_out(out, format);
     workers_write(&om, &in);
     signals_write(&om, &in);
+    budgets_write(&om, in.budgets, in.budgets_n);
     pthread_mutex_lock(&m->lock);
     Kept *kept = &m->kept[format];
     buf_clear(&kept->text);
@@ -802,6 +856,7 @@ int metrics_write_wait(Metrics *m, OmFormat format, Buf *out)
 {
     ProcessStats process;
     QueueStats queue;
+    LedgerStats ledger;
     (void)work_wait(process_read, &process);
     int r = stored_write_wait(m, format, out);
     if (r == -ECANCELED) return r;
@@ -818,6 +873,8 @@ int metrics_write_wait(Metrics *m, OmFormat format, Buf *out)
     fields_write(&om, queue_families, ARRAY_N(queue_families), &queue);
     one_write(&om, "gantry_tool_calls_seconds", OM_COUNTER, "seconds",
               "Time that calls of tools took, summed", (double)queue.tools_ms / 1000);
+    queue_ledger_stats(m->queue, &ledger);
+    fields_write(&om, ledger_families, ARRAY_N(ledger_families), &ledger);
     throughput_write(m, &om, &queue);
     gateways_write(m, &om);
     board_write(m, &om);
