@@ -78,7 +78,7 @@ static bool is_tokens(Str scope)
 
 static int budget_set_body(Client *client)
 {
-    CLEANUP(buf_deinit) Buf buf;
+    CLEANUP(buf_deinit) Buf buf = { 0 };
     ClientAnswer answer;
     Str scope = str_of(client->in->args[0]), amount = str_of(client->in->args[1]);
     bool as_configured = str_eq(amount, STR("default"));
