@@ -16,6 +16,7 @@
 #include "observe/webhook.h"
 #include "queue/ledger.h"
 #include "store/artifact_store.h"
+#include "store/call_store.h"
 #include "store/worker_store.h"
 #include "sys/clock.h"
 #include "sys/process.h"
@@ -396,6 +397,38 @@ static int make_dir(const char *path)
     return diag_set(-errno, "cannot make the data directory %s: %s", path, strerror(errno));
 }
 
+typedef struct {
+    Arena arena;
+    int64_t now_ms;
+    CallUse *uses;
+    size_t n;
+} RecentJob;
+
+static int recent_job(Db *db, void *arg)
+{
+    RecentJob *job = arg;
+    return call_recent(db, job->now_ms - RATE_SPAN_MS, &job->arena, &job->uses, &job->n);
+}
+
+/* A restart does not make room at the providers. */
+static int board_seed(Program *p)
+{
+    RecentJob job = { .now_ms = clock_real_ms() };
+    arena_init(&job.arena, 1 << 20);
+    int r = store_read(p->store, recent_job, &job);
+    for (size_t i = 0; r == 0 && i < job.n; i++) {
+        const CallUse *use = &job.uses[i];
+        RateAmounts used = { .v = { [RATE_REQUESTS] = use->calls,
+                                    [RATE_TOKENS] = use->tokens,
+                                    [RATE_INPUT] = use->input_tokens,
+                                    [RATE_OUTPUT] = use->output_tokens } };
+        rate_board_seed(p->board, use->provider, use->model, &used,
+                        MAX(job.now_ms - use->newest_at_ms, 0));
+    }
+    arena_deinit(&job.arena);
+    return r;
+}
+
 /* Remote workers that may still have shares from an earlier life of this server. */
 static int remote_job(Db *db, void *arg)
 {
@@ -422,7 +455,7 @@ static int board_open(Program *p)
     p->board = rate_board_new(p->config.lease_ms, !remote);
     rate_board_add_breakers(p->board, p->webhook_breakers);
     metrics_add_board(p->metrics, p->board);
-    return 0;
+    return board_seed(p);
 }
 
 static int open_services(Program *p)

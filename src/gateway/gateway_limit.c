@@ -407,6 +407,14 @@ static void note_waited(Limits *limits, const ModelCall *call, int64_t since_us)
     pthread_mutex_unlock(&limits->lock);
 }
 
+static bool lacks_share(const RateWaiter *waiter)
+{
+    int64_t now_ms = clock_mono_ms();
+    for (size_t i = 0; i < waiter->rates_n; i++)
+        if (rate_lacks_share(waiter->rates[i], &waiter->need, now_ms)) return true;
+    return false;
+}
+
 static int permit_wait(Limits *limits, ModelCall *call)
 {
     CallPermit *permit = &call->permit;
@@ -416,7 +424,7 @@ static int permit_wait(Limits *limits, ModelCall *call)
                             call->target->provider->name);
     pump(limits, permit->model->provider);
     if (!permit->waiter.admitted) {
-        if (limits->sharing) cond_broadcast(&limits->lack);
+        if (lacks_share(&permit->waiter)) cond_broadcast(&limits->lack);
         int r = admitted_wait(limits, call);
         note_waited(limits, call, since_us);
         if (r != 0) return r;

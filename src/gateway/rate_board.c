@@ -256,6 +256,36 @@ static int share_out(RateBoard *board, size_t place, const GatewayLimit *limit, 
     return 0;
 }
 
+/* As if a worker of that name had left just after it had sent the newest of them. */
+static void seed_key(RateBoard *board, size_t place, const GatewayLimit *limit,
+                     const RateAmounts *used, int64_t ended_ms)
+{
+    BoardKey *key = key_of(board, limit, clock_mono_ms());
+    for (RateUnit unit = 0; key && unit < RATE_N_; unit++) {
+        ShareHolder *holder = &key->holders[unit][place];
+        holder->held = holder->used = holder->held + used->v[unit];
+        holder->expires_ms = MAX(holder->expires_ms, ended_ms);
+    }
+}
+
+void rate_board_seed(RateBoard *board, Str provider, Str model, const RateAmounts *used,
+                     int64_t age_ms)
+{
+    GatewayLimit limit = { .provider = "" };
+    int64_t now_ms = clock_mono_ms(), ended_ms = MAX(now_ms - age_ms, 1);
+    str_copy(limit.provider, sizeof limit.provider, provider);
+    pthread_mutex_lock(&board->lock);
+    BoardWorker *worker = worker_place(board, STR("(before the restart)"), now_ms);
+    if (worker) {
+        size_t place = (size_t)(worker - board->workers);
+        worker->told_at_ms = now_ms - board->ttl_ms; /* a minute, and its place is free */
+        seed_key(board, place, &limit, used, ended_ms);
+        str_copy(limit.model, sizeof limit.model, model);
+        seed_key(board, place, &limit, used, ended_ms);
+    }
+    pthread_mutex_unlock(&board->lock);
+}
+
 int rate_board_tell(RateBoard *board, Str name, const RateTelling *telling, GatewayShare *ret)
 {
     int64_t now_ms = clock_mono_ms();

@@ -1,9 +1,9 @@
 /* RateBoard: what the workers tell of rate limits and breakers, and what share of each limit each
  * of them gets.
  *
- * In the control plane's memory, one for all workers: the limits are the providers', so after a
- * restart nothing is lost but the knowledge of who has what; until every worker that lives has
- * asked again, or its share has run out, nobody gets more than it has. Any thread; nothing waits.
+ * In the control plane's memory, one for all workers. After a restart the calls of the last minute
+ * count as far as they are recorded (rate_board_seed), and until every worker that lives has asked
+ * again, or its share has run out, nobody gets more than it has. Any thread; nothing waits.
  */
 #ifndef GANTRY_GATEWAY_RATE_BOARD_H
 #define GANTRY_GATEWAY_RATE_BOARD_H
@@ -22,6 +22,11 @@ RateBoard *rate_board_new(int64_t ttl_ms, bool fresh);
 /* NULL is accepted. */
 void rate_board_free(RateBoard *board);
 DEFINE_FREEP(RateBoard, rate_board_free)
+
+/* What was sent to a model before this board was made, age_ms ago or longer: it counts against the
+ * limits of the model and of its provider until a minute is over. */
+void rate_board_seed(RateBoard *board, Str provider, Str model, const RateAmounts *used,
+                     int64_t age_ms);
 
 /* Breakers of this process, to be shown with the workers'; they must stay until the board goes. At
  * most 8 sets. */

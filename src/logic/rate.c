@@ -158,6 +158,20 @@ int64_t rate_fits_at_ms(const Rate *rate, const RateAmounts *need, int64_t now_m
     return at_ms;
 }
 
+bool rate_lacks_share(const Rate *rate, const RateAmounts *need, int64_t now_ms)
+{
+    if (!rate->shared) return false;
+    if (rate->concurrent_limit > 0 && rate->in_flight >= concurrent_now(rate, now_ms) &&
+        rate->in_flight < rate->concurrent_limit)
+        return true;
+    for (RateUnit unit = 0; unit < RATE_N_; unit++) {
+        int64_t limit = rate_limit(rate, unit), share = share_of(rate, unit, now_ms);
+        int64_t wanted = rate_own(rate, unit, now_ms) + MIN(need->v[unit], limit);
+        if (limit > 0 && need->v[unit] > 0 && share < limit && wanted > share) return true;
+    }
+    return false;
+}
+
 void rate_take(Rate *rate, const RateAmounts *need, int64_t now_ms)
 {
     for (RateUnit unit = 0; unit < RATE_N_; unit++)

@@ -78,6 +78,9 @@ int64_t rate_used(const Rate *rate, RateUnit unit, int64_t now_ms);
  * call must end first, or the share is too small. */
 int64_t rate_fits_at_ms(const Rate *rate, const RateAmounts *need, int64_t now_ms);
 
+/* Whether it is the share that stands in the way: a larger one would let `need` through sooner. */
+bool rate_lacks_share(const Rate *rate, const RateAmounts *need, int64_t now_ms);
+
 /* Books a call, also one that does not fit. */
 void rate_take(Rate *rate, const RateAmounts *need, int64_t now_ms);
 

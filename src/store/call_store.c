@@ -78,3 +78,36 @@ int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)
     *ret_n = list.n;
     return 0;
 }
+
+static void use_read(RowOut *out, void *ret_row)
+{
+    CallUse *use = ret_row;
+    use->provider = out_text(out);
+    use->model = out_text(out);
+    use->newest_at_ms = out_i64(out);
+    use->calls = out_i64(out);
+    use->input_tokens = out_i64(out);
+    use->output_tokens = out_i64(out);
+    use->tokens = out_i64(out);
+}
+
+/* Ids grow with the end of calls, so what began lately stands at the end of the table. */
+int call_recent(Db *db, int64_t since_ms, Arena *arena, CallUse **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = CALL_USES_MAX, .size = sizeof(CallUse) };
+    DbStmt *s = db_stmt(db, "SELECT provider, model, MAX(at_ms), COUNT(*), SUM(input_tokens),"
+                            " SUM(output_tokens),"
+                            " SUM(MAX(input_tokens + output_tokens, charged_tokens))"
+                            " FROM call WHERE id > (SELECT COALESCE(MAX(id), 0) FROM call) - ?1"
+                            " AND at_ms >= ?2 AND NOT replayed AND NOT cached"
+                            " AND outcome <> 'unreached'"
+                            " GROUP BY provider, model ORDER BY COUNT(*) DESC LIMIT ?3");
+    db_bind_i64(s, 1, CALL_RECENT_MAX);
+    db_bind_i64(s, 2, since_ms);
+    db_bind_i64(s, 3, CALL_USES_MAX);
+    int r = row_list_fill(&list, s, use_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}

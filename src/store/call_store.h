@@ -41,4 +41,18 @@ MUST_CHECK int call_insert(Db *db, int64_t task_seq, const Call *call);
  */
 MUST_CHECK int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n);
 
+/* What calls of a model that began lately have sent and got, added up. */
+typedef struct {
+    Str provider, model;
+    int64_t newest_at_ms;
+    int64_t calls, input_tokens, output_tokens;
+    int64_t tokens; /* both, or what was charged where that is more */
+} CallUse;
+#define CALL_RECENT_MAX 100000 /* older calls than so many are not looked at */
+#define CALL_USES_MAX 1000
+
+/* Of calls that began at or after since_ms and went to a provider, a row a model; texts live in
+ * arena. Returns 0, -ENOMEM, -errno. */
+MUST_CHECK int call_recent(Db *db, int64_t since_ms, Arena *arena, CallUse **ret, size_t *ret_n);
+
 #endif

@@ -138,6 +138,36 @@ static void test_huge_amounts_do_not_overflow(void **state)
     assert_true(fits(&rate, 100, T0 + 99000 + 2 * RATE_SPAN_MS));
 }
 
+static void test_shares(void **state)
+{
+    (void)state;
+    Rate rate = rate_of(0, 100, 4);
+    RateAmounts ten = rate_amounts(10, 0), sixty = rate_amounts(60, 0);
+    rate.shared = true;
+    assert_int_equal(rate_fits_at_ms(&rate, &ten, T0), RATE_NEVER); /* none yet */
+    assert_true(rate_lacks_share(&rate, &ten, T0));
+    rate.share = (RateAmounts){ .v = { [RATE_TOKENS] = 50 } };
+    rate.concurrent_share = 1;
+    rate.share_until_ms = T0 + 1000;
+    assert_true(fits(&rate, 10, T0));
+    assert_int_equal(rate_fits_at_ms(&rate, &sixty, T0), RATE_NEVER);
+    assert_true(rate_lacks_share(&rate, &sixty, T0));
+    assert_false(rate_lacks_share(&rate, &ten, T0));
+    take(&rate, 45, T0);
+    assert_true(rate_lacks_share(&rate, &ten, T0)); /* of both */
+    assert_int_equal(rate_fits_at_ms(&rate, &ten, T0), RATE_NEVER);
+    settle(&rate, 45, T0, 45, T0);
+    assert_true(rate_fits_at_ms(&rate, &ten, T0) > T0 + RATE_WINDOW_MS);
+    assert_int_equal(rate_fits_at_ms(&rate, &ten, T0 + 1000), RATE_NEVER); /* its time is over */
+    rate.share.v[RATE_TOKENS] = 100; /* all of it: what is used stands in the way, not the share */
+    rate.concurrent_share = 4;
+    rate.share_until_ms = T0 + 100000;
+    take(&rate, 50, T0);
+    assert_false(rate_lacks_share(&rate, &ten, T0));
+    rate.shared = false;
+    assert_false(rate_lacks_share(&rate, &sixty, T0));
+}
+
 /* --- what providers tell ---------------------------------------------------------------------- */
 
 #define NOW_REAL INT64_C(1767225600000) /* 2026-01-01T00:00:00Z */
@@ -445,6 +475,7 @@ int main(void)
         cmocka_unit_test(test_a_late_return_gives_nothing_twice),
         cmocka_unit_test(test_concurrency),
         cmocka_unit_test(test_huge_amounts_do_not_overflow),
+        cmocka_unit_test(test_shares),
         cmocka_unit_test(test_openai_fields),
         cmocka_unit_test(test_anthropic_fields),
         cmocka_unit_test(test_retry_after),

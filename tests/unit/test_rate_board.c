@@ -91,6 +91,23 @@ static void test_after_a_restart_nobody_gets_more_than_it_has(void **state)
     rate_board_free(board);
 }
 
+static void test_a_restart_makes_no_room(void **state)
+{
+    (void)state;
+    RateBoard *board = rate_board_new(TTL_MS, true);
+    RateAmounts used = rate_amounts(10, 5);
+    used.v[RATE_REQUESTS] = 60;
+    rate_board_seed(board, STR("openai"), STR("gpt"), &used, 1000);
+    rate_board_seed(board, STR("openai"), STR("mini"), &used, 1000);
+    rate_board_seed(board, STR("openai"), STR("old"), &used, RATE_SPAN_MS);
+    assert_int_equal(tell(board, "a", limit_of("gpt", 100, 0)).v[RATE_REQUESTS], 40);
+    assert_int_equal(tell(board, "a", limit_of("old", 100, 0)).v[RATE_REQUESTS], 100);
+    assert_int_equal(tell(board, "a", limit_of("", 200, 0)).v[RATE_REQUESTS], 20); /* all three */
+    BoardLimit list[4];
+    assert_int_equal(rate_board_limits(board, list, 4), 1); /* nobody of that name is shown */
+    rate_board_free(board);
+}
+
 static void test_what_is_shown(void **state)
 {
     (void)state;
@@ -175,6 +192,7 @@ int main(void)
         cmocka_unit_test(test_the_lowest_limit_holds),
         cmocka_unit_test(test_who_leaves_gives_back),
         cmocka_unit_test(test_after_a_restart_nobody_gets_more_than_it_has),
+        cmocka_unit_test(test_a_restart_makes_no_room),
         cmocka_unit_test(test_what_is_shown),
         cmocka_unit_test(test_workers_and_limits_have_an_end),
     };

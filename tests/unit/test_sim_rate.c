@@ -12,7 +12,7 @@
 #include "logic/rate.h"
 #include "random.h"
 
-#define RUNS 1200
+#define RUNS 700
 #define CALLS_MAX 400
 #define MODELS_MAX 3
 

@@ -13,7 +13,7 @@
 #include "logic/share.h"
 #include "random.h"
 
-#define RUNS 300
+#define RUNS 150
 #define WORKERS_MAX 5
 #define LIVES_MAX 24 /* a restarted worker is another one */
 #define CALLS_MAX 200

@@ -584,6 +584,52 @@ static void test_calls_and_logs(void **state)
     run(state, job_calls_and_logs);
 }
 
+static int job_calls_recent(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    CallUse *uses;
+    size_t n;
+    Call call = { .attempt = 1,
+                  .provider = STR("openai"),
+                  .model = STR("m"),
+                  .outcome = STR("complete"),
+                  .input_tokens = 10,
+                  .output_tokens = 5 };
+    for (int i = 0; i < 4; i++) {
+        call.at_ms = 1000 + i;
+        call.charged_tokens = i == 3 ? 100 : 0; /* its usage is not known */
+        CHECK_INT(call_insert(db, 3, &call), 0);
+    }
+    call.cached = true;
+    CHECK_INT(call_insert(db, 3, &call), 0);
+    call.cached = false;
+    call.replayed = true;
+    CHECK_INT(call_insert(db, 3, &call), 0);
+    call.replayed = false;
+    call.outcome = STR("unreached");
+    CHECK_INT(call_insert(db, 3, &call), 0);
+    call.model = STR("other");
+    call.outcome = STR("upstream_error");
+    CHECK_INT(call_insert(db, 3, &call), 0);
+    CHECK_INT(call_recent(db, 1001, arena, &uses, &n), 0);
+    CHECK_INT(n, 2);
+    CHECK_STR(uses[0].model, STR("m"));
+    CHECK_INT(uses[0].calls, 3);
+    CHECK_INT(uses[0].newest_at_ms, 1003);
+    CHECK_INT(uses[0].input_tokens, 30);
+    CHECK_INT(uses[0].output_tokens, 15);
+    CHECK_INT(uses[0].tokens, 130);
+    CHECK_STR(uses[1].model, STR("other"));
+    CHECK_INT(call_recent(db, 2000, arena, &uses, &n), 0);
+    CHECK_INT(n, 0);
+    return 0;
+}
+
+static void test_calls_recent(void **state)
+{
+    run(state, job_calls_recent);
+}
+
 static int job_webhooks(Db *db, void *arg)
 {
     Arena *arena = arg;
@@ -747,8 +793,9 @@ int main(void)
         TEST(test_task_restart), TEST(test_running),
         TEST(test_list),         TEST(test_list_is_bounded),
         TEST(test_plans),        TEST(test_calls_and_logs),
-        TEST(test_webhooks),     TEST(test_keys),
-        TEST(test_workers),      TEST(test_artifacts),
+        TEST(test_calls_recent), TEST(test_webhooks),
+        TEST(test_keys),         TEST(test_workers),
+        TEST(test_artifacts),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("store_records", tests, NULL, NULL);
