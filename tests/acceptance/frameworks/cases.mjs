@@ -98,6 +98,13 @@ async function aiBad(model) {
   return { failures: 1 };
 }
 
+async function aiFail(model) { // tries 5xx again whatever x-should-retry says; the gateway bounds what that comes to
+  const error = await raised(generateText({ model, prompt: '[[sim mode=fail status=500]] hello' }));
+  assert.ok(String(error).length > 5);
+  assert.equal(attempts, 3);
+  return { failuresMax: 9 };
+}
+
 const chat = (model, more = {}) => new ChatOpenAI({ model, configuration: { fetch: counting }, ...more });
 
 async function langchainPlain(model) {
@@ -211,7 +218,7 @@ async function agentsCap(model) {
 }
 
 const kinds = {
-  ai: { plain: aiPlain, stream: aiStream, tools: aiTools, object: aiObject, cut: aiCut, cap: aiCap, bad: aiBad },
+  ai: { plain: aiPlain, stream: aiStream, tools: aiTools, object: aiObject, cut: aiCut, cap: aiCap, bad: aiBad, fail: aiFail },
   langchain: { plain: langchainPlain, stream: langchainStream, tools: langchainTools, object: langchainObject, cut: langchainCut, cap: langchainCap },
   agents: { plain: agentsPlain, tools: agentsTools, stream: agentsStream, object: agentsObject, cut: agentsCut, cap: agentsCap },
 };
