@@ -20,12 +20,15 @@ typedef struct {
     int64_t start_ms, end_ms;
 } Window;
 
+/* Every call asks for the same few: what the calendar said last is remembered by each thread. */
 static Window window_of(BudgetPeriod period, int64_t at_ms)
 {
-    Window w;
-    if (period == BUDGET_DAY) zone_day(at_ms, &w.start_ms, &w.end_ms);
-    else zone_month(at_ms, &w.start_ms, &w.end_ms);
-    return w;
+    static _Thread_local Window last[BUDGET_PERIOD_N_];
+    Window *w = &last[period];
+    if (at_ms >= w->start_ms && at_ms < w->end_ms) return *w;
+    if (period == BUDGET_DAY) zone_day(at_ms, &w->start_ms, &w->end_ms);
+    else zone_month(at_ms, &w->start_ms, &w->end_ms);
+    return *w;
 }
 
 /* --- rules ------------------------------------------------------------------------------------ */
