@@ -86,6 +86,10 @@ static void schema_write(JsonOut *out, const Schema *schema)
     json_out_key(out, schema->name);
     json_out_object(out);
     json_out_kcstr(out, "type", "object");
+    if (str_empty(rest)) { /* with any members */
+        json_out_object_end(out);
+        return;
+    }
     json_out_key(out, "properties");
     json_out_object(out);
     while (field_next(&rest, &name, &type, &optional)) {

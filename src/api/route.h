@@ -64,10 +64,10 @@ struct Route {
 extern const Route api_routes[];
 extern const size_t api_routes_n;
 
-/* An object that answers are made of. fields: "name:type" with blanks between. A name with `?` may
- * be missing, a type with `?` may be null. Types: string, integer, number, boolean, any, object,
- * time (RFC 3339), uuid, usd (decimal text), hex; the name of another schema; a type in brackets is
- * an array of it. */
+/* An object that answers are made of; with any members when fields is empty. fields: "name:type"
+ * with blanks between. A name with `?` may be missing, a type with `?` may be null. Types: string,
+ * integer, number, boolean, any, object, time (RFC 3339), uuid, usd (decimal text), hex; the name
+ * of another schema; a type in brackets is an array of it. */
 typedef struct {
     const char *name;
     const char *fields;

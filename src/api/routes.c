@@ -178,7 +178,7 @@ const Route api_routes[] = {
       .answer = "PriceImport" },
     { .method = "GET", .pattern = "/api/prices/entries", .run_wait = price_entries_run_wait,
       .id = "getPriceEntries", .tag = "prices", .summary = "What was imported, in the form it had",
-      .status = 200, .answer_type = "application/json" },
+      .status = 200, .answer = "PriceEntries" },
 
     /* flags */
     { .method = "GET", .pattern = "/api/flags", .run_wait = flag_list_run_wait,

@@ -144,6 +144,7 @@ const Schema api_schemas[] = {
                "maxInputTokens?:integer maxOutputTokens?:integer mediaUnpriced?:boolean "
                "fictitious?:boolean" },
     { "PriceTier", "aboveTokens:integer " PRICE_RATES },
+    { "PriceEntries", "" },
     { "PriceImport", "imported:integer skipped:integer firstSkipped:string revision:integer" },
     { "CacheNews", "revision:integer purges:[CachePurge]" },
     { "CachePurge", "tenant:string? agent:string?" },

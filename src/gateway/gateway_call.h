@@ -260,8 +260,8 @@ void reply_follow_wait(ModelCall *call, const Recording *recording, Str bytes); 
 void reply_follow_end_wait(ModelCall *call);
 void reply_stream_end_wait(ModelCall *call, Str tail); /* tail: the last bytes, recorded already */
 void reply_stream_fail_wait(ModelCall *call, int64_t sequence); /* an error event, and the end */
-/* Answers with a recording; a field more of the head may be given (NULL: none). When a heartbeat has
- * begun the answer already, recording must be a stream. */
+/* Answers with a recording; a field more of the head may be given (NULL: none). When a heartbeat
+ * has begun the answer already, recording must be a stream. */
 void reply_recording_wait(ModelCall *call, const Recording *recording, const GatewayField *field);
 /* gateway_reply.c: adds to call->recording what the agent is about to be sent. */
 void recording_begin(ModelCall *call, int status, bool streamed);
