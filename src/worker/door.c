@@ -101,9 +101,11 @@ static int tool_wait(Run *run, HttpReq *req)
         http_header_add(req, "allow", STR("POST"));
         return http_problem_wait(req, 405, "method_not_allowed", "tools are called by POST");
     }
-    if (run->door_calls_n > DOOR_CALLS_MAX) /* this one included */
+    if (run->door_calls_n > DOOR_CALLS_MAX) { /* this one is counted already */
+        atomic_fetch_add(&run->host->counters.tools_crowded, 1);
         return http_problem_wait(req, 429, "too_many_calls",
                                  "the task has %d tool calls under way already", DOOR_CALLS_MAX);
+    }
     int r = http_body_wait(req, ARGUMENTS_BYTES_MAX, &body);
     if (r == HTTP_E_TOO_LARGE)
         return http_problem_wait(req, 413, "body_too_large",

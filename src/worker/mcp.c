@@ -589,7 +589,10 @@ static int talk_wait(Talk *t)
 static int attempt_wait(ToolCall *call, int64_t deadline_ms)
 {
     McpSession *s = session_join(call->run, call->tool);
-    if (!s) return diag_set(-EMFILE, "there are too many connections to MCP servers");
+    if (!s) {
+        atomic_fetch_add(&call->run->host->counters.mcp_crowded, 1);
+        return diag_set(-EMFILE, "there are too many connections to MCP servers");
+    }
     Talk t = { call, s, deadline_ms };
     int r = talk_wait(&t);
     bool usable = r == MCP_E_SET && s->ready;

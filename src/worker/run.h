@@ -24,6 +24,8 @@ typedef struct {
     atomic_uint_fast64_t started, stale, outputs_too_large, log_lines_dropped;
     atomic_uint_fast64_t tool_outcomes[TOOL_OUTCOME_N_];
     atomic_uint_fast64_t tool_us;            /* spent by those that ran */
+    atomic_uint_fast64_t tools_crowded;      /* refused: DOOR_CALLS_MAX under way */
+    atomic_uint_fast64_t mcp_crowded;        /* refused: too many MCP sessions */
     atomic_uint_fast64_t tools_not_recorded; /* beyond RUN_TOOL_RECORDS_MAX */
     atomic_uint_fast64_t ended[TASK_OUTCOME_N_];
 } RunCounters;

@@ -99,6 +99,8 @@ void worker_stats(const WorkerHost *worker, WorkerStats *ret)
         ret->tool_errors += i != TOOL_OUTCOME_OK && tool_outcome_ran((ToolOutcome)i) ? n : 0;
     }
     ret->tool_us = atomic_load(&c->tool_us);
+    ret->tools_crowded = atomic_load(&c->tools_crowded);
+    ret->mcp_crowded = atomic_load(&c->mcp_crowded);
     ret->tools_not_recorded = atomic_load(&c->tools_not_recorded);
     ret->versions_fetched = versions_fetched(w->host.versions);
     for (int i = 0; i < TASK_OUTCOME_N_; i++) ret->ended[i] = atomic_load(&c->ended[i]);

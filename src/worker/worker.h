@@ -75,6 +75,8 @@ typedef struct {
     uint64_t tool_calls, tool_errors; /* that ran; of these, that did not go well */
     uint64_t tools[TOOL_OUTCOME_N_];
     uint64_t tool_us;
+    uint64_t tools_crowded;      /* refused: too many under way in their task */
+    uint64_t mcp_crowded;        /* refused: too many MCP sessions of the task or the worker */
     uint64_t tools_not_recorded; /* calls that the timeline has no row of */
     uint64_t versions_fetched;
 } WorkerStats;

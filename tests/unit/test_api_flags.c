@@ -93,6 +93,30 @@ static void test_full(void **state)
     EXPECT(put(f, "k7", "{\"value\":2}"), 200); /* those there are may change */
 }
 
+/* A rule for n users with long names. */
+static const char *large(ApiFixture *f, int n)
+{
+    CLEANUP(buf_deinit) Buf text;
+    buf_init(&text, 1 << 20);
+    buf_printf(&text, "{\"value\":1,\"rules\":[{\"value\":2,\"users\":[");
+    for (int i = 0; i < n; i++) buf_printf(&text, "%s\"%0200d\"", i ? "," : "", i);
+    buf_printf(&text, "]}]}");
+    return arena_cstr(&f->arena, buf_str(&text));
+}
+
+static void test_large(void **state)
+{
+    ApiFixture *f = *state;
+    EXPECT(put(f, "a", large(f, FLAG_TEXT_BYTES_MAX / 203 + 1)), 413);
+    const char *fits = large(f, FLAG_TEXT_BYTES_MAX / 203 - 1);
+    int n = 0;
+    while (n < 100 && put(f, format(f, "k%d", n), fits).status == 200) n++;
+    size_t each = strlen(fits);
+    assert_in_range((size_t)n, FLAGS_BYTES_MAX / (each + 40), FLAGS_BYTES_MAX / each);
+    EXPECT(put(f, "one-more", fits), 409);
+    EXPECT(put(f, "small", "{\"value\":1}"), 200);
+}
+
 static void test_tasks_switched_off(void **state)
 {
     ApiFixture *f = *state;
@@ -193,6 +217,7 @@ int main(void)
         CASE(test_life),
         CASE(test_refused),
         CASE(test_full),
+        CASE(test_large),
         CASE(test_tasks_switched_off),
         CASE(test_version_switched_off),
         CASE(test_workers_are_told),

@@ -165,6 +165,21 @@ static void test_too_many_rules(void **state)
     }
 }
 
+static void test_long_lists(void **state)
+{
+    (void)state;
+    CLEANUP(buf_deinit) Buf text;
+    buf_init(&text, 1 << 20);
+    for (int n = FLAG_LIST_MAX; n <= FLAG_LIST_MAX + 1; n++) {
+        buf_clear(&text);
+        buf_printf(&text, "{\"value\":1,\"rules\":[{\"value\":2,\"users\":[");
+        for (int i = 0; i < n; i++) buf_printf(&text, "%s\"u%d\"", i ? "," : "", i);
+        buf_printf(&text, "]}]}");
+        if (n == FLAG_LIST_MAX) assert_int_equal(flag("k", text.ptr).rules_n, 1);
+        else refused("k", text.ptr, "rules[0].users");
+    }
+}
+
 /* --- deciding --------------------------------------------------------------------------------- */
 
 static void expect(const Flag *f, const FlagContext *c, const char *value, FlagReason reason,
@@ -333,6 +348,7 @@ int main(void)
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_refused_definitions),
         cmocka_unit_test(test_too_many_rules),
+        cmocka_unit_test(test_long_lists),
         cmocka_unit_test(test_first_rule_that_fits),
         cmocka_unit_test(test_percentages_only_add),
         cmocka_unit_test(test_units),

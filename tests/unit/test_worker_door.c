@@ -499,6 +499,9 @@ static int crowd_scenario(Bench *b)
         "\"hold.sh\"]}}");
     Task task = bench_run(b, "1");
     expect(&task, "[429, \"too_many_calls\"]");
+    WorkerStats stats;
+    worker_stats(b->worker, &stats);
+    CHECK_INT(stats.tools_crowded, 1);
     return 0;
 }
 

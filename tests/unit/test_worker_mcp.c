@@ -474,6 +474,45 @@ static void test_guard(void **state)
     stub_close(&stub);
 }
 
+/* A task has connections to so many servers and no more. */
+static int many_scenario(Bench *b)
+{
+    Str tools = STR("["),
+        yaml = STR("apiVersion: gantry/v1\nkind: Agent\nmetadata: {name: a}\nspec:\n"
+                   "  command: [python3, script]\n  tools: tools.json\n");
+    for (int i = 0; i <= MCP_RUN_SESSIONS_MAX; i++)
+        tools = arena_printf(
+            &b->arena,
+            "%.*s%s{\"name\":\"t%d\",\"description\":\"Shouts\",\"inputSchema\":%s,"
+            "\"source\":{\"mcp\":{\"url\":\"http://127.0.0.1:%u/mcp?n=%d\",\"tool\":"
+            "\"far\"}}}",
+            STR_ARG(tools), i ? "," : "", i, SCHEMA, stub.port, i);
+    tools = arena_printf(&b->arena, "%.*s]", STR_ARG(tools));
+    Str agent = arena_printf(&b->arena,
+                             "%sprint(json.dumps([[call('t%%d' %% i)[1] for i in range(%d)],"
+                             " call('t%d'), call('t0')[1]]))\n",
+                             AGENT, MCP_RUN_SESSIONS_MAX, MCP_RUN_SESSIONS_MAX);
+    BenchFile files[] = { { "agent.yaml", yaml.ptr },
+                          { "script", agent.ptr },
+                          { "tools.json", tools.ptr } };
+    bench_deploy_files(b, files, ARRAY_N(files));
+    Task task = bench_run(b, "1");
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK(str_ends_with(task.result,
+                        STR("\"ok\"], [200, \"trouble\", \"the tool could not be reached: "
+                            "there are too many connections to MCP servers\"], \"ok\"]")));
+    WorkerStats stats;
+    worker_stats(b->worker, &stats);
+    CHECK_INT(stats.mcp_crowded, 1);
+    return 0;
+}
+
+static void test_many_servers(void **state)
+{
+    (void)state;
+    with_server(SPEAKS_STATELESS, many_scenario);
+}
+
 /* --- over pipes ------------------------------------------------------------------------------- */
 
 static int pipe_scenario(Bench *b)
@@ -535,6 +574,7 @@ int main(void)
         cmocka_unit_test(test_troubles),
         cmocka_unit_test(test_timeout),
         cmocka_unit_test(test_guard),
+        cmocka_unit_test(test_many_servers),
         cmocka_unit_test(test_pipes),
         cmocka_unit_test(test_pipe_troubles),
     };
