@@ -145,6 +145,9 @@ MUST_CHECK int call_translate_answer(ModelCall *call, const Json *body, Buf *out
 /* An error of the provider's in the agent's API; in the call's arena, empty if that is full. */
 Str call_translate_error(ModelCall *call, int status, Str body);
 
+/* gateway_degrade.c: what is left of the task's budgets decides what the call gives up, so they
+ * must be known: asks once, when they are not. Returns 0 or -ECANCELED. */
+MUST_CHECK int call_know_budgets_wait(ModelCall *call);
 /* gateway_degrade.c: sets call->step and call->degrade by what is left of the task's budgets. */
 void call_degrade(ModelCall *call);
 /* Whether call->target stands in for the model asked for, and for that reason. */

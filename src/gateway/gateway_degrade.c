@@ -1,7 +1,8 @@
 /* What calls give up while a budget runs low; the rule is logic/degrade.h. */
 #include "gateway/gateway_call.h"
 
-#define HOLD_LOOK_MS 250 /* a held call looks at its budgets so often */
+#define BUDGETS_KNOW_MS 2000 /* for the answer; without one the call goes on as usual */
+#define HOLD_LOOK_MS 250     /* a held call looks at its budgets so often */
 
 const char *gateway_degraded_name(GatewayDegraded degraded)
 {
@@ -18,6 +19,14 @@ void stats_degraded(Gateway *gateway, GatewayDegraded degraded)
 bool call_is_degraded_by(const ModelCall *call, GatewayDegraded reason)
 {
     return call->target->degraded_by == gateway_degraded_name(reason);
+}
+
+int call_know_budgets_wait(ModelCall *call)
+{
+    const DegradeConfig *config = &call->task->gateway->config->degrade;
+    if (config->cache_at_ppm == 0 && config->model_at_ppm == 0 && config->hold_at_ppm == 0)
+        return 0;
+    return purse_know_wait(call->task->owner, &call->wake, BUDGETS_KNOW_MS);
 }
 
 void call_degrade(ModelCall *call)
