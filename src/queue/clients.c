@@ -4,6 +4,7 @@
 #include "queue/queue_private.h"
 #include "store/flag_store.h"
 #include "store/idempotency_store.h"
+#include "store/rollout_store.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
 
@@ -17,6 +18,11 @@ typedef struct {
     const TaskNew *task;
     int64_t now_ms;
     TaskSummary summary;
+
+    /* of the agent's rollout; seq 0: none, or the version was given */
+    RolloutRouting rollout;
+    RolloutUnit unit;
+    bool unit_is_new; /* or has a new arm: it has to be stored */
 } SubmitJob;
 
 static int no_agent(Str agent)
@@ -87,11 +93,53 @@ static Uuid new_id(Queue *queue, int64_t now_ms)
     return uuid7_next(&queue->ids, now_ms, random);
 }
 
+/* The arm of an active rollout that the task belongs to; canary: its version into the summary. */
+static int submit_route(Db *db, SubmitJob *job, char id[UUID_TEXT_MAX])
+{
+    const TaskNew *new = job->task;
+    RouteBefore before;
+    job->summary.id = new_id(job->queue, job->now_ms);
+    if (!str_empty(new->version_id)) return 0; /* pinned: in no statistics */
+    int r = rollout_routing(db, str_of(job->summary.agent), &job->rollout);
+    if (r == -ENOENT || (r == 0 && job->rollout.weight_bp == 0)) {
+        job->rollout.seq = 0;
+        return 0;
+    }
+    if (r != 0) return r;
+    RouteWho who = { .session = new->session_id,
+                     .user = new->user_id,
+                     .tenant = new->tenant_id,
+                     .task = str_of(uuid_text(job->summary.id, id)) };
+    RolloutUnit *unit = &job->unit;
+    unit->unit = route_unit(&who, false, &unit->kind);
+    r = rollout_unit_get(db, job->rollout.seq, unit->kind, unit->unit, &before);
+    if (r != 0) return r;
+    RouteRule rule = { .salt = str_of(job->rollout.id), .weight_bp = job->rollout.weight_bp };
+    RouteDecision d = route_decide(&rule, unit->kind, unit->unit, &before);
+    unit->arm = d.arm;
+    unit->pi = d.pi;
+    unit->counts = d.counts;
+    job->unit_is_new = d.persist;
+    if (d.arm == ARM_CANARY)
+        memcpy(job->summary.version_id, job->rollout.version_id, sizeof(job->rollout.version_id));
+    return 0;
+}
+
+/* What a routed task leaves in its rollout. */
+static int submit_routed(Db *db, SubmitJob *job, const TaskRow *row, int64_t seq)
+{
+    if (job->rollout.seq == 0) return 0;
+    job->unit.task_seq = seq;
+    job->unit.eligible_ms = row->ready_at_ms;
+    int r = rollout_mark_task(db, seq, job->rollout.seq);
+    if (r == 0 && job->unit_is_new) r = rollout_unit_put(db, job->rollout.seq, &job->unit);
+    return r;
+}
+
 static int submit_insert(Db *db, SubmitJob *job)
 {
     const TaskNew *new = job->task;
     TaskSummary *s = &job->summary;
-    s->id = new_id(job->queue, job->now_ms);
     s->state = TASK_QUEUED;
     s->lane = new->lane;
     TaskRow row = {
@@ -114,6 +162,7 @@ static int submit_insert(Db *db, SubmitJob *job)
     };
     int64_t seq;
     int r = task_insert(db, &row, &seq);
+    if (r == 0) r = submit_routed(db, job, &row, seq);
     if (r != 0 || str_empty(new->idempotency_key)) return r;
     r = idempotency_insert(db, new->tenant_id, new->idempotency_key, new->fingerprint, s->id,
                            job->now_ms);
@@ -153,7 +202,9 @@ static int submit_job(Db *db, void *arg)
     int r = submit_known(db, job, &arena);
     if (r != -ENOENT) return r;
     r = submit_agent(db, job, &arena);
+    char id[UUID_TEXT_MAX];
     if (r == 0) r = submit_version(db, job, &arena);
+    if (r == 0) r = submit_route(db, job, id);
     if (r == 0) r = submit_switch(db, job);
     return r == 0 ? submit_insert(db, job) : r;
 }

@@ -239,6 +239,36 @@ static const char journal_rows[] =
     "CREATE UNIQUE INDEX journal_by_task ON journal (task_seq, n);"
     "ALTER TABLE journal_task ADD COLUMN served_from INTEGER NOT NULL DEFAULT 0;";
 
+/* state < 5: active, as RolloutState counts; one an agent. Units are read in the order in which their
+ * tasks were eligible. rollout_seq of a task: what routed it; NULL: its agent or its caller. */
+static const char rollouts[] =
+    "CREATE TABLE rollout ("
+    " seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, agent TEXT NOT NULL,"
+    " version_id TEXT NOT NULL, control_id TEXT NOT NULL, state INTEGER NOT NULL,"
+    " resumes INTEGER NOT NULL, step INTEGER NOT NULL, weight_bp INTEGER NOT NULL,"
+    " state_since_ms INTEGER NOT NULL, step_since_ms INTEGER NOT NULL,"
+    " step_canaries INTEGER NOT NULL, deadline_at_ms INTEGER NOT NULL, paged INTEGER NOT NULL,"
+    " fast_ms INTEGER NOT NULL DEFAULT 0, fast_seq INTEGER NOT NULL DEFAULT 0,"
+    " judged_ms INTEGER NOT NULL DEFAULT 0, judged_seq INTEGER NOT NULL DEFAULT 0,"
+    " seen_ms INTEGER NOT NULL DEFAULT 0, seen_seq INTEGER NOT NULL DEFAULT 0,"
+    " cost_cap_nusd INTEGER NOT NULL, tokens_cap INTEGER NOT NULL,"
+    " latency_p95_ms INTEGER NOT NULL, tool_calls_p95 INTEGER NOT NULL,"
+    " verdict INTEGER NOT NULL DEFAULT 0, created_at_ms INTEGER NOT NULL,"
+    " changed_at_ms INTEGER NOT NULL, why TEXT NOT NULL, block TEXT NOT NULL,"
+    " settings TEXT NOT NULL"
+    ") STRICT;"
+    "CREATE UNIQUE INDEX rollout_active ON rollout (agent) WHERE state < 5;"
+    "CREATE TABLE rollout_evidence (rollout_seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;"
+    "CREATE TABLE rollout_unit ("
+    " rollout_seq INTEGER NOT NULL, kind INTEGER NOT NULL, unit TEXT NOT NULL,"
+    " arm INTEGER NOT NULL, counts INTEGER NOT NULL, eligible_ms INTEGER NOT NULL,"
+    " task_seq INTEGER NOT NULL, pi REAL NOT NULL,"
+    " PRIMARY KEY (rollout_seq, kind, unit)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX rollout_unit_order ON rollout_unit (rollout_seq, eligible_ms, task_seq)"
+    " WHERE counts = 1;"
+    "ALTER TABLE task ADD COLUMN rollout_seq INTEGER;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -252,5 +282,6 @@ const Migration schema_steps[] = {
     { 10, "spend", spend },
     { 11, "cache purges", cache_purges },
     { 12, "journal rows", journal_rows },
+    { 13, "rollouts", rollouts },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

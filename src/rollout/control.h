@@ -1,0 +1,65 @@
+/* Control: what happens to a rollout, each time in one transaction. Functions run inside a store
+ * job; texts live in the arena given. */
+#ifndef GANTRY_ROLLOUT_CONTROL_H
+#define GANTRY_ROLLOUT_CONTROL_H
+
+#include "logic/rollout_spec.h"
+#include "store/rollout_store.h"
+#include "store/store.h"
+
+#define CONTROL_UNITS_MAX 1024 /* units a tick and group; more wait for the next */
+#define CONTROL_JUDGE_WAIT_MS \
+    (INT64_C(3600) * 1000) /* an ended task is scored by then, or not at all */
+
+typedef struct {
+    Str id; /* UUID text, new */
+    Str agent, version_id;
+    Str block;    /* JSON text of a block that manifest_check_rollout accepted */
+    Str settings; /* what the agent takes over at the end */
+    int64_t now_ms;
+} ControlStart;
+
+#define CONTROL_E_SAME 1    /* the version is what the agent routes to already */
+#define CONTROL_E_NOTHING 2 /* the agent has no version yet to compare with */
+#define CONTROL_E_METRICS 3 /* the block compares too much (rollout_spec_read) */
+
+/* Begins a rollout; an active one of the agent is superseded. The version is the agent's own.
+ * Returns 0, CONTROL_E_..., -ENOENT (no such agent), -ENOMEM, -errno. */
+MUST_CHECK int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *ret);
+
+/* One tick: consumes what is resolved, decides, does it. *row is as read in this job and becomes
+ * what is stored. ret_move (may be NULL): what it did. */
+MUST_CHECK int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str actor,
+                            int64_t now_ms, Arena *arena, RolloutMove *ret_move);
+
+/* A person's command: a tick with it. -ENOENT: no such rollout. The move says whether it was
+ * refused. */
+MUST_CHECK int control_command(Db *db, Str id, RolloutCommand command, Str actor, int64_t now_ms,
+                               Arena *arena, RolloutRow *ret, RolloutMove *ret_move);
+
+/* Ends the agent's active rollout, if there is one, by ABORT or SUPERSEDE. *ret_ended: there was. */
+MUST_CHECK int control_end(Db *db, Str agent, RolloutCommand command, Str actor, int64_t now_ms,
+                           bool *ret_ended);
+
+/* A store job: ticks every active rollout. arg: ControlTickAll. */
+typedef struct {
+    int64_t now_ms;
+    int64_t ticked;  /* out */
+    int64_t changed; /* out: went to another state or step */
+} ControlTickAll;
+int control_tick_all_job(Db *db, void *arg);
+
+/* On a fiber: that job, when any rollout is active; else nothing is written. */
+MUST_CHECK int control_tick_all_wait(Store *store, int64_t now_ms);
+
+/* The plans of a stored rollout. */
+MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *ret);
+
+/* Harm of an outcome in every metric of the plan; *ret_has says which. */
+void control_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
+                  const RolloutOutcome *outcome, EvidenceUnit *ret);
+
+/* From a version's last tasks. Without enough of them caps stand where limits usually do. */
+RolloutBaseline control_baseline(RolloutOutcome *outcomes, size_t n);
+
+#endif

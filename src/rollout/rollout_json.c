@@ -1,0 +1,93 @@
+#include "rollout/rollout_json.h"
+
+#include <math.h>
+
+#include "codec/time_text.h"
+
+const char *strategy_name(Strategy strategy)
+{
+    static const char *const names[] = { "canary", "blue-green", "immediate" };
+    assert(strategy < ARRAY_N(names));
+    return names[strategy];
+}
+
+static void put_time(JsonOut *out, const char *key, int64_t at_ms)
+{
+    char text[TIME_TEXT_MAX];
+    json_out_kcstr(out, key, time_format(at_ms, text));
+}
+
+static void put_number(JsonOut *out, const char *key, double v)
+{
+    json_out_key(out, key);
+    json_out_f64(out, v); /* null where there is nothing to say */
+}
+
+static void put_steps(JsonOut *out, const RolloutSpec *spec)
+{
+    json_out_key(out, "steps");
+    json_out_array(out);
+    for (size_t i = 0; i < spec->plan.steps_n; i++)
+        json_out_f64(out, (double)spec->plan.steps[i].weight_bp / 100);
+    json_out_array_end(out);
+}
+
+/* Mean harm of an arm; NaN without units. */
+static double mean_of(const EPast *past, int arm)
+{
+    return past->n[arm] ? past->sum[arm] / (double)past->n[arm] : NAN;
+}
+
+static void put_metric(JsonOut *out, const RolloutSpec *spec, const MetricEvidence *metric,
+                       size_t m, size_t step)
+{
+    json_out_key(out, spec->names[m]);
+    json_out_object(out);
+    put_number(out, "logERollback", evalue_log(&metric->rollback));
+    put_number(out, "logEPromote", evalue_log(&metric->promote[step]));
+    put_number(out, "harmStable", mean_of(&metric->past, 0));
+    put_number(out, "harmCanary", mean_of(&metric->past, 1));
+    json_out_kbool(out, "proved", metric->proved >> step & 1);
+    json_out_object_end(out);
+}
+
+static void put_evidence(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
+                         const Evidence *evidence)
+{
+    size_t step = row->state.step;
+    while (step > 0 && !evidence_step_tests(&spec->evidence, step)) step--;
+    json_out_key(out, "units");
+    json_out_object(out);
+    json_out_ki64(out, "stable", evidence->units[EVIDENCE_FAST][0]);
+    json_out_ki64(out, "canary", evidence->units[EVIDENCE_FAST][1]);
+    json_out_object_end(out);
+    json_out_key(out, "metrics");
+    json_out_object(out);
+    for (size_t m = 0; m < spec->evidence.metrics_n; m++)
+        put_metric(out, spec, &evidence->metrics[m], m, step);
+    json_out_object_end(out);
+    double left = evidence_units_left(evidence, &spec->evidence, step);
+    put_number(out, "expectedUnitsLeft", left < 0 ? NAN : ceil(left));
+    json_out_kbool(out, "sampleRatioOk", evidence_srm_ok(evidence));
+}
+
+void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
+                   const Evidence *evidence)
+{
+    json_out_object(out);
+    json_out_kstr(out, "rolloutId", row->id);
+    json_out_kstr(out, "agent", row->agent);
+    json_out_kstr(out, "versionId", row->version_id);
+    json_out_kstr(out, "stableVersionId", row->control_id);
+    json_out_kcstr(out, "strategy", strategy_name(spec->strategy));
+    json_out_kcstr(out, "state", rollout_state_name(row->state.state));
+    json_out_ki64(out, "step", (int64_t)row->state.step);
+    put_steps(out, spec);
+    put_number(out, "weight", (double)row->state.weight_bp / 100);
+    json_out_kcstr(out, "verdict", rollout_verdict_name(row->verdict));
+    json_out_kstr(out, "why", row->why);
+    put_time(out, "createdAt", row->created_at_ms);
+    put_time(out, "changedAt", row->changed_at_ms);
+    if (evidence) put_evidence(out, row, spec, evidence);
+    json_out_object_end(out);
+}

@@ -1,0 +1,356 @@
+#include "store/rollout_store.h"
+
+#include <math.h>
+
+#include "store/row.h"
+
+/* --- rollouts --------------------------------------------------------------------------------- */
+
+#define ROLLOUT_COLUMNS                                                                         \
+    "seq, id, agent, version_id, control_id, block, settings, state, resumes, step, weight_bp," \
+    " state_since_ms, step_since_ms, step_canaries, deadline_at_ms, paged, cost_cap_nusd,"      \
+    " tokens_cap, latency_p95_ms, tool_calls_p95, fast_ms, fast_seq, judged_ms, judged_seq,"    \
+    " seen_ms, seen_seq, verdict, why, created_at_ms, changed_at_ms"
+#define ROLLOUT_SELECT "SELECT " ROLLOUT_COLUMNS " FROM rollout"
+
+static void in_state(RowIn *in, const Rollout *r)
+{
+    in_i64(in, r->state);
+    in_i64(in, r->resumes);
+    in_i64(in, (int64_t)r->step);
+    in_i64(in, r->weight_bp);
+    in_i64(in, r->state_since_ms);
+    in_i64(in, r->step_since_ms);
+    in_i64(in, r->step_canaries);
+    in_i64(in, r->deadline_at_ms);
+    in_i64(in, r->paged);
+}
+
+int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq)
+{
+    RowIn in = row_in(db, "INSERT INTO rollout (state, resumes, step, weight_bp, state_since_ms,"
+                          " step_since_ms, step_canaries, deadline_at_ms, paged, id, agent,"
+                          " version_id, control_id, block, settings, cost_cap_nusd, tokens_cap,"
+                          " latency_p95_ms, tool_calls_p95, why, created_at_ms, changed_at_ms)"
+                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
+                          " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)");
+    in_state(&in, &row->state);
+    in_text(&in, row->id);
+    in_text(&in, row->agent);
+    in_text(&in, row->version_id);
+    in_text(&in, row->control_id);
+    in_text(&in, row->block);
+    in_text(&in, row->settings);
+    in_i64(&in, row->baseline.cost_cap_nusd);
+    in_i64(&in, row->baseline.tokens_cap);
+    in_i64(&in, row->baseline.latency_p95_ms);
+    in_i64(&in, row->baseline.tool_calls_p95);
+    in_text(&in, row->why);
+    in_i64(&in, row->created_at_ms);
+    in_i64(&in, row->changed_at_ms);
+    int r = db_run(in.stmt, NULL);
+    if (r == 0) *ret_seq = db_last_insert_id(db);
+    return r;
+}
+
+int rollout_update(Db *db, const RolloutRow *row)
+{
+    RowIn in = row_in(db, "UPDATE rollout SET state = ?1, resumes = ?2, step = ?3, weight_bp = ?4,"
+                          " state_since_ms = ?5, step_since_ms = ?6, step_canaries = ?7,"
+                          " deadline_at_ms = ?8, paged = ?9, fast_ms = ?10, fast_seq = ?11,"
+                          " judged_ms = ?12, judged_seq = ?13, seen_ms = ?14, seen_seq = ?15,"
+                          " verdict = ?16, why = ?17, changed_at_ms = ?18 WHERE seq = ?19");
+    in_state(&in, &row->state);
+    for (size_t g = 0; g < EVIDENCE_GROUPS_N_; g++) {
+        in_i64(&in, row->cursors[g].eligible_ms);
+        in_i64(&in, row->cursors[g].task_seq);
+    }
+    in_i64(&in, row->seen.eligible_ms);
+    in_i64(&in, row->seen.task_seq);
+    in_i64(&in, row->verdict);
+    in_text(&in, row->why);
+    in_i64(&in, row->changed_at_ms);
+    in_i64(&in, row->seq);
+    return row_change(in.stmt);
+}
+
+static void out_state(RowOut *out, Rollout *r)
+{
+    r->state = (RolloutState)out_i64(out);
+    r->resumes = (RolloutState)out_i64(out);
+    r->step = (size_t)out_i64(out);
+    r->weight_bp = (int32_t)out_i64(out);
+    r->state_since_ms = out_i64(out);
+    r->step_since_ms = out_i64(out);
+    r->step_canaries = out_i64(out);
+    r->deadline_at_ms = out_i64(out);
+    r->paged = out_i64(out) != 0;
+}
+
+static void rollout_read(RowOut *out, void *ret)
+{
+    RolloutRow *row = ret;
+    row->seq = out_i64(out);
+    row->id = out_text(out);
+    row->agent = out_text(out);
+    row->version_id = out_text(out);
+    row->control_id = out_text(out);
+    row->block = out_text(out);
+    row->settings = out_text(out);
+    out_state(out, &row->state);
+    row->baseline.cost_cap_nusd = out_i64(out);
+    row->baseline.tokens_cap = out_i64(out);
+    row->baseline.latency_p95_ms = out_i64(out);
+    row->baseline.tool_calls_p95 = out_i64(out);
+    for (size_t g = 0; g < EVIDENCE_GROUPS_N_; g++) {
+        row->cursors[g].eligible_ms = out_i64(out);
+        row->cursors[g].task_seq = out_i64(out);
+    }
+    row->seen.eligible_ms = out_i64(out);
+    row->seen.task_seq = out_i64(out);
+    row->verdict = (RolloutVerdict)out_i64(out);
+    row->why = out_text(out);
+    row->created_at_ms = out_i64(out);
+    row->changed_at_ms = out_i64(out);
+}
+
+static int rollout_one(RowIn *in, Arena *arena, RolloutRow *ret)
+{
+    RolloutRow row;
+    int r = row_first(in->stmt);
+    if (r != 0) return r;
+    RowOut out = row_out(in->stmt, arena);
+    rollout_read(&out, &row);
+    r = row_out_end(&out);
+    if (r != 0) return r;
+    db_reset(in->stmt);
+    *ret = row;
+    return 0;
+}
+
+int rollout_get(Db *db, Str id, Arena *arena, RolloutRow *ret)
+{
+    RowIn in = row_in(db, ROLLOUT_SELECT " WHERE id = ?1");
+    in_text(&in, id);
+    return rollout_one(&in, arena, ret);
+}
+
+int rollout_active(Db *db, Str agent, Arena *arena, RolloutRow *ret)
+{
+    RowIn in = row_in(db, ROLLOUT_SELECT " WHERE agent = ?1 AND state < 5");
+    in_text(&in, agent);
+    return rollout_one(&in, arena, ret);
+}
+
+int rollout_routing(Db *db, Str agent, RolloutRouting *ret)
+{
+    RowIn in = row_in(db, "SELECT seq, weight_bp, id, version_id FROM rollout"
+                          " WHERE agent = ?1 AND state < 5");
+    in_text(&in, agent);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    ret->seq = db_i64(in.stmt, 0);
+    ret->weight_bp = (int32_t)db_i64(in.stmt, 1);
+    bool fits = str_copy(ret->id, sizeof(ret->id), db_str(in.stmt, 2));
+    fits &= str_copy(ret->version_id, sizeof(ret->version_id), db_str(in.stmt, 3));
+    assert(fits);
+    db_reset(in.stmt);
+    return 0;
+}
+
+int rollout_list(Db *db, Str agent, bool active_only, Arena *arena, RolloutRow **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = ROLLOUT_LIST_MAX, .size = sizeof(RolloutRow) };
+    RowIn in = row_in(db, active_only
+                              ? ROLLOUT_SELECT " WHERE state < 5 AND (?1 = '' OR agent = ?1)"
+                                               " ORDER BY seq DESC"
+                              : ROLLOUT_SELECT " WHERE ?1 = '' OR agent = ?1 ORDER BY seq DESC");
+    in_text(&in, agent.ptr ? agent : STR(""));
+    int r = row_list_fill(&list, in.stmt, rollout_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
+int rollout_any_active(Db *db, bool *ret)
+{
+    DbStmt *s = db_stmt(db, "SELECT 1 FROM rollout WHERE state < 5 LIMIT 1");
+    int r = row_first(s);
+    *ret = r == 0;
+    db_reset(s);
+    return r == -ENOENT ? 0 : r;
+}
+
+/* --- evidence --------------------------------------------------------------------------------- */
+
+/* A head, then the evidence up to the metrics that the plan uses: nothing else has changed. The
+ * sizes tell a program of another build that it cannot read this. */
+#define EVIDENCE_FORM 1
+typedef struct {
+    uint32_t form, metric_bytes, whole_bytes, metrics_n;
+} EvidenceHead;
+
+static EvidenceHead evidence_head(size_t metrics_n)
+{
+    return (EvidenceHead){ EVIDENCE_FORM, sizeof(MetricEvidence), sizeof(Evidence),
+                           (uint32_t)metrics_n };
+}
+
+static size_t rest_bytes(void)
+{
+    return sizeof(Evidence) - offsetof(Evidence, seen);
+}
+
+static_assert(offsetof(Evidence, metrics) == 0, "the metrics come first, then all the rest");
+
+int rollout_evidence_put(Db *db, int64_t seq, const Evidence *evidence, size_t metrics_n)
+{
+    assert(metrics_n <= EVIDENCE_METRICS_MAX);
+    EvidenceHead head = evidence_head(metrics_n);
+    size_t metrics = metrics_n * sizeof(MetricEvidence);
+    size_t size = sizeof(head) + metrics + rest_bytes();
+    CLEANUP(freep) char *bytes = xmalloc(size);
+    memcpy(bytes, &head, sizeof(head));
+    memcpy(bytes + sizeof(head), evidence->metrics, metrics);
+    memcpy(bytes + sizeof(head) + metrics, &evidence->seen, rest_bytes());
+    RowIn in = row_in(db, "INSERT INTO rollout_evidence (rollout_seq, bytes) VALUES (?1, ?2)"
+                          " ON CONFLICT (rollout_seq) DO UPDATE SET bytes = excluded.bytes");
+    in_i64(&in, seq);
+    in_blob(&in, str_make(bytes, size));
+    return row_run(in.stmt);
+}
+
+int rollout_evidence_get(Db *db, int64_t seq, size_t metrics_n, Evidence *ret)
+{
+    assert(metrics_n <= EVIDENCE_METRICS_MAX);
+    RowIn in = row_in(db, "SELECT bytes FROM rollout_evidence WHERE rollout_seq = ?1");
+    in_i64(&in, seq);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    EvidenceHead head = evidence_head(metrics_n);
+    Str bytes = db_str(in.stmt, 0);
+    size_t metrics = metrics_n * sizeof(MetricEvidence);
+    if (bytes.len != sizeof(head) + metrics + rest_bytes() ||
+        memcmp(bytes.ptr, &head, sizeof(head)) != 0) {
+        db_reset(in.stmt);
+        return -EPROTO;
+    }
+    evidence_init(ret);
+    memcpy(ret->metrics, bytes.ptr + sizeof(head), metrics);
+    memcpy(&ret->seen, bytes.ptr + sizeof(head) + metrics, rest_bytes());
+    db_reset(in.stmt);
+    return 0;
+}
+
+/* --- units ------------------------------------------------------------------------------------ */
+
+int rollout_unit_get(Db *db, int64_t rollout_seq, RouteUnit kind, Str unit, RouteBefore *ret)
+{
+    RowIn in = row_in(db, "SELECT arm, pi FROM rollout_unit WHERE rollout_seq = ?1 AND kind = ?2"
+                          " AND unit = ?3");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, kind);
+    in_text(&in, unit);
+    *ret = (RouteBefore){ 0 };
+    int r = row_first(in.stmt);
+    if (r == -ENOENT) return 0;
+    if (r != 0) return r;
+    *ret = (RouteBefore){ true, (Arm)db_i64(in.stmt, 0), db_f64(in.stmt, 1) };
+    db_reset(in.stmt);
+    return 0;
+}
+
+int rollout_unit_put(Db *db, int64_t rollout_seq, const RolloutUnit *unit)
+{
+    RowIn in = row_in(db, "INSERT INTO rollout_unit (rollout_seq, kind, unit, arm, counts,"
+                          " eligible_ms, task_seq, pi) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+                          " ON CONFLICT (rollout_seq, kind, unit) DO UPDATE SET"
+                          " arm = excluded.arm");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, unit->kind);
+    in_text(&in, unit->unit);
+    in_i64(&in, unit->arm);
+    in_i64(&in, unit->counts);
+    in_i64(&in, unit->eligible_ms);
+    in_i64(&in, unit->task_seq);
+    db_bind_f64(in.stmt, in.index, unit->pi);
+    return row_run(in.stmt);
+}
+
+#define OUTCOME_FIGURES                                        \
+    "t.state, t.started_at_ms, t.finished_at_ms, t.cost_nusd," \
+    " t.input_tokens + t.output_tokens, t.tool_calls, t.quality"
+
+static RolloutOutcome outcome_read(DbStmt *s, int from)
+{
+    return (RolloutOutcome){ .state = (TaskState)db_i64(s, from),
+                             .started_at_ms = db_i64(s, from + 1),
+                             .finished_at_ms = db_i64(s, from + 2),
+                             .cost_nusd = db_i64(s, from + 3),
+                             .tokens = db_i64(s, from + 4),
+                             .tool_calls = db_i64(s, from + 5),
+                             .quality = db_is_null(s, from + 6) ? NAN : db_f64(s, from + 6) };
+}
+
+int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t until_ms,
+                     RolloutOutcome *ret, size_t *n)
+{
+    RowIn in = row_in(db, "SELECT u.eligible_ms, u.task_seq, u.arm, u.pi, " OUTCOME_FIGURES
+                          " FROM rollout_unit u JOIN task t ON t.seq = u.task_seq"
+                          " WHERE u.rollout_seq = ?1 AND u.counts = 1"
+                          " AND (u.eligible_ms, u.task_seq) > (?2, ?3) AND u.eligible_ms < ?4"
+                          " ORDER BY u.eligible_ms, u.task_seq LIMIT ?5");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, after.eligible_ms);
+    in_i64(&in, after.task_seq);
+    in_i64(&in, until_ms);
+    in_i64(&in, (int64_t)*n);
+    size_t found = 0;
+    int r;
+    while ((r = db_step(in.stmt)) == DB_E_ROW) {
+        RolloutOutcome outcome = outcome_read(in.stmt, 4);
+        outcome.at = (RolloutCursor){ db_i64(in.stmt, 0), db_i64(in.stmt, 1) };
+        outcome.canary = db_i64(in.stmt, 2) == ARM_CANARY;
+        outcome.pi = db_f64(in.stmt, 3);
+        ret[found++] = outcome;
+    }
+    if (r == 0) *n = found;
+    return r;
+}
+
+int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
+{
+    RowIn in = row_in(db, "SELECT " OUTCOME_FIGURES " FROM task t WHERE t.version_id = ?1"
+                          " AND t.finished_at_ms > 0 AND t.started_at_ms > 0"
+                          " ORDER BY t.seq DESC LIMIT ?2");
+    in_text(&in, version_id);
+    in_i64(&in, (int64_t)*n);
+    size_t found = 0;
+    int r;
+    while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = outcome_read(in.stmt, 0);
+    if (r == 0) *n = found;
+    return r;
+}
+
+/* --- tasks ------------------------------------------------------------------------------------ */
+
+int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq)
+{
+    RowIn in = row_in(db, "UPDATE task SET rollout_seq = ?1 WHERE seq = ?2");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, task_seq);
+    return row_change(in.stmt);
+}
+
+int rollout_rebind(Db *db, int64_t rollout_seq, Str from, Str to, int64_t *ret_n)
+{
+    RowIn in = row_in(db, "UPDATE task SET version_id = ?1 WHERE version_id = ?2"
+                          " AND rollout_seq = ?3 AND state = 0");
+    in_text(&in, to);
+    in_text(&in, from);
+    in_i64(&in, rollout_seq);
+    int r = db_run(in.stmt, ret_n);
+    assert(r != DB_E_CONFLICT);
+    return r;
+}

@@ -1,0 +1,117 @@
+/* Rollouts, and the units that were assigned in them. Functions run inside a store job. Unless they
+ * say more, they return 0 or -errno with diag.
+ */
+#ifndef GANTRY_STORE_ROLLOUT_STORE_H
+#define GANTRY_STORE_ROLLOUT_STORE_H
+
+#include "logic/rollout.h"
+#include "logic/route.h"
+#include "logic/task.h"
+#include "store/db.h"
+
+#define ROLLOUT_LIST_MAX 200
+#define ROLLOUT_ID_MAX 37 /* UUID text and a NUL */
+#define ROLLOUT_VERSION_MAX 65
+
+/* Where harm is measured from: the stable version as it was when the rollout began. */
+typedef struct {
+    int64_t cost_cap_nusd, tokens_cap;      /* 99.5th percentiles */
+    int64_t latency_p95_ms, tool_calls_p95; /* of a task */
+} RolloutBaseline;
+
+/* How far a group's units are consumed: those up to this one. */
+typedef struct {
+    int64_t eligible_ms, task_seq;
+} RolloutCursor;
+
+typedef struct {
+    int64_t seq;
+    Str id; /* UUID text: also the salt of its buckets */
+    Str agent, version_id, control_id;
+    Str block;    /* rollout block, JSON as it was checked */
+    Str settings; /* what the agent takes over from the version when it is completed, JSON */
+    Rollout state;
+    RolloutBaseline baseline;
+    RolloutCursor cursors[EVIDENCE_GROUPS_N_];
+    RolloutCursor seen;     /* units counted for the sample ratio, resolved or not */
+    RolloutVerdict verdict; /* of the last tick */
+    Str why;
+    int64_t created_at_ms, changed_at_ms; /* created; state or step changed */
+} RolloutRow;
+
+/* Adds row (its seq is not looked at). DB_E_CONFLICT: the agent has an active one. */
+MUST_CHECK int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq);
+
+/* Stores state, cursors, verdict, why and changed_at_ms of the row. */
+MUST_CHECK int rollout_update(Db *db, const RolloutRow *row);
+
+/* Texts live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */
+MUST_CHECK int rollout_get(Db *db, Str id, Arena *arena, RolloutRow *ret);
+MUST_CHECK int rollout_active(Db *db, Str agent, Arena *arena, RolloutRow *ret);
+
+/* What routing needs of the agent's active rollout. Returns 0, -ENOENT, -errno. */
+typedef struct {
+    int64_t seq;
+    char id[ROLLOUT_ID_MAX], version_id[ROLLOUT_VERSION_MAX];
+    int32_t weight_bp;
+} RolloutRouting;
+MUST_CHECK int rollout_routing(Db *db, Str agent, RolloutRouting *ret);
+
+/* Newest first, of one agent or all (empty); or the active ones only. At most ROLLOUT_LIST_MAX. */
+MUST_CHECK int rollout_list(Db *db, Str agent, bool active_only, Arena *arena, RolloutRow **ret,
+                            size_t *ret_n);
+
+/* What the evidence is, in a form that this program alone reads. An unknown form: -EPROTO. No
+ * evidence yet: -ENOENT. metrics_n: of the plan. */
+MUST_CHECK int rollout_evidence_put(Db *db, int64_t seq, const Evidence *evidence,
+                                    size_t metrics_n);
+MUST_CHECK int rollout_evidence_get(Db *db, int64_t seq, size_t metrics_n, Evidence *ret);
+
+/* Whether any rollout has not ended. */
+MUST_CHECK int rollout_any_active(Db *db, bool *ret);
+
+/* --- units ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    RouteUnit kind;
+    Str unit;
+    Arm arm;
+    double pi;
+    bool counts;
+    int64_t eligible_ms, task_seq; /* of its first task */
+} RolloutUnit;
+
+/* What the unit was given before; *ret unknown when nothing. */
+MUST_CHECK int rollout_unit_get(Db *db, int64_t rollout_seq, RouteUnit kind, Str unit,
+                                RouteBefore *ret);
+
+/* Adds the unit, or changes the arm of one that is there. */
+MUST_CHECK int rollout_unit_put(Db *db, int64_t rollout_seq, const RolloutUnit *unit);
+
+/* A counted unit with its first task. */
+typedef struct {
+    RolloutCursor at;
+    bool canary;
+    double pi;
+    TaskState state;
+    int64_t started_at_ms, finished_at_ms, cost_nusd, tokens, tool_calls;
+    double quality; /* NaN: not scored */
+} RolloutOutcome;
+
+/* Counted units after the cursor whose tasks were eligible before until_ms, in eligible order; at
+ * most *n, which becomes their number. */
+MUST_CHECK int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t until_ms,
+                                RolloutOutcome *ret, size_t *n);
+
+/* The figures of a version's last ended tasks, newest first; at most *n. */
+MUST_CHECK int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n);
+
+/* --- tasks ------------------------------------------------------------------------------------ */
+
+/* The task was routed by the rollout. */
+MUST_CHECK int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq);
+
+/* Queued tasks that the rollout routed from one version go to the other; how many did. */
+MUST_CHECK int rollout_rebind(Db *db, int64_t rollout_seq, Str from, Str to, int64_t *ret_n);
+
+#endif

@@ -1,0 +1,383 @@
+#include "tests/unit/queue_fixture.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "rollout/control.h"
+
+#define ID_1 "11111111-1111-7111-8111-111111111111"
+#define ID_2 "22222222-2222-7222-8222-222222222222"
+#define BLOCK                                                        \
+    "{\"steps\":[{\"weight\":50,\"minTasks\":20},{\"weight\":100}]," \
+    "\"rollbackOn\":{\"errorRate\":0.1}}"
+
+/* --- jobs ------------------------------------------------------------------------------------- */
+
+static int add_version_job(Db *db, void *arg)
+{
+    Version v = {
+        .id = str_of(arg), .agent = STR("support"), .components = STR("{}"), .manifest = STR("{}")
+    };
+    return version_insert(db, &v);
+}
+
+typedef struct {
+    Arena *arena;
+    const char *id;
+    RolloutCommand command;
+    RolloutRow row;
+    RolloutMove move;
+    Str text;
+    int64_t n;
+} Ask;
+
+static int start_job(Db *db, void *arg)
+{
+    Ask *ask = arg;
+    ControlStart start = { .id = str_of(ask->id),
+                           .agent = STR("support"),
+                           .version_id = STR(VERSION_B),
+                           .block = STR(BLOCK),
+                           .settings = STR("{\"new\":1}"),
+                           .now_ms = real_now };
+    return control_start(db, &start, ask->arena, &ask->row);
+}
+
+static int command_job(Db *db, void *arg)
+{
+    Ask *ask = arg;
+    return control_command(db, str_of(ask->id), ask->command, STR("ada"), real_now, ask->arena,
+                           &ask->row, &ask->move);
+}
+
+static int routed_job(Db *db, void *arg)
+{
+    Ask *ask = arg;
+    return routing_get(db, STR("support"), ask->arena, &ask->text);
+}
+
+/* Ends every queued task: those of the version fail in fail of 100. */
+typedef struct {
+    const char *version;
+    int fail;
+} Finish;
+
+static int finish_job(Db *db, void *arg)
+{
+    const Finish *finish = arg;
+    DbStmt *s = db_stmt(db, "UPDATE task SET started_at_ms = ready_at_ms,"
+                            " finished_at_ms = ready_at_ms + 5, state = CASE WHEN"
+                            " version_id = ?1 AND seq * 37 % 100 < ?2 THEN 3 ELSE 2 END"
+                            " WHERE state = 0");
+    db_bind_text(s, 1, str_of(finish->version));
+    db_bind_i64(s, 2, finish->fail);
+    return db_run(s, NULL);
+}
+
+static int count_job(Db *db, void *arg)
+{
+    Ask *ask = arg;
+    DbStmt *s = db_stmt(db, "SELECT count(*) FROM task WHERE version_id = ?1 AND state = 0");
+    db_bind_text(s, 1, ask->text);
+    int r = db_step(s);
+    if (r != DB_E_ROW) return -EIO;
+    ask->n = db_i64(s, 0);
+    db_reset(s);
+    return 0;
+}
+
+static Ask ask_of(Fixture *f, const char *id, RolloutCommand command)
+{
+    return (Ask){ .arena = &f->arena, .id = id, .command = command };
+}
+
+static Ask command(Fixture *f, const char *id, RolloutCommand what)
+{
+    Ask ask = ask_of(f, id, what);
+    CHECK_INT(store_call_wait(f->store, command_job, &ask), 0);
+    return ask;
+}
+
+static Ask start(Fixture *f, const char *id)
+{
+    Ask ask = ask_of(f, id, COMMAND_NONE);
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    return ask;
+}
+
+static Str routed(Fixture *f)
+{
+    Ask ask = ask_of(f, "", COMMAND_NONE);
+    CHECK_INT(store_call_wait(f->store, routed_job, &ask), 0);
+    return ask.text;
+}
+
+static int64_t queued_of(Fixture *f, const char *version)
+{
+    Ask ask = ask_of(f, "", COMMAND_NONE);
+    ask.text = str_of(version);
+    CHECK_INT(store_call_wait(f->store, count_job, &ask), 0);
+    return ask.n;
+}
+
+/* Submits for sessions from..to-1; how many went to VERSION_B. */
+static int64_t submit_sessions(Fixture *f, int from, int to)
+{
+    int64_t canaries = 0;
+    for (int i = from; i < to; i++) {
+        char session[32];
+        int n = snprintf(session, sizeof(session), "session-%d", i);
+        TaskNew new = { .agent = STR("support"),
+                        .lane = LANE_NORMAL,
+                        .input = STR("1"),
+                        .session_id = str_make(session, (size_t)n) };
+        TaskSummary summary = { 0 };
+        CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+        canaries += strcmp(summary.version_id, VERSION_B) == 0;
+    }
+    return canaries;
+}
+
+static void end_tasks(Fixture *f, int fail)
+{
+    Finish how = { VERSION_B, fail };
+    CHECK_INT(store_call_wait(f->store, finish_job, &how), 0);
+    pass_ms(5000);
+}
+
+static int setup_two(void **state)
+{
+    int r = setup(state);
+    Fixture *f = *state;
+    assert_int_equal(store_call(f->store, add_version_job, (void *)(uintptr_t)VERSION_B), 0);
+    return r;
+}
+
+/* --- tests ------------------------------------------------------------------------------------ */
+
+static int promotes(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = start(f, ID_1);
+    CHECK_INT(ask.row.state.state, ROLLOUT_STEP);
+    CHECK_INT(ask.row.state.weight_bp, 5000);
+    int64_t canaries = submit_sessions(f, 0, 600);
+    CHECK(canaries > 240 && canaries < 360);
+    CHECK_INT(submit_sessions(f, 0, 600), canaries); /* every session stays where it was */
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, 0); /* nothing is resolved yet */
+    end_tasks(f, 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.move.verdict, VERDICT_ADVANCE);
+    CHECK_INT(ask.row.state.weight_bp, WEIGHT_BP_ALL);
+    CHECK_STR(routed(f), STR(VERSION_A)); /* all tasks go there, but it is not stable yet */
+    CHECK_INT(submit_sessions(f, 900, 910), 10);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_COMPLETED);
+    CHECK_STR(routed(f), STR(VERSION_B));
+    return 0;
+}
+
+static void test_an_equal_version_is_promoted(void **state)
+{
+    run(state, promotes);
+}
+
+static int rolls_back(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    (void)submit_sessions(f, 0, 300);
+    end_tasks(f, 60);
+    int64_t waiting = submit_sessions(f, 300, 400);
+    CHECK(waiting > 20);
+    CHECK_INT(queued_of(f, VERSION_B), waiting);
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_ROLLED_BACK);
+    CHECK(str_find(ask.row.why, STR("errorRate")) >= 0);
+    CHECK_INT(queued_of(f, VERSION_B), 0); /* those that had not started are rerouted */
+    CHECK_INT(queued_of(f, VERSION_A), 100);
+    CHECK_INT(submit_sessions(f, 0, 400), 0); /* whatever was assigned before */
+    CHECK_STR(routed(f), STR(VERSION_A));
+    ask = command(f, ID_1, COMMAND_RESUME);
+    CHECK(ask.move.refused);
+    return 0;
+}
+
+static void test_a_bad_version_is_rolled_back(void **state)
+{
+    run(state, rolls_back);
+}
+
+static int pinned(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    TaskNew new = { .agent = STR("support"),
+                    .lane = LANE_NORMAL,
+                    .input = STR("1"),
+                    .version_id = STR(VERSION_B) };
+    TaskSummary summary = { 0 };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    (void)command(f, ID_1, COMMAND_ABORT);
+    CHECK_INT(queued_of(f, VERSION_B), 1); /* asked for by name: it stays */
+    return 0;
+}
+
+static void test_a_named_version_is_kept(void **state)
+{
+    run(state, pinned);
+}
+
+static int supersedes(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    int64_t waiting = submit_sessions(f, 0, 100);
+    CHECK(waiting > 0);
+    Ask ask = start(f, ID_2);
+    CHECK_INT(ask.row.state.state, ROLLOUT_STEP);
+    CHECK_STR(ask.row.control_id, STR(VERSION_A));
+    CHECK_INT(queued_of(f, VERSION_B), 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_SUPERSEDED);
+    ask = command(f, ID_2, COMMAND_PAUSE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_PAUSED);
+    ask = command(f, ID_2, COMMAND_RESUME);
+    CHECK_INT(ask.row.state.state, ROLLOUT_STEP);
+    ask = command(f, ID_2, COMMAND_PROMOTE_ALL);
+    CHECK_INT(ask.row.state.state, ROLLOUT_COMPLETED);
+    CHECK_STR(routed(f), STR(VERSION_B));
+    ask = ask_of(f, ID_1, COMMAND_NONE);
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), CONTROL_E_SAME);
+    return 0;
+}
+
+static void test_a_newer_one_supersedes(void **state)
+{
+    run(state, supersedes);
+}
+
+/* The process ends between any two ticks: the next one goes on from what was committed. */
+static int half(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    (void)submit_sessions(f, 0, 60);
+    end_tasks(f, 0);
+    (void)command(f, ID_1, COMMAND_NONE);
+    return 0;
+}
+
+static int other_half(void *arg)
+{
+    Fixture *f = arg;
+    Ask before = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(before.row.state.state, ROLLOUT_STEP);
+    CHECK(before.row.cursors[0].task_seq == 60);
+    (void)submit_sessions(f, 60, 600);
+    end_tasks(f, 0);
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.weight_bp, WEIGHT_BP_ALL);
+    return 0;
+}
+
+static void test_it_survives_a_restart(void **state)
+{
+    Fixture *f = *state;
+    run(state, half);
+    close_queue(f);
+    open_queue(f);
+    run(state, other_half);
+}
+
+static int ticks_all(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    ControlTickAll all = { .now_ms = real_now };
+    CHECK_INT(store_call_wait(f->store, control_tick_all_job, &all), 0);
+    CHECK_INT(all.ticked, 1);
+    CHECK_INT(all.changed, 0);
+    (void)command(f, ID_1, COMMAND_ABORT);
+    all = (ControlTickAll){ .now_ms = real_now };
+    CHECK_INT(store_call_wait(f->store, control_tick_all_job, &all), 0);
+    CHECK_INT(all.ticked, 0);
+    return 0;
+}
+
+static void test_only_active_ones_are_ticked(void **state)
+{
+    run(state, ticks_all);
+}
+
+/* --- harm ------------------------------------------------------------------------------------- */
+
+static void test_harm(void **state)
+{
+    (void)state;
+    static RolloutSpec spec;
+    static const char *const names[] = { "errorRate",   "completionRate", "escalationRate",
+                                         "costPerTask", "tokensPerTask",  "latency",
+                                         "toolCalls",   "quality" };
+    for (size_t m = 0; m < ARRAY_N(names); m++)
+        str_copy(spec.names[m], sizeof(spec.names[m]), str_of(names[m]));
+    spec.evidence.metrics_n = ARRAY_N(names);
+    RolloutBaseline baseline = { 1000, 100, 50, 3 };
+    RolloutOutcome o = { .canary = true,
+                         .pi = 0.5,
+                         .state = TASK_TIMED_OUT,
+                         .started_at_ms = 10,
+                         .finished_at_ms = 61,
+                         .cost_nusd = 250,
+                         .tokens = 500,
+                         .tool_calls = 3,
+                         .quality = 0.8 };
+    EvidenceUnit unit;
+    control_harm(&spec, &baseline, &o, &unit);
+    static const double want[] = { 1, 1, 0, 0.25, 1, 1, 0, 0.2 };
+    assert_int_equal(unit.has, 255);
+    for (size_t m = 0; m < ARRAY_N(want); m++) assert_true(fabs(unit.harm[m] - want[m]) < 1e-12);
+    o.quality = NAN;
+    o.state = TASK_ESCALATED;
+    control_harm(&spec, &baseline, &o, &unit);
+    assert_int_equal(unit.has, 127);
+    assert_true(unit.harm[0] == 0 && unit.harm[1] == 1 && unit.harm[2] == 1);
+}
+
+static void test_baseline(void **state)
+{
+    (void)state;
+    static RolloutOutcome outcomes[1000];
+    RolloutBaseline b = control_baseline(outcomes, 0);
+    assert_true(b.cost_cap_nusd > 0 && b.tokens_cap > 0);
+    b = control_baseline(outcomes, 1000); /* tasks that cost nothing: the caps stay above 0 */
+    assert_int_equal(b.cost_cap_nusd, 1);
+    for (int i = 0; i < 1000; i++)
+        outcomes[i] = (RolloutOutcome){
+            .cost_nusd = 1000 - i, .tokens = i + 1, .finished_at_ms = i + 1, .tool_calls = i / 100
+        };
+    b = control_baseline(outcomes, 1000);
+    assert_int_equal(b.cost_cap_nusd, 995);
+    assert_int_equal(b.tokens_cap, 995);
+    assert_int_equal(b.latency_p95_ms, 950);
+    assert_int_equal(b.tool_calls_p95, 9);
+}
+
+#define ON_QUEUE(test) cmocka_unit_test_setup_teardown(test, setup_two, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        ON_QUEUE(test_an_equal_version_is_promoted),
+        ON_QUEUE(test_a_bad_version_is_rolled_back),
+        ON_QUEUE(test_a_named_version_is_kept),
+        ON_QUEUE(test_a_newer_one_supersedes),
+        ON_QUEUE(test_it_survives_a_restart),
+        ON_QUEUE(test_only_active_ones_are_ticked),
+        cmocka_unit_test(test_harm),
+        cmocka_unit_test(test_baseline),
+    };
+    log_setup(LOG_ERROR_, LOG_LOGFMT);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
