@@ -119,6 +119,12 @@ int version_diff_run_wait(ApiCall *call);
 int version_artifact_run_wait(ApiCall *call);
 
 int rollout_create_run_wait(ApiCall *call);
+int rollout_list_run_wait(ApiCall *call);
+int rollout_get_run_wait(ApiCall *call);
+int rollout_promote_run_wait(ApiCall *call);
+int rollout_pause_run_wait(ApiCall *call);
+int rollout_resume_run_wait(ApiCall *call);
+int rollout_abort_run_wait(ApiCall *call);
 int rollback_run_wait(ApiCall *call);
 int routing_get_run_wait(ApiCall *call);
 

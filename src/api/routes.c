@@ -8,6 +8,7 @@
 #include "api/health.h"
 #include "api/prices.h"
 #include "api/rates.h"
+#include "api/rollouts.h"
 #include "api/routing.h"
 #include "api/tasks.h"
 #include "api/versions.h"
@@ -92,6 +93,31 @@ const Route api_routes[] = {
       .run_wait = rollout_create_run_wait,
       .id = "createRollout", .tag = "rollouts", .summary = "Bring a version to an agent's tasks",
       .body = &rollout_body, .status = 200, .answer = "Routing" },
+    { .method = "GET", .pattern = "/api/rollouts", .run_wait = rollout_list_run_wait,
+      .id = "listRollouts", .tag = "rollouts", .summary = "Rollouts, newest first",
+      .params = rollouts_params, .status = 200, .answer = "RolloutList" },
+    { .method = "GET", .pattern = "/api/rollouts/{rolloutId}", .run_wait = rollout_get_run_wait,
+      .id = "getRollout", .tag = "rollouts", .summary = "A rollout with its evidence",
+      .status = 200, .answer = "Rollout" },
+    { .method = "POST", .pattern = "/api/rollouts/{rolloutId}/promote",
+      .run_wait = rollout_promote_run_wait,
+      .id = "promoteRollout", .tag = "rollouts",
+      .summary = "One step on, or all of them, without evidence",
+      .body = &rollout_command_body, .status = 200, .answer = "Rollout" },
+    { .method = "POST", .pattern = "/api/rollouts/{rolloutId}/pause",
+      .run_wait = rollout_pause_run_wait,
+      .id = "pauseRollout", .tag = "rollouts",
+      .summary = "Keep the weight; evidence goes on and may still roll back",
+      .body = &rollout_command_body, .status = 200, .answer = "Rollout" },
+    { .method = "POST", .pattern = "/api/rollouts/{rolloutId}/resume",
+      .run_wait = rollout_resume_run_wait,
+      .id = "resumeRollout", .tag = "rollouts", .summary = "Go on where it was paused",
+      .body = &rollout_command_body, .status = 200, .answer = "Rollout" },
+    { .method = "POST", .pattern = "/api/rollouts/{rolloutId}/abort",
+      .run_wait = rollout_abort_run_wait,
+      .id = "abortRollout", .tag = "rollouts",
+      .summary = "End it: everything goes back to the stable version",
+      .body = &rollout_command_body, .status = 200, .answer = "Rollout" },
     { .method = "POST", .pattern = "/api/agents/{agent}/rollback", .run_wait = rollback_run_wait,
       .id = "rollBack", .tag = "rollouts", .summary = "Go back to an earlier version, whole",
       .body = &rollback_body, .status = 200, .answer = "Routing" },

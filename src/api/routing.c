@@ -1,17 +1,23 @@
 /* Routing: which version new tasks of an agent get. A switch is one transaction. */
 #include "api/routing.h"
 
+#include "api/rollouts.h"
 #include "api/tasks.h"
 #include "api/versions.h"
 #include "base/diag.h"
 #include "observe/task_json.h"
+#include "rollout/rollout_json.h"
 #include "store/agent_store.h"
 #include "sys/clock.h"
 
 static const Member rollout_members[] = {
     { "versionId", MEMBER_STRING, true, "The version to go to: its id, or a prefix of it", NULL },
-    { "strategy", MEMBER_STRING, true, "How; only immediate for now",
+    { "strategy", MEMBER_STRING, true, "How; shadow is not there yet",
       "immediate|canary|blue-green|shadow" },
+    { "rollout", MEMBER_OBJECT, false,
+      "The rollout block to go by instead of the version's: steps, rollbackOn, metrics, holdFor, "
+      "deadline, onDeadline",
+      NULL },
 };
 const BodySpec rollout_body = { .name = "RolloutRequest",
                                 .members = rollout_members,
@@ -37,12 +43,20 @@ typedef struct {
     Str name;
     Arena *arena;
     Agent agent;
+    RolloutWhole *rollout; /* filled when active; NULL: not asked for */
+    bool active;
 } AgentRead;
 
 static int agent_job(Db *db, void *arg)
 {
     AgentRead *read = arg;
-    return agent_get(db, read->name, read->arena, &read->agent);
+    RolloutRow row;
+    int r = agent_get(db, read->name, read->arena, &read->agent);
+    if (r != 0 || !read->rollout) return r;
+    r = rollout_active(db, read->name, read->arena, &row);
+    read->active = r == 0;
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    return rollout_whole_read(db, &row, read->arena, read->rollout);
 }
 
 static int agent_find_wait(ApiCall *call, Agent *ret)
@@ -62,11 +76,20 @@ static void id_or_null(JsonOut *out, const char *key, Str id)
     else json_out_str(out, id);
 }
 
-static int routing_reply_wait(ApiCall *call, const Agent *agent)
+static void put_arm(JsonOut *out, Str version_id, int32_t weight_bp)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
-    api_json(&json, API_JSON_BYTES_MAX);
-    JsonOut *out = &json.out;
+    json_out_object(out);
+    json_out_kstr(out, "versionId", version_id);
+    json_out_key(out, "weight");
+    json_out_f64(out, (double)weight_bp / 100);
+    json_out_object_end(out);
+}
+
+static void put_routing(JsonOut *out, const AgentRead *read)
+{
+    const Agent *agent = &read->agent;
+    const RolloutRow *row = &read->rollout->row;
+    int32_t canary_bp = read->active ? row->state.weight_bp : 0;
     json_out_object(out);
     json_out_kstr(out, "agent", agent->name);
     id_or_null(out, "versionId", agent->version_id);
@@ -74,22 +97,34 @@ static int routing_reply_wait(ApiCall *call, const Agent *agent)
     json_out_ktime(out, "changedAt", agent->routing_changed_at_ms);
     json_out_key(out, "arms");
     json_out_array(out);
-    if (!str_empty(agent->version_id)) {
-        json_out_object(out);
-        json_out_kstr(out, "versionId", agent->version_id);
-        json_out_ki64(out, "weight", 100);
-        json_out_object_end(out);
-    }
+    if (!str_empty(agent->version_id) && canary_bp < WEIGHT_BP_ALL)
+        put_arm(out, agent->version_id, WEIGHT_BP_ALL - canary_bp);
+    if (canary_bp > 0) put_arm(out, row->version_id, canary_bp);
     json_out_array_end(out);
+    if (read->active) {
+        json_out_key(out, "rollout");
+        rollout_write(out, row, &read->rollout->spec, &read->rollout->evidence);
+    }
     json_out_object_end(out);
+}
+
+/* The routing as it is now. */
+static int routing_reply_wait(ApiCall *call)
+{
+    CLEANUP(freep) RolloutWhole *rollout = xcalloc(1, sizeof(*rollout));
+    AgentRead read = { .name = call->params[0], .arena = &call->req->arena, .rollout = rollout };
+    int r = store_read_wait(queue_store(call->api->options.queue), agent_job, &read);
+    if (r == -ENOENT) return agent_missing_wait(call);
+    if (r < 0) return api_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    put_routing(&json.out, &read);
     return api_json_wait(call, 200, &json);
 }
 
 int routing_get_run_wait(ApiCall *call)
 {
-    Agent agent;
-    int r = agent_find_wait(call, &agent);
-    return r != 0 ? r : routing_reply_wait(call, &agent);
+    return routing_reply_wait(call);
 }
 
 /* --- switching -------------------------------------------------------------------------------- */
@@ -97,16 +132,25 @@ int routing_get_run_wait(ApiCall *call)
 typedef struct {
     Str agent, version_id, settings;
     int64_t now_ms;
-    Arena *arena;
-    Agent after;
 } Switch;
 
+/* A rollout that is under way ends with it: what people say now is what they want. */
 static int switch_job(Db *db, void *arg)
 {
     Switch *s = arg;
-    int r = routing_set(db, s->agent, s->version_id, s->now_ms);
-    if (r == 0) r = agent_set_settings(db, s->agent, s->settings);
-    return r < 0 ? r : agent_get(db, s->agent, s->arena, &s->after);
+    bool ended;
+    int r = control_end(db, s->agent, COMMAND_SUPERSEDE, STR_NULL, s->now_ms, &ended);
+    if (r == 0) r = routing_set(db, s->agent, s->version_id, s->now_ms);
+    return r == 0 ? agent_set_settings(db, s->agent, s->settings) : r;
+}
+
+/* The agent's own version of this id or prefix. */
+static int version_of_agent_wait(ApiCall *call, const Agent *agent, Str id, Version *ret)
+{
+    int r = version_find_wait(call, id, ret);
+    if (r != 0 || str_eq(ret->agent, agent->name)) return r;
+    return api_problem_wait(call, 409, "version_of_other_agent",
+                            "version %.12s is of agent \"%.*s\"", ret->id.ptr, STR_ARG(ret->agent));
 }
 
 /* Routes all new tasks of the agent to the version; tasks that were submitted before stay where
@@ -114,37 +158,48 @@ static int switch_job(Db *db, void *arg)
 static int switch_wait(ApiCall *call, const Agent *agent, Str id)
 {
     Version version;
-    int r = version_find_wait(call, id, &version);
+    int r = version_of_agent_wait(call, agent, id, &version);
     if (r != 0) return r;
-    if (!str_eq(version.agent, agent->name))
-        return api_problem_wait(call, 409, "version_of_other_agent",
-                                "version %.12s is of agent \"%.*s\"", version.id.ptr,
-                                STR_ARG(version.agent));
-    Switch s = { .agent = agent->name,
-                 .version_id = version.id,
-                 .now_ms = clock_real_ms(),
-                 .arena = &call->req->arena };
+    Switch s = { .agent = agent->name, .version_id = version.id, .now_ms = clock_real_ms() };
     r = version_settings(&call->req->arena, version.manifest, &s.settings);
     if (r == 0) r = store_call_wait(queue_store(call->api->options.queue), switch_job, &s);
-    return r < 0 ? api_fail_wait(call, r) : routing_reply_wait(call, &s.after);
+    return r < 0 ? api_fail_wait(call, r) : routing_reply_wait(call);
 }
 
 int rollout_create_run_wait(ApiCall *call)
 {
     Agent agent;
+    Version version;
     Str text;
     const Json *body;
     int r = api_body_wait(call, &text, &body);
     if (r == 0) r = agent_find_wait(call, &agent);
     if (r != 0) return r;
-    Str strategy = json_str(json_get(body, "strategy"));
-    if (!str_eq(strategy, STR("immediate")))
+    Str strategy = json_str(json_get(body, "strategy")), id = json_str(json_get(body, "versionId"));
+    const Json *block = json_get(body, "rollout");
+    if (str_eq(strategy, STR("shadow")))
         return api_problem_wait(call, 501, "strategy_not_available",
-                                "%.*s rollouts are not built yet; use \"strategy\": \"immediate\"",
-                                STR_ARG(strategy));
-    return switch_wait(call, &agent, json_str(json_get(body, "versionId")));
+                                "shadow rollouts are not built yet; use canary, blue-green or "
+                                "immediate");
+    if (str_eq(strategy, STR("immediate"))) return switch_wait(call, &agent, id);
+    r = version_of_agent_wait(call, &agent, id, &version);
+    if (r == 0) r = rollout_begin_wait(call, &version, strategy, block);
+    return r != 0 ? r : routing_reply_wait(call);
 }
 
+typedef struct {
+    Str agent;
+    int64_t now_ms;
+    bool ended;
+} EndJob;
+
+static int end_job(Db *db, void *arg)
+{
+    EndJob *job = arg;
+    return control_end(db, job->agent, COMMAND_ABORT, STR("a rollback"), job->now_ms, &job->ended);
+}
+
+/* Without a version named, going back while a rollout is under way means to end that. */
 int rollback_run_wait(ApiCall *call)
 {
     Agent agent;
@@ -154,10 +209,14 @@ int rollback_run_wait(ApiCall *call)
     if (r == 0) r = agent_find_wait(call, &agent);
     if (r != 0) return r;
     Str to = json_str(json_get(body, "to"));
-    if (str_empty(to)) to = agent.previous_version_id;
-    if (str_empty(to))
+    if (!str_empty(to)) return switch_wait(call, &agent, to);
+    EndJob job = { .agent = agent.name, .now_ms = clock_real_ms() };
+    r = store_call_wait(queue_store(call->api->options.queue), end_job, &job);
+    if (r < 0) return api_fail_wait(call, r);
+    if (job.ended) return routing_reply_wait(call);
+    if (str_empty(agent.previous_version_id))
         return api_problem_wait(call, 409, "no_previous_version",
                                 "\"%.*s\" has had no other version to go back to",
                                 STR_ARG(agent.name));
-    return switch_wait(call, &agent, to);
+    return switch_wait(call, &agent, agent.previous_version_id);
 }

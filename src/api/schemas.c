@@ -75,8 +75,14 @@ const Schema api_schemas[] = {
     { "VersionChange", "component:string old:any new:any diff:string" },
 
     { "Routing", "agent:string versionId:hex? previousVersionId:hex? changedAt:time? "
-                 "arms:[RoutingArm]" },
+                 "arms:[RoutingArm] rollout?:Rollout" },
     { "RoutingArm", "versionId:hex weight:number" },
+    { "RolloutList", "rollouts:[Rollout]" },
+    { "Rollout", "rolloutId:uuid agent:string versionId:hex stableVersionId:hex strategy:string "
+                 "state:string step:integer steps:[number] weight:number verdict:string "
+                 "why:string createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
+                 "expectedUnitsLeft?:number? sampleRatioOk?:boolean" },
+    { "RolloutUnits", "stable:integer canary:integer" },
 
     { "BudgetList", "timeZone:string budgets:[Budget]" },
     { "Budget", "scope:string unit:string limited:boolean source:string? limitUsd?:usd "

@@ -52,7 +52,17 @@ static const Flag version_create_flags[] = {
     { 0 },
 };
 static const Flag deploy_flags[] = {
-    { "strategy", "immediate", "how to ship (canary and blue-green come with rollouts)" },
+    { "strategy", "canary|blue-green|immediate", "how to ship (default immediate)" },
+    { "steps", "LIST", "of a canary: percent[:at least so long],... such as 5:30m,25:30m,50,100" },
+    { 0 },
+};
+static const Flag rollout_list_flags[] = {
+    { "agent", "AGENT", "only of this agent" },
+    { "active", NULL, "only those that have not ended" },
+    { 0 },
+};
+static const Flag rollout_promote_flags[] = {
+    { "full", NULL, "all steps at once" },
     { 0 },
 };
 static const Flag rollout_simulate_flags[] = {
@@ -163,10 +173,28 @@ const Command commands[] = {
       "show which components changed, with the text of prompt and tools", NULL, NO_FLAGS,
       version_diff_run, false },
     { "deploy", NULL, "AGENT VERSION", 2, 2, "send new tasks to a version",
-      "Strategy immediate switches all new tasks at once; running and queued ones keep their version.",
+      "Strategy immediate switches all new tasks at once; running and queued ones keep their version.\n"
+      "Strategy canary gives it a share of new sessions, compares, and promotes or rolls back by itself,\n"
+      "by the rollout block of its agent.yaml; blue-green switches and returns within holdFor.\n\n"
+      "  gantry deploy triage 9f3ac21d --strategy canary --steps 5:30m,25:30m,50:30m,100",
       deploy_flags, deploy_run, false },
     { "rollback", NULL, "AGENT", 1, 1, "return to the version before, whole", NULL, rollback_flags,
       rollback_run, false },
+    { "rollout", "list", "", 0, 0, "list rollouts, newest first", NULL, rollout_list_flags,
+      rollout_list_run, false },
+    { "rollout", "get", "ROLLOUT", 1, 1, "show a rollout with its evidence", NULL, NO_FLAGS,
+      rollout_get_run, false },
+    { "rollout", "watch", "ROLLOUT", 1, 1, "follow a rollout to its end",
+      "Exit 0 when it was completed, 7 when it was rolled back, aborted or superseded, 8 at the timeout.",
+      NO_FLAGS, rollout_watch_run, false },
+    { "rollout", "promote", "ROLLOUT", 1, 1, "go one step on, without evidence", NULL,
+      rollout_promote_flags, rollout_promote_run, false },
+    { "rollout", "pause", "ROLLOUT", 1, 1, "keep the weight; it may still be rolled back", NULL,
+      NO_FLAGS, rollout_pause_run, false },
+    { "rollout", "resume", "ROLLOUT", 1, 1, "go on where it was paused", NULL, NO_FLAGS,
+      rollout_resume_run, false },
+    { "rollout", "abort", "ROLLOUT", 1, 1, "end it: everything goes back to the stable version",
+      NULL, NO_FLAGS, rollout_abort_run, false },
     { "rollout", "simulate", "", 0, 0, "foresee how rollouts end, or decide recorded ones again",
       "Without --observations it simulates rollouts of the plan: chance of each ending, tasks and time\n"
       "until then, for a canary like the control and for one that is worse in each metric, or as said\n"

@@ -15,6 +15,7 @@
 #include "gateway/sim.h"
 #include "observe/webhook.h"
 #include "queue/ledger.h"
+#include "rollout/control.h"
 #include "store/artifact_store.h"
 #include "store/call_store.h"
 #include "store/worker_store.h"
@@ -187,6 +188,9 @@ static int ticker_fiber(void *arg)
         int r = queue_tick_wait(p->queue);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("controller tick failed", LOG_CSTR("why", diag_text_or(r)));
+        r = control_tick_all_wait(p->store, clock_real_ms());
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("rollouts were not ticked", LOG_CSTR("why", diag_text_or(r)));
     }
     return 0;
 }

@@ -66,4 +66,13 @@ int flag_delete_run(const Invocation *in);
 /* rollout_simulate.c */
 int rollout_simulate_run(const Invocation *in);
 
+/* rollouts.c */
+int rollout_list_run(const Invocation *in);
+int rollout_get_run(const Invocation *in);
+int rollout_watch_run(const Invocation *in);
+int rollout_promote_run(const Invocation *in);
+int rollout_pause_run(const Invocation *in);
+int rollout_resume_run(const Invocation *in);
+int rollout_abort_run(const Invocation *in);
+
 #endif

@@ -1,5 +1,6 @@
 /* version ..., deploy, rollback. */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/buf.h"
 #include "cli/client.h"
@@ -117,20 +118,58 @@ static int ship(Client *client, const char *route, Str body)
                              STR_ARG(client_encoded(client, client->in->args[0])), route);
     int r = client_call_wait(client, "POST", path, body, NULL, &answer);
     if (r != EXIT_OK) return r;
+    const Json *rollout = json_get(answer.json, "rollout");
     if (client->in->output != OUTPUT_TABLE) client_print_json(&answer);
+    else if (rollout)
+        printf("rollout %.*s: %g%% of %s goes to %.12s\n", STR_ARG(member(rollout, "rolloutId")),
+               json_f64_or(json_get(rollout, "weight"), 0), client->in->args[0],
+               member(rollout, "versionId").ptr);
     else printf("%s routes to %.12s\n", client->in->args[0], member(answer.json, "versionId").ptr);
+    return EXIT_OK;
+}
+
+/* "5:30m,25,100" as the steps of a rollout block. */
+static int steps_write(JsonOut *out, const char *steps)
+{
+    Str rest = str_of(steps);
+    json_out_key(out, "steps");
+    json_out_array(out);
+    while (!str_empty(rest)) {
+        Str part, weight;
+        char number[32], *end;
+        rest = str_split(rest, ',', &part, NULL);
+        Str duration = str_split(str_trim(part), ':', &weight, NULL);
+        bool fits = str_copy(number, sizeof(number), weight);
+        double v = strtod(number, &end);
+        if (!fits || end == number || *end || !(v > 0 && v <= 100))
+            return fail(EXIT_USAGE, "--steps: \"%.*s\" is no percentage", STR_ARG(weight));
+        json_out_object(out);
+        json_out_key(out, "weight");
+        json_out_f64(out, v);
+        if (!str_empty(duration)) json_out_kstr(out, "for", duration);
+        json_out_object_end(out);
+    }
+    json_out_array_end(out);
     return EXIT_OK;
 }
 
 static int deploy_body(Client *client)
 {
     CLEANUP(buf_deinit) Buf body = { 0 };
+    const char *strategy = flag(client->in, "strategy"), *steps = flag(client->in, "steps");
+    int r = EXIT_OK;
     buf_init(&body, 65536);
     JsonOut out = json_out(&body);
     json_out_object(&out);
     json_out_kcstr(&out, "versionId", client->in->args[1]);
-    json_out_kcstr(&out, "strategy",
-                   flag(client->in, "strategy") ? flag(client->in, "strategy") : "immediate");
+    json_out_kcstr(&out, "strategy", strategy ? strategy : steps ? "canary" : "immediate");
+    if (steps) {
+        json_out_key(&out, "rollout");
+        json_out_object(&out);
+        r = steps_write(&out, steps);
+        if (r != EXIT_OK) return r;
+        json_out_object_end(&out);
+    }
     json_out_object_end(&out);
     return ship(client, "rollouts", buf_str(&body));
 }

@@ -7,9 +7,8 @@
 #include "store/rollout_store.h"
 #include "store/store.h"
 
-#define CONTROL_UNITS_MAX 1024 /* units a tick and group; more wait for the next */
-#define CONTROL_JUDGE_WAIT_MS \
-    (INT64_C(3600) * 1000) /* an ended task is scored by then, or not at all */
+#define CONTROL_UNITS_MAX 1024        /* units a tick and group; more wait for the next */
+#define CONTROL_JUDGE_WAIT_MS 3600000 /* an ended task is scored by then, or not at all */
 
 typedef struct {
     Str id; /* UUID text, new */

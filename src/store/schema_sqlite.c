@@ -239,8 +239,8 @@ static const char journal_rows[] =
     "CREATE UNIQUE INDEX journal_by_task ON journal (task_seq, n);"
     "ALTER TABLE journal_task ADD COLUMN served_from INTEGER NOT NULL DEFAULT 0;";
 
-/* state < 5: active, as RolloutState counts; one an agent. Units are read in the order in which their
- * tasks were eligible. rollout_seq of a task: what routed it; NULL: its agent or its caller. */
+/* state < 5: active, as RolloutState counts; one an agent. Units are read in the order in which
+ * their tasks were eligible. rollout_seq of a task: what routed it; NULL: its agent or caller. */
 static const char rollouts[] =
     "CREATE TABLE rollout ("
     " seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, agent TEXT NOT NULL,"

@@ -1,0 +1,280 @@
+/* Rollouts: begun, shown, steered. */
+#include "api/rollouts.h"
+
+#include "api/versions.h"
+
+#include "base/diag.h"
+#include "logic/manifest.h"
+#include "queue/queue.h"
+#include "rollout/rollout_json.h"
+#include "sys/clock.h"
+#include "sys/entropy.h"
+
+#define ISSUES_MAX 8
+#define ACTOR_BYTES_MAX 100
+
+const Param rollouts_params[] = {
+    { "agent", "string", "Only of this agent" },
+    { "active", "boolean", "true: only those that have not ended" },
+    { 0 },
+};
+
+static const Member command_members[] = {
+    { "full", MEMBER_BOOLEAN, false, "promote: all steps at once", NULL },
+    { "by", MEMBER_STRING, false, "Who asks, for the record", NULL },
+};
+const BodySpec rollout_command_body = { .name = "RolloutCommand",
+                                        .members = command_members,
+                                        .n = ARRAY_N(command_members) };
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+int rollout_whole_read(Db *db, const RolloutRow *row, Arena *arena, RolloutWhole *ret)
+{
+    ret->row = *row;
+    int r = control_spec(row, arena, &ret->spec);
+    if (r != 0) return r;
+    r = rollout_evidence_get(db, row->seq, ret->spec.evidence.metrics_n, &ret->evidence);
+    if (r != -ENOENT && r != -EPROTO) return r;
+    evidence_init(&ret->evidence);
+    return 0;
+}
+
+typedef struct {
+    Str id, agent;
+    bool active_only;
+    Arena *arena;
+    RolloutWhole *whole;
+    RolloutRow *rows;
+    size_t n;
+} ReadJob;
+
+static int get_job(Db *db, void *arg)
+{
+    ReadJob *job = arg;
+    RolloutRow row;
+    int r = rollout_get(db, job->id, job->arena, &row);
+    return r != 0 ? r : rollout_whole_read(db, &row, job->arena, job->whole);
+}
+
+static int list_job(Db *db, void *arg)
+{
+    ReadJob *job = arg;
+    return rollout_list(db, job->agent, job->active_only, job->arena, &job->rows, &job->n);
+}
+
+static int missing_wait(ApiCall *call)
+{
+    return api_problem_wait(call, 404, "rollout_not_found", "there is no rollout \"%.*s\"",
+                            (int)MIN(call->params[0].len, (size_t)64), call->params[0].ptr);
+}
+
+static int reply_wait(ApiCall *call, const RolloutWhole *whole)
+{
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    rollout_write(&json.out, &whole->row, &whole->spec, &whole->evidence);
+    return api_json_wait(call, 200, &json);
+}
+
+int rollout_get_run_wait(ApiCall *call)
+{
+    CLEANUP(freep) RolloutWhole *whole = xcalloc(1, sizeof(*whole));
+    ReadJob job = { .id = call->params[0], .arena = &call->req->arena, .whole = whole };
+    int r = store_read_wait(queue_store(call->api->options.queue), get_job, &job);
+    if (r == -ENOENT) return missing_wait(call);
+    return r < 0 ? api_fail_wait(call, r) : reply_wait(call, whole);
+}
+
+static int list_write(ApiCall *call, const ReadJob *job, JsonOut *out)
+{
+    CLEANUP(freep) RolloutSpec *spec = xcalloc(1, sizeof(*spec));
+    json_out_object(out);
+    json_out_key(out, "rollouts");
+    json_out_array(out);
+    for (size_t i = 0; i < job->n; i++) {
+        int r = control_spec(&job->rows[i], &call->req->arena, spec);
+        if (r < 0) return r;
+        rollout_write(out, &job->rows[i], spec, NULL);
+    }
+    json_out_array_end(out);
+    json_out_object_end(out);
+    return 0;
+}
+
+int rollout_list_run_wait(ApiCall *call)
+{
+    ReadJob job = { .agent = api_param(call, "agent"),
+                    .active_only = str_eq(api_param(call, "active"), STR("true")),
+                    .arena = &call->req->arena };
+    int r = store_read_wait(queue_store(call->api->options.queue), list_job, &job);
+    if (r < 0) return api_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json;
+    api_json(&json, API_JSON_BYTES_MAX);
+    r = list_write(call, &job, &json.out);
+    return r < 0 ? api_fail_wait(call, r) : api_json_wait(call, 200, &json);
+}
+
+/* --- commands --------------------------------------------------------------------------------- */
+
+typedef struct {
+    Str id, actor;
+    RolloutCommand command;
+    int64_t now_ms;
+    Arena *arena;
+    RolloutMove move;
+    RolloutWhole *whole;
+} CommandJob;
+
+static int command_job(Db *db, void *arg)
+{
+    CommandJob *job = arg;
+    RolloutRow row;
+    int r = control_command(db, job->id, job->command, job->actor, job->now_ms, job->arena, &row,
+                            &job->move);
+    return r != 0 ? r : rollout_whole_read(db, &row, job->arena, job->whole);
+}
+
+static int command_wait(ApiCall *call, RolloutCommand command)
+{
+    Str text;
+    const Json *body;
+    int r = api_body_wait(call, &text, &body);
+    if (r != 0) return r;
+    Str by = json_str(json_get(body, "by"));
+    if (by.len > ACTOR_BYTES_MAX || !str_is_utf8(by))
+        return api_problem_wait(call, 400, "member_invalid", "`by` is at most %d bytes of text",
+                                ACTOR_BYTES_MAX);
+    if (command == COMMAND_PROMOTE && json_bool(json_get(body, "full"), false))
+        command = COMMAND_PROMOTE_ALL;
+    CLEANUP(freep) RolloutWhole *whole = xcalloc(1, sizeof(*whole));
+    CommandJob job = { .id = call->params[0],
+                       .actor = by,
+                       .command = command,
+                       .now_ms = clock_real_ms(),
+                       .arena = &call->req->arena,
+                       .whole = whole };
+    r = store_call_wait(queue_store(call->api->options.queue), command_job, &job);
+    if (r == -ENOENT) return missing_wait(call);
+    if (r < 0) return api_fail_wait(call, r);
+    if (job.move.refused) return api_problem_wait(call, 409, "rollout_state", "%s", job.move.why);
+    return reply_wait(call, whole);
+}
+
+int rollout_promote_run_wait(ApiCall *call)
+{
+    return command_wait(call, COMMAND_PROMOTE);
+}
+
+int rollout_pause_run_wait(ApiCall *call)
+{
+    return command_wait(call, COMMAND_PAUSE);
+}
+
+int rollout_resume_run_wait(ApiCall *call)
+{
+    return command_wait(call, COMMAND_RESUME);
+}
+
+int rollout_abort_run_wait(ApiCall *call)
+{
+    return command_wait(call, COMMAND_ABORT);
+}
+
+/* --- beginning -------------------------------------------------------------------------------- */
+
+typedef struct {
+    ControlStart start;
+    Arena *arena;
+    RolloutRow row;
+} BeginJob;
+
+static int begin_job(Db *db, void *arg)
+{
+    BeginJob *job = arg;
+    return control_start(db, &job->start, job->arena, &job->row);
+}
+
+/* The rollout block of the version's manifest, if it is for this strategy. */
+static const Json *block_of_version(ApiCall *call, const Version *version, Str strategy)
+{
+    const Json *manifest;
+    if (json_parse(&call->req->arena, version->manifest, NULL, &manifest, NULL) != 0) return NULL;
+    const Json *block = json_get(json_get(manifest, "spec"), "rollout");
+    Str its = json_str(json_get(block, "strategy"));
+    if (str_empty(its)) its = STR("canary");
+    return str_eq(its, strategy) ? block : NULL;
+}
+
+/* The block as text with its strategy said, checked. Answers what is wrong. */
+static int block_text_wait(ApiCall *call, const Json *block, Str strategy, Str *ret)
+{
+    CLEANUP(buf_deinit) Buf text, whole;
+    buf_init(&text, MANIFEST_BYTES_MAX);
+    buf_init(&whole, MANIFEST_BYTES_MAX);
+    JsonOut out = json_out(&text);
+    if (block) json_out_value(&out, block);
+    else {
+        json_out_object(&out);
+        json_out_object_end(&out);
+    }
+    Str quoted = arena_printf(&call->req->arena, "\"%.*s\"", STR_ARG(strategy));
+    if (!quoted.ptr || !json_out_ok(&out) ||
+        json_member_set(buf_str(&text), STR("strategy"), quoted, &whole) != 0)
+        return api_fail_wait(call, -ENOMEM);
+    *ret = arena_str(&call->req->arena, buf_str(&whole));
+    return ret->ptr ? 0 : api_fail_wait(call, -ENOMEM);
+}
+
+static int block_check_wait(ApiCall *call, Str text)
+{
+    const Json *block;
+    Issue items[ISSUES_MAX];
+    IssueList issues;
+    int r = json_parse(&call->req->arena, text, NULL, &block, NULL);
+    if (r < 0) return api_fail_wait(call, r);
+    issue_list_init(&issues, &call->req->arena, items, ISSUES_MAX, NULL, NULL);
+    r = manifest_check_rollout(block, NULL, &issues);
+    if (r < 0) return api_fail_wait(call, r);
+    for (size_t i = 0; i < issues.n; i++)
+        if (!items[i].warning)
+            return api_problem_wait(call, 422, "rollout_invalid", "rollout.%.*s: %.*s",
+                                    STR_ARG(items[i].path), STR_ARG(items[i].message));
+    return 0;
+}
+
+static int begin_problem_wait(ApiCall *call, int r)
+{
+    switch (r) {
+    case CONTROL_E_SAME:
+        return api_problem_wait(call, 409, "already_routed", "the agent routes to it already");
+    case CONTROL_E_NOTHING:
+        return api_problem_wait(call, 409, "nothing_to_compare",
+                                "the agent has no version yet: deploy this one immediately");
+    case CONTROL_E_METRICS:
+        return api_problem_wait(call, 422, "rollout_invalid", "at most %d metrics are compared",
+                                EVIDENCE_METRICS_MAX);
+    default: return api_fail_wait(call, r);
+    }
+}
+
+int rollout_begin_wait(ApiCall *call, const Version *version, Str strategy, const Json *block)
+{
+    char id[UUID_TEXT_MAX];
+    uint8_t random[UUID7_RANDOM_BYTES];
+    Uuid7Gen gen = { 0 };
+    BeginJob job = {
+        .start = { .agent = version->agent, .version_id = version->id, .now_ms = clock_real_ms() },
+        .arena = &call->req->arena
+    };
+    entropy_fill(random, sizeof(random));
+    job.start.id = str_of(uuid_text(uuid7_next(&gen, job.start.now_ms, random), id));
+    if (!block) block = block_of_version(call, version, strategy);
+    int r = block_text_wait(call, block, strategy, &job.start.block);
+    if (r == 0) r = block_check_wait(call, job.start.block);
+    if (r != 0) return r;
+    r = version_settings(&call->req->arena, version->manifest, &job.start.settings);
+    if (r < 0) return api_fail_wait(call, r);
+    r = store_call_wait(queue_store(call->api->options.queue), begin_job, &job);
+    return r == 0 ? 0 : begin_problem_wait(call, r);
+}

@@ -1,0 +1,207 @@
+/* rollout list, get, watch, promote, pause, resume, abort. */
+#include <stdio.h>
+
+#include "base/buf.h"
+#include "cli/client.h"
+#include "cli/table.h"
+#include "cli/verbs.h"
+#include "sys/clock.h"
+#include "sys/fiber.h"
+
+#define WATCH_EVERY_MS 500
+#define WATCH_MS (INT64_C(24) * 3600 * 1000)
+
+static Str member(const Json *v, const char *key)
+{
+    return json_str(json_get(v, key));
+}
+
+static Str rollout_path(Client *client, const char *verb)
+{
+    return client_printf(client, "/api/rollouts/%.*s%s%s",
+                         STR_ARG(client_encoded(client, client->in->args[0])), *verb ? "/" : "",
+                         verb);
+}
+
+static int rollout_list_body(Client *client)
+{
+    static const char *const names[] = { "ROLLOUT", "AGENT",   "VERSION", "STATE",
+                                         "WEIGHT",  "CHANGED", "WHY",     NULL };
+    ClientAnswer answer;
+    Table table;
+    const char *agent = flag(client->in, "agent");
+    Str path = client_printf(client, "/api/rollouts?active=%s%s%.*s",
+                             flag_given(client->in, "active") ? "true" : "false",
+                             agent ? "&agent=" : "",
+                             STR_ARG(agent ? client_encoded(client, agent) : STR("")));
+    int r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
+    if (r != EXIT_OK) return r;
+    if (client->in->output == OUTPUT_JSON) client_print_json(&answer);
+    if (client->in->output == OUTPUT_JSONL) client_print_jsonl(&answer, "rollouts");
+    if (client->in->output != OUTPUT_TABLE) return EXIT_OK;
+    table_init(&table, &client->arena, names);
+    for (JsonIter it = json_iter(json_get(answer.json, "rollouts")); json_next(&it);)
+        table_add(
+            &table,
+            (Str[]){ member(it.value, "rolloutId"), member(it.value, "agent"),
+                     str_sub(member(it.value, "versionId"), 0, 12), member(it.value, "state"),
+                     client_printf(client, "%g%%", json_f64_or(json_get(it.value, "weight"), 0)),
+                     str_sub(member(it.value, "changedAt"), 0, 19), member(it.value, "why") });
+    table_print(&table);
+    return EXIT_OK;
+}
+
+static Str number_text(Client *client, const Json *v)
+{
+    if (json_type(v) == JSON_NULL || !v) return STR("-");
+    return client_printf(client, "%.3f", json_f64_or(v, 0));
+}
+
+static void print_rollout(Client *client, const Json *v)
+{
+    static const char *const names[] = {
+        "METRIC", "HARM STABLE", "HARM CANARY", "LOG E ROLLBACK", "LOG E PROMOTE", "PROVED", NULL
+    };
+    Table table;
+    const Json *units = json_get(v, "units");
+    printf("%.*s  %.*s  %.12s at %g%%\n%.*s\n", STR_ARG(member(v, "agent")),
+           STR_ARG(member(v, "state")), member(v, "versionId").ptr,
+           json_f64_or(json_get(v, "weight"), 0), STR_ARG(member(v, "why")));
+    printf("compared: %" PRId64 " stable units, %" PRId64 " canary units\n",
+           json_i64_or(json_get(units, "stable"), 0), json_i64_or(json_get(units, "canary"), 0));
+    double left = json_f64_or(json_get(v, "expectedUnitsLeft"), 0);
+    if (left > 0) printf("about %.0f more units until this step is decided\n", left);
+    table_init(&table, &client->arena, names);
+    for (JsonIter it = json_iter(json_get(v, "metrics")); json_next(&it);)
+        table_add(&table, (Str[]){ it.key, number_text(client, json_get(it.value, "harmStable")),
+                                   number_text(client, json_get(it.value, "harmCanary")),
+                                   number_text(client, json_get(it.value, "logERollback")),
+                                   number_text(client, json_get(it.value, "logEPromote")),
+                                   json_bool(json_get(it.value, "proved"), false) ? STR("yes")
+                                                                                  : STR("no") });
+    table_print(&table);
+}
+
+static int show(Client *client, const ClientAnswer *answer)
+{
+    if (client->in->output != OUTPUT_TABLE) client_print_json(answer);
+    else print_rollout(client, answer->json);
+    return EXIT_OK;
+}
+
+static int rollout_get_body(Client *client)
+{
+    ClientAnswer answer;
+    int r = client_call_wait(client, "GET", rollout_path(client, ""), STR_NULL, NULL, &answer);
+    return r == EXIT_OK ? show(client, &answer) : r;
+}
+
+/* Whether the state is an end, and the exit status of it. */
+static bool is_over(Str state, int *ret_status)
+{
+    static const char *const bad[] = { "rolled_back", "aborted", "superseded" };
+    *ret_status = EXIT_OK;
+    if (str_eq(state, STR("completed"))) return true;
+    for (size_t i = 0; i < ARRAY_N(bad); i++) {
+        if (!str_eq(state, str_of(bad[i]))) continue;
+        *ret_status = EXIT_GATE;
+        return true;
+    }
+    return false;
+}
+
+static void print_news(const Json *v, char *last, size_t size)
+{
+    char now[512];
+    snprintf(now, sizeof(now), "%.*s  %g%%  %.*s", STR_ARG(member(v, "state")),
+             json_f64_or(json_get(v, "weight"), 0), STR_ARG(member(v, "why")));
+    if (strcmp(now, last) == 0) return;
+    fprintf(stderr, "%s\n", now);
+    str_copy(last, size, str_of(now));
+}
+
+static int rollout_watch_body(Client *client)
+{
+    char last[512] = "";
+    int64_t span = client->in->timeout_ms ? client->in->timeout_ms : WATCH_MS;
+    int64_t deadline = deadline_after(span);
+    Str path = rollout_path(client, "");
+    char kept[128];
+    if (!str_copy(kept, sizeof(kept), path)) return fail(EXIT_USAGE, "no such rollout");
+    for (;;) {
+        ClientAnswer answer;
+        int status, r = client_call_wait(client, "GET", str_of(kept), STR_NULL, NULL, &answer);
+        if (r != EXIT_OK) return r;
+        print_news(answer.json, last, sizeof(last));
+        if (is_over(member(answer.json, "state"), &status)) {
+            (void)show(client, &answer);
+            return status;
+        }
+        if (clock_mono_ms() >= deadline) return EXIT_PENDING;
+        arena_clear(&client->arena);
+        if (fiber_sleep_wait(WATCH_EVERY_MS) != 0) return EXIT_INTERRUPTED;
+    }
+}
+
+static int command(Client *client, const char *verb, Str body)
+{
+    ClientAnswer answer;
+    int r = client_call_wait(client, "POST", rollout_path(client, verb), body, NULL, &answer);
+    return r == EXIT_OK ? show(client, &answer) : r;
+}
+
+static int rollout_promote_body(Client *client)
+{
+    return command(client, "promote",
+                   flag_given(client->in, "full") ? STR("{\"full\":true}") : STR("{}"));
+}
+
+static int rollout_pause_body(Client *client)
+{
+    return command(client, "pause", STR("{}"));
+}
+
+static int rollout_resume_body(Client *client)
+{
+    return command(client, "resume", STR("{}"));
+}
+
+static int rollout_abort_body(Client *client)
+{
+    return command(client, "abort", STR("{}"));
+}
+
+int rollout_list_run(const Invocation *in)
+{
+    return client_main(in, rollout_list_body);
+}
+
+int rollout_get_run(const Invocation *in)
+{
+    return client_main(in, rollout_get_body);
+}
+
+int rollout_watch_run(const Invocation *in)
+{
+    return client_main(in, rollout_watch_body);
+}
+
+int rollout_promote_run(const Invocation *in)
+{
+    return client_main(in, rollout_promote_body);
+}
+
+int rollout_pause_run(const Invocation *in)
+{
+    return client_main(in, rollout_pause_body);
+}
+
+int rollout_resume_run(const Invocation *in)
+{
+    return client_main(in, rollout_resume_body);
+}
+
+int rollout_abort_run(const Invocation *in)
+{
+    return client_main(in, rollout_abort_body);
+}
