@@ -288,6 +288,7 @@ static void counting_wait(void *arg)
     CLEANUP(reply_deinit)
     Reply said = rig_say_wait(rig, API_MESSAGES, "sim/echo", false, "\"max_tokens\":50,",
                               "a text of some words, to be counted");
+    CHECK_INT(said.status, 200);
     CHECK_INT(rig_last(rig)->call.usage.input_tokens, tokens);
     rig->routes[1].match = "nobody";
     CLEANUP(reply_deinit) Reply bound = count_wait(rig, "sim/echo");

@@ -260,6 +260,14 @@ const cases = {
     assert.equal(attempts, 1);
     return {};
   },
+  async openaiAbortOfClaudeIsBilled() {
+    const stream = await openai.chat.completions.create({ model: CLAUDE, messages: user('[[sim mode=ramble delay=50]] Tell me a long story'), stream: true, max_completion_tokens: 200 });
+    for await (const chunk of stream) {
+      void chunk;
+      break; // aborts the request
+    }
+    return {};
+  },
   async openaiErrorOfClaude() {
     const error = await raised(patient.chat.completions.create({ model: CLAUDE, messages: user('[[sim mode=overload]]') }));
     assert.equal(error.status, 529, String(error));
