@@ -168,12 +168,11 @@ static int check_worker_wait(ApiCall *call, Uuid id)
     return r < 0 ? api_fail_wait(call, r) : 0;
 }
 
-static int tell(ApiCall *call, Uuid id, const RateTelling *telling, GatewayShare *ret)
+static void tell(ApiCall *call, Uuid id, const RateTelling *telling, GatewayShare *ret)
 {
     char name[UUID_TEXT_MAX];
     int r = rate_board_tell(call->api->options.board, str_of(uuid_text(id, name)), telling, ret);
     if (r < 0) LOG_WARN("a worker gets no share", LOG_CSTR("why", diag_text_or(r)));
-    return 0;
 }
 
 int worker_rates_run_wait(ApiCall *call)
@@ -191,7 +190,7 @@ int worker_rates_run_wait(ApiCall *call)
     if (r == -EINVAL) return api_problem_wait(call, 400, "member_invalid", "%s", diag_text());
     GatewayShare *shares = ARENA_ARRAY(&call->req->arena, GatewayShare, GATEWAY_LIMITS_MAX);
     if (r < 0 || !shares) return api_fail_wait(call, -ENOMEM);
-    if (board) r = tell(call, id, &telling, shares);
+    if (board) tell(call, id, &telling, shares);
     CLEANUP(api_json_deinit) ApiJson json;
     api_json(&json, API_JSON_BYTES_MAX);
     wire_shares_write(&json.out, board ? rate_board_ttl_ms(board) : 0, shares, telling.limits_n);

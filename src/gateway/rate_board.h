@@ -41,13 +41,14 @@ typedef struct {
     GatewayLimitStats stats;
 } RateTelling;
 
-/* Takes it in and writes the worker's shares: one for each of telling->limits, in their order.
- * Returns 0, -ENOSPC (too many workers or limits; what is missing gets a share of nothing). */
-int rate_board_tell(RateBoard *board, Str worker, const RateTelling *telling, GatewayShare *ret);
+/* Takes in what the worker of that name tells and writes its shares: one for each of
+ * telling->limits, in their order. Returns 0, -ENOSPC (too many workers or limits; what is missing
+ * gets a share of nothing). */
+int rate_board_tell(RateBoard *board, Str name, const RateTelling *telling, GatewayShare *ret);
 int64_t rate_board_ttl_ms(const RateBoard *board);
 
 /* The worker has stopped sending: what it has not used is free for others. */
-void rate_board_leave(RateBoard *board, Str worker);
+void rate_board_leave(RateBoard *board, Str name);
 
 /* A limit over all workers that live: usage added up. */
 typedef struct {

@@ -263,8 +263,8 @@ static bool is_over(const Run *run)
 
 static void run_seed(uint64_t seed, Call *calls)
 {
-    Run run_ = { .seed = seed, .random = { seed }, .calls = calls };
-    Run *run = &run_;
+    Run storage = { .seed = seed, .random = { seed }, .calls = calls };
+    Run *run = &storage;
     run_make(run);
     int64_t calm_at_ms = run->now_ms + 150000, end_ms = calm_at_ms + 70 * INT64_C(90000);
     while (!run->quiet || !is_over(run)) {
