@@ -7,6 +7,7 @@
 #include "logic/price.h"
 #include "store/price_store.h"
 #include "sys/clock.h"
+#include "sys/fiber.h"
 
 #define ENTRY_BYTES_MAX ((size_t)32 << 10)
 #define ARENA_BYTES_MAX ((size_t)512 << 20)
@@ -32,6 +33,9 @@ typedef struct {
     PriceEntry *entries;
     size_t n;
     PriceImport result;
+    Str text;
+    JsonError error;
+    JsonType found;
     bool replace;
     int64_t now_ms, revision;
 } Import;
@@ -62,23 +66,34 @@ static int take_entry(Import *in, Str model, const Json *entry)
     return to->entry.ptr ? 0 : -ENOMEM;
 }
 
-static int read_list_wait(ApiCall *call, Import *in, Str text)
+/* On the thread pool: a whole list takes longer than a loop may be busy. */
+static int read_list(void *arg)
 {
+    Import *in = arg;
     const Json *root;
-    diag_clear();
-    int r = json_parse(&in->arena, text, &list_limits, &root, NULL);
-    if (r == -EINVAL)
-        return api_problem_wait(call, 400, "body_invalid", "not valid JSON: %s", diag_text());
-    if (r < 0) return api_fail_wait(call, r);
-    if (json_type(root) != JSON_OBJECT)
-        return api_problem_wait(call, 422, "prices_invalid",
-                                "a price list is an object keyed by model, not %s",
-                                json_type_name(json_type(root)));
+    int r = json_parse(&in->arena, in->text, &list_limits, &root, &in->error);
+    if (r < 0) return r;
+    in->found = json_type(root);
+    if (in->found != JSON_OBJECT) return 0;
     in->entries = ARENA_ARRAY(&in->arena, PriceEntry, json_len(root) + 1);
-    if (!in->entries) return api_fail_wait(call, -ENOMEM);
+    if (!in->entries) return -ENOMEM;
     for (JsonIter it = json_iter(root); json_next(&it) && r == 0;)
         r = take_entry(in, it.key, it.value);
-    return r < 0 ? api_fail_wait(call, r) : 0;
+    return r;
+}
+
+static int read_list_wait(ApiCall *call, Import *in)
+{
+    int r = work_wait(read_list, in);
+    if (r == -EINVAL)
+        return api_problem_wait(call, 400, "body_invalid",
+                                "not valid JSON: line %zu column %zu: %s", in->error.line,
+                                in->error.column, in->error.message);
+    if (r < 0) return api_fail_wait(call, r);
+    if (in->found == JSON_OBJECT) return 0;
+    return api_problem_wait(call, 422, "prices_invalid",
+                            "a price list is an object keyed by model, not %s",
+                            json_type_name(in->found));
 }
 
 static int import_job(Db *db, void *arg)
@@ -102,14 +117,13 @@ static int imported_wait(ApiCall *call, const Import *in)
 
 int price_import_run_wait(ApiCall *call)
 {
-    Str text;
     CLEANUP(import_deinit) Import in = { .now_ms = clock_real_ms() };
     arena_init(&in.arena, ARENA_BYTES_MAX);
     price_table_init(&in.table, &in.arena);
     in.replace = str_eq(api_param(call, "replace"), STR("true"));
     int r = api_bytes_wait(call, MIN(call->api->options.upload_bytes_max, PRICE_LIST_BYTES_MAX),
-                           &text);
-    if (r == 0) r = read_list_wait(call, &in, text);
+                           &in.text);
+    if (r == 0) r = read_list_wait(call, &in);
     if (r != 0) return r;
     if (in.n == 0)
         return api_problem_wait(call, 422, "prices_invalid",
@@ -194,30 +208,48 @@ static void shown_write(JsonOut *out, const Layers *layers, Str model, Str conta
     }
 }
 
+typedef struct {
+    Arena arena;
+    Stored stored;
+    Layers layers;
+} Shown;
+
+static void shown_deinit(Shown *shown)
+{
+    arena_deinit(&shown->arena);
+    buf_deinit(&shown->stored.entries);
+}
+
+/* On the thread pool. */
+static int read_stored(void *arg)
+{
+    Shown *shown = arg;
+    PriceImport result;
+    Str entries = buf_str(&shown->stored.entries);
+    return price_import(&shown->layers.imported, &shown->arena, entries, &result);
+}
+
 int price_list_run_wait(ApiCall *call)
 {
     const GatewayConfig *config = call->api->options.gateway;
-    CLEANUP(arena_deinit) Arena arena;
-    Stored stored = { .revision = 0 };
-    PriceImport result;
-    Layers layers;
-    arena_init(&arena, ARENA_BYTES_MAX);
-    price_table_init(&layers.imported, &arena);
-    price_table_init(&layers.configured, &arena);
-    if (config) layers.configured = *config->prices;
-    layers.configured.below = &layers.imported;
-    int r = stored_wait(call, &stored);
-    if (r == 0) r = price_import(&layers.imported, &arena, buf_str(&stored.entries), &result);
-    buf_deinit(&stored.entries);
-    if (r == API_E_REPLIED) return r;
+    CLEANUP(shown_deinit) Shown shown = { .stored = { .revision = 0 } };
+    Layers *layers = &shown.layers;
+    arena_init(&shown.arena, ARENA_BYTES_MAX);
+    price_table_init(&layers->imported, &shown.arena);
+    price_table_init(&layers->configured, &shown.arena);
+    if (config) layers->configured = *config->prices;
+    layers->configured.below = &layers->imported;
+    int r = stored_wait(call, &shown.stored);
+    if (r != 0) return r;
+    r = work_wait(read_stored, &shown);
     if (r < 0) return api_fail_wait(call, r);
     CLEANUP(api_json_deinit) ApiJson json;
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
-    json_out_ki64(&json.out, "revision", stored.revision);
+    json_out_ki64(&json.out, "revision", shown.stored.revision);
     json_out_key(&json.out, "prices");
     json_out_array(&json.out);
-    shown_write(&json.out, &layers, api_param(call, "model"), api_param(call, "contains"));
+    shown_write(&json.out, layers, api_param(call, "model"), api_param(call, "contains"));
     json_out_array_end(&json.out);
     json_out_object_end(&json.out);
     return api_json_wait(call, 200, &json);

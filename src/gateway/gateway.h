@@ -72,8 +72,8 @@ void gateway_set_flags(Gateway *gateway, const FlagSet *flags);
 
 /* Takes imported prices over, in place of those there were: entries is an object keyed by model as
  * price_import reads it. Calls under way keep the prices they began with. Returns 0, or -EINVAL or
- * -ENOMEM with diag: the old ones stay. On its loop. */
-MUST_CHECK int gateway_set_prices(Gateway *gateway, Str entries);
+ * -ENOMEM: the old ones stay. On a fiber of its loop. */
+MUST_CHECK int gateway_set_prices_wait(Gateway *gateway, Str entries);
 /* What to look prices up in, until the next of them is set. */
 const PriceTable *gateway_prices(const Gateway *gateway);
 

@@ -5,6 +5,7 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "gateway/gateway_private.h"
+#include "sys/fiber.h"
 
 #define LIST_ARENA_BYTES_MAX ((size_t)256 << 20)
 
@@ -35,17 +36,29 @@ const PriceTable *price_list_table(const PriceList *list, const PriceTable *conf
     return list ? &list->all : configured;
 }
 
-int gateway_set_prices(Gateway *gateway, Str entries)
+typedef struct {
+    PriceList *list;
+    Str entries;
+    PriceImport result;
+} Reading;
+
+/* On the thread pool: a whole list takes longer than a loop may be busy. */
+static int read_list(void *arg)
 {
-    Arena scratch;
-    PriceImport result = { 0 };
+    Reading *reading = arg;
+    CLEANUP(arena_deinit) Arena scratch;
+    arena_init(&scratch, LIST_ARENA_BYTES_MAX + GATEWAY_JSON_FACTOR * reading->entries.len);
+    return price_import(&reading->list->imported, &scratch, reading->entries, &reading->result);
+}
+
+int gateway_set_prices_wait(Gateway *gateway, Str entries)
+{
     PriceList *list = xcalloc(1, sizeof *list);
     list->refs = 1;
     arena_init(&list->arena, LIST_ARENA_BYTES_MAX);
-    arena_init(&scratch, LIST_ARENA_BYTES_MAX + GATEWAY_JSON_FACTOR * entries.len);
     price_table_init(&list->imported, &list->arena);
-    int r = price_import(&list->imported, &scratch, entries, &result);
-    arena_deinit(&scratch);
+    Reading reading = { .list = list, .entries = entries };
+    int r = work_wait(read_list, &reading);
     if (r < 0) {
         price_list_unref(list);
         return r;
@@ -54,7 +67,7 @@ int gateway_set_prices(Gateway *gateway, Str entries)
     list->all.below = &list->imported;
     price_list_unref(gateway->prices);
     gateway->prices = list;
-    LOG_INFO("prices taken over", LOG_INT("entries", (int64_t)result.imported));
+    LOG_INFO("prices taken over", LOG_INT("entries", (int64_t)reading.result.imported));
     return 0;
 }
 

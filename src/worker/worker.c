@@ -469,7 +469,7 @@ static void prices_follow_wait(WorkerHost *w, int64_t revision)
     if (w->prices_known && w->prices_revision == revision) return;
     buf_init(&entries, 2 * PRICE_LIST_BYTES_MAX);
     int r = revision ? w->link->ops->prices_wait(w->link, &entries) : 0;
-    if (r == 0 && revision) r = gateway_set_prices(w->host.gateway, buf_str(&entries));
+    if (r == 0 && revision) r = gateway_set_prices_wait(w->host.gateway, buf_str(&entries));
     if (r != 0) {
         if (r != -ECANCELED) LOG_WARN("cannot read prices", LOG_CSTR("why", diag_text_or(r)));
         return;
