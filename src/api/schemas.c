@@ -90,7 +90,8 @@ const Schema api_schemas[] = {
                 "settledTokens?:integer reservedUsd?:usd reservedNusd?:integer "
                 "reservedTokens?:integer remainingUsd?:usd remainingNusd?:integer "
                 "remainingTokens?:integer from:time until:time" },
-    { "BudgetGrants", "verdict:string by:integer epoch:integer slices:[BudgetSlice]" },
+    { "BudgetGrants",
+      "verdict:string by:integer epoch:integer nowMs:integer slices:[BudgetSlice]" },
     { "BudgetSlice", "scope:string startMs:integer endMs:integer limit:integer settled:integer "
                      "granted:integer applies:boolean" },
 

@@ -203,7 +203,7 @@ static int reserve(ModelCall *call, const CapCall *question, PurseWaiter *waiter
                                      now_ms);
     assert(call->verdict.kind == CAP_ADMIT);
     purse_take(task->owner, waiter, &call->verdict.hold, &call->purse);
-    call->reserved_real_ms = clock_real_ms();
+    call->reserved_real_ms = purse_booked_ms(&call->purse);
     call->held = true;
     return 0;
 }

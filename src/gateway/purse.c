@@ -13,6 +13,7 @@
 #define ASK_ARENA_MAX ((size_t)8 << 20)
 #define IDLE_MS 2000 /* what was not used for so long goes back */
 #define WANTED_MS 1000
+#define SLOT_KEPT_MS INT64_C(86400000) /* after the window, by this machine's calendar */
 #define SLOTS_MAX 65536
 #define SLOT_KEY_MAX (BUDGET_SCOPE_TEXT_MAX + 24)
 
@@ -35,7 +36,7 @@ struct PurseOwner {
 
     bool known; /* slots are what limits it, */
     uint64_t epoch;
-    int64_t until_ms; /* until then (calendar) */
+    int64_t until_ms; /* until then (clock_mono_ms): the calendars of two machines may differ */
     PurseSlot *slots[BUDGET_SCOPES_MAX];
     BudgetPurse *purses[BUDGET_SCOPES_MAX];
     size_t n;
@@ -51,7 +52,7 @@ struct PurseOwner {
 struct Purse {
     const GatewayControl *const *control;
     Map slots, owners;
-    uint64_t epoch;
+    uint64_t epoch, lease;
     int64_t wanted_until_ms; /* clock_mono_ms */
     bool giving, give_more, closed;
     FiberRef giver;
@@ -102,7 +103,7 @@ static void slots_forget(Purse *purse)
     int64_t now_ms = clock_real_ms();
     for (PurseSlot *slot; (slot = map_next(&purse->slots, &cursor));) {
         bool told = slot->told >= slot->purse.slice.returned && budget_free(&slot->purse) <= 0;
-        if (slot->refs > 0 || slot->end_ms > now_ms || !told) continue;
+        if (slot->refs > 0 || slot->end_ms + SLOT_KEPT_MS > now_ms || !told) continue;
         map_remove(&purse->slots, str_of(slot->key));
         free(slot);
     }
@@ -192,9 +193,8 @@ static bool has_control(const Purse *purse)
 static bool owner_current(PurseOwner *owner)
 {
     bool current = owner->known && owner->epoch == owner->purse->epoch &&
-                   clock_real_ms() < owner->until_ms;
-    for (size_t i = 0; i < owner->n && current; i++)
-        current = clock_real_ms() >= owner->slots[i]->start_ms && !owner->slots[i]->stale;
+                   clock_mono_ms() < owner->until_ms;
+    for (size_t i = 0; i < owner->n && current; i++) current = !owner->slots[i]->stale;
     if (!current) owner_forget(owner);
     return current;
 }
@@ -246,7 +246,8 @@ static void owner_learn(PurseOwner *owner, const BudgetAnswer *answer)
         slot->refs++;
         owner->slots[owner->n] = slot;
         owner->purses[owner->n++] = &slot->purse;
-        owner->until_ms = MIN(owner->until_ms, told->end_ms);
+        owner->until_ms = MIN(owner->until_ms,
+                              deadline_after(MAX(told->end_ms - answer->now_ms, 1)));
     }
     owner->known = true;
     owner->epoch = owner->purse->epoch = answer->epoch;
@@ -291,7 +292,9 @@ static int question_wait(Purse *purse, Question *q)
 {
     const GatewayControl *control = *purse->control;
     diag_clear();
+    uint64_t lease = purse->lease;
     int r = control->grants_wait(control->ctx, &q->ask, ASK_WAIT_MS, &q->arena, &q->answer);
+    if (r == 0 && lease != purse->lease) r = diag_set(-EAGAIN, "the worker has another lease now");
     if (r != 0) return r;
     notes_heard(purse, q->notes, q->ask.notes_n);
     for (size_t i = 0; i < q->answer.told_n; i++) told_take(purse, &q->answer.told[i]);
@@ -448,6 +451,16 @@ void purse_settle(Purse *purse, PurseHold *hold, const CapHold *actual)
     if (clock_mono_ms() < purse->wanted_until_ms) give(purse);
 }
 
+int64_t purse_booked_ms(const PurseHold *hold)
+{
+    int64_t at_ms = clock_real_ms();
+    for (size_t i = 0; i < hold->n; i++) {
+        const PurseSlot *slot = hold->slots[i];
+        at_ms = MIN(MAX(at_ms, slot->start_ms), slot->end_ms - 1);
+    }
+    return at_ms;
+}
+
 int purse_know_wait(PurseOwner *owner, Cond *wake, int64_t wait_ms)
 {
     PurseWaiter waiter;
@@ -526,6 +539,7 @@ void purse_beat(Purse *purse, uint64_t epoch, bool wanted)
 void purse_reset(Purse *purse)
 {
     size_t cursor = 0;
+    purse->lease++; /* answers on their way speak of slices that are not its any more */
     for (PurseOwner *owner; (owner = map_next(&purse->owners, &cursor));) {
         owner_forget(owner);
         if (owner->asking) fiber_cancel(owner->asker);

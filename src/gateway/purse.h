@@ -57,6 +57,10 @@ BudgetVerdict purse_try(PurseOwner *owner, PurseWaiter *waiter, const BudgetNeed
 void purse_take(PurseOwner *owner, PurseWaiter *waiter, const CapHold *hold, PurseHold *ret);
 void purse_leave(PurseOwner *owner, PurseWaiter *waiter);
 
+/* When the call is to be booked (calendar): now, but never outside the windows it has reserved in,
+ * whatever this machine's calendar says. */
+int64_t purse_booked_ms(const PurseHold *hold);
+
 /* Ends a reservation with what it has cost (nothing: released). Harmless on a zeroed one, which it
  * becomes. */
 void purse_settle(Purse *purse, PurseHold *hold, const CapHold *actual);

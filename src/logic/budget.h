@@ -179,6 +179,7 @@ typedef struct {
     BudgetVerdict verdict; /* BUDGET_GRANT when nothing was asked, or nothing applies */
     size_t by;             /* told[by] stands in the way */
     uint64_t epoch;        /* of the rules: when it moves, ask anew what applies */
+    int64_t now_ms;        /* by the control plane's calendar */
     BudgetTold *told;      /* those that apply first, in order; then what else the worker has */
     size_t told_n;
 } BudgetAnswer;

@@ -521,6 +521,7 @@ static int grants_until(GrantJob *job, int64_t deadline_ms, bool *ret_waited)
         if (r != 0) return r;
         if (job->returned) ledger_changed(queue);
         job->answer.epoch = epoch;
+        job->answer.now_ms = queue_now_ms(queue);
         if (job->last || job->answer.verdict != BUDGET_WAIT) return 0;
         if (fiber_cancelled()) return -ECANCELED;
         *ret_waited = true;

@@ -142,6 +142,7 @@ void wire_answer_write(JsonOut *out, const BudgetAnswer *answer)
     json_out_kcstr(out, "verdict", verdict_names[answer->verdict]);
     json_out_ki64(out, "by", (int64_t)answer->by);
     json_out_ki64(out, "epoch", (int64_t)answer->epoch);
+    json_out_ki64(out, "nowMs", answer->now_ms);
     json_out_key(out, "slices");
     json_out_array(out);
     for (size_t i = 0; i < answer->told_n; i++) {
@@ -181,6 +182,7 @@ int wire_answer_read(Arena *arena, const Json *v, BudgetAnswer *ret)
     if (answer.verdict == BUDGET_VERDICT_N_) return missing("verdict");
     int r = count_read(v, "by", &by);
     if (r == 0) r = count_read(v, "epoch", &epoch);
+    if (r == 0) r = count_read(v, "nowMs", &answer.now_ms);
     answer.told = ARENA_ARRAY(arena, BudgetTold, json_len(list) + 1);
     if (!answer.told) return -ENOMEM;
     for (JsonIter it = json_iter(list); r == 0 && json_next(&it);)

@@ -46,6 +46,29 @@ static void check_finish(Work *w, Str text)
     assert(again.outcome == finish.outcome && str_eq(again.result, finish.result));
 }
 
+/* What is asked and told of budgets: within bounds, and the same when written and read again. */
+static void check_budgets(Work *w, const Json *v)
+{
+    BudgetAsk ask, again;
+    BudgetAnswer answer;
+    BudgetHold hold;
+    int64_t wait_ms;
+    if (wire_ask_read(&w->arena, v, &ask, &wait_ms) == 0) {
+        assert(ask.notes_n <= BUDGET_NOTES_MAX && wait_ms >= 0 && ask.lane < LANE_N_);
+        assert(ask.need.min.nusd <= ask.need.good.nusd && ask.need.good.nusd <= ask.need.want.nusd);
+        JsonOut out = json_out(&w->first);
+        wire_ask_write(&out, &ask, wait_ms);
+        assert(json_out_ok(&out));
+        const Json *written = parsed(w, buf_str(&w->first));
+        assert(written && wire_ask_read(&w->arena, written, &again, &wait_ms) == 0);
+        assert(again.notes_n == ask.notes_n && again.need.want.nusd == ask.need.want.nusd);
+        buf_clear(&w->first);
+    }
+    if (wire_answer_read(&w->arena, v, &answer) == 0)
+        for (size_t i = 0; i < answer.told_n; i++) assert(answer.told[i].granted >= 0);
+    if (wire_hold_read(v, &hold) == 0) assert(hold.charge.nusd >= 0 && hold.call_id.len > 0);
+}
+
 static void check_rest(Work *w, Str text)
 {
     TaskRef held[2] = { { .fence = 1 }, { .fence = 2 } };
@@ -59,6 +82,7 @@ static void check_rest(Work *w, Str text)
     if (wire_slots_read(v, &slots) == 0) assert(slots.shared >= 0);
     if (wire_line_read(v, &line) == 0) assert(line.stream < TASK_LOG_STREAM_N_);
     if (wire_call_read(&w->arena, v, &call) == 0) assert(call.cost_nusd >= 0);
+    check_budgets(w, v);
     RateTelling telling;
     if (wire_telling_read(&w->arena, v, &telling) == 0) {
         GatewayShare shares[4];

@@ -184,7 +184,7 @@ static void test_wire(void **state)
     assert_int_equal(back.notes[0].granted, 70);
 
     BudgetTold told = { note.scope, 5, 6, 7, 8, 9, true };
-    BudgetAnswer answer = { BUDGET_EXHAUSTED, 0, 1234, &told, 1 }, answer_back;
+    BudgetAnswer answer = { BUDGET_EXHAUSTED, 0, 1234, 55, &told, 1 }, answer_back;
     buf_clear(&text);
     out = json_out(&text);
     wire_answer_write(&out, &answer);

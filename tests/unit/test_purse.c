@@ -18,7 +18,8 @@ typedef struct {
     uint64_t epoch;
     int fails; /* so many questions more */
     int asked, gave;
-    bool none; /* no budget applies */
+    bool none;       /* no budget applies */
+    int64_t skew_ms; /* of its calendar */
     Cond changed;
     Purse *purse;
 } Rig;
@@ -67,7 +68,9 @@ static int fake_grants_wait(void *ctx, const BudgetAsk *ask, int64_t wait_ms, Ar
         return -EAGAIN;
     }
     fake_take_back(rig, ask);
-    *ret = (BudgetAnswer){ .epoch = rig->epoch, .told = ARENA_ARRAY(arena, BudgetTold, 1) };
+    *ret = (BudgetAnswer){ .epoch = rig->epoch,
+                           .now_ms = clock_real_ms() + rig->skew_ms,
+                           .told = ARENA_ARRAY(arena, BudgetTold, 1) };
     while (ask->asks && !rig->none && (ret->verdict = fake_decide(rig, ask)) == BUDGET_WAIT)
         if (cond_wait(&rig->changed, until_ms) < 0) return -ECANCELED;
     ret->told[0] = (BudgetTold){ .start_ms = rig->start_ms,
@@ -343,6 +346,29 @@ static int body_begins_anew(void *arg)
     return 0;
 }
 
+/* The control plane's calendar is a day behind: its windows hold, and calls are booked in them. */
+static int body_other_calendar(void *arg)
+{
+    (void)arg;
+    Rig rig;
+    rig_init(&rig, 10000000);
+    rig.skew_ms = -24 * HOUR_MS;
+    rig.start_ms += rig.skew_ms;
+    rig.end_ms += rig.skew_ms;
+    Caller c = { .rig = &rig, .owner = owner_of(&rig, "u"), .min = 10, .want = 10, .keeps = true };
+    run_all(&c, 1);
+    CHECK_INT(c.verdict, BUDGET_GRANT);
+    CHECK_INT(rig.asked, 1);
+    CHECK_INT(purse_booked_ms(&c.hold), rig.end_ms - 1);
+    purse_settle(rig.purse, &c.hold, &(CapHold){ .nusd = 10 });
+    run_all(&c, 1);
+    CHECK_INT(rig.asked, 1);
+    purse_settle(rig.purse, &c.hold, &(CapHold){ .nusd = 10 });
+    purse_owner_unref(c.owner);
+    rig_deinit(&rig);
+    return 0;
+}
+
 /* A call that leaves while it waits lets the next one go. */
 static int body_leaves(void *arg)
 {
@@ -409,6 +435,7 @@ TEST(turns)
 TEST(gives_back)
 TEST(begins_anew)
 TEST(leaves)
+TEST(other_calendar)
 TEST(knows)
 
 int main(void)
@@ -422,6 +449,7 @@ int main(void)
         cmocka_unit_test(test_gives_back),
         cmocka_unit_test(test_begins_anew),
         cmocka_unit_test(test_leaves),
+        cmocka_unit_test(test_other_calendar),
         cmocka_unit_test(test_knows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
