@@ -57,6 +57,7 @@ static int edit(ModelCall *call, Str *ret)
     if (call->verdict.clamped || (capped && info->out_cap == 0))
         edits.out_cap = call->verdict.out_cap;
     if (call->verdict.clamped) atomic_fetch_add(&call->task->gateway->clamped, 1);
+    if (named) atomic_fetch_add(&call->task->gateway->translated, 1);
     return body_edit(target->body, info, &edits, &call->body, ret);
 }
 

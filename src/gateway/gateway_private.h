@@ -60,6 +60,7 @@ struct Gateway {
     atomic_int_fast64_t in_flight, tasks_open;
     Cache cache;
     atomic_uint_fast64_t tools_removed;
+    atomic_uint_fast64_t translated, untranslatable, untranslated;
     Purse *purse;
     const FlagSet *flags;  /* NULL: none */
     List tasks;            /* GatewayTask.node: the open ones */

@@ -93,6 +93,9 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
     ret->over_hold = atomic_load(&gateway->over_hold);
     ret->cache = gateway_cache_figures(gateway);
     ret->tools_removed = atomic_load(&gateway->tools_removed);
+    ret->translated = atomic_load(&gateway->translated);
+    ret->untranslatable = atomic_load(&gateway->untranslatable);
+    ret->untranslated = atomic_load(&gateway->untranslated);
     ret->replayed = atomic_load(&gateway->replayed);
     ret->attached = atomic_load(&gateway->attached);
     ret->replayed_tools = atomic_load(&gateway->replayed_tools);

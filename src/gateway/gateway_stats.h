@@ -50,6 +50,9 @@ typedef struct {
     uint64_t usage_missing;  /* calls charged their whole hold for want of usage */
     uint64_t over_hold;      /* calls that cost more than was held */
     uint64_t tools_removed;  /* taken out of requests */
+    uint64_t translated;     /* attempts in another API than the agent's */
+    uint64_t untranslatable; /* models refused or passed over: the request does not fit their API */
+    uint64_t untranslated;   /* answers that could not be put in the agent's: too large, or odd */
     uint64_t replayed;       /* calls answered from the journal, or with another call's answer: */
     uint64_t attached;       /* those that followed one that was still going */
     uint64_t replayed_tools; /* tool calls answered from the journal */

@@ -87,6 +87,7 @@ static int give_wait(Streaming *s, Str bytes)
 static int lose(Streaming *s, int r)
 {
     s->lost = true;
+    atomic_fetch_add(&s->call->task->gateway->untranslated, 1);
     return diag_set(r, "the answer is too large to translate");
 }
 

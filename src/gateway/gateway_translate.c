@@ -19,6 +19,7 @@ bool call_is_translated(const ModelCall *call)
 
 static int cannot(ModelCall *call, const CallTarget *target, const TranslateFault *fault)
 {
+    atomic_fetch_add(&call->task->gateway->untranslatable, 1);
     return call_problem(call, PROBLEM_INVALID, fault->param,
                         "\"%.*s\" is served by %s, in another API, and this request cannot be put "
                         "in it: %s",
@@ -67,6 +68,7 @@ int call_translate_answer(ModelCall *call, const Json *body, Buf *out)
     TranslateAbout about = { .usage = &call->record.usage, .created_s = clock_real_ms() / 1000 };
     int r = translate_answer(&call->arena, call->target->api, body, call->info.api, &about, out);
     if (r == 0) return 0;
+    atomic_fetch_add(&call->task->gateway->untranslated, 1);
     return call_problem(call, PROBLEM_UNREACHABLE, NULL,
                         "the answer of %s cannot be put in the API that was called",
                         call->target->provider->name);

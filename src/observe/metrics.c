@@ -553,6 +553,9 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     sum->cache.bytes += s->cache.bytes;
     sum->cache.entries += s->cache.entries;
     sum->tools_removed += s->tools_removed;
+    sum->translated += s->translated;
+    sum->untranslatable += s->untranslatable;
+    sum->untranslated += s->untranslated;
     sum->replayed += s->replayed;
     sum->attached += s->attached;
     sum->replayed_tools += s->replayed_tools;
@@ -600,6 +603,12 @@ static const FieldFamily gateway_families[] = {
              "Memory the response cache takes"),
     GAUGE_OF(GatewayStats, cache.entries, "gantry_gateway_cache_entries",
              "Answers in the response cache"),
+    COUNTER_OF(GatewayStats, translated, "gantry_gateway_translated",
+               "Attempts in another API than the agent's"),
+    COUNTER_OF(GatewayStats, untranslatable, "gantry_gateway_untranslatable",
+               "Models refused or passed over because the request does not fit their API"),
+    COUNTER_OF(GatewayStats, untranslated, "gantry_gateway_untranslated",
+               "Answers that could not be put in the agent's API"),
     COUNTER_OF(GatewayStats, tools_removed, "gantry_gateway_tools_removed",
                "Tools taken out of requests: undeclared, declared otherwise, or switched off"),
     COUNTER_OF(GatewayStats, replayed, "gantry_gateway_replayed",

@@ -36,7 +36,8 @@ MUST_CHECK int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str
 MUST_CHECK int control_command(Db *db, Str id, RolloutCommand command, Str actor, int64_t now_ms,
                                Arena *arena, RolloutRow *ret, RolloutMove *ret_move);
 
-/* Ends the agent's active rollout, if there is one, by ABORT or SUPERSEDE. *ret_ended: there was. */
+/* Ends the agent's active rollout, if there is one, by ABORT or SUPERSEDE. *ret_ended: there
+ * was. */
 MUST_CHECK int control_end(Db *db, Str agent, RolloutCommand command, Str actor, int64_t now_ms,
                            bool *ret_ended);
 

@@ -263,6 +263,13 @@ static void test_fallback(void **state)
     rig_run(fallback_wait);
 }
 
+static GatewayStats *stats(const Rig *rig)
+{
+    static GatewayStats all;
+    gateway_stats(rig->gateway, &all);
+    return &all;
+}
+
 static void refused_wait(void *arg)
 {
     Rig *rig = arg;
@@ -273,6 +280,8 @@ static void refused_wait(void *arg)
     CHECK_HAS(reply_str(&reply), "\"param\":\"n\"");
     CHECK_HAS(reply_str(&reply), "one choice");
     CHECK_INT(rig->calls_n, 0);
+    CHECK_INT(stats(rig)->untranslatable, 1);
+    CHECK_INT(stats(rig)->translated, 0);
     /* embeddings have no counterpart */
     CLEANUP(reply_deinit)
     Reply embeddings = rig_post_wait(rig, API_EMBEDDINGS,
@@ -380,13 +389,57 @@ static void test_upstream(void **state)
     rig_run_with(upstream_wait, see, &seen);
 }
 
+/* --- answers that do not fit ------------------------------------------------------------------ */
+
+#define DATA(rest) "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{" rest "}}]}\n\n"
+
+/* More calls than there may be. */
+static StubEnd too_many(StubRequest *request, void *ctx)
+{
+    (void)ctx;
+    stub_sends(request, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n");
+    stub_sends(request, DATA("\"content\":\"Hi\""));
+    for (int i = 0; i < 200; i++) {
+        char event[256];
+        snprintf(event, sizeof event,
+                 DATA("\"tool_calls\":[{\"index\":%d,\"id\":\"c%d\",\"function\":{\"name\":\"f\","
+                      "\"arguments\":\"{}\"}}]"),
+                 i, i);
+        stub_sends(request, event);
+    }
+    stub_sends(request,
+               "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],"
+               "\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}\n\ndata: [DONE]\n\n");
+    return STUB_CLOSE;
+}
+
+static void too_many_wait(void *arg)
+{
+    Rig *rig = arg;
+    serve(rig, OPENAI_ONLY);
+    CLEANUP(reply_deinit) Reply reply = say_wait(rig, API_MESSAGES, "stub-1", true, "", "hello");
+    CHECK_HAS(reply_str(&reply), "Hi");
+    CHECK_HAS(reply_str(&reply), "event: error");
+    CHECK(str_find(reply_str(&reply), STR("message_stop")) < 0);
+    CHECK_INT(rig_last(rig)->call.outcome, GATEWAY_CUT);
+    CHECK_INT(rig_last(rig)->call.charged.nusd, rig_last(rig)->call.hold.nusd);
+    CHECK_INT(stats(rig)->untranslated, 1);
+    CHECK_INT(stats(rig)->translated, 1);
+}
+
+static void test_too_many(void **state)
+{
+    (void)state;
+    rig_run_with(too_many_wait, too_many, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_modes),    cmocka_unit_test(test_tools),
         cmocka_unit_test(test_results),  cmocka_unit_test(test_fallback),
         cmocka_unit_test(test_refused),  cmocka_unit_test(test_money),
-        cmocka_unit_test(test_upstream),
+        cmocka_unit_test(test_upstream), cmocka_unit_test(test_too_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
