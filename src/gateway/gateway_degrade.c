@@ -77,11 +77,13 @@ static int held_wait(ModelCall *call)
     int64_t until_ms = call_deadline_ms(call);
     for (;;) {
         if (task->totals.stop != GATEWAY_STOP_NONE) return 0; /* to be refused */
+        int r = call_know_budgets_wait(call);                         /* other rules, a new day */
+        if (r < 0) return r;
         call_degrade(call);
         if (!call->degrade.hold) return 0;
         if (clock_mono_ms() >= until_ms) break;
         int64_t look_ms = MIN(until_ms, deadline_after(HOLD_LOOK_MS));
-        int r = call_pause_wait(call, &task->changed, look_ms);
+        r = call_pause_wait(call, &task->changed, look_ms);
         if (r == -ECANCELED || r == HTTP_E_GONE) return r;
     }
     if (task_past_deadline(task)) return 0; /* likewise */
