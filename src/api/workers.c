@@ -518,7 +518,7 @@ static int journal_ask_wait(ApiCall *call, TaskRef *ret_task, JournalAsk *ret)
     for (int i = 0; i < (int)ARRAY_N(names) && r == 0; i++) {
         if (str_empty(api_param(call, names[i]))) continue;
         given++;
-        ret->what = i;
+        ret->what = (JournalWhat)i;
         r = api_param_i64_wait(call, names[i], 0, INT64_MAX, 0, &ret->n);
     }
     if (r != 0 || given == 1) return r;

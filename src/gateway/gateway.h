@@ -138,8 +138,9 @@ typedef struct {
 } GatewayCall;
 
 /* What a task asks of its journal: recordings of its earlier attempts. */
+typedef enum { JOURNAL_LIST, JOURNAL_ANSWER, JOURNAL_REQUEST } JournalWhat;
 typedef struct {
-    enum { JOURNAL_LIST, JOURNAL_ANSWER, JOURNAL_REQUEST } what;
+    JournalWhat what;
     int64_t n; /* LIST: recordings numbered above it; else the number of the one */
 } JournalAsk;
 

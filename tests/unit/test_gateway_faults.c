@@ -79,8 +79,9 @@ static bool check_breaker(const Rig *rig, const Want *want, BreakerCounts before
     BreakerCounts after = breaker_of(rig, want->model);
     bool bad = want->outcome == GATEWAY_CUT ||
                (want->outcome == GATEWAY_UPSTREAM && want->status >= 500);
-    return CHECK_INT(after.calls - before.calls, want->status != 429) &
-           CHECK_INT(after.errors - before.errors, bad);
+    bool calls = CHECK_INT(after.calls - before.calls, want->status != 429);
+    bool errors = CHECK_INT(after.errors - before.errors, bad);
+    return calls && errors;
 }
 
 static void check_mode_wait(Rig *rig, const Want *want, Api api, bool stream)

@@ -192,7 +192,8 @@ static void check_sums(Db *db, Arena *arena, const Sums *sums, int64_t from_ms)
     }
     CHECK_INT(spend_list(db, SPEND_BY_USER, from_ms, 100, arena, &rows, &n, &total), 0);
     for (int i = 0; i < 7; i++) {
-        snprintf(key, sizeof key, i ? "user-%d" : "", i);
+        if (i) snprintf(key, sizeof key, "user-%d", i);
+        else key[0] = '\0';
         CHECK_INT(cost_of(rows, n, key), sums->user[i]);
     }
     CHECK_INT(spend_list(db, SPEND_BY_DAY, from_ms, 100, arena, &rows, &n, &total), 0);
