@@ -153,9 +153,10 @@ static void test_services(void **state)
     rig_run_with(services_wait, answer, NULL);
 }
 
-#define WITH_IMAGE                                                                                     \
-    "{\"model\":\"stub-1\",\"max_tokens\":10,\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":" \
-    "\"image_url\",\"image_url\":{\"url\":\"https://a/b.png\"}}]}]}"
+#define IMAGE "{\"type\":\"image_url\",\"image_url\":{\"url\":\"https://a/b.png\"}}"
+#define WITH_IMAGE                                                     \
+    "{\"model\":\"stub-1\",\"max_tokens\":10,\"messages\":[{\"role\":" \
+    "\"user\",\"content\":[" IMAGE "]}]}"
 
 static void images_wait(void *arg)
 {
