@@ -291,6 +291,35 @@ static void test_it_survives_a_restart(void **state)
     run(state, other_half);
 }
 
+static int spoil_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "UPDATE rollout_evidence SET bytes = x'0102'"), NULL);
+}
+
+/* Evidence of another build: every outcome is read again, and the decision is the same. */
+static int gathers_anew(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    (void)submit_sessions(f, 0, 60);
+    end_tasks(f, 0);
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, 60);
+    CHECK_INT(store_call_wait(f->store, spoil_job, NULL), 0);
+    (void)submit_sessions(f, 60, 600);
+    end_tasks(f, 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, 600);
+    CHECK_INT(ask.row.state.weight_bp, WEIGHT_BP_ALL);
+    return 0;
+}
+
+static void test_unreadable_evidence_is_gathered_anew(void **state)
+{
+    run(state, gathers_anew);
+}
+
 static int ticks_all(void *arg)
 {
     Fixture *f = arg;
@@ -374,6 +403,7 @@ int main(void)
         ON_QUEUE(test_a_named_version_is_kept),
         ON_QUEUE(test_a_newer_one_supersedes),
         ON_QUEUE(test_it_survives_a_restart),
+        ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
         ON_QUEUE(test_only_active_ones_are_ticked),
         cmocka_unit_test(test_harm),
         cmocka_unit_test(test_baseline),
