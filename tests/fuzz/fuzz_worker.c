@@ -56,6 +56,7 @@ static void check_budgets(Work *w, const Json *v)
     if (wire_ask_read(&w->arena, v, &ask, &wait_ms) == 0) {
         assert(ask.notes_n <= BUDGET_NOTES_MAX && wait_ms >= 0 && ask.lane < LANE_N_);
         assert(ask.need.min.nusd <= ask.need.good.nusd && ask.need.good.nusd <= ask.need.want.nusd);
+        buf_clear(&w->first);
         JsonOut out = json_out(&w->first);
         wire_ask_write(&out, &ask, wait_ms);
         assert(json_out_ok(&out));
