@@ -118,12 +118,13 @@ static int scope_of_wait(ApiCall *call, BudgetScope *ret)
     return api_problem_wait(call, 400, "scope_invalid", "%s", diag_text());
 }
 
-static int budget_answer_wait(ApiCall *call, const BudgetScope *scope)
+/* any: also what no rule limits. */
+static int budget_answer_wait(ApiCall *call, const BudgetScope *scope, bool any)
 {
     CLEANUP(api_json_deinit) ApiJson json;
     Budget budget;
     int r = queue_budget_get_wait(call->api->options.queue, scope, &budget);
-    if (r == QUEUE_E_NO_BUDGET)
+    if (r == QUEUE_E_NO_BUDGET && !any)
         return api_problem_wait(call, 404, "budget_not_found", "no budget limits that");
     if (r < 0) return api_fail_wait(call, r);
     api_json(&json, API_JSON_BYTES_MAX);
@@ -135,7 +136,7 @@ int budget_get_run_wait(ApiCall *call)
 {
     BudgetScope scope;
     int r = scope_of_wait(call, &scope);
-    return r != 0 ? r : budget_answer_wait(call, &scope);
+    return r != 0 ? r : budget_answer_wait(call, &scope, false);
 }
 
 /* The limit to set; BUDGET_AS_CONFIGURED for null. */
@@ -174,8 +175,7 @@ int budget_put_run_wait(ApiCall *call)
     if (r == QUEUE_E_FULL)
         return api_problem_wait(call, 409, "too_many_budgets", "%s", diag_text());
     if (r < 0) return api_fail_wait(call, r);
-    if (limit != BUDGET_AS_CONFIGURED) return budget_answer_wait(call, &scope);
-    return api_reply_wait(call, 204, NULL, STR(""));
+    return budget_answer_wait(call, &scope, true);
 }
 
 /* --- for workers ------------------------------------------------------------------------------ */

@@ -94,7 +94,7 @@ static int budget_set_body(Client *client)
     else json_out_str(&out, str_starts_with(amount, STR("$")) ? str_skip(amount, 1) : amount);
     json_out_object_end(&out);
     int r = client_call_wait(client, "PUT", scope_path(client), buf_str(&buf), NULL, &answer);
-    if (r == EXIT_OK && !as_configured) budgets_print(client, &answer, true);
+    if (r == EXIT_OK) budgets_print(client, &answer, true);
     return r;
 }
 

@@ -28,7 +28,8 @@ typedef struct {
  * most BUDGETS_LIST_MAX of each. Texts live in arena. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int queue_budgets_wait(Queue *queue, Arena *arena, Budget **ret, size_t *ret_n);
 
-/* One of them. Returns 0, QUEUE_E_NO_BUDGET (no rule applies to the scope), -errno. */
+/* One of them. Returns 0, QUEUE_E_NO_BUDGET (no rule applies to the scope; *ret is filled in all
+ * the same), -errno. */
 MUST_CHECK int queue_budget_get_wait(Queue *queue, const BudgetScope *scope, Budget *ret);
 
 /* Sets the limit; BUDGET_AS_CONFIGURED removes what was set before. Holds at once for grants, at
