@@ -62,6 +62,7 @@ static void task_obey(GatewayTask *task)
         if (on && (!call->target || task_model_on(task, call->target->model))) continue;
         call->switched_off = true;
         http_abort(&call->abort);
+        cond_broadcast(&call->wake);
     }
     cond_broadcast(&task->changed);
 }

@@ -2,6 +2,7 @@
  * keeps the last request it was sent. */
 #include "tests/unit/gateway_rig.h"
 
+#include "gateway/gateway_limits.h"
 #include "logic/flag.h"
 
 #define SCHEMA "{\"type\":\"object\",\"properties\":{\"id\":{\"type\":\"string\"}}}"
@@ -312,6 +313,62 @@ static void test_kill(void **state)
     rig_run_with(kill_wait, provider, &upstream);
 }
 
+static uint64_t waiting_n(const Rig *rig)
+{
+    GatewayLimitStats stats;
+    gateway_limit_stats(rig->gateway, &stats);
+    return stats.waiting[LANE_CRITICAL] + stats.waiting[LANE_NORMAL] + stats.waiting[LANE_LOW];
+}
+
+static int second_main(void *arg)
+{
+    InFlight *f = arg;
+    CLEANUP(reply_deinit)
+    Reply reply = rig_post_wait(f->rig, API_CHAT,
+                                "{\"model\":\"stub-2\",\"messages\":[{\"role\":\"user\","
+                                "\"content\":\"x\"}]}");
+    f->status = reply.status;
+    f->off = str_find(reply_str(&reply), STR("switched_off")) >= 0;
+    return 0;
+}
+
+/* A call that waits for its provider is refused while it waits. */
+static void kill_waiting_wait(void *arg)
+{
+    Rig *rig = arg;
+    FiberRef first, second;
+    InFlight one = { .rig = rig }, two = { .rig = rig };
+    FlagSet off = flags_of(rig, "[{\"key\":\"model:stub-2\",\"value\":false}]");
+    int before = atomic_load(&upstream.n);
+    rig_task_wait(rig, rig_no_limits);
+    atomic_store(&upstream.hang, true);
+    CHECK_INT(fiber_spawn("first", in_flight_main, &one, &first), 0);
+    for (int k = 0; k < 2000 && atomic_load(&upstream.n) == before; k++) fiber_sleep_wait(5);
+    CHECK_INT(fiber_spawn("second", second_main, &two, &second), 0);
+    for (int k = 0; k < 2000 && waiting_n(rig) == 0; k++) fiber_sleep_wait(5);
+    CHECK_INT(waiting_n(rig), 1);
+    gateway_set_flags(rig->gateway, &off);
+    fiber_join_wait(second, NULL); /* the first still hangs */
+    CHECK_INT(two.status, 403);
+    CHECK(two.off);
+    CHECK_INT(atomic_load(&upstream.n), before + 1);
+    atomic_store(&upstream.hang, false);
+    fiber_join_wait(first, NULL);
+    CHECK_INT(one.status, 200);
+    gateway_set_flags(rig->gateway, NULL);
+}
+
+static void one_at_a_time(void *arg)
+{
+    ((Rig *)arg)->providers[2].concurrent_max = 1;
+}
+
+static void test_kill_while_waiting(void **state)
+{
+    (void)state;
+    rig_run_configured(one_at_a_time, kill_waiting_wait, provider, &upstream);
+}
+
 static void read_wait(void *arg)
 {
     Rig *rig = arg;
@@ -335,9 +392,13 @@ static void test_read_by_agents(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refused),        cmocka_unit_test(test_removed),
-        cmocka_unit_test(test_unchecked),      cmocka_unit_test(test_tool_off),
-        cmocka_unit_test(test_model_off),      cmocka_unit_test(test_kill),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_removed),
+        cmocka_unit_test(test_unchecked),
+        cmocka_unit_test(test_tool_off),
+        cmocka_unit_test(test_model_off),
+        cmocka_unit_test(test_kill),
+        cmocka_unit_test(test_kill_while_waiting),
         cmocka_unit_test(test_read_by_agents),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
