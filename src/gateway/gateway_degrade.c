@@ -78,7 +78,7 @@ static int held_wait(ModelCall *call)
     for (;;) {
         if (task->totals.stop != GATEWAY_STOP_NONE) return 0; /* to be refused */
         if (call_check_switches(call) != 0) return CALL_E_PROBLEM;
-        int r = call_know_budgets_wait(call);                 /* other rules, a new day */
+        int r = call_know_budgets_wait(call); /* other rules, a new day */
         if (r < 0) return r;
         call_degrade(call);
         if (!call->degrade.hold) return 0;
