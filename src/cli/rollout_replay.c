@@ -177,7 +177,7 @@ static int take_line(Reader *rd, Str text)
 {
     const Json *v;
     EvidenceUnit unit;
-    bool first;
+    bool first = false;
     arena_clear(&rd->line);
     if (json_parse(&rd->line, text, NULL, &v, NULL) < 0) return wrong(rd, diag_text());
     int r = check_members(rd, v);
