@@ -44,7 +44,7 @@ void purse_free(Purse *purse);
 void purse_close_wait(Purse *purse);
 
 /* The owner, shared by all who name it; texts are copied. */
-PurseOwner *purse_owner_ref(Purse *purse, const BudgetOwner *owner);
+PurseOwner *purse_owner_ref(Purse *purse, const BudgetOwner *names);
 /* NULL is accepted. Nobody of it may wait; holds may go on. */
 void purse_owner_unref(PurseOwner *owner);
 

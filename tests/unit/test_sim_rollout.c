@@ -346,7 +346,7 @@ static void month(uint64_t seed)
         db.now_ms += TICK_MS;
         if (!is_active() && rng_uniform(&rng) < 0.02) new_rollout(&rng);
         double burst = tick % 2880 < 60 ? 20 : 3; /* rush hour once a day */
-        for (double n = -burst * log(rng_uniform(&rng)); n > 1; n--) enqueue(&rng);
+        for (int n = (int)ceil(-burst * log(rng_uniform(&rng))); n > 1; n--) enqueue(&rng);
         run_tasks(&rng);
         bool both = rng_uniform(&rng) < 0.05; /* a lease lost without knowing */
         if (both) replica_read(&replica[1]);
