@@ -95,7 +95,7 @@ static void budget_write(JsonOut *out, const Budget *b)
 int budget_list_run_wait(ApiCall *call)
 {
     CLEANUP(arena_deinit) Arena arena;
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     Budget *budgets;
     size_t n;
     arena_init(&arena, LIST_ARENA_MAX);
@@ -121,7 +121,7 @@ static int scope_of_wait(ApiCall *call, BudgetScope *ret)
 /* any: also what no rule limits. */
 static int budget_answer_wait(ApiCall *call, const BudgetScope *scope, bool any)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     Budget budget;
     int r = queue_budget_get_wait(call->api->options.queue, scope, &budget);
     if (r == QUEUE_E_NO_BUDGET && !any)
@@ -216,7 +216,7 @@ int worker_grants_run_wait(ApiCall *call)
         return wire_problem_wait(call, r);
     r = grants_wait(call, id, &ask, deadline_after(MIN(wait_ms, GRANTS_WAIT_MAX_MS)), &answer);
     if (r != 0) return api_queue_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     wire_answer_write(&json.out, &answer);
     return api_json_wait(call, 200, &json);

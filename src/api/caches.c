@@ -52,7 +52,7 @@ int cache_get_run_wait(ApiCall *call)
     CacheFigures sum = { 0 };
     int r = store_read_wait(queue_store(queue), roster_job, &read);
     if (r < 0) return api_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_key(&json.out, "workers");
@@ -96,7 +96,7 @@ int cache_purge_run_wait(ApiCall *call)
     if (r < 0) return api_fail_wait(call, r);
     LOG_INFO("response caches are purged", LOG_STR("agent", purge.agent),
              LOG_STR("tenant", purge.tenant), LOG_INT("revision", revision));
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_ki64(&json.out, "revision", revision);

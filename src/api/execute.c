@@ -293,7 +293,7 @@ static int submission_read_wait(Submission *s)
 static int accepted_wait(const Submission *s, const TaskSummary *summary)
 {
     char id[UUID_TEXT_MAX];
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     uuid_text(summary->id, id);
     Str url = arena_printf(&s->call->req->arena, "/agent/tasks/%s", id);

@@ -77,7 +77,7 @@ static int missing_wait(ApiCall *call, Str key)
 
 static int flag_reply_wait(ApiCall *call, const FlagRow *row)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     flag_row_write(&json.out, row);
     return api_json_wait(call, 200, &json);
@@ -170,7 +170,7 @@ int flag_list_run_wait(ApiCall *call)
     FlagList list = { 0 };
     int r = list_wait(call, &list);
     if (r != 0) return r;
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_ki64(&json.out, "revision", list.revision);
@@ -187,7 +187,7 @@ int flag_list_run_wait(ApiCall *call)
 static int ofrep_error_wait(ApiCall *call, int status, const char *key, const char *code,
                             const char *details)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     if (key) json_out_kcstr(&json.out, "key", key);
@@ -269,7 +269,7 @@ int ofrep_one_run_wait(ApiCall *call)
         const char *key = arena_cstr(job.arena, job.key);
         return ofrep_error_wait(call, 404, key, "FLAG_NOT_FOUND", "there is no such flag");
     }
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     evaluation_write(&json.out, &flag, &context);
     return api_json_wait(call, 200, &json);
@@ -296,7 +296,7 @@ int ofrep_all_run_wait(ApiCall *call)
     http_header_add(call->req, "ETag", etag);
     if (str_eq(http_header(call->req, "if-none-match"), etag))
         return api_reply_wait(call, 304, NULL, STR(""));
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_key(&json.out, "flags");

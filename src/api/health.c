@@ -98,7 +98,7 @@ const Param signals_params[] = {
 
 static int signals_reply_wait(ApiCall *call, const SignalsQuery *query, const Signals *signals)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     JsonOut *out = &json.out;
     json_out_object(out);

@@ -78,7 +78,7 @@ int task_journal_run_wait(ApiCall *call)
     if (r == -ENOENT) return api_problem_wait(call, 404, "task_not_found", "there is no such task");
     if (r < 0) return api_fail_wait(call, r);
     size_t n = MIN(read.rows_n, (size_t)PAGE_ROWS);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     JsonOut *out = &json.out;
     json_out_object(out);
@@ -148,7 +148,7 @@ int task_recording_run_wait(ApiCall *call)
     buf_init(&read.request, JOURNAL_REQUEST_MAX);
     r = store_read_wait(queue_store(call->api->options.queue), one_job, &read);
     if (r == 0) {
-        CLEANUP(api_json_deinit) ApiJson json;
+        CLEANUP(api_json_deinit) ApiJson json = { 0 };
         api_json(&json, API_JSON_BYTES_MAX);
         UnpackJob job = { &read.answer, &answer };
         bool known = work_wait(unpack_job, &job) == 0;

@@ -104,7 +104,7 @@ static int import_job(Db *db, void *arg)
 
 static int imported_wait(ApiCall *call, const Import *in)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_ki64(&json.out, "imported", (int64_t)in->n);
@@ -243,7 +243,7 @@ int price_list_run_wait(ApiCall *call)
     if (r != 0) return r;
     r = work_wait(read_stored, &shown);
     if (r < 0) return api_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_ki64(&json.out, "revision", shown.stored.revision);

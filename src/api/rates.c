@@ -75,7 +75,7 @@ int limits_get_run_wait(ApiCall *call)
     RateBoard *board = call->api->options.board;
     CLEANUP(freep) BoardLimit *list = xcalloc(LIMITS_SHOWN_MAX, sizeof *list);
     size_t n = board ? rate_board_limits(board, list, LIMITS_SHOWN_MAX) : 0;
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_key(&json.out, "limits");
@@ -132,7 +132,7 @@ int breakers_get_run_wait(ApiCall *call)
     CLEANUP(freep) BoardBreaker *list = xcalloc(BREAKERS_SHOWN_MAX, sizeof *list);
     size_t n = board ? rate_board_breakers(board, list, BREAKERS_SHOWN_MAX) : 0;
     int64_t now_ms = clock_real_ms();
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_key(&json.out, "breakers");
@@ -191,7 +191,7 @@ int worker_rates_run_wait(ApiCall *call)
     GatewayShare *shares = ARENA_ARRAY(&call->req->arena, GatewayShare, GATEWAY_LIMITS_MAX);
     if (r < 0 || !shares) return api_fail_wait(call, -ENOMEM);
     if (board) tell(call, id, &telling, shares);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     wire_shares_write(&json.out, board ? rate_board_ttl_ms(board) : 0, shares, telling.limits_n);
     return api_json_wait(call, 200, &json);

@@ -71,7 +71,7 @@ static int missing_wait(ApiCall *call)
 
 static int reply_wait(ApiCall *call, const RolloutWhole *whole)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     rollout_write(&json.out, &whole->row, &whole->spec, &whole->evidence);
     return api_json_wait(call, 200, &json);
@@ -109,7 +109,7 @@ int rollout_list_run_wait(ApiCall *call)
                     .arena = &call->req->arena };
     int r = store_read_wait(queue_store(call->api->options.queue), list_job, &job);
     if (r < 0) return api_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     r = list_write(call, &job, &json.out);
     return r < 0 ? api_fail_wait(call, r) : api_json_wait(call, 200, &json);

@@ -116,7 +116,7 @@ static int routing_reply_wait(ApiCall *call)
     int r = store_read_wait(queue_store(call->api->options.queue), agent_job, &read);
     if (r == -ENOENT) return agent_missing_wait(call);
     if (r < 0) return api_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     put_routing(&json.out, &read);
     return api_json_wait(call, 200, &json);

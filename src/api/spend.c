@@ -48,7 +48,7 @@ static void sums_write(JsonOut *out, const Spend *spend)
 static int spend_reply_wait(ApiCall *call, const SpendJob *job)
 {
     int64_t rest = job->total.cost_nusd;
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     JsonOut *out = &json.out;
     json_out_object(out);

@@ -187,7 +187,7 @@ static int logs_json_wait(ApiCall *call, LogPage *page)
 {
     int r = log_load_wait(call, page);
     if (r != 0) return r;
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     JsonOut *out = &json.out;
     json_out_object(out);
@@ -420,7 +420,7 @@ int task_timeline_run_wait(ApiCall *call)
     size_t n = 0;
     Moment *moments = r == 0 ? moments_make(&t, &n) : NULL;
     if (!moments) return api_fail_wait(call, r < 0 ? r : -ENOMEM);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_kuuid(&json.out, "taskId", t.id);

@@ -49,7 +49,7 @@ int task_get_run_wait(ApiCall *call)
         r = queue_get_wait(call->api->options.queue, id, TASK_PART_PAYLOAD | TASK_PART_RESULT,
                            &call->req->arena, &task);
     if (r != 0) return api_queue_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     task_json(&json.out, &task, TASK_JSON_RESULT);
     return api_json_wait(call, 200, &json);
@@ -115,7 +115,7 @@ int task_list_run_wait(ApiCall *call)
     r = queue_list_wait(call->api->options.queue, &filter, &call->req->arena, &page);
     if (r == -EINVAL) return api_cursor_problem_wait(call);
     if (r < 0) return api_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_key(&json.out, "tasks");
@@ -133,7 +133,7 @@ const BodySpec empty_body = { .name = "Empty" };
 
 static int state_reply_wait(ApiCall *call, Uuid id, TaskState state, int status)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_kuuid(&json.out, "taskId", id);
@@ -249,7 +249,7 @@ int task_score_run_wait(ApiCall *call)
     r = store_call_wait(queue_store(call->api->options.queue), score_job, &score);
     if (r == -ENOENT) return api_problem_wait(call, 404, "task_not_found", "there is no such task");
     if (r < 0) return api_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_kuuid(&json.out, "taskId", score.id);

@@ -157,7 +157,7 @@ static void issues_write(JsonOut *out, const char *key, const Package *package, 
 static int invalid_wait(Upload *u)
 {
     HttpReq *req = u->call->req;
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     JsonOut *out = &json.out;
     json_out_object(out);
@@ -189,7 +189,7 @@ static void model_warn(Upload *u)
 
 static int created_wait(Upload *u)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     JsonOut *out = &json.out;
     json_out_object(out);

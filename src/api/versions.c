@@ -45,7 +45,7 @@ int agent_list_run_wait(ApiCall *call)
     AgentsRead read = { .arena = &call->req->arena };
     int r = store_read_wait(queue_store(call->api->options.queue), agents_job, &read);
     if (r < 0) return api_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     JsonOut *out = &json.out;
     json_out_object(out);
@@ -123,7 +123,7 @@ int version_get_run_wait(ApiCall *call)
     arena_init(&arena, ROW_MEMORY_MAX);
     r = json_parse(&arena, version.components, NULL, &components, NULL);
     if (r < 0) return api_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     version_write(&json.out, &version, json_str(json_get(components, "model")));
@@ -181,7 +181,7 @@ static int list_job(Db *db, void *arg)
 
 static int list_reply_wait(ApiCall *call, const ListRead *read)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     JsonOut *out = &json.out;
     json_out_object(out);
@@ -226,7 +226,7 @@ static void json_or_null(JsonOut *out, const char *key, Str text)
 static int diff_reply_wait(ApiCall *call, const Version *from, const Version *to,
                            const VersionDiff *diff)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     JsonOut *out = &json.out;
     json_out_object(out);

@@ -177,7 +177,7 @@ int queue_get_run_wait(ApiCall *call)
     if (r < 0) return api_fail_wait(call, r);
     if ((r = roster_wait(call, &read)) != 0) return r;
     int64_t now_ms = clock_real_ms();
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     JsonOut *out = &json.out;
     json_out_object(out);
@@ -211,7 +211,7 @@ int worker_list_run_wait(ApiCall *call)
     RosterRead read;
     int r = roster_wait(call, &read);
     if (r != 0) return r;
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_key(&json.out, "workers");
@@ -232,7 +232,7 @@ int worker_drain_run_wait(ApiCall *call)
     if (r != 0) return r;
     r = queue_drain_wait(call->api->options.queue, id);
     if (r != 0) return api_queue_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_kuuid(&json.out, "workerId", id);
@@ -275,7 +275,7 @@ static int slots_text(Arena *arena, const LaneConfig *slots, Str *ret)
 
 static int registered_wait(ApiCall *call, Uuid id)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_kuuid(&json.out, "workerId", id);
@@ -323,7 +323,7 @@ static void claims_release_wait(Queue *queue, const Task *tasks, size_t n)
 
 static int claims_reply_wait(ApiCall *call, const Task *tasks, size_t n)
 {
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     int64_t now_ms = clock_real_ms();
     json_out_object(&json.out);
@@ -393,7 +393,7 @@ int worker_cache_run_wait(ApiCall *call)
     r = queue_cache_report_wait(call->api->options.queue, id, &figures, seen, &call->req->arena,
                                 &news);
     if (r != 0) return api_queue_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     wire_news_write(&json.out, &news);
     return api_json_wait(call, 200, &json);
@@ -417,7 +417,7 @@ int worker_heartbeat_run_wait(ApiCall *call)
         if (wire_ref_read(it.value, &held[n++]) < 0) return wire_problem_wait(call, -EINVAL);
     r = queue_heartbeat_wait(call->api->options.queue, id, held, n, &call->req->arena, &beat);
     if (r != 0) return api_queue_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     wire_beat_write(&json.out, &beat);
     return api_json_wait(call, 200, &json);
@@ -558,7 +558,7 @@ int worker_journal_run_wait(ApiCall *call)
     buf_init(&request, JOURNAL_REQUEST_MAX);
     r = journal_read_wait(call, task, &ask, &arena, &request, &reply);
     if (r != 0) return api_queue_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     wire_journal_write(&json.out, &ask, &reply);
     return api_json_wait(call, 200, &json);

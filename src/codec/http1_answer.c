@@ -88,7 +88,9 @@ static int on_head_complete(llhttp_t *llhttp)
     if (llhttp->status_code == 101 || llhttp->upgrade)
         return refuse(answer, -EPROTO, "the answer switches protocols unasked");
     if (llhttp->http_major != 1) return refuse(answer, -EPROTO, "the answer is not HTTP/1");
-    if (llhttp->status_code < 200) return 0;
+    if (llhttp->status_code < 100 || llhttp->status_code > 599)
+        return refuse(answer, -EPROTO, "the answer has no valid status");
+    if (llhttp->status_code < 200) return 1; /* never has a body */
     answer->status = llhttp->status_code;
     answer->fields = (Http1Field *)(void *)answer->list.ptr;
     answer->fields_n = answer->list.len / sizeof *answer->fields;

@@ -277,7 +277,7 @@ static CacheAnswer answer_of(const ModelCall *call)
 
 void call_cache_keep(ModelCall *call)
 {
-    if (call->cache != CALL_CACHE_MISS) return;
+    if (call->cache != CALL_CACHE_MISS || call->record.outcome != GATEWAY_COMPLETE) return;
     Gateway *gateway = call->task->gateway;
     CacheAnswer answer = answer_of(call);
     CacheFate fate = cache_answer_fate(&gateway->config->cache, &answer);

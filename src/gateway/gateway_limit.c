@@ -234,11 +234,13 @@ int call_pause_wait(ModelCall *call, Cond *cond, int64_t until_ms)
         if (r == -ECANCELED) return r;
         if (call->reply->gone && call->reply->gone(call->reply->ctx)) return HTTP_E_GONE;
         if (r == 0) return 0;
-        if (clock_mono_ms() >= heartbeat_ms) heartbeat_wait(call);
+        bool beat = clock_mono_ms() >= heartbeat_ms;
+        if (beat) heartbeat_wait(call);
         if (call->gone) return HTTP_E_GONE;
         if (fiber_cancelled()) return -ECANCELED;
         if (clock_mono_ms() >= until_ms) return -ETIMEDOUT;
-        if (step_ms < MIN(until_ms, heartbeat_ms)) return 0; /* a look around */
+        /* a look around: a signal may have come while the heartbeat went out */
+        if (beat || step_ms < MIN(until_ms, heartbeat_ms)) return 0;
     }
 }
 

@@ -58,8 +58,10 @@ static CapHold booked(const ModelCall *call, Charge charge)
     assert(usage->valid);
     PriceTerms terms = call->target->terms;
     terms.seconds = (clock_mono_us() - call->started_us + 999999) / 1000000;
-    return (CapHold){ .tokens = money_add(usage->input_tokens, usage->output_tokens),
-                      .nusd = price_cost(call->target->price, usage, &terms) };
+    /* no call is dearer than that, whatever its provider says: sums must not overflow */
+    return (
+        CapHold){ .tokens = MIN(money_add(usage->input_tokens, usage->output_tokens), CAP_CALL_MAX),
+                  .nusd = MIN(price_cost(call->target->price, usage, &terms), CAP_CALL_MAX) };
 }
 
 static void settle(ModelCall *call, Charge charge)
@@ -130,7 +132,8 @@ static int record_wait(ModelCall *call)
     call_journal_done(call, &journaled, r == 0);
     fiber_unshield();
     assert(r <= 0);
-    call->answered = r == 0 && call->record.answer && !call->record.answer->overflow;
+    /* who follows is given call->recording, not what the cache has */
+    call->answered = r == 0 && call->record.answer == &call->recording && !call->recording.overflow;
     return r < 0 ? record_failed(call, r) : 0;
 }
 

@@ -88,7 +88,15 @@ static int lose(Streaming *s, int r)
 {
     s->lost = true;
     atomic_fetch_add(&s->call->task->gateway->untranslated, 1);
-    return diag_set(r, "the answer is too large to translate");
+    return diag_set(r, "the answer cannot be translated");
+}
+
+/* An event that cannot be read would leave a hole in a translation, and nobody would see it. */
+static bool is_unreadable(const Streaming *s, const SsePiece *piece, const StreamNote *note)
+{
+    Str data = str_trim(piece->data);
+    return s->state.phase == STREAM_OPEN && !note->json && !note->done_marker && !str_empty(data) &&
+           !str_eq(data, STR("[DONE]"));
 }
 
 static int translate_wait(Streaming *s, const SsePiece *piece, const StreamNote *note)
@@ -130,6 +138,7 @@ static int take_event_wait(Streaming *s, const SsePiece *piece)
     if (s->state.phase != STREAM_OPEN && s->tail_until_ms == DEADLINE_NONE)
         s->tail_until_ms = deadline_after(GATEWAY_TAIL_MS);
     if (note.usage_only && s->drop_usage) return 0;
+    if (s->translation && is_unreadable(s, piece, &note)) return lose(s, -EPROTO);
     int r = s->translation ? translate_wait(s, piece, &note) : give_wait(s, piece->raw);
     if (r != 0) return r;
     return is_finished(s) ? STREAM_E_FINISHED : 0;

@@ -257,21 +257,25 @@ static void owner_learn(PurseOwner *owner, const BudgetAnswer *answer)
 
 /* --- questions -------------------------------------------------------------------------------- */
 
-static size_t note_add(BudgetNote *notes, size_t n, PurseSlot *slot)
-{
-    notes[n] = (BudgetNote){ .scope = slot->scope,
-                             .start_ms = slot->start_ms,
-                             .granted = slot->purse.slice.granted,
-                             .returned = slot->purse.slice.returned };
-    return n + 1;
-}
-
 typedef struct {
     BudgetNote notes[BUDGET_NOTES_MAX];
+    PurseSlot *slots[BUDGET_NOTES_MAX]; /* whose keys the notes borrow, also while it is asked */
     BudgetAsk ask;
     BudgetAnswer answer;
     Arena arena;
 } Question;
+
+static void note_add(Question *q, PurseSlot *slot)
+{
+    size_t n = q->ask.notes_n++;
+    assert(n < BUDGET_NOTES_MAX);
+    slot->refs++;
+    q->slots[n] = slot;
+    q->notes[n] = (BudgetNote){ .scope = slot->scope,
+                                .start_ms = slot->start_ms,
+                                .granted = slot->purse.slice.granted,
+                                .returned = slot->purse.slice.returned };
+}
 
 static Question *question_new(void)
 {
@@ -283,6 +287,7 @@ static Question *question_new(void)
 
 static void question_free(Question *q)
 {
+    for (size_t i = 0; i < q->ask.notes_n; i++) slot_unref(q->slots[i]);
     arena_deinit(&q->arena);
     free(q);
 }
@@ -329,7 +334,7 @@ static void question_fill(PurseOwner *owner, Question *q)
     }
     for (size_t i = 0; i < owner->n; i++) {
         budget_give_back(owner->purses[i]);
-        q->ask.notes_n = note_add(q->notes, q->ask.notes_n, owner->slots[i]);
+        note_add(q, owner->slots[i]);
     }
 }
 
@@ -490,8 +495,7 @@ static bool give_fill(Purse *purse, Question *q)
         bool over = slot->end_ms <= clock_real_ms();
         if (wanted || over || now_ms - slot->used_ms > IDLE_MS) budget_give_back(&slot->purse);
         if (slot->told >= slot->purse.slice.returned) continue;
-        if (q->ask.notes_n < BUDGET_NOTES_MAX)
-            q->ask.notes_n = note_add(q->notes, q->ask.notes_n, slot);
+        if (q->ask.notes_n < BUDGET_NOTES_MAX) note_add(q, slot);
     }
     return q->ask.notes_n > 0;
 }

@@ -172,7 +172,7 @@ static int64_t grant_in(const BudgetAccount *a, const BudgetNeed *need)
     int64_t want = amount(&need->want, a->unit);
     assert(min >= 0 && min <= good && good <= want);
     int64_t rest = a->limit - money_add(a->settled, a->leased);
-    int64_t mine = rest - a->ahead; /* without what is unseen */
+    int64_t mine = rest - MIN(a->ahead, INT64_MAX / 2); /* without what is unseen */
     bool alone = a->leased == a->unseen && a->ahead == 0;
     if (mine + a->unseen >= want) {
         int64_t lacks = MAX(want - a->unseen, 0);

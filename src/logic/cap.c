@@ -7,7 +7,7 @@
 static int64_t room(int64_t limit, int64_t spent)
 {
     assert(limit >= 0 && spent >= 0);
-    if (limit == CAP_NONE) return CAP_NONE / 4096;
+    if (limit == CAP_NONE) return CAP_CALL_MAX;
     return MAX(limit - spent, 0);
 }
 

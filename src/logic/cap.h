@@ -11,7 +11,8 @@
 
 #include "logic/price.h"
 
-#define CAP_NONE INT64_MAX /* no limit */
+#define CAP_NONE INT64_MAX              /* no limit */
+#define CAP_CALL_MAX (INT64_MAX / 4096) /* of one call: two million USD */
 #define CAP_OUT_MIN_DEFAULT 16
 #define CAP_OUT_GOOD_DEFAULT 256
 

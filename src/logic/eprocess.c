@@ -156,12 +156,14 @@ ELook elook(const EPast *past, const EUnit *unit)
 
 double enull_bound(const ENull *null, const ELook *look)
 {
-    double b = look->m1 - null->rho * look->m0;
+    /* rho is negative where a ratio below 1 is to be proved at a step before the last: then it is
+     * the control's other extreme that moves the estimate most */
+    double rho = null->rho, b = look->m1 - rho * look->m0;
+    double down = fmax(rho * (1 - look->m0), -rho * look->m0) * look->per_control;
+    double up = fmax(rho * look->m0, -rho * (1 - look->m0)) * look->per_control;
     if (null->side == ESIDE_ROLLBACK)
-        return null->delta - (b - fmax(look->m1 * look->per_canary,
-                                       null->rho * (1 - look->m0) * look->per_control));
-    return b + fmax((1 - look->m1) * look->per_canary, null->rho * look->m0 * look->per_control) -
-           null->delta;
+        return null->delta - (b - fmax(look->m1 * look->per_canary, down));
+    return b + fmax((1 - look->m1) * look->per_canary, up) - null->delta;
 }
 
 void enull_observe(EValue *v, const ENull *null, const ELook *look)

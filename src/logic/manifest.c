@@ -1,5 +1,7 @@
 #include "logic/manifest.h"
 
+#include <math.h>
+
 #include "base/diag.h"
 #include "base/money.h"
 #include "codec/url.h"
@@ -248,7 +250,8 @@ static void check_weights(IssueList *issues, const IssuePath *path, const Json *
     double last = 0;
     size_t i = 0;
     for (JsonIter it = json_iter(steps); json_next(&it); i++) {
-        double weight = json_f64_or(json_get(it.value, "weight"), last);
+        /* in basis points, as rollouts count */
+        double weight = round(json_f64_or(json_get(it.value, "weight"), last) * 100) / 100;
         IssuePath step = ISSUE_INDEX(path, i), at = ISSUE_KEY(&step, STR("weight"));
         if (weight < last || (weight == last && i > 0))
             issue_error(issues, &at, "weights must rise: %g does not follow %g", weight, last);

@@ -163,9 +163,12 @@ static int add_other(Check *c, const char *list, const Json *item, Str name)
 /* Without a date or a preview at the end: web_search_20250305, web_search_preview. */
 static Str kind_of(Str type)
 {
-    size_t i = type.len;
-    while (i > 0 && type.ptr[i - 1] >= '0' && type.ptr[i - 1] <= '9') i--;
-    if (i > 1 && i < type.len && type.ptr[i - 1] == '_') type.len = i - 1;
+    for (;;) { /* _20250305, or _2025_08_26 */
+        size_t i = type.len;
+        while (i > 0 && type.ptr[i - 1] >= '0' && type.ptr[i - 1] <= '9') i--;
+        if (i <= 1 || i == type.len || type.ptr[i - 1] != '_') break;
+        type.len = i - 1;
+    }
     if (str_ends_with(type, STR("_preview"))) type.len -= STR("_preview").len;
     return type;
 }

@@ -93,7 +93,10 @@ static int take_plain(DialConn *conn, curl_socket_t theirs)
     curl_drop(conn);
     no_delay(fd);
     int r = poll_begin(conn, fd);
-    if (r < 0) close(fd);
+    if (r < 0) {
+        close(fd);
+        conn->fd = -1;
+    }
     return r;
 }
 

@@ -157,7 +157,9 @@ static Conn *idle_take(HttpClient *client, const Url *url)
         Conn *conn = CONTAINER_OF(node, Conn, node);
         if (!leads_to(conn, url)) continue;
         idle_remove(conn);
-        return conn;
+        char byte; /* what it has to say unasked would be taken for the next answer */
+        if (dial_read(conn->dial, &byte, 1) == -EAGAIN) return conn;
+        conn_free(conn);
     }
     return NULL;
 }
@@ -389,6 +391,8 @@ static int receive_wait(HttpCall *call, int64_t deadline_ms)
         call->reads = 0;
         if (fiber_yield_wait() < 0) return -ECANCELED;
         if (call->aborted) return diag_set(-ECONNABORTED, "the call was stopped");
+        if (clock_mono_ms() >= MIN(deadline_ms, call->deadline_ms))
+            return diag_set(-ETIMEDOUT, "no complete answer before the deadline");
     }
     int r = dial_may_read(call->conn->dial) ? receive(call) : -EAGAIN;
     while (r == -EAGAIN) {

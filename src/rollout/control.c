@@ -341,15 +341,21 @@ int control_tick_all_job(Db *db, void *arg)
     ControlTickAll *all = arg;
     RolloutRow *rows;
     size_t n;
+    int64_t after = 0;
+    int r;
     CLEANUP(arena_deinit) Arena arena;
     arena_init(&arena, 64 * ARENA_BYTES);
-    int r = rollout_list(db, STR_NULL, true, &arena, &rows, &n);
-    for (size_t i = 0; r == 0 && i < n; i++) {
-        RolloutMove move;
-        r = control_tick(db, &rows[i], COMMAND_NONE, STR_NULL, all->now_ms, &arena, &move);
-        all->ticked++;
-        if (r == 0) all->changed += (move.actions & ROLLOUT_DO_TELL) != 0;
-    }
+    do { /* a page at a time: there may be as many as there are agents */
+        arena_clear(&arena);
+        r = rollout_list_active(db, after, &arena, &rows, &n);
+        for (size_t i = 0; r == 0 && i < n; i++) {
+            RolloutMove move;
+            after = rows[i].seq;
+            r = control_tick(db, &rows[i], COMMAND_NONE, STR_NULL, all->now_ms, &arena, &move);
+            all->ticked++;
+            if (r == 0) all->changed += (move.actions & ROLLOUT_DO_TELL) != 0;
+        }
+    } while (r == 0 && n == ROLLOUT_LIST_MAX);
     return r;
 }
 

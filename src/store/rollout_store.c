@@ -173,6 +173,18 @@ int rollout_list(Db *db, Str agent, bool active_only, Arena *arena, RolloutRow *
     return 0;
 }
 
+int rollout_list_active(Db *db, int64_t after_seq, Arena *arena, RolloutRow **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = ROLLOUT_LIST_MAX, .size = sizeof(RolloutRow) };
+    RowIn in = row_in(db, ROLLOUT_SELECT " WHERE state < 5 AND seq > ?1 ORDER BY seq");
+    in_i64(&in, after_seq);
+    int r = row_list_fill(&list, in.stmt, rollout_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
 int rollout_any_active(Db *db, bool *ret)
 {
     DbStmt *s = db_stmt(db, "SELECT 1 FROM rollout WHERE state < 5 LIMIT 1");

@@ -57,6 +57,10 @@ typedef struct {
 } RolloutRouting;
 MUST_CHECK int rollout_routing(Db *db, Str agent, RolloutRouting *ret);
 
+/* The active ones after that number, in order, at most ROLLOUT_LIST_MAX. */
+MUST_CHECK int rollout_list_active(Db *db, int64_t after_seq, Arena *arena, RolloutRow **ret,
+                                   size_t *ret_n);
+
 /* Newest first, of one agent or all (empty); or the active ones only. At most ROLLOUT_LIST_MAX. */
 MUST_CHECK int rollout_list(Db *db, Str agent, bool active_only, Arena *arena, RolloutRow **ret,
                             size_t *ret_n);

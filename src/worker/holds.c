@@ -190,6 +190,13 @@ void holds_drop(Holds *holds, const GatewayCall *call)
 
 /* --- those before ----------------------------------------------------------------------------- */
 
+bool holds_any(const Holds *holds, Uuid worker_id)
+{
+    for (size_t i = 0; i < HOLDS_MAX; i++)
+        if (holds->entries[i].held && uuid_eq(holds->entries[i].worker_id, worker_id)) return true;
+    return false;
+}
+
 bool holds_dead(const Holds *holds, Uuid *ret)
 {
     if (holds->head->workers_n < 2) return false;

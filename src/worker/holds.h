@@ -34,6 +34,9 @@ void holds_charge(Holds *holds, const GatewayCall *call);
 /* It is recorded, or was never sent. Harmless without an entry. */
 void holds_drop(Holds *holds, const GatewayCall *call);
 
+/* Whether the worker has entries. */
+bool holds_any(const Holds *holds, Uuid worker_id);
+
 /* A worker before this one of whom the control plane has not been told: false: there is none. */
 bool holds_dead(const Holds *holds, Uuid *ret);
 /* What it had in flight; texts lie in the file. The array lives in arena. Returns 0 or -ENOMEM. */

@@ -48,6 +48,7 @@ typedef struct {
     ToolCall *call;
     McpSession *session;
     int64_t deadline_ms;
+    bool took; /* it had its turn: what it left behind may spoil the session */
 } Talk;
 
 /* --- over HTTP -------------------------------------------------------------------------------- */
@@ -577,6 +578,7 @@ static int talk_wait(Talk *t)
     bool pipes = s->tool->command_n > 0;
     int r = take_wait(t);
     if (r < 0) return r;
+    t->took = true;
     if (!s->ready) r = greet_wait(t);
     if (!pipes) give_back(s);
     if (r == 0) r = verify_wait(t);
@@ -593,11 +595,11 @@ static int attempt_wait(ToolCall *call, int64_t deadline_ms)
         atomic_fetch_add(&call->run->host->counters.mcp_crowded, 1);
         return diag_set(-EMFILE, "there are too many connections to MCP servers");
     }
-    Talk t = { call, s, deadline_ms };
+    Talk t = { .call = call, .session = s, .deadline_ms = deadline_ms };
     int r = talk_wait(&t);
     bool usable = r == MCP_E_SET && s->ready;
     /* one call over HTTP that did not go well says nothing about the others */
-    if (!usable && (s->process || r == MCP_E_GONE || !s->ready)) session_drop(s);
+    if (!usable && t.took && (s->process || r == MCP_E_GONE || !s->ready)) session_drop(s);
     session_leave_wait(s);
     return r;
 }

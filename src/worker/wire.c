@@ -39,7 +39,7 @@ static void out_json_or_null(JsonOut *out, const char *key, Str json)
 
 static int64_t count_of(const Json *v, const char *key)
 {
-    return MAX(json_i64_or(json_get(v, key), 0), 0);
+    return MIN(MAX(json_i64_or(json_get(v, key), 0), 0), CAP_CALL_MAX);
 }
 
 /* --- slots, references ------------------------------------------------------------------------ */
@@ -230,7 +230,7 @@ int wire_beat_read(Arena *arena, const Json *v, const TaskRef *held, size_t held
                             .flags_revision = json_i64_or(json_get(v, "flagsRevision"), 0),
                             .prices_revision = json_i64_or(json_get(v, "pricesRevision"), 0),
                             .cache_revision = json_i64_or(json_get(v, "cacheRevision"), 0),
-                            .budget_epoch = (uint64_t)count_of(v, "budgetEpoch"),
+                            .budget_epoch = (uint64_t)json_i64_or(json_get(v, "budgetEpoch"), 0),
                             .budget_wanted = json_bool(json_get(v, "budgetWanted"), false) };
     if (json_type(v) != JSON_OBJECT) return missing("heartbeat");
     beat.stops = ARENA_ARRAY(arena, HoldStop, 2 * held_n + 1);

@@ -1,5 +1,6 @@
 /* Slices of budgets, between a worker and the control plane. */
 #include "base/diag.h"
+#include "codec/time_text.h"
 #include "worker/wire.h"
 
 static const char *const verdict_names[BUDGET_VERDICT_N_] = {
@@ -32,7 +33,9 @@ static int hold_read(const Json *v, const char *key, CapHold *ret)
 {
     const Json *hold = json_get(v, key);
     int r = count_read(hold, "nusd", &ret->nusd);
-    return r == 0 ? count_read(hold, "tokens", &ret->tokens) : r;
+    if (r == 0) r = count_read(hold, "tokens", &ret->tokens);
+    if (r == 0 && (ret->nusd > INT64_MAX / 4 || ret->tokens > INT64_MAX / 4)) r = missing(key);
+    return r;
 }
 
 static void scope_write(JsonOut *out, const BudgetScope *scope, int64_t start_ms)
@@ -218,6 +221,7 @@ int wire_hold_read(const Json *v, BudgetHold *ret)
     int r = wire_ref_read(v, &hold.task);
     if (r == 0) r = count_read(v, "attempt", &hold.attempt);
     if (r == 0) r = count_read(v, "atMs", &hold.at_ms);
+    if (r == 0 && hold.at_ms > TIME_MS_MAX) r = missing("atMs");
     if (r == 0) r = hold_read(v, "charge", &hold.charge);
     if (r == 0) *ret = hold;
     return r;

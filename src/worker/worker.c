@@ -711,11 +711,12 @@ static void rates_end_wait(WorkerHost *w)
     gateway_set_sharing(w->host.gateway, false);
 }
 
-/* It has said goodbye, holding nothing: its successor need not speak for it. */
+/* It has said goodbye: its successor need not speak for it, unless it could not report a call. */
 static void holds_left(WorkerHost *w)
 {
     Uuid id;
-    if (uuid_from_text(str_of(w->lease.worker_id), &id) == 0) holds_forget(w->host.holds, id);
+    if (uuid_from_text(str_of(w->lease.worker_id), &id) < 0) return;
+    if (!holds_any(w->host.holds, id)) holds_forget(w->host.holds, id);
 }
 
 /* As for a worker that was told to go: nothing may refer to it afterwards. */

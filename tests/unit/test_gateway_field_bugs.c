@@ -394,6 +394,11 @@ static void kill_wait(void *arg)
         CHECK_INT(fiber_spawn("talk", talk_main, &talks[i], &fibers[i]), 0);
     }
     rig_sent_wait(rig, TALKS);
+    SimStats began = { .open = 0 };
+    for (int i = 0; i < 2000 && began.open < TALKS; i++) { /* sent, and there */
+        fiber_sleep_wait(5);
+        sim_stats(rig->sim, &began);
+    }
     gateway_task_stop(rig->task, GATEWAY_STOP_CANCELLED);
     for (int i = 0; i < TALKS; i++) { /* each would go on for half a minute */
         fiber_join_wait(fibers[i], NULL);

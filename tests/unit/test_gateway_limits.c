@@ -27,8 +27,10 @@ static Script script = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static void script_set(const Step *steps, int n)
 {
+    pthread_mutex_lock(&script.lock);
     for (int i = 0; i < n; i++) script.steps[i] = steps[i];
     script.steps_n = n;
+    pthread_mutex_unlock(&script.lock);
     atomic_store(&script.requests, 0);
     atomic_store(&script.open_max, 0);
 }
@@ -42,8 +44,8 @@ static StubEnd scripted(StubRequest *request, void *ctx)
     pthread_mutex_lock(&script.lock);
     str_copy(script.bodies[n % STEPS_MAX], 256, request->body);
     script.at_ms[n % STEPS_MAX] = clock_mono_ms();
-    pthread_mutex_unlock(&script.lock);
     Step step = script.steps[MIN(n, script.steps_n - 1)];
+    pthread_mutex_unlock(&script.lock);
     if (step.delay_ms) stub_sleep_ms(step.delay_ms);
     atomic_fetch_sub(&script.open, 1);
     if (!step.answer) return STUB_CLOSE;

@@ -41,7 +41,7 @@ static const Shape shapes[] = {
     { "without a last [DONE]", TEXT CHUNK(FINISH) CHUNK("\"choices\":[]," USED), 12, 7, 3 },
 };
 
-static const char *script; /* what the stub streams next */
+static const char *_Atomic script; /* what the stub streams next */
 
 static StubEnd stream(StubRequest *request, void *ctx)
 {

@@ -73,6 +73,8 @@ static const Want wants[] = {
       "Content-Length: 2\r\n\r\nhi",
       0, 1, 200, "hi", true, 0 },
     { "HTTP/1.1 529 \r\nContent-Length: 0\r\n\r\n", 0, 1, 529, "", true, 0 },
+    { "HTTP/1.1 199 X\r\nContent-Length: 5\r\n\r\n" OK "Content-Length: 2\r\n\r\nhi", 0, 1, 200,
+      "hi", true, 0 },
     /* cut */
     { "", 0, -ECONNRESET, 0, "", false, 0 },
     { OK "Content-Le", 0, -ECONNRESET, 0, "", false, 0 },
@@ -84,6 +86,8 @@ static const Want wants[] = {
     /* not an answer, or one with two readings */
     { "hello, this is no HTTP\n", -EPROTO, 1, 0, "", false, 0 },
     { "HTTP/2.0 200 OK\r\n\r\n", -EPROTO, 1, 0, "", false, 0 },
+    { "HTTP/1.1 700 x\r\nContent-Length: 2\r\n\r\n{}", -EPROTO, 1, 0, "", false, 0 },
+    { "HTTP/1.1 099 x\r\nContent-Length: 2\r\n\r\n{}", -EPROTO, 1, 0, "", false, 0 },
     { OK "Content-Length: x9\r\n\r\nhello", -EPROTO, 1, 0, "", false, 0 },
     { OK "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", -EPROTO, 1, 0, "", false, 0 },
     { OK "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", -EPROTO, 1, 0, "", false, 0 },

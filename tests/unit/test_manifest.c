@@ -375,6 +375,11 @@ static void test_rollout(void **state)
     parse_ok(PROCESS "  rollout: {strategy: immediate}\n");
     parse_ok(PROCESS
              "  rollout: {steps: [{weight: 0.5, for: 10m, gate: manual}, {weight: 100}]}\n");
+    /* weights count in basis points: these two are the same */
+    expect_errors(
+        PROCESS
+        "  rollout:\n    steps:\n    - {weight: 5}\n    - {weight: 5.001}\n    - {weight: 100}\n",
+        ":9:8: spec.rollout.steps[1].weight: weights must rise: 5 does not follow 5\n");
     expect_errors(
         PROCESS
         "  rollout:\n    steps:\n    - {weight: 25}\n    - {weight: 5}\n    - {wieght: 50}\n",

@@ -18,7 +18,11 @@
 #include "logic/budget.h"
 #include "random.h"
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define SEEDS 1000 /* the plain build runs them all */
+#else
 #define SEEDS 20000
+#endif
 #define STEPS_MAX 60000
 #define SCOPES 3
 #define WORKERS_MAX 4

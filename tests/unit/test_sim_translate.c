@@ -9,7 +9,11 @@
 #include "logic/translate_private.h"
 #include "tests/unit/random.h"
 
+#if defined(__SANITIZE_THREAD__)
+#define RUNS 400 /* the plain build and AddressSanitizer run them all */
+#else
 #define RUNS 4000
+#endif
 #define TURNS_MAX 8
 #define PARTS_MAX 4
 

@@ -184,6 +184,9 @@ static void test_provider_tools(void **state)
     } cases[] = {
         { API_CHAT, "{\"web_search_options\":{}}", "web_search" },
         { API_RESPONSES, "{\"tools\":[{\"type\":\"web_search_preview\"}]}", "web_search" },
+        { API_RESPONSES, "{\"tools\":[{\"type\":\"web_search_2025_08_26\"}]}", "web_search" },
+        { API_RESPONSES, "{\"tools\":[{\"type\":\"web_search_preview_2025_03_11\"}]}",
+          "web_search" },
         { API_RESPONSES, "{\"tools\":[{\"type\":\"mcp\",\"server_url\":\"https://x\"}]}", "mcp" },
         { API_RESPONSES, "{\"tools\":[{\"type\":\"code_interpreter\"}]}", "code_interpreter" },
         { API_MESSAGES, "{\"tools\":[{\"type\":\"web_search_20250305\",\"name\":\"web_search\"}]}",
