@@ -85,10 +85,23 @@ static void no_delay(int fd)
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
+/* No agent that is started at this moment must inherit it. ThreadSanitizer knows a socket, and what
+ * its bytes say of the order of things, only by dup(). */
+static int duplicate(int fd)
+{
+#if defined(__SANITIZE_THREAD__)
+    int copy = dup(fd);
+    if (copy >= 0) (void)fcntl(copy, F_SETFD, FD_CLOEXEC);
+    return copy;
+#else
+    return fcntl(fd, F_DUPFD_CLOEXEC, 3);
+#endif
+}
+
 /* The socket outlives libcurl's handle, which a plain connection needs no more. */
 static int take_plain(DialConn *conn, curl_socket_t theirs)
 {
-    int fd = fcntl(theirs, F_DUPFD_CLOEXEC, 3);
+    int fd = duplicate(theirs);
     if (fd < 0) return -errno;
     curl_drop(conn);
     no_delay(fd);
