@@ -404,7 +404,7 @@ static StubEnd marked_stub(StubRequest *request, void *ctx)
              sizeof body - 1);
     stub_sends(request, head);
     stub_sends(request, body);
-    return STUB_CLOSE;
+    return STUB_KEEP;
 }
 
 static void markers_wait(void *arg)

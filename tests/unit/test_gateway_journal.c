@@ -219,7 +219,7 @@ static StubEnd responses(StubRequest *request, void *ctx)
     if (str_find(request->body, STR("\"stream\":true")) < 0)
         snprintf(all, sizeof all,
                  "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-                 "Content-Length: %zu\r\n\r\n%s",
+                 "Connection: close\r\nContent-Length: %zu\r\n\r\n%s",
                  strlen(response), response);
     else
         snprintf(all, sizeof all,

@@ -53,7 +53,7 @@ static StubEnd count_only(StubRequest *request, void *ctx)
 {
     (void)ctx;
     stub_sends(request, "HTTP/1.1 500 No\r\ncontent-length: 2\r\n\r\n{}");
-    return STUB_CLOSE;
+    return STUB_KEEP;
 }
 
 static const char own_host[] = "127.0.0.1:1";
@@ -329,7 +329,7 @@ static StubEnd count_stub(StubRequest *request, void *ctx)
                "HTTP/1.1 429 Slow\r\ncontent-type: application/json\r\ncontent-length: 70\r\n"
                "\r\n{\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":"
                "\"slow!\"}}");
-    return STUB_CLOSE;
+    return STUB_KEEP;
 }
 
 static void count_errors_wait(void *arg)
