@@ -81,6 +81,8 @@ const BodySpec finish_body = { .name = "WorkerFinishRequest",
 static const Member calls_members[] = {
     { "taskId", MEMBER_STRING, true, "", NULL },
     { "fence", MEMBER_INTEGER, true, "", NULL },
+    { "payerId", MEMBER_STRING, false,
+      "The worker under whose lease their money was set aside; else the one that reports", NULL },
     { "calls", MEMBER_ARRAY, true, "Model calls that ended", NULL },
 };
 const BodySpec calls_body = { .name = "WorkerCallsRequest",
@@ -438,12 +440,15 @@ int worker_finish_run_wait(ApiCall *call)
 
 int worker_calls_run_wait(ApiCall *call)
 {
-    Uuid id;
+    Uuid payer;
     const Json *body;
     TaskRef task;
-    int r = request_read_wait(call, &id, &body);
+    int r = request_read_wait(call, &payer, &body);
     if (r != 0) return r;
     if ((r = wire_ref_read(body, &task)) < 0) return wire_problem_wait(call, r);
+    if (json_get(body, "payerId") &&
+        uuid_from_text(json_str(json_get(body, "payerId")), &payer) < 0)
+        return api_problem_wait(call, 400, "member_invalid", "`payerId` is not the id of a worker");
     const Json *list = json_get(body, "calls");
     if (json_len(list) > CALLS_MAX)
         return api_problem_wait(call, 400, "member_invalid", "`calls` has more than %d elements",
@@ -456,7 +461,7 @@ int worker_calls_run_wait(ApiCall *call)
             return wire_problem_wait(call, r);
     for (size_t i = 0; i < n; i++) {
         calls[i].fence = task.fence;
-        calls[i].worker_id = id;
+        calls[i].worker_id = payer;
     }
     r = queue_calls_add_wait(call->api->options.queue, task, calls, n);
     return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);

@@ -27,7 +27,7 @@ typedef struct {
     int64_t charged_tokens; /* against caps and budgets of tokens; written, not read */
     /* For the counts, not kept in the row. */
     int64_t tool_calls; /* that the answer asks for */
-    Uuid worker_id;     /* who reports it, so from whose slices of budgets it is paid */
+    Uuid worker_id;     /* under whose lease its money was set aside: whose slices of budgets pay */
     /* For the journal, likewise. */
     const JournalNew *recording; /* what was answered; NULL: not recorded */
     bool replay_missed;          /* an attempt before had made other calls than this one */

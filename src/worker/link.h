@@ -125,8 +125,11 @@ typedef struct {
      * LINK_E_STALE, LINK_E_REFUSED. */
     int (*finish_wait)(WorkerLink *link, const TaskFinish *finish);
 
-    /* Records model calls durably, each once by its id. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
-    int (*calls_wait)(WorkerLink *link, TaskRef task, const GatewayCall *calls, size_t calls_n);
+    /* Records model calls durably, each once by its id. payer_id: under whose lease their
+     * money was set aside, which may be an earlier one of this link; zero: the one it has now.
+     * Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
+    int (*calls_wait)(WorkerLink *link, TaskRef task, Uuid payer_id, const GatewayCall *calls,
+                      size_t calls_n);
 
     /* Records calls of tools durably, each once by its id, and counts those that count by
      * themselves. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */

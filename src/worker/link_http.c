@@ -396,13 +396,16 @@ static int http_finish_wait(WorkerLink *link, const TaskFinish *finish)
     return post_wait(http_of(link), "finish", &out);
 }
 
-static int http_calls_wait(WorkerLink *link, TaskRef task, const GatewayCall *calls, size_t calls_n)
+static int http_calls_wait(WorkerLink *link, TaskRef task, Uuid payer_id, const GatewayCall *calls,
+                           size_t calls_n)
 {
     CLEANUP(buf_deinit) Buf body = { 0 };
+    char payer[UUID_TEXT_MAX];
     buf_init(&body, REQUEST_BYTES_MAX);
     JsonOut out = json_out(&body);
     json_out_object(&out);
     wire_ref_write(&out, task);
+    if (!uuid_is_zero(payer_id)) json_out_kcstr(&out, "payerId", uuid_text(payer_id, payer));
     json_out_key(&out, "calls");
     json_out_array(&out);
     for (size_t i = 0; i < calls_n; i++) wire_call_write(&out, &calls[i]);

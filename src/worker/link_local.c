@@ -105,15 +105,16 @@ static int local_finish_wait(WorkerLink *link, const TaskFinish *finish)
     return outcome(queue_finish_wait(local_of(link)->queue, finish, NULL));
 }
 
-static int local_calls_wait(WorkerLink *link, TaskRef task, const GatewayCall *calls,
+static int local_calls_wait(WorkerLink *link, TaskRef task, Uuid payer_id, const GatewayCall *calls,
                             size_t calls_n)
 {
     Call rows[16];
+    if (uuid_is_zero(payer_id)) payer_id = local_of(link)->worker_id;
     assert(calls_n <= ARRAY_N(rows));
     for (size_t i = 0; i < calls_n; i++) {
         rows[i] = call_from_gateway(&calls[i]);
         rows[i].fence = task.fence;
-        rows[i].worker_id = local_of(link)->worker_id;
+        rows[i].worker_id = payer_id;
     }
     return outcome(queue_calls_add_wait(local_of(link)->queue, task, rows, calls_n));
 }

@@ -235,7 +235,8 @@ static int call_send_wait(Run *run, const void *arg)
 {
     const CallReport *report = arg;
     WorkerLink *link = run->host->link;
-    return *report->said = link->ops->calls_wait(link, run->task.ref, report->call, 1);
+    return *report->said = link->ops->calls_wait(link, run->task.ref, run->worker_id, report->call,
+                                                 1);
 }
 
 /* The link's outcome in the gateway's words. */
@@ -261,9 +262,11 @@ static int on_call_wait(void *ctx, const GatewayCall *call)
     return reported(run, r);
 }
 
+/* What a lost lease had set aside is not there for calls that begin now. */
 static int on_hold_wait(void *ctx, const GatewayCall *call)
 {
     Run *run = ctx;
+    if (run->stop == RUN_STALE) return -ESTALE;
     return run->host->holds ? holds_put(run->host->holds, call, run->task.ref) : 0;
 }
 
@@ -652,6 +655,7 @@ int run_start(RunHost *host, const LinkTask *task, void (*on_end)(Run *, void *)
     Run *run = xcalloc(1, sizeof *run);
     assert(task->lane < LANE_N_ && task->ref.fence > 0 && on_end);
     run->host = host;
+    run->worker_id = host->worker_id;
     run->on_end = on_end;
     run->on_end_ctx = ctx;
     run->started_ms = clock_mono_ms();

@@ -42,6 +42,7 @@ typedef struct {
     void (*flags_doubted_wait)(void *ctx); /* reads the flags anew; on a run's fiber */
     void *ctx;
     Holds *holds;    /* calls in flight */
+    Uuid worker_id;  /* of the lease that the worker has, or had last */
     const char *dir; /* absolute */
     const char *path, *node_path;
     int64_t grace_ms;
@@ -79,7 +80,8 @@ struct Run {
     void (*on_end)(Run *run, void *ctx); /* the last thing it does; frees nothing of the run */
     void *on_end_ctx;
 
-    LinkTask task; /* in arena */
+    LinkTask task;  /* in arena */
+    Uuid worker_id; /* under whose lease it runs, and its calls set money aside */
     Arena arena;
     char id[UUID_TEXT_MAX];
     FiberRef supervisor, runner;

@@ -16,8 +16,9 @@
  *                               200 {"ttlMs","shares":[[...]]}, one for each LIMIT
  *   POST .../{id}/finish        FINISH
  *                               204, 409 stale
- *   POST .../{id}/calls         {"taskId","fence","calls":[CALL]}
- *                               204, 409 stale
+ *   POST .../{id}/calls         {"taskId","fence","payerId","calls":[CALL]}
+ *                               204, 409 stale; payerId: under whose lease their money was set
+ *                               aside, absent: {id}
  *   POST .../{id}/tools         {"taskId","fence","tools":[TOOL]}
  *                               204, 409 stale
  *   POST .../{id}/logs          {"taskId","fence","entries":[LINE]}

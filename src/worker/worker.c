@@ -350,10 +350,9 @@ static int register_once_wait(WorkerHost *w)
     int r = w->link->ops->register_wait(w->link, &self, &w->lease);
     if (r != 0) return r;
     assert(w->lease.lease_ms > 0 && w->lease.worker_id[0]);
-    Uuid id;
-    if (uuid_from_text(str_of(w->lease.worker_id), &id) < 0)
+    if (uuid_from_text(str_of(w->lease.worker_id), &w->host.worker_id) < 0)
         return diag_set(-EPROTO, "the server gave no proper workerId");
-    holds_begin(w->host.holds, id);
+    holds_begin(w->host.holds, w->host.worker_id);
     gateway_budget_reset(w->host.gateway);
     w->registered = true;
     w->registrations++;
@@ -714,8 +713,7 @@ static void rates_end_wait(WorkerHost *w)
 /* It has said goodbye: its successor need not speak for it, unless it could not report a call. */
 static void holds_left(WorkerHost *w)
 {
-    Uuid id;
-    if (uuid_from_text(str_of(w->lease.worker_id), &id) < 0) return;
+    Uuid id = w->host.worker_id;
     if (!holds_any(w->host.holds, id)) holds_forget(w->host.holds, id);
 }
 

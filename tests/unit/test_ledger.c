@@ -416,6 +416,41 @@ static void test_lost_and_proven(void **state)
     run(state, body_lost_and_proven);
 }
 
+/* A worker loses its lease with a call in flight and goes on under another one: what it had set
+ * aside then pays for the call, and what it has now is free for others. */
+static int body_lease_lost(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef ref = running(f, one, "u1");
+    BudgetAsk some = asks(100, 600, NULL), rest = asks(100, 400, NULL);
+    ask(f, one, &some);
+    pass_ms(10001);
+    Uuid two = add_worker(f, 2, WORKER_REMOTE);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(ask(f, two, &rest).verdict, BUDGET_GRANT);
+    expect(f, "day", 600, 400);
+    CHECK_INT(spend(f, one, ref, "c1", 150, 9), QUEUE_E_STALE);
+    expect(f, "day", 600, 400);
+
+    /* its list had been told by then, or is told later: once is enough */
+    BudgetHold holds[] = {
+        { .call_id = STR("c1"), .task = ref, .charge = { 9, 150 }, .at_ms = real_now },
+        { .call_id = STR("c2"), .task = ref, .charge = { 3, 200 }, .at_ms = real_now },
+    };
+    CHECK_INT(queue_holds_wait(f->queue, two, one, holds, 2), 0);
+    expect(f, "day", 350, 400);
+    CHECK_INT(spend(f, one, ref, "c2", 120, 2), QUEUE_E_STALE); /* charged in full already */
+    expect(f, "day", 350, 400);
+    CHECK_INT(get(f, ref.id).usage.cost_nusd, 350);
+    return 0;
+}
+
+static void test_lease_lost(void **state)
+{
+    run(state, body_lease_lost);
+}
+
 /* A successor speaks before the lease has ended: its tasks are taken up again at once. */
 static int body_successor(void *arg)
 {
@@ -495,6 +530,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_rules, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_restart, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_lost_and_proven, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_lease_lost, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_successor, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_leave, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_unseen, setup_budgets, teardown),

@@ -1,8 +1,10 @@
 /* The rules of budgets over many seeds: a control plane, workers that take slices of three budgets,
  * calls of three kinds of owner that spend from them, and a network that loses, repeats and delays
- * messages, while workers are killed and come back, or do not. In every run:
+ * messages, while workers are killed and come back, or do not, or pause until their lease is lost
+ * and go on under another one, with calls still in flight. In every run:
  *   - what is settled and set aside stays within each limit, at every step;
- *   - the ledger is never below what the upstream billed, and equal to it when nobody was killed;
+ *   - the ledger is never below what the upstream billed, and equal to it when nobody was killed
+ *     and no lease was lost;
  *   - a call is refused only when not even the least of it fits beside what is settled;
  *   - every call comes to its end, and in the end nothing is left set aside.
  * A seed that fails is printed; replay it with GANTRY_SEED or as argument. */
@@ -62,13 +64,14 @@ typedef struct {
     BudgetVerdict verdict;
     int64_t seen[SCOPES], returned[SCOPES]; /* of the worker */
     int64_t granted[SCOPES], settled[SCOPES];
-    bool held[CALLS_MAX]; /* PROOF */
+    CapHold held[CALLS_MAX]; /* PROOF; tokens -1: not */
 } Message;
 
 typedef struct {
     bool alive, gone; /* gone: the control plane grants it nothing any more */
     bool lost;
-    int before; /* whose holds it has to prove, -1: nobody's */
+    int before;  /* whose holds it has to prove, -1: nobody's */
+    int process; /* the life with which it began: a lease that is lost does not end it */
     BudgetPurse purses[SCOPES];
     int64_t asked[OWNERS]; /* number of the question under way, 0: none */
     BudgetVerdict answer[OWNERS];
@@ -81,8 +84,8 @@ typedef struct {
     BudgetSlice slices[LIVES_MAX][SCOPES];
     Life lives[LIVES_MAX];
     int lives_n;
-    bool kills;
-    int killed, late_proofs;
+    bool kills, pauses;
+    int killed, paused, late_proofs;
     Message waiting[LIVES_MAX * OWNERS]; /* ASKs that wait at the control plane */
     int waiting_n;
     Message net[MESSAGES_MAX];
@@ -251,12 +254,12 @@ static void on_proof(const Message *m)
     w.lives[m->old_life].gone = true;
     w.late_proofs += w.lives[m->old_life].lost;
     for (int c = 0; c < w.calls_n; c++)
-        if (m->held[c]) book(m->old_life, &w.calls[c], w.calls[c].hold);
+        if (m->held[c].tokens >= 0) book(m->old_life, &w.calls[c], m->held[c]);
     for (int s = 0; s < SCOPES; s++) {
         BudgetSlice *slice = &w.slices[m->old_life][s];
         slice->returned += budget_outstanding(slice);
     }
-    send((Message){ .kind = PROOF_ACK, .life = m->life });
+    send((Message){ .kind = PROOF_ACK, .life = m->life, .old_life = m->old_life });
 }
 
 /* --- workers ---------------------------------------------------------------------------------- */
@@ -367,10 +370,24 @@ static void on_answer(const Message *m)
     serve(m->life, m->owner);
 }
 
+static bool process_runs(int life)
+{
+    for (int i = 0; i < w.lives_n; i++)
+        if (w.lives[i].process == w.lives[life].process && w.lives[i].alive) return true;
+    return false;
+}
+
 static void on_ack(const Message *m)
 {
     Call *call = &w.calls[m->call];
-    if (w.lives[m->life].alive && call->state == SPENT) call->state = RECORDED;
+    if (process_runs(m->life) && call->state == SPENT) call->state = RECORDED;
+}
+
+/* There may be somebody before it who was not proven either. */
+static void on_proof_ack(const Message *m)
+{
+    Life *life = &w.lives[m->life];
+    if (life->before == m->old_life) life->before = w.lives[m->old_life].before;
 }
 
 static void deliver(void)
@@ -389,7 +406,7 @@ static void deliver(void)
         if (w.lives[m.life].alive) told(&m);
         return;
     case ACK: on_ack(&m); return;
-    case PROOF_ACK: w.lives[m.life].before = -1; return;
+    case PROOF_ACK: on_proof_ack(&m); return;
     }
     serve_waiting();
 }
@@ -406,7 +423,7 @@ static int live_one(void)
 
 static void life_new(int before)
 {
-    w.lives[w.lives_n++] = (Life){ .alive = true, .before = before };
+    w.lives[w.lives_n++] = (Life){ .alive = true, .before = before, .process = w.lives_n };
     for (int s = 0; s < SCOPES; s++) w.lives[w.lives_n - 1].purses[s].unit = units[s];
 }
 
@@ -442,6 +459,7 @@ static void call_reported(void)
 {
     int c = (int)roll(0, w.calls_n - 1);
     if (w.calls[c].state != SPENT) return;
+    /* under the lease it was reserved under, also when there is another one now */
     send((Message){ .kind = REPORT, .life = w.calls[c].life, .call = c });
 }
 
@@ -454,6 +472,14 @@ static void ask_again(void)
     serve(life, owner);
 }
 
+/* What a list of holds says of a call. */
+static CapHold held_of(const Call *call, int life)
+{
+    bool there = call->state == IN_FLIGHT || call->state == SPENT || call->state == DEAD;
+    if (call->life != life || !there) return (CapHold){ .tokens = -1 };
+    return call->state == SPENT ? call->actual : call->hold;
+}
+
 static void beat(void)
 {
     int life = live_one();
@@ -461,8 +487,7 @@ static void beat(void)
     Life *l = &w.lives[life];
     if (l->before >= 0) {
         Message proof = { .kind = PROOF, .life = life, .old_life = l->before };
-        for (int c = 0; c < w.calls_n; c++)
-            proof.held[c] = w.calls[c].life == l->before && w.calls[c].state == DEAD;
+        for (int c = 0; c < w.calls_n; c++) proof.held[c] = held_of(&w.calls[c], l->before);
         send(proof);
     }
     Message give = { .kind = GIVE, .life = life };
@@ -482,7 +507,8 @@ static void kill_one(void)
     w.lives[life].alive = false;
     for (int c = 0; c < w.calls_n; c++) {
         Call *call = &w.calls[c];
-        if (call->life != life) continue;
+        if (call->state == AT_REST || w.lives[call->life].process != w.lives[life].process)
+            continue;
         if (call->state == QUEUED) call->state = AT_REST; /* its task is run elsewhere */
         if (call->state == SPENT) { /* what it cost is known, and the rest may be spent again */
             call->hold = call->actual;
@@ -495,6 +521,22 @@ static void kill_one(void)
             if (limited[call->owner][s]) w.billed[s] += roll(0, in_unit(call->hold, s));
     }
     if (roll(0, 1)) life_new(life);
+}
+
+/* A worker that is silent for too long is lost; it goes on under another lease, and what it had
+ * in flight ends and is reported then. */
+static void pause_one(void)
+{
+    int life = live_one();
+    if (!w.pauses || life < 0 || w.lives_n >= LIVES_MAX || roll(0, 25) != 0) return;
+    w.paused++;
+    w.lives[life].alive = false;
+    w.lives[life].lost = w.lives[life].gone = true;
+    for (int c = 0; c < w.calls_n; c++)
+        if (w.calls[c].life == life && w.calls[c].state == QUEUED) w.calls[c].state = AT_REST;
+    life_new(life);
+    w.lives[w.lives_n - 1].process = w.lives[life].process;
+    serve_waiting();
 }
 
 /* Who does not come back loses its lease. */
@@ -548,6 +590,7 @@ static void world_make(uint64_t seed)
     w = (World){ .random = { seed } };
     w.calls_n = (int)roll(4, CALLS_MAX);
     w.kills = roll(0, 1);
+    w.pauses = roll(0, 1);
     for (int s = 0; s < SCOPES; s++)
         w.limit[s] = roll(0, 3) ? roll(0, 700) * w.calls_n : roll(1, 1000) * 100000;
     for (int i = (int)roll(1, WORKERS_MAX); i > 0; i--) life_new(-1);
@@ -559,10 +602,10 @@ static void world_make(uint64_t seed)
 
 static void step(void)
 {
-    static void (*const happenings[])(void) = { deliver,   deliver,   deliver,       deliver,
-                                                call_ends, call_ends, call_arrives,  call_arrives,
-                                                ask_again, beat,      call_reported, call_reported,
-                                                kill_one,  lease_ends };
+    static void (*const happenings[])(void) = { deliver,   deliver,    deliver,       deliver,
+                                                call_ends, call_ends,  call_arrives,  call_arrives,
+                                                ask_again, beat,       call_reported, call_reported,
+                                                kill_one,  lease_ends, pause_one };
     w.now += roll(0, 200);
     happenings[roll(0, ARRAY_N(happenings) - 1)]();
     check();
@@ -576,7 +619,7 @@ static bool run(uint64_t seed)
         if (++steps > STEPS_MAX) broken("it comes to an end");
         step();
     }
-    for (int s = 0; s < SCOPES && !w.failed && !w.killed; s++) {
+    for (int s = 0; s < SCOPES && !w.failed && !w.killed && !w.paused; s++) {
         int64_t settled, leased;
         account(s, &settled, &leased);
         HOLDS(settled == w.billed[s] && leased == 0);
@@ -589,15 +632,16 @@ static void test_seeds(void **state)
 {
     (void)state;
     int ended[DEAD + 1] = { 0 };
-    int64_t killed = 0;
+    int64_t killed = 0, paused = 0;
     for (uint64_t seed = seed_first; seed < seed_first + seed_n; seed++) {
         if (!run(seed)) fail_msg("seed %" PRIu64, seed);
         killed += w.killed;
+        paused += w.paused;
         for (int c = 0; c < w.calls_n; c++) ended[w.calls[c].state]++;
     }
     if (seed_n == 1) return;
     assert_true(ended[RECORDED] > 1000 && ended[REFUSED] > 1000 && ended[DEAD] > 1000);
-    assert_true(killed > 1000);
+    assert_true(killed > 1000 && paused > 1000);
 }
 
 int main(int argc, char **argv)

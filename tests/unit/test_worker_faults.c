@@ -16,7 +16,10 @@ typedef struct {
     bool finish_lost, call_lost, artifact_spoilt, no_version, unreachable;
     bool claim_late, claimed; /* claimed: tasks, which arrive once claim_late is cleared */
     int64_t call_delay_ms;    /* before the calls are made to fail */
-    int finishes_seen, registrations, held_twice;
+    bool call_late;           /* calls arrive once it is cleared */
+    Uuid payer_id;            /* of the last call that arrived */
+    char first_id[UUID_TEXT_MAX];
+    int finishes_seen, calls_seen, registrations, held_twice;
 } Flaky;
 
 static Flaky *flaky_of(WorkerLink *link)
@@ -29,7 +32,9 @@ static int flaky_register(WorkerLink *link, const LinkWorker *worker, LinkLease 
     Flaky *f = flaky_of(link);
     f->registrations++;
     if (f->unreachable) return diag_set(-ECONNREFUSED, "there is no control plane");
-    return f->inner->ops->register_wait(f->inner, worker, ret);
+    int r = f->inner->ops->register_wait(f->inner, worker, ret);
+    if (f->registrations == 1) memcpy(f->first_id, ret->worker_id, sizeof f->first_id);
+    return r;
 }
 
 static int flaky_claim(WorkerLink *link, const LaneConfig *slots, int64_t wait_ms, Arena *arena,
@@ -83,13 +88,17 @@ static int flaky_finish(WorkerLink *link, const TaskFinish *finish)
     return diag_set(f->finish_error, "the finish was made to fail");
 }
 
-static int flaky_calls(WorkerLink *link, TaskRef task, const GatewayCall *calls, size_t n)
+static int flaky_calls(WorkerLink *link, TaskRef task, Uuid payer, const GatewayCall *calls,
+                       size_t n)
 {
     Flaky *f = flaky_of(link);
-    if (f->calls == 0) return f->inner->ops->calls_wait(f->inner, task, calls, n);
+    f->calls_seen++;
+    while (f->call_late && fiber_sleep_wait(10) == 0) continue;
+    f->payer_id = payer;
+    if (f->calls == 0) return f->inner->ops->calls_wait(f->inner, task, payer, calls, n);
     f->calls--;
     fiber_sleep_wait(f->call_delay_ms);
-    if (f->call_lost) CHECK_INT(f->inner->ops->calls_wait(f->inner, task, calls, n), 0);
+    if (f->call_lost) CHECK_INT(f->inner->ops->calls_wait(f->inner, task, payer, calls, n), 0);
     return diag_set(f->call_error, "the calls were made to fail");
 }
 
@@ -296,6 +305,32 @@ static void test_what_is_lost_is_not_held(void **state)
 {
     (void)state;
     with_faults(claimed_again, 1000);
+}
+
+/* What a lost lease had set aside for a call pays for it, also when another lease reports it. */
+static int reported_late(Bench *b)
+{
+    char payer[UUID_TEXT_MAX];
+    deploy_asker(b);
+    flaky->call_late = true;
+    Uuid id = bench_submit(b, "null", NULL);
+    while (flaky->calls_seen == 0) fiber_sleep_wait(10);
+    flaky->beats = 1000000;
+    while (stats_of(b).leases_lost == 0) fiber_sleep_wait(10);
+    flaky->beats = 0;
+    while (flaky->registrations < 2) fiber_sleep_wait(10);
+    flaky->call_late = false;
+    while (stats_of(b).stale == 0) fiber_sleep_wait(10);
+    CHECK_STR(str_of(uuid_text(flaky->payer_id, payer)), str_of(flaky->first_id));
+    CHECK_INT(bench_end(b, id).state, TASK_SUCCEEDED);
+    CHECK(!str_eq(str_of(uuid_text(flaky->payer_id, payer)), str_of(flaky->first_id)));
+    return 0;
+}
+
+static void test_a_lost_lease_pays_for_its_calls(void **state)
+{
+    (void)state;
+    with_faults(reported_late, 1000);
 }
 
 static int claimed_late(Bench *b)
@@ -698,6 +733,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lost_lease_kills),
         cmocka_unit_test(test_what_is_lost_is_not_held),
+        cmocka_unit_test(test_a_lost_lease_pays_for_its_calls),
         cmocka_unit_test(test_a_claim_without_lease_is_not_run),
         cmocka_unit_test(test_an_unknown_worker_registers_again),
         cmocka_unit_test(test_drain_before_registration),

@@ -174,8 +174,11 @@ static int reporting(Script *s, WorkerLink *link, Arena *arena)
     CHECK_HAS(str_of(s->seen),
               "\"fence\":3,\"entries\":[{\"seq\":1,\"at\":\"1970-01-01T00:00:00.000Z\","
               "\"stream\":\"stderr\",\"text\":\"hi\"}]}");
-    CHECK_INT(link->ops->calls_wait(link, finish.task, &call, 1), 0);
-    CHECK_HAS(str_of(s->seen), "\"calls\":[{");
+    CHECK_INT(link->ops->calls_wait(link, finish.task, (Uuid){ 0 }, &call, 1), 0);
+    CHECK_HAS(str_of(s->seen), "\"fence\":3,\"calls\":[{");
+    CHECK_INT(link->ops->calls_wait(link, finish.task, (Uuid){ { 7 } }, &call, 1), 0);
+    CHECK_HAS(str_of(s->seen),
+              "\"fence\":3,\"payerId\":\"07000000-0000-0000-0000-000000000000\",\"calls\":[{");
     CHECK_INT(link->ops->leave_wait(link), 0);
     CHECK_HAS(str_of(s->seen), "/leave HTTP/1.1");
 
