@@ -7,6 +7,7 @@
 #include "logic/manifest.h"
 #include "queue/queue.h"
 #include "rollout/rollout_json.h"
+#include "rollout/settings.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
 
@@ -135,16 +136,21 @@ static int command_job(Db *db, void *arg)
     return r != 0 ? r : rollout_whole_read(db, &row, job->arena, job->whole);
 }
 
+int rollout_actor_wait(ApiCall *call, const Json *body, Str *ret)
+{
+    *ret = json_str(json_get(body, "by"));
+    if (ret->len <= ACTOR_BYTES_MAX && str_is_utf8(*ret)) return 0;
+    return api_problem_wait(call, 400, "member_invalid", "`by` is at most %d bytes of text",
+                            ACTOR_BYTES_MAX);
+}
+
 static int command_wait(ApiCall *call, RolloutCommand command)
 {
-    Str text;
+    Str text, by;
     const Json *body;
     int r = api_body_wait(call, &text, &body);
+    if (r == 0) r = rollout_actor_wait(call, body, &by);
     if (r != 0) return r;
-    Str by = json_str(json_get(body, "by"));
-    if (by.len > ACTOR_BYTES_MAX || !str_is_utf8(by))
-        return api_problem_wait(call, 400, "member_invalid", "`by` is at most %d bytes of text",
-                                ACTOR_BYTES_MAX);
     if (command == COMMAND_PROMOTE && json_bool(json_get(body, "full"), false))
         command = COMMAND_PROMOTE_ALL;
     CLEANUP(freep) RolloutWhole *whole = xcalloc(1, sizeof(*whole));
@@ -157,6 +163,7 @@ static int command_wait(ApiCall *call, RolloutCommand command)
     r = store_call_wait(queue_store(call->api->options.queue), command_job, &job);
     if (r == -ENOENT) return missing_wait(call);
     if (r < 0) return api_fail_wait(call, r);
+    control_signal(call->api->options.queue, job.move.actions);
     if (job.move.refused) return api_problem_wait(call, 409, "rollout_state", "%s", job.move.why);
     return reply_wait(call, whole);
 }
@@ -273,7 +280,7 @@ int rollout_begin_wait(ApiCall *call, const Version *version, Str strategy, cons
     int r = block_text_wait(call, block, strategy, &job.start.block);
     if (r == 0) r = block_check_wait(call, job.start.block);
     if (r != 0) return r;
-    r = version_settings(&call->req->arena, version->manifest, &job.start.settings);
+    r = settings_of_manifest(&call->req->arena, version->manifest, &job.start.settings);
     if (r < 0) return api_fail_wait(call, r);
     r = store_call_wait(queue_store(call->api->options.queue), begin_job, &job);
     return r == 0 ? 0 : begin_problem_wait(call, r);

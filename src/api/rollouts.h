@@ -14,6 +14,9 @@ extern const BodySpec rollout_command_body;
 MUST_CHECK int rollout_begin_wait(ApiCall *call, const Version *version, Str strategy,
                                   const Json *block);
 
+/* Who asks, from the member `by`; may be empty. Answers 400. */
+MUST_CHECK int rollout_actor_wait(ApiCall *call, const Json *body, Str *ret);
+
 /* Writes a rollout with its evidence, read in a job of its own. Returns 0 or -errno. */
 typedef struct {
     RolloutRow row;

@@ -7,6 +7,7 @@
 #include "base/diag.h"
 #include "observe/task_json.h"
 #include "rollout/rollout_json.h"
+#include "rollout/settings.h"
 #include "store/agent_store.h"
 #include "sys/clock.h"
 
@@ -27,6 +28,9 @@ const BodySpec rollout_body = { .name = "RolloutRequest",
 static const Member rollback_members[] = {
     { "to", MEMBER_STRING, false,
       "The version to go back to (id or prefix); the previous one when left out", NULL },
+    { "kill", MEMBER_BOOLEAN, false,
+      "Running tasks of the version that is left are stopped; else they finish", NULL },
+    { "by", MEMBER_STRING, false, "Who asks, for the record", NULL },
 };
 const BodySpec rollback_body = { .name = "RollbackRequest",
                                  .members = rollback_members,
@@ -132,14 +136,14 @@ int routing_get_run_wait(ApiCall *call)
 typedef struct {
     Str agent, version_id, settings;
     int64_t now_ms;
+    unsigned actions;
 } Switch;
 
 /* A rollout that is under way ends with it: what people say now is what they want. */
 static int switch_job(Db *db, void *arg)
 {
     Switch *s = arg;
-    bool ended;
-    int r = control_end(db, s->agent, COMMAND_SUPERSEDE, STR_NULL, s->now_ms, &ended);
+    int r = control_end(db, s->agent, COMMAND_SUPERSEDE, STR_NULL, s->now_ms, &s->actions);
     if (r == 0) r = routing_set(db, s->agent, s->version_id, s->now_ms);
     return r == 0 ? agent_set_settings(db, s->agent, s->settings) : r;
 }
@@ -161,7 +165,7 @@ static int switch_wait(ApiCall *call, const Agent *agent, Str id)
     int r = version_of_agent_wait(call, agent, id, &version);
     if (r != 0) return r;
     Switch s = { .agent = agent->name, .version_id = version.id, .now_ms = clock_real_ms() };
-    r = version_settings(&call->req->arena, version.manifest, &s.settings);
+    r = settings_of_manifest(&call->req->arena, version.manifest, &s.settings);
     if (r == 0) r = store_call_wait(queue_store(call->api->options.queue), switch_job, &s);
     return r < 0 ? api_fail_wait(call, r) : routing_reply_wait(call);
 }
@@ -188,35 +192,49 @@ int rollout_create_run_wait(ApiCall *call)
 }
 
 typedef struct {
-    Str agent;
-    int64_t now_ms;
-    bool ended;
-} EndJob;
+    ControlBack back;
+    Arena *arena;
+    unsigned actions;
+} BackJob;
 
-static int end_job(Db *db, void *arg)
+static int back_job(Db *db, void *arg)
 {
-    EndJob *job = arg;
-    return control_end(db, job->agent, COMMAND_ABORT, STR("a rollback"), job->now_ms, &job->ended);
+    BackJob *job = arg;
+    return control_rollback(db, &job->back, job->arena, &job->actions);
 }
 
-/* Without a version named, going back while a rollout is under way means to end that. */
+/* The whole id of what to go back to; empty when none is named. */
+static int back_to_wait(ApiCall *call, const Agent *agent, Str to, Str *ret)
+{
+    Version version;
+    *ret = STR_NULL;
+    if (str_empty(to)) return 0;
+    int r = version_of_agent_wait(call, agent, to, &version);
+    if (r == 0) *ret = version.id;
+    return r;
+}
+
 int rollback_run_wait(ApiCall *call)
 {
     Agent agent;
-    Str text;
+    Str text, by;
     const Json *body;
+    BackJob job = { .arena = &call->req->arena };
     int r = api_body_wait(call, &text, &body);
     if (r == 0) r = agent_find_wait(call, &agent);
+    if (r == 0) r = rollout_actor_wait(call, body, &by);
+    if (r == 0) r = back_to_wait(call, &agent, json_str(json_get(body, "to")), &job.back.to);
     if (r != 0) return r;
-    Str to = json_str(json_get(body, "to"));
-    if (!str_empty(to)) return switch_wait(call, &agent, to);
-    EndJob job = { .agent = agent.name, .now_ms = clock_real_ms() };
-    r = store_call_wait(queue_store(call->api->options.queue), end_job, &job);
-    if (r < 0) return api_fail_wait(call, r);
-    if (job.ended) return routing_reply_wait(call);
-    if (str_empty(agent.previous_version_id))
+    job.back.agent = agent.name;
+    job.back.actor = str_empty(by) ? STR("a rollback") : by;
+    job.back.kill = json_bool(json_get(body, "kill"), false);
+    job.back.now_ms = clock_real_ms();
+    r = store_call_wait(queue_store(call->api->options.queue), back_job, &job);
+    if (r == CONTROL_E_NO_PREVIOUS)
         return api_problem_wait(call, 409, "no_previous_version",
                                 "\"%.*s\" has had no other version to go back to",
                                 STR_ARG(agent.name));
-    return switch_wait(call, &agent, agent.previous_version_id);
+    if (r < 0) return api_fail_wait(call, r);
+    control_signal(call->api->options.queue, job.actions);
+    return routing_reply_wait(call);
 }

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "codec/yaml.h"
 #include "observe/task_json.h"
+#include "rollout/settings.h"
 #include "store/agent_store.h"
 #include "store/artifact_store.h"
 #include "store/package.h"
@@ -24,32 +25,6 @@ const Param version_create_params[] = {
     { "commit", "string", "The git commit that it was made from" },
     { 0 },
 };
-
-/* --- settings --------------------------------------------------------------------------------- */
-
-static int settings_write(Arena *arena, const AgentSpec *spec, Str *ret)
-{
-    CLEANUP(buf_deinit) Buf text;
-    buf_init(&text, MANIFEST_BYTES_MAX * 2);
-    JsonOut out = json_out(&text);
-    json_out_object(&out);
-    json_out_key(&out, "retry");
-    agent_retry_write(&out, &spec->retry);
-    if (spec->rollout) json_out_kval(&out, "rollout", spec->rollout);
-    json_out_object_end(&out);
-    *ret = arena_str(arena, buf_str(&text));
-    return json_out_ok(&out) && ret->ptr ? 0 : -ENOMEM;
-}
-
-int version_settings(Arena *arena, Str manifest, Str *ret)
-{
-    AgentSpec spec;
-    ManifestError error;
-    size_t n;
-    int r = manifest_parse(arena, manifest, &spec, &error, 1, &n); /* JSON is YAML too */
-    if (r == MANIFEST_E_INVALID) return diag_set(-EINVAL, "a stored manifest is not valid");
-    return r < 0 ? r : settings_write(arena, &spec, ret);
-}
 
 /* --- the archive ------------------------------------------------------------------------------ */
 
@@ -100,7 +75,7 @@ static int upload_work(void *arg)
     if (!u->package) return -ENOMEM;
     int r = package_read(&u->arena, u->upload, &u->limits, u->seed, &u->code, u->package);
     if (r == 0) r = manifest_json(u);
-    if (r == 0) r = settings_write(&u->arena, &u->package->spec, &u->settings);
+    if (r == 0) r = settings_of_spec(&u->arena, &u->package->spec, &u->settings);
     if (r != 0 || !str_eq(u->package->spec.name, u->agent) || !u->package->has_code) return r;
     return artifact_put(u->data_dir, buf_str(&u->code), str_of(u->package->code_digest),
                         &u->artifact);

@@ -12,8 +12,4 @@ extern const Param version_create_params[];
  * 409 when several begin so. */
 MUST_CHECK int version_find_wait(ApiCall *call, Str id, Version *ret);
 
-/* What an agent takes over from a version that is routed to: its retry and rollout settings, as
- * JSON. manifest is that of a stored version. Returns 0, -EINVAL, -ENOMEM. */
-MUST_CHECK int version_settings(Arena *arena, Str manifest, Str *ret);
-
 #endif

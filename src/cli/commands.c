@@ -78,6 +78,7 @@ static const Flag rollout_simulate_flags[] = {
 };
 static const Flag rollback_flags[] = {
     { "to", "VERSION", "the version to return to (default: the one before)" },
+    { "kill", NULL, "stop running tasks of the version that is left, too" },
     { 0 },
 };
 static const Flag spend_flags[] = {

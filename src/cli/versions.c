@@ -181,6 +181,7 @@ static int rollback_body(Client *client)
     JsonOut out = json_out(&body);
     json_out_object(&out);
     if (flag(client->in, "to")) json_out_kcstr(&out, "to", flag(client->in, "to"));
+    if (flag_given(client->in, "kill")) json_out_kbool(&out, "kill", true);
     json_out_object_end(&out);
     return ship(client, "rollback", buf_str(&body));
 }

@@ -231,6 +231,7 @@ static void rule_metrics(IssueList *issues, const IssuePath *path, const Json *v
 }
 
 static const char *const deadline_words[] = { "pause", "rollback", NULL };
+static const char *const rollback_words[] = { "finish", "kill", NULL };
 
 static const ShapeMember rollout_members[] = {
     { "strategy", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = strategy_words },
@@ -243,6 +244,7 @@ static const ShapeMember rollout_members[] = {
     { "holdFor", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 30 * DAY_MS },
     { "deadline", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 90 * DAY_MS },
     { "onDeadline", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = deadline_words },
+    { "onRollback", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = rollback_words },
 };
 
 static void check_weights(IssueList *issues, const IssuePath *path, const Json *steps)

@@ -153,6 +153,7 @@ static void leave(Tick *t, RolloutState to)
     rollout_move(t, to);
     set_weight(t, 0);
     t->move->actions |= ROLLOUT_DO_REBIND;
+    if (t->plan->kills && to != ROLLOUT_SUPERSEDED) t->move->actions |= ROLLOUT_DO_KILL;
     t->move->verdict = VERDICT_ROLLBACK;
 }
 

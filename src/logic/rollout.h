@@ -60,6 +60,7 @@ typedef struct {
     bool shadow_is_first;     /* that evidence stands in for the first step */
     int64_t deadline_ms;      /* in live states, from the start or a resume on; 0: none */
     bool deadline_rolls_back; /* else it pauses and pages */
+    bool kills;               /* a rollback stops running tasks of the canary; else they finish */
 } RolloutPlan;
 
 RolloutPlan rollout_plan_canary(void); /* 5, 25, 50, 100% with ROLLOUT_MIN_TASKS; preflight */
@@ -128,6 +129,7 @@ enum {
     ROLLOUT_DO_STABLE = 1 << 4,    /* the canary is the stable version now; drift starts anew */
     ROLLOUT_DO_PAGE = 1 << 5,      /* a person is needed */
     ROLLOUT_DO_TELL = 1 << 6,      /* event and webhook: the state or the step has changed */
+    ROLLOUT_DO_KILL = 1 << 7,      /* running canary tasks are stopped */
 };
 
 typedef enum { VERDICT_HOLD, VERDICT_ADVANCE, VERDICT_ROLLBACK, VERDICT_N_ } RolloutVerdict;

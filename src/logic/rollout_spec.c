@@ -152,6 +152,7 @@ static void read_strategy(const Json *block, RolloutSpec *spec)
     spec->plan.deadline_ms = duration_of(json_get(block, "deadline"));
     spec->plan.deadline_rolls_back = str_eq(json_str(json_get(block, "onDeadline")),
                                             STR("rollback"));
+    spec->plan.kills = str_eq(json_str(json_get(block, "onRollback")), STR("kill"));
 }
 
 int rollout_spec_read(const Json *block, RolloutSpec *ret)

@@ -9,6 +9,8 @@
  *               (default twice) at full traffic; ratio defaults to 1. Takes the place of rollbackOn
  *               for that metric.
  *   holdFor     blue-green: how long blue stays warm
+ *   onRollback  finish (default): running canary tasks end where they started; kill: they are
+ *               stopped
  *   deadline    undecided for so long: onDeadline pause (default) or rollback; 0s: never
  *
  * Without rollbackOn and metrics: errorRate .01, escalationRate .02, costPerTask .2. The margin of

@@ -128,6 +128,7 @@ static int submit_route(Db *db, SubmitJob *job, char id[UUID_TEXT_MAX])
 /* What a routed task leaves in its rollout. */
 static int submit_routed(Db *db, SubmitJob *job, const TaskRow *row, int64_t seq)
 {
+    if (!str_empty(job->task->version_id)) return rollout_mark_task(db, seq, ROLLOUT_SEQ_PINNED);
     if (job->rollout.seq == 0) return 0;
     job->unit.task_seq = seq;
     job->unit.eligible_ms = row->ready_at_ms;

@@ -215,15 +215,15 @@ static RolloutInput input_of(const Control *c, const RolloutRow *row, RolloutCom
 /* What the move asks for, beside the rollout's own row. */
 static int act(Db *db, const RolloutRow *row, const RolloutMove *move, int64_t now_ms)
 {
+    int64_t n;
     int r = 0;
     if (move->actions & ROLLOUT_DO_STABLE) {
         r = routing_set(db, row->agent, row->version_id, now_ms);
         if (r == 0) r = agent_set_settings(db, row->agent, row->settings);
     }
-    if (r == 0 && (move->actions & ROLLOUT_DO_REBIND)) {
-        int64_t n;
-        r = rollout_rebind(db, row->seq, row->version_id, row->control_id, &n);
-    }
+    if (r == 0 && (move->actions & ROLLOUT_DO_REBIND))
+        r = rollout_rebind(db, row->version_id, row->control_id, &n);
+    if (r == 0 && (move->actions & ROLLOUT_DO_KILL)) r = rollout_kill(db, row->version_id, &n);
     return r;
 }
 
@@ -278,15 +278,18 @@ int control_command(Db *db, Str id, RolloutCommand command, Str actor, int64_t n
 }
 
 int control_end(Db *db, Str agent, RolloutCommand command, Str actor, int64_t now_ms,
-                bool *ret_ended)
+                unsigned *ret_actions)
 {
     RolloutRow row;
+    RolloutMove move;
     CLEANUP(arena_deinit) Arena arena;
     arena_init(&arena, ARENA_BYTES);
+    *ret_actions = 0;
     int r = rollout_active(db, agent, &arena, &row);
-    *ret_ended = r == 0;
     if (r != 0) return r == -ENOENT ? 0 : r;
-    return control_tick(db, &row, command, actor, now_ms, &arena, NULL);
+    r = control_tick(db, &row, command, actor, now_ms, &arena, &move);
+    if (r == 0) *ret_actions = move.actions;
+    return r;
 }
 
 static int check_start(Db *db, const ControlStart *start, Arena *arena, Agent *ret)
@@ -309,7 +312,7 @@ static int read_baseline(Db *db, Str version_id, RolloutBaseline *ret)
 int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *ret)
 {
     Agent agent;
-    bool ended;
+    unsigned actions;
     CLEANUP(freep) RolloutSpec *spec = xcalloc(1, sizeof(*spec));
     int r = check_start(db, start, arena, &agent);
     if (r != 0) return r;
@@ -324,7 +327,7 @@ int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *r
                        .changed_at_ms = start->now_ms };
     r = control_spec(&row, arena, spec);
     if (r != 0) return r == -EINVAL ? CONTROL_E_METRICS : r;
-    r = control_end(db, start->agent, COMMAND_SUPERSEDE, STR_NULL, start->now_ms, &ended);
+    r = control_end(db, start->agent, COMMAND_SUPERSEDE, STR_NULL, start->now_ms, &actions);
     if (r == 0) r = read_baseline(db, row.control_id, &row.baseline);
     if (r == 0) r = rollout_insert(db, &row, &row.seq);
     assert(r != DB_E_CONFLICT);
@@ -353,6 +356,7 @@ int control_tick_all_job(Db *db, void *arg)
             after = rows[i].seq;
             r = control_tick(db, &rows[i], COMMAND_NONE, STR_NULL, all->now_ms, &arena, &move);
             all->ticked++;
+            if (r == 0) all->actions |= move.actions;
             if (r == 0) all->changed += (move.actions & ROLLOUT_DO_TELL) != 0;
         }
     } while (r == 0 && n == ROLLOUT_LIST_MAX);
@@ -364,10 +368,17 @@ static int any_active_job(Db *db, void *arg)
     return rollout_any_active(db, arg);
 }
 
-int control_tick_all_wait(Store *store, int64_t now_ms)
+int control_tick_all_wait(Queue *queue, int64_t now_ms)
 {
     bool any = false;
     ControlTickAll all = { .now_ms = now_ms };
-    int r = store_read_wait(store, any_active_job, &any);
-    return r == 0 && any ? store_call_wait(store, control_tick_all_job, &all) : r;
+    int r = store_read_wait(queue_store(queue), any_active_job, &any);
+    if (r == 0 && any) r = store_call_wait(queue_store(queue), control_tick_all_job, &all);
+    if (r == 0) control_signal(queue, all.actions);
+    return r;
+}
+
+void control_signal(Queue *queue, unsigned actions)
+{
+    if (actions & ROLLOUT_DO_KILL) queue_signal_workers(queue);
 }

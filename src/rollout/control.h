@@ -4,8 +4,8 @@
 #define GANTRY_ROLLOUT_CONTROL_H
 
 #include "logic/rollout_spec.h"
+#include "queue/queue.h"
 #include "store/rollout_store.h"
-#include "store/store.h"
 
 #define CONTROL_UNITS_MAX 1024        /* units a tick and group; more wait for the next */
 #define CONTROL_JUDGE_WAIT_MS 3600000 /* an ended task is scored by then, or not at all */
@@ -36,21 +36,42 @@ MUST_CHECK int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str
 MUST_CHECK int control_command(Db *db, Str id, RolloutCommand command, Str actor, int64_t now_ms,
                                Arena *arena, RolloutRow *ret, RolloutMove *ret_move);
 
-/* Ends the agent's active rollout, if there is one, by ABORT or SUPERSEDE. *ret_ended: there
- * was. */
+/* Ends the agent's active rollout, if there is one, by ABORT or SUPERSEDE. *ret_actions: what that
+ * did; 0: there was none. */
 MUST_CHECK int control_end(Db *db, Str agent, RolloutCommand command, Str actor, int64_t now_ms,
-                           bool *ret_ended);
+                           unsigned *ret_actions);
+
+/* Everything back in one commit. An active rollout ends by ABORT, and without `to` that is all.
+ * Otherwise new tasks go to the version `to`, or to the one that was stable before, whole: with its
+ * settings; and so do queued tasks of the stable one. */
+typedef struct {
+    Str agent, actor;
+    Str to;    /* a whole id of the agent's; empty: where it was before */
+    bool kill; /* running tasks of the version that is left are stopped */
+    int64_t now_ms;
+} ControlBack;
+
+#define CONTROL_E_NO_PREVIOUS 4 /* the agent has had no other version */
+
+/* *ret_actions: for control_signal, after the commit. Returns 0, CONTROL_E_NO_PREVIOUS, -ENOENT (no
+ * such agent or version), -EINVAL (its manifest), -ENOMEM, -errno. */
+MUST_CHECK int control_rollback(Db *db, const ControlBack *back, Arena *arena,
+                                unsigned *ret_actions);
+
+/* After the commit: tells who has to know at once. Any thread. */
+void control_signal(Queue *queue, unsigned actions);
 
 /* A store job: ticks every active rollout. arg: ControlTickAll. */
 typedef struct {
     int64_t now_ms;
-    int64_t ticked;  /* out */
-    int64_t changed; /* out: went to another state or step */
+    int64_t ticked;   /* out */
+    int64_t changed;  /* out: went to another state or step */
+    unsigned actions; /* out: of all of them, for control_signal */
 } ControlTickAll;
 int control_tick_all_job(Db *db, void *arg);
 
 /* On a fiber: that job, when any rollout is active; else nothing is written. */
-MUST_CHECK int control_tick_all_wait(Store *store, int64_t now_ms);
+MUST_CHECK int control_tick_all_wait(Queue *queue, int64_t now_ms);
 
 /* The plans of a stored rollout. */
 MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *ret);

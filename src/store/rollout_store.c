@@ -355,13 +355,24 @@ int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq)
     return row_change(in.stmt);
 }
 
-int rollout_rebind(Db *db, int64_t rollout_seq, Str from, Str to, int64_t *ret_n)
+/* The index holds queued tasks alone: a version may have had millions. */
+int rollout_rebind(Db *db, Str from, Str to, int64_t *ret_n)
 {
-    RowIn in = row_in(db, "UPDATE task SET version_id = ?1 WHERE version_id = ?2"
-                          " AND rollout_seq = ?3 AND state = 0");
+    RowIn in = row_in(db, "UPDATE task INDEXED BY task_ready SET version_id = ?1"
+                          " WHERE state = 0 AND version_id = ?2 AND coalesce(rollout_seq, 1) <> 0");
     in_text(&in, to);
     in_text(&in, from);
-    in_i64(&in, rollout_seq);
+    int r = db_run(in.stmt, ret_n);
+    assert(r != DB_E_CONFLICT);
+    return r;
+}
+
+int rollout_kill(Db *db, Str version_id, int64_t *ret_n)
+{
+    RowIn in = row_in(db, "UPDATE task INDEXED BY task_running SET cancel_requested = 1,"
+                          " stopped_by = coalesce(stopped_by, 'rollback')"
+                          " WHERE state = 1 AND version_id = ?1 AND coalesce(rollout_seq, 1) <> 0");
+    in_text(&in, version_id);
     int r = db_run(in.stmt, ret_n);
     assert(r != DB_E_CONFLICT);
     return r;

@@ -112,10 +112,18 @@ MUST_CHECK int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size
 
 /* --- tasks ------------------------------------------------------------------------------------ */
 
-/* The task was routed by the rollout. */
+/* The task was routed by the rollout, or ROLLOUT_SEQ_PINNED. */
 MUST_CHECK int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq);
 
-/* Queued tasks that the rollout routed from one version go to the other; how many did. */
-MUST_CHECK int rollout_rebind(Db *db, int64_t rollout_seq, Str from, Str to, int64_t *ret_n);
+/* The task's version was named by its caller: nothing but that reroutes it. */
+#define ROLLOUT_SEQ_PINNED 0
+
+/* Queued tasks of one version go to the other, those aside whose callers named it; how many did.
+ * Reads what is queued, whatever there has ever been. */
+MUST_CHECK int rollout_rebind(Db *db, Str from, Str to, int64_t *ret_n);
+
+/* Running tasks of the version are asked to stop ("stoppedBy": "rollback"), those aside whose
+ * callers named it; how many were. Their workers still have to be told. */
+MUST_CHECK int rollout_kill(Db *db, Str version_id, int64_t *ret_n);
 
 #endif

@@ -7,23 +7,31 @@
 
 #define ID_1 "11111111-1111-7111-8111-111111111111"
 #define ID_2 "22222222-2222-7222-8222-222222222222"
-#define BLOCK                                                        \
+#define VERSION_C "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
+#define BLOCK_WITH(more)                                             \
     "{\"steps\":[{\"weight\":50,\"minTasks\":20},{\"weight\":100}]," \
-    "\"rollbackOn\":{\"errorRate\":0.1}}"
+    "\"rollbackOn\":{\"errorRate\":0.1}" more "}"
+#define BLOCK BLOCK_WITH("")
+#define MANIFEST                                                 \
+    "{\"apiVersion\":\"gantry/v1\",\"kind\":\"Agent\","          \
+    "\"metadata\":{\"name\":\"support\"},\"spec\":{\"runtime\":" \
+    "\"process\",\"command\":[\"true\"],\"retry\":{\"maxAttempts\":7}}}"
 
 /* --- jobs ------------------------------------------------------------------------------------- */
 
 static int add_version_job(Db *db, void *arg)
 {
-    Version v = {
-        .id = str_of(arg), .agent = STR("support"), .components = STR("{}"), .manifest = STR("{}")
-    };
+    Version v = { .id = str_of(arg),
+                  .agent = STR("support"),
+                  .components = STR("{}"),
+                  .manifest = STR(MANIFEST) };
     return version_insert(db, &v);
 }
 
 typedef struct {
     Arena *arena;
     const char *id;
+    const char *block; /* NULL: BLOCK */
     RolloutCommand command;
     RolloutRow row;
     RolloutMove move;
@@ -37,7 +45,7 @@ static int start_job(Db *db, void *arg)
     ControlStart start = { .id = str_of(ask->id),
                            .agent = STR("support"),
                            .version_id = STR(VERSION_B),
-                           .block = STR(BLOCK),
+                           .block = str_of(ask->block ? ask->block : BLOCK),
                            .settings = STR("{\"new\":1}"),
                            .now_ms = real_now };
     return control_start(db, &start, ask->arena, &ask->row);
@@ -54,6 +62,27 @@ static int routed_job(Db *db, void *arg)
 {
     Ask *ask = arg;
     return routing_get(db, STR("support"), ask->arena, &ask->text);
+}
+
+static int route_job(Db *db, void *arg)
+{
+    return routing_set(db, STR("support"), str_of(arg), real_now);
+}
+
+typedef struct {
+    ControlBack back;
+    Arena *arena;
+    unsigned actions;
+    Agent agent; /* as it is then */
+} Back;
+
+static int back_job(Db *db, void *arg)
+{
+    Back *b = arg;
+    b->back.agent = STR("support");
+    b->back.now_ms = real_now;
+    int r = control_rollback(db, &b->back, b->arena, &b->actions);
+    return r == 0 ? agent_get(db, STR("support"), b->arena, &b->agent) : r;
 }
 
 /* Ends every queued task: those of the version fail in fail of 100. */
@@ -150,7 +179,19 @@ static int setup_two(void **state)
     int r = setup(state);
     Fixture *f = *state;
     assert_int_equal(store_call(f->store, add_version_job, (void *)(uintptr_t)VERSION_B), 0);
+    assert_int_equal(store_call(f->store, add_version_job, (void *)(uintptr_t)VERSION_C), 0);
     return r;
+}
+
+static TaskSummary submit_pinned(Fixture *f, const char *version)
+{
+    TaskNew new = { .agent = STR("support"),
+                    .lane = LANE_NORMAL,
+                    .input = STR("1"),
+                    .version_id = str_of(version) };
+    TaskSummary summary = { 0 };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    return summary;
 }
 
 /* --- tests ------------------------------------------------------------------------------------ */
@@ -213,12 +254,7 @@ static int pinned(void *arg)
 {
     Fixture *f = arg;
     (void)start(f, ID_1);
-    TaskNew new = { .agent = STR("support"),
-                    .lane = LANE_NORMAL,
-                    .input = STR("1"),
-                    .version_id = STR(VERSION_B) };
-    TaskSummary summary = { 0 };
-    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    (void)submit_pinned(f, VERSION_B);
     (void)command(f, ID_1, COMMAND_ABORT);
     CHECK_INT(queued_of(f, VERSION_B), 1); /* asked for by name: it stays */
     return 0;
@@ -256,6 +292,96 @@ static int supersedes(void *arg)
 static void test_a_newer_one_supersedes(void **state)
 {
     run(state, supersedes);
+}
+
+static Back go_back(Fixture *f, const char *to, int want)
+{
+    Back b = { .back = { .to = to ? str_of(to) : STR_NULL }, .arena = &f->arena };
+    CHECK_INT(store_call_wait(f->store, back_job, &b), want);
+    return b;
+}
+
+/* A person saw the canary and asks to go back; meanwhile it is promoted. */
+static int goes_back_from_the_promoted(void *arg)
+{
+    Fixture *f = arg;
+    CHECK_INT(store_call_wait(f->store, route_job, (void *)(uintptr_t)VERSION_C), 0);
+    (void)start(f, ID_1);
+    int64_t waiting = submit_sessions(f, 0, 40);
+    (void)submit_pinned(f, VERSION_B);
+    (void)command(f, ID_1, COMMAND_PROMOTE_ALL);
+    CHECK_STR(routed(f), STR(VERSION_B));
+    Back b = go_back(f, NULL, 0);
+    CHECK_STR(b.agent.version_id, STR(VERSION_C)); /* and not to A, which was before C */
+    CHECK(str_find(b.agent.settings, STR("\"maxAttempts\":7")) >= 0);
+    CHECK(waiting > 0);
+    CHECK_INT(queued_of(f, VERSION_B), 1); /* the pinned one */
+    CHECK_INT(queued_of(f, VERSION_C), 40);
+    return 0;
+}
+
+static void test_back_from_what_was_promoted_meanwhile(void **state)
+{
+    run(state, goes_back_from_the_promoted);
+}
+
+static int goes_back_to(void *arg)
+{
+    Fixture *f = arg;
+    (void)go_back(f, NULL, CONTROL_E_NO_PREVIOUS);
+    (void)start(f, ID_1);
+    (void)submit_sessions(f, 0, 40);
+    Back b = go_back(f, VERSION_C, 0); /* canary and stable are both left */
+    CHECK_STR(b.agent.version_id, STR(VERSION_C));
+    CHECK_INT(queued_of(f, VERSION_C), 40);
+    CHECK(!(b.actions & ROLLOUT_DO_KILL));
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_ABORTED);
+    (void)go_back(f, "0123", -ENOENT);
+    return 0;
+}
+
+static void test_back_to_a_version(void **state)
+{
+    run(state, goes_back_to);
+}
+
+static bool is_stopped(Fixture *f, Uuid worker, TaskRef ref)
+{
+    HeartbeatReply reply = heartbeat(f, worker, &ref, 1);
+    return reply.stops_n == 1 && reply.stops[0].reason == HOLD_CANCEL;
+}
+
+static int kills(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = BLOCK_WITH(",\"onRollback\":\"kill\"");
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    (void)submit_pinned(f, VERSION_B);
+    TaskRef pinned = claim_one(f, worker), stable = { 0 }, canary = { 0 };
+    for (int i = 0; uuid_is_zero(stable.id) || uuid_is_zero(canary.id); i++) {
+        bool is_canary = submit_sessions(f, i, i + 1) == 1;
+        TaskRef ref = claim_one(f, worker);
+        if (is_canary) canary = ref;
+        else stable = ref;
+    }
+    ask = command(f, ID_1, COMMAND_ABORT);
+    CHECK(ask.move.actions & ROLLOUT_DO_KILL);
+    CHECK(is_stopped(f, worker, canary));
+    CHECK(!is_stopped(f, worker, stable));
+    CHECK(!is_stopped(f, worker, pinned));
+    TaskState state;
+    CHECK_INT(finish(f, canary, TASK_OUTCOME_CANCELED, &state), 0);
+    CHECK_INT(state, TASK_CANCELED);
+    CHECK_STR(get(f, canary.id).stopped_by, STR("rollback"));
+    return 0;
+}
+
+static void test_running_tasks_are_killed_if_so_planned(void **state)
+{
+    run(state, kills);
 }
 
 /* The process ends between any two ticks: the next one goes on from what was committed. */
@@ -402,6 +528,9 @@ int main(void)
         ON_QUEUE(test_a_bad_version_is_rolled_back),
         ON_QUEUE(test_a_named_version_is_kept),
         ON_QUEUE(test_a_newer_one_supersedes),
+        ON_QUEUE(test_back_from_what_was_promoted_meanwhile),
+        ON_QUEUE(test_back_to_a_version),
+        ON_QUEUE(test_running_tasks_are_killed_if_so_planned),
         ON_QUEUE(test_it_survives_a_restart),
         ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
         ON_QUEUE(test_only_active_ones_are_ticked),

@@ -102,7 +102,8 @@ static StubEnd receive(StubRequest *request, void *ctx)
     pthread_mutex_lock(&r->lock);
     r->seen.now--;
     pthread_mutex_unlock(&r->lock);
-    snprintf(head, sizeof head, "HTTP/1.1 %d X\r\nConnection: close\r\nContent-Length: %zu\r\n%s\r\n", status,
+    snprintf(head, sizeof head,
+             "HTTP/1.1 %d X\r\nConnection: close\r\nContent-Length: %zu\r\n%s\r\n", status,
              does.answer_bytes, does.fields ? does.fields : "");
     stub_sends(request, head);
     for (size_t i = 0; i < does.answer_bytes / 64; i++)
