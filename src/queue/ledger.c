@@ -569,8 +569,6 @@ typedef struct {
 static int hold_book(HoldsJob *job, Db *db, const BudgetHold *hold)
 {
     TaskHead head;
-    int r = task_head(db, hold->task.id, &head);
-    if (r == -ENOENT) return 0;
     Call call = { .call_id = hold->call_id,
                   .attempt = hold->attempt,
                   .fence = hold->task.fence,
@@ -583,7 +581,11 @@ static int hold_book(HoldsJob *job, Db *db, const BudgetHold *hold)
                   .charged_tokens = hold->charge.tokens,
                   .worker_id = job->dead_id };
     JournalKept kept = { 0 };
-    return r == 0 ? calls_book(job->queue, db, &head, &call, 1, &kept) : r;
+    bool account = hold->task.fence == TASK_FENCE_ACCOUNT;
+    int r = account ? account_book(job->queue, db, hold->task.id, &call, 1)
+                    : task_head(db, hold->task.id, &head);
+    if (r == -ENOENT || r == QUEUE_E_STALE) return 0; /* nobody has such calls */
+    return r == 0 && !account ? calls_book(job->queue, db, &head, &call, 1, &kept) : r;
 }
 
 /* Ends what the dead worker ran, then books and closes, all in one. */

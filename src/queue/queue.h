@@ -13,6 +13,7 @@
 
 #include "logic/budget.h"
 #include "logic/cache_policy.h"
+#include "store/account_store.h"
 #include "store/agent_store.h"
 #include "store/call_store.h"
 #include "store/journal_store.h"
@@ -176,8 +177,9 @@ MUST_CHECK int queue_claim_wait(Queue *queue, const Claim *claim, int64_t deadli
 
 typedef struct {
     Uuid id;
-    int64_t fence;
+    int64_t fence; /* TASK_FENCE_ACCOUNT: id is an account's, no task's */
 } TaskRef;
+#define TASK_FENCE_ACCOUNT 0
 
 typedef enum {
     HOLD_CANCEL, /* somebody asked to cancel it: stop, then finish as canceled */
@@ -262,6 +264,14 @@ MUST_CHECK int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskSta
  * error. Returns 0, QUEUE_E_STALE (calls with an id are recorded all the same, without their
  * answers: they were paid for), -errno. */
 MUST_CHECK int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n);
+
+/* The account that calls of the owner are recorded on when they belong to no task; made when it is
+ * new. The owner's texts may be empty and have at most BUDGET_KEY_BYTES_MAX. With its id and
+ * TASK_FENCE_ACCOUNT queue_calls_add_wait and queue_holds_wait book on it. Returns 0 or -errno. */
+MUST_CHECK int queue_account_wait(Queue *queue, const BudgetOwner *owner, Uuid *ret);
+/* Accounts as account_list has them. */
+MUST_CHECK int queue_accounts_wait(Queue *queue, Str tenant, size_t max, Arena *arena,
+                                   Account **ret, size_t *ret_n);
 
 /* Keeps recordings that belong to no LLM call: what tools returned. Each once by its call_id.
  * Returns as above. */

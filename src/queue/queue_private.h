@@ -180,6 +180,9 @@ void journal_purged(Queue *queue, int64_t recordings);
 MUST_CHECK int calls_book(Queue *queue, Db *db, const TaskHead *head, const Call *calls, size_t n,
                           JournalKept *kept);
 
+/* queue/accounts.c: the same for an account. Returns 0, QUEUE_E_STALE (no such account), -errno. */
+MUST_CHECK int account_book(Queue *queue, Db *db, Uuid id, const Call *calls, size_t n);
+
 /* Ends the attempts a worker holds, at most END_TASKS_MAX of them. */
 typedef struct {
     const Queue *queue;

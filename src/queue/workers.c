@@ -1,6 +1,7 @@
 /* What workers tell: that they live, what they hold, how attempts went. */
 #include "base/diag.h"
 #include "queue/queue_private.h"
+#include "store/account_store.h"
 #include "store/budget_store.h"
 #include "store/cache_store.h"
 #include "store/flag_store.h"
@@ -283,6 +284,7 @@ static int call_add(Queue *queue, Db *db, const TaskHead *head, const Call *call
     int r = call_insert(db, head->seq, call);
     if (r == 0) r = ledger_settle(queue, db, head->seq, call);
     if (r == 0 && !call->replayed) r = spend_add(db, head->seq, call);
+    if (r == 0 && head->seq < 0) r = account_add(db, head->seq, call);
     if (r == 0 && call->recording) r = journal_keep(queue, db, head, call->recording, kept);
     if (r == 0 && call->replay_missed) r = journal_add_misses(db, head->seq, 1, call->at_ms);
     return r;
@@ -298,7 +300,7 @@ int calls_book(Queue *queue, Db *db, const TaskHead *head, const Call *calls, si
         if (r == 0) usage_add(&sum, &calls[i]);
         if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
     }
-    return r == 0 ? task_add_usage(db, head->seq, &sum) : r;
+    return r == 0 && head->seq >= 0 ? task_add_usage(db, head->seq, &sum) : r;
 }
 
 /* Calls of an attempt that is not the task's any more were paid for all the same. Without an id
@@ -324,6 +326,8 @@ static int calls_job(Db *db, void *arg)
     JournalJob *job = arg;
     TaskHead head;
     job->stale = false;
+    if (job->task.fence == TASK_FENCE_ACCOUNT)
+        return account_book(job->queue, db, job->task.id, job->calls, job->n);
     int r = task_held(db, job->task, &head);
     if (r == QUEUE_E_STALE) return calls_late(db, job);
     if (r != 0) return r;

@@ -99,21 +99,23 @@ static void spent_read(RowOut *out, void *ret)
 
 /* What was charged; of calls recorded before that was kept, what was reported. */
 #define TOKENS "max(c.charged_tokens, c.input_tokens + c.output_tokens)"
-#define SPENT_SELECT(key, amount)                                                   \
-    "SELECT " key ", sum(" amount ") FROM call c JOIN task t ON t.seq = c.task_seq" \
+#define SPENT_SELECT(key, amount)                                                        \
+    "SELECT " key ", sum(" amount ") FROM call c LEFT JOIN task t ON t.seq = c.task_seq" \
+    " LEFT JOIN account a ON a.seq = c.task_seq"                                         \
     " WHERE c.at_ms >= ?1 AND c.replayed = 0 GROUP BY 1"
+#define SPENT_OF(column) "coalesce(t." column ", a." column ", '')"
 
 int budget_spent_since(Db *db, BudgetKind kind, BudgetUnit unit, int64_t start_ms, Arena *arena,
                        BudgetSpent **ret, size_t *ret_n)
 {
     static const char *const sql[BUDGET_KIND_N_][BUDGET_UNIT_N_] = {
         [BUDGET_ALL] = { SPENT_SELECT("''", "c.cost_nusd"), SPENT_SELECT("''", TOKENS) },
-        [BUDGET_AGENT] = { SPENT_SELECT("t.agent", "c.cost_nusd"),
-                           SPENT_SELECT("t.agent", TOKENS) },
-        [BUDGET_TENANT] = { SPENT_SELECT("t.tenant_id", "c.cost_nusd"),
-                            SPENT_SELECT("t.tenant_id", TOKENS) },
-        [BUDGET_USER] = { SPENT_SELECT("t.user_id", "c.cost_nusd"),
-                          SPENT_SELECT("t.user_id", TOKENS) },
+        [BUDGET_AGENT] = { SPENT_SELECT(SPENT_OF("agent"), "c.cost_nusd"),
+                           SPENT_SELECT(SPENT_OF("agent"), TOKENS) },
+        [BUDGET_TENANT] = { SPENT_SELECT(SPENT_OF("tenant_id"), "c.cost_nusd"),
+                            SPENT_SELECT(SPENT_OF("tenant_id"), TOKENS) },
+        [BUDGET_USER] = { SPENT_SELECT(SPENT_OF("user_id"), "c.cost_nusd"),
+                          SPENT_SELECT(SPENT_OF("user_id"), TOKENS) },
     };
     RowList list = { .arena = arena, .max = BUDGET_SPENT_MAX, .size = sizeof(BudgetSpent) };
     DbStmt *s = db_stmt(db, sql[kind][unit]);
@@ -127,7 +129,9 @@ int budget_spent_since(Db *db, BudgetKind kind, BudgetUnit unit, int64_t start_m
 
 int budget_owner_of(Db *db, int64_t task_seq, Arena *arena, BudgetOwner *ret)
 {
-    RowIn in = row_in(db, "SELECT agent, tenant_id, user_id FROM task WHERE seq = ?1");
+    RowIn in = row_in(db, task_seq < 0
+                              ? "SELECT agent, tenant_id, user_id FROM account WHERE seq = ?1"
+                              : "SELECT agent, tenant_id, user_id FROM task WHERE seq = ?1");
     in_i64(&in, task_seq);
     int r = row_first(in.stmt);
     if (r != 0) return r;

@@ -269,6 +269,19 @@ static const char rollouts[] =
     " WHERE counts = 1;"
     "ALTER TABLE task ADD COLUMN rollout_seq INTEGER;";
 
+/* Whose calls without a task are: seq is negative, so that call.task_seq names either. */
+static const char accounts[] =
+    "CREATE TABLE account ("
+    " seq INTEGER PRIMARY KEY CHECK (seq < 0),"
+    " id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),"
+    " tenant_id TEXT NOT NULL, agent TEXT NOT NULL, user_id TEXT NOT NULL,"
+    " created_at_ms INTEGER NOT NULL, used_at_ms INTEGER NOT NULL,"
+    " calls INTEGER NOT NULL DEFAULT 0, input_tokens INTEGER NOT NULL DEFAULT 0,"
+    " output_tokens INTEGER NOT NULL DEFAULT 0, cached_tokens INTEGER NOT NULL DEFAULT 0,"
+    " cost_nusd INTEGER NOT NULL DEFAULT 0,"
+    " UNIQUE (tenant_id, agent, user_id)"
+    ") STRICT;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -283,5 +296,6 @@ const Migration schema_steps[] = {
     { 11, "cache purges", cache_purges },
     { 12, "journal rows", journal_rows },
     { 13, "rollouts", rollouts },
+    { 14, "accounts", accounts },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

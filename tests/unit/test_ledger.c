@@ -520,6 +520,74 @@ static void test_unseen(void **state)
     run(state, body_unseen);
 }
 
+/* --- calls without a task --------------------------------------------------------------------- */
+
+static Uuid account(Fixture *f, const char *tenant, const char *agent, const char *user)
+{
+    Uuid id = { 0 };
+    BudgetOwner owner = { .tenant = str_of(tenant), .agent = str_of(agent), .user = str_of(user) };
+    CHECK_INT(queue_account_wait(f->queue, &owner, &id), 0);
+    return id;
+}
+
+/* They count for the owner of their account, as those of a task do; once, also when the worker
+ * dies. */
+static int body_accounts(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_EMBEDDED);
+    Uuid acme = account(f, "acme", "", "u1"), other = account(f, "acme", "support", "u1");
+    CHECK(uuid_eq(acme, account(f, "acme", "", "u1")));
+    CHECK(!uuid_eq(acme, other));
+    BudgetAsk some = asks(100, 600, NULL);
+    ask(f, one, &some);
+    TaskRef ref = { acme, TASK_FENCE_ACCOUNT };
+    CHECK_INT(spend(f, one, ref, "c1", 100, 5), 0);
+    CHECK_INT(spend(f, one, ref, "c1", 100, 5), 0); /* again */
+    CHECK_INT(spend(f, one, (TaskRef){ other, TASK_FENCE_ACCOUNT }, "c1", 30, 2), 0);
+    CHECK_INT(spend(f, one, (TaskRef){ one, TASK_FENCE_ACCOUNT }, "c1", 30, 2), QUEUE_E_STALE);
+    expect(f, "day", 130, 470);
+    expect(f, "user:u1:day-tokens", 7, 0);
+
+    /* one call was recorded, one was not; the third's account is not known to anybody */
+    Uuid two = add_worker(f, 2, WORKER_EMBEDDED);
+    BudgetHold holds[3] = {
+        { .call_id = STR("c1"), .task = ref, .charge = { 9, 150 } },
+        { .call_id = STR("c2"), .task = ref, .charge = { 9, 150 }, .at_ms = real_now },
+        { .call_id = STR("c3"), .task = { one, TASK_FENCE_ACCOUNT }, .charge = { 9, 150 } }
+    };
+    CHECK_INT(queue_holds_wait(f->queue, two, one, holds, 3), 0);
+    CHECK_INT(queue_holds_wait(f->queue, two, one, holds, 3), 0);
+    expect(f, "day", 280, 0);
+
+    Account *list = NULL;
+    size_t n = 0;
+    CHECK_INT(queue_accounts_wait(f->queue, STR("nobody"), 10, &f->arena, &list, &n), 0);
+    CHECK_INT(n, 0);
+    CHECK_INT(queue_accounts_wait(f->queue, STR_NULL, 10, &f->arena, &list, &n), 0);
+    CHECK_INT(n, 2);
+    for (size_t i = 0; i < n; i++)
+        CHECK_INT(list[i].cost_nusd, str_empty(list[i].agent) ? 250 : 30);
+    return 0;
+}
+
+/* A budget that is set later finds what they have cost. */
+static int body_account_budget(void *arg)
+{
+    Fixture *f = arg;
+    BudgetScope scope = { 0 };
+    CHECK_INT(budget_scope_from(STR("tenant:acme:month"), &scope), 0);
+    CHECK_INT(queue_budget_set_wait(f->queue, &scope, 1000), 0);
+    expect(f, "tenant:acme:month", 280, 0);
+    return 0;
+}
+
+static void test_accounts(void **state)
+{
+    run(state, body_accounts);
+    run(state, body_account_budget);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -534,6 +602,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_successor, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_leave, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_unseen, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_accounts, setup_budgets, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,63 @@
+/* Calls without a task: whose they are, and their records. */
+#include "base/diag.h"
+#include "queue/queue_private.h"
+#include "store/account_store.h"
+#include "sys/entropy.h"
+
+typedef struct {
+    const BudgetOwner *owner;
+    Uuid id; /* for a new one */
+    int64_t now_ms;
+    Uuid account;
+} AccountJob;
+
+static int account_job(Db *db, void *arg)
+{
+    AccountJob *job = arg;
+    return account_get(db, job->owner, job->id, job->now_ms, &job->account);
+}
+
+int queue_account_wait(Queue *queue, const BudgetOwner *owner, Uuid *ret)
+{
+    uint8_t random[UUID7_RANDOM_BYTES];
+    AccountJob job = { .owner = owner, .now_ms = queue_now_ms(queue) };
+    entropy_fill(random, sizeof random);
+    job.id = uuid7_make(job.now_ms, random);
+    int r = store_call_wait(queue->store, account_job, &job);
+    if (r == 0) *ret = job.account;
+    return r;
+}
+
+int account_book(Queue *queue, Db *db, Uuid id, const Call *calls, size_t n)
+{
+    JournalKept kept = { 0 };
+    TaskHead head = { .id = id };
+    int r = account_seq(db, id, &head.seq);
+    if (r == -ENOENT) return diag_set(QUEUE_E_STALE, "there is no such account");
+    return r == 0 ? calls_book(queue, db, &head, calls, n, &kept) : r;
+}
+
+typedef struct {
+    Str tenant;
+    size_t max;
+    Arena *arena;
+    Account *list;
+    size_t n;
+} ListJob;
+
+static int list_job(Db *db, void *arg)
+{
+    ListJob *job = arg;
+    return account_list(db, job->tenant, job->max, job->arena, &job->list, &job->n);
+}
+
+int queue_accounts_wait(Queue *queue, Str tenant, size_t max, Arena *arena, Account **ret,
+                        size_t *ret_n)
+{
+    ListJob job = { .tenant = tenant, .max = max, .arena = arena };
+    int r = store_read_wait(queue->store, list_job, &job);
+    if (r != 0) return r;
+    *ret = job.list;
+    *ret_n = job.n;
+    return 0;
+}

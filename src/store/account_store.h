@@ -1,0 +1,36 @@
+/* Accounts: what calls without a task are recorded under, one for each tenant, agent and user that
+ * made some. Functions run inside a store job. */
+#ifndef GANTRY_STORE_ACCOUNT_STORE_H
+#define GANTRY_STORE_ACCOUNT_STORE_H
+
+#include "codec/uuid.h"
+#include "logic/budget.h"
+#include "store/call_store.h"
+#include "store/db.h"
+
+/* The texts may be empty: no agent, no user. */
+typedef struct {
+    Uuid id;
+    Str tenant, agent, user;
+    int64_t created_at_ms;
+    int64_t used_at_ms; /* when the last call was recorded, or it was made */
+    int64_t calls, input_tokens, output_tokens, cached_tokens, cost_nusd;
+} Account;
+
+#define ACCOUNT_LIST_MAX 1000
+
+/* The account of the owner, made with id when there is none. Returns 0 or -errno. */
+MUST_CHECK int account_get(Db *db, const BudgetOwner *owner, Uuid id, int64_t now_ms, Uuid *ret);
+
+/* What call.task_seq is for its calls: negative. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int account_seq(Db *db, Uuid id, int64_t *ret);
+
+/* Adds a call that call_insert has just inserted. Returns 0 or -errno. */
+MUST_CHECK int account_add(Db *db, int64_t seq, const Call *call);
+
+/* Accounts, those used last first, at most max of them; tenant: of that one only, unless empty.
+ * Texts live in arena. Returns 0, -ENOMEM, -errno. */
+MUST_CHECK int account_list(Db *db, Str tenant, size_t max, Arena *arena, Account **ret,
+                            size_t *ret_n);
+
+#endif
