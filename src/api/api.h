@@ -12,6 +12,7 @@
 #include "gateway/rate_board.h"
 #include "net/http_server.h"
 #include "observe/metrics.h"
+#include "observe/webhook_secret.h"
 #include "queue/queue.h"
 
 typedef struct ApiServer ApiServer;
@@ -27,6 +28,8 @@ typedef struct {
     Metrics *metrics;             /* required */
     const GatewayConfig *gateway; /* models and prices, to warn at upload; NULL: no such warnings */
     const AddrGuard *webhook_guard; /* to refuse a hopeless webhookUrl at once; NULL: not checked */
+
+    WebhookSecrets *webhook_secrets; /* to rotate them; NULL: they cannot be */
 
     /* SHA-256 of each accepted API key. None: allowed in dev mode only. */
     const uint8_t (*keys)[SHA256_BYTES];

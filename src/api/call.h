@@ -166,6 +166,13 @@ int flag_delete_run_wait(ApiCall *call);
 int ofrep_one_run_wait(ApiCall *call);
 int ofrep_all_run_wait(ApiCall *call);
 
+int webhook_list_run_wait(ApiCall *call);
+int webhook_replay_run_wait(ApiCall *call);
+int webhooks_replay_run_wait(ApiCall *call);
+int webhook_endpoints_run_wait(ApiCall *call);
+int webhook_enable_run_wait(ApiCall *call);
+int webhook_rotate_run_wait(ApiCall *call);
+
 int signals_run_wait(ApiCall *call);
 int metrics_run_wait(ApiCall *call);
 int livez_run_wait(ApiCall *call);

@@ -345,6 +345,7 @@ static const char *const tags[][2] = {
     { "versions", "Agents and their behavioural versions" },
     { "rollouts", "Which version new tasks get" },
     { "operation", "State, metrics, probes" },
+    { "webhooks", "What was not delivered, and sending it again" },
     { "prices", "What models cost, and what was spent" },
     { "workers", "The protocol of remote workers" },
 };

@@ -12,6 +12,7 @@
 #include "api/routing.h"
 #include "api/tasks.h"
 #include "api/versions.h"
+#include "api/webhooks.h"
 #include "api/workers.h"
 
 #define ARCHIVE_TYPES "application/gzip, application/x-tar"
@@ -189,6 +190,34 @@ const Route api_routes[] = {
     { .method = "GET", .pattern = "/", .run_wait = root_run_wait,
       .id = "getRoot", .tag = "operation", .summary = "A page that says what this is",
       .status = 200, .answer_type = "text/html", .open = true, .any_params = true },
+
+    /* webhooks */
+    { .method = "GET", .pattern = "/api/webhooks", .run_wait = webhook_list_run_wait,
+      .id = "listWebhooks", .tag = "webhooks", .summary = "Webhooks, newest first",
+      .params = webhook_list_params, .status = 200, .answer = "WebhookPage" },
+    { .method = "POST", .pattern = "/api/webhooks/{webhookId}/replay",
+      .run_wait = webhook_replay_run_wait,
+      .id = "replayWebhook", .tag = "webhooks",
+      .summary = "Send a webhook again that was delivered or given up",
+      .body = &empty_body, .status = 202, .answer = "WebhookStatus" },
+    { .method = "POST", .pattern = "/api/webhooks/replay", .run_wait = webhooks_replay_run_wait,
+      .id = "replayWebhooks", .tag = "webhooks", .summary = "Send again what was given up",
+      .body = &webhooks_replay_body, .status = 202, .answer = "WebhooksReplayed" },
+    { .method = "GET", .pattern = "/api/webhooks/endpoints",
+      .run_wait = webhook_endpoints_run_wait,
+      .id = "listWebhookEndpoints", .tag = "webhooks",
+      .summary = "Endpoints that are disabled because they answered 410",
+      .status = 200, .answer = "WebhookEndpoints" },
+    { .method = "POST", .pattern = "/api/webhooks/endpoints/enable",
+      .run_wait = webhook_enable_run_wait,
+      .id = "enableWebhookEndpoint", .tag = "webhooks",
+      .summary = "Send webhooks to a disabled endpoint again",
+      .body = &webhook_enable_body, .status = 200, .answer = "WebhookEnabled" },
+    { .method = "POST", .pattern = "/api/webhooks/secret/rotate",
+      .run_wait = webhook_rotate_run_wait,
+      .id = "rotateWebhookSecret", .tag = "webhooks",
+      .summary = "Make a new secret; the one before signs too for a while",
+      .body = &webhook_rotate_body, .status = 200, .answer = "WebhookSecret" },
 
     /* prices */
     { .method = "GET", .pattern = "/api/spend", .run_wait = spend_run_wait,

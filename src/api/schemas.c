@@ -141,6 +141,15 @@ const Schema api_schemas[] = {
     { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean flagsRevision:integer "
                    "pricesRevision:integer cacheRevision:integer "
                    "budgetEpoch:integer budgetWanted:boolean" },
+    { "WebhookPage", "webhooks:[Webhook] nextCursor:string?" },
+    { "Webhook", "webhookId:string taskId:uuid url:string state:string attempts:integer "
+                 "status:integer error:string createdAt:time nextAt?:time" },
+    { "WebhookStatus", "webhookId:string state:string" },
+    { "WebhooksReplayed", "replayed:integer" },
+    { "WebhookEndpoints", "endpoints:[WebhookEndpoint]" },
+    { "WebhookEndpoint", "url:string disabledAt:time webhookId:string" },
+    { "WebhookEnabled", "url:string" },
+    { "WebhookSecret", "secret:string previousUntil:time" },
     { "SpendReport", "by:string from:time " SPEND_SUMS "rows:[Spend] truncated:boolean" },
     { "Spend", "key:string " SPEND_SUMS },
     { "PriceList", "revision:integer prices:[Price]" },

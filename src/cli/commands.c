@@ -96,6 +96,22 @@ static const Flag cache_purge_flags[] = {
     { "all", NULL, "everything" },
     { 0 },
 };
+static const Flag webhook_list_flags[] = {
+    { "state", "failed|pending|delivered|all", "only those in this state (default failed)" },
+    { "url", "URL", "only those for this URL" },
+    { "limit", "N", "at most so many, newest first (default 50)" },
+    { 0 },
+};
+static const Flag webhook_replay_flags[] = {
+    { "url", "URL", "what was given up for this URL" },
+    { "since", "DURATION", "what was given up of the last 24h, 7d" },
+    { "all", NULL, "everything that was given up" },
+    { 0 },
+};
+static const Flag webhook_rotate_flags[] = {
+    { "overlap", "DURATION", "how long the secret before signs too (default 24h)" },
+    { 0 },
+};
 static const Flag flag_set_flags[] = {
     { "agent", "AGENT", "only for tasks of this agent" },
     { "version", "VERSION", "only for tasks of this version (at least 8 digits of its id)" },
@@ -245,6 +261,22 @@ const Command commands[] = {
     { "breakers", NULL, "", 0, 0, "show circuit breakers of models, tools and webhook hosts",
       "Open ones first. An open breaker lets nothing through until its next probe.", NO_FLAGS,
       breakers_run, false },
+    { "webhook", "list", "", 0, 0, "list webhooks that were given up, or others", NULL,
+      webhook_list_flags, webhook_list_run, false },
+    { "webhook", "replay", "[WEBHOOK...]", 0, COMMAND_ARGS_MAX, "send webhooks again",
+      "Named ones that were delivered or given up, or with a flag those that were given up. They keep\n"
+      "their id, by which receivers know what they have seen.\n\n"
+      "  gantry webhook replay --url https://example.com/hook --since 24h",
+      webhook_replay_flags, webhook_replay_run, false },
+    { "webhook", "endpoints", "", 0, 0,
+      "list endpoints that are disabled because they answered 410", NULL, NO_FLAGS,
+      webhook_endpoints_run, false },
+    { "webhook", "enable", "URL", 1, 1, "send webhooks to a disabled endpoint again", NULL,
+      NO_FLAGS, webhook_enable_run, false },
+    { "webhook", "rotate", "", 0, 0, "make a new secret and print it",
+      "Both sign for a while: give receivers the new one in that time. A secret that is configured is\n"
+      "changed in the configuration: webhooks.secret and webhooks.previousSecret.",
+      webhook_rotate_flags, webhook_rotate_run, false },
     { "flag", "list", "", 0, 0, "list flags and switches", NULL, NO_FLAGS, flag_list_run, false },
     { "flag", "get", "KEY", 1, 1, "show a flag", NULL, NO_FLAGS, flag_get_run, false },
     { "flag", "set", "KEY VALUE", 2, 2, "set a flag, or switch a tool, a model or tasks off",

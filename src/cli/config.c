@@ -100,6 +100,8 @@ static const Setting settings[] = {
     { "breakers.probes", SETTING_INT, AT(gateway.breaker.probes), 1, 1000 },
     { "retries.burst", SETTING_INT, AT(gateway.retry_burst), 1, 1000000 },
     { "retries.initial", SETTING_DURATION, AT(gateway.retry_initial_ms), 1, 60000 },
+    { "webhooks.concurrent", SETTING_INT, AT(webhook_concurrent), 1, 256 },
+    { "webhooks.concurrentPerHost", SETTING_INT, AT(webhook_concurrent_per_host), 1, 256 },
     { "waiting.calls", SETTING_INT, AT(gateway.waiting_max), 1, 10000000 },
     { "waiting.heartbeatAfter", SETTING_DURATION, AT(gateway.heartbeat_after_ms), 1, DAY_MS },
     { "waiting.heartbeatEvery", SETTING_DURATION, AT(gateway.heartbeat_every_ms), 1, DAY_MS },
@@ -506,12 +508,19 @@ static void read_cidrs(Reader *rd, const IssuePath *path, const Json *v, AddrGua
 
 static void read_webhooks(Reader *rd, const Json *v)
 {
-    static const char *const names[] = { "secret", "allow", NULL };
-    IssuePath root = ISSUE_KEY(NULL, STR("webhooks")), secret = ISSUE_KEY(&root, STR("secret")),
-              allow = ISSUE_KEY(&root, STR("allow"));
+    static const char *const names[] = { "secret",     "previousSecret",    "allow",
+                                         "concurrent", "concurrentPerHost", NULL };
+    const Json *previous = json_get(v, "previousSecret");
+    IssuePath root = ISSUE_KEY(NULL, STR("webhooks")),
+              previous_at = ISSUE_KEY(&root, STR("previousSecret")),
+              secret = ISSUE_KEY(&root, STR("secret")), allow = ISSUE_KEY(&root, STR("allow"));
     if (!v || !check_members(rd, &root, v, names)) return;
     if (json_get(v, "secret"))
         rd->config->webhook_secret = str_of(secret_member(rd, &secret, json_get(v, "secret")));
+    if (previous && !json_get(v, "secret"))
+        issue_error(&rd->issues, &previous_at, "needs `secret`");
+    else if (previous)
+        rd->config->webhook_previous = str_of(secret_member(rd, &previous_at, previous));
     read_cidrs(rd, &allow, json_get(v, "allow"), &rd->config->webhook_guard);
 }
 
@@ -953,6 +962,8 @@ void config_init(Config *config, ConfigMode mode)
                         .idle_timeout_ms = 75000,
                         .write_timeout_ms = 30000,
                         .queued_tasks_max = 1000000,
+                        .webhook_concurrent = 8,
+                        .webhook_concurrent_per_host = 4,
                         .log_bytes_max = 1 << 20,
                         .journal_kept_ms = 7 * DAY_MS,
                         .journal_bytes_max = 32 << 20,

@@ -58,7 +58,9 @@ typedef struct {
     char *small_model;       /* while a budget runs low; empty: the agent's own fallbacks */
 
     /* webhooks */
-    Str webhook_secret; /* empty: one is made and kept in the data directory */
+    Str webhook_secret;   /* empty: one is made and kept in the data directory */
+    Str webhook_previous; /* signs too; empty: none */
+    int64_t webhook_concurrent, webhook_concurrent_per_host; /* attempts at a time; 0: default */
     AddrGuard webhook_guard;
     AddrGuard tool_guard;
 } Config;

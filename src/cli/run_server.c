@@ -40,7 +40,7 @@ struct Program {
     const Invocation *in;
     ConfigMode mode;
     Config config;
-    char webhook_secret[WEBHOOK_SECRET_TEXT_MAX];
+    WebhookSecrets *webhook_secrets;
     Store *store;
     Queue *queue;
     Metrics *metrics;
@@ -137,6 +137,7 @@ static int api_start_wait(Program *p)
                            .metrics = p->metrics,
                            .gateway = p->mode == CONFIG_DEV ? &p->config.gateway : NULL,
                            .webhook_guard = &p->config.webhook_guard,
+                           .webhook_secrets = p->webhook_secrets,
                            .keys = (const uint8_t(*)[SHA256_BYTES])p->config.keys,
                            .keys_n = p->config.keys_n,
                            .dev = p->mode == CONFIG_DEV,
@@ -249,12 +250,14 @@ static void worker_stop_wait(Program *p)
 
 static int webhooks_start_here(Program *p)
 {
-    Str secret = p->config.webhook_secret.len ? p->config.webhook_secret
-                                              : str_of(p->webhook_secret);
+    const Config *config = &p->config;
+    size_t host_max = (size_t)config->webhook_concurrent_per_host;
     int r = webhooks_start(&(WebhookOptions){ .queue = p->queue,
-                                              .secret = secret,
-                                              .guard = &p->config.webhook_guard,
-                                              .breakers = p->webhook_breakers },
+                                              .secrets = p->webhook_secrets,
+                                              .guard = &config->webhook_guard,
+                                              .breakers = p->webhook_breakers,
+                                              .concurrent_max = (size_t)config->webhook_concurrent,
+                                              .host_concurrent_max = host_max },
                            &p->webhooks);
     if (r == 0) metrics_add_webhooks(p->metrics, p->webhooks);
     return r;
@@ -468,9 +471,10 @@ static int open_services(Program *p)
     if (r < 0 || p->mode == CONFIG_WORKER) return r;
     if ((r = store_open(&(StoreOptions){ .path = p->config.data }, &p->store)) < 0) return r;
     if ((r = artifact_store_init(p->config.data)) < 0) return r;
-    if (!p->config.webhook_secret.len &&
-        (r = webhook_secret_load(p->config.data, p->webhook_secret)) < 0)
-        return r;
+    WebhookSecretOptions secrets = { .secret = p->config.webhook_secret,
+                                     .previous = p->config.webhook_previous,
+                                     .data_dir = p->config.data };
+    if ((r = webhook_secrets_open(&secrets, &p->webhook_secrets)) < 0) return r;
     QueueOptions options = { .webhook_body = webhook_body,
                              .budgets = p->config.budgets,
                              .budgets_n = p->config.budgets_n,
@@ -491,6 +495,7 @@ static void close_services(Program *p)
     metrics_free(TAKE(p->metrics));
     rate_board_free(TAKE(p->board));
     breakers_free(TAKE(p->webhook_breakers));
+    webhook_secrets_free(TAKE(p->webhook_secrets));
     queue_close(TAKE(p->queue));
     store_close(TAKE(p->store));
 }

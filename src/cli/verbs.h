@@ -44,6 +44,13 @@ int price_import_run(const Invocation *in);
 int price_list_run(const Invocation *in);
 int price_show_run(const Invocation *in);
 
+/* webhooks.c */
+int webhook_list_run(const Invocation *in);
+int webhook_replay_run(const Invocation *in);
+int webhook_endpoints_run(const Invocation *in);
+int webhook_enable_run(const Invocation *in);
+int webhook_rotate_run(const Invocation *in);
+
 /* spend.c */
 int spend_run(const Invocation *in);
 /* budgets.c */

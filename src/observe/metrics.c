@@ -210,6 +210,8 @@ static void webhooks_add(WebhookStats *sum, const Webhooks *webhooks)
     sum->retried += s.retried;
     sum->failed += s.failed;
     sum->postponed += s.postponed;
+    sum->host_full += s.host_full;
+    sum->disabled += s.disabled;
     sum->in_flight += s.in_flight;
 }
 
@@ -254,6 +256,10 @@ static const FieldFamily part_families[] = {
     COUNTER_OF(PartSums, webhooks.failed, "gantry_webhooks_failed", "Webhooks given up"),
     COUNTER_OF(PartSums, webhooks.postponed, "gantry_webhooks_postponed",
                "Webhook attempts put off because their host's breaker was open"),
+    COUNTER_OF(PartSums, webhooks.host_full, "gantry_webhooks_host_full",
+               "Times webhooks waited because their host had all attempts it may have"),
+    COUNTER_OF(PartSums, webhooks.disabled, "gantry_webhook_endpoints_disabled",
+               "Webhook endpoints that answered 410"),
     GAUGE_OF(PartSums, webhooks.in_flight, "gantry_webhooks_in_flight", "Webhooks being sent"),
 };
 

@@ -1,16 +1,11 @@
 #include "observe/webhook.h"
 
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/diag.h"
 #include "base/log.h"
-#include "codec/base64.h"
-#include "codec/digest.h"
 #include "codec/json.h"
 #include "codec/url.h"
 #include "net/http_client.h"
@@ -21,6 +16,7 @@
 
 #define CONCURRENT_DEFAULT 8
 #define CONCURRENT_MAX 256
+#define HOST_CONCURRENT_DEFAULT 4
 #define TIMEOUT_DEFAULT_MS 15000
 #define POLL_DEFAULT_MS 1000
 #define LISTEN_MS 30000
@@ -28,20 +24,18 @@
 #define ANSWER_BYTES_MAX (64 << 10)
 #define ATTEMPT_MEMORY_MAX ((size_t)64 << 20) /* a task with its result, and the body */
 #define BATCH_MEMORY_MAX ((size_t)16 << 20)
-#define SECRET_FILE "webhook-secret"
-#define SECRET_PREFIX "whsec_"
-#define SECRET_BYTES 32
 
 struct Webhooks {
     Queue *queue;
     HttpClient *http;
     AddrGuard guard;
-    char *secret;
+    WebhookSecrets *secrets;
     Breakers *breakers; /* by host; NULL: none */
-    size_t concurrent_max;
+    size_t concurrent_max, host_concurrent_max;
     int64_t timeout_ms, poll_ms;
 
-    List attempts; /* under way */
+    char last_host[WEBHOOK_HOST_MAX]; /* who had its turn last */
+    List attempts;                    /* under way */
     size_t attempts_n;
     Cond changed;   /* something is due, an attempt ended, or stopping */
     bool dirty;     /* the outbox may hold something new */
@@ -49,7 +43,7 @@ struct Webhooks {
     bool stopping;
     FiberRef listener, dispatcher;
 
-    _Atomic uint64_t tried, delivered, retried, failed, postponed;
+    _Atomic uint64_t tried, delivered, retried, failed, postponed, host_full, disabled;
     _Atomic int64_t in_flight;
 };
 
@@ -65,6 +59,7 @@ typedef struct {
     int status;             /* of the answer, 0: none came */
     int64_t retry_after_ms; /* 0: not asked for */
     bool final;             /* no further attempt makes sense */
+    bool disabled;          /* the endpoint wanted no more before: it was not made */
     int64_t postponed_ms;   /* not made: the breaker is open for so long; 0: it was made */
 } WebhookAttempt;
 
@@ -131,8 +126,11 @@ static int body_make(WebhookAttempt *a)
 static int task_load(Db *db, void *arg)
 {
     WebhookAttempt *a = arg;
-    return task_get_by_seq(db, a->row.task_seq, TASK_PART_PAYLOAD | TASK_PART_RESULT, &a->arena,
-                           &a->task);
+    int r = webhook_is_disabled(db, a->row.url, &a->disabled);
+    return r != 0 || a->disabled
+               ? r
+               : task_get_by_seq(db, a->row.task_seq, TASK_PART_PAYLOAD | TASK_PART_RESULT,
+                                 &a->arena, &a->task);
 }
 
 static int64_t retry_after_read(Str value)
@@ -162,9 +160,9 @@ static int exchange_wait(WebhookAttempt *a, const HttpCallOptions *options)
 static int send_wait(WebhookAttempt *a)
 {
     Webhooks *w = a->owner;
-    char signature[WEBHOOK_SIGNATURE_MAX];
+    char signature[WEBHOOK_SIGNATURES_MAX];
     int64_t now_s = clock_real_ms() / 1000;
-    int r = webhook_sign(str_of(w->secret), a->row.webhook_id, now_s, a->body, signature);
+    int r = webhook_secrets_sign(w->secrets, a->row.webhook_id, now_s, a->body, signature);
     if (r < 0) return r;
     Str timestamp = arena_printf(&a->arena, "%" PRId64, now_s);
     if (!timestamp.ptr) return -ENOMEM;
@@ -219,6 +217,10 @@ static int deliver_wait(WebhookAttempt *a)
 {
     Webhooks *w = a->owner;
     int r = store_read_wait(queue_store(w->queue), task_load, a);
+    if (r == 0 && a->disabled) {
+        a->final = true;
+        return diag_set(-EACCES, "the endpoint is disabled: it has answered 410");
+    }
     if (r == 0) uuid_text(a->task.id, log_context()->task_id);
     if (r == 0) r = body_make(a);
     Url url;
@@ -238,7 +240,7 @@ static int deliver_wait(WebhookAttempt *a)
 typedef struct {
     const Webhook *row;
     WebhookState state;
-    int64_t next_at_ms;
+    int64_t now_ms, next_at_ms;
     int64_t status;
     Str error;
 } Verdict;
@@ -246,17 +248,24 @@ typedef struct {
 static int verdict_store(Db *db, void *arg)
 {
     Verdict *v = arg;
+    if (v->status == 410) {
+        WebhookDisabled endpoint = { v->row->url, v->now_ms, v->row->webhook_id };
+        int r = webhook_disable(db, &endpoint);
+        if (r != 0) return r;
+    }
     return webhook_record(db, v->row->id, v->state, v->next_at_ms, v->status, v->error);
 }
 
 static Verdict judge(WebhookAttempt *a, int r)
 {
-    Verdict v = { .row = &a->row, .state = WEBHOOK_DELIVERED, .status = a->status };
+    Verdict v = {
+        .row = &a->row, .state = WEBHOOK_DELIVERED, .status = a->status, .now_ms = clock_real_ms()
+    };
     if (r == 0) return v;
     v.error = arena_str(&a->arena, str_of(diag_text_or(r)));
     int64_t delay = webhook_retry_delay_ms(a->row.attempts + 1, entropy_u64(), a->retry_after_ms);
     v.state = a->final || delay < 0 ? WEBHOOK_FAILED : WEBHOOK_PENDING;
-    v.next_at_ms = v.state == WEBHOOK_PENDING ? clock_real_ms() + delay : 0;
+    v.next_at_ms = v.state == WEBHOOK_PENDING ? v.now_ms + delay : 0;
     return v;
 }
 
@@ -267,6 +276,7 @@ static void report_wait(WebhookAttempt *a, const Verdict *v)
                                 : v->state == WEBHOOK_FAILED  ? &w->failed
                                                               : &w->retried;
     atomic_fetch_add(counter, 1);
+    if (v->status == 410) atomic_fetch_add(&w->disabled, 1);
     if (v->state != WEBHOOK_DELIVERED)
         LOG_WARN("webhook not delivered", LOG_STR("webhookId", a->row.webhook_id),
                  LOG_CSTR("state", webhook_state_name(v->state)), LOG_INT("status", v->status),
@@ -303,7 +313,7 @@ static int attempt_main(void *arg)
     Webhooks *w = a->owner;
     int r = deliver_wait(a);
     /* one that was cut short by the end of the process is as good as not made */
-    if (!a->postponed_ms) atomic_fetch_add(&w->tried, 1);
+    if (!a->postponed_ms && !a->disabled) atomic_fetch_add(&w->tried, 1);
     if (a->postponed_ms) {
         postpone_wait(a);
     } else if (r != -ECANCELED) {
@@ -327,8 +337,9 @@ static bool row_copy(Arena *arena, const Webhook *from, Webhook *to)
     to->webhook_id = arena_str(arena, from->webhook_id);
     to->url = arena_str(arena, from->url);
     to->body = arena_str(arena, from->body);
+    to->host = arena_str(arena, from->host);
     to->last_error = STR_NULL;
-    return to->webhook_id.ptr && to->url.ptr && to->body.ptr;
+    return to->webhook_id.ptr && to->url.ptr && to->host.ptr && to->body.ptr;
 }
 
 static void attempt_start(Webhooks *w, const Webhook *row)
@@ -352,10 +363,8 @@ static void attempt_start(Webhooks *w, const Webhook *row)
 
 typedef struct {
     Arena arena;
-    size_t limit;
-    Webhook *rows;
-    size_t n;
-    int64_t next_at_ms;
+    WebhookSearch search;
+    WebhookDue due;
 } Batch;
 
 static void batch_deinit(Batch *batch)
@@ -366,32 +375,66 @@ static void batch_deinit(Batch *batch)
 static int batch_load(Db *db, void *arg)
 {
     Batch *b = arg;
-    return webhook_due(db, clock_real_ms(), b->limit, &b->arena, &b->rows, &b->n, &b->next_at_ms);
+    return webhook_due(db, &b->search, &b->arena, &b->due);
 }
 
-static bool under_way(const Webhooks *w, int64_t id)
+static void use_add(WebhookHostUse *use, size_t *n, Str host)
 {
-    LIST_EACH (&w->attempts, node)
-        if (CONTAINER_OF(node, WebhookAttempt, node)->row.id == id) return true;
-    return false;
+    size_t i = 0;
+    while (i < *n && !str_eq(use[i].host, host)) i++;
+    if (i == *n) use[(*n)++] = (WebhookHostUse){ .host = host };
+    use[i].n++;
+}
+
+/* What is under way, which the store still has as pending. In the batch's arena: attempts may end
+ * while it is read. */
+static int batch_fill(const Webhooks *w, Batch *b)
+{
+    WebhookHostUse *use = ARENA_ARRAY(&b->arena, WebhookHostUse, w->attempts_n + 1);
+    int64_t *skip = ARENA_ARRAY(&b->arena, int64_t, w->attempts_n + 1);
+    size_t use_n = 0, skip_n = 0;
+    if (!use || !skip) return -ENOMEM;
+    LIST_EACH (&w->attempts, node) {
+        const Webhook *row = &CONTAINER_OF(node, WebhookAttempt, node)->row;
+        Str host = arena_str(&b->arena, row->host);
+        if (!host.ptr) return -ENOMEM;
+        use_add(use, &use_n, host);
+        skip[skip_n++] = row->id;
+    }
+    b->search = (WebhookSearch){ .now_ms = clock_real_ms(),
+                                 .limit = w->concurrent_max - w->attempts_n,
+                                 .host_max = w->host_concurrent_max,
+                                 .after_host = arena_str(&b->arena, str_of(w->last_host)),
+                                 .use = use,
+                                 .use_n = use_n,
+                                 .skip = skip,
+                                 .skip_n = skip_n };
+    return b->search.after_host.ptr ? 0 : -ENOMEM;
 }
 
 /* Starts what is due and not under way, as far as there is room. *ret_sleep_ms: how long until the
- * next one is due. Rows under way are among those read, hence a limit of all there may be. */
+ * next one is due. */
 static int dispatch_wait(Webhooks *w, int64_t *ret_sleep_ms)
 {
-    CLEANUP(batch_deinit) Batch batch = { .limit = w->concurrent_max, .next_at_ms = INT64_MAX };
+    CLEANUP(batch_deinit) Batch batch = { 0 };
     arena_init(&batch.arena, BATCH_MEMORY_MAX);
     w->dirty = false;
+    if (w->attempts_n >= w->concurrent_max) return 0;
     uint64_t ended = w->ended;
-    int r = store_read_wait(queue_store(w->queue), batch_load, &batch);
+    int r = batch_fill(w, &batch);
+    if (r == 0) r = store_read_wait(queue_store(w->queue), batch_load, &batch);
     if (r < 0) return r;
     /* what was read may show a row as pending whose attempt ended meanwhile: read again */
     if (w->ended != ended) return 0;
-    for (size_t i = 0; i < batch.n && w->attempts_n < w->concurrent_max; i++)
-        if (!under_way(w, batch.rows[i].id)) attempt_start(w, &batch.rows[i]);
-    if (batch.next_at_ms != INT64_MAX)
-        *ret_sleep_ms = MIN(*ret_sleep_ms, MAX(batch.next_at_ms - clock_real_ms(), 0));
+    const WebhookDue *due = &batch.due;
+    if (due->hosts_full) atomic_fetch_add(&w->host_full, 1);
+    for (size_t i = 0; i < due->n; i++) {
+        attempt_start(w, &due->rows[i]);
+        str_copy(w->last_host, sizeof w->last_host, due->rows[i].host);
+    }
+    if (due->more && due->n > 0) w->dirty = true; /* go on where it ended */
+    if (due->next_at_ms != INT64_MAX)
+        *ret_sleep_ms = MIN(*ret_sleep_ms, MAX(due->next_at_ms - clock_real_ms(), 0));
     return 0;
 }
 
@@ -430,38 +473,29 @@ static int dispatcher_main(void *arg)
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-static int secret_check(Str secret)
-{
-    char signature[WEBHOOK_SIGNATURE_MAX];
-    return webhook_sign(secret, STR("check"), 0, STR(""), signature);
-}
-
 static void webhooks_free(Webhooks *w)
 {
     http_client_free(w->http);
-    if (w->secret) explicit_bzero(w->secret, strlen(w->secret));
-    free(w->secret);
     free(w);
 }
 
 int webhooks_start(const WebhookOptions *options, Webhooks **ret)
 {
-    int r = secret_check(options->secret);
-    if (r < 0) return r;
     Webhooks *w = xcalloc(1, sizeof *w);
     w->queue = options->queue;
     w->guard = *options->guard;
-    w->secret = xcalloc(1, options->secret.len + 1);
-    memcpy(w->secret, options->secret.ptr, options->secret.len);
+    w->secrets = options->secrets;
     w->concurrent_max = options->concurrent_max ? options->concurrent_max : CONCURRENT_DEFAULT;
     w->concurrent_max = MIN(w->concurrent_max, (size_t)CONCURRENT_MAX);
+    w->host_concurrent_max = options->host_concurrent_max ? options->host_concurrent_max
+                                                          : HOST_CONCURRENT_DEFAULT;
     w->breakers = options->breakers;
     w->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_DEFAULT_MS;
     w->poll_ms = options->poll_ms ? options->poll_ms : POLL_DEFAULT_MS;
     w->http = http_client_new();
     list_init(&w->attempts);
     cond_init(&w->changed);
-    r = fiber_spawn("webhooks", dispatcher_main, w, &w->dispatcher);
+    int r = fiber_spawn("webhooks", dispatcher_main, w, &w->dispatcher);
     if (r < 0) webhooks_free(w);
     else *ret = w;
     return r;
@@ -499,48 +533,8 @@ void webhooks_stats(const Webhooks *w, WebhookStats *ret)
         .retried = atomic_load(&w->retried),
         .failed = atomic_load(&w->failed),
         .postponed = atomic_load(&w->postponed),
+        .host_full = atomic_load(&w->host_full),
+        .disabled = atomic_load(&w->disabled),
         .in_flight = atomic_load(&w->in_flight),
     };
-}
-
-/* --- the secret of a dev server --------------------------------------------------------------- */
-
-static int secret_read(int fd, const char *path, char out[WEBHOOK_SECRET_TEXT_MAX])
-{
-    ssize_t n = read(fd, out, WEBHOOK_SECRET_TEXT_MAX - 1);
-    if (n < 0) return diag_set(-errno, "%s: %s", path, strerror(errno));
-    Str text = str_trim(str_make(out, (size_t)n));
-    memmove(out, text.ptr, text.len);
-    out[text.len] = '\0';
-    text.ptr = out;
-    if (str_starts_with(text, STR(SECRET_PREFIX)) && secret_check(text) == 0) return 0;
-    return diag_set(-EINVAL, "%s holds no webhook secret; remove it and a new one is made", path);
-}
-
-static int secret_make(int fd, const char *path, char out[WEBHOOK_SECRET_TEXT_MAX])
-{
-    uint8_t bytes[SECRET_BYTES];
-    entropy_fill(bytes, sizeof bytes);
-    memcpy(out, SECRET_PREFIX, strlen(SECRET_PREFIX));
-    base64_encode(out + strlen(SECRET_PREFIX), str_make((const char *)bytes, sizeof bytes));
-    explicit_bzero(bytes, sizeof bytes);
-    size_t len = strlen(out);
-    if (write(fd, out, len) == (ssize_t)len && write(fd, "\n", 1) == 1 && fsync(fd) == 0) return 0;
-    int r = diag_set(errno ? -errno : -EIO, "%s: cannot be written", path);
-    unlink(path);
-    return r;
-}
-
-int webhook_secret_load(const char *data_dir, char out[WEBHOOK_SECRET_TEXT_MAX])
-{
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s/" SECRET_FILE, data_dir) >= (int)sizeof path)
-        return diag_set(-ENAMETOOLONG, "%s is too long", data_dir);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool make = fd < 0 && errno == ENOENT;
-    if (make) fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0) return diag_set(-errno, "%s: %s", path, strerror(errno));
-    int r = make ? secret_make(fd, path, out) : secret_read(fd, path, out);
-    close(fd);
-    return r;
 }

@@ -7,8 +7,9 @@
  * A receiver gets POST with webhook-id (the same in every attempt), webhook-timestamp,
  * webhook-signature, traceparent, and the body {"type":"task.succeeded","timestamp","data":{task}}
  * of less than WEBHOOK_BODY_BYTES_MAX: a result or error too long for that is left out and
- * data.resultTruncated is true. Only 2xx is success; there are no redirects. 410 ends it; anything
- * else is tried again after 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h, each with up to a
+ * data.resultTruncated is true. Only 2xx is success; there are no redirects. 410 ends it and
+ * disables the endpoint: nothing more is sent to that URL until a person enables it. Anything else
+ * is tried again after 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h, each with up to a
  * tenth added, or later when the receiver says so in Retry-After. A host that fails too often is
  * left alone for a while: what is due for it waits, which counts as no attempt.
  */
@@ -17,26 +18,26 @@
 
 #include "net/addr_guard.h"
 #include "net/breakers.h"
+#include "observe/webhook_secret.h"
 #include "queue/queue.h"
 
 typedef struct Webhooks Webhooks;
 
 #define WEBHOOK_BODY_BYTES_MAX 20000
 #define WEBHOOK_ATTEMPTS_MAX 10
-#define WEBHOOK_SECRET_TEXT_MAX 128 /* "whsec_" and base64, with a NUL */
 
 typedef struct {
-    Queue *queue;           /* borrowed */
-    Str secret;             /* "whsec_…" or the key's bytes; copied */
-    const AddrGuard *guard; /* which addresses may be called; copied */
-    Breakers *breakers;     /* by host; borrowed; NULL: none */
-    size_t concurrent_max;  /* attempts at a time; 0: 8 */
-    int64_t timeout_ms;     /* of an attempt; 0: 15,000 */
-    int64_t poll_ms;        /* look at the outbox at least so often; 0: 1000 */
+    Queue *queue;               /* borrowed */
+    WebhookSecrets *secrets;    /* borrowed */
+    const AddrGuard *guard;     /* which addresses may be called; copied */
+    Breakers *breakers;         /* by host; borrowed; NULL: none */
+    size_t concurrent_max;      /* attempts at a time; 0: 8 */
+    size_t host_concurrent_max; /* of these at one host; 0: 4 */
+    int64_t timeout_ms;         /* of an attempt; 0: 15,000 */
+    int64_t poll_ms;            /* look at the outbox at least so often; 0: 1000 */
 } WebhookOptions;
 
-/* On the loop that is to deliver. Returns 0, -EINVAL (the secret is malformed, diag), -EAGAIN (no
- * fiber). */
+/* On the loop that is to deliver. Returns 0 or -EAGAIN (no fiber). */
 MUST_CHECK int webhooks_start(const WebhookOptions *options, Webhooks **ret);
 
 /* On the same loop. Begins no further attempt, lets those under way end until deadline_ms
@@ -46,6 +47,8 @@ void webhooks_stop_wait(Webhooks *webhooks, int64_t deadline_ms);
 typedef struct {
     uint64_t attempts, delivered, retried, failed;
     uint64_t postponed; /* not attempted: the host's breaker was open */
+    uint64_t host_full; /* searches that left something: its host had all it may have */
+    uint64_t disabled;  /* endpoints that answered 410 */
     int64_t in_flight;
 } WebhookStats;
 /* Any thread. */
@@ -54,10 +57,6 @@ void webhooks_stats(const Webhooks *webhooks, WebhookStats *ret);
 /* The body of the webhook about a task that has come to rest, for QueueOptions.webhook_body. Pure;
  * any thread. Sets out->failed when it cannot be made. */
 void webhook_body(Buf *out, const Task *task, int64_t now_ms);
-
-/* The secret kept in data_dir/webhook-secret (mode 0600), made at random when it is not there.
- * Blocks on files. Returns 0, -EINVAL (the file holds no secret), -errno with diag. */
-MUST_CHECK int webhook_secret_load(const char *data_dir, char out[WEBHOOK_SECRET_TEXT_MAX]);
 
 /* When to try again after `attempts` of them failed: milliseconds from now, or -1 when that was the
  * last. random: 64 uniform bits. retry_after_ms: the receiver's wish, 0: none. Pure. */

@@ -4,6 +4,7 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "codec/json.h"
+#include "codec/url.h"
 #include "queue/queue_private.h"
 #include "store/webhook_store.h"
 
@@ -40,17 +41,35 @@ static void webhook_write(const Queue *queue, Buf *body, const Task *task, int64
     buf_clear(body);
 }
 
+/* "name:port"; the whole URL where it cannot be read, which its delivery will say. */
+static Str webhook_host(Arena *arena, Str url)
+{
+    Url parsed;
+    if (url_parse(arena, url, &parsed) < 0) return str_sub(url, 0, WEBHOOK_HOST_MAX - 1);
+    Str host = arena_printf(arena, "%.*s:%u", STR_ARG(parsed.host), parsed.port);
+    return str_sub(host, 0, WEBHOOK_HOST_MAX - 1);
+}
+
 static int webhook_put(Db *db, const Task *task, Str body, int64_t now_ms)
 {
+    CLEANUP(arena_deinit) Arena arena;
     char id[64], task_id[UUID_TEXT_MAX];
+    bool disabled = false;
+    arena_init(&arena, SETTINGS_ARENA_MAX);
+    int r = webhook_is_disabled(db, task->webhook_url, &disabled);
+    if (r != 0) return r;
     /* the time tells apart what befalls a task that is queued again by hand */
     snprintf(id, sizeof id, "msg_%s_%" PRIx64, uuid_text(task->id, task_id), (uint64_t)now_ms);
-    return webhook_insert(db, &(Webhook){ .webhook_id = str_of(id),
-                                          .task_seq = task->seq,
-                                          .url = task->webhook_url,
-                                          .body = body,
-                                          .created_at_ms = now_ms,
-                                          .next_at_ms = now_ms });
+    Webhook row = { .webhook_id = str_of(id),
+                    .task_seq = task->seq,
+                    .url = task->webhook_url,
+                    .host = webhook_host(&arena, task->webhook_url),
+                    .body = body,
+                    .state = disabled ? WEBHOOK_FAILED : WEBHOOK_PENDING,
+                    .created_at_ms = now_ms,
+                    .next_at_ms = disabled ? 0 : now_ms };
+    if (disabled) row.last_error = STR("the endpoint is disabled: it has answered 410");
+    return webhook_insert(db, &row);
 }
 
 /* Puts the news of a task that has come to rest into the outbox. */

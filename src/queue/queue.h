@@ -39,6 +39,7 @@ enum {
     QUEUE_E_NO_WORKER,    /* the worker is unknown, lost or stopped: it must register again */
     QUEUE_E_NO_BUDGET,    /* no such budget */
     QUEUE_E_SWITCHED_OFF, /* a flag forbids tasks of this agent, version, tenant or user */
+    QUEUE_E_NO_WEBHOOK,   /* no such webhook, or no such disabled endpoint */
     QUEUE_E_NO_RECORDING, /* the task's journal has no such recording, or not its request */
 };
 
@@ -304,6 +305,18 @@ MUST_CHECK int queue_logs_append_wait(Queue *queue, TaskRef task, const TaskLogL
  * begin at once. queue_webhook_wait is as queue_watch_wait. */
 uint64_t queue_webhook_mark(Queue *queue);
 MUST_CHECK int queue_webhook_wait(Queue *queue, uint64_t mark, int64_t deadline_ms);
+
+/* Sends a webhook again that was delivered or given up, under its id, as if it were new. Returns 0,
+ * QUEUE_E_NO_WEBHOOK, QUEUE_E_STATE (it is pending, or its endpoint disabled), -errno. */
+MUST_CHECK int queue_webhook_again_wait(Queue *queue, Str webhook_id);
+
+/* The same for those that were given up: of a url (empty: any), since then (Unix time). Those of
+ * disabled endpoints are left. Returns 0 or -errno. */
+MUST_CHECK int queue_webhooks_again_wait(Queue *queue, Str url, int64_t since_ms, int64_t *ret_n);
+
+/* Lets webhooks be sent to an endpoint that has answered 410. Returns 0, QUEUE_E_NO_WEBHOOK (it
+ * was not disabled), -errno. */
+MUST_CHECK int queue_webhook_enable_wait(Queue *queue, Str url);
 
 /* --- controller ------------------------------------------------------------------------------- */
 

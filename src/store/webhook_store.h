@@ -3,9 +3,15 @@
 #ifndef GANTRY_STORE_WEBHOOK_STORE_H
 #define GANTRY_STORE_WEBHOOK_STORE_H
 
+#include "codec/uuid.h"
 #include "store/db.h"
+#include "store/page.h"
 
 #define WEBHOOK_LIST_MAX 1000
+#define WEBHOOK_HOST_MAX 262      /* "name:port" with a NUL */
+#define WEBHOOK_HOSTS_MAX 1024    /* looked at in one search for what is due */
+#define WEBHOOK_AGAIN_MAX 500     /* made pending again in one call */
+#define WEBHOOK_DISABLED_MAX 1000 /* endpoints listed */
 
 typedef enum { WEBHOOK_PENDING, WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_STATE_N_ } WebhookState;
 const char *webhook_state_name(WebhookState state);
@@ -14,8 +20,9 @@ typedef struct {
     int64_t id;
     Str webhook_id; /* the same over all tries of this event */
     int64_t task_seq;
-    Str url;
-    Str body; /* JSON, as it is signed and sent */
+    Uuid task_id;  /* only webhook_page */
+    Str url, host; /* host: "name:port" of url */
+    Str body;      /* JSON, as it is signed and sent */
     WebhookState state;
     int64_t attempts;
     int64_t created_at_ms;
@@ -24,12 +31,36 @@ typedef struct {
     Str last_error;      /* empty after success */
 } Webhook;
 
+/* Adds a row: state (PENDING or FAILED), next_at_ms and last_error as they are in it. */
 MUST_CHECK int webhook_insert(Db *db, const Webhook *webhook);
 
-/* Pending rows due at now_ms, the longest due first, at most limit. ret_next_at_ms: when the next
- * one after these is due, INT64_MAX for none. Returns 0, -ENOMEM, -errno. */
-MUST_CHECK int webhook_due(Db *db, int64_t now_ms, size_t limit, Arena *arena, Webhook **ret,
-                           size_t *ret_n, int64_t *ret_next_at_ms);
+/* How many attempts at a host are under way. */
+typedef struct {
+    Str host;
+    size_t n;
+} WebhookHostUse;
+
+typedef struct {
+    int64_t now_ms;
+    size_t limit;    /* rows in all */
+    size_t host_max; /* attempts at one host at a time, those under way included */
+    Str after_host;  /* hosts behind this one come first, so that all have their turn */
+    const WebhookHostUse *use;
+    size_t use_n;
+    const int64_t *skip; /* ids of rows under way */
+    size_t skip_n;
+} WebhookSearch;
+
+typedef struct {
+    Webhook *rows; /* in arena */
+    size_t n;
+    int64_t next_at_ms; /* when the next one after these is due; INT64_MAX: none */
+    bool hosts_full;    /* something due was left because its host has all it may have */
+    bool more;          /* there are more hosts than were looked at, or limit was reached */
+} WebhookDue;
+
+/* Pending rows due at now_ms, of each host the longest due first. Returns 0, -ENOMEM, -errno. */
+MUST_CHECK int webhook_due(Db *db, const WebhookSearch *search, Arena *arena, WebhookDue *ret);
 
 /* Records a try: state DELIVERED or FAILED ends it, PENDING tries again at next_at_ms. Returns 0,
  * -ENOENT (no such row, or not pending any more), -errno. */
@@ -39,8 +70,54 @@ MUST_CHECK int webhook_record(Db *db, int64_t id, WebhookState state, int64_t ne
 /* Puts a pending row off: no attempt was made. Returns 0 or -errno. */
 MUST_CHECK int webhook_postpone(Db *db, int64_t id, int64_t next_at_ms);
 
-/* Makes a failed row pending again, due at now_ms. Returns 0, -ENOENT, -errno. */
+/* Makes a row that was delivered or given up pending again, due at now_ms, with all its attempts
+ * to come. Returns 0, -ENOENT (no such row, or pending), -errno. */
 MUST_CHECK int webhook_again(Db *db, int64_t id, int64_t now_ms);
+
+/* The same for rows that were given up, oldest first, at most WEBHOOK_AGAIN_MAX of them: of a url
+ * (empty: any), created from since_ms on, with an id above after_id. Those of endpoints that are
+ * disabled are left. ret_after_id: continue behind it, 0: that was all. Returns 0 or -errno. */
+MUST_CHECK int webhook_again_many(Db *db, Str url, int64_t since_ms, int64_t after_id,
+                                  int64_t now_ms, int64_t *ret_n, int64_t *ret_after_id);
+
+/* The row of that webhook_id of the task. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int webhook_find(Db *db, int64_t task_seq, Str webhook_id, int64_t *ret_id,
+                            WebhookState *ret_state);
+
+typedef struct {
+    int state; /* a WebhookState, -1: any */
+    Str url;   /* empty: any */
+    Str cursor;
+    size_t limit; /* 0: PAGE_ROWS_DEFAULT */
+} WebhookFilter;
+
+typedef struct {
+    Webhook *rows; /* newest first, body left empty */
+    size_t n;
+    PageCursor next;
+} WebhookPage;
+
+/* As task_list. */
+MUST_CHECK int webhook_page(Db *db, const WebhookFilter *filter, Arena *arena, WebhookPage *ret);
+
+/* --- endpoints -------------------------------------------------------------------------------- */
+
+/* A receiver that said that it wants no more (410): nothing is sent to it until it is enabled. */
+typedef struct {
+    Str url;
+    int64_t at_ms;
+    Str webhook_id; /* what it said it to */
+} WebhookDisabled;
+
+/* Does nothing to one that is disabled already. */
+MUST_CHECK int webhook_disable(Db *db, const WebhookDisabled *endpoint);
+/* Returns 0, -ENOENT (it was not disabled), -errno. */
+MUST_CHECK int webhook_enable(Db *db, Str url);
+MUST_CHECK int webhook_is_disabled(Db *db, Str url, bool *ret);
+/* Whether the endpoint of the row is. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int webhook_of_disabled(Db *db, int64_t id, bool *ret);
+/* By url, at most WEBHOOK_DISABLED_MAX. Returns 0, -ENOMEM, -errno. */
+MUST_CHECK int webhook_disabled_list(Db *db, Arena *arena, WebhookDisabled **ret, size_t *ret_n);
 
 /* The webhooks of a task, oldest first, body left empty. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int webhook_list(Db *db, int64_t task_seq, Arena *arena, Webhook **ret, size_t *ret_n);

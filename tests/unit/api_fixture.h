@@ -47,7 +47,9 @@ typedef struct {
     Metrics *metrics;
     ApiServer *api;
     Webhooks *webhooks;
-    Breakers *breakers; /* of webhook hosts: three failures open one for half a second */
+    WebhookSecrets *secrets;
+    bool secret_in_file; /* in the data directory, instead of SECRET */
+    Breakers *breakers;  /* of webhook hosts: three failures open one for half a second */
     RateBoard *board;
     HttpServer *server;
     Loop *loop;
@@ -79,7 +81,7 @@ static inline int api_fixture_main(void *arg)
     metrics_add_server(f->metrics, f->server);
     WebhookOptions webhooks = {
         .queue = f->queue,
-        .secret = STR(SECRET),
+        .secrets = f->secrets,
         .guard = &f->guard,
         .breakers = f->breakers,
         .timeout_ms = 2000,
@@ -121,6 +123,10 @@ static inline void api_open(ApiFixture *f)
     rate_board_add_breakers(f->board, f->breakers);
     metrics_add_board(f->metrics, f->board);
     f->options.board = f->board;
+    WebhookSecretOptions secrets = { .secret = STR(SECRET), .data_dir = f->dir.path };
+    if (f->secret_in_file) secrets.secret = STR_NULL;
+    if (webhook_secrets_open(&secrets, &f->secrets) < 0) DIE("no secret: %s", diag_text());
+    f->options.webhook_secrets = f->secrets;
     if (api_new(&f->options, &f->api) < 0) DIE("no API: %s", diag_text());
     sem_init(&f->ready, 0, 0);
     f->loop = loop_new("server");
@@ -138,6 +144,7 @@ static inline void api_close(ApiFixture *f)
     loop_free(f->loop);
     sem_destroy(&f->ready);
     api_free(TAKE(f->api));
+    webhook_secrets_free(TAKE(f->secrets));
     metrics_free(TAKE(f->metrics));
     rate_board_free(TAKE(f->board));
     breakers_free(TAKE(f->breakers));

@@ -76,13 +76,17 @@ typedef struct {
     Fixture *f;
     Webhook *due;
     size_t n;
-    int64_t next;
 } DueJob;
 
 static int due_job(Db *db, void *arg)
 {
     DueJob *job = arg;
-    return webhook_due(db, real_now, 10, &job->f->arena, &job->due, &job->n, &job->next);
+    WebhookSearch search = { .now_ms = real_now, .limit = 10, .host_max = 10 };
+    WebhookDue due;
+    int r = webhook_due(db, &search, &job->f->arena, &due);
+    job->due = due.rows;
+    job->n = due.n;
+    return r;
 }
 
 static int body_webhook(void *arg)
@@ -104,6 +108,7 @@ static int body_webhook(void *arg)
     CHECK_INT(job.n, 1);
     CHECK_STR(job.due[0].body, STR("succeeded \"done\" 30"));
     CHECK_STR(job.due[0].url, STR("http://h/"));
+    CHECK_STR(job.due[0].host, STR("h:80"));
     CHECK(str_starts_with(job.due[0].webhook_id, STR("msg_")));
     CHECK(str_find_char(job.due[0].webhook_id, '.') < 0);
     CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);

@@ -630,42 +630,169 @@ static void test_calls_recent(void **state)
     run(state, job_calls_recent);
 }
 
+static WebhookDue due_at(Db *db, Arena *arena, WebhookSearch search)
+{
+    WebhookDue due = { 0 };
+    if (search.limit == 0) search.limit = 10;
+    if (search.host_max == 0) search.host_max = 10;
+    CHECK_INT(webhook_due(db, &search, arena, &due), 0);
+    return due;
+}
+
 static int job_webhooks(Db *db, void *arg)
 {
     Arena *arena = arg;
-    Webhook *due,
-        w = { .webhook_id = STR("msg"), .task_seq = 3, .url = STR("u"), .body = STR("{}") };
+    Webhook *list, w = { .webhook_id = STR("msg"),
+                         .task_seq = 3,
+                         .url = STR("u"),
+                         .host = STR("h:1"),
+                         .body = STR("{}") };
     size_t n;
-    int64_t next;
     for (int i = 1; i <= 3; i++) {
         w.next_at_ms = 10 * i;
         CHECK_INT(webhook_insert(db, &w), 0);
     }
-    CHECK_INT(webhook_due(db, 5, 10, arena, &due, &n, &next), 0);
-    CHECK_INT(n, 0);
-    CHECK_INT(next, 10);
-    CHECK_INT(webhook_due(db, 30, 2, arena, &due, &n, &next), 0);
-    CHECK_INT(n, 2);
-    CHECK_INT(next, 30);
-    CHECK_STR(due[0].body, STR("{}"));
-    CHECK_INT(webhook_record(db, due[0].id, WEBHOOK_PENDING, 100, 500, STR("oops")), 0);
-    CHECK_INT(webhook_record(db, due[1].id, WEBHOOK_FAILED, 0, 410, STR("gone")), 0);
-    CHECK_INT(webhook_record(db, due[1].id, WEBHOOK_PENDING, 0, 410, STR("gone")), -ENOENT);
-    CHECK_INT(webhook_due(db, 99, 10, arena, &due, &n, &next), 0);
-    CHECK_INT(n, 1);
-    CHECK_INT(next, 100);
-    CHECK_INT(webhook_list(db, 3, arena, &due, &n), 0);
+    WebhookDue due = due_at(db, arena, (WebhookSearch){ .now_ms = 5 });
+    CHECK_INT(due.n, 0);
+    CHECK_INT(due.next_at_ms, 10);
+    due = due_at(db, arena, (WebhookSearch){ .now_ms = 30, .limit = 2 });
+    CHECK_INT(due.n, 2);
+    CHECK(due.more);
+    CHECK_STR(due.rows[0].body, STR("{}"));
+    CHECK_INT(webhook_record(db, due.rows[0].id, WEBHOOK_PENDING, 100, 500, STR("oops")), 0);
+    CHECK_INT(webhook_record(db, due.rows[1].id, WEBHOOK_FAILED, 0, 410, STR("gone")), 0);
+    CHECK_INT(webhook_record(db, due.rows[1].id, WEBHOOK_PENDING, 0, 410, STR("gone")), -ENOENT);
+    due = due_at(db, arena, (WebhookSearch){ .now_ms = 99 });
+    CHECK_INT(due.n, 1);
+    CHECK(!due.more && !due.hosts_full);
+    CHECK_INT(webhook_list(db, 3, arena, &list, &n), 0);
     CHECK_INT(n, 3);
-    CHECK_INT(due[0].attempts, 1);
-    CHECK_INT(due[1].state, WEBHOOK_FAILED);
-    CHECK_STR(due[1].last_error, STR("gone"));
-    CHECK_INT(webhook_again(db, due[0].id, 7), -ENOENT);
-    CHECK_INT(webhook_again(db, due[1].id, 7), 0);
-    CHECK_INT(webhook_due(db, 7, 10, arena, &due, &n, &next), 0);
-    CHECK_INT(n, 1);
-    CHECK_INT(due[0].attempts, 0);
+    CHECK_INT(list[0].attempts, 1);
+    CHECK_INT(list[1].state, WEBHOOK_FAILED);
+    CHECK_STR(list[1].last_error, STR("gone"));
+    CHECK_INT(webhook_again(db, list[0].id, 7), -ENOENT);
+    CHECK_INT(webhook_again(db, list[1].id, 7), 0);
+    due = due_at(db, arena, (WebhookSearch){ .now_ms = 7 });
+    CHECK_INT(due.n, 1);
+    CHECK_INT(due.rows[0].attempts, 0);
     CHECK_STR(str_of(webhook_state_name(WEBHOOK_FAILED)), STR("failed"));
     return 0;
+}
+
+/* Hosts a, b, c with 5, 1 and 2 webhooks that are due; a's before the others'. */
+static int job_webhook_hosts(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    for (int i = 0; i < 8; i++) {
+        Webhook w = { .webhook_id = STR("msg"), .task_seq = 3, .url = STR("u"), .body = STR("{}") };
+        w.host = i < 5 ? STR("a:1") : i < 6 ? STR("b:1") : STR("c:1");
+        w.next_at_ms = i;
+        CHECK_INT(webhook_insert(db, &w), 0);
+    }
+    WebhookDue due = due_at(db, arena, (WebhookSearch){ .now_ms = 99, .host_max = 2 });
+    CHECK_INT(due.n, 5);
+    CHECK(due.hosts_full);
+    CHECK_STR(due.rows[2].host, STR("b:1"));
+
+    /* one host behind the other, and around */
+    due = due_at(db, arena,
+                 (WebhookSearch){ .now_ms = 99, .host_max = 1, .after_host = STR("a:1") });
+    CHECK_INT(due.n, 3);
+    CHECK_STR(due.rows[0].host, STR("b:1"));
+    CHECK_STR(due.rows[2].host, STR("a:1"));
+
+    /* what is under way has its place, and is not found again */
+    WebhookHostUse use = { STR("a:1"), 2 };
+    int64_t skip[] = { due.rows[2].id };
+    WebhookSearch search = { .now_ms = 99, .host_max = 2, .use = &use, .use_n = 1 };
+    due = due_at(db, arena, search);
+    CHECK_INT(due.n, 3);
+    CHECK_STR(due.rows[0].host, STR("b:1"));
+    use.n = 1;
+    search.skip = skip;
+    search.skip_n = 1;
+    due = due_at(db, arena, search);
+    CHECK_INT(due.n, 4);
+    CHECK(due.rows[0].id != skip[0]);
+    return 0;
+}
+
+static int job_webhook_dead(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    WebhookPage page;
+    int64_t n = 0, after = 0, id = 0;
+    WebhookState found;
+    bool disabled = false;
+    TaskRow task = {
+        .id = { { 7 } }, .agent = STR("a"), .version_id = STR("v"), .input = STR("1")
+    };
+    int64_t seq = 0;
+    CHECK_INT(task_insert(db, &task, &seq), 0);
+    for (int i = 0; i < 600; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "msg_%d", i);
+        Webhook w = { .webhook_id = str_of(name),
+                      .task_seq = seq,
+                      .url = i % 2 ? STR("u1") : STR("u2"),
+                      .host = STR("h:1"),
+                      .body = STR("{}"),
+                      .state = WEBHOOK_FAILED,
+                      .created_at_ms = i };
+        CHECK_INT(webhook_insert(db, &w), 0);
+    }
+    WebhookFilter filter = { .state = WEBHOOK_FAILED, .url = STR("u1"), .limit = 200 };
+    CHECK_INT(webhook_page(db, &filter, arena, &page), 0);
+    CHECK_INT(page.n, 200);
+    CHECK_STR(page.rows[0].webhook_id, STR("msg_599"));
+    CHECK(uuid_eq(page.rows[0].task_id, task.id));
+    filter.cursor = str_of(page.next.text);
+    CHECK_INT(webhook_page(db, &filter, arena, &page), 0);
+    CHECK_INT(page.n, 100);
+    CHECK(page.next.text[0] == '\0');
+    filter = (WebhookFilter){ .state = WEBHOOK_PENDING };
+    CHECK_INT(webhook_page(db, &filter, arena, &page), 0);
+    CHECK_INT(page.n, 0);
+    filter.cursor = STR("no");
+    CHECK_INT(webhook_page(db, &filter, arena, &page), -EINVAL);
+    CHECK_INT(webhook_find(db, seq, STR("msg_5"), &id, &found), 0);
+    CHECK_INT(found, WEBHOOK_FAILED);
+    CHECK_INT(webhook_find(db, seq, STR("msg_x"), &id, &found), -ENOENT);
+
+    WebhookDisabled gone = { STR("u2"), 5, STR("msg_4") }, *list;
+    size_t list_n = 0;
+    CHECK_INT(webhook_disable(db, &gone), 0);
+    CHECK_INT(webhook_disable(db, &gone), 0);
+    CHECK_INT(webhook_disabled_list(db, arena, &list, &list_n), 0);
+    CHECK_INT(list_n, 1);
+    CHECK_INT(list[0].at_ms, 5);
+    CHECK_INT(webhook_is_disabled(db, STR("u1"), &disabled), 0);
+    CHECK(!disabled);
+    CHECK_INT(webhook_find(db, seq, STR("msg_4"), &id, &found), 0);
+    CHECK_INT(webhook_of_disabled(db, id, &disabled), 0);
+    CHECK(disabled);
+    CHECK_INT(webhook_again_many(db, STR_NULL, 500, 0, 9, &n, &after), 0);
+    CHECK_INT(n, 50); /* those of u2 are left */
+    CHECK_INT(after, 0);
+    CHECK_INT(webhook_enable(db, STR("u2")), 0);
+    CHECK_INT(webhook_enable(db, STR("u2")), -ENOENT);
+    CHECK_INT(webhook_again_many(db, STR_NULL, 0, 0, 9, &n, &after), 0);
+    CHECK_INT(n, WEBHOOK_AGAIN_MAX);
+    CHECK(after > 0);
+    CHECK_INT(webhook_again_many(db, STR_NULL, 0, after, 9, &n, &after), 0);
+    CHECK_INT(n, 50);
+    CHECK_INT(after, 0);
+    return 0;
+}
+
+static void test_webhook_hosts(void **state)
+{
+    run(state, job_webhook_hosts);
+}
+
+static void test_webhook_dead(void **state)
+{
+    run(state, job_webhook_dead);
 }
 
 static void test_webhooks(void **state)
@@ -787,14 +914,15 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_agents),       cmocka_unit_test(test_retry_settings),
-        TEST(test_versions),     TEST(test_versions_never_change),
-        TEST(test_routing),      TEST(test_task_life),
-        TEST(test_task_restart), TEST(test_running),
-        TEST(test_list),         TEST(test_list_is_bounded),
-        TEST(test_plans),        TEST(test_calls_and_logs),
-        TEST(test_calls_recent), TEST(test_webhooks),
-        TEST(test_keys),         TEST(test_workers),
+        TEST(test_agents),        cmocka_unit_test(test_retry_settings),
+        TEST(test_versions),      TEST(test_versions_never_change),
+        TEST(test_routing),       TEST(test_task_life),
+        TEST(test_task_restart),  TEST(test_running),
+        TEST(test_list),          TEST(test_list_is_bounded),
+        TEST(test_plans),         TEST(test_calls_and_logs),
+        TEST(test_calls_recent),  TEST(test_webhooks),
+        TEST(test_webhook_hosts), TEST(test_webhook_dead),
+        TEST(test_keys),          TEST(test_workers),
         TEST(test_artifacts),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
