@@ -1,5 +1,4 @@
 /* Calls without a task: whose they are, and their records. */
-#include "base/diag.h"
 #include "queue/queue_private.h"
 #include "store/account_store.h"
 #include "sys/entropy.h"
@@ -26,15 +25,6 @@ int queue_account_wait(Queue *queue, const BudgetOwner *owner, Uuid *ret)
     int r = store_call_wait(queue->store, account_job, &job);
     if (r == 0) *ret = job.account;
     return r;
-}
-
-int account_book(Queue *queue, Db *db, Uuid id, const Call *calls, size_t n)
-{
-    JournalKept kept = { 0 };
-    TaskHead head = { .id = id };
-    int r = account_seq(db, id, &head.seq);
-    if (r == -ENOENT) return diag_set(QUEUE_E_STALE, "there is no such account");
-    return r == 0 ? calls_book(queue, db, &head, calls, n, &kept) : r;
 }
 
 typedef struct {

@@ -12,12 +12,17 @@
 #define WEBHOOK_ARENA_MAX (64 << 20)
 #define WEBHOOK_BODY_MAX (1 << 20)
 
+int task_stale(void)
+{
+    return diag_set(QUEUE_E_STALE, "the task is not held under this fence any more");
+}
+
 int task_held(Db *db, TaskRef ref, TaskHead *ret)
 {
     int r = task_head(db, ref.id, ret);
     if (r < 0 && r != -ENOENT) return r;
     if (r == 0 && ret->state == TASK_RUNNING && ret->fence == ref.fence) return 0;
-    return diag_set(QUEUE_E_STALE, "the task is not held under this fence any more");
+    return task_stale();
 }
 
 /* --- webhooks --------------------------------------------------------------------------------- */

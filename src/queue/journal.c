@@ -3,13 +3,15 @@
 #include "base/log.h"
 #include "queue/queue_private.h"
 
-int journal_keep(const Queue *queue, Db *db, const TaskHead *head, const JournalNew *rec,
-                 JournalKept *kept)
+#define FACTS_ARENA_MAX (64 * 1024)
+
+int journal_keep(const Queue *queue, Db *db, const JournalOf *of, const JournalNew *rec,
+                 JournalLast *last, JournalKept *kept)
 {
     JournalLimits limits = { .bytes_max = queue->options.journal_bytes_max,
                              .recordings_max = queue->options.journal_recordings_max };
     bool closed_now;
-    int r = journal_add(db, head->seq, head->attempt, rec, &limits, &closed_now);
+    int r = journal_add(db, of, rec, &limits, last, &closed_now);
     kept->closed += closed_now;
     if (r == JOURNAL_E_CLOSED) {
         kept->dropped++;
@@ -58,12 +60,16 @@ typedef struct {
 static int add_job(Db *db, void *arg)
 {
     AddJob *job = arg;
-    TaskHead head;
-    int r = task_held(db, job->task, &head);
+    TaskFacts facts;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, FACTS_ARENA_MAX);
+    int r = task_facts(db, job->task.id, job->task.fence, &arena, &facts);
+    if (r == -ENOENT) return task_stale();
+    JournalOf of = { facts.seq, facts.attempt, facts.version_id };
     for (size_t i = 0; i < job->n && r == 0; i++) {
         const JournalNew *recording = &job->recordings[i];
-        r = journal_has(db, head.seq, recording->call_id);
-        if (r == -ENOENT) r = journal_keep(job->queue, db, &head, recording, &job->kept);
+        r = journal_has(db, facts.seq, recording->call_id);
+        if (r == -ENOENT) r = journal_keep(job->queue, db, &of, recording, NULL, &job->kept);
     }
     return r;
 }

@@ -185,25 +185,25 @@ void ledger_close(Queue *queue)
 
 /* --- spend ------------------------------------------------------------------------------------ */
 
-int ledger_settle(Queue *queue, Db *db, int64_t task_seq, const Call *call)
+int64_t ledger_day_ms(int64_t at_ms)
+{
+    return window_of(BUDGET_DAY, at_ms).start_ms;
+}
+
+int ledger_settle(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id, int64_t at_ms,
+                  const CapHold *spent)
 {
     const RuleList *rules = &queue->ledger.rules;
-    CapHold spent = { .tokens = call->charged_tokens, .nusd = call->cost_nusd };
-    if (rules->n == 0 || call->replayed || call->cached) return 0;
-    if (spent.tokens == 0 && spent.nusd == 0) return 0;
-    CLEANUP(arena_deinit) Arena arena;
-    BudgetOwner owner;
     BudgetRule scopes[BUDGET_SCOPES_MAX];
-    arena_init(&arena, 64 * 1024);
-    int r = budget_owner_of(db, task_seq, &arena, &owner);
-    size_t n = r == 0 ? budget_rules_of(rules->list, rules->n, &owner, scopes) : 0;
+    size_t n = budget_rules_of(rules->list, rules->n, owner, scopes);
+    int r = 0;
     for (size_t i = 0; i < n && r == 0; i++) {
         char text[BUDGET_SCOPE_TEXT_MAX];
-        int64_t start_ms = window_of(scopes[i].scope.period, call->at_ms).start_ms;
+        int64_t start_ms = window_of(scopes[i].scope.period, at_ms).start_ms;
         BudgetSliceKey key = { str_of(budget_scope_text(&scopes[i].scope, text)), start_ms,
-                               call->worker_id };
+                               worker_id };
         r = budget_slice_settle(db, &key,
-                                scopes[i].scope.unit == BUDGET_USD ? spent.nusd : spent.tokens);
+                                scopes[i].scope.unit == BUDGET_USD ? spent->nusd : spent->tokens);
     }
     return r;
 }
@@ -568,7 +568,6 @@ typedef struct {
 
 static int hold_book(HoldsJob *job, Db *db, const BudgetHold *hold)
 {
-    TaskHead head;
     Call call = { .call_id = hold->call_id,
                   .attempt = hold->attempt,
                   .fence = hold->task.fence,
@@ -581,11 +580,8 @@ static int hold_book(HoldsJob *job, Db *db, const BudgetHold *hold)
                   .charged_tokens = hold->charge.tokens,
                   .worker_id = job->dead_id };
     JournalKept kept = { 0 };
-    bool account = hold->task.fence == TASK_FENCE_ACCOUNT;
-    int r = account ? account_book(job->queue, db, hold->task.id, &call, 1)
-                    : task_head(db, hold->task.id, &head);
-    if (r == -ENOENT || r == QUEUE_E_STALE) return 0; /* nobody has such calls */
-    return r == 0 && !account ? calls_book(job->queue, db, &head, &call, 1, &kept) : r;
+    int r = calls_book(job->queue, db, hold->task, &call, 1, &kept);
+    return r == -ENOENT ? 0 : r;
 }
 
 /* Ends what the dead worker ran, then books and closes, all in one. */

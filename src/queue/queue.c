@@ -116,6 +116,7 @@ static Queue *queue_new(Store *store, const QueueOptions *options)
     options_fill(&queue->options);
     queue->clock = options->clock ? *options->clock : (QueueClock){ real_ms, mono_ms, NULL };
     queue->steady_base_ms = queue_now_ms(queue) - queue->clock.mono_ms(queue->clock.ctx);
+    queue->known = known_tasks_new();
     pthread_mutex_init(&queue->lock, NULL);
     list_init(&queue->claimers);
     list_init(&queue->webhooks.waiters);
@@ -143,6 +144,7 @@ void queue_close(Queue *queue)
     for (size_t i = 0; i < TASK_MARKS_N; i++) assert(list_empty(&queue->tasks[i].waiters));
     for (size_t i = 0; i < WORKER_MARKS_N; i++) assert(list_empty(&queue->workers[i].waiters));
     ledger_close(queue);
+    known_tasks_free(queue->known);
     pthread_mutex_destroy(&queue->lock);
     free(queue);
 }

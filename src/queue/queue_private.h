@@ -48,12 +48,15 @@ typedef struct {
     CacheFigures figures;
 } CacheReport;
 
+typedef struct KnownTasks KnownTasks;
+
 struct Queue {
     Store *store;
     QueueOptions options; /* defaults filled in */
     QueueClock clock;
     int64_t steady_base_ms; /* makes steady time from monotonic time */
     Uuid7Gen ids;           /* the store thread's */
+    KnownTasks *known;      /* the store thread's */
     int64_t purge_at_ms;    /* the ticking fiber's */
 
     pthread_mutex_t lock; /* guards what follows; never held across a wait */
@@ -108,8 +111,13 @@ void queue_submitted(Queue *queue, Lane lane);
 MUST_CHECK int ledger_open(Queue *queue);
 void ledger_close(Queue *queue);
 
-/* Inside a job: books a recorded call. */
-MUST_CHECK int ledger_settle(Queue *queue, Db *db, int64_t task_seq, const Call *call);
+/* The start of the day, as budgets count days. */
+int64_t ledger_day_ms(int64_t at_ms);
+
+/* Inside a job: books what recorded calls of the owner, that began in the day of at_ms and were
+ * reported by the worker, have cost. */
+MUST_CHECK int ledger_settle(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id,
+                             int64_t at_ms, const CapHold *spent);
 
 /* Somebody who waits for a budget may get it now, or never. Any thread, without the lock. */
 void ledger_changed(Queue *queue);
@@ -160,6 +168,9 @@ MUST_CHECK int task_conclude(const Queue *queue, Db *db, const TaskHead *head,
 MUST_CHECK int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskState state,
                                   Str error_code, Str by, int64_t now_ms, Effects *effects);
 
+/* Says so; returns QUEUE_E_STALE. */
+int task_stale(void);
+
 /* The running task of a reference: 0, QUEUE_E_STALE, -errno. */
 MUST_CHECK int task_held(Db *db, TaskRef ref, TaskHead *ret);
 
@@ -169,19 +180,23 @@ typedef struct {
     size_t bytes;
 } JournalKept;
 
-/* Keeps a recording of the running attempt, unless the journal is full. Returns 0 or -errno. */
-MUST_CHECK int journal_keep(const Queue *queue, Db *db, const TaskHead *head,
-                            const JournalNew *recording, JournalKept *kept);
+/* Keeps a recording of the running attempt, unless the journal is full. last: as in journal_add.
+ * Returns 0 or -errno. */
+MUST_CHECK int journal_keep(const Queue *queue, Db *db, const JournalOf *of,
+                            const JournalNew *recording, JournalLast *last, JournalKept *kept);
 /* Any thread, without the lock. */
 void journal_apply(Queue *queue, Uuid task_id, const JournalKept *kept);
 void journal_purged(Queue *queue, int64_t recordings);
 
-/* Records calls of the task, each once by its id, with their recordings, usage and cost. */
-MUST_CHECK int calls_book(Queue *queue, Db *db, const TaskHead *head, const Call *calls, size_t n,
+/* Records calls of the task, in whatever state it is, or of the account; each once by its id, with
+ * their recordings, usage and cost (book.c). Returns 0, -ENOENT (there is no such task or account),
+ * -errno. */
+MUST_CHECK int calls_book(Queue *queue, Db *db, TaskRef task, const Call *calls, size_t n,
                           JournalKept *kept);
 
-/* queue/accounts.c: the same for an account. Returns 0, QUEUE_E_STALE (no such account), -errno. */
-MUST_CHECK int account_book(Queue *queue, Db *db, Uuid id, const Call *calls, size_t n);
+/* What is remembered of tasks that call often; the store thread's. */
+KnownTasks *known_tasks_new(void);
+void known_tasks_free(KnownTasks *tasks);
 
 /* Ends the attempts a worker holds, at most END_TASKS_MAX of them. */
 typedef struct {

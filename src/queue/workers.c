@@ -252,113 +252,18 @@ int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_sta
 typedef struct {
     Queue *queue;
     TaskRef task;
-    const Call *calls;
     const TaskLogLine *lines;
     const ToolRecord *tools;
     size_t n;
     size_t dropped;
-    JournalKept kept;
-    bool stale; /* recorded, but of an attempt that is not the task's any more */
 } JournalJob;
-
-static void usage_add(TaskUsage *sum, const Call *call)
-{
-    if (call->replayed) { /* its tokens were counted when they were bought */
-        sum->replayed_calls++;
-        return;
-    }
-    sum->llm_calls++;
-    sum->cached_calls += call->cached;
-    sum->degraded_calls += call->degraded.len > 0;
-    sum->input_tokens += call->input_tokens;
-    sum->output_tokens += call->output_tokens;
-    sum->cached_tokens += call->cached_tokens;
-    sum->cost_nusd += call->cost_nusd;
-    sum->charged_tokens += call->charged_tokens;
-    sum->tool_calls += call->tool_calls;
-}
-
-/* Returns 0, DB_E_CONFLICT (it is there already, recording and all), -errno. */
-static int call_add(Queue *queue, Db *db, const TaskHead *head, const Call *call, JournalKept *kept)
-{
-    int r = call_insert(db, head->seq, call);
-    if (r == 0) r = ledger_settle(queue, db, head->seq, call);
-    if (r == 0 && !call->replayed) r = spend_add(db, head->seq, call);
-    if (r == 0 && head->seq < 0) r = account_add(db, head->seq, call);
-    if (r == 0 && call->recording) r = journal_keep(queue, db, head, call->recording, kept);
-    if (r == 0 && call->replay_missed) r = journal_add_misses(db, head->seq, 1, call->at_ms);
-    return r;
-}
-
-int calls_book(Queue *queue, Db *db, const TaskHead *head, const Call *calls, size_t n,
-               JournalKept *kept)
-{
-    TaskUsage sum = { 0 };
-    int r = 0;
-    for (size_t i = 0; i < n && r == 0; i++) {
-        r = call_add(queue, db, head, &calls[i], kept);
-        if (r == 0) usage_add(&sum, &calls[i]);
-        if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
-    }
-    return r == 0 && head->seq >= 0 ? task_add_usage(db, head->seq, &sum) : r;
-}
-
-/* Calls of an attempt that is not the task's any more were paid for all the same. Without an id
- * they could be counted twice, so those are left out. */
-static int calls_late(Db *db, JournalJob *job)
-{
-    TaskHead head;
-    size_t n = 0;
-    CLEANUP(freep) Call *late = xcalloc(job->n, sizeof *late);
-    int r = task_head(db, job->task.id, &head);
-    job->stale = true;
-    if (r != 0) return r == -ENOENT ? 0 : r;
-    for (size_t i = 0; i < job->n; i++) {
-        if (str_empty(job->calls[i].call_id)) continue;
-        late[n] = job->calls[i];
-        late[n++].recording = NULL;
-    }
-    return calls_book(job->queue, db, &head, late, n, &job->kept);
-}
-
-static int calls_job(Db *db, void *arg)
-{
-    JournalJob *job = arg;
-    TaskHead head;
-    job->stale = false;
-    if (job->task.fence == TASK_FENCE_ACCOUNT)
-        return account_book(job->queue, db, job->task.id, job->calls, job->n);
-    int r = task_held(db, job->task, &head);
-    if (r == QUEUE_E_STALE) return calls_late(db, job);
-    if (r != 0) return r;
-    CLEANUP(freep) Call *calls = xcalloc(job->n, sizeof *calls);
-    for (size_t i = 0; i < job->n; i++) {
-        calls[i] = job->calls[i];
-        calls[i].attempt = head.attempt;
-        calls[i].fence = head.fence;
-    }
-    return calls_book(job->queue, db, &head, calls, job->n, &job->kept);
-}
 
 static int journal(Queue *queue, StoreFn fn, JournalJob *job)
 {
     if (job->n == 0) return 0;
     int r = store_call_wait(queue->store, fn, job);
-    if (r == 0) {
-        journal_apply(queue, job->task.id, &job->kept);
-        queue_task_changed(queue, job->task.id);
-    }
-    if (r == 0 && job->stale)
-        r = diag_set(QUEUE_E_STALE, "the task is not held under this fence any more");
+    if (r == 0) queue_task_changed(queue, job->task.id);
     if (r == QUEUE_E_STALE) count_stale(queue);
-    return r;
-}
-
-int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n)
-{
-    JournalJob job = { .queue = queue, .task = task, .calls = calls, .n = calls_n };
-    int r = journal(queue, calls_job, &job);
-    if (r == 0 || r == QUEUE_E_STALE) ledger_changed(queue);
     return r;
 }
 

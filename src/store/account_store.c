@@ -35,15 +35,19 @@ int account_get(Db *db, const BudgetOwner *owner, Uuid id, int64_t now_ms, Uuid 
     return r;
 }
 
-int account_seq(Db *db, Uuid id, int64_t *ret)
+int account_facts(Db *db, Uuid id, Arena *arena, TaskFacts *ret)
 {
-    RowIn in = row_in(db, "SELECT seq FROM account WHERE id = ?1");
+    RowIn in = row_in(db, "SELECT seq, agent, tenant_id, user_id FROM account WHERE id = ?1");
     in_uuid(&in, &id);
     int r = row_first(in.stmt);
     if (r != 0) return r;
-    *ret = db_i64(in.stmt, 0);
+    RowOut out = row_out(in.stmt, arena);
+    *ret = (TaskFacts){ .seq = out_i64(&out), .version_id = STR("") };
+    ret->agent = out_text(&out);
+    ret->tenant_id = out_text(&out);
+    ret->user_id = out_text(&out);
     db_reset(in.stmt);
-    return 0;
+    return out.full ? -ENOMEM : 0;
 }
 
 int account_add(Db *db, int64_t seq, const Call *call)

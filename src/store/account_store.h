@@ -6,7 +6,7 @@
 #include "codec/uuid.h"
 #include "logic/budget.h"
 #include "store/call_store.h"
-#include "store/db.h"
+#include "store/task_store.h"
 
 /* The texts may be empty: no agent, no user. */
 typedef struct {
@@ -22,8 +22,9 @@ typedef struct {
 /* The account of the owner, made with id when there is none. Returns 0 or -errno. */
 MUST_CHECK int account_get(Db *db, const BudgetOwner *owner, Uuid id, int64_t now_ms, Uuid *ret);
 
-/* What call.task_seq is for its calls: negative. Returns 0, -ENOENT, -errno. */
-MUST_CHECK int account_seq(Db *db, Uuid id, int64_t *ret);
+/* What its calls are recorded under: seq, which is negative, is their task_seq; no version, no
+ * attempt. Texts live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */
+MUST_CHECK int account_facts(Db *db, Uuid id, Arena *arena, TaskFacts *ret);
 
 /* Adds a call that call_insert has just inserted. Returns 0 or -errno. */
 MUST_CHECK int account_add(Db *db, int64_t seq, const Call *call);

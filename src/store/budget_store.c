@@ -127,22 +127,6 @@ int budget_spent_since(Db *db, BudgetKind kind, BudgetUnit unit, int64_t start_m
     return 0;
 }
 
-int budget_owner_of(Db *db, int64_t task_seq, Arena *arena, BudgetOwner *ret)
-{
-    RowIn in = row_in(db, task_seq < 0
-                              ? "SELECT agent, tenant_id, user_id FROM account WHERE seq = ?1"
-                              : "SELECT agent, tenant_id, user_id FROM task WHERE seq = ?1");
-    in_i64(&in, task_seq);
-    int r = row_first(in.stmt);
-    if (r != 0) return r;
-    RowOut out = row_out(in.stmt, arena);
-    ret->agent = out_text(&out);
-    ret->tenant = out_text(&out);
-    ret->user = out_text(&out);
-    db_reset(in.stmt);
-    return out.full ? -ENOMEM : 0;
-}
-
 /* --- slices ----------------------------------------------------------------------------------- */
 
 static void in_worker(RowIn *in, const Uuid *id)

@@ -39,10 +39,6 @@ typedef struct {
 MUST_CHECK int budget_spent_since(Db *db, BudgetKind kind, BudgetUnit unit, int64_t start_ms,
                                   Arena *arena, BudgetSpent **ret, size_t *ret_n);
 
-/* Whose the task's calls are, or the account's (seq < 0); texts live in arena. Returns 0, -ENOENT,
- * -ENOMEM, -errno. */
-MUST_CHECK int budget_owner_of(Db *db, int64_t task_seq, Arena *arena, BudgetOwner *ret);
-
 /* --- slices ----------------------------------------------------------------------------------- */
 
 typedef struct {

@@ -87,7 +87,7 @@ int journal_has(Db *db, int64_t task_seq, Str call_id)
 }
 
 typedef struct {
-    int64_t task_seq, n, attempt, base_n;
+    int64_t n, base_n;
     bool with_request;
 } RowPlace;
 
@@ -105,19 +105,19 @@ static void in_recording(RowIn *in, const JournalNew *rec)
     in_i64(in, rec->answer.n);
 }
 
-static int row_add(Db *db, const RowPlace *place, const JournalNew *rec)
+static int row_add(Db *db, const JournalOf *of, const RowPlace *place, const JournalNew *rec)
 {
     const JournalRequest *request = &rec->request;
     RowIn in = row_in(db, "INSERT INTO journal (version_id, task_seq, n, attempt, kind, name,"
                           " call_id, key, at_ms, status, content_type, streamed, complete,"
                           " answer_bytes, request_bytes, base_n, prefix, suffix, answer_gzip,"
                           " request_gzip, answer, request)"
-                          " VALUES ((SELECT version_id FROM task WHERE seq = ?1), ?1, ?2, ?3, ?4,"
-                          " ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,"
-                          " ?20, ?21)");
-    in_i64(&in, place->task_seq);
+                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
+                          " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)");
+    in_text(&in, of->version_id);
+    in_i64(&in, of->task_seq);
     in_i64(&in, place->n);
-    in_i64(&in, place->attempt);
+    in_i64(&in, of->attempt);
     in_recording(&in, rec);
     in_i64(&in, place->with_request ? request->n : 0);
     in_i64(&in, place->base_n);
@@ -148,6 +148,21 @@ static int place_take(Db *db, int64_t task_seq, int64_t bytes, const JournalLimi
     return r;
 }
 
+/* The place after n, if n is still the last: 0, or -ENOENT. RETURNING costs as much again. */
+static int place_after(Db *db, int64_t task_seq, int64_t bytes, const JournalLimits *limits,
+                       int64_t n)
+{
+    if (n == 0 || n >= limits->recordings_max) return -ENOENT;
+    RowIn in = row_in(db, "UPDATE journal_task SET last_n = ?3 + 1, bytes = bytes + ?2"
+                          " WHERE task_seq = ?1 AND closed = 0 AND last_n = ?3"
+                          " AND bytes + ?2 <= ?4");
+    in_i64(&in, task_seq);
+    in_i64(&in, bytes);
+    in_i64(&in, n);
+    in_i64(&in, limits->bytes_max);
+    return row_change(in.stmt);
+}
+
 /* The first of a task, or one that has no room. */
 static int place_open(Db *db, int64_t task_seq, int64_t bytes, const JournalLimits *limits,
                       int64_t now_ms, bool *ret_closed_now)
@@ -165,20 +180,48 @@ static int place_open(Db *db, int64_t task_seq, int64_t bytes, const JournalLimi
     return r == 0 && !room ? JOURNAL_E_CLOSED : r;
 }
 
-int journal_add(Db *db, int64_t task_seq, int64_t attempt, const JournalNew *rec,
-                const JournalLimits *limits, bool *ret_closed_now)
+static int place_find(Db *db, int64_t task_seq, const JournalNew *rec, const JournalLimits *limits,
+                      const JournalLast *last, int64_t *ret_n, bool *ret_closed_now)
 {
-    RowPlace place = { .task_seq = task_seq, .n = 1, .attempt = attempt };
     int64_t bytes = (int64_t)(rec->answer.bytes.len + rec->request.rest.bytes.len);
+    int r = last ? place_after(db, task_seq, bytes, limits, last->n) : -ENOENT;
+    if (r == 0) *ret_n = last->n + 1;
+    if (r == -ENOENT) r = place_take(db, task_seq, bytes, limits, ret_n);
+    if (r != -ENOENT) return r;
+    *ret_n = 1;
+    return place_open(db, task_seq, bytes, limits, rec->at_ms, ret_closed_now);
+}
+
+/* The number of the request that this one is kept against: 0, or -ENOENT. */
+static int base_of(Db *db, int64_t task_seq, Str base, const JournalLast *last, int64_t *ret_n)
+{
+    bool known = last && last->call_n > 0 && str_eq(base, str_of(last->call_id));
+    if (!known) return base_find(db, task_seq, base, ret_n);
+    *ret_n = last->call_n;
+    return 0;
+}
+
+static void last_note(JournalLast *last, const RowPlace *place, Str call_id)
+{
+    last->n = place->n;
+    if (!place->with_request || str_empty(call_id)) return;
+    last->call_n = str_copy(last->call_id, sizeof last->call_id, call_id) ? place->n : 0;
+}
+
+int journal_add(Db *db, const JournalOf *of, const JournalNew *rec, const JournalLimits *limits,
+                JournalLast *last, bool *ret_closed_now)
+{
+    RowPlace place = { 0 };
     assert(rec->kind < REPLAY_KIND_N_ && rec->name.len <= JOURNAL_NAME_MAX);
     *ret_closed_now = false;
-    int r = place_take(db, task_seq, bytes, limits, &place.n);
-    if (r == -ENOENT) r = place_open(db, task_seq, bytes, limits, rec->at_ms, ret_closed_now);
+    int r = place_find(db, of->task_seq, rec, limits, last, &place.n, ret_closed_now);
     if (r != 0) return r;
-    r = base_find(db, task_seq, rec->request.base, &place.base_n);
+    r = base_of(db, of->task_seq, rec->request.base, last, &place.base_n);
     if (r != 0 && r != -ENOENT) return r;
     place.with_request = rec->request.n > 0 && r == 0; /* without its base it says nothing */
-    return row_add(db, &place, rec);
+    r = row_add(db, of, &place, rec);
+    if (r == 0 && last) last_note(last, &place, rec->call_id);
+    return r;
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */

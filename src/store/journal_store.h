@@ -69,11 +69,27 @@ typedef struct {
     bool closed;               /* it was full */
 } JournalState;
 
-/* Adds a recording of a task that is there. Returns 0, JOURNAL_E_CLOSED (nothing was kept: it was
- * full, or is now; then *ret_closed_now), -errno. */
+/* Whose recording it is. */
+typedef struct {
+    int64_t task_seq, attempt;
+    Str version_id;
+} JournalOf;
+
+#define JOURNAL_CALL_ID_KEPT 63
+
+/* What was added last to a journal, by whom adds often; zero: unknown. It may be wrong about n,
+ * not about the call. */
+typedef struct {
+    int64_t n;      /* of the journal's last recording */
+    int64_t call_n; /* of call_id's, when its request is kept */
+    char call_id[JOURNAL_CALL_ID_KEPT + 1];
+} JournalLast;
+
+/* Adds a recording of a task that is there. last: or NULL; is kept up. Returns 0, JOURNAL_E_CLOSED
+ * (nothing was kept: it was full, or is now; then *ret_closed_now), -errno. */
 #define JOURNAL_E_CLOSED 1
-MUST_CHECK int journal_add(Db *db, int64_t task_seq, int64_t attempt, const JournalNew *recording,
-                           const JournalLimits *limits, bool *ret_closed_now);
+MUST_CHECK int journal_add(Db *db, const JournalOf *of, const JournalNew *recording,
+                           const JournalLimits *limits, JournalLast *last, bool *ret_closed_now);
 
 /* Whether the task has a recording of that call_id. Returns 0 (it has), -ENOENT, -errno. */
 MUST_CHECK int journal_has(Db *db, int64_t task_seq, Str call_id);

@@ -10,31 +10,30 @@ const char *spend_by_name(SpendBy by)
     return names[by];
 }
 
-#define ADD(payer)                                                              \
-    "INSERT INTO spend (hour_ms, agent, version_id, user_id, tenant_id, model," \
-    " provider, calls, input_tokens, output_tokens, cached_tokens, cost_nusd)"  \
-    " SELECT ?2, agent, " payer " WHERE seq = ?1"                               \
-    " ON CONFLICT DO UPDATE SET calls = calls + 1,"                             \
-    " input_tokens = input_tokens + excluded.input_tokens,"                     \
-    " output_tokens = output_tokens + excluded.output_tokens,"                  \
-    " cached_tokens = cached_tokens + excluded.cached_tokens,"                  \
-    " cost_nusd = cost_nusd + excluded.cost_nusd"
-#define VALUES ", ?3, ?4, 1, ?5, ?6, ?7, ?8 FROM "
-
-int spend_add(Db *db, int64_t task_seq, const Call *call)
+int spend_add(Db *db, const SpendKey *key, const Spend *sum)
 {
-    static const char of_task[] = ADD(
-        "version_id, coalesce(user_id, ''), coalesce(tenant_id, '')" VALUES "task");
-    static const char of_account[] = ADD("'', user_id, tenant_id" VALUES "account");
-    RowIn in = row_in(db, task_seq < 0 ? of_account : of_task);
-    in_i64(&in, task_seq);
-    in_i64(&in, call->at_ms - call->at_ms % SPEND_HOUR_MS);
-    in_text(&in, call->model);
-    in_text(&in, call->provider);
-    in_i64(&in, call->input_tokens);
-    in_i64(&in, call->output_tokens);
-    in_i64(&in, call->cached_tokens);
-    in_i64(&in, call->cost_nusd);
+    RowIn in = row_in(db,
+                      "INSERT INTO spend (hour_ms, agent, version_id, user_id, tenant_id, model,"
+                      " provider, calls, input_tokens, output_tokens, cached_tokens, cost_nusd)"
+                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+                      " ON CONFLICT DO UPDATE SET calls = calls + excluded.calls,"
+                      " input_tokens = input_tokens + excluded.input_tokens,"
+                      " output_tokens = output_tokens + excluded.output_tokens,"
+                      " cached_tokens = cached_tokens + excluded.cached_tokens,"
+                      " cost_nusd = cost_nusd + excluded.cost_nusd");
+    assert(key->hour_ms % SPEND_HOUR_MS == 0);
+    in_i64(&in, key->hour_ms);
+    in_text(&in, key->agent);
+    in_text(&in, key->version_id);
+    in_text(&in, key->user_id);
+    in_text(&in, key->tenant_id);
+    in_text(&in, key->model);
+    in_text(&in, key->provider);
+    in_i64(&in, sum->calls);
+    in_i64(&in, sum->input_tokens);
+    in_i64(&in, sum->output_tokens);
+    in_i64(&in, sum->cached_tokens);
+    in_i64(&in, sum->cost_nusd);
     return row_run(in.stmt);
 }
 

@@ -27,9 +27,14 @@ typedef struct {
     int64_t cost_nusd;
 } Spend;
 
-/* Adds a call that call_insert has just inserted; none that was replayed, which had been paid for.
- * Returns 0 or -errno. */
-MUST_CHECK int spend_add(Db *db, int64_t task_seq, const Call *call);
+/* Whose and of what a sum is. */
+typedef struct {
+    int64_t hour_ms; /* a multiple of SPEND_HOUR_MS */
+    Str agent, version_id, user_id, tenant_id, model, provider;
+} SpendKey;
+
+/* Adds to the sum; its key is not looked at. Returns 0 or -errno. */
+MUST_CHECK int spend_add(Db *db, const SpendKey *key, const Spend *sum);
 
 /* Sums of the calls that began in whole hours from from_ms on (rounded down to the hour), the most
  * spent first (days: the newest first), at most max rows; keys live in arena. *ret_total has them

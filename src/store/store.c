@@ -26,6 +26,8 @@ typedef struct Job Job;
 struct Job {
     Job *next;
     StoreFn fn;
+    const StoreMany *many; /* or NULL; fn is its one */
+    bool has_run;          /* with others of its kind */
     void *arg;
     int result;
     Diag *diag; /* the caller's, lent */
@@ -50,8 +52,9 @@ struct Store {
     char *path;
     int lock_fd;
     size_t batch_jobs_max;
-    Db *writer; /* the writer thread's while it runs */
-    Db *reader; /* the reader thread's while it runs */
+    void **args; /* of jobs that run together: batch_jobs_max, the writer thread's */
+    Db *writer;  /* the writer thread's while it runs */
+    Db *reader;  /* the reader thread's while it runs */
     JobQueue writes, reads;
     pthread_t writer_thread, reader_thread;
     bool threads_run;
@@ -161,6 +164,38 @@ static int job_run_saved(Db *db, Job *job)
     return job->result == 0 ? db_savepoint_keep(db) : db_savepoint_undo(db);
 }
 
+/* Runs the job and those of its kind behind it together; those of which nothing stays have not
+ * run, and are of no kind any more. Returns as job_run_saved. */
+static int jobs_run_together(Store *store, Job *first)
+{
+    Db *db = store->writer;
+    Diag scratch = { 0 }, *before = diag_switch(&scratch);
+    const StoreMany *many = first->many;
+    size_t n = 0;
+    for (Job *job = first; job; job = job->next)
+        if (job->many == many) store->args[n++] = job->arg;
+    int r = db_savepoint(db), result = r == 0 ? many->all(db, store->args, n) : r;
+    db_reset_open(db);
+    diag_switch(before);
+    if (r == 0) r = db_failure(db);
+    if (r == 0) r = result == 0 ? db_savepoint_keep(db) : db_savepoint_undo(db);
+    if (r != 0) return r;
+    for (Job *job = first; job; job = job->next) {
+        if (job->many != many) continue;
+        job->has_run = result == 0;
+        if (result != 0) job->many = NULL; /* by itself, then */
+    }
+    return 0;
+}
+
+/* One of several, or of a kind that is run together. */
+static int job_run_in_batch(Store *store, Job *job)
+{
+    if (job->has_run) return 0;
+    int r = job->many ? jobs_run_together(store, job) : 0;
+    return r != 0 || job->has_run ? r : job_run_saved(store->writer, job);
+}
+
 /* Runs the jobs in one transaction and leaves their results in them. Returns 0 when those stand, or
  * why all of it was undone. */
 static int batch_transact(Store *store, Job *batch, size_t n)
@@ -168,13 +203,13 @@ static int batch_transact(Store *store, Job *batch, size_t n)
     Db *db = store->writer;
     int r = db_begin(db);
     if (r != 0) return r;
-    bool alone = n == 1;
+    bool alone = n == 1 && !batch->many;
     if (alone) {
         batch->result = job_run(db, batch);
         r = db_failure(db);
     }
     for (Job *job = alone ? NULL : batch; job && r == 0; job = job->next)
-        r = job_run_saved(db, job);
+        r = job_run_in_batch(store, job);
     if (r != 0 || (alone && batch->result != 0)) {
         db_rollback(db);
         return r;
@@ -264,11 +299,11 @@ static int refuse(Store *store)
     return diag_set(-EAGAIN, "the store is overloaded, try again");
 }
 
-static int call_wait(Store *store, JobQueue *q, StoreFn fn, void *arg)
+static int call_wait(Store *store, JobQueue *q, StoreFn fn, const StoreMany *many, void *arg)
 {
     Diag *own = diag_switch(NULL);
     diag_switch(own);
-    Job job = { .fn = fn, .arg = arg, .diag = own, .loop = loop_here() };
+    Job job = { .fn = fn, .many = many, .arg = arg, .diag = own, .loop = loop_here() };
     job.msg.run = job_arrived;
     op_init(&job.op, NULL);
     if (!jobs_put(q, &job)) return refuse(store);
@@ -296,12 +331,17 @@ static int call_blocking(Store *store, JobQueue *q, StoreFn fn, void *arg)
 
 int store_call_wait(Store *store, StoreFn fn, void *arg)
 {
-    return call_wait(store, &store->writes, fn, arg);
+    return call_wait(store, &store->writes, fn, NULL, arg);
+}
+
+int store_many_wait(Store *store, const StoreMany *many, void *arg)
+{
+    return call_wait(store, &store->writes, many->one, many, arg);
 }
 
 int store_read_wait(Store *store, StoreFn fn, void *arg)
 {
-    return call_wait(store, &store->reads, fn, arg);
+    return call_wait(store, &store->reads, fn, NULL, arg);
 }
 
 int store_call(Store *store, StoreFn fn, void *arg)
@@ -403,6 +443,7 @@ int store_open(const StoreOptions *options, Store **ret)
     store->path = xstrdup(options->path);
     store->lock_fd = -1;
     store->batch_jobs_max = options->batch_jobs_max ? options->batch_jobs_max : BATCH_JOBS_DEFAULT;
+    store->args = xcalloc(store->batch_jobs_max, sizeof *store->args);
     size_t waiting = options->waiting_jobs_max ? options->waiting_jobs_max : WAITING_JOBS_DEFAULT;
     jobs_init(&store->writes, waiting);
     jobs_init(&store->reads, waiting);
@@ -428,6 +469,7 @@ void store_close(Store *store)
     jobs_deinit(&store->writes);
     if (store->lock_fd >= 0) close(store->lock_fd);
     free(store->path);
+    free(store->args);
     free(store);
 }
 

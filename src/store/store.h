@@ -40,6 +40,17 @@ DEFINE_FREEP(Store, store_close)
  * over. Cannot be abandoned: a cancelled caller still gets the result. */
 MUST_CHECK int store_call_wait(Store *store, StoreFn fn, void *arg);
 
+/* Jobs of one kind that write to the same rows, and are better run together. all runs those of a
+ * batch, args[i] of n callers; it returns 0 when everything is as if each had been run by one and
+ * had returned 0. Else it is undone, and each is run by one as a job of its own. */
+typedef struct {
+    StoreFn one;
+    int (*all)(Db *db, void *const *args, size_t n);
+} StoreMany;
+
+/* As store_call_wait, together with the others of the batch that are of this kind. */
+MUST_CHECK int store_many_wait(Store *store, const StoreMany *many, void *arg);
+
 /* On a fiber. Runs fn on the read-only connection; it sees every commit acknowledged before the
  * call. Returns fn's result. */
 MUST_CHECK int store_read_wait(Store *store, StoreFn fn, void *arg);

@@ -327,20 +327,17 @@ int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_running[LANE_N_
 
 /* --- during a run ----------------------------------------------------------------------------- */
 
-int task_add_usage(Db *db, int64_t seq, const TaskUsage *u)
+#define ADD_USAGE_SQL                                                           \
+    "UPDATE task SET input_tokens = input_tokens + ?2,"                         \
+    " output_tokens = output_tokens + ?3, cached_tokens = cached_tokens + ?4,"  \
+    " llm_calls = llm_calls + ?5, tool_calls = tool_calls + ?6,"                \
+    " replayed_calls = replayed_calls + ?7, cost_nusd = cost_nusd + ?8,"        \
+    " charged_tokens = charged_tokens + ?9, cached_calls = cached_calls + ?10," \
+    " degraded_calls = degraded_calls + ?11 WHERE seq = ?1"
+
+static RowIn usage_in(DbStmt *stmt, int64_t seq, const TaskUsage *u)
 {
-    int64_t any = u->input_tokens | u->output_tokens | u->cached_tokens | u->llm_calls |
-                  u->tool_calls | u->replayed_calls | u->cost_nusd | u->charged_tokens |
-                  u->cached_calls | u->degraded_calls;
-    if (any == 0) return 0;
-    RowIn in = row_in(db,
-                      "UPDATE task SET input_tokens = input_tokens + ?2,"
-                      " output_tokens = output_tokens + ?3, cached_tokens = cached_tokens + ?4,"
-                      " llm_calls = llm_calls + ?5, tool_calls = tool_calls + ?6,"
-                      " replayed_calls = replayed_calls + ?7, cost_nusd = cost_nusd + ?8,"
-                      " charged_tokens = charged_tokens + ?9, cached_calls = cached_calls + ?10,"
-                      " degraded_calls = degraded_calls + ?11"
-                      " WHERE seq = ?1");
+    RowIn in = { .stmt = stmt, .index = 1 };
     in_i64(&in, seq);
     in_i64(&in, u->input_tokens);
     in_i64(&in, u->output_tokens);
@@ -352,7 +349,43 @@ int task_add_usage(Db *db, int64_t seq, const TaskUsage *u)
     in_i64(&in, u->charged_tokens);
     in_i64(&in, u->cached_calls);
     in_i64(&in, u->degraded_calls);
+    return in;
+}
+
+int task_add_usage(Db *db, int64_t seq, const TaskUsage *u)
+{
+    int64_t any = u->input_tokens | u->output_tokens | u->cached_tokens | u->llm_calls |
+                  u->tool_calls | u->replayed_calls | u->cost_nusd | u->charged_tokens |
+                  u->cached_calls | u->degraded_calls;
+    if (any == 0) return 0;
+    RowIn in = usage_in(db_stmt(db, ADD_USAGE_SQL), seq, u);
     return row_change(in.stmt);
+}
+
+int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *u)
+{
+    RowIn in = usage_in(db_stmt(db, ADD_USAGE_SQL " AND state = 1 AND fence = ?12"), seq, u);
+    in_i64(&in, fence);
+    return row_change(in.stmt);
+}
+
+int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFacts *ret)
+{
+    RowIn in = row_in(db, "SELECT seq, attempt, agent, version_id, tenant_id, user_id FROM task"
+                          " WHERE id = ?1 AND (?2 = 0 OR (state = 1 AND fence = ?2))");
+    in_uuid(&in, &id);
+    in_i64(&in, fence);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    RowOut out = row_out(in.stmt, arena);
+    ret->seq = out_i64(&out);
+    ret->attempt = out_i64(&out);
+    ret->agent = out_text(&out);
+    ret->version_id = out_text(&out);
+    ret->tenant_id = out_text(&out);
+    ret->user_id = out_text(&out);
+    db_reset(in.stmt);
+    return out.full ? -ENOMEM : 0;
 }
 
 int task_log_usage(Db *db, int64_t seq, int64_t *ret_bytes, int64_t *ret_dropped)

@@ -151,6 +151,19 @@ MUST_CHECK int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_runn
 
 MUST_CHECK int task_add_usage(Db *db, int64_t seq, const TaskUsage *usage);
 
+/* The same for a task that runs under the fence. Returns 0, -ENOENT (it does not), -errno. */
+MUST_CHECK int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *usage);
+
+/* Of whom and of what a task is. */
+typedef struct {
+    int64_t seq, attempt;
+    Str agent, version_id, tenant_id, user_id;
+} TaskFacts;
+
+/* Texts live in arena. fence: the task runs under it; 0: in any state. Returns 0, -ENOENT, -ENOMEM,
+ * -errno. */
+MUST_CHECK int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFacts *ret);
+
 /* Bytes of log kept so far for the task, and lines dropped for the limit. */
 MUST_CHECK int task_log_usage(Db *db, int64_t seq, int64_t *ret_bytes, int64_t *ret_dropped);
 MUST_CHECK int task_set_log_usage(Db *db, int64_t seq, int64_t bytes, int64_t dropped);

@@ -90,9 +90,17 @@ static JournalNew with_request(JournalNew rec, Str base_text, const char *base, 
 static int add(Db *db, int64_t seq, JournalNew rec)
 {
     bool closed_now;
-    int r = journal_add(db, seq, 1, &rec, &wide, &closed_now);
+    JournalOf of = { seq, 1, STR(VERSION) };
+    int r = journal_add(db, &of, &rec, &wide, NULL, &closed_now);
     CHECK(!closed_now);
     return r;
+}
+
+static int add_within(Db *db, int64_t seq, const JournalNew *rec, const JournalLimits *limits,
+                      bool *ret_closed_now)
+{
+    JournalOf of = { seq, 1, STR(VERSION) };
+    return journal_add(db, &of, rec, limits, NULL, ret_closed_now);
 }
 
 /* --- adding and reading ----------------------------------------------------------------------- */
@@ -258,18 +266,18 @@ static int job_full(Db *db, void *arg)
     JournalNew small = recording("c1", 'a', "123456"), large = recording("c2", 'b', "12345");
     JournalState state;
     bool now;
-    CHECK_INT(journal_add(db, 7, 1, &small, &limits, &now), 0);
-    CHECK_INT(journal_add(db, 7, 1, &large, &limits, &now), JOURNAL_E_CLOSED);
+    CHECK_INT(add_within(db, 7, &small, &limits, &now), 0);
+    CHECK_INT(add_within(db, 7, &large, &limits, &now), JOURNAL_E_CLOSED);
     CHECK(now);
     small.answer.bytes = STR("1"); /* closed stays closed: what follows would not be whole */
-    CHECK_INT(journal_add(db, 7, 1, &small, &limits, &now), JOURNAL_E_CLOSED);
+    CHECK_INT(add_within(db, 7, &small, &limits, &now), JOURNAL_E_CLOSED);
     CHECK(!now);
     CHECK_INT(journal_state(db, 7, &state), 0);
     CHECK(state.closed);
     CHECK_INT(state.recordings, 1);
     limits = (JournalLimits){ .bytes_max = 100, .recordings_max = 1 };
-    CHECK_INT(journal_add(db, 8, 1, &small, &limits, &now), 0);
-    CHECK_INT(journal_add(db, 8, 1, &large, &limits, &now), JOURNAL_E_CLOSED);
+    CHECK_INT(add_within(db, 8, &small, &limits, &now), 0);
+    CHECK_INT(add_within(db, 8, &large, &limits, &now), JOURNAL_E_CLOSED);
     CHECK(now);
     return 0;
 }

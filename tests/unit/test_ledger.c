@@ -1,5 +1,8 @@
 #include "tests/unit/queue_fixture.h"
 
+#include <stdatomic.h>
+#include <unistd.h>
+
 #include "queue/ledger.h"
 
 #define DAY_MS INT64_C(86400000)
@@ -92,6 +95,106 @@ static TaskRef running(Fixture *f, Uuid worker, const char *user)
     TaskSummary summary;
     CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
     return claim_one(f, worker);
+}
+
+/* --- booked together -------------------------------------------------------------------------- */
+
+#define REPORTS_N 24
+
+typedef struct {
+    Fixture *f;
+    Uuid worker;
+    TaskRef ref;
+    char id[16];
+    int result;
+} Reporter;
+
+static int report_main(void *arg)
+{
+    Reporter *r = arg;
+    r->result = spend(r->f, r->worker, r->ref, r->id, 10, 2);
+    return 0;
+}
+
+static int job_hold(Db *db, void *arg)
+{
+    (void)db;
+    atomic_int *held = arg;
+    atomic_store(held, 1);
+    while (atomic_load(held) != 2) usleep(100);
+    return 0;
+}
+
+typedef struct {
+    Fixture *f;
+    atomic_int *held;
+} Holder;
+
+static int hold_main(void *arg)
+{
+    Holder *h = arg;
+    return store_call_wait(h->f->store, job_hold, h->held);
+}
+
+/* All reports wait together while the store thread is held. */
+static void report_together(Fixture *f, Reporter *reporters)
+{
+    atomic_int held = 0;
+    Holder holder = { f, &held };
+    FiberRef refs[REPORTS_N], hold;
+    CHECK_INT(fiber_spawn("hold", hold_main, &holder, &hold), 0);
+    while (atomic_load(&held) != 1) fiber_sleep_wait(1);
+    for (size_t i = 0; i < REPORTS_N; i++)
+        CHECK_INT(fiber_spawn("report", report_main, &reporters[i], &refs[i]), 0);
+    (void)fiber_yield_wait();
+    atomic_store(&held, 2);
+    for (size_t i = 0; i < REPORTS_N; i++) (void)fiber_join_wait(refs[i], NULL);
+    (void)fiber_join_wait(hold, NULL);
+}
+
+static void check_usage(Fixture *f, TaskRef ref, int64_t calls)
+{
+    Task task;
+    CHECK_INT(queue_get_wait(f->queue, ref.id, 0, &f->arena, &task), 0);
+    CHECK_INT(task.usage.llm_calls, calls);
+    CHECK_INT(task.usage.cost_nusd, 10 * calls);
+    CHECK_INT(task.usage.charged_tokens, 2 * calls);
+}
+
+/* Two tasks of two users. The last report is sent twice, or comes under an old fence: then all are
+ * booked one by one, to the same end. */
+static int body_booked_together(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 8, WORKER_EMBEDDED);
+    TaskRef refs[2] = { running(f, worker, "ann"), running(f, worker, "bob") };
+    Reporter reporters[REPORTS_N];
+    int64_t calls[2] = { 0 };
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < REPORTS_N; i++) {
+            reporters[i] = (Reporter){ .f = f, .worker = worker, .ref = refs[i % 2] };
+            snprintf(reporters[i].id, sizeof reporters[i].id, "%d-%d", round, i);
+        }
+        Reporter *last = &reporters[REPORTS_N - 1];
+        if (round == 1) memcpy(last->id, reporters[1].id, sizeof last->id);
+        if (round == 2) last->ref.fence--;
+        report_together(f, reporters);
+        for (int i = 0; i < REPORTS_N - 1; i++) CHECK_INT(reporters[i].result, 0);
+        CHECK_INT(last->result, round == 2 ? QUEUE_E_STALE : 0);
+        calls[0] += REPORTS_N / 2;
+        calls[1] += REPORTS_N / 2 - (round == 1);
+        check_usage(f, refs[0], calls[0]);
+        check_usage(f, refs[1], calls[1]);
+        expect(f, "day", 10 * (calls[0] + calls[1]), 0);
+        expect(f, "user:ann:day-tokens", 2 * calls[0], 0);
+        expect(f, "user:bob:day-tokens", 2 * calls[1], 0);
+    }
+    return 0;
+}
+
+static void test_booked_together(void **state)
+{
+    run(state, body_booked_together);
 }
 
 /* --- grants and spend ------------------------------------------------------------------------- */
@@ -592,6 +695,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_grant_and_settle, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_booked_together, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_exhausted_or_wait, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_order, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_wait_ends, setup_budgets, teardown),

@@ -231,6 +231,67 @@ static void test_group_commit(void **state)
     assert_int_equal(count(f->store), kept);
 }
 
+/* --- jobs of one kind ------------------------------------------------------------------------- */
+
+static size_t together_calls, together_n; /* the store thread's */
+
+static int jobs_numbered(Db *db, void *const *args, size_t n)
+{
+    int r = 0;
+    together_calls++;
+    together_n += n;
+    for (size_t i = 0; i < n && r == 0; i++) r = job_numbered(db, args[i]);
+    return r;
+}
+
+static int together_producer(void *arg)
+{
+    static const StoreMany many = { .one = job_numbered, .all = jobs_numbered };
+    Producer *p = arg;
+    p->result = p->id % 5 == 4 ? store_call_wait(p->store, job_numbered, p)
+                               : store_many_wait(p->store, &many, p);
+    if (p->result == 9 && (size_t)p->id != (size_t)strtoul(diag_text(), NULL, 10)) p->result = -1;
+    return 0;
+}
+
+static int together_main(void *arg)
+{
+    Producer *p = arg;
+    Gate gate = { .store = p->store };
+    return gate_run(&gate, together_producer, p, sizeof *p, GROUP_N);
+}
+
+/* Together when that goes well; else each gets the answer it would get by itself. */
+static void together(Fixture *f, int id_step, size_t want_kept)
+{
+    Producer p[GROUP_N];
+    StoreStats before, after;
+    store_stats(f->store, &before);
+    int64_t rows = count(f->store);
+    together_calls = together_n = 0;
+    for (int i = 0; i < GROUP_N; i++)
+        p[i] = (Producer){ .store = f->store, .id = i * id_step, .result = -1 };
+    harness_run(together_main, p);
+    for (int i = 0; i < GROUP_N; i++) assert_int_equal(p[i].result, p[i].id % 8 == 3 ? 9 : 0);
+    store_stats(f->store, &after);
+    assert_int_equal(count(f->store) - rows, want_kept);
+    assert_int_equal(together_calls, 1);
+    assert_int_equal(after.commits - before.commits, 2); /* the gate's, and one for all others */
+    assert_int_equal(after.jobs - before.jobs, GROUP_N + 1);
+    assert_int_equal(after.jobs_failed - before.jobs_failed, GROUP_N - want_kept);
+}
+
+static void test_together(void **state)
+{
+    together(*state, 16, GROUP_N);
+    assert_int_equal(together_n, 52); /* every fifth is of no kind */
+}
+
+static void test_together_undone(void **state)
+{
+    together(*state, 1, GROUP_N - 8);
+}
+
 #define LOOPS 4
 #define LOOP_JOBS 50
 
@@ -537,6 +598,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_reader_cannot_write, setup, teardown),
         cmocka_unit_test_setup_teardown(test_types, setup, teardown),
         cmocka_unit_test_setup_teardown(test_group_commit, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_together, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_together_undone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_loops, setup, teardown),
         cmocka_unit_test_setup_teardown(test_too_many_jobs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),

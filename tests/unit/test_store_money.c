@@ -151,7 +151,17 @@ static void call_add(Db *db, Random *r, Sums *sums, int64_t from_hour)
                   .input_tokens = 10,
                   .cost_nusd = random_range(r, 0, 1000) };
     CHECK_INT(call_insert(db, seq, &call), 0);
-    CHECK_INT(spend_add(db, seq, &call), 0);
+    char agent[16], user[16];
+    snprintf(agent, sizeof agent, "agent-%d", (int)(seq % 3));
+    snprintf(user, sizeof user, "user-%d", (int)(seq % 7));
+    SpendKey key = { .hour_ms = hour * SPEND_HOUR_MS,
+                     .agent = str_of(agent),
+                     .version_id = STR("v"),
+                     .user_id = seq % 7 ? str_of(user) : STR_NULL,
+                     .model = call.model,
+                     .provider = call.provider };
+    Spend sum = { .calls = 1, .input_tokens = 10, .cost_nusd = call.cost_nusd };
+    CHECK_INT(spend_add(db, &key, &sum), 0);
     if (hour < from_hour) return;
     sums->agent[seq % 3] += call.cost_nusd;
     sums->user[seq % 7] += call.cost_nusd;
