@@ -118,6 +118,7 @@ const Schema api_schemas[] = {
     { "VersionMetrics", "windowSeconds:integer versions:[VersionSignals] truncated:boolean" },
     { "VersionSignals",
       "agent:string versionId:hex versionAge:integer? taskCount:integer finishedCount:integer "
+      "scoredCount:integer degradedCount:integer "
       "taskCompletionRate:number? errorRate:number? escalationRate:number? qualityScore:number? "
       "tokenCostPerTask:usd? tokenCostPerTaskNusd:integer? tokensPerTask:number? "
       "llmCallsPerTask:number? toolCallsPerTask:number? latencyP50:number? latencyP95:number? "

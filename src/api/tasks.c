@@ -3,12 +3,9 @@
 
 #include "base/diag.h"
 #include "observe/task_json.h"
-#include "store/log_store.h"
 #include "sys/clock.h"
 
 #define SCRATCH_BYTES_MAX ((size_t)1 << 20)
-#define SCORE_NAME_BYTES_MAX 64
-#define SCORE_COMMENT_BYTES_MAX 2000
 
 /* --- one task --------------------------------------------------------------------------------- */
 
@@ -189,37 +186,7 @@ const BodySpec score_body = {
     .name = "ScoreRequest", .members = score_members, .n = ARRAY_N(score_members), .required = true
 };
 
-typedef struct {
-    Uuid id;
-    double value;
-    Str name, comment;
-    int64_t now_ms;
-    Arena *arena;
-} Score;
-
-/* The score is the task's quality from now on, and a line of its log says where it came from. */
-static int score_job(Db *db, void *arg)
-{
-    Score *score = arg;
-    TaskHead head;
-    int r = task_head(db, score->id, &head);
-    if (r == 0) r = task_set_quality(db, score->id, score->value);
-    if (r < 0) return r;
-    Str text = arena_printf(score->arena, "scored %.*s=%g%s%.*s", STR_ARG(score->name),
-                            score->value, str_empty(score->comment) ? "" : ": ",
-                            STR_ARG(score->comment));
-    if (!text.ptr) return -ENOMEM;
-    /* lines are numbered by the worker, from 1: the time as a number is above them all */
-    TaskLogLine line = { .attempt = head.attempt,
-                         .seq = score->now_ms,
-                         .at_ms = score->now_ms,
-                         .stream = TASK_LOG_SYSTEM,
-                         .text = text };
-    while ((r = task_log_insert(db, head.seq, &line)) == DB_E_CONFLICT) line.seq++;
-    return r;
-}
-
-static int score_read_wait(ApiCall *call, Score *ret)
+static int score_read_wait(ApiCall *call, TaskScore *ret)
 {
     Str text;
     const Json *body;
@@ -232,29 +199,30 @@ static int score_read_wait(ApiCall *call, Score *ret)
     if (str_empty(ret->name)) ret->name = STR("quality");
     if (!(ret->value >= 0 && ret->value <= 1))
         return api_problem_wait(call, 400, "member_invalid", "`value` is to be from 0 to 1");
-    if (ret->name.len > SCORE_NAME_BYTES_MAX || !str_is_utf8(ret->name))
+    if (ret->name.len > TASK_SCORE_NAME_BYTES_MAX || !str_is_utf8(ret->name))
         return api_problem_wait(call, 400, "member_invalid",
-                                "`name` is to be at most %d bytes of text", SCORE_NAME_BYTES_MAX);
-    if (ret->comment.len > SCORE_COMMENT_BYTES_MAX)
+                                "`name` is to be at most %d bytes of text",
+                                TASK_SCORE_NAME_BYTES_MAX);
+    if (ret->comment.len > TASK_SCORE_COMMENT_BYTES_MAX)
         return api_problem_wait(call, 400, "member_invalid", "`comment` has more than %d bytes",
-                                SCORE_COMMENT_BYTES_MAX);
+                                TASK_SCORE_COMMENT_BYTES_MAX);
     return 0;
 }
 
 int task_score_run_wait(ApiCall *call)
 {
-    Score score = { .arena = &call->req->arena, .now_ms = clock_real_ms() };
+    TaskScore score;
+    double quality = 0;
     int r = score_read_wait(call, &score);
     if (r != 0) return r;
-    r = store_call_wait(queue_store(call->api->options.queue), score_job, &score);
-    if (r == -ENOENT) return api_problem_wait(call, 404, "task_not_found", "there is no such task");
-    if (r < 0) return api_fail_wait(call, r);
+    r = queue_score_wait(call->api->options.queue, &score, &quality);
+    if (r != 0) return api_queue_fail_wait(call, r);
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_kuuid(&json.out, "taskId", score.id);
     json_out_key(&json.out, "quality");
-    json_out_f64(&json.out, score.value);
+    json_out_f64(&json.out, quality);
     json_out_object_end(&json.out);
     return api_json_wait(call, 200, &json);
 }

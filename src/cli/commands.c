@@ -86,6 +86,10 @@ static const Flag spend_flags[] = {
     { "window", "DURATION", "how far back, by whole hours (default 24h)" },
     { 0 },
 };
+static const Flag metrics_flags[] = {
+    { "window", "DURATION", "how far back (default 24h; at most 30d)" },
+    { 0 },
+};
 static const Flag price_import_flags[] = {
     { "replace", NULL, "forget what was imported before" },
     { 0 },
@@ -224,6 +228,11 @@ const Command commands[] = {
       agents_run, false },
     { "queue", NULL, "", 0, 0, "show the lanes", NULL, NO_FLAGS, queue_run, false },
     { "workers", NULL, "", 0, 0, "list workers", NULL, NO_FLAGS, workers_run, false },
+    { "metrics", NULL, "AGENT", 1, 1, "show how each version of an agent has been doing",
+      "Completion, errors, quality, escalations, cost and time of the tasks that came to rest within the\n"
+      "window, by version; how much its answers vary, and which tools it called.\n\n"
+      "  gantry metrics support --window 7d",
+      metrics_flags, metrics_run, false },
     { "spend", NULL, "", 0, 0, "show what was spent, by whom and on what",
       "  gantry spend --by agent --window 7d\n  gantry spend --by day --window 30d -o json",
       spend_flags, spend_run, false },

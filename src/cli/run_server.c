@@ -16,6 +16,7 @@
 #include "observe/webhook.h"
 #include "queue/ledger.h"
 #include "rollout/control.h"
+#include "rollout/ingest.h"
 #include "store/artifact_store.h"
 #include "store/call_store.h"
 #include "store/worker_store.h"
@@ -192,6 +193,9 @@ static int ticker_fiber(void *arg)
         r = control_tick_all_wait(p->queue, clock_real_ms());
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("rollouts were not ticked", LOG_CSTR("why", diag_text_or(r)));
+        r = ingest_wait(p->store, NULL);
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("tasks were not rolled up", LOG_CSTR("why", diag_text_or(r)));
     }
     return 0;
 }

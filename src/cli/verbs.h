@@ -51,6 +51,9 @@ int webhook_endpoints_run(const Invocation *in);
 int webhook_enable_run(const Invocation *in);
 int webhook_rotate_run(const Invocation *in);
 
+/* metrics.c */
+int metrics_run(const Invocation *in);
+
 /* spend.c */
 int spend_run(const Invocation *in);
 /* budgets.c */

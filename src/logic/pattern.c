@@ -209,10 +209,11 @@ void pattern_text(PatternTask *task, Arena *scratch, Str text)
 
 /* --- days ------------------------------------------------------------------------------------ */
 
-void pattern_count(PatternCounts *counts, uint64_t fingerprint)
+void pattern_count(PatternCounts *counts, uint64_t fingerprint, int64_t sign)
 {
-    counts->n++;
-    for (int b = 0; b < PATTERN_BITS; b++) counts->ones[b] += (int64_t)(fingerprint >> b & 1);
+    counts->n += sign;
+    for (int b = 0; b < PATTERN_BITS; b++)
+        counts->ones[b] += sign * (int64_t)(fingerprint >> b & 1);
 }
 
 void pattern_merge(PatternCounts *into, const PatternCounts *from)

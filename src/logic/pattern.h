@@ -46,7 +46,8 @@ typedef struct {
     int64_t ones[PATTERN_BITS];
 } PatternCounts;
 
-void pattern_count(PatternCounts *counts, uint64_t fingerprint);
+/* sign 1 counts the task, -1 takes it back. */
+void pattern_count(PatternCounts *counts, uint64_t fingerprint, int64_t sign);
 void pattern_merge(PatternCounts *into, const PatternCounts *from);
 
 /* Mean pairwise Hamming distance over bits: (1/bits) sum of 2 c (n-c) / (n (n-1)); 0 for n < 2. */

@@ -75,25 +75,102 @@ int64_t rollup_end_ms(RollupSpan span, int64_t at_ms)
     return rollup_start_ms(span, at_ms) + span_ms[span];
 }
 
+/* From where on the span's rollups lie within whole ones of the next: its start, or the end. */
+static int64_t whole_from(RollupSpan span, int64_t at_ms)
+{
+    int64_t start = rollup_start_ms(span, at_ms);
+    return start == at_ms ? at_ms : rollup_end_ms(span, at_ms);
+}
+
+static size_t tile_add(RollupTile *tiles, size_t n, RollupSpan span, int64_t from_ms, int64_t to_ms)
+{
+    if (from_ms >= to_ms) return n;
+    tiles[n] = (RollupTile){ span, from_ms, to_ms };
+    return n + 1;
+}
+
+size_t rollup_cover(int64_t from_ms, int64_t to_ms, int64_t now_ms,
+                    RollupTile ret[ROLLUP_TILES_MAX])
+{
+    if (from_ms >= to_ms) return 0;
+    from_ms = MAX(from_ms, 0);
+    int64_t age = now_ms - from_ms;
+    RollupSpan fine = age < ROLLUP_MINUTES_KEPT_MS - span_ms[ROLLUP_HOUR] ? ROLLUP_MINUTE
+                      : age < ROLLUP_HOURS_KEPT_MS - span_ms[ROLLUP_DAY]  ? ROLLUP_HOUR
+                                                                          : ROLLUP_DAY;
+    from_ms = rollup_start_ms(fine, from_ms);
+    to_ms = whole_from(fine, to_ms);
+    /* up to the next coarser start, span by span; then down again */
+    size_t n = 0;
+    int64_t at = from_ms;
+    for (RollupSpan span = fine; span < ROLLUP_SPANS_N_; span++) {
+        int64_t next = span == ROLLUP_DAY ? rollup_start_ms(ROLLUP_DAY, to_ms)
+                                          : whole_from(span + 1, at);
+        next = MIN(MAX(next, at), rollup_start_ms(span, to_ms));
+        n = tile_add(ret, n, span, at, next);
+        at = MAX(at, next);
+    }
+    for (RollupSpan span = ROLLUP_DAY; span-- > fine;) {
+        int64_t next = MAX(at, rollup_start_ms(span, to_ms));
+        n = tile_add(ret, n, span, at, next);
+        at = next;
+    }
+    return n;
+}
+
+/* --- sums ------------------------------------------------------------------------------------ */
+
+/* The plain sums of a rollup, in the order in which they are written: new ones at the end. */
+static const size_t sums[] = {
+    offsetof(Rollup, succeeded), offsetof(Rollup, failed),        offsetof(Rollup, timed_out),
+    offsetof(Rollup, canceled),  offsetof(Rollup, waiting),       offsetof(Rollup, escalated),
+    offsetof(Rollup, degraded),  offsetof(Rollup, cost_nusd),     offsetof(Rollup, tokens),
+    offsetof(Rollup, llm_calls), offsetof(Rollup, tool_calls),    offsetof(Rollup, scores),
+    offsetof(Rollup, score_sum), offsetof(Rollup, score_squares), offsetof(Rollup, other_calls),
+};
+#define SUMS_N ARRAY_N(sums)
+
+static int64_t *sum_at(Rollup *r, size_t i)
+{
+    return (int64_t *)(void *)((char *)r + sums[i]);
+}
+
+static const int64_t *sum_of(const Rollup *r, size_t i)
+{
+    return (const int64_t *)(const void *)((const char *)r + sums[i]);
+}
+
 /* --- rollups --------------------------------------------------------------------------------- */
+
+/* sign: 1 to add it, -1 to take it back. */
+static void count_task(Rollup *r, const RollupTask *task, int64_t sign)
+{
+    if (task->outcome == OUTCOME_CANCELED || task->degraded) {
+        *(task->outcome == OUTCOME_CANCELED ? &r->canceled : &r->degraded) += sign;
+        return;
+    }
+    r->succeeded += sign * (task->outcome == OUTCOME_SUCCEEDED);
+    r->failed += sign * (task->outcome == OUTCOME_FAILED);
+    r->timed_out += sign * (task->outcome == OUTCOME_TIMED_OUT);
+    r->waiting += sign * (task->outcome == OUTCOME_ESCALATED);
+    r->escalated += sign * task->escalated;
+    r->cost_nusd += sign * task->cost_nusd;
+    r->tokens += sign * task->tokens;
+    r->llm_calls += sign * task->llm_calls;
+    r->tool_calls += sign * task->tool_calls;
+    r->latency_ms.n[bucket_of(task->latency_ms)] += sign;
+    r->tool_calls_a_task.n[bucket_of(task->tool_calls)] += sign;
+    if (task->has_fingerprint) pattern_count(&r->pattern, task->fingerprint, sign);
+}
 
 void rollup_add_task(Rollup *r, const RollupTask *task)
 {
-    if (task->outcome == OUTCOME_CANCELED) {
-        r->canceled++;
-        return;
-    }
-    r->succeeded += task->outcome == OUTCOME_SUCCEEDED;
-    r->failed += task->outcome == OUTCOME_FAILED;
-    r->timed_out += task->outcome == OUTCOME_TIMED_OUT;
-    r->escalated += task->escalated;
-    r->cost_nusd += task->cost_nusd;
-    r->tokens += task->tokens;
-    r->llm_calls += task->llm_calls;
-    r->tool_calls += task->tool_calls;
-    histogram_add(&r->latency_ms, task->latency_ms);
-    histogram_add(&r->tool_calls_a_task, task->tool_calls);
-    if (task->has_fingerprint) pattern_count(&r->pattern, task->fingerprint);
+    count_task(r, task, 1);
+}
+
+void rollup_remove_task(Rollup *r, const RollupTask *task)
+{
+    count_task(r, task, -1);
 }
 
 /* The tool's place, a new one if there is room, else NULL. */
@@ -124,28 +201,32 @@ void rollup_add_tool(Rollup *r, Str name, int64_t calls)
     if (calls > 0) count_tool(r, name, calls, 1);
 }
 
-void rollup_add_score(Rollup *r, double score)
+void rollup_remove_tool(Rollup *r, Str name, int64_t calls)
+{
+    if (calls > 0) count_tool(r, name, -calls, -1);
+}
+
+static void count_score(Rollup *r, double score, int64_t sign)
 {
     assert(score >= 0 && score <= 1);
-    r->scores++;
-    r->score_sum += llround(score * ROLLUP_SCORE_ONE);
-    r->score_squares += llround(score * score * ROLLUP_SCORE_ONE);
+    r->scores += sign;
+    r->score_sum += sign * llround(score * ROLLUP_SCORE_ONE);
+    r->score_squares += sign * llround(score * score * ROLLUP_SCORE_ONE);
+}
+
+void rollup_add_score(Rollup *r, double score)
+{
+    count_score(r, score, 1);
+}
+
+void rollup_remove_score(Rollup *r, double score)
+{
+    count_score(r, score, -1);
 }
 
 void rollup_merge(Rollup *into, const Rollup *from)
 {
-    into->succeeded += from->succeeded;
-    into->failed += from->failed;
-    into->timed_out += from->timed_out;
-    into->canceled += from->canceled;
-    into->escalated += from->escalated;
-    into->cost_nusd += from->cost_nusd;
-    into->tokens += from->tokens;
-    into->llm_calls += from->llm_calls;
-    into->tool_calls += from->tool_calls;
-    into->scores += from->scores;
-    into->score_sum += from->score_sum;
-    into->score_squares += from->score_squares;
+    for (size_t i = 0; i < SUMS_N; i++) *sum_at(into, i) += *sum_of(from, i);
     histogram_merge(&into->latency_ms, &from->latency_ms);
     histogram_merge(&into->tool_calls_a_task, &from->tool_calls_a_task);
     pattern_merge(&into->pattern, &from->pattern);
@@ -153,8 +234,118 @@ void rollup_merge(Rollup *into, const Rollup *from)
         const RollupTool *tool = &from->tools[i];
         count_tool(into, str_of(tool->name), tool->calls, tool->tasks);
     }
-    into->other_calls += from->other_calls;
 }
+
+/* --- as bytes -------------------------------------------------------------------------------- */
+
+#define FORM 1 /* moves when the form does */
+
+static void put(Buf *out, int64_t value)
+{
+    uint64_t v = ((uint64_t)value << 1) ^ (uint64_t)(value >> 63); /* small negatives stay short */
+    for (; v >= 0x80; v >>= 7) buf_add_char(out, (char)(v | 0x80));
+    buf_add_char(out, (char)v);
+}
+
+/* Buckets in use: how many, then each as its distance from the one before and its count. */
+static void put_histogram(Buf *out, const Histogram *h)
+{
+    int64_t used = 0;
+    size_t last = 0;
+    for (size_t i = 0; i < HISTOGRAM_BUCKETS; i++) used += h->n[i] != 0;
+    put(out, used);
+    for (size_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
+        if (h->n[i] == 0) continue;
+        put(out, (int64_t)(i - last));
+        put(out, h->n[i]);
+        last = i;
+    }
+}
+
+void rollup_write(const Rollup *r, Buf *out)
+{
+    put(out, FORM);
+    for (size_t i = 0; i < SUMS_N; i++) put(out, *sum_of(r, i));
+    put_histogram(out, &r->latency_ms);
+    put_histogram(out, &r->tool_calls_a_task);
+    put(out, r->pattern.n);
+    for (int b = 0; r->pattern.n != 0 && b < PATTERN_BITS; b++) put(out, r->pattern.ones[b]);
+    put(out, r->tools_n);
+    for (int32_t i = 0; i < r->tools_n; i++) {
+        Str name = str_of(r->tools[i].name);
+        put(out, (int64_t)name.len);
+        buf_add(out, name);
+        put(out, r->tools[i].calls);
+        put(out, r->tools[i].tasks);
+    }
+}
+
+typedef struct {
+    Str rest;
+    bool broken;
+} In;
+
+static int64_t take(In *in)
+{
+    uint64_t v = 0;
+    for (unsigned shift = 0; shift < 64; shift += 7) {
+        if (str_empty(in->rest)) break;
+        uint8_t byte = (uint8_t)in->rest.ptr[0];
+        in->rest = str_skip(in->rest, 1);
+        v |= (uint64_t)(byte & 0x7f) << shift;
+        if (byte < 0x80) return (int64_t)(v >> 1) ^ -(int64_t)(v & 1);
+    }
+    in->broken = true;
+    return 0;
+}
+
+/* A number of 0..max; broken otherwise. */
+static size_t take_n(In *in, size_t max)
+{
+    int64_t n = take(in);
+    if (n >= 0 && (uint64_t)n <= max) return (size_t)n;
+    in->broken = true;
+    return 0;
+}
+
+static void take_histogram(In *in, Histogram *ret)
+{
+    size_t used = take_n(in, HISTOGRAM_BUCKETS), at = 0;
+    for (size_t i = 0; i < used && !in->broken; i++) {
+        at += take_n(in, HISTOGRAM_BUCKETS - 1 - at);
+        ret->n[at] = take(in);
+    }
+}
+
+static void take_tools(In *in, Rollup *ret)
+{
+    size_t n = take_n(in, ROLLUP_TOOLS_MAX);
+    for (size_t i = 0; i < n && !in->broken; i++) {
+        RollupTool *tool = &ret->tools[i];
+        size_t len = take_n(in, MIN(ROLLUP_TOOL_BYTES, in->rest.len));
+        str_copy(tool->name, sizeof(tool->name), str_sub(in->rest, 0, len));
+        in->rest = str_skip(in->rest, len);
+        tool->calls = take(in);
+        tool->tasks = take(in);
+    }
+    ret->tools_n = (int32_t)n;
+}
+
+int rollup_read(Str bytes, Rollup *ret)
+{
+    In in = { .rest = bytes };
+    memset(ret, 0, sizeof(*ret));
+    if (take(&in) != FORM) return -EPROTO;
+    for (size_t i = 0; i < SUMS_N; i++) *sum_at(ret, i) = take(&in);
+    take_histogram(&in, &ret->latency_ms);
+    take_histogram(&in, &ret->tool_calls_a_task);
+    ret->pattern.n = take(&in);
+    for (int b = 0; ret->pattern.n != 0 && b < PATTERN_BITS; b++) ret->pattern.ones[b] = take(&in);
+    take_tools(&in, ret);
+    return in.broken || !str_empty(in.rest) ? -EPROTO : 0;
+}
+
+/* --- signals --------------------------------------------------------------------------------- */
 
 static void signal_scores(const Rollup *r, RollupSignals *ret)
 {
@@ -168,7 +359,7 @@ static void signal_scores(const Rollup *r, RollupSignals *ret)
 
 RollupSignals rollup_signals(const Rollup *r)
 {
-    RollupSignals s = { .task_count = r->succeeded + r->failed + r->timed_out };
+    RollupSignals s = { .task_count = r->succeeded + r->failed + r->timed_out + r->waiting };
     signal_scores(r, &s);
     s.pattern_variance = pattern_variance(r->pattern.ones, r->pattern.n, PATTERN_BITS);
     if (s.task_count == 0) return s;

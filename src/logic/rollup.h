@@ -8,6 +8,7 @@
 #ifndef GANTRY_LOGIC_ROLLUP_H
 #define GANTRY_LOGIC_ROLLUP_H
 
+#include "base/buf.h"
 #include "logic/pattern.h"
 
 /* --- histograms ------------------------------------------------------------------------------ */
@@ -35,6 +36,24 @@ typedef enum { ROLLUP_MINUTE, ROLLUP_HOUR, ROLLUP_DAY, ROLLUP_SPANS_N_ } RollupS
 int64_t rollup_start_ms(RollupSpan span, int64_t at_ms);
 int64_t rollup_end_ms(RollupSpan span, int64_t at_ms);
 
+/* How long the finer spans are kept; days for as long as anybody compares. */
+#define ROLLUP_MINUTES_KEPT_MS (INT64_C(3) * 86400000)
+#define ROLLUP_HOURS_KEPT_MS (INT64_C(40) * 86400000)
+#define ROLLUP_DAYS_KEPT_MS (INT64_C(800) * 86400000)
+
+/* Rollups of one span that start in [from_ms, to_ms). */
+typedef struct {
+    RollupSpan span;
+    int64_t from_ms, to_ms;
+} RollupTile;
+
+/* The fewest rollups that cover from_ms..to_ms, in order of time, each moment once: both ends are
+ * widened to whole spans of the finest kind that is still kept for from_ms. Returns how many tiles,
+ * at most ROLLUP_TILES_MAX; 0 when the time is empty. */
+#define ROLLUP_TILES_MAX 5
+size_t rollup_cover(int64_t from_ms, int64_t to_ms, int64_t now_ms,
+                    RollupTile ret[ROLLUP_TILES_MAX]);
+
 #define ROLLUP_TOOLS_MAX 64
 #define ROLLUP_TOOL_BYTES 64
 #define ROLLUP_SCORE_ONE 1000000 /* scores are kept in millionths */
@@ -45,10 +64,17 @@ typedef struct {
     int64_t tasks; /* that called it at all */
 } RollupTool;
 
-typedef enum { OUTCOME_SUCCEEDED, OUTCOME_FAILED, OUTCOME_TIMED_OUT, OUTCOME_CANCELED } Outcome;
+typedef enum {
+    OUTCOME_SUCCEEDED,
+    OUTCOME_FAILED,
+    OUTCOME_TIMED_OUT,
+    OUTCOME_CANCELED,
+    OUTCOME_ESCALATED, /* waits for a person */
+} Outcome;
 
 typedef struct {
-    int64_t succeeded, failed, timed_out, canceled, escalated;
+    int64_t succeeded, failed, timed_out, canceled, waiting, escalated;
+    int64_t degraded; /* tasks that got less than their version asks for */
     int64_t cost_nusd, tokens, llm_calls, tool_calls;
     int64_t scores, score_sum, score_squares; /* millionths, and millionths of squares */
     Histogram latency_ms, tool_calls_a_task;
@@ -62,6 +88,7 @@ typedef struct {
 typedef struct {
     Outcome outcome;
     bool escalated;
+    bool degraded; /* a smaller model answered, say: counted, and left out of all else */
     int64_t latency_ms, cost_nusd, tokens, llm_calls, tool_calls;
     bool has_fingerprint;
     uint64_t fingerprint;
@@ -73,9 +100,28 @@ void rollup_add_tool(Rollup *r, Str name, int64_t calls); /* once a task and too
 void rollup_add_score(Rollup *r, double score);           /* 0..1 */
 void rollup_merge(Rollup *into, const Rollup *from);
 
-/* The signals as people see them; rates are 0 without tasks. Canceled tasks count nowhere else. */
+/* Take back what was added, with the same arguments: a task that goes on after all, a score that is
+ * replaced. On an empty rollup this makes a difference, to be merged into what has the original. */
+void rollup_remove_task(Rollup *r, const RollupTask *task);
+void rollup_remove_tool(Rollup *r, Str name, int64_t calls);
+void rollup_remove_score(Rollup *r, double score);
+
+/* --- as bytes -------------------------------------------------------------------------------- */
+
+#define ROLLUP_BYTES_MAX 32768 /* of any rollup; some hundred of a usual one */
+
+/* Appends the rollup in a compact form that only rollup_read knows. */
+void rollup_write(const Rollup *r, Buf *out);
+
+/* Returns 0, or -EPROTO for bytes that are none of rollup_write's; then *ret is anything. */
+MUST_CHECK int rollup_read(Str bytes, Rollup *ret);
+
+/* --- signals --------------------------------------------------------------------------------- */
+
+/* The signals as people see them; rates are 0 without tasks. Tasks that were canceled or degraded
+ * count nowhere else. */
 typedef struct {
-    int64_t task_count; /* ended, less canceled */
+    int64_t task_count; /* at rest, less canceled and degraded */
     double completion_rate, error_rate, escalation_rate;
     int64_t scored;
     double quality, quality_deviation;               /* of scores; 0 without any */

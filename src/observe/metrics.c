@@ -767,57 +767,25 @@ static void workers_write(OmOut *out, const Reading *in)
     }
 }
 
-typedef enum {
-    SIGNAL_AGE,
-    SIGNAL_TASKS,
-    SIGNAL_COMPLETION,
-    SIGNAL_ERROR,
-    SIGNAL_ESCALATION,
-    SIGNAL_QUALITY,
-    SIGNAL_COST,
-    SIGNAL_TOKENS,
-    SIGNAL_P50,
-    SIGNAL_P95,
-    SIGNAL_P99,
-    SIGNAL_N_
-} SignalKind;
-
 static const struct {
     const char *name, *unit, *help;
 } signal_families[SIGNAL_N_] = {
     [SIGNAL_AGE] = { "gantry_version_age_seconds", "seconds", "Time since the version was made" },
-    [SIGNAL_TASKS] = { "gantry_version_tasks", NULL, "Tasks submitted in the last hour" },
+    [SIGNAL_TASKS] = { "gantry_version_tasks", NULL, "Tasks that came to rest in the last hour" },
     [SIGNAL_COMPLETION] = { "gantry_task_completion_rate", NULL, "Share that succeeded" },
     [SIGNAL_ERROR] = { "gantry_error_rate", NULL, "Share that failed or timed out" },
     [SIGNAL_ESCALATION] = { "gantry_escalation_rate", NULL, "Share given to a person" },
     [SIGNAL_QUALITY] = { "gantry_quality_score", NULL, "Mean score, 0 to 1" },
     [SIGNAL_COST] = { "gantry_token_cost_per_task_usd", "usd", "Mean cost of model calls" },
     [SIGNAL_TOKENS] = { "gantry_tokens_per_task", NULL, "Mean tokens" },
+    [SIGNAL_LLM_CALLS] = { "gantry_llm_calls_per_task", NULL, "Mean calls of models" },
+    [SIGNAL_TOOL_CALLS] = { "gantry_tool_calls_per_task", NULL, "Mean calls of tools" },
     [SIGNAL_P50] = { "gantry_latency_p50_seconds", "seconds", "Median run time" },
     [SIGNAL_P95] = { "gantry_latency_p95_seconds", "seconds", "95th percentile of run time" },
     [SIGNAL_P99] = { "gantry_latency_p99_seconds", "seconds", "99th percentile of run time" },
+    [SIGNAL_VARIANCE] = { "gantry_response_pattern_variance", NULL,
+                          "How far two tasks are apart: 0 identical, 0.5 unrelated" },
 };
-
-static double signal_value(SignalKind kind, const VersionSignals *v, int64_t now_ms)
-{
-    switch (kind) {
-    case SIGNAL_AGE:
-        if (v->version_created_at_ms == 0) return NAN;
-        return (double)MAX(now_ms - v->version_created_at_ms, 0) / 1000;
-    case SIGNAL_TASKS: return (double)v->tasks;
-    case SIGNAL_COMPLETION: return signals_rate(v, v->by_state[TASK_SUCCEEDED]);
-    case SIGNAL_ERROR: return signals_error_rate(v);
-    case SIGNAL_ESCALATION: return signals_rate(v, v->by_state[TASK_ESCALATED]);
-    case SIGNAL_QUALITY: return signals_quality(v);
-    case SIGNAL_COST: return signals_mean(v, v->cost_nusd) / 1e9;
-    case SIGNAL_TOKENS: return signals_mean(v, v->tokens);
-    case SIGNAL_P50: return signals_run_seconds(v, 0.50);
-    case SIGNAL_P95: return signals_run_seconds(v, 0.95);
-    case SIGNAL_P99: return signals_run_seconds(v, 0.99);
-    case SIGNAL_N_: break;
-    }
-    return NAN;
-}
 
 /* A figure that nobody measured has no sample. */
 static void signals_write(OmOut *out, const Reading *in)
@@ -827,7 +795,7 @@ static void signals_write(OmOut *out, const Reading *in)
                   signal_families[kind].help);
         for (size_t i = 0; i < in->signals.n; i++) {
             const VersionSignals *v = in->signals.versions[i];
-            double value = signal_value((SignalKind)kind, v, in->now_ms);
+            double value = signal_figure((SignalKind)kind, v, in->now_ms);
             OmLabel labels[] = { { "agent", v->agent },
                                  { "version", str_sub(v->version_id, 0, SHOWN_VERSION_LEN) } };
             if (!isnan(value)) om_sample(out, labels, 2, value);

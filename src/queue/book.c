@@ -314,8 +314,13 @@ static int report_late(Db *db, Report *report)
         late[n] = report->calls[i];
         late[n++].recording = NULL;
     }
-    int r = calls_book(report->queue, db, report->task, late, n, &report->kept);
-    return r == -ENOENT ? 0 : r;
+    TaskHead head;
+    int r = task_head(db, report->task.id, &head);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    /* a task at rest was counted without them */
+    r = rollup_news_add(db, head.seq, -1, NEWS_TASK | NEWS_SCORE);
+    if (r == 0) r = calls_book(report->queue, db, report->task, late, n, &report->kept);
+    return r == 0 ? rollup_news_add(db, head.seq, 1, NEWS_TASK | NEWS_SCORE) : r;
 }
 
 static int report_to_account(Db *db, Report *report)

@@ -94,6 +94,14 @@ static int webhook_add(const Queue *queue, Db *db, const TaskHead *head, int64_t
     return webhook_put(db, &task, buf_str(&body), now_ms);
 }
 
+/* What follows when a task has come to rest. */
+static int at_rest(const Queue *queue, Db *db, const TaskHead *head, int64_t now_ms,
+                   Effects *effects)
+{
+    int r = rollup_news_add(db, head->seq, 1, NEWS_TASK | NEWS_SCORE);
+    return r == 0 ? webhook_add(queue, db, head, now_ms, effects) : r;
+}
+
 /* --- the rule --------------------------------------------------------------------------------- */
 
 /* The agent's; the default when its settings cannot be read, which must not keep a task from
@@ -173,8 +181,7 @@ int task_conclude(const Queue *queue, Db *db, const TaskHead *head, const Conclu
     end.error_code = error_code_of(&end.next, c);
     if (str_empty(end.error_code)) end.error_detail = STR_NULL;
     r = task_end(db, head, &end);
-    if (r == 0 && end.next.state != TASK_QUEUED)
-        r = webhook_add(queue, db, head, c->now_ms, effects);
+    if (r == 0 && end.next.state != TASK_QUEUED) r = at_rest(queue, db, head, c->now_ms, effects);
     if (r != 0) return r;
     effects_end(effects, head->lane, &end.next, c->outcome);
     *ret_state = end.next.state;
@@ -185,8 +192,9 @@ int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskSta
                        Str error_code, Str by, int64_t now_ms, Effects *effects)
 {
     assert(head->state != TASK_RUNNING && task_state_may(head->state, state));
-    int r = task_stop(db, head->seq, state, error_code, by, now_ms);
-    if (r == 0) r = webhook_add(queue, db, head, now_ms, effects);
+    int r = rollup_news_add(db, head->seq, -1, NEWS_TASK | NEWS_SCORE); /* one that waited */
+    if (r == 0) r = task_stop(db, head->seq, state, error_code, by, now_ms);
+    if (r == 0) r = at_rest(queue, db, head, now_ms, effects);
     if (r != 0) return r;
     effects->queued[head->lane] -= head->state == TASK_QUEUED;
     effects->ended[head->lane][state]++;

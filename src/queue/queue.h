@@ -18,6 +18,7 @@
 #include "store/call_store.h"
 #include "store/journal_store.h"
 #include "store/log_store.h"
+#include "store/score_store.h"
 #include "store/store.h"
 #include "store/task_store.h"
 #include "store/tool_store.h"
@@ -41,6 +42,7 @@ enum {
     QUEUE_E_SWITCHED_OFF, /* a flag forbids tasks of this agent, version, tenant or user */
     QUEUE_E_NO_WEBHOOK,   /* no such webhook, or no such disabled endpoint */
     QUEUE_E_NO_RECORDING, /* the task's journal has no such recording, or not its request */
+    QUEUE_E_SCORES,       /* the task has been scored by too many names */
 };
 
 /* Where time comes from; tests give their own. */
@@ -128,6 +130,22 @@ MUST_CHECK int queue_get_wait(Queue *queue, Uuid id, unsigned parts, Arena *aren
 
 /* As task_list: 0, -EINVAL (cursor), -ENOMEM, -errno. */
 MUST_CHECK int queue_list_wait(Queue *queue, const TaskFilter *filter, Arena *arena, TaskPage *ret);
+
+#define TASK_SCORE_NAME_BYTES_MAX 64
+#define TASK_SCORE_COMMENT_BYTES_MAX 2000
+
+typedef struct {
+    Uuid id;
+    Str name;     /* who or what judged; not empty */
+    double value; /* 0 (useless) to 1 (perfect) */
+    Str comment;  /* may be empty */
+} TaskScore;
+
+/* Keeps what somebody thinks of a task, whatever its state; the same name again replaces what it
+ * said before, and the same value again changes nothing. *ret_quality: the mean over names, which
+ * is the task's quality now; it counts for the time at which the task came to rest. Returns 0,
+ * QUEUE_E_NO_TASK, QUEUE_E_SCORES, -errno. */
+MUST_CHECK int queue_score_wait(Queue *queue, const TaskScore *score, double *ret_quality);
 
 /* Watching: take a mark, read the task, then wait for the mark to move. The mark moves after every
  * committed change of the task (also new log lines and calls), and sometimes for nothing: read

@@ -7,6 +7,7 @@
 #include "base/list.h"
 #include "queue/ledger.h"
 #include "queue/queue.h"
+#include "store/rollup_store.h"
 
 #define TASK_MARKS_N \
     1024 /* powers of two: several tasks share a mark, which wakes some for nothing */

@@ -295,6 +295,36 @@ static const char webhook_hosts[] =
     " url TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, webhook_id TEXT NOT NULL"
     ") STRICT, WITHOUT ROWID;";
 
+/* news: facts for the rollups, deleted as they are put there. bytes: logic/rollup.h; by time first,
+ * for a look at a span of time and to forget old ones. fingerprint and tools of a task: of its last
+ * attempt. A score stays what it was before names were kept. */
+static const char rollups[] =
+    "CREATE TABLE rollup_news ("
+    " n INTEGER PRIMARY KEY, sign INTEGER NOT NULL, what INTEGER NOT NULL, state INTEGER NOT NULL,"
+    " agent TEXT NOT NULL, version_id TEXT NOT NULL, at_ms INTEGER NOT NULL,"
+    " started_at_ms INTEGER NOT NULL, cost_nusd INTEGER NOT NULL, tokens INTEGER NOT NULL,"
+    " llm_calls INTEGER NOT NULL, tool_calls INTEGER NOT NULL, degraded INTEGER NOT NULL,"
+    " quality REAL, fingerprint INTEGER, tools TEXT"
+    ") STRICT;"
+    "CREATE TABLE rollup ("
+    " span INTEGER NOT NULL, start_ms INTEGER NOT NULL, agent TEXT NOT NULL,"
+    " version_id TEXT NOT NULL, bytes BLOB NOT NULL,"
+    " PRIMARY KEY (span, start_ms, agent, version_id)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE TABLE task_score ("
+    " task_seq INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, comment TEXT,"
+    " at_ms INTEGER NOT NULL, PRIMARY KEY (task_seq, name)"
+    ") STRICT, WITHOUT ROWID;"
+    "ALTER TABLE task ADD COLUMN fingerprint INTEGER;"
+    "ALTER TABLE task ADD COLUMN tools TEXT;"
+    "INSERT INTO task_score SELECT seq, 'quality', quality, NULL, finished_at_ms FROM task"
+    " WHERE quality IS NOT NULL;"
+    "INSERT INTO rollup_news (sign, what, state, agent, version_id, at_ms, started_at_ms,"
+    " cost_nusd, tokens, llm_calls, tool_calls, degraded, quality)"
+    " SELECT 1, 3, state, agent, version_id, finished_at_ms, started_at_ms, cost_nusd,"
+    " input_tokens + output_tokens, llm_calls, tool_calls, degraded_calls > 0, quality"
+    " FROM task WHERE state BETWEEN 2 AND 5 ORDER BY seq;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -311,5 +341,6 @@ const Migration schema_steps[] = {
     { 13, "rollouts", rollouts },
     { 14, "accounts", accounts },
     { 15, "webhook hosts", webhook_hosts },
+    { 16, "rollups", rollups },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -131,8 +131,8 @@ MUST_CHECK int task_stop(Db *db, int64_t seq, TaskState state, Str error_code, S
 /* Marks a running task. */
 MUST_CHECK int task_request_cancel(Db *db, int64_t seq, Str stopped_by);
 
-/* At rest -> queued: failures, losses, deadline, error and result are cleared; history and usage
- * stay. */
+/* At rest -> queued: failures, losses, deadline, error, result and quality are cleared; history and
+ * usage stay. */
 MUST_CHECK int task_restart(Db *db, int64_t seq, int64_t now_ms);
 
 /* --- running tasks ---------------------------------------------------------------------------- */

@@ -31,7 +31,7 @@ static void test_fingerprints(void **state)
         uint64_t fp = fingerprint_of(tokens);
         assert_int_equal(fp, strtoull(json_str(json_get(it.value, "fp")).ptr, NULL, 16));
         assert_int_equal(task.grams, json_i64_or(json_get(it.value, "ngrams"), -1));
-        pattern_count(&counts, fp);
+        pattern_count(&counts, fp, 1);
     }
     double rpv = pattern_variance(counts.ones, counts.n, PATTERN_BITS);
     assert_near(rpv, vectors_f64(v, "rpv"), 1e-9);
@@ -74,8 +74,8 @@ static void test_merging(void **state)
     Rng rng = rng_seeded(3);
     for (int i = 0; i < 3000; i++) {
         uint64_t fp = rng_next(&rng);
-        pattern_count(&all, fp);
-        pattern_count(&part[i % 3], fp);
+        pattern_count(&all, fp, 1);
+        pattern_count(&part[i % 3], fp, 1);
     }
     PatternCounts merged = { 0 };
     for (int i = 0; i < 3; i++) pattern_merge(&merged, &part[i]);

@@ -47,7 +47,7 @@ static void test_histogram(void **state)
 /* A made-up task, the same whatever rollup it goes into. */
 static void add_random(Rollup *r, Rng *rng)
 {
-    RollupTask task = { .outcome = (Outcome)(rng_next(rng) % 4),
+    RollupTask task = { .outcome = (Outcome)(rng_next(rng) % 5),
                         .escalated = rng_next(rng) % 8 == 0,
                         .latency_ms = (int64_t)(rng_next(rng) % 100000),
                         .cost_nusd = (int64_t)(rng_next(rng) % 1000000),
@@ -81,6 +81,131 @@ static void test_merging_is_exact(void **state)
     assert_int_equal(merged.tools_n, 2);
     assert_int_equal(merged.tools[0].calls + merged.tools[1].calls, 9000);
     assert_int_equal(merged.tools[0].tasks + merged.tools[1].tasks, 3000);
+}
+
+/* What is taken back was never there; a difference is merged as well as a sum. */
+static void test_taking_back(void **state)
+{
+    (void)state;
+    static Rollup r, difference;
+    RollupTask task = { .outcome = OUTCOME_ESCALATED,
+                        .escalated = true,
+                        .latency_ms = 5,
+                        .cost_nusd = 7,
+                        .tool_calls = 3,
+                        .has_fingerprint = true,
+                        .fingerprint = 0xf0f0 };
+    rollup_add_task(&r, &task);
+    rollup_add_tool(&r, STR("orders"), 3);
+    rollup_add_score(&r, 0.3);
+    assert_int_equal(rollup_signals(&r).task_count, 1);
+    rollup_remove_task(&difference, &task);
+    rollup_remove_tool(&difference, STR("orders"), 3);
+    rollup_remove_score(&difference, 0.3);
+    task.outcome = OUTCOME_SUCCEEDED;
+    rollup_add_task(&difference, &task);
+    rollup_merge(&r, &difference);
+    assert_int_equal(r.succeeded, 1);
+    assert_int_equal(r.waiting, 0);
+    assert_int_equal(r.scores, 0);
+    assert_int_equal(r.score_sum, 0);
+    assert_int_equal(r.cost_nusd, 7);
+    assert_int_equal(r.pattern.n, 1);
+    assert_int_equal(r.tools[0].calls, 0);
+    assert_int_equal(histogram_count(&r.latency_ms), 1);
+}
+
+/* Tasks of a degraded moment are counted, and say nothing of the version. */
+static void test_degraded_tasks_stand_apart(void **state)
+{
+    (void)state;
+    static Rollup r;
+    rollup_add_task(&r, &(RollupTask){ .outcome = OUTCOME_FAILED, .degraded = true, .tokens = 9 });
+    rollup_add_task(&r, &(RollupTask){ .outcome = OUTCOME_SUCCEEDED, .tokens = 1 });
+    RollupSignals s = rollup_signals(&r);
+    assert_int_equal(r.degraded, 1);
+    assert_int_equal(s.task_count, 1);
+    assert_true(s.error_rate == 0 && s.tokens == 1);
+}
+
+static void test_bytes(void **state)
+{
+    (void)state;
+    static Rollup r, again;
+    CLEANUP(buf_deinit) Buf bytes;
+    buf_init(&bytes, ROLLUP_BYTES_MAX);
+    rollup_write(&r, &bytes);
+    assert_int_equal(rollup_read(buf_str(&bytes), &again), 0);
+    assert_memory_equal(&r, &again, sizeof(r));
+    for (uint64_t i = 0; i < 500; i++) {
+        Rng rng = rng_seeded(i);
+        add_random(&r, &rng);
+    }
+    rollup_remove_tool(&r, STR("once"), 5); /* a difference: below zero */
+    buf_clear(&bytes);
+    rollup_write(&r, &bytes);
+    assert_int_equal(rollup_read(buf_str(&bytes), &again), 0);
+    assert_memory_equal(&r, &again, sizeof(r));
+    for (size_t n = 0; n < bytes.len; n++)
+        assert_int_equal(rollup_read(str_sub(buf_str(&bytes), 0, n), &again), -EPROTO);
+    buf_add_char(&bytes, 0);
+    assert_int_equal(rollup_read(buf_str(&bytes), &again), -EPROTO);
+}
+
+/* The largest rollup there can be has room. */
+static void test_bytes_have_room(void **state)
+{
+    (void)state;
+    static Rollup r, again;
+    memset(&r, 0x7f, sizeof(r));
+    r.tools_n = ROLLUP_TOOLS_MAX;
+    for (int i = 0; i < ROLLUP_TOOLS_MAX; i++) r.tools[i].name[ROLLUP_TOOL_BYTES] = '\0';
+    CLEANUP(buf_deinit) Buf bytes;
+    buf_init(&bytes, ROLLUP_BYTES_MAX);
+    rollup_write(&r, &bytes);
+    assert_false(bytes.failed);
+    assert_int_equal(rollup_read(buf_str(&bytes), &again), 0);
+    assert_int_equal(again.tools[63].tasks, r.tools[63].tasks);
+    assert_int_equal(again.cost_nusd, r.cost_nusd);
+}
+
+#define MINUTE INT64_C(60000)
+#define HOUR (60 * MINUTE)
+#define DAY (24 * HOUR)
+
+/* Whatever the window, each moment of it is covered once, in order, by spans that are still
+ * kept. */
+static void test_cover(void **state)
+{
+    (void)state;
+    Rng rng = rng_seeded(7);
+    RollupTile tiles[ROLLUP_TILES_MAX];
+    int64_t now = 20000 * DAY + 5 * HOUR + 7 * MINUTE + 123;
+    assert_int_equal(rollup_cover(now, now, now, tiles), 0);
+    assert_int_equal(rollup_cover(now - 30 * DAY, now, now, tiles), 3); /* hours, days, hours */
+    for (int i = 0; i < 20000; i++) {
+        static const int64_t far[] = { HOUR, 2 * DAY, 20 * DAY, 300 * DAY };
+        int64_t from = now - (int64_t)(rng_next(&rng) % (uint64_t)far[i % 4]) - 1;
+        int64_t to = now - (int64_t)(rng_next(&rng) % (uint64_t)(now - from));
+        size_t n = rollup_cover(from, to, now, tiles);
+        assert_in_range(n, 1, ROLLUP_TILES_MAX);
+        RollupSpan fine = ROLLUP_DAY;
+        for (size_t k = 0; k < n; k++) {
+            fine = MIN(fine, tiles[k].span);
+            assert_true(tiles[k].from_ms < tiles[k].to_ms);
+            assert_int_equal(rollup_start_ms(tiles[k].span, tiles[k].from_ms), tiles[k].from_ms);
+            assert_int_equal(rollup_start_ms(tiles[k].span, tiles[k].to_ms), tiles[k].to_ms);
+            if (k > 0) assert_int_equal(tiles[k].from_ms, tiles[k - 1].to_ms);
+            if (tiles[k].span == ROLLUP_MINUTE)
+                assert_true(now - tiles[k].from_ms < ROLLUP_MINUTES_KEPT_MS);
+            if (tiles[k].span == ROLLUP_HOUR)
+                assert_true(now - tiles[k].from_ms < ROLLUP_HOURS_KEPT_MS);
+        }
+        int64_t first = tiles[0].from_ms, last = tiles[n - 1].to_ms;
+        assert_true(first <= from && last >= to);
+        assert_true(from - first < (n == 1 || fine == tiles[0].span ? DAY : HOUR));
+        assert_true(last - to < DAY);
+    }
 }
 
 static void test_signals(void **state)
@@ -145,6 +270,11 @@ int main(void)
         cmocka_unit_test(test_histogram),
         cmocka_unit_test(test_merging_is_exact),
         cmocka_unit_test(test_signals),
+        cmocka_unit_test(test_taking_back),
+        cmocka_unit_test(test_degraded_tasks_stand_apart),
+        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_bytes_have_room),
+        cmocka_unit_test(test_cover),
         cmocka_unit_test(test_tools_beyond_the_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,77 @@
+/* What people, graders and agents think of a task. */
+#include <math.h>
+
+#include "base/diag.h"
+#include "queue/queue_private.h"
+
+#define SCRATCH_ARENA_MAX 65536
+
+typedef struct {
+    const Queue *queue;
+    const TaskScore *score;
+    int64_t now_ms;
+    double quality;
+} ScoreJob;
+
+/* A line of the task's log says where the score came from. */
+static int score_log(const Queue *queue, Db *db, const TaskHead *head, const ScoreJob *job)
+{
+    const TaskScore *score = job->score;
+    int64_t bytes, dropped;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, SCRATCH_ARENA_MAX);
+    Str text = arena_printf(&arena, "scored %.*s=%g%s%.*s", STR_ARG(score->name), score->value,
+                            str_empty(score->comment) ? "" : ": ", STR_ARG(score->comment));
+    int r = task_log_usage(db, head->seq, &bytes, &dropped);
+    if (r != 0) return r;
+    if (!text.ptr || (int64_t)text.len > queue->options.log_bytes_max - bytes)
+        return task_set_log_usage(db, head->seq, bytes, dropped + 1);
+    /* lines are numbered by the worker, from 1: the time as a number is above them all */
+    TaskLogLine line = { .attempt = head->attempt,
+                         .seq = job->now_ms,
+                         .at_ms = job->now_ms,
+                         .stream = TASK_LOG_SYSTEM,
+                         .text = text };
+    while ((r = task_log_insert(db, head->seq, &line)) == DB_E_CONFLICT) line.seq++;
+    return r == 0 ? task_set_log_usage(db, head->seq, bytes + (int64_t)text.len, dropped) : r;
+}
+
+/* The task's quality becomes the mean of its scores; its version's changes with it. */
+static int quality_change(Db *db, const TaskHead *head, const ScoreJob *job)
+{
+    int r = rollup_news_add(db, head->seq, -1, NEWS_SCORE);
+    if (r == 0) r = task_set_quality(db, head->id, job->quality);
+    return r == 0 ? rollup_news_add(db, head->seq, 1, NEWS_SCORE) : r;
+}
+
+static int score_job(Db *db, void *arg)
+{
+    ScoreJob *job = arg;
+    const TaskScore *score = job->score;
+    TaskHead head;
+    int r = task_head(db, score->id, &head);
+    if (r == -ENOENT) return diag_set(QUEUE_E_NO_TASK, "there is no such task");
+    if (r != 0) return r;
+    int put = score_put(db, head.seq,
+                        &(Score){ score->name, score->value, score->comment, job->now_ms });
+    if (put < 0) return put;
+    if (put == SCORE_E_FULL)
+        return diag_set(QUEUE_E_SCORES, "the task has scores by %d names already", SCORE_NAMES_MAX);
+    r = score_mean(db, head.seq, &job->quality);
+    if (r != 0 || put == SCORE_E_SAME) return r;
+    r = quality_change(db, &head, job);
+    return r == 0 ? score_log(job->queue, db, &head, job) : r;
+}
+
+int queue_score_wait(Queue *queue, const TaskScore *score, double *ret_quality)
+{
+    assert(score->value >= 0 && score->value <= 1 && !str_empty(score->name));
+    assert(score->name.len <= TASK_SCORE_NAME_BYTES_MAX);
+    assert(score->comment.len <= TASK_SCORE_COMMENT_BYTES_MAX);
+    ScoreJob job = { .queue = queue, .score = score, .now_ms = queue_now_ms(queue) };
+    int r = store_call_wait(queue->store, score_job, &job);
+    if (r != 0) return r;
+    queue_task_changed(queue, score->id);
+    *ret_quality = job.quality;
+    return 0;
+}

@@ -1,0 +1,86 @@
+#include "store/score_store.h"
+
+#include <math.h>
+
+#include "store/row.h"
+
+static int score_value(Db *db, int64_t task_seq, Str name, double *ret)
+{
+    RowIn in = row_in(db, "SELECT value FROM task_score WHERE task_seq = ?1 AND name = ?2");
+    in_i64(&in, task_seq);
+    in_text(&in, name);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = db_f64(in.stmt, 0);
+    db_reset(in.stmt);
+    return 0;
+}
+
+static int score_figures(Db *db, int64_t task_seq, int64_t *ret_n, double *ret_mean)
+{
+    RowIn in = row_in(db, "SELECT count(*), avg(value) FROM task_score WHERE task_seq = ?1");
+    in_i64(&in, task_seq);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret_n = db_i64(in.stmt, 0);
+    *ret_mean = *ret_n > 0 ? db_f64(in.stmt, 1) : NAN;
+    db_reset(in.stmt);
+    return 0;
+}
+
+int score_put(Db *db, int64_t task_seq, const Score *score)
+{
+    assert(score->value >= 0 && score->value <= 1 && !str_empty(score->name));
+    double mean, before = NAN;
+    int64_t n = 0;
+    int r = score_value(db, task_seq, score->name, &before);
+    if (r == 0 && before == score->value) return SCORE_E_SAME;
+    if (r == -ENOENT) r = score_figures(db, task_seq, &n, &mean);
+    if (r != 0) return r;
+    if (n >= SCORE_NAMES_MAX) return SCORE_E_FULL;
+    RowIn in = row_in(db, "INSERT INTO task_score (task_seq, name, value, comment, at_ms)"
+                          " VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET"
+                          " value = excluded.value, comment = excluded.comment,"
+                          " at_ms = excluded.at_ms");
+    in_i64(&in, task_seq);
+    in_text(&in, score->name);
+    db_bind_f64(in.stmt, in.index++, score->value);
+    in_text_or_null(&in, score->comment);
+    in_i64(&in, score->at_ms);
+    return row_run(in.stmt);
+}
+
+int score_mean(Db *db, int64_t task_seq, double *ret)
+{
+    int64_t n;
+    return score_figures(db, task_seq, &n, ret);
+}
+
+static void score_read(RowOut *out, void *ret)
+{
+    Score *score = ret;
+    score->name = out_text(out);
+    score->value = db_f64(out->stmt, out->column++);
+    score->comment = out_text(out);
+    score->at_ms = out_i64(out);
+}
+
+int score_list(Db *db, int64_t task_seq, Arena *arena, Score **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = SCORE_NAMES_MAX, .size = sizeof(Score) };
+    DbStmt *s = db_stmt(db, "SELECT name, value, comment, at_ms FROM task_score"
+                            " WHERE task_seq = ?1 ORDER BY name");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_list_fill(&list, s, score_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
+int score_forget(Db *db, int64_t task_seq)
+{
+    DbStmt *s = db_stmt(db, "DELETE FROM task_score WHERE task_seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    return row_run(s);
+}
