@@ -233,14 +233,10 @@ int worker_holds_run_wait(ApiCall *call)
     const Json *list = json_get(body, "holds");
     if (uuid_from_text(json_str(json_get(body, "workerId")), &dead) < 0 || uuid_eq(id, dead))
         return api_problem_wait(call, 400, "member_invalid", "`workerId` is to be another worker");
-    if (json_len(list) > BUDGET_HOLDS_MAX)
-        return api_problem_wait(call, 400, "member_invalid", "`holds` has more than %d elements",
-                                BUDGET_HOLDS_MAX);
-    BudgetHold *holds = ARENA_ARRAY(&call->req->arena, BudgetHold, json_len(list) + 1);
-    if (!holds) return api_fail_wait(call, -ENOMEM);
-    size_t n = 0;
-    for (JsonIter it = json_iter(list); json_next(&it);)
-        if ((r = wire_hold_read(it.value, &holds[n++])) < 0) return wire_problem_wait(call, r);
+    const BudgetHold *holds;
+    size_t n;
+    if ((r = wire_holds_read(&call->req->arena, list, &holds, &n)) < 0)
+        return wire_problem_wait(call, r);
     r = queue_holds_wait(call->api->options.queue, id, dead, holds, n);
     return r != 0 ? api_queue_fail_wait(call, r) : api_reply_wait(call, 204, NULL, STR(""));
 }

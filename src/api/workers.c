@@ -37,11 +37,13 @@ const BodySpec claim_body = { .name = "WorkerClaimRequest",
 
 static const Member heartbeat_members[] = {
     { "tasks", MEMBER_ARRAY, true, "What the worker holds: [{taskId, fence}]", NULL },
+    { "holds", MEMBER_ARRAY, false, "Its model calls in flight, as in WorkerHoldsRequest", NULL },
 };
 const BodySpec heartbeat_body = { .name = "WorkerHeartbeatRequest",
                                   .members = heartbeat_members,
                                   .n = ARRAY_N(heartbeat_members),
-                                  .required = true };
+                                  .required = true,
+                                  .large = true };
 
 static const Member cache_members[] = {
     { "seen", MEMBER_INTEGER, true, "The last revision of purges that was obeyed", NULL },
@@ -417,7 +419,10 @@ int worker_heartbeat_run_wait(ApiCall *call)
     size_t n = 0;
     for (JsonIter it = json_iter(tasks); json_next(&it);)
         if (wire_ref_read(it.value, &held[n++]) < 0) return wire_problem_wait(call, -EINVAL);
-    r = queue_heartbeat_wait(call->api->options.queue, id, held, n, &call->req->arena, &beat);
+    Heartbeat told = { .held = held, .held_n = n };
+    r = wire_holds_read(&call->req->arena, json_get(body, "holds"), &told.calls, &told.calls_n);
+    if (r < 0) return wire_problem_wait(call, r);
+    r = queue_heartbeat_wait(call->api->options.queue, id, &told, &call->req->arena, &beat);
     if (r != 0) return api_queue_fail_wait(call, r);
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);

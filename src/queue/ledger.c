@@ -173,12 +173,14 @@ int ledger_open(Queue *queue)
     if (!ok) return -ENOMEM;
     rules_sort(&ledger->config);
     ledger->epoch = entropy_u64() >> 12; /* not that of the process before */
+    map_init(&ledger->in_flight, entropy_u64());
     return store_call(queue->store, rules_load, queue);
 }
 
 void ledger_close(Queue *queue)
 {
     assert(list_empty(&queue->ledger.askers) && list_empty(&queue->ledger.changed.waiters));
+    in_flight_deinit(&queue->ledger.in_flight);
     rules_free(&queue->ledger.rules);
     rules_free(&queue->ledger.config);
 }
@@ -423,7 +425,7 @@ static int grant_tell(Db *db, GrantJob *job)
     return r;
 }
 
-static int worker_lives(Db *db, Uuid id)
+int worker_lives(Db *db, Uuid id)
 {
     WorkerState state;
     int r = worker_state(db, id, &state);
@@ -566,24 +568,6 @@ typedef struct {
     EndAll all;
 } HoldsJob;
 
-static int hold_book(HoldsJob *job, Db *db, const BudgetHold *hold)
-{
-    Call call = { .call_id = hold->call_id,
-                  .attempt = hold->attempt,
-                  .fence = hold->task.fence,
-                  .at_ms = hold->at_ms,
-                  .provider = hold->provider,
-                  .model = hold->model,
-                  .protocol = STR(""),
-                  .outcome = STR("lost"),
-                  .cost_nusd = hold->charge.nusd,
-                  .charged_tokens = hold->charge.tokens,
-                  .worker_id = job->dead_id };
-    JournalKept kept = { 0 };
-    int r = calls_book(job->queue, db, hold->task, &call, 1, &kept);
-    return r == -ENOENT ? 0 : r;
-}
-
 /* Ends what the dead worker ran, then books and closes, all in one. */
 static int holds_job(Db *db, void *arg)
 {
@@ -599,7 +583,8 @@ static int holds_job(Db *db, void *arg)
         if (r == 0 && !job->more) r = worker_set_state(db, job->dead_id, WORKER_LOST);
     } else if (r == -ENOENT) r = 0;
     if (r != 0 || job->more) return r;
-    for (size_t i = 0; i < job->n && r == 0; i++) r = hold_book(job, db, &job->holds[i]);
+    for (size_t i = 0; i < job->n && r == 0; i++)
+        r = hold_lose(job->queue, db, job->dead_id, &job->holds[i]);
     return r == 0 ? budget_slices_close(db, job->dead_id) : r;
 }
 

@@ -45,18 +45,6 @@ MUST_CHECK int queue_budget_set_wait(Queue *queue, const BudgetScope *scope, int
 MUST_CHECK int queue_grants_wait(Queue *queue, Uuid worker_id, const BudgetAsk *ask,
                                  int64_t deadline_ms, Arena *arena, BudgetAnswer *ret);
 
-/* A call that a worker had in flight when it died, or whose record was not taken yet. */
-typedef struct {
-    Str call_id;
-    TaskRef task;
-    int64_t attempt;
-    int64_t at_ms; /* when it began */
-    Str provider, model;
-    CapHold charge; /* what was held for it, or what it cost, where that was known */
-} BudgetHold;
-
-#define BUDGET_HOLDS_MAX 16384
-
 /* What a worker's successor knows of it (it has found its list of holds): the holds whose calls
  * were never recorded are recorded as lost and charged, everything else set aside for it comes
  * back, and its tasks are given to others now. Returns 0 (also when that was said before),

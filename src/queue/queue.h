@@ -222,13 +222,34 @@ typedef struct {
     uint64_t mark;           /* for queue_signal_wait */
 } HeartbeatReply;
 
+/* A call that a worker has in flight, or whose record was not taken yet. */
+typedef struct {
+    Str call_id;
+    TaskRef task;
+    int64_t attempt;
+    int64_t at_ms; /* when it began */
+    Str provider, model;
+    CapHold charge; /* what was held for it, or what it cost, where that was known */
+} BudgetHold;
+
+#define BUDGET_HOLDS_MAX 16384
 #define HEARTBEAT_TASKS_MAX 4096
+
+/* What a worker has. */
+typedef struct {
+    const TaskRef *held; /* at most HEARTBEAT_TASKS_MAX */
+    size_t held_n;
+    const BudgetHold *calls; /* in flight, at most BUDGET_HOLDS_MAX */
+    size_t calls_n;
+} Heartbeat;
 
 /* Renews the worker's lease and compares what it holds with the store. Tasks the store has for this
  * worker but held lacks (the answer to its claim was lost) are released once they are older than
- * two leases. Returns 0, QUEUE_E_NO_WORKER, -ENOMEM, -errno. */
-MUST_CHECK int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const TaskRef *held,
-                                    size_t held_n, Arena *arena, HeartbeatReply *ret);
+ * two leases. Should the lease end, the calls that it has told of last and that were never recorded
+ * are recorded as lost and charged in full, to their tasks too. Returns 0, QUEUE_E_NO_WORKER,
+ * -ENOMEM, -errno. */
+MUST_CHECK int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const Heartbeat *beat,
+                                    Arena *arena, HeartbeatReply *ret);
 
 /* Waits until there is a reason to heartbeat before its time (a cancel, a drain): 0 when the mark
  * moved (perhaps for nothing), -ETIMEDOUT, -ECANCELED. */

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "base/list.h"
+#include "base/map.h"
 #include "queue/ledger.h"
 #include "queue/queue.h"
 #include "store/rollup_store.h"
@@ -32,6 +33,7 @@ typedef struct {
 typedef struct {
     RuleList config; /* of the configuration; never changes */
     RuleList rules;  /* in force; the store thread's */
+    Map in_flight;   /* what workers have told of, by their ids; the store thread's */
 
     /* under the queue's lock */
     uint64_t epoch;
@@ -128,6 +130,27 @@ void ledger_beat(Queue *queue, Uuid worker_id, HeartbeatReply *reply);
 
 /* Inside a job, now and then: forgets old windows. */
 MUST_CHECK int ledger_purge(Db *db, int64_t now_ms);
+
+/* Inside a job. Returns 0, QUEUE_E_NO_WORKER with diag, -errno. */
+MUST_CHECK int worker_lives(Db *db, Uuid id);
+
+/* --- calls in flight (in_flight.c), all inside jobs ------------------------------------------- */
+
+/* A worker that lives tells what it has in flight; it replaces what it told before. Without memory
+ * for it, it is known of no call. */
+void in_flight_keep(Queue *queue, Uuid worker_id, const BudgetHold *holds, size_t n);
+
+/* The lease ends: what the worker told last and was never recorded is lost. Comes before the end of
+ * its attempts, for their totals. Nothing is forgotten, for the job may be undone. */
+MUST_CHECK int in_flight_lose(Queue *queue, Db *db, Uuid worker_id);
+
+/* Now and then: forgets what workers had that are gone. */
+MUST_CHECK int in_flight_purge(Queue *queue, Db *db);
+
+void in_flight_deinit(Map *workers);
+
+/* Records a call as lost and charges it in full, unless it is recorded already. */
+MUST_CHECK int hold_lose(Queue *queue, Db *db, Uuid worker_id, const BudgetHold *hold);
 
 /* --- waiting ---------------------------------------------------------------------------------- */
 

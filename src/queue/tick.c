@@ -17,6 +17,7 @@
 /* --- leases ----------------------------------------------------------------------------------- */
 
 typedef struct {
+    Queue *queue;
     int64_t steady_ms;
     bool found;
     Uuid worker_id;
@@ -29,13 +30,15 @@ static int expire_job(Db *db, void *arg)
     int r = worker_next_expired(db, job->steady_ms, &job->worker_id);
     job->found = r == 0;
     if (r != 0) return r == -ENOENT ? 0 : r;
-    r = worker_end_all(db, job->worker_id, &job->all);
+    r = in_flight_lose(job->queue, db, job->worker_id);
+    if (r == 0) r = worker_end_all(db, job->worker_id, &job->all);
     return r != 0 || job->all.more ? r : worker_set_state(db, job->worker_id, WORKER_LOST);
 }
 
 static int expire_one(Queue *queue, bool *ret_found)
 {
-    ExpireJob job = { .steady_ms = queue_steady_ms(queue),
+    ExpireJob job = { .queue = queue,
+                      .steady_ms = queue_steady_ms(queue),
                       .all = { .queue = queue,
                                .outcome = TASK_OUTCOME_LOST,
                                .now_ms = queue_now_ms(queue),
@@ -89,6 +92,7 @@ static int tidy_job(Db *db, void *arg)
     if (r != 0 || !job->purge) return r;
     r = idempotency_purge(db, keys_before_ms, PURGE_KEYS_MAX, &purged);
     if (r == 0) r = ledger_purge(db, job->now_ms);
+    if (r == 0) r = in_flight_purge(job->queue, db);
     return r != 0 ? r : worker_purge(db, job->now_ms - GONE_WORKERS_KEPT_MS);
 }
 

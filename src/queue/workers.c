@@ -101,8 +101,7 @@ int queue_leave_wait(Queue *queue, Uuid worker_id)
 typedef struct {
     Queue *queue;
     Uuid worker_id;
-    const TaskRef *held;
-    size_t held_n;
+    const Heartbeat *beat;
     int64_t now_ms;
     HeartbeatReply *reply;
     EndAll orphans;
@@ -112,13 +111,13 @@ typedef struct {
 static int heartbeat_held(Db *db, HeartbeatJob *job)
 {
     HeartbeatReply *reply = job->reply;
-    for (size_t i = 0; i < job->held_n; i++) {
+    for (size_t i = 0; i < job->beat->held_n; i++) {
         TaskHead head;
-        int r = task_held(db, job->held[i], &head);
+        int r = task_held(db, job->beat->held[i], &head);
         if (r < 0) return r;
         if (r == 0 && !head.cancel_requested) continue;
         reply->stops[reply->stops_n++] = (HoldStop){
-            .task = job->held[i],
+            .task = job->beat->held[i],
             .reason = r == 0 ? HOLD_CANCEL : HOLD_STALE,
         };
     }
@@ -127,8 +126,9 @@ static int heartbeat_held(Db *db, HeartbeatJob *job)
 
 static bool held_has(const HeartbeatJob *job, const TaskHead *head)
 {
-    for (size_t i = 0; i < job->held_n; i++)
-        if (job->held[i].fence == head->fence && uuid_eq(job->held[i].id, head->id)) return true;
+    const TaskRef *held = job->beat->held;
+    for (size_t i = 0; i < job->beat->held_n; i++)
+        if (held[i].fence == head->fence && uuid_eq(held[i].id, head->id)) return true;
     return false;
 }
 
@@ -171,22 +171,22 @@ static int heartbeat_job(Db *db, void *arg)
     if (r == 0) r = heartbeat_held(db, job);
     if (r == 0) r = heartbeat_orphans(db, job);
     if (r != 0) return r;
+    in_flight_keep(job->queue, job->worker_id, job->beat->calls, job->beat->calls_n);
     job->reply->draining = state == WORKER_DRAINING;
     return 0;
 }
 
-int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const TaskRef *held, size_t held_n,
-                         Arena *arena, HeartbeatReply *ret)
+int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const Heartbeat *beat, Arena *arena,
+                         HeartbeatReply *ret)
 {
-    assert(held_n <= HEARTBEAT_TASKS_MAX);
+    assert(beat->held_n <= HEARTBEAT_TASKS_MAX);
     /* the mark first: what changes from here on asks for another heartbeat */
     HeartbeatReply reply = { .mark = queue_signal_mark(queue, worker_id) };
-    reply.stops = ARENA_ARRAY(arena, HoldStop, held_n);
+    reply.stops = ARENA_ARRAY(arena, HoldStop, beat->held_n);
     if (!reply.stops) return diag_set(-ENOMEM, "no memory for the answer to a heartbeat");
     HeartbeatJob job = { .queue = queue,
                          .worker_id = worker_id,
-                         .held = held,
-                         .held_n = held_n,
+                         .beat = beat,
                          .now_ms = queue_now_ms(queue),
                          .reply = &reply };
     int r = store_call_wait(queue->store, heartbeat_job, &job);

@@ -207,18 +207,20 @@ bool holds_dead(const Holds *holds, Uuid *ret)
 int holds_of(const Holds *holds, Uuid worker_id, Arena *arena, BudgetHold **ret, size_t *ret_n)
 {
     BudgetHold *list = ARENA_ARRAY(arena, BudgetHold, holds->by_call.n + 1);
-    size_t n = 0;
+    size_t n = 0, cursor = 0;
     if (!list) return diag_set(-ENOMEM, "no memory for the list of holds");
-    for (size_t i = 0; i < HOLDS_MAX; i++) {
-        const Entry *e = &holds->entries[i];
-        if (!e->held || !uuid_eq(e->worker_id, worker_id)) continue;
-        list[n++] = (BudgetHold){ .call_id = str_of(e->call_id),
-                                  .task = { e->task_id, e->fence },
-                                  .attempt = e->attempt,
-                                  .at_ms = e->at_ms,
-                                  .provider = str_of(e->provider),
-                                  .model = str_of(e->model),
-                                  .charge = { .tokens = e->tokens, .nusd = e->nusd } };
+    for (const Entry *e; (e = map_next(&holds->by_call, &cursor));) {
+        if (!uuid_eq(e->worker_id, worker_id)) continue;
+        BudgetHold *hold = &list[n++];
+        *hold = (BudgetHold){ .call_id = arena_str(arena, str_of(e->call_id)),
+                              .task = { e->task_id, e->fence },
+                              .attempt = e->attempt,
+                              .at_ms = e->at_ms,
+                              .provider = arena_str(arena, str_of(e->provider)),
+                              .model = arena_str(arena, str_of(e->model)),
+                              .charge = { .tokens = e->tokens, .nusd = e->nusd } };
+        if (!hold->call_id.ptr || !hold->provider.ptr || !hold->model.ptr)
+            return diag_set(-ENOMEM, "no memory for the list of holds");
     }
     *ret = list;
     *ret_n = n;

@@ -39,7 +39,8 @@ bool holds_any(const Holds *holds, Uuid worker_id);
 
 /* A worker before this one of whom the control plane has not been told: false: there is none. */
 bool holds_dead(const Holds *holds, Uuid *ret);
-/* What it had in flight; texts lie in the file. The array lives in arena. Returns 0 or -ENOMEM. */
+/* What a worker, dead or this one, has in flight, in no order, all in arena. Returns 0 or
+ * -ENOMEM. */
 MUST_CHECK int holds_of(const Holds *holds, Uuid worker_id, Arena *arena, BudgetHold **ret,
                         size_t *ret_n);
 /* The control plane has been told. */

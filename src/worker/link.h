@@ -96,7 +96,7 @@ typedef struct {
                       LinkTask **ret, size_t *ret_n);
 
     /* Renews the lease; *ret names what to stop. Returns 0, LINK_E_NO_WORKER. */
-    int (*heartbeat_wait)(WorkerLink *link, const TaskRef *held, size_t held_n, Arena *arena,
+    int (*heartbeat_wait)(WorkerLink *link, const Heartbeat *beat, Arena *arena,
                           HeartbeatReply *ret);
 
     /* Waits for a reason to heartbeat before its time: 0, -ETIMEDOUT. mark: of the last reply. */

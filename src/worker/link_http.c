@@ -240,22 +240,28 @@ static int http_claim_wait(WorkerLink *link, const LaneConfig *free, int64_t wai
     return r == 0 ? tasks_read(arena, json_get(v, "tasks"), ret, ret_n) : r;
 }
 
-static void held_write(JsonOut *out, const TaskRef *held, size_t held_n)
+static void heartbeat_write(JsonOut *out, const Heartbeat *beat)
 {
     json_out_object(out);
     json_out_key(out, "tasks");
     json_out_array(out);
-    for (size_t i = 0; i < held_n; i++) {
+    for (size_t i = 0; i < beat->held_n; i++) {
         json_out_object(out);
-        wire_ref_write(out, held[i]);
+        wire_ref_write(out, beat->held[i]);
         json_out_object_end(out);
     }
     json_out_array_end(out);
+    if (beat->calls_n) {
+        json_out_key(out, "holds");
+        json_out_array(out);
+        for (size_t i = 0; i < beat->calls_n; i++) wire_hold_write(out, &beat->calls[i]);
+        json_out_array_end(out);
+    }
     json_out_object_end(out);
 }
 
 /* A heartbeat that hangs must not use up the lease: there has to be time for another. */
-static int http_heartbeat_wait(WorkerLink *link, const TaskRef *held, size_t held_n, Arena *arena,
+static int http_heartbeat_wait(WorkerLink *link, const Heartbeat *beat, Arena *arena,
                                HeartbeatReply *ret)
 {
     HttpLink *http = http_of(link);
@@ -264,7 +270,7 @@ static int http_heartbeat_wait(WorkerLink *link, const TaskRef *held, size_t hel
     const Json *v;
     buf_init(&body, REQUEST_BYTES_MAX);
     JsonOut out = json_out(&body);
-    held_write(&out, held, held_n);
+    heartbeat_write(&out, beat);
     if (!json_out_ok(&out)) return -ENOMEM;
     Ask ask = {
         .method = "POST",
@@ -275,7 +281,7 @@ static int http_heartbeat_wait(WorkerLink *link, const TaskRef *held, size_t hel
         .absent = LINK_E_NO_WORKER,
     };
     int r = ask_json_wait(http, &ask, arena, &v);
-    return r == 0 ? wire_beat_read(arena, v, held, held_n, ret) : r;
+    return r == 0 ? wire_beat_read(arena, v, beat->held, beat->held_n, ret) : r;
 }
 
 /* Nothing is pushed over HTTP: the heartbeat's own rhythm has to do. */

@@ -87,11 +87,11 @@ static int local_claim_wait(WorkerLink *link, const LaneConfig *free, int64_t wa
     return 0;
 }
 
-static int local_heartbeat_wait(WorkerLink *link, const TaskRef *held, size_t held_n, Arena *arena,
+static int local_heartbeat_wait(WorkerLink *link, const Heartbeat *beat, Arena *arena,
                                 HeartbeatReply *ret)
 {
     LocalLink *local = local_of(link);
-    return outcome(queue_heartbeat_wait(local->queue, local->worker_id, held, held_n, arena, ret));
+    return outcome(queue_heartbeat_wait(local->queue, local->worker_id, beat, arena, ret));
 }
 
 static int local_signal_wait(WorkerLink *link, uint64_t mark, int64_t deadline_ms)

@@ -7,7 +7,7 @@
  *                               201 {"workerId","leaseMs","heartbeatMs"}
  *   POST .../{id}/claim         {"free":SLOTS,"waitMs"}
  *                               200 {"tasks":[TASK]}
- *   POST .../{id}/heartbeat     {"tasks":[REF]}
+ *   POST .../{id}/heartbeat     {"tasks":[REF],"holds":[HOLD]}; calls in flight
  *                               200 {"cancel":[taskId],"lost":[taskId],"draining","flagsRevision",
  *                                   "pricesRevision","cacheRevision"}
  *   POST .../{id}/cache         {"seen",FIGURES}
@@ -129,6 +129,9 @@ void wire_answer_write(JsonOut *out, const BudgetAnswer *answer);
 MUST_CHECK int wire_answer_read(Arena *arena, const Json *v, BudgetAnswer *ret);
 void wire_hold_write(JsonOut *out, const BudgetHold *hold);
 MUST_CHECK int wire_hold_read(const Json *v, BudgetHold *ret);
+/* list: an array or NULL. */
+MUST_CHECK int wire_holds_read(Arena *arena, const Json *list, const BudgetHold **ret,
+                               size_t *ret_n);
 
 /* wire_journal.c. What is read lives in arena; also -ENOMEM. */
 void wire_recording_write(JsonOut *out, const JournalNew *recording);

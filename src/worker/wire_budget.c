@@ -226,3 +226,19 @@ int wire_hold_read(const Json *v, BudgetHold *ret)
     if (r == 0) *ret = hold;
     return r;
 }
+
+int wire_holds_read(Arena *arena, const Json *list, const BudgetHold **ret, size_t *ret_n)
+{
+    size_t n = 0;
+    int r = 0;
+    if (json_len(list) > BUDGET_HOLDS_MAX)
+        return diag_set(-EINVAL, "`holds` has more than %d elements", BUDGET_HOLDS_MAX);
+    BudgetHold *holds = ARENA_ARRAY(arena, BudgetHold, json_len(list) + 1);
+    if (!holds) return -ENOMEM;
+    for (JsonIter it = json_iter(list); r == 0 && json_next(&it);)
+        r = wire_hold_read(it.value, &holds[n++]);
+    if (r != 0) return r;
+    *ret = holds;
+    *ret_n = n;
+    return 0;
+}

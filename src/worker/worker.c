@@ -25,7 +25,7 @@
 #define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define CLAIM_WAIT_MS 20000
 #define CLAIM_ARENA_BYTES_MAX (WIRE_CLAIM_BYTES_MAX * 16)
-#define BEAT_ARENA_BYTES_MAX ((size_t)4 << 20)
+#define BEAT_ARENA_BYTES_MAX ((size_t)8 << 20)
 #define FLAGS_ARENA_BYTES_MAX (48 * FLAGS_BYTES_MAX)
 #define CACHE_TELL_MS 2000
 #define HOLDS_ARENA_BYTES_MAX ((size_t)8 << 20)
@@ -406,7 +406,7 @@ static void lease_lost(WorkerHost *w, const char *why)
 
 /* What is lost already is left out: the same task may have been claimed again since, and answers
  * over HTTP tell tasks apart, not attempts. */
-static int held_list(WorkerHost *w, Arena *arena, TaskRef **ret, size_t *ret_n)
+static int held_list(WorkerHost *w, Arena *arena, Heartbeat *ret)
 {
     size_t n = 0, max = (size_t)slots_running(&w->slots);
     TaskRef *held = ARENA_ARRAY(arena, TaskRef, max + 1);
@@ -416,9 +416,17 @@ static int held_list(WorkerHost *w, Arena *arena, TaskRef **ret, size_t *ret_n)
         if (run->stop != RUN_STALE) held[n++] = run->task.ref;
     }
     assert(n <= max && n <= HEARTBEAT_TASKS_MAX); /* a run is a taken slot */
-    *ret = held;
-    *ret_n = n;
+    ret->held = held;
+    ret->held_n = n;
     return 0;
+}
+
+static int calls_list(WorkerHost *w, Arena *arena, Heartbeat *ret)
+{
+    BudgetHold *calls;
+    int r = holds_of(w->host.holds, w->host.worker_id, arena, &calls, &ret->calls_n);
+    ret->calls = calls;
+    return r;
 }
 
 static void beat_obey(WorkerHost *w, const HeartbeatReply *beat)
@@ -541,13 +549,13 @@ static void holds_prove_wait(WorkerHost *w)
 static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
 {
     CLEANUP(arena_deinit) Arena arena = { 0 };
+    Heartbeat told = { 0 };
     HeartbeatReply beat;
-    TaskRef *held;
-    size_t held_n;
     arena_init(&arena, BEAT_ARENA_BYTES_MAX);
-    int r = held_list(w, &arena, &held, &held_n);
+    int r = held_list(w, &arena, &told);
+    if (r == 0) r = calls_list(w, &arena, &told);
     if (r < 0) return r;
-    r = w->link->ops->heartbeat_wait(w->link, held, held_n, &arena, &beat);
+    r = w->link->ops->heartbeat_wait(w->link, &told, &arena, &beat);
     if (r != 0) return r;
     beat_obey(w, &beat);
     flags_follow_wait(w, beat.flags_revision);

@@ -172,7 +172,8 @@ static inline Task get(Fixture *f, Uuid id)
 static inline HeartbeatReply heartbeat(Fixture *f, Uuid worker_id, const TaskRef *held, size_t n)
 {
     HeartbeatReply reply = { 0 };
-    CHECK_INT(queue_heartbeat_wait(f->queue, worker_id, held, n, &f->arena, &reply), 0);
+    Heartbeat beat = { .held = held, .held_n = n };
+    CHECK_INT(queue_heartbeat_wait(f->queue, worker_id, &beat, &f->arena, &reply), 0);
     return reply;
 }
 

@@ -519,6 +519,58 @@ static void test_lost_and_proven(void **state)
     run(state, body_lost_and_proven);
 }
 
+static void tell(Fixture *f, Uuid worker, const BudgetHold *calls, size_t n)
+{
+    Heartbeat beat = { .calls = calls, .calls_n = n };
+    HeartbeatReply reply;
+    CHECK_INT(queue_heartbeat_wait(f->queue, worker, &beat, &f->arena, &reply), 0);
+}
+
+/* A worker is killed and never comes back: what it told of its calls in flight is charged to their
+ * tasks, too, before these are given to others. */
+static int body_killed_for_good(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef ref = running(f, one, "u1");
+    BudgetAsk some = asks(100, 600, NULL);
+    ask(f, one, &some);
+    BudgetHold calls[] = {
+        { .call_id = STR("c0"), .task = ref, .charge = { 1, 10 }, .at_ms = real_now },
+        { .call_id = STR("c1"), .task = ref, .charge = { 9, 150 }, .at_ms = real_now },
+        { .call_id = STR("c2"), .task = ref, .charge = { 3, 200 }, .at_ms = real_now },
+        { .call_id = STR("c3"), .task = { .id = { { 9 } }, .fence = 1 }, .charge = { 3, 1 } },
+    };
+    tell(f, one, calls, 1);
+    tell(f, one, calls + 1, 3); /* c0 is over */
+    CHECK_INT(spend(f, one, ref, "c1", 100, 5), 0);
+    expect(f, "day", 100, 500);
+    pass_ms(10001);
+    Uuid two = add_worker(f, 2, WORKER_REMOTE);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    expect(f, "day", 600, 0); /* all that was set aside for it */
+    expect(f, "user:u1:day-tokens", 8, 0);
+    CHECK_INT(get(f, ref.id).usage.cost_nusd, 300);
+    CHECK_INT(get(f, ref.id).usage.llm_calls, 2);
+    CHECK_INT(claim_one(f, two).fence, ref.fence + 1);
+
+    /* it comes back after all */
+    CHECK_INT(spend(f, one, ref, "c2", 120, 2), QUEUE_E_STALE);
+    CHECK_INT(queue_holds_wait(f->queue, two, one, calls + 1, 2), 0);
+    expect(f, "day", 300, 0);
+    CHECK_INT(get(f, ref.id).usage.cost_nusd, 300);
+    tell(f, two, calls, 1);
+    pass_ms(60001);
+    CHECK_INT(queue_tick_wait(f->queue), 0); /* what it had in flight is forgotten, when old */
+    CHECK_INT(get(f, ref.id).usage.cost_nusd, 310); /* and two is lost now */
+    return 0;
+}
+
+static void test_killed_for_good(void **state)
+{
+    run(state, body_killed_for_good);
+}
+
 /* A worker loses its lease with a call in flight and goes on under another one: what it had set
  * aside then pays for the call, and what it has now is free for others. */
 static int body_lease_lost(void *arg)
@@ -702,6 +754,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_rules, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_restart, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_lost_and_proven, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_killed_for_good, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_lease_lost, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_successor, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_leave, setup_budgets, teardown),

@@ -220,7 +220,9 @@ static int body_lease(void *arg)
     Call call = { .provider = STR("p"), .model = STR("m"), .outcome = STR("ok") };
     CHECK_INT(queue_calls_add_wait(f->queue, ref, &call, 1), QUEUE_E_STALE);
     HeartbeatReply reply;
-    CHECK_INT(queue_heartbeat_wait(f->queue, one, &ref, 1, &f->arena, &reply), QUEUE_E_NO_WORKER);
+    CHECK_INT(queue_heartbeat_wait(f->queue, one, &(Heartbeat){ .held = &ref, .held_n = 1 },
+                                   &f->arena, &reply),
+              QUEUE_E_NO_WORKER);
     reply = heartbeat(f, two, &ref, 1);
     CHECK_INT(reply.stops_n, 1);
     CHECK_INT(reply.stops[0].reason, HOLD_STALE);
@@ -373,7 +375,7 @@ static int body_after_restart(void *arg)
               0); /* the remote worker has a lease, however long it took */
     check_counts(f, LANE_CRITICAL, 3, 2);
     HeartbeatReply reply;
-    CHECK_INT(queue_heartbeat_wait(f->queue, worker_of(1), NULL, 0, &f->arena, &reply),
+    CHECK_INT(queue_heartbeat_wait(f->queue, worker_of(1), &(Heartbeat){ 0 }, &f->arena, &reply),
               QUEUE_E_NO_WORKER);
     TaskFilter filter = { .state = TASK_QUEUED, .lane = LANE_LOW, .limit = 1 };
     TaskPage page;

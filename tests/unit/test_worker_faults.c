@@ -47,16 +47,17 @@ static int flaky_claim(WorkerLink *link, const LaneConfig *slots, int64_t wait_m
     return r;
 }
 
-static int flaky_heartbeat(WorkerLink *link, const TaskRef *held, size_t held_n, Arena *arena,
+static int flaky_heartbeat(WorkerLink *link, const Heartbeat *beat, Arena *arena,
                            HeartbeatReply *ret)
 {
     Flaky *f = flaky_of(link);
-    for (size_t i = 1; i < held_n; i++) f->held_twice += uuid_eq(held[i].id, held[0].id);
+    for (size_t i = 1; i < beat->held_n; i++)
+        f->held_twice += uuid_eq(beat->held[i].id, beat->held[0].id);
     if (f->beats > 0) {
         f->beats--;
         return f->beat_error;
     }
-    return f->inner->ops->heartbeat_wait(f->inner, held, held_n, arena, ret);
+    return f->inner->ops->heartbeat_wait(f->inner, beat, arena, ret);
 }
 
 static int flaky_signal(WorkerLink *link, uint64_t mark, int64_t deadline_ms)

@@ -309,7 +309,8 @@ static int plane_heartbeat(Plane *p, HttpReq *req, Uuid id, const Json *body, Bu
     HeartbeatReply beat;
     for (JsonIter it = json_iter(json_get(body, "tasks")); json_next(&it) && n < 64; n++)
         CHECK_INT(wire_ref_read(it.value, &held[n]), 0);
-    int r = queue_heartbeat_wait(p->bench->queue, id, held, n, &req->arena, &beat);
+    Heartbeat told = { .held = held, .held_n = n };
+    int r = queue_heartbeat_wait(p->bench->queue, id, &told, &req->arena, &beat);
     if (r != 0) return plane_done(req, r);
     JsonOut out = json_out(buf);
     wire_beat_write(&out, &beat);

@@ -1,0 +1,107 @@
+/* Calls that workers have in flight, as heartbeats tell: when a lease ends, these are lost. */
+#include <stdlib.h>
+
+#include "queue/queue_private.h"
+#include "sys/entropy.h"
+
+#define IN_FLIGHT_BYTES_MAX ((size_t)16 << 20) /* of a worker */
+
+/* What a worker has told of last. */
+typedef struct {
+    Uuid worker_id;
+    char key[UUID_TEXT_MAX];
+    BudgetHold *holds; /* in arena */
+    size_t n;
+    Arena arena;
+} InFlight;
+
+static InFlight *in_flight_of(Queue *queue, Uuid worker_id)
+{
+    char key[UUID_TEXT_MAX];
+    return map_get(&queue->ledger.in_flight, str_of(uuid_text(worker_id, key)));
+}
+
+static void in_flight_remove(Queue *queue, InFlight *there)
+{
+    map_remove(&queue->ledger.in_flight, str_of(there->key));
+    arena_deinit(&there->arena);
+    free(there);
+}
+
+void in_flight_deinit(Map *workers)
+{
+    size_t cursor = 0;
+    for (InFlight *there; (there = map_next(workers, &cursor));) {
+        arena_deinit(&there->arena);
+        free(there);
+    }
+    map_deinit(workers);
+}
+
+/* Without memory for it, it is known of no call. */
+static bool hold_keep(InFlight *there, const BudgetHold *hold)
+{
+    BudgetHold *kept = &there->holds[there->n];
+    *kept = *hold;
+    kept->call_id = arena_str(&there->arena, hold->call_id);
+    kept->provider = arena_str(&there->arena, hold->provider);
+    kept->model = arena_str(&there->arena, hold->model);
+    bool ok = kept->call_id.ptr && kept->provider.ptr && kept->model.ptr;
+    there->n += ok;
+    return ok;
+}
+
+void in_flight_keep(Queue *queue, Uuid worker_id, const BudgetHold *holds, size_t n)
+{
+    InFlight *there = in_flight_of(queue, worker_id);
+    assert(n <= BUDGET_HOLDS_MAX);
+    if (there) in_flight_remove(queue, there);
+    if (n == 0) return;
+    there = xcalloc(1, sizeof *there);
+    there->worker_id = worker_id;
+    uuid_text(worker_id, there->key);
+    arena_init(&there->arena, IN_FLIGHT_BYTES_MAX);
+    there->holds = ARENA_ARRAY(&there->arena, BudgetHold, n);
+    map_put(&queue->ledger.in_flight, str_of(there->key), there);
+    for (size_t i = 0; there->holds && i < n && hold_keep(there, &holds[i]);) i++;
+}
+
+int in_flight_purge(Queue *queue, Db *db)
+{
+    size_t cursor = 0;
+    int r = 0;
+    for (InFlight *there; r == 0 && (there = map_next(&queue->ledger.in_flight, &cursor));) {
+        r = worker_lives(db, there->worker_id);
+        if (r != QUEUE_E_NO_WORKER) continue;
+        in_flight_remove(queue, there);
+        r = 0;
+    }
+    return r;
+}
+
+int hold_lose(Queue *queue, Db *db, Uuid dead_id, const BudgetHold *hold)
+{
+    Call call = { .call_id = hold->call_id,
+                  .attempt = hold->attempt,
+                  .fence = hold->task.fence,
+                  .at_ms = hold->at_ms,
+                  .provider = hold->provider,
+                  .model = hold->model,
+                  .protocol = STR(""),
+                  .outcome = STR("lost"),
+                  .cost_nusd = hold->charge.nusd,
+                  .charged_tokens = hold->charge.tokens,
+                  .worker_id = dead_id };
+    JournalKept kept = { 0 };
+    int r = calls_book(queue, db, hold->task, &call, 1, &kept);
+    return r == -ENOENT ? 0 : r;
+}
+
+int in_flight_lose(Queue *queue, Db *db, Uuid worker_id)
+{
+    const InFlight *there = in_flight_of(queue, worker_id);
+    int r = 0;
+    for (size_t i = 0; there && i < there->n && r == 0; i++)
+        r = hold_lose(queue, db, worker_id, &there->holds[i]);
+    return r;
+}
