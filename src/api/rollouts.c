@@ -5,6 +5,7 @@
 
 #include "base/diag.h"
 #include "logic/manifest.h"
+#include "observe/task_json.h"
 #include "queue/queue.h"
 #include "rollout/rollout_json.h"
 #include "rollout/settings.h"
@@ -34,6 +35,7 @@ int rollout_whole_read(Db *db, const RolloutRow *row, Arena *arena, RolloutWhole
 {
     ret->row = *row;
     int r = control_spec(row, arena, &ret->spec);
+    if (r == 0) r = rollout_pace(db, row->seq, clock_real_ms(), &ret->pace);
     if (r != 0) return r;
     r = rollout_evidence_get(db, row->seq, ret->spec.evidence.metrics_n, &ret->evidence);
     if (r != -ENOENT && r != -EPROTO) return r;
@@ -74,7 +76,7 @@ static int reply_wait(ApiCall *call, const RolloutWhole *whole)
 {
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
-    rollout_write(&json.out, &whole->row, &whole->spec, &whole->evidence);
+    rollout_write(&json.out, &whole->row, &whole->spec, &whole->evidence, &whole->pace);
     return api_json_wait(call, 200, &json);
 }
 
@@ -96,7 +98,7 @@ static int list_write(ApiCall *call, const ReadJob *job, JsonOut *out)
     for (size_t i = 0; i < job->n; i++) {
         int r = control_spec(&job->rows[i], &call->req->arena, spec);
         if (r < 0) return r;
-        rollout_write(out, &job->rows[i], spec, NULL);
+        rollout_write(out, &job->rows[i], spec, NULL, NULL);
     }
     json_out_array_end(out);
     json_out_object_end(out);
@@ -114,6 +116,62 @@ int rollout_list_run_wait(ApiCall *call)
     api_json(&json, API_JSON_BYTES_MAX);
     r = list_write(call, &job, &json.out);
     return r < 0 ? api_fail_wait(call, r) : api_json_wait(call, 200, &json);
+}
+
+/* --- what ticks decided ----------------------------------------------------------------------- */
+
+const Param rollout_ticks_params[] = {
+    { "limit", "integer", "Ticks, 1 to 1000; 50 when left out" },
+    { 0 },
+};
+
+typedef struct {
+    Str id;
+    size_t max;
+    Arena *arena;
+    RolloutTick *ticks;
+    size_t n;
+} TicksJob;
+
+static int ticks_job(Db *db, void *arg)
+{
+    TicksJob *job = arg;
+    RolloutRow row;
+    int r = rollout_get(db, job->id, job->arena, &row);
+    return r != 0 ? r : rollout_ticks(db, row.seq, job->max, job->arena, &job->ticks, &job->n);
+}
+
+static void tick_write(JsonOut *out, const RolloutTick *tick)
+{
+    json_out_object(out);
+    json_out_ki64(out, "n", tick->n);
+    json_out_ktime(out, "at", tick->at_ms);
+    json_out_kcstr(out, "state", rollout_state_name(tick->state));
+    json_out_ki64(out, "step", tick->step);
+    json_out_kcstr(out, "verdict", rollout_verdict_name(tick->verdict));
+    json_out_kstr(out, "why", tick->why);
+    json_out_kraw(out, "inputs", tick->inputs);
+    json_out_object_end(out);
+}
+
+int rollout_ticks_run_wait(ApiCall *call)
+{
+    int64_t max;
+    int r = api_param_i64_wait(call, "limit", 1, ROLLOUT_TICKS_KEPT, 50, &max);
+    if (r != 0) return r;
+    TicksJob job = { .id = call->params[0], .max = (size_t)max, .arena = &call->req->arena };
+    r = store_read_wait(queue_store(call->api->options.queue), ticks_job, &job);
+    if (r == -ENOENT) return missing_wait(call);
+    if (r < 0) return api_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
+    api_json(&json, API_JSON_BYTES_MAX);
+    json_out_object(&json.out);
+    json_out_key(&json.out, "ticks");
+    json_out_array(&json.out);
+    for (size_t i = 0; i < job.n; i++) tick_write(&json.out, &job.ticks[i]);
+    json_out_array_end(&json.out);
+    json_out_object_end(&json.out);
+    return api_json_wait(call, 200, &json);
 }
 
 /* --- commands --------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #include "store/version_store.h"
 
 extern const Param rollouts_params[];
+extern const Param rollout_ticks_params[];
 extern const BodySpec rollout_command_body;
 
 /* Begins a rollout of the version by a strategy other than immediate. block: the request's own, or
@@ -22,6 +23,7 @@ typedef struct {
     RolloutRow row;
     RolloutSpec spec;
     Evidence evidence;
+    RolloutPace pace;
 } RolloutWhole;
 MUST_CHECK int rollout_whole_read(Db *db, const RolloutRow *row, Arena *arena, RolloutWhole *ret);
 

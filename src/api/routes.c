@@ -3,6 +3,7 @@
 
 #include "api/budgets.h"
 #include "api/caches.h"
+#include "api/events.h"
 #include "api/execute.h"
 #include "api/flags.h"
 #include "api/health.h"
@@ -100,6 +101,14 @@ const Route api_routes[] = {
     { .method = "GET", .pattern = "/api/rollouts/{rolloutId}", .run_wait = rollout_get_run_wait,
       .id = "getRollout", .tag = "rollouts", .summary = "A rollout with its evidence",
       .status = 200, .answer = "Rollout" },
+    { .method = "GET", .pattern = "/api/rollouts/{rolloutId}/ticks",
+      .run_wait = rollout_ticks_run_wait,
+      .id = "getRolloutTicks", .tag = "rollouts",
+      .summary = "What its last ticks were told and decided, newest first",
+      .params = rollout_ticks_params, .status = 200, .answer = "RolloutTickList" },
+    { .method = "GET", .pattern = "/api/events", .run_wait = event_list_run_wait,
+      .id = "listEvents", .tag = "rollouts", .summary = "What happened, newest first",
+      .params = events_params, .status = 200, .answer = "EventList" },
     { .method = "POST", .pattern = "/api/rollouts/{rolloutId}/promote",
       .run_wait = rollout_promote_run_wait,
       .id = "promoteRollout", .tag = "rollouts",

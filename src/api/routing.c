@@ -107,7 +107,8 @@ static void put_routing(JsonOut *out, const AgentRead *read)
     json_out_array_end(out);
     if (read->active) {
         json_out_key(out, "rollout");
-        rollout_write(out, row, &read->rollout->spec, &read->rollout->evidence);
+        rollout_write(out, row, &read->rollout->spec, &read->rollout->evidence,
+                      &read->rollout->pace);
     }
     json_out_object_end(out);
 }

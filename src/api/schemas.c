@@ -81,7 +81,13 @@ const Schema api_schemas[] = {
     { "Rollout", "rolloutId:uuid agent:string versionId:hex stableVersionId:hex strategy:string "
                  "state:string step:integer steps:[number] weight:number verdict:string "
                  "why:string createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
-                 "expectedUnitsLeft?:number? sampleRatioOk?:boolean" },
+                 "expectedUnitsLeft?:number? sampleRatioOk?:boolean expectedSecondsLeft?:number?" },
+    { "RolloutTickList", "ticks:[RolloutTick]" },
+    { "RolloutTick", "n:integer at:time state:string step:integer verdict:string why:string "
+                     "inputs:object" },
+    { "EventList", "events:[Event] nextCursor:string?" },
+    { "Event", "seq:integer at:time type:string agent:string versionId:hex subject:string "
+               "data:object" },
     { "RolloutUnits", "stable:integer canary:integer" },
 
     { "BudgetList", "timeZone:string budgets:[Budget]" },
@@ -143,7 +149,7 @@ const Schema api_schemas[] = {
                    "pricesRevision:integer cacheRevision:integer "
                    "budgetEpoch:integer budgetWanted:boolean" },
     { "WebhookPage", "webhooks:[Webhook] nextCursor:string?" },
-    { "Webhook", "webhookId:string taskId:uuid url:string state:string attempts:integer "
+    { "Webhook", "webhookId:string taskId:uuid? url:string state:string attempts:integer "
                  "status:integer error:string createdAt:time nextAt?:time" },
     { "WebhookStatus", "webhookId:string state:string" },
     { "WebhooksReplayed", "replayed:integer" },

@@ -61,6 +61,11 @@ static const Flag rollout_list_flags[] = {
     { "active", NULL, "only those that have not ended" },
     { 0 },
 };
+static const Flag rollout_log_flags[] = {
+    { "ticks", NULL, "every tick that learned something, with what it was told" },
+    { "limit", "N", "at most so many, newest first (default 50)" },
+    { 0 },
+};
 static const Flag rollout_promote_flags[] = {
     { "full", NULL, "all steps at once" },
     { 0 },
@@ -208,6 +213,8 @@ const Command commands[] = {
     { "rollout", "watch", "ROLLOUT", 1, 1, "follow a rollout to its end",
       "Exit 0 when it was completed, 7 when it was rolled back, aborted or superseded, 8 at the timeout.",
       NO_FLAGS, rollout_watch_run, false },
+    { "rollout", "log", "ROLLOUT", 1, 1, "what became of a rollout, and why", NULL,
+      rollout_log_flags, rollout_log_run, false },
     { "rollout", "promote", "ROLLOUT", 1, 1, "go one step on, without evidence", NULL,
       rollout_promote_flags, rollout_promote_run, false },
     { "rollout", "pause", "ROLLOUT", 1, 1, "keep the weight; it may still be rolled back", NULL,

@@ -506,12 +506,32 @@ static void read_cidrs(Reader *rd, const IssuePath *path, const Json *v, AddrGua
     }
 }
 
+/* URLs that get every event. */
+static void read_receivers(Reader *rd, const IssuePath *path, const Json *v)
+{
+    Config *config = rd->config;
+    if (v && (json_type(v) != JSON_ARRAY || json_len(v) > EVENT_RECEIVERS_MAX))
+        issue_error(&rd->issues, path, "must be a list of at most %d URLs", EVENT_RECEIVERS_MAX);
+    size_t i = 0;
+    for (JsonIter it = json_iter(json_type(v) == JSON_ARRAY ? v : NULL); json_next(&it); i++) {
+        Url url;
+        IssuePath at = ISSUE_INDEX(path, i);
+        if (config->receivers_n == EVENT_RECEIVERS_MAX) return;
+        if (url_parse(&config->arena, json_str(it.value), &url) < 0)
+            issue_error(&rd->issues, &at, "is not an absolute http or https URL: %s", diag_text());
+        char *kept = NULL;
+        keep_text(config, &kept, json_str(it.value));
+        config->receivers[config->receivers_n++] = str_of(kept);
+    }
+}
+
 static void read_webhooks(Reader *rd, const Json *v)
 {
     static const char *const names[] = { "secret",     "previousSecret",    "allow",
-                                         "concurrent", "concurrentPerHost", NULL };
+                                         "concurrent", "concurrentPerHost", "events",
+                                         NULL };
     const Json *previous = json_get(v, "previousSecret");
-    IssuePath root = ISSUE_KEY(NULL, STR("webhooks")),
+    IssuePath root = ISSUE_KEY(NULL, STR("webhooks")), events = ISSUE_KEY(&root, STR("events")),
               previous_at = ISSUE_KEY(&root, STR("previousSecret")),
               secret = ISSUE_KEY(&root, STR("secret")), allow = ISSUE_KEY(&root, STR("allow"));
     if (!v || !check_members(rd, &root, v, names)) return;
@@ -522,6 +542,7 @@ static void read_webhooks(Reader *rd, const Json *v)
     else if (previous)
         rd->config->webhook_previous = str_of(secret_member(rd, &previous_at, previous));
     read_cidrs(rd, &allow, json_get(v, "allow"), &rd->config->webhook_guard);
+    read_receivers(rd, &events, json_get(v, "events"));
 }
 
 static void read_undeclared(Reader *rd, const IssuePath *path, const Json *v)

@@ -11,6 +11,7 @@
 #include "gateway/gateway.h"
 #include "logic/lane.h"
 #include "net/addr_guard.h"
+#include "store/event_store.h"
 
 #define CONFIG_KEYS_MAX 32
 #define CONFIG_KEY_BYTES 32 /* SHA-256 of an API key */
@@ -62,6 +63,8 @@ typedef struct {
     Str webhook_previous; /* signs too; empty: none */
     int64_t webhook_concurrent, webhook_concurrent_per_host; /* attempts at a time; 0: default */
     AddrGuard webhook_guard;
+    Str receivers[EVENT_RECEIVERS_MAX]; /* URLs that get every event */
+    size_t receivers_n;
     AddrGuard tool_guard;
 } Config;
 

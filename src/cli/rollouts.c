@@ -57,6 +57,25 @@ static Str number_text(Client *client, const Json *v)
     return client_printf(client, "%.3f", json_f64_or(v, 0));
 }
 
+/* "42 s", "3.5 min", "2.1 h" */
+static Str span_text(Client *client, double seconds)
+{
+    if (seconds < 120) return client_printf(client, "%.0f s", seconds);
+    if (seconds < 7200) return client_printf(client, "%.1f min", seconds / 60);
+    return client_printf(client, "%.1f h", seconds / 3600);
+}
+
+static void print_left(Client *client, const Json *v)
+{
+    double units = json_f64_or(json_get(v, "expectedUnitsLeft"), 0);
+    double seconds = json_f64_or(json_get(v, "expectedSecondsLeft"), -1);
+    if (!str_eq(member(v, "state"), STR("step"))) return;
+    if (units > 0) printf("about %.0f more units until this step is decided", units);
+    if (units > 0 && seconds >= 0)
+        printf(": %.*s at this pace", STR_ARG(span_text(client, seconds)));
+    if (units > 0) putchar('\n');
+}
+
 static void print_rollout(Client *client, const Json *v)
 {
     static const char *const names[] = {
@@ -69,8 +88,7 @@ static void print_rollout(Client *client, const Json *v)
            json_f64_or(json_get(v, "weight"), 0), STR_ARG(member(v, "why")));
     printf("compared: %" PRId64 " stable units, %" PRId64 " canary units\n",
            json_i64_or(json_get(units, "stable"), 0), json_i64_or(json_get(units, "canary"), 0));
-    double left = json_f64_or(json_get(v, "expectedUnitsLeft"), 0);
-    if (left > 0) printf("about %.0f more units until this step is decided\n", left);
+    print_left(client, v);
     table_init(&table, &client->arena, names);
     for (JsonIter it = json_iter(json_get(v, "metrics")); json_next(&it);)
         table_add(&table, (Str[]){ it.key, number_text(client, json_get(it.value, "harmStable")),
@@ -142,6 +160,53 @@ static int rollout_watch_body(Client *client)
         if (fiber_sleep_wait(WATCH_EVERY_MS) != 0) return EXIT_INTERRUPTED;
     }
 }
+
+/* --- its log ---------------------------------------------------------------------------------- */
+
+static int log_print(Client *client, Str path, const char *list)
+{
+    static const char *const names[] = { "AT", "STATE", "WEIGHT", "VERDICT", "WHY", NULL };
+    ClientAnswer answer;
+    Table table;
+    int r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
+    if (r != EXIT_OK) return r;
+    if (client->in->output == OUTPUT_JSON) client_print_json(&answer);
+    if (client->in->output == OUTPUT_JSONL) client_print_jsonl(&answer, list);
+    if (client->in->output != OUTPUT_TABLE) return EXIT_OK;
+    table_init(&table, &client->arena, names);
+    for (JsonIter it = json_iter(json_get(answer.json, list)); json_next(&it);) {
+        const Json *rollout = json_get(json_get(it.value, "data"), "rollout");
+        const Json *v = rollout ? rollout : it.value;
+        Str weight = rollout ? client_printf(client, "%g%%",
+                                             json_f64_or(json_get(rollout, "weight"), 0))
+                             : STR("");
+        table_add(&table, (Str[]){ str_sub(member(it.value, "at"), 0, 23), member(v, "state"),
+                                   weight, member(v, "verdict"), member(v, "why") });
+    }
+    table_print(&table);
+    return EXIT_OK;
+}
+
+static int rollout_log_body(Client *client)
+{
+    const char *limit = flag(client->in, "limit");
+    Str id = client_encoded(client, client->in->args[0]);
+    if (!limit) limit = "50";
+    if (!flag_given(client->in, "ticks"))
+        return log_print(
+            client, client_printf(client, "/api/events?subject=%.*s&limit=%s", STR_ARG(id), limit),
+            "events");
+    return log_print(client,
+                     client_printf(client, "/api/rollouts/%.*s/ticks?limit=%s", STR_ARG(id), limit),
+                     "ticks");
+}
+
+int rollout_log_run(const Invocation *in)
+{
+    return client_main(in, rollout_log_body);
+}
+
+/* --- steering it ------------------------------------------------------------------------------ */
 
 static int command(Client *client, const char *verb, Str body)
 {

@@ -196,6 +196,10 @@ static int ticker_fiber(void *arg)
         r = ingest_wait(p->store, NULL);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("tasks were not rolled up", LOG_CSTR("why", diag_text_or(r)));
+        r = control_publish_wait(p->queue, p->config.receivers, p->config.receivers_n,
+                                 clock_real_ms());
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("events were not published", LOG_CSTR("why", diag_text_or(r)));
     }
     return 0;
 }

@@ -11,6 +11,7 @@
 #include "observe/process_stats.h"
 #include "observe/signals.h"
 #include "queue/ledger.h"
+#include "rollout/record.h"
 #include "sys/clock.h"
 
 #define WINDOW_MS (60 * 60 * 1000)
@@ -701,6 +702,57 @@ static void gateways_write(Metrics *m, OmOut *out)
     free(one);
 }
 
+/* --- rollouts --------------------------------------------------------------------------------- */
+
+static const FieldFamily rollout_families[] = {
+    COUNTER_OF(RecordStats, ticks, "gantry_rollout_ticks", "Ticks of rollouts"),
+    COUNTER_OF(RecordStats, units, "gantry_rollout_units", "Outcomes compared, of both arms"),
+    COUNTER_OF(RecordStats, paged, "gantry_rollout_pages", "Times a rollout needed a person"),
+};
+
+static void rollout_counts_write(OmOut *out)
+{
+    RecordStats stats;
+    record_stats(&stats);
+    fields_write(out, rollout_families, ARRAY_N(rollout_families), &stats);
+    om_family(out, "gantry_rollout_transitions", OM_COUNTER, NULL,
+              "Moves of rollouts, by the state they came to");
+    for (RolloutState s = 0; s < ROLLOUT_N_; s++) {
+        OmLabel label = { "outcome", str_of(rollout_state_name(s)) };
+        om_sample_i64(out, &label, 1, (int64_t)stats.entered[s]);
+    }
+    om_family(out, "gantry_rollout_verdicts", OM_COUNTER, NULL, "Ticks, by what they decided");
+    for (RolloutVerdict v = 0; v < VERDICT_N_; v++) {
+        OmLabel label = { "outcome", str_of(rollout_verdict_name(v)) };
+        om_sample_i64(out, &label, 1, (int64_t)stats.verdicts[v]);
+    }
+    om_family(out, "gantry_rollout_tripwires", OM_COUNTER, NULL,
+              "Rollbacks at once, by what tripped them");
+    for (Tripwire t = TRIPWIRE_NONE + 1; t < TRIPWIRE_N_; t++) {
+        OmLabel label = { "outcome", str_of(tripwire_name(t)) };
+        om_sample_i64(out, &label, 1, (int64_t)stats.tripped[t]);
+    }
+}
+
+/* Of every active one: where it is and how much of its agent's traffic it gets. */
+static void rollouts_write(OmOut *out, const RolloutRow *rows, size_t n)
+{
+    om_family(out, "gantry_rollouts_active", OM_GAUGE, NULL, "Rollouts under way, by state");
+    for (RolloutState s = 0; !rollout_state_is_end(s); s++) {
+        OmLabel label = { "outcome", str_of(rollout_state_name(s)) };
+        int64_t count = 0;
+        for (size_t i = 0; i < n; i++) count += rows[i].state.state == s;
+        om_sample_i64(out, &label, 1, count);
+    }
+    om_family(out, "gantry_rollout_weight_ratio", OM_GAUGE, NULL,
+              "Share of new units that go to the canary");
+    for (size_t i = 0; i < n; i++) {
+        OmLabel labels[] = { { "agent", rows[i].agent },
+                             { "version", str_sub(rows[i].version_id, 0, SHOWN_VERSION_LEN) } };
+        om_sample(out, labels, 2, (double)rows[i].state.weight_bp / WEIGHT_BP_ALL);
+    }
+}
+
 /* --- what comes from the store ---------------------------------------------------------------- */
 
 /* Read at most every METRICS_STALE_MS. */
@@ -712,6 +764,8 @@ typedef struct {
     Signals signals;
     Budget *budgets;
     size_t budgets_n;
+    RolloutRow *rollouts; /* active, at most ROLLOUT_LIST_MAX */
+    size_t rollouts_n;
 } Reading;
 
 static void reading_deinit(Reading *in)
@@ -722,7 +776,8 @@ static void reading_deinit(Reading *in)
 static int roster_job(Db *db, void *arg)
 {
     Reading *in = arg;
-    return capacity_read(db, &in->arena, &in->roster);
+    int r = rollout_list_active(db, 0, &in->arena, &in->rollouts, &in->rollouts_n);
+    return r != 0 ? r : capacity_read(db, &in->arena, &in->roster);
 }
 
 static int reading_fill_wait(Metrics *m, Reading *in)
@@ -826,6 +881,7 @@ static int stored_write_wait(Metrics *m, OmFormat format, Buf *out)
     workers_write(&om, &in);
     signals_write(&om, &in);
     budgets_write(&om, in.budgets, in.budgets_n);
+    rollouts_write(&om, in.rollouts, in.rollouts_n);
     pthread_mutex_lock(&m->lock);
     Kept *kept = &m->kept[format];
     buf_clear(&kept->text);
@@ -860,6 +916,7 @@ int metrics_write_wait(Metrics *m, OmFormat format, Buf *out)
     fields_write(&om, ledger_families, ARRAY_N(ledger_families), &ledger);
     throughput_write(m, &om, &queue);
     gateways_write(m, &om);
+    rollout_counts_write(&om);
     board_write(m, &om);
     return om_end(&om);
 }

@@ -127,7 +127,8 @@ static int task_load(Db *db, void *arg)
 {
     WebhookAttempt *a = arg;
     int r = webhook_is_disabled(db, a->row.url, &a->disabled);
-    return r != 0 || a->disabled
+    bool alone = a->row.task_seq == 0; /* an event: it has its body */
+    return r != 0 || a->disabled || alone
                ? r
                : task_get_by_seq(db, a->row.task_seq, TASK_PART_PAYLOAD | TASK_PART_RESULT,
                                  &a->arena, &a->task);
@@ -221,7 +222,7 @@ static int deliver_wait(WebhookAttempt *a)
         a->final = true;
         return diag_set(-EACCES, "the endpoint is disabled: it has answered 410");
     }
-    if (r == 0) uuid_text(a->task.id, log_context()->task_id);
+    if (r == 0 && a->row.task_seq != 0) uuid_text(a->task.id, log_context()->task_id);
     if (r == 0) r = body_make(a);
     Url url;
     if (r == 0 && (r = url_parse(&a->arena, a->row.url, &url)) == -EINVAL) a->final = true;

@@ -4,7 +4,6 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "codec/json.h"
-#include "codec/url.h"
 #include "queue/queue_private.h"
 #include "store/webhook_store.h"
 
@@ -44,15 +43,6 @@ static void webhook_write(const Queue *queue, Buf *body, const Task *task, int64
     if (!body->failed) return;
     LOG_WARN("no body for a webhook", LOG_INT("taskSeq", task->seq));
     buf_clear(body);
-}
-
-/* "name:port"; the whole URL where it cannot be read, which its delivery will say. */
-static Str webhook_host(Arena *arena, Str url)
-{
-    Url parsed;
-    if (url_parse(arena, url, &parsed) < 0) return str_sub(url, 0, WEBHOOK_HOST_MAX - 1);
-    Str host = arena_printf(arena, "%.*s:%u", STR_ARG(parsed.host), parsed.port);
-    return str_sub(host, 0, WEBHOOK_HOST_MAX - 1);
 }
 
 static int webhook_put(Db *db, const Task *task, Str body, int64_t now_ms)

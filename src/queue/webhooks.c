@@ -14,12 +14,16 @@ static int no_webhook(Str id)
     return diag_set(QUEUE_E_NO_WEBHOOK, "there is no webhook %.*s", STR_ARG(id));
 }
 
-/* "msg_TASK_TIME": the task leads to the row. */
+/* "msg_TASK_TIME": the task leads to the row; "evt_EVENT_RECEIVER": of no task. */
 static int again_find(Db *db, const AgainJob *job, int64_t *ret_id, WebhookState *ret_state)
 {
     Uuid task_id;
     TaskHead head;
     Str rest = str_skip(job->id, 4);
+    if (str_starts_with(job->id, STR("evt_"))) {
+        int found = webhook_find(db, 0, job->id, ret_id, ret_state);
+        return found == -ENOENT ? no_webhook(job->id) : found;
+    }
     if (!str_starts_with(job->id, STR("msg_")) || rest.len < UUID_TEXT_MAX - 1 ||
         uuid_from_text(str_sub(rest, 0, UUID_TEXT_MAX - 1), &task_id) < 0)
         return no_webhook(job->id);

@@ -3,12 +3,8 @@
 #ifndef GANTRY_ROLLOUT_CONTROL_H
 #define GANTRY_ROLLOUT_CONTROL_H
 
-#include "logic/rollout_spec.h"
 #include "queue/queue.h"
-#include "store/rollout_store.h"
-
-#define CONTROL_UNITS_MAX 1024        /* units a tick and group; more wait for the next */
-#define CONTROL_JUDGE_WAIT_MS 3600000 /* an ended task is scored by then, or not at all */
+#include "rollout/gather.h"
 
 typedef struct {
     Str id; /* UUID text, new */
@@ -58,6 +54,9 @@ typedef struct {
 MUST_CHECK int control_rollback(Db *db, const ControlBack *back, Arena *arena,
                                 unsigned *ret_actions);
 
+/* On a fiber: events that wait go to the outbox of each receiver. */
+MUST_CHECK int control_publish_wait(Queue *queue, const Str *urls, size_t urls_n, int64_t now_ms);
+
 /* After the commit: tells who has to know at once. Any thread. */
 void control_signal(Queue *queue, unsigned actions);
 
@@ -72,15 +71,5 @@ int control_tick_all_job(Db *db, void *arg);
 
 /* On a fiber: that job, when any rollout is active; else nothing is written. */
 MUST_CHECK int control_tick_all_wait(Queue *queue, int64_t now_ms);
-
-/* The plans of a stored rollout. */
-MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *ret);
-
-/* Harm of an outcome in every metric of the plan; *ret_has says which. */
-void control_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
-                  const RolloutOutcome *outcome, EvidenceUnit *ret);
-
-/* From a version's last tasks. Without enough of them caps stand where limits usually do. */
-RolloutBaseline control_baseline(RolloutOutcome *outcomes, size_t n);
 
 #endif

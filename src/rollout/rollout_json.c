@@ -51,8 +51,8 @@ static void put_metric(JsonOut *out, const RolloutSpec *spec, const MetricEviden
     json_out_object_end(out);
 }
 
-static void put_evidence(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
-                         const Evidence *evidence)
+void rollout_write_evidence(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
+                            const Evidence *evidence)
 {
     size_t step = row->state.step;
     while (step > 0 && !evidence_step_tests(&spec->evidence, step)) step--;
@@ -71,8 +71,25 @@ static void put_evidence(JsonOut *out, const RolloutRow *row, const RolloutSpec 
     json_out_kbool(out, "sampleRatioOk", evidence_srm_ok(evidence));
 }
 
+double rollout_seconds_left(const RolloutRow *row, const RolloutSpec *spec,
+                            const Evidence *evidence, const RolloutPace *pace)
+{
+    const Rollout *r = &row->state;
+    if (r->state != ROLLOUT_STEP) return NAN;
+    const RolloutStep *step = &spec->plan.steps[r->step];
+    double held = (double)(step->for_ms - (pace->now_ms - r->step_since_ms)) / 1000;
+    if (!evidence_step_tests(&spec->evidence, r->step)) return fmax(ceil(held), 0);
+    double units = evidence_units_left(evidence, &spec->evidence, r->step);
+    if (units < 0 || pace->units == 0) return NAN;
+    int64_t seen = evidence_canaries(evidence, &spec->evidence) - r->step_canaries;
+    double canaries = fmax((double)(step->min_tasks - seen), 0);
+    double share = (double)step->weight_bp / WEIGHT_BP_ALL;
+    double a_second = (double)pace->units * 1000 / (double)pace->span_ms;
+    return fmax(ceil(fmax(held, fmax(units, canaries / share) / a_second)), 0);
+}
+
 void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
-                   const Evidence *evidence)
+                   const Evidence *evidence, const RolloutPace *pace)
 {
     json_out_object(out);
     json_out_kstr(out, "rolloutId", row->id);
@@ -88,6 +105,8 @@ void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
     json_out_kstr(out, "why", row->why);
     put_time(out, "createdAt", row->created_at_ms);
     put_time(out, "changedAt", row->changed_at_ms);
-    if (evidence) put_evidence(out, row, spec, evidence);
+    if (evidence) rollout_write_evidence(out, row, spec, evidence);
+    if (evidence && pace)
+        put_number(out, "expectedSecondsLeft", rollout_seconds_left(row, spec, evidence, pace));
     json_out_object_end(out);
 }

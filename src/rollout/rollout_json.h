@@ -4,9 +4,19 @@
 
 #include "rollout/control.h"
 
-/* Writes the object. evidence may be NULL: then without units and metrics (lists). */
+/* Writes the object. evidence may be NULL: then without units and metrics (lists). pace may be
+ * NULL: then without the time that is left. */
 void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
-                   const Evidence *evidence);
+                   const Evidence *evidence, const RolloutPace *pace);
+
+/* Seconds until the step is decided at this pace, if the evidence goes on as it does; NaN: cannot
+ * be told. */
+double rollout_seconds_left(const RolloutRow *row, const RolloutSpec *spec,
+                            const Evidence *evidence, const RolloutPace *pace);
+
+/* Units, metrics and what they say: members of an object that is open. */
+void rollout_write_evidence(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
+                            const Evidence *evidence);
 
 /* "canary", "blue-green", "immediate". */
 const char *strategy_name(Strategy strategy);

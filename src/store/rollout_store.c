@@ -4,6 +4,8 @@
 
 #include "store/row.h"
 
+#define PACE_MS (INT64_C(10) * 60 * 1000)
+
 /* --- rollouts --------------------------------------------------------------------------------- */
 
 #define ROLLOUT_COLUMNS                                                                         \
@@ -255,6 +257,55 @@ int rollout_evidence_get(Db *db, int64_t seq, size_t metrics_n, Evidence *ret)
     return 0;
 }
 
+/* --- ticks ------------------------------------------------------------------------------------ */
+
+int rollout_tick_add(Db *db, int64_t rollout_seq, const RolloutTick *tick)
+{
+    RowIn in = row_in(db, "INSERT INTO rollout_tick (rollout_seq, n, at_ms, state, step, verdict,"
+                          " why, inputs) SELECT ?1, coalesce(max(n), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7"
+                          " FROM rollout_tick WHERE rollout_seq = ?1");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, tick->at_ms);
+    in_i64(&in, tick->state);
+    in_i64(&in, tick->step);
+    in_i64(&in, tick->verdict);
+    in_text(&in, tick->why);
+    in_text(&in, tick->inputs);
+    int r = row_run(in.stmt);
+    if (r != 0) return r;
+    in = row_in(db, "DELETE FROM rollout_tick WHERE rollout_seq = ?1 AND n <="
+                    " (SELECT max(n) FROM rollout_tick WHERE rollout_seq = ?1) - ?2");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, ROLLOUT_TICKS_KEPT);
+    return row_run(in.stmt);
+}
+
+static void rollout_tick_read(RowOut *out, void *ret)
+{
+    RolloutTick *t = ret;
+    t->n = out_i64(out);
+    t->at_ms = out_i64(out);
+    t->state = (RolloutState)out_i64(out);
+    t->step = out_i64(out);
+    t->verdict = (RolloutVerdict)out_i64(out);
+    t->why = out_text(out);
+    t->inputs = out_text(out);
+}
+
+int rollout_ticks(Db *db, int64_t rollout_seq, size_t max, Arena *arena, RolloutTick **ret,
+                  size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = max, .size = sizeof(RolloutTick) };
+    RowIn in = row_in(db, "SELECT n, at_ms, state, step, verdict, why, inputs FROM rollout_tick"
+                          " WHERE rollout_seq = ?1 ORDER BY n DESC");
+    in_i64(&in, rollout_seq);
+    int r = row_list_fill(&list, in.stmt, rollout_tick_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
 /* --- units ------------------------------------------------------------------------------------ */
 
 int rollout_unit_get(Db *db, int64_t rollout_seq, RouteUnit kind, Str unit, RouteBefore *ret)
@@ -329,6 +380,23 @@ int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t u
     }
     if (r == 0) *n = found;
     return r;
+}
+
+int rollout_pace(Db *db, int64_t rollout_seq, int64_t now_ms, RolloutPace *ret)
+{
+    RowIn in = row_in(db, "SELECT count(*), min(eligible_ms) FROM (SELECT eligible_ms"
+                          " FROM rollout_unit WHERE rollout_seq = ?1 AND counts = 1"
+                          " AND eligible_ms BETWEEN ?2 AND ?3 ORDER BY eligible_ms DESC LIMIT ?4)");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, now_ms - PACE_MS);
+    in_i64(&in, now_ms);
+    in_i64(&in, ROLLOUT_PACE_UNITS);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = (RolloutPace){ .now_ms = now_ms, .units = db_i64(in.stmt, 0) };
+    if (ret->units > 0) ret->span_ms = MAX(now_ms - db_i64(in.stmt, 1), 1);
+    db_reset(in.stmt);
+    return 0;
 }
 
 int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)

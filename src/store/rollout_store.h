@@ -74,6 +74,28 @@ MUST_CHECK int rollout_evidence_get(Db *db, int64_t seq, size_t metrics_n, Evide
 /* Whether any rollout has not ended. */
 MUST_CHECK int rollout_any_active(Db *db, bool *ret);
 
+/* --- ticks ------------------------------------------------------------------------------------ */
+
+#define ROLLOUT_TICKS_KEPT 1000 /* of a rollout; older ones are forgotten */
+
+/* What one tick was told, and what it decided. */
+typedef struct {
+    int64_t n; /* counts from 1 */
+    int64_t at_ms;
+    RolloutState state; /* after it */
+    int64_t step;
+    RolloutVerdict verdict;
+    Str why;
+    Str inputs; /* JSON object */
+} RolloutTick;
+
+/* Adds the next one (its n is not looked at). */
+MUST_CHECK int rollout_tick_add(Db *db, int64_t rollout_seq, const RolloutTick *tick);
+
+/* The last ones, newest first, at most max. Returns 0, -ENOMEM, -errno. */
+MUST_CHECK int rollout_ticks(Db *db, int64_t rollout_seq, size_t max, Arena *arena,
+                             RolloutTick **ret, size_t *ret_n);
+
 /* --- units ------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -106,6 +128,15 @@ typedef struct {
  * most *n, which becomes their number. */
 MUST_CHECK int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t until_ms,
                                 RolloutOutcome *ret, size_t *n);
+
+/* How fast units come: those counted that were eligible within the last ten minutes, at most
+ * ROLLOUT_PACE_UNITS of them, and in what time. */
+#define ROLLOUT_PACE_UNITS 2000
+typedef struct {
+    int64_t now_ms;
+    int64_t units, span_ms;
+} RolloutPace;
+MUST_CHECK int rollout_pace(Db *db, int64_t rollout_seq, int64_t now_ms, RolloutPace *ret);
 
 /* The figures of a version's last ended tasks, newest first; at most *n. */
 MUST_CHECK int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n);

@@ -325,6 +325,22 @@ static const char rollups[] =
     " input_tokens + output_tokens, llm_calls, tool_calls, degraded_calls > 0, quality"
     " FROM task WHERE state BETWEEN 2 AND 5 ORDER BY seq;";
 
+/* Events for people and their outbox; and what rollouts decided at their last ticks, and why. */
+static const char events[] =
+    "CREATE TABLE event ("
+    " seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, published INTEGER NOT NULL DEFAULT 0,"
+    " type TEXT NOT NULL, agent TEXT NOT NULL, version_id TEXT NOT NULL, subject TEXT NOT NULL,"
+    " data TEXT NOT NULL"
+    ") STRICT;"
+    "CREATE INDEX event_pending ON event (seq) WHERE published = 0;"
+    "CREATE INDEX event_by_agent ON event (agent, seq);"
+    "CREATE INDEX event_by_subject ON event (subject, seq);"
+    "CREATE TABLE rollout_tick ("
+    " rollout_seq INTEGER NOT NULL, n INTEGER NOT NULL, at_ms INTEGER NOT NULL,"
+    " state INTEGER NOT NULL, step INTEGER NOT NULL, verdict INTEGER NOT NULL, why TEXT NOT NULL,"
+    " inputs TEXT NOT NULL, PRIMARY KEY (rollout_seq, n)"
+    ") STRICT, WITHOUT ROWID;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -342,5 +358,6 @@ const Migration schema_steps[] = {
     { 14, "accounts", accounts },
     { 15, "webhook hosts", webhook_hosts },
     { 16, "rollups", rollups },
+    { 17, "events", events },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -1,5 +1,6 @@
 #include "store/webhook_store.h"
 
+#include "codec/url.h"
 #include "store/row.h"
 
 static const char *const state_names[WEBHOOK_STATE_N_] = {
@@ -12,6 +13,14 @@ const char *webhook_state_name(WebhookState state)
 {
     assert(state < WEBHOOK_STATE_N_);
     return state_names[state];
+}
+
+Str webhook_host(Arena *arena, Str url)
+{
+    Url parsed;
+    if (url_parse(arena, url, &parsed) < 0) return str_sub(url, 0, WEBHOOK_HOST_MAX - 1);
+    Str host = arena_printf(arena, "%.*s:%u", STR_ARG(parsed.host), parsed.port);
+    return str_sub(host, 0, WEBHOOK_HOST_MAX - 1);
 }
 
 int webhook_insert(Db *db, const Webhook *w)
@@ -234,7 +243,7 @@ int webhook_find(Db *db, int64_t task_seq, Str webhook_id, int64_t *ret_id, Webh
 #define PAGE_SCAN_MAX 10000
 #define WEBHOOK_PAGE_SQL                                                                      \
     "SELECT w.id, webhook_id, task_seq, url, w.state, attempts, w.created_at_ms, next_at_ms," \
-    " last_status, last_error, host, NULL, task.id FROM webhook AS w JOIN task ON task.seq = task_seq"
+    " last_status, last_error, host, NULL, task.id FROM webhook AS w LEFT JOIN task ON task.seq = task_seq"
 
 static RowIn page_rows_in(Db *db, const WebhookFilter *filter, int64_t below)
 {

@@ -32,6 +32,10 @@ typedef struct {
 } Webhook;
 
 /* Adds a row: state (PENDING or FAILED), next_at_ms and last_error as they are in it. */
+/* "name:port" of a URL, in the arena; the URL itself where it cannot be read, which its delivery
+ * will say. */
+Str webhook_host(Arena *arena, Str url);
+
 MUST_CHECK int webhook_insert(Db *db, const Webhook *webhook);
 
 /* How many attempts at a host are under way. */

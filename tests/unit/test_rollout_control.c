@@ -4,6 +4,9 @@
 #include <stdio.h>
 
 #include "rollout/control.h"
+#include "rollout/record.h"
+#include "store/event_store.h"
+#include "store/webhook_store.h"
 
 #define ID_1 "11111111-1111-7111-8111-111111111111"
 #define ID_2 "22222222-2222-7222-8222-222222222222"
@@ -466,6 +469,108 @@ static void test_only_active_ones_are_ticked(void **state)
     run(state, ticks_all);
 }
 
+/* --- what is left behind ---------------------------------------------------------------------- */
+
+typedef struct {
+    Arena *arena;
+    RolloutTick *ticks;
+    size_t ticks_n;
+    EventPage page;
+    WebhookDue due;
+    int64_t added;
+    bool pending;
+} Left;
+
+static int left_job(Db *db, void *arg)
+{
+    Left *left = arg;
+    int r = rollout_ticks(db, 1, 5000, left->arena, &left->ticks, &left->ticks_n);
+    EventFilter filter = { .subject = STR(ID_1) };
+    if (r == 0) r = event_list(db, &filter, left->arena, &left->page);
+    return r == 0 ? event_any_pending(db, &left->pending) : r;
+}
+
+static int publish_job(Db *db, void *arg)
+{
+    Left *left = arg;
+    static const Str urls[] = { STR("http://127.0.0.1/a"), STR("http://127.0.0.1/b") };
+    WebhookSearch search = { .now_ms = real_now, .limit = 100, .host_max = 100 };
+    int r = event_publish(db, urls, 2, real_now, left->arena, &left->added);
+    return r != 0 ? r : webhook_due(db, &search, left->arena, &left->due);
+}
+
+static Left left_by(Fixture *f)
+{
+    Left left = { .arena = &f->arena };
+    CHECK_INT(store_call_wait(f->store, left_job, &left), 0);
+    return left;
+}
+
+static int leaves_records(void *arg)
+{
+    Fixture *f = arg;
+    RecordStats before, after;
+    record_stats(&before);
+    (void)start(f, ID_1);
+    size_t began = left_by(f).ticks_n;
+    (void)command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(left_by(f).ticks_n, began); /* a tick that learned nothing leaves nothing */
+    (void)submit_sessions(f, 0, 300);
+    end_tasks(f, 60);
+    (void)command(f, ID_1, COMMAND_NONE);
+    Left left = left_by(f);
+    CHECK_INT(left.ticks_n, began + 1);
+    CHECK_INT(left.ticks[0].verdict, VERDICT_ROLLBACK);
+    CHECK(str_find(left.ticks[0].why, STR("errorRate")) >= 0);
+    CHECK(str_find(left.ticks[0].inputs, STR("\"evidenceAgainst\":true")) >= 0);
+    CHECK(str_find(left.ticks[0].inputs, STR("\"logERollback\":")) >= 0);
+    CHECK_STR(left.page.events[0].type, STR("rollout.rolled_back"));
+    CHECK_STR(left.page.events[left.page.n - 1].type, STR("rollout.preflight"));
+    CHECK(left.pending);
+    CHECK_INT(store_call_wait(f->store, publish_job, &left), 0);
+    CHECK_INT(left.added, 2 * left.page.n);
+    CHECK_INT(left.due.n, 2 * left.page.n);
+    CHECK(str_find(left.due.rows[0].body, STR("{\"type\":\"rollout.preflight\"")) == 0);
+    CHECK(!str_eq(left.due.rows[0].webhook_id, left.due.rows[1].webhook_id));
+    CHECK(!left_by(f).pending);
+    record_stats(&after);
+    CHECK_INT(after.entered[ROLLOUT_ROLLED_BACK] - before.entered[ROLLOUT_ROLLED_BACK], 1);
+    CHECK_INT(after.units - before.units, 300);
+    return 0;
+}
+
+static void test_ticks_and_events_are_kept(void **state)
+{
+    run(state, leaves_records);
+}
+
+static int many_ticks_job(Db *db, void *arg)
+{
+    (void)arg;
+    int r = 0;
+    RolloutTick tick = { .at_ms = 1, .why = STR("w"), .inputs = STR("{}") };
+    for (int i = 0; i < ROLLOUT_TICKS_KEPT + 5 && r == 0; i++) r = rollout_tick_add(db, 1, &tick);
+    Event big = { .type = STR("t"), .agent = STR("a"), .version_id = STR("v") };
+    big.data = str_make(arg, EVENT_DATA_BYTES_MAX + 1);
+    return r != 0 ? r : event_insert(db, &big) == -E2BIG ? 0 : -EINVAL;
+}
+
+static int keeps_some(void *arg)
+{
+    Fixture *f = arg;
+    CLEANUP(freep) char *bytes = xcalloc(1, EVENT_DATA_BYTES_MAX + 1);
+    CHECK_INT(store_call_wait(f->store, many_ticks_job, bytes), 0);
+    Left left = left_by(f);
+    CHECK_INT(left.ticks_n, ROLLOUT_TICKS_KEPT);
+    CHECK_INT(left.ticks[0].n, ROLLOUT_TICKS_KEPT + 5);
+    return 0;
+}
+
+static void test_old_ticks_are_forgotten(void **state)
+{
+    run(state, keeps_some);
+}
+
 /* --- harm ------------------------------------------------------------------------------------- */
 
 static void test_harm(void **state)
@@ -489,13 +594,13 @@ static void test_harm(void **state)
                          .tool_calls = 3,
                          .quality = 0.8 };
     EvidenceUnit unit;
-    control_harm(&spec, &baseline, &o, &unit);
+    gather_harm(&spec, &baseline, &o, &unit);
     static const double want[] = { 1, 1, 0, 0.25, 1, 1, 0, 0.2 };
     assert_int_equal(unit.has, 255);
     for (size_t m = 0; m < ARRAY_N(want); m++) assert_true(fabs(unit.harm[m] - want[m]) < 1e-12);
     o.quality = NAN;
     o.state = TASK_ESCALATED;
-    control_harm(&spec, &baseline, &o, &unit);
+    gather_harm(&spec, &baseline, &o, &unit);
     assert_int_equal(unit.has, 127);
     assert_true(unit.harm[0] == 0 && unit.harm[1] == 1 && unit.harm[2] == 1);
 }
@@ -504,15 +609,15 @@ static void test_baseline(void **state)
 {
     (void)state;
     static RolloutOutcome outcomes[1000];
-    RolloutBaseline b = control_baseline(outcomes, 0);
+    RolloutBaseline b = gather_baseline(outcomes, 0);
     assert_true(b.cost_cap_nusd > 0 && b.tokens_cap > 0);
-    b = control_baseline(outcomes, 1000); /* tasks that cost nothing: the caps stay above 0 */
+    b = gather_baseline(outcomes, 1000); /* tasks that cost nothing: the caps stay above 0 */
     assert_int_equal(b.cost_cap_nusd, 1);
     for (int i = 0; i < 1000; i++)
         outcomes[i] = (RolloutOutcome){
             .cost_nusd = 1000 - i, .tokens = i + 1, .finished_at_ms = i + 1, .tool_calls = i / 100
         };
-    b = control_baseline(outcomes, 1000);
+    b = gather_baseline(outcomes, 1000);
     assert_int_equal(b.cost_cap_nusd, 995);
     assert_int_equal(b.tokens_cap, 995);
     assert_int_equal(b.latency_p95_ms, 950);
@@ -534,6 +639,8 @@ int main(void)
         ON_QUEUE(test_it_survives_a_restart),
         ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
         ON_QUEUE(test_only_active_ones_are_ticked),
+        ON_QUEUE(test_ticks_and_events_are_kept),
+        ON_QUEUE(test_old_ticks_are_forgotten),
         cmocka_unit_test(test_harm),
         cmocka_unit_test(test_baseline),
     };

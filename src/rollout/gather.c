@@ -1,0 +1,188 @@
+/* What a rollout is told: how its units turned out, in order. */
+#include "rollout/gather.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define HISTORY_MAX 2000 /* tasks that a baseline is taken from */
+#define HISTORY_MIN 20
+
+/* Tasks may still be submitted for a moment that has passed for the controller. */
+#define ELIGIBLE_LAG_MS 1000
+
+/* --- baseline --------------------------------------------------------------------------------- */
+
+static int compare_i64(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static int64_t quantile(int64_t *values, size_t n, double q)
+{
+    qsort(values, n, sizeof(*values), compare_i64);
+    size_t rank = (size_t)ceil(q * (double)n);
+    return values[MIN(n - 1, rank > 0 ? rank - 1 : 0)];
+}
+
+static int64_t latency_ms(const RolloutOutcome *outcome)
+{
+    return MAX(0, outcome->finished_at_ms - outcome->started_at_ms);
+}
+
+RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n)
+{
+    RolloutBaseline b = { .cost_cap_nusd = 500000000,
+                          .tokens_cap = 200000,
+                          .latency_p95_ms = 600000,
+                          .tool_calls_p95 = 40 };
+    if (n < HISTORY_MIN) return b;
+    CLEANUP(freep) int64_t *values = xcalloc(n, sizeof(*values));
+    for (size_t i = 0; i < n; i++) values[i] = outcomes[i].cost_nusd;
+    b.cost_cap_nusd = MAX(1, quantile(values, n, 0.995));
+    for (size_t i = 0; i < n; i++) values[i] = outcomes[i].tokens;
+    b.tokens_cap = MAX(1, quantile(values, n, 0.995));
+    for (size_t i = 0; i < n; i++) values[i] = latency_ms(&outcomes[i]);
+    b.latency_p95_ms = quantile(values, n, 0.95);
+    for (size_t i = 0; i < n; i++) values[i] = outcomes[i].tool_calls;
+    b.tool_calls_p95 = quantile(values, n, 0.95);
+    return b;
+}
+
+int gather_history(Db *db, Str version_id, RolloutBaseline *ret)
+{
+    size_t n = HISTORY_MAX;
+    CLEANUP(freep) RolloutOutcome *outcomes = xcalloc(n, sizeof(*outcomes));
+    int r = rollout_history(db, version_id, outcomes, &n);
+    if (r == 0) *ret = gather_baseline(outcomes, n);
+    return r;
+}
+
+/* --- harm ------------------------------------------------------------------------------------- */
+
+static double capped(int64_t value, int64_t cap)
+{
+    return (double)MIN(MAX(value, 0), cap) / (double)cap;
+}
+
+/* NaN: the outcome says nothing about the metric. */
+static double harm_of(Str name, const RolloutBaseline *b, const RolloutOutcome *o)
+{
+    if (str_eq(name, STR("errorRate")))
+        return o->state == TASK_FAILED || o->state == TASK_TIMED_OUT;
+    if (str_eq(name, STR("completionRate"))) return o->state != TASK_SUCCEEDED;
+    if (str_eq(name, STR("escalationRate"))) return o->state == TASK_ESCALATED;
+    if (str_eq(name, STR("costPerTask"))) return capped(o->cost_nusd, b->cost_cap_nusd);
+    if (str_eq(name, STR("tokensPerTask"))) return capped(o->tokens, b->tokens_cap);
+    if (str_eq(name, STR("latency"))) return latency_ms(o) > b->latency_p95_ms;
+    if (str_eq(name, STR("toolCalls"))) return o->tool_calls > b->tool_calls_p95;
+    if (str_eq(name, STR("quality"))) return 1 - o->quality;
+    return NAN;
+}
+
+void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
+                 const RolloutOutcome *outcome, EvidenceUnit *ret)
+{
+    *ret = (EvidenceUnit){ .canary = outcome->canary, .pi = outcome->pi };
+    for (size_t m = 0; m < spec->evidence.metrics_n; m++) {
+        double harm = harm_of(str_of(spec->names[m]), baseline, outcome);
+        if (!(harm >= 0 && harm <= 1)) continue;
+        ret->harm[m] = harm;
+        ret->has |= UINT32_C(1) << m;
+    }
+}
+
+/* --- evidence --------------------------------------------------------------------------------- */
+
+static bool is_resolved(const RolloutOutcome *o, EvidenceGroup group, int64_t now_ms)
+{
+    bool at_rest = task_state_ended(o->state) || o->state == TASK_ESCALATED;
+    if (group == EVIDENCE_FAST || !at_rest) return at_rest;
+    if (o->state == TASK_CANCELED || !isnan(o->quality)) return true;
+    return now_ms - o->finished_at_ms >= GATHER_JUDGE_WAIT_MS;
+}
+
+static void consume_one(Gather *g, const RolloutRow *row, EvidenceGroup group,
+                        const RolloutOutcome *outcome)
+{
+    EvidenceUnit unit;
+    if (outcome->state == TASK_CANCELED) return; /* dropped, arms alike */
+    gather_harm(&g->spec, &row->baseline, outcome, &unit);
+    if (group == EVIDENCE_JUDGED && isnan(outcome->quality)) return; /* nobody has judged it */
+    evidence_observe(&g->evidence, &g->spec.evidence, row->state.step, group, &unit);
+    g->changed = true;
+    g->consumed++;
+}
+
+static bool has_group(const RolloutSpec *spec, EvidenceGroup group)
+{
+    for (size_t m = 0; m < spec->evidence.metrics_n; m++)
+        if (spec->evidence.metrics[m].group == group) return true;
+    return false;
+}
+
+/* Outcomes in eligible order, up to the first that is not known yet. */
+static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group, int64_t now_ms)
+{
+    if (group != EVIDENCE_FAST && !has_group(&g->spec, group)) return 0;
+    for (int64_t taken = 0; taken < GATHER_UNITS_MAX;) {
+        size_t n = GATHER_BATCH, i = 0;
+        int r = rollout_outcomes(db, row->seq, row->cursors[group], now_ms - ELIGIBLE_LAG_MS,
+                                 g->outcomes, &n);
+        if (r != 0) return r;
+        for (; i < n && is_resolved(&g->outcomes[i], group, now_ms); i++) {
+            consume_one(g, row, group, &g->outcomes[i]);
+            row->cursors[group] = g->outcomes[i].at;
+        }
+        if (i < n || n < GATHER_BATCH) return 0;
+        taken += (int64_t)n;
+    }
+    return 0;
+}
+
+/* Every unit at first sight, whatever becomes of it. */
+static int count_seen(Db *db, Gather *g, RolloutRow *row, int64_t now_ms)
+{
+    for (int64_t taken = 0; taken < GATHER_UNITS_MAX;) {
+        size_t n = GATHER_BATCH;
+        int r = rollout_outcomes(db, row->seq, row->seen, now_ms - ELIGIBLE_LAG_MS, g->outcomes,
+                                 &n);
+        if (r != 0 || n == 0) return r;
+        for (size_t i = 0; i < n; i++)
+            evidence_seen(&g->evidence, g->outcomes[i].canary, g->outcomes[i].pi);
+        row->seen = g->outcomes[n - 1].at;
+        g->changed = true;
+        taken += (int64_t)n;
+    }
+    return 0;
+}
+
+/* A form that this build cannot read is gathered anew: every outcome is still there. */
+static int load_evidence(Db *db, Gather *g, RolloutRow *row)
+{
+    int r = rollout_evidence_get(db, row->seq, g->spec.evidence.metrics_n, &g->evidence);
+    if (r != -ENOENT && r != -EPROTO) return r;
+    evidence_init(&g->evidence);
+    memset(row->cursors, 0, sizeof(row->cursors));
+    row->seen = (RolloutCursor){ 0 };
+    row->state.step_canaries = 0;
+    return 0;
+}
+
+int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *ret)
+{
+    const Json *block;
+    int r = json_parse(arena, row->block, NULL, &block, NULL);
+    if (r == 0 && rollout_spec_read(block, ret) != 0) r = -EINVAL;
+    return r;
+}
+
+int gather(Db *db, Gather *g, RolloutRow *row, int64_t now_ms, Arena *arena)
+{
+    int r = control_spec(row, arena, &g->spec);
+    if (r == 0) r = load_evidence(db, g, row);
+    if (r == 0) r = count_seen(db, g, row, now_ms);
+    for (EvidenceGroup group = 0; r == 0 && group < EVIDENCE_GROUPS_N_; group++)
+        r = consume_group(db, g, row, group, now_ms);
+    return r;
+}

@@ -1,0 +1,38 @@
+/* Gather: the evidence of a rollout, grown by what is resolved since. Functions run inside a store
+ * job; texts live in the arena given. */
+#ifndef GANTRY_ROLLOUT_GATHER_H
+#define GANTRY_ROLLOUT_GATHER_H
+
+#include "logic/rollout_spec.h"
+#include "store/rollout_store.h"
+
+#define GATHER_UNITS_MAX 1024        /* units a tick and group; more wait for the next */
+#define GATHER_JUDGE_WAIT_MS 3600000 /* an ended task is scored by then, or not at all */
+#define GATHER_BATCH 256
+
+/* On the heap: a store thread's stack is small. */
+typedef struct {
+    RolloutSpec spec;
+    Evidence evidence;
+    RolloutOutcome outcomes[GATHER_BATCH];
+    bool changed;     /* the evidence */
+    int64_t consumed; /* outcomes, by this tick */
+} Gather;
+
+/* Reads the plan and the evidence, and consumes what is resolved; the row's cursors move along.
+ * Evidence of another build is gathered anew: every outcome is still there. Returns 0, -EINVAL (the
+ * plan), -ENOMEM, -errno. */
+MUST_CHECK int gather(Db *db, Gather *g, RolloutRow *row, int64_t now_ms, Arena *arena);
+
+/* The plans of a stored rollout. */
+MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *ret);
+
+/* Harm of an outcome in every metric of the plan; ret->has says which. */
+void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
+                 const RolloutOutcome *outcome, EvidenceUnit *ret);
+
+/* From a version's last tasks. Without enough of them caps stand where limits usually do. */
+RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n);
+MUST_CHECK int gather_history(Db *db, Str version_id, RolloutBaseline *ret);
+
+#endif

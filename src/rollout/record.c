@@ -1,0 +1,139 @@
+#include "rollout/record.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "rollout/rollout_json.h"
+#include "store/event_store.h"
+
+#define INPUTS_BYTES_MAX 16000
+
+/* --- what was counted ------------------------------------------------------------------------- */
+
+static struct {
+    _Atomic uint64_t ticks, units, entered[ROLLOUT_N_], verdicts[VERDICT_N_], tripped[TRIPWIRE_N_];
+    _Atomic uint64_t paged;
+} counts;
+
+static void count(_Atomic uint64_t *counter, uint64_t by)
+{
+    atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
+}
+
+static void count_tick(const Gather *g, const RolloutInput *input, const RolloutMove *move)
+{
+    count(&counts.ticks, 1);
+    count(&counts.units, (uint64_t)g->consumed);
+    count(&counts.verdicts[move->verdict], 1);
+    if (move->actions & ROLLOUT_DO_PAGE) count(&counts.paged, 1);
+    if (!(move->actions & ROLLOUT_DO_TELL)) return;
+    count(&counts.entered[move->next.state], 1);
+    if (input->tripwire != TRIPWIRE_NONE) count(&counts.tripped[input->tripwire], 1);
+}
+
+void record_stats(RecordStats *ret)
+{
+    *ret = (RecordStats){ .ticks = counts.ticks, .units = counts.units, .paged = counts.paged };
+    for (int i = 0; i < ROLLOUT_N_; i++) ret->entered[i] = counts.entered[i];
+    for (int i = 0; i < VERDICT_N_; i++) ret->verdicts[i] = counts.verdicts[i];
+    for (int i = 0; i < TRIPWIRE_N_; i++) ret->tripped[i] = counts.tripped[i];
+}
+
+const char *tripwire_name(Tripwire tripwire)
+{
+    static const char *const names[TRIPWIRE_N_] = { "none", "budget", "sandbox", "crash_loop" };
+    assert(tripwire < TRIPWIRE_N_);
+    return names[tripwire];
+}
+
+/* --- ticks ------------------------------------------------------------------------------------ */
+
+static const char *command_name(RolloutCommand command)
+{
+    static const char *const names[COMMAND_N_] = { "none",       "pause", "resume",   "promote",
+                                                   "promoteAll", "abort", "supersede" };
+    assert(command < COMMAND_N_);
+    return names[command];
+}
+
+static const char *check_name(CheckResult result)
+{
+    static const char *const names[] = { "running", "passed", "failed" };
+    assert(result < ARRAY_N(names));
+    return names[result];
+}
+
+static void put_inputs(JsonOut *out, const RolloutRow *row, const Gather *g,
+                       const RolloutInput *input)
+{
+    json_out_object(out);
+    json_out_kcstr(out, "command", command_name(input->command));
+    if (!str_empty(input->actor)) json_out_kstr(out, "by", input->actor);
+    json_out_kcstr(out, "tripwire", tripwire_name(input->tripwire));
+    json_out_kcstr(out, "preflight", check_name(input->preflight));
+    json_out_kcstr(out, "shadow", check_name(input->shadow));
+    json_out_kbool(out, "evidenceAgainst", input->evidence_rollback);
+    if (!str_empty(input->culprit)) json_out_kstr(out, "culprit", input->culprit);
+    json_out_kbool(out, "proved", input->proved);
+    if (!str_empty(input->unproved)) json_out_kstr(out, "unproved", input->unproved);
+    json_out_ki64(out, "canaries", input->canaries);
+    json_out_kbool(out, "judgeOk", input->judge_ok);
+    json_out_kbool(out, "gateOpen", input->gate_open);
+    rollout_write_evidence(out, row, &g->spec, &g->evidence);
+    json_out_object_end(out);
+}
+
+static int add_tick(Db *db, const RolloutRow *row, const Gather *g, const RolloutInput *input)
+{
+    CLEANUP(buf_deinit) Buf inputs;
+    buf_init(&inputs, INPUTS_BYTES_MAX);
+    JsonOut out = json_out(&inputs);
+    put_inputs(&out, row, g, input);
+    if (!json_out_ok(&out)) return -ENOMEM;
+    return rollout_tick_add(db, row->seq,
+                            &(RolloutTick){ .at_ms = input->now_ms,
+                                            .state = row->state.state,
+                                            .step = (int64_t)row->state.step,
+                                            .verdict = row->verdict,
+                                            .why = row->why,
+                                            .inputs = buf_str(&inputs) });
+}
+
+/* --- events ----------------------------------------------------------------------------------- */
+
+static int add_event(Db *db, const char *what, const RolloutRow *row, const RolloutRow *from,
+                     const Gather *g, const RolloutInput *input)
+{
+    char type[64];
+    CLEANUP(buf_deinit) Buf data;
+    buf_init(&data, EVENT_DATA_BYTES_MAX);
+    JsonOut out = json_out(&data);
+    snprintf(type, sizeof(type), "rollout.%s", what);
+    json_out_object(&out);
+    json_out_kcstr(&out, "from", rollout_state_name(from->state.state));
+    if (!str_empty(input->actor)) json_out_kstr(&out, "by", input->actor);
+    json_out_key(&out, "rollout");
+    rollout_write(&out, row, &g->spec, &g->evidence, NULL);
+    json_out_object_end(&out);
+    if (!json_out_ok(&out)) return -ENOMEM;
+    return event_insert(db, &(Event){ .at_ms = input->now_ms,
+                                      .type = str_of(type),
+                                      .agent = row->agent,
+                                      .version_id = row->version_id,
+                                      .subject = row->id,
+                                      .data = buf_str(&data) });
+}
+
+int record_tick(Db *db, const RolloutRow *row, const RolloutRow *from, const Gather *g,
+                const RolloutInput *input, const RolloutMove *move)
+{
+    bool moved = move->actions & ROLLOUT_DO_TELL, paged = move->actions & ROLLOUT_DO_PAGE;
+    int r = 0;
+    if (moved || paged || g->changed || from->verdict != row->verdict)
+        r = add_tick(db, row, g, input);
+    if (r == 0 && moved)
+        r = add_event(db, rollout_state_name(row->state.state), row, from, g, input);
+    if (r == 0 && paged) r = add_event(db, "needs_person", row, from, g, input);
+    if (r == 0) count_tick(g, input, move);
+    return r;
+}

@@ -1,0 +1,29 @@
+/* Record: what a tick leaves behind: a row with its inputs, evidence, verdict and sentence; and an
+ * event when the rollout moved or needs a person. Functions run inside a store job unless they say
+ * otherwise.
+ */
+#ifndef GANTRY_ROLLOUT_RECORD_H
+#define GANTRY_ROLLOUT_RECORD_H
+
+#include "rollout/gather.h"
+
+/* After the tick: *row is what is stored, from what it was before. Adds an event if there is
+ * something to tell, and the tick if it learned or decided anything new. Returns 0, -ENOMEM,
+ * -errno. */
+MUST_CHECK int record_tick(Db *db, const RolloutRow *row, const RolloutRow *from, const Gather *g,
+                           const RolloutInput *input, const RolloutMove *move);
+
+/* What ticks of this process have done. Any thread. */
+typedef struct {
+    uint64_t ticks;
+    uint64_t units; /* outcomes consumed */
+    uint64_t entered[ROLLOUT_N_];
+    uint64_t verdicts[VERDICT_N_];
+    uint64_t tripped[TRIPWIRE_N_];
+    uint64_t paged;
+} RecordStats;
+void record_stats(RecordStats *ret);
+
+const char *tripwire_name(Tripwire tripwire); /* "budget", "sandbox", "crash_loop"; "none" */
+
+#endif
