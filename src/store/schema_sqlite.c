@@ -341,6 +341,13 @@ static const char events[] =
     " inputs TEXT NOT NULL, PRIMARY KEY (rollout_seq, n)"
     ") STRICT, WITHOUT ROWID;";
 
+/* One index of calls instead of two: a call is put once into it, and those of a task, which are
+ * few, are sorted when they are read. */
+static const char calls_index[] =
+    "DROP INDEX call_by_task;"
+    "DROP INDEX call_once;"
+    "CREATE UNIQUE INDEX call_by_task ON call (task_seq, call_id);";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -359,5 +366,6 @@ const Migration schema_steps[] = {
     { 15, "webhook hosts", webhook_hosts },
     { 16, "rollups", rollups },
     { 17, "events", events },
-};
+
+    };
 const size_t schema_steps_n = ARRAY_N(schema_steps);
