@@ -366,6 +366,6 @@ const Migration schema_steps[] = {
     { 15, "webhook hosts", webhook_hosts },
     { 16, "rollups", rollups },
     { 17, "events", events },
-
-    };
+    { 18, "calls index", calls_index },
+};
 const size_t schema_steps_n = ARRAY_N(schema_steps);
