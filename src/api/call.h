@@ -142,6 +142,7 @@ int worker_tools_run_wait(ApiCall *call);
 int worker_journal_run_wait(ApiCall *call);
 int worker_recordings_run_wait(ApiCall *call);
 int worker_logs_run_wait(ApiCall *call);
+int worker_state_run_wait(ApiCall *call);
 int worker_leave_run_wait(ApiCall *call);
 int worker_grants_run_wait(ApiCall *call);
 int worker_holds_run_wait(ApiCall *call);

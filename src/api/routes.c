@@ -11,6 +11,7 @@
 #include "api/rates.h"
 #include "api/rollouts.h"
 #include "api/routing.h"
+#include "api/sessions.h"
 #include "api/tasks.h"
 #include "api/versions.h"
 #include "api/webhooks.h"
@@ -322,6 +323,10 @@ const Route api_routes[] = {
       .id = "proveHolds", .tag = "workers",
       .summary = "Tell which calls a worker that is dead had in flight",
       .body = &holds_body, .status = 204 },
+    { .method = "POST", .pattern = "/api/workers/{workerId}/state",
+      .run_wait = worker_state_run_wait,
+      .id = "accessState", .tag = "workers", .summary = "Read or change what an agent keeps",
+      .body = &worker_state_body, .status = 200, .answer = "WorkerState" },
     { .method = "POST", .pattern = "/api/workers/{workerId}/leave",
       .run_wait = worker_leave_run_wait,
       .id = "leaveWorker", .tag = "workers", .summary = "Say goodbye and give back what is held",

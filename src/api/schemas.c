@@ -5,6 +5,7 @@
     "number:integer at:time attempt:integer kind:string name:string callId:string hash:hex " \
     "status:integer contentType:string streamed:boolean complete:boolean "                   \
     "answerBytes:integer requestBytes:integer"
+#define STATE_FIELDS "key:string version:integer bytes:integer updatedAt:time contentType:string"
 #define TASK_USAGE                                                                    \
     "inputTokens:integer outputTokens:integer cachedTokens:integer llmCalls:integer " \
     "toolCalls:integer "
@@ -144,6 +145,9 @@ const Schema api_schemas[] = {
                        "contentType?:string streamed?:boolean answer?:RecordedBytes "
                        "request?:string" },
     { "WorkerRecording", "n:integer kind:string key:hex complete:boolean" },
+    { "WorkerState",
+      "outcome:string created:boolean " STATE_FIELDS " value:string rows:[StateRow]" },
+    { "StateRow", STATE_FIELDS },
     { "RecordedBytes", "bytes:integer gzip:boolean data:string" },
     { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean flagsRevision:integer "
                    "pricesRevision:integer cacheRevision:integer "

@@ -70,6 +70,10 @@ static const Setting settings[] = {
     { "journal.keep", SETTING_DURATION, AT(journal_kept_ms), 1000, 3650 * DAY_MS },
     { "journal.bytesPerTask", SETTING_INT, AT(journal_bytes_max), 4096, INT64_C(1) << 40 },
     { "journal.recordingsPerTask", SETTING_INT, AT(journal_recordings_max), 1, 20000 },
+    { "state.keep", SETTING_DURATION, AT(state_kept_ms), 1000, 3650 * DAY_MS },
+    { "state.keysPerSession", SETTING_INT, AT(state_keys_max), 1, 100000 },
+    { "state.bytesPerSession", SETTING_INT, AT(state_bytes_max), 1024, INT64_C(1) << 40 },
+    { "state.valueBytes", SETTING_INT, AT(state_value_bytes_max), 1024, 8 << 20 },
     { "timeouts.header", SETTING_DURATION, AT(header_timeout_ms), 10, DAY_MS },
     { "timeouts.body", SETTING_DURATION, AT(body_timeout_ms), 10, DAY_MS },
     { "timeouts.idle", SETTING_DURATION, AT(idle_timeout_ms), 10, DAY_MS },
@@ -847,10 +851,10 @@ static void read_document(Reader *rd, const Json *doc)
     static const char *const names[] = { "server",  "log",       "limits",  "timeouts", "worker",
                                          "lanes",   "providers", "models",  "prices",   "webhooks",
                                          "tools",   "auth",      "budgets", "cache",    "breakers",
-                                         "retries", "waiting",   "journal", NULL };
-    static const char *const scalar_blocks[] = { "server",   "log",     "limits",
-                                                 "timeouts", "worker",  "lanes",
-                                                 "breakers", "retries", "waiting" };
+                                         "retries", "waiting",   "journal", "state",    NULL };
+    static const char *const scalar_blocks[] = { "server",  "log",   "limits",   "timeouts",
+                                                 "worker",  "lanes", "breakers", "retries",
+                                                 "waiting", "state" };
     if (json_type(doc) == JSON_NULL) return;
     if (!check_members(rd, NULL, doc, names)) return;
     for (size_t i = 0; i < ARRAY_N(scalar_blocks); i++) {
@@ -989,6 +993,10 @@ void config_init(Config *config, ConfigMode mode)
                         .journal_kept_ms = 7 * DAY_MS,
                         .journal_bytes_max = 32 << 20,
                         .journal_recordings_max = 2000,
+                        .state_kept_ms = 30 * DAY_MS,
+                        .state_keys_max = 1000,
+                        .state_bytes_max = 16 << 20,
+                        .state_value_bytes_max = 256 << 10,
                         .grace_ms = 5000,
                         .lease_ms = 10000,
                         .cache_bytes_max = CACHE_BYTES_MAX_DEFAULT };

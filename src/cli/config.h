@@ -58,6 +58,9 @@ typedef struct {
     int64_t cache_bytes_max; /* of cached responses; 0: none are kept */
     char *small_model;       /* while a budget runs low; empty: the agent's own fallbacks */
 
+    /* what agents keep in sessions */
+    int64_t state_keys_max, state_bytes_max, state_value_bytes_max, state_kept_ms;
+
     /* webhooks */
     Str webhook_secret;   /* empty: one is made and kept in the data directory */
     Str webhook_previous; /* signs too; empty: none */

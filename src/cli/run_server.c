@@ -490,6 +490,10 @@ static int open_services(Program *p)
                              .log_bytes_max = p->config.log_bytes_max,
                              .journal_bytes_max = p->config.journal_bytes_max,
                              .journal_recordings_max = p->config.journal_recordings_max,
+                             .state_keys_max = p->config.state_keys_max,
+                             .state_bytes_max = p->config.state_bytes_max,
+                             .state_value_bytes_max = p->config.state_value_bytes_max,
+                             .state_kept_ms = p->config.state_kept_ms,
                              .journal_kept_ms = p->config.journal_kept_ms };
     for (Lane lane = 0; lane < LANE_N_; lane++)
         options.queued_max[lane] = p->config.queued_tasks_max;

@@ -14,6 +14,10 @@
 #define KEY_KEPT_MS_DEFAULT (INT64_C(48) * 3600 * 1000)
 #define JOURNAL_BYTES_MAX_DEFAULT (INT64_C(32) << 20)
 #define JOURNAL_RECORDINGS_DEFAULT 2000
+#define STATE_KEYS_MAX_DEFAULT 1000
+#define STATE_BYTES_MAX_DEFAULT (16 << 20)
+#define STATE_VALUE_BYTES_MAX_DEFAULT (256 << 10)
+#define STATE_KEPT_MS_DEFAULT (INT64_C(30) * 24 * 3600 * 1000)
 #define JOURNAL_KEPT_MS_DEFAULT (INT64_C(7) * 24 * 3600 * 1000)
 
 /* --- time ------------------------------------------------------------------------------------- */
@@ -106,6 +110,10 @@ static void options_fill(QueueOptions *o)
     if (o->journal_bytes_max == 0) o->journal_bytes_max = JOURNAL_BYTES_MAX_DEFAULT;
     if (o->journal_recordings_max == 0) o->journal_recordings_max = JOURNAL_RECORDINGS_DEFAULT;
     if (o->journal_kept_ms == 0) o->journal_kept_ms = JOURNAL_KEPT_MS_DEFAULT;
+    if (o->state_keys_max == 0) o->state_keys_max = STATE_KEYS_MAX_DEFAULT;
+    if (o->state_bytes_max == 0) o->state_bytes_max = STATE_BYTES_MAX_DEFAULT;
+    if (o->state_value_bytes_max == 0) o->state_value_bytes_max = STATE_VALUE_BYTES_MAX_DEFAULT;
+    if (o->state_kept_ms == 0) o->state_kept_ms = STATE_KEPT_MS_DEFAULT;
 }
 
 static Queue *queue_new(Store *store, const QueueOptions *options)

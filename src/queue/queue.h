@@ -19,6 +19,7 @@
 #include "store/journal_store.h"
 #include "store/log_store.h"
 #include "store/score_store.h"
+#include "store/session_store.h"
 #include "store/store.h"
 #include "store/task_store.h"
 #include "store/tool_store.h"
@@ -60,6 +61,10 @@ typedef struct {
     int64_t journal_bytes_max;      /* of recordings kept a task; 0: 32 MiB */
     int64_t journal_recordings_max; /* a task; 0: 2000 */
     int64_t journal_kept_ms;        /* how long after a task has come to rest; 0: 7 days */
+    int64_t state_keys_max;         /* of a session; 0: 1000 */
+    int64_t state_bytes_max;        /* of a session's keys and values; 0: 16 MiB */
+    int64_t state_value_bytes_max;  /* of one value; 0: 256 KiB */
+    int64_t state_kept_ms;          /* how long after a session's last write; 0: 30 days */
 
     /* Writes the body of a task's webhook (JSON) when it has come to rest; pure, called on a store
      * thread with all parts of the task. NULL: bodies are left empty, for who delivers to fill. */
@@ -338,6 +343,47 @@ MUST_CHECK int queue_tools_add_wait(Queue *queue, TaskRef task, const ToolRecord
 MUST_CHECK int queue_logs_append_wait(Queue *queue, TaskRef task, const TaskLogLine *lines,
                                       size_t lines_n, size_t *ret_dropped);
 
+/* --- state of sessions ------------------------------------------------------------------------ */
+
+#define STATE_KEY_BYTES_MAX 200
+#define STATE_TYPE_BYTES_MAX 100
+
+typedef enum { STATE_GET, STATE_LIST, STATE_PUT, STATE_DELETE, STATE_WHAT_N_ } StateWhat;
+
+/* For StateAsk.if_version, beside a version: whatever is there, something, nothing. */
+enum { STATE_ANY = -1, STATE_PRESENT = -2, STATE_ABSENT = 0 };
+
+typedef struct {
+    StateWhat what;
+    Str key;                 /* all but STATE_LIST */
+    Str value, content_type; /* STATE_PUT */
+    int64_t if_version;      /* writes: only if that is there */
+} StateAsk;
+
+typedef enum {
+    STATE_OK,
+    STATE_NONE,      /* there is nothing under that key */
+    STATE_MISMATCH,  /* something else is there than was expected; row.version says what */
+    STATE_FULL,      /* the session has as many keys or bytes as it may have */
+    STATE_TOO_LARGE, /* the value has more bytes than one may have */
+    STATE_OUTCOME_N_
+} StateOutcome;
+
+typedef struct {
+    StateOutcome outcome;
+    bool created;   /* STATE_PUT: there was nothing under that key */
+    StateRow row;   /* STATE_GET: with its value; writes: the version that is there now */
+    StateRow *rows; /* STATE_LIST: by key, without values */
+    size_t rows_n;
+} StateReply;
+
+/* Reads or changes what is kept for the session of a running task: of its tenant, agent and
+ * session_id, or of the task alone when it has none. A write is durable once this returns. Versions
+ * are never given out twice in a session. What is read lives in arena. Returns 0 (see outcome),
+ * QUEUE_E_STALE, -ENOMEM, -errno. */
+MUST_CHECK int queue_state_wait(Queue *queue, TaskRef task, const StateAsk *ask, Arena *arena,
+                                StateReply *ret);
+
 /* --- webhooks --------------------------------------------------------------------------------- */
 
 /* The mark moves after each commit that put a webhook into the outbox, so that its delivery can
@@ -384,6 +430,9 @@ typedef struct {
     uint64_t journal_dropped;                   /* not kept because the task's journal was full, */
     uint64_t journal_closed;                    /* journals that became full, */
     uint64_t journal_purged;                    /* recordings deleted after their time */
+    uint64_t state_reads, state_writes;         /* of sessions; writes that were made, */
+    uint64_t state_mismatches, state_refused;   /* that met another version, had no room */
+    uint64_t state_purged;                      /* sessions and values deleted after their time */
     uint64_t claimers;                          /* waiting for a task */
     uint64_t watchers;                          /* waiting for a change */
 } QueueStats;

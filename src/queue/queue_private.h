@@ -210,6 +210,8 @@ MUST_CHECK int journal_keep(const Queue *queue, Db *db, const JournalOf *of,
                             const JournalNew *recording, JournalLast *last, JournalKept *kept);
 /* Any thread, without the lock. */
 void journal_apply(Queue *queue, Uuid task_id, const JournalKept *kept);
+/* Likewise, of sessions. */
+void states_purged(Queue *queue, int64_t n);
 void journal_purged(Queue *queue, int64_t recordings);
 
 /* Records calls of the task, in whatever state it is, or of the account; each once by its id, with

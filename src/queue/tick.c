@@ -63,6 +63,7 @@ typedef struct {
     int64_t now_ms;
     bool purge;         /* old keys and workers too */
     int64_t recordings; /* deleted */
+    int64_t states;     /* likewise */
     EndAll overdue;
 } TidyJob;
 
@@ -93,6 +94,9 @@ static int tidy_job(Db *db, void *arg)
     r = idempotency_purge(db, keys_before_ms, PURGE_KEYS_MAX, &purged);
     if (r == 0) r = ledger_purge(db, job->now_ms);
     if (r == 0) r = in_flight_purge(job->queue, db);
+    if (r == 0)
+        r = session_purge(db, job->now_ms - job->queue->options.state_kept_ms, PURGE_KEYS_MAX,
+                          &job->states);
     return r != 0 ? r : worker_purge(db, job->now_ms - GONE_WORKERS_KEPT_MS);
 }
 
@@ -106,6 +110,7 @@ static int tidy(Queue *queue)
     if (job.purge) queue->purge_at_ms = steady_ms + PURGE_EVERY_MS;
     queue_apply_all(queue, &job.overdue);
     journal_purged(queue, job.recordings);
+    states_purged(queue, job.states);
     return 0;
 }
 

@@ -348,6 +348,22 @@ static const char calls_index[] =
     "DROP INDEX call_once;"
     "CREATE UNIQUE INDEX call_by_task ON call (task_seq, call_id);";
 
+/* What agents keep. own: of one task that has no session; name is its id then. Values stand apart
+ * from what is looked for. */
+static const char sessions[] =
+    "CREATE TABLE session ("
+    " id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, agent TEXT NOT NULL, own INTEGER NOT NULL,"
+    " name TEXT NOT NULL, keys INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,"
+    " revision INTEGER NOT NULL DEFAULT 0, used_at_ms INTEGER NOT NULL,"
+    " UNIQUE (tenant, agent, own, name)"
+    ") STRICT;"
+    "CREATE INDEX session_by_use ON session (used_at_ms);"
+    "CREATE TABLE state ("
+    " id INTEGER PRIMARY KEY, session_id INTEGER NOT NULL, key TEXT NOT NULL,"
+    " version INTEGER NOT NULL, bytes INTEGER NOT NULL, updated_at_ms INTEGER NOT NULL,"
+    " content_type TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (session_id, key)"
+    ") STRICT;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -367,5 +383,6 @@ const Migration schema_steps[] = {
     { 16, "rollups", rollups },
     { 17, "events", events },
     { 18, "calls index", calls_index },
+    { 19, "sessions", sessions },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

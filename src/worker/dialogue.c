@@ -21,6 +21,15 @@ static const DialogueTurn *window_first(const Dialogue *d)
     return first;
 }
 
+/* The oldest exchange of the past that is sent: what the task says itself goes first. */
+static size_t past_first(const Dialogue *d)
+{
+    size_t own = 1, window = (size_t)MAX(d->spec->memory_window, 0);
+    for (const DialogueTurn *t = d->first; t; t = t->next) own += 1 + t->calls_n;
+    size_t room = own < window ? (window - own) / 2 : 0;
+    return d->past_n - MIN(room, d->past_n);
+}
+
 /* Members of the sampling object that one protocol knows, under its name. */
 typedef struct {
     const char *key, *name;
@@ -118,6 +127,10 @@ static void chat_write(const Dialogue *d, JsonOut *out)
     json_out_key(out, "messages");
     json_out_array(out);
     if (d->spec->prompt_text.len) chat_text(out, "system", d->spec->prompt_text);
+    for (size_t i = past_first(d); i < d->past_n; i++) {
+        chat_text(out, "user", d->past[i].user);
+        chat_text(out, "assistant", d->past[i].assistant);
+    }
     chat_text(out, "user", d->input);
     for (const DialogueTurn *t = window_first(d); t; t = t->next) chat_turn(out, t);
     json_out_array_end(out);
@@ -149,6 +162,13 @@ static void block(JsonOut *out, const char *type)
 {
     json_out_object(out);
     json_out_kcstr(out, "type", type);
+}
+
+static void messages_text(JsonOut *out, const char *who, Str text)
+{
+    role(out, who);
+    json_out_kstr(out, "content", text);
+    json_out_object_end(out);
 }
 
 static void messages_turn(JsonOut *out, const DialogueTurn *turn)
@@ -217,9 +237,11 @@ static void messages_write(const Dialogue *d, JsonOut *out)
     if (d->spec->prompt_text.len) json_out_kstr(out, "system", d->spec->prompt_text);
     json_out_key(out, "messages");
     json_out_array(out);
-    role(out, "user");
-    json_out_kstr(out, "content", d->input);
-    json_out_object_end(out);
+    for (size_t i = past_first(d); i < d->past_n; i++) {
+        messages_text(out, "user", d->past[i].user);
+        messages_text(out, "assistant", d->past[i].assistant);
+    }
+    messages_text(out, "user", d->input);
     for (const DialogueTurn *t = window_first(d); t; t = t->next) {
         messages_turn(out, t);
         messages_results(out, t);

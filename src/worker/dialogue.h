@@ -26,17 +26,24 @@ struct DialogueTurn {
     bool cut; /* the model stopped for want of output tokens */
 };
 
+/* What an earlier task of the session was asked, and answered. */
+typedef struct {
+    Str user, assistant;
+} DialoguePast;
+
 typedef struct {
     const Spec *spec;
-    const char *cap_member; /* API_CHAT: name of the output cap */
-    Str input;              /* what the user said */
+    const char *cap_member;   /* API_CHAT: name of the output cap */
+    const DialoguePast *past; /* oldest first */
+    size_t past_n;
+    Str input; /* what the user said */
     DialogueTurn *first, *last;
     size_t turns_n;
 } Dialogue;
 
 /* The request for the next answer, appended to out. Of earlier turns only the latest are sent: as
- * many as fit memory.window messages, at least one. api: API_CHAT or API_MESSAGES. Returns 0 or
- * -ENOMEM (out full). */
+ * many as fit memory.window messages, at least one; and of the past what fits beside them. api:
+ * API_CHAT or API_MESSAGES. Returns 0 or -ENOMEM (out full). */
 MUST_CHECK int dialogue_request(const Dialogue *dialogue, Api api, Buf *out);
 
 /* Reads the answer to it and adds a turn. scratch holds the parsed answer. Returns 0, -EINVAL (not

@@ -3,6 +3,7 @@
 #include "base/diag.h"
 #include "codec/url.h"
 #include "sys/clock.h"
+#include "worker/door_state.h"
 #include "worker/tool.h"
 
 #define ARGUMENTS_BYTES_MAX ((size_t)1 << 20)
@@ -114,6 +115,35 @@ static int tool_wait(Run *run, HttpReq *req)
     return r < 0 ? r : tool_answer_wait(run, req, body);
 }
 
+/* --- which route ------------------------------------------------------------------------------ */
+
+/* Requests below a path, or at it. */
+static const struct {
+    Str path;
+    int (*run_wait)(Run *run, HttpReq *req);
+} routes[] = {
+    { STR("/gantry/v1/tools"), tool_wait },
+    { STR(DOOR_STATE_PATH), door_state_wait },
+};
+
+static bool is_below(Str path, Str route)
+{
+    return str_starts_with(path, route) && (path.len == route.len || path.ptr[route.len] == '/');
+}
+
+static int unknown_wait(Run *run, HttpReq *req)
+{
+    (void)run;
+    return http_problem_wait(req, 404, "route_not_found", "there is no such route");
+}
+
+static int route_wait(Run *run, HttpReq *req)
+{
+    for (size_t i = 0; i < ARRAY_N(routes); i++)
+        if (is_below(req->path, routes[i].path)) return routes[i].run_wait(run, req);
+    return unknown_wait(run, req);
+}
+
 /* --- life ------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -124,14 +154,12 @@ typedef struct {
 int door_handler(HttpReq *req, void *ctx)
 {
     Run *run = ctx;
-    if (!str_starts_with(req->path, STR(TOOLS_PATH)))
-        return http_problem_wait(req, 404, "route_not_found", "there is no such route");
     if (run->door_closed || run->stop != RUN_GOING)
         return http_problem_wait(req, 503, "task_stopped", "the task has ended or was stopped");
     DoorCall call = { .fiber = fiber_self() };
     list_push_back(&run->door_calls, &call.node);
     run->door_calls_n++;
-    int r = tool_wait(run, req);
+    int r = route_wait(run, req);
     list_remove(&call.node);
     run->door_calls_n--;
     cond_broadcast(&run->changed);

@@ -10,6 +10,8 @@
  *              arguments_invalid, 403 tool_denied, switched_off or tool_changed, 402 cap_reached,
  *              503 breaker_open, 429 too_many_calls
  *
+ *   /gantry/v1/state...            see door_state.h
+ *
  * Private to worker/. On the worker's loop.
  */
 #ifndef GANTRY_WORKER_DOOR_H

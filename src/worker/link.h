@@ -144,6 +144,11 @@ typedef struct {
      * LINK_E_REFUSED. */
     int (*journal_add_wait)(WorkerLink *link, TaskRef task, const JournalNew *recording);
 
+    /* Reads or changes what is kept for the task's session; what is read lives in arena. Returns 0
+     * (see ret->outcome), LINK_E_STALE, LINK_E_REFUSED. */
+    int (*state_wait)(WorkerLink *link, TaskRef task, const StateAsk *ask, Arena *arena,
+                      StateReply *ret);
+
     /* Gives back and asks for slices of budgets; see GatewayControl. Also LINK_E_NO_WORKER. */
     int (*grants_wait)(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
                        BudgetAnswer *ret);

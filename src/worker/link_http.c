@@ -482,6 +482,30 @@ static int http_journal_add_wait(WorkerLink *link, TaskRef task, const JournalNe
     return post_wait(http_of(link), "journal", &out);
 }
 
+static int http_state_wait(WorkerLink *link, TaskRef task, const StateAsk *ask, Arena *arena,
+                           StateReply *ret)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    char path[PATH_BYTES_MAX];
+    const Json *v;
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    wire_state_ask_write(&out, task, ask);
+    if (!json_out_ok(&out)) return -ENOMEM;
+    Ask question = {
+        .method = "POST",
+        .path = worker_path(http, "state", path),
+        .body = buf_str(&body),
+        .timeout_ms = http->timeout_ms,
+        .reply_bytes_max = JOURNAL_BYTES_MAX,
+        .absent = LINK_E_STALE,
+    };
+    int r = ask_json_wait(http, &question, arena, &v);
+    if (r == 0) r = wire_state_reply_read(arena, v, ret);
+    return r == -EINVAL ? diag_prefix(-EPROTO, "state") : r;
+}
+
 static int http_grants_wait(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
                             BudgetAnswer *ret)
 {
@@ -643,6 +667,7 @@ static const WorkerLinkOps http_ops = {
     .tools_wait = http_tools_wait,
     .journal_wait = http_journal_wait,
     .journal_add_wait = http_journal_add_wait,
+    .state_wait = http_state_wait,
     .grants_wait = http_grants_wait,
     .holds_wait = http_holds_wait,
     .logs_wait = http_logs_wait,

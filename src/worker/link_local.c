@@ -156,6 +156,12 @@ static int local_journal_add_wait(WorkerLink *link, TaskRef task, const JournalN
     return outcome(queue_journal_add_wait(local_of(link)->queue, task, recording, 1));
 }
 
+static int local_state_wait(WorkerLink *link, TaskRef task, const StateAsk *ask, Arena *arena,
+                            StateReply *ret)
+{
+    return outcome(queue_state_wait(local_of(link)->queue, task, ask, arena, ret));
+}
+
 static int local_grants_wait(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
                              BudgetAnswer *ret)
 {
@@ -323,6 +329,7 @@ static const WorkerLinkOps local_ops = {
     .tools_wait = local_tools_wait,
     .journal_wait = local_journal_wait,
     .journal_add_wait = local_journal_add_wait,
+    .state_wait = local_state_wait,
     .grants_wait = local_grants_wait,
     .holds_wait = local_holds_wait,
     .logs_wait = local_logs_wait,

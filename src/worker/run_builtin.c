@@ -1,6 +1,7 @@
 #include "base/diag.h"
 #include "sys/clock.h"
 #include "worker/dialogue.h"
+#include "worker/memory.h"
 #include "worker/tool.h"
 
 #define REQUEST_BYTES_MAX ((size_t)32 << 20)
@@ -112,7 +113,10 @@ static int rounds_wait(Run *run, Dialogue *dialogue, Api api)
         int r = ask_wait(run, dialogue, api, &turn);
         if (r < 0 || !turn) return r;
         if (turn->cut) task_log_printf(&run->log, "the model's answer reached its output limit");
-        if (turn->calls_n == 0) return run_succeed_wait(run, turn->text, true);
+        if (turn->calls_n == 0) {
+            r = memory_save_wait(run, dialogue, turn->text);
+            return r == 0 ? run_succeed_wait(run, turn->text, true) : r;
+        }
         r = tools_wait(run, turn);
         if (r < 0) return r;
     }
@@ -128,5 +132,6 @@ int run_builtin_wait(Run *run)
     Dialogue dialogue = { .spec = &run->version->spec, .cap_member = "max_completion_tokens" };
     if (provider && provider->cap_member) dialogue.cap_member = provider->cap_member;
     int r = input_text(run, &dialogue.input);
+    if (r == 0) r = memory_load_wait(run, &dialogue);
     return r < 0 ? r : rounds_wait(run, &dialogue, api);
 }

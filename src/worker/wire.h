@@ -29,6 +29,9 @@
  *                               200 {"recordings":[ROW]}, ANSWER, {"request"}, 404, 409 stale
  *   POST .../{id}/journal       {"taskId","fence","recordings":[RECORDING]}
  *                               204, 409 stale
+ *   POST .../{id}/state         {"taskId","fence","what":"get|list|put|delete","key","ifVersion",
+ *                               "contentType","value"}; value in base64; see StateAsk
+ *                               200 {"outcome","created",STATE,"value","rows":[{STATE}]}, 409 stale
  *   GET  /api/prices/entries    200 {MODEL:ENTRY}, see logic/price.h
  *   POST .../{id}/grants        ASK            200 ANSWER, 400
  *   POST .../{id}/holds         {"workerId","holds":[HOLD]}   204; of a worker that is dead
@@ -65,6 +68,8 @@
  *   BYTES   {"bytes","gzip","data"}; data in base64, compressed or not
  *   ROW     {"n","kind","key","complete"}
  *   ANSWER  {"n","status","contentType","streamed","answer":BYTES}
+ *
+ *   STATE   "key","version","bytes","updatedAt","contentType"
  *
  * Writers append to a JsonOut, whose owner checks json_out_ok. Readers take a parsed value, whose
  * texts they borrow; they ignore unknown members and return 0 or -EINVAL with diag.
@@ -139,6 +144,12 @@ MUST_CHECK int wire_recording_read(Arena *arena, const Json *v, JournalNew *ret)
 void wire_journal_write(JsonOut *out, const JournalAsk *ask, const JournalReply *reply);
 MUST_CHECK int wire_journal_read(Arena *arena, const Json *v, const JournalAsk *ask,
                                  JournalReply *ret);
+
+/* wire_state.c. What is read lives in arena; also -ENOMEM. */
+void wire_state_ask_write(JsonOut *out, TaskRef task, const StateAsk *ask);
+MUST_CHECK int wire_state_ask_read(Arena *arena, const Json *v, StateAsk *ret);
+void wire_state_reply_write(JsonOut *out, const StateReply *reply);
+MUST_CHECK int wire_state_reply_read(Arena *arena, const Json *v, StateReply *ret);
 
 /* What a worker tells of rate limits and breakers, and the shares it gets. */
 void wire_telling_write(JsonOut *out, const RateTelling *telling);

@@ -70,6 +70,25 @@ static void check_budgets(Work *w, const Json *v)
     if (wire_hold_read(v, &hold) == 0) assert(hold.charge.nusd >= 0 && hold.call_id.len > 0);
 }
 
+/* What is kept for sessions: within bounds, and the same when written and read again. */
+static void check_state(Work *w, const Json *v)
+{
+    StateAsk ask, again;
+    StateReply reply;
+    if (wire_state_ask_read(&w->arena, v, &ask) == 0) {
+        assert(ask.key.len <= STATE_KEY_BYTES_MAX && ask.what < STATE_WHAT_N_);
+        buf_clear(&w->first);
+        JsonOut out = json_out(&w->first);
+        wire_state_ask_write(&out, (TaskRef){ .fence = 1 }, &ask);
+        assert(json_out_ok(&out));
+        const Json *written = parsed(w, buf_str(&w->first));
+        assert(written && wire_state_ask_read(&w->arena, written, &again) == 0);
+        assert(str_eq(again.value, ask.value) && again.if_version == ask.if_version);
+        buf_clear(&w->first);
+    }
+    if (wire_state_reply_read(&w->arena, v, &reply) == 0) assert(reply.row.version >= 0);
+}
+
 static void check_rest(Work *w, Str text)
 {
     TaskRef held[2] = { { .fence = 1 }, { .fence = 2 } };
@@ -84,6 +103,7 @@ static void check_rest(Work *w, Str text)
     if (wire_line_read(v, &line) == 0) assert(line.stream < TASK_LOG_STREAM_N_);
     if (wire_call_read(&w->arena, v, &call) == 0) assert(call.cost_nusd >= 0);
     check_budgets(w, v);
+    check_state(w, v);
     RateTelling telling;
     if (wire_telling_read(&w->arena, v, &telling) == 0) {
         GatewayShare shares[4];

@@ -459,6 +459,83 @@ static void test_a_process_asks_the_model(void **state)
     bench(process_agent);
 }
 
+/* --- memory ----------------------------------------------------------------------------------- */
+
+static Task run_in_session(Bench *b, const char *input, const char *session)
+{
+    TaskNew new = { .agent = STR("a"),
+                    .lane = LANE_NORMAL,
+                    .input = str_of(input),
+                    .session_id = str_of(session) };
+    TaskSummary summary = { 0 };
+    CHECK_INT(queue_submit_wait(b->queue, &new, &summary), 0);
+    Task task = bench_end(b, summary.id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    return task;
+}
+
+/* What the n-th request said before the question, as far as it matters. */
+static bool asked_with(int n, const char *past)
+{
+    return str_find(str_of(model->seen[n]), str_of(past)) >= 0;
+}
+
+#define SAID(user, assistant)                       \
+    "{\"role\":\"user\",\"content\":\"" user "\"}," \
+    "{\"role\":\"assistant\",\"content\":\"" assistant "\"},"
+
+static int remembers(Bench *b)
+{
+    deploy(b, "sim/small", "  memory: {window: 5}\n");
+    for (int i = 0; i < SAYS_MAX; i++)
+        model->says[i] = arena_printf(&b->arena, CHAT_SAYS("answer %d"), i).ptr;
+    for (int i = 0; i < 4; i++)
+        run_in_session(b, arena_printf(&b->arena, "\"question %d\"", i).ptr, "s");
+    CHECK(!asked_with(0, "assistant"));
+    CHECK(asked_with(
+        1, SAID("question 0", "answer 0") "{\"role\":\"user\",\"content\":\"question 1\"}"));
+    CHECK(asked_with(2, SAID("question 0", "answer 0") SAID("question 1", "answer 1")));
+    /* five messages: two exchanges, and the question */
+    CHECK(!asked_with(3, "question 0"));
+    CHECK(asked_with(3, SAID("question 1", "answer 1") SAID("question 2", "answer 2")));
+    run_in_session(b, "\"elsewhere\"", "t");
+    CHECK(!asked_with(4, "assistant"));
+    run_in_session(b, "\"alone\"", "");
+    CHECK(!asked_with(5, "assistant"));
+    return 0;
+}
+
+static void test_a_session_is_remembered(void **state)
+{
+    (void)state;
+    with_model(remembers);
+}
+
+/* A task that is run again does not find itself in the memory, and is in it once. */
+static int remembers_once(Bench *b)
+{
+    deploy(b, "sim/small", "");
+    model->says[0] = CHAT_SAYS("first");
+    model->says[1] = CHAT_SAYS("second");
+    run_in_session(b, "\"one\"", "s");
+    model->says[2] = "{\"error\":{\"message\":\"come back later\"}}";
+    model->status[2] = 500;
+    model->says[3] = CHAT_SAYS("third");
+    Task second = run_in_session(b, "\"two\"", "s");
+    CHECK_STR(second.result, STR("\"second\""));
+    Task third = run_in_session(b, "\"three\"", "s"); /* at its second attempt */
+    CHECK_INT(third.attempt, 2);
+    CHECK(asked_with(3, SAID("one", "first")
+                            SAID("two", "second") "{\"role\":\"user\",\"content\":\"three\"}"));
+    return 0;
+}
+
+static void test_a_task_is_remembered_once(void **state)
+{
+    (void)state;
+    with_model(remembers_once);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -473,6 +550,8 @@ int main(void)
         cmocka_unit_test(test_provider_troubles),
         cmocka_unit_test(test_cancel_stops_the_tool),
         cmocka_unit_test(test_the_simulator_calls_tools),
+        cmocka_unit_test(test_a_session_is_remembered),
+        cmocka_unit_test(test_a_task_is_remembered_once),
         cmocka_unit_test(test_a_process_asks_the_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

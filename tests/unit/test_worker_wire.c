@@ -489,6 +489,65 @@ static void test_cache(void **state)
     assert_int_equal(wire_news_read(&w->arena, parsed(w, "{\"purges\":[]}"), &read), -EINVAL);
 }
 
+static void test_state(void **state)
+{
+    Wire *w = *state;
+    TaskRef ref = { id_1, 7 }, read_ref;
+    StateAsk ask = { .what = STATE_PUT,
+                     .key = STR("k"),
+                     .value = { "a\0b", 3 },
+                     .content_type = STR("x/y"),
+                     .if_version = 5 },
+             got;
+    wire_state_ask_write(&w->out, ref, &ask);
+    const Json *v = written(w);
+    assert_int_equal(wire_ref_read(v, &read_ref), 0);
+    assert_int_equal(read_ref.fence, 7);
+    assert_int_equal(wire_state_ask_read(&w->arena, v, &got), 0);
+    assert_int_equal(got.what, STATE_PUT);
+    assert_int_equal(got.if_version, 5);
+    assert_true(str_eq(got.value, ask.value) && str_eq(got.content_type, ask.content_type));
+
+    StateRow rows[] = { { .key = STR("a"), .version = 1, .updated_at_ms = 1000 },
+                        { .key = STR("b"), .version = 2, .bytes = 9 } };
+    StateReply reply = { .outcome = STATE_MISMATCH,
+                         .created = true,
+                         .row = { .version = 3, .value = { "a\0b", 3 } },
+                         .rows = rows,
+                         .rows_n = 2 },
+               read;
+    buf_clear(&w->buf);
+    w->out = json_out(&w->buf);
+    wire_state_reply_write(&w->out, &reply);
+    assert_int_equal(wire_state_reply_read(&w->arena, written(w), &read), 0);
+    assert_int_equal(read.outcome, STATE_MISMATCH);
+    assert_true(read.created && read.row.version == 3 && str_eq(read.row.value, reply.row.value));
+    assert_int_equal(read.rows_n, 2);
+    assert_str(read.rows[1].key, "b");
+    assert_int_equal(read.rows[0].updated_at_ms, 1000);
+}
+
+static void test_state_refused(void **state)
+{
+    Wire *w = *state;
+    static const char *const bad[] = {
+        "{}",
+        "{\"what\":\"steal\",\"key\":\"k\"}",
+        "{\"what\":\"get\"}",
+        "{\"what\":\"get\",\"key\":\"\"}",
+        "{\"what\":\"put\",\"key\":\"k\",\"value\":\"!\"}",
+        "{\"what\":\"put\",\"key\":\"k\",\"contentType\":\"a\\r\\nb\"}",
+        "{\"what\":\"put\",\"key\":\"k\",\"ifVersion\":-3}",
+    };
+    StateAsk ask;
+    StateReply reply;
+    for (size_t i = 0; i < ARRAY_N(bad); i++)
+        assert_int_equal(wire_state_ask_read(&w->arena, parsed(w, bad[i]), &ask), -EINVAL);
+    assert_int_equal(wire_state_reply_read(&w->arena, parsed(w, "{}"), &reply), -EINVAL);
+    assert_int_equal(wire_state_reply_read(&w->arena, parsed(w, "{\"outcome\":\"ok\"}"), &reply),
+                     -EINVAL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -508,6 +567,8 @@ int main(void)
         WIRE_TEST(test_recording_refused),
         WIRE_TEST(test_journal),
         WIRE_TEST(test_cache),
+        WIRE_TEST(test_state),
+        WIRE_TEST(test_state_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
