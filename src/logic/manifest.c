@@ -231,6 +231,7 @@ static void rule_metrics(IssueList *issues, const IssuePath *path, const Json *v
 }
 
 static const char *const deadline_words[] = { "pause", "rollback", NULL };
+static const char *const unit_words[] = { "session", "user", "tenant", "task", NULL };
 static const char *const rollback_words[] = { "finish", "kill", NULL };
 
 static const ShapeMember rollout_members[] = {
@@ -244,6 +245,8 @@ static const ShapeMember rollout_members[] = {
     { "holdFor", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 30 * DAY_MS },
     { "deadline", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 90 * DAY_MS },
     { "onDeadline", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = deadline_words },
+    { "unit", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = unit_words },
+    { "unitWait", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .least = 1, .most = 30 * DAY_MS },
     { "onRollback", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = rollback_words },
 };
 

@@ -58,6 +58,7 @@ typedef struct {
     bool preflight;           /* check the version before it gets a task */
     bool shadow;              /* compare it on copies of production tasks first */
     bool shadow_is_first;     /* that evidence stands in for the first step */
+    int64_t unit_wait_ms;     /* how long a unit may take to start, and to be scored */
     int64_t deadline_ms;      /* in live states, from the start or a resume on; 0: none */
     bool deadline_rolls_back; /* else it pauses and pages */
     bool kills;               /* a rollback stops running tasks of the canary; else they finish */

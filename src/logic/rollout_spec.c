@@ -3,6 +3,9 @@
 #include <math.h>
 
 #include "codec/duration.h"
+#include "logic/watermark.h"
+
+#define DEADLINE_USUAL_MS (INT64_C(7) * 24 * 3600 * 1000)
 
 /* --- metrics --------------------------------------------------------------------------------- */
 
@@ -134,6 +137,22 @@ static void read_steps(const Json *steps, RolloutPlan *plan)
     }
 }
 
+/* Nothing waits for ever: a week beyond what its steps last at least. */
+static int64_t usual_deadline(const RolloutPlan *plan)
+{
+    int64_t span = DEADLINE_USUAL_MS;
+    for (size_t i = 0; i < plan->steps_n; i++) span += plan->steps[i].for_ms;
+    return span;
+}
+
+static RouteBy read_unit(Str name)
+{
+    static const char *const names[ROUTE_BY_N_] = { "session", "user", "tenant", "task" };
+    for (RouteBy by = 0; by < ROUTE_BY_N_; by++)
+        if (str_eq(name, str_of(names[by]))) return by;
+    return ROUTE_BY_SESSION;
+}
+
 static void read_strategy(const Json *block, RolloutSpec *spec)
 {
     Str strategy = json_str(json_get(block, "strategy"));
@@ -149,9 +168,15 @@ static void read_strategy(const Json *block, RolloutSpec *spec)
         spec->own_steps = json_len(json_get(block, "steps")) > 0;
         if (spec->own_steps) read_steps(json_get(block, "steps"), &spec->plan);
     }
-    spec->plan.deadline_ms = duration_of(json_get(block, "deadline"));
+    spec->plan.unit_wait_ms = WATERMARK_WAIT_MS;
+    if (json_get(block, "unitWait"))
+        spec->plan.unit_wait_ms = duration_of(json_get(block, "unitWait"));
+    spec->plan.deadline_ms = usual_deadline(&spec->plan);
+    if (json_get(block, "deadline"))
+        spec->plan.deadline_ms = duration_of(json_get(block, "deadline"));
     spec->plan.deadline_rolls_back = str_eq(json_str(json_get(block, "onDeadline")),
                                             STR("rollback"));
+    spec->unit = read_unit(json_str(json_get(block, "unit")));
     spec->plan.kills = str_eq(json_str(json_get(block, "onRollback")), STR("kill"));
 }
 

@@ -11,7 +11,10 @@
  *   holdFor     blue-green: how long blue stays warm
  *   onRollback  finish (default): running canary tasks end where they started; kill: they are
  *               stopped
- *   deadline    undecided for so long: onDeadline pause (default) or rollback; 0s: never
+ *   unit        session (default; else the user, else the task), user, tenant or task
+ *   unitWait    a unit that has not started, or is not scored, for so long (1h) is left out
+ *   deadline    undecided for so long (a week beyond the steps' `for`): onDeadline pause (default)
+ *               or rollback; 0s: never
  *
  * Without rollbackOn and metrics: errorRate .01, escalationRate .02, costPerTask .2. The margin of
  * a step is that of full traffic divided by the share of the next one. Pure; any thread.
@@ -21,6 +24,7 @@
 
 #include "codec/json.h"
 #include "logic/rollout.h"
+#include "logic/route.h"
 
 #define METRIC_NAME_MAX 64
 
@@ -29,6 +33,7 @@ typedef enum { STRATEGY_CANARY, STRATEGY_BLUE_GREEN, STRATEGY_IMMEDIATE } Strate
 typedef struct {
     Strategy strategy;
     bool own_steps; /* the block says the steps itself */
+    RouteBy unit;
     RolloutPlan plan;
     EvidencePlan evidence;
     char names[EVIDENCE_METRICS_MAX][METRIC_NAME_MAX + 1];

@@ -8,16 +8,18 @@ int32_t route_bucket(Str salt, Str unit)
     return (int32_t)(h * ROUTE_BUCKETS >> 32);
 }
 
-Str route_unit(const RouteWho *who, bool by_tenant, RouteUnit *ret_kind)
+Str route_unit(const RouteWho *who, RouteBy by, RouteUnit *ret_kind)
 {
+    bool alone = by == ROUTE_BY_TASK;
     assert(!str_empty(who->task));
     const struct {
         RouteUnit kind;
         Str id;
     } choices[] = {
-        { UNIT_TENANT, by_tenant ? who->tenant : STR_NULL },
-        { UNIT_SESSION, who->session },
-        { UNIT_USER, who->user },
+        { UNIT_TENANT, by == ROUTE_BY_TENANT ? who->tenant : STR_NULL },
+        { UNIT_USER, by == ROUTE_BY_USER ? who->user : STR_NULL },
+        { UNIT_SESSION, alone ? STR_NULL : who->session },
+        { UNIT_USER, alone ? STR_NULL : who->user },
         { UNIT_TASK, who->task },
     };
     size_t i = 0;

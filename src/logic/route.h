@@ -1,9 +1,9 @@
 /* Route: which version a new task gets while a rollout is on.
  *
  * Order: a version named by the caller, then what the unit was given before, then the hash. The
- * unit is the session, else the user, else the task itself; by configuration the tenant comes
- * first. The hash is salted with the rollout's id, so it is the same on every replica, raising the
- * weight only adds units, and the next rollout draws anew.
+ * unit is the session, else the user, else the task itself; by configuration the user or the tenant
+ * comes first, or nothing but the task counts. The hash is salted with the rollout's id, so it is
+ * the same on every replica, raising the weight only adds units, and the next rollout draws anew.
  *
  * A session keeps its arm for life. A user or tenant lives longer than a ramp: it may go from
  * control to canary when the weight reaches its bucket (never back), and counts in the statistics
@@ -30,8 +30,18 @@ typedef struct {
     Str task; /* never empty */
 } RouteWho;
 
-/* The unit of a task. by_tenant: a tenant is all of one kind. Borrows from who. */
-Str route_unit(const RouteWho *who, bool by_tenant, RouteUnit *ret_kind);
+/* What is kept together: a session, else a user, else a task is a unit by itself; all that a user,
+ * or a tenant, does (as before where it is not known); or every task stands alone. */
+typedef enum {
+    ROUTE_BY_SESSION,
+    ROUTE_BY_USER,
+    ROUTE_BY_TENANT,
+    ROUTE_BY_TASK,
+    ROUTE_BY_N_
+} RouteBy;
+
+/* The unit of a task. Borrows from who. */
+Str route_unit(const RouteWho *who, RouteBy by, RouteUnit *ret_kind);
 
 typedef struct {
     Str salt;          /* the rollout's id */

@@ -1,46 +1,41 @@
-/* Watermark: outcomes of units in the order in which these were assigned.
+/* Watermark: when it is known what became of a unit.
  *
  * Tasks end in any order, and quick ones first: taken as they come, early evidence would be biased
- * towards them. So a unit's outcome is handed on only when every unit before it is resolved, at the
- * latest at its time limit, when it counts as failed. Units that cannot tell anything (canceled,
- * never started) are dropped, arms alike. A fixed ring: when it is full the next unit is refused
- * and is left out of the statistics (the caller counts those). Pure; owned by one fiber or thread.
+ * towards them. So units are consumed in the order in which they were assigned, up to the first
+ * whose fate is open. That none stays open for ever is what this rule sees to:
+ *
+ *   ended or escalated            counts; in the judged group once it is scored, and if nobody
+ *                                 scores it in time it is dropped
+ *   running beyond its limit      counts as failed
+ *   never started in time         dropped: it says nothing about its version
+ *   canceled, or ended unstarted  dropped
+ *   answered by a stand-in model  dropped: it says nothing about its version either
+ *
+ * Dropping treats arms alike; where it does not, the sample ratio of consumed units shows it
+ * (logic/evidence.h). Pure; any thread.
  */
 #ifndef GANTRY_LOGIC_WATERMARK_H
 #define GANTRY_LOGIC_WATERMARK_H
 
 #include "logic/evidence.h"
+#include "logic/task.h"
 
-#define WATERMARK_MAX 4096
+#define WATERMARK_WAIT_MS (INT64_C(60) * 60 * 1000)     /* to start, and to be scored */
+#define WATERMARK_RUN_MS (INT64_C(24) * 60 * 60 * 1000) /* of a task without a limit */
 
-typedef enum { SLOT_OPEN, SLOT_RESOLVED, SLOT_DROPPED } SlotState;
+typedef enum { FATE_OPEN, FATE_COUNTS, FATE_FAILED, FATE_DROPPED, FATE_N_ } Fate;
 
+/* What is known of a unit's task. */
 typedef struct {
-    SlotState state;
-    int64_t limit_ms; /* when the unit counts as failed */
-    EvidenceUnit unit;
-} WatermarkSlot;
+    TaskState state;
+    bool degraded, scored;
+    int64_t eligible_ms;
+    int64_t started_at_ms;  /* 0: it never was */
+    int64_t finished_at_ms; /* 0: it has not */
+    int64_t deadline_at_ms; /* when it is stopped at the latest; 0: it has no limit */
+} UnitNews;
 
-/* About 700 KB: on the heap of its owner. */
-typedef struct {
-    WatermarkSlot slots[WATERMARK_MAX];
-    int64_t first, next; /* units first..next-1 are in; numbers are given from 0 on, without gaps */
-} Watermark;
-
-/* The next unit; its number in *ret_seq. False: the ring is full, nothing was added. */
-MUST_CHECK bool watermark_add(Watermark *w, bool canary, double pi, int64_t limit_ms,
-                              int64_t *ret_seq);
-
-/* What became of a unit. False, and nothing happens, when it is not open any more (late news after
- * its limit, or told twice). has and harm as in EvidenceUnit; the arm stays what it was. */
-bool watermark_resolve(Watermark *w, int64_t seq, uint32_t has, const double *harm, size_t harm_n);
-bool watermark_drop(Watermark *w, int64_t seq);
-
-/* Units past their limit count as failed: harm 1 in the metrics of on_limit, no other. Returns how
- * many did. */
-int64_t watermark_expire(Watermark *w, int64_t now_ms, uint32_t on_limit);
-
-/* The next unit whose turn it is; false when the first one is still open or none is in. */
-bool watermark_take(Watermark *w, EvidenceUnit *ret);
+/* wait_ms: how long a unit may take to start, and to be scored. */
+Fate watermark_fate(const UnitNews *news, EvidenceGroup group, int64_t wait_ms, int64_t now_ms);
 
 #endif

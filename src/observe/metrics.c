@@ -714,7 +714,12 @@ static void gateways_write(Metrics *m, OmOut *out)
 
 static const FieldFamily rollout_families[] = {
     COUNTER_OF(RecordStats, ticks, "gantry_rollout_ticks", "Ticks of rollouts"),
-    COUNTER_OF(RecordStats, units, "gantry_rollout_units", "Outcomes compared, of both arms"),
+    COUNTER_OF(RecordStats, fates[FATE_COUNTS], "gantry_rollout_units_compared",
+               "Outcomes of units that were compared, of both arms"),
+    COUNTER_OF(RecordStats, fates[FATE_FAILED], "gantry_rollout_units_late",
+               "Units that counted as failed because they ran beyond their limit"),
+    COUNTER_OF(RecordStats, fates[FATE_DROPPED], "gantry_rollout_units_dropped",
+               "Units left out: canceled, never started, not scored, answered by another model"),
     COUNTER_OF(RecordStats, paged, "gantry_rollout_pages", "Times a rollout needed a person"),
 };
 

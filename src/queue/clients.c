@@ -111,7 +111,7 @@ static int submit_route(Db *db, SubmitJob *job, char id[UUID_TEXT_MAX])
                      .tenant = new->tenant_id,
                      .task = str_of(uuid_text(job->summary.id, id)) };
     RolloutUnit *unit = &job->unit;
-    unit->unit = route_unit(&who, false, &unit->kind);
+    unit->unit = route_unit(&who, job->rollout.unit, &unit->kind);
     r = rollout_unit_get(db, job->rollout.seq, unit->kind, unit->unit, &before);
     if (r != 0) return r;
     RouteRule rule = { .salt = str_of(job->rollout.id), .weight_bp = job->rollout.weight_bp };

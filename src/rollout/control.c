@@ -138,6 +138,7 @@ int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *r
                        .changed_at_ms = start->now_ms };
     r = control_spec(&row, arena, spec);
     if (r != 0) return r == -EINVAL ? CONTROL_E_METRICS : r;
+    row.unit = spec->unit;
     r = control_end(db, start->agent, COMMAND_SUPERSEDE, STR_NULL, start->now_ms, &actions);
     if (r == 0) r = gather_history(db, row.control_id, &row.baseline);
     if (r == 0) r = rollout_insert(db, &row, &row.seq);

@@ -94,24 +94,31 @@ void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
 
 /* --- evidence --------------------------------------------------------------------------------- */
 
-static bool is_resolved(const RolloutOutcome *o, EvidenceGroup group, int64_t now_ms)
+static Fate fate_of(const Gather *g, const RolloutOutcome *o, EvidenceGroup group, int64_t now_ms)
 {
-    bool at_rest = task_state_ended(o->state) || o->state == TASK_ESCALATED;
-    if (group == EVIDENCE_FAST || !at_rest) return at_rest;
-    if (o->state == TASK_CANCELED || !isnan(o->quality)) return true;
-    return now_ms - o->finished_at_ms >= GATHER_JUDGE_WAIT_MS;
+    UnitNews news = { .state = o->state,
+                      .degraded = o->degraded,
+                      .scored = !isnan(o->quality),
+                      .eligible_ms = o->at.eligible_ms,
+                      .started_at_ms = o->started_at_ms,
+                      .finished_at_ms = o->finished_at_ms,
+                      .deadline_at_ms = o->deadline_at_ms };
+    return watermark_fate(&news, group, g->spec.plan.unit_wait_ms, now_ms);
 }
 
-static void consume_one(Gather *g, const RolloutRow *row, EvidenceGroup group,
-                        const RolloutOutcome *outcome)
+/* A unit that is still running beyond its limit is taken as it stands, and as failed. */
+static void consume_one(Gather *g, const RolloutRow *row, EvidenceGroup group, Fate fate,
+                        RolloutOutcome *outcome, int64_t now_ms)
 {
     EvidenceUnit unit;
-    if (outcome->state == TASK_CANCELED) return; /* dropped, arms alike */
+    g->fates[fate]++;
+    if (fate == FATE_DROPPED) return;
+    if (fate == FATE_FAILED) {
+        outcome->state = TASK_TIMED_OUT;
+        outcome->finished_at_ms = now_ms;
+    }
     gather_harm(&g->spec, &row->baseline, outcome, &unit);
-    if (group == EVIDENCE_JUDGED && isnan(outcome->quality)) return; /* nobody has judged it */
     evidence_observe(&g->evidence, &g->spec.evidence, row->state.step, group, &unit);
-    g->changed = true;
-    g->consumed++;
 }
 
 static bool has_group(const RolloutSpec *spec, EvidenceGroup group)
@@ -130,9 +137,12 @@ static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group
         int r = rollout_outcomes(db, row->seq, row->cursors[group], now_ms - ELIGIBLE_LAG_MS,
                                  g->outcomes, &n);
         if (r != 0) return r;
-        for (; i < n && is_resolved(&g->outcomes[i], group, now_ms); i++) {
-            consume_one(g, row, group, &g->outcomes[i]);
+        for (; i < n; i++) {
+            Fate fate = fate_of(g, &g->outcomes[i], group, now_ms);
+            if (fate == FATE_OPEN) break;
+            consume_one(g, row, group, fate, &g->outcomes[i], now_ms);
             row->cursors[group] = g->outcomes[i].at;
+            g->changed = true;
         }
         if (i < n || n < GATHER_BATCH) return 0;
         taken += (int64_t)n;

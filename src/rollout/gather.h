@@ -4,10 +4,10 @@
 #define GANTRY_ROLLOUT_GATHER_H
 
 #include "logic/rollout_spec.h"
+#include "logic/watermark.h"
 #include "store/rollout_store.h"
 
-#define GATHER_UNITS_MAX 1024        /* units a tick and group; more wait for the next */
-#define GATHER_JUDGE_WAIT_MS 3600000 /* an ended task is scored by then, or not at all */
+#define GATHER_UNITS_MAX 1024 /* units a tick and group; more wait for the next */
 #define GATHER_BATCH 256
 
 /* On the heap: a store thread's stack is small. */
@@ -15,8 +15,8 @@ typedef struct {
     RolloutSpec spec;
     Evidence evidence;
     RolloutOutcome outcomes[GATHER_BATCH];
-    bool changed;     /* the evidence */
-    int64_t consumed; /* outcomes, by this tick */
+    bool changed;           /* the evidence, or how far it reaches */
+    int64_t fates[FATE_N_]; /* of units consumed by this tick, in either group */
 } Gather;
 
 /* Reads the plan and the evidence, and consumes what is resolved; the row's cursors move along.

@@ -11,7 +11,8 @@
 /* --- what was counted ------------------------------------------------------------------------- */
 
 static struct {
-    _Atomic uint64_t ticks, units, entered[ROLLOUT_N_], verdicts[VERDICT_N_], tripped[TRIPWIRE_N_];
+    _Atomic uint64_t ticks, fates[FATE_N_], entered[ROLLOUT_N_], verdicts[VERDICT_N_],
+        tripped[TRIPWIRE_N_];
     _Atomic uint64_t paged;
 } counts;
 
@@ -23,7 +24,7 @@ static void count(_Atomic uint64_t *counter, uint64_t by)
 static void count_tick(const Gather *g, const RolloutInput *input, const RolloutMove *move)
 {
     count(&counts.ticks, 1);
-    count(&counts.units, (uint64_t)g->consumed);
+    for (int i = 0; i < FATE_N_; i++) count(&counts.fates[i], (uint64_t)g->fates[i]);
     count(&counts.verdicts[move->verdict], 1);
     if (move->actions & ROLLOUT_DO_PAGE) count(&counts.paged, 1);
     if (!(move->actions & ROLLOUT_DO_TELL)) return;
@@ -33,7 +34,8 @@ static void count_tick(const Gather *g, const RolloutInput *input, const Rollout
 
 void record_stats(RecordStats *ret)
 {
-    *ret = (RecordStats){ .ticks = counts.ticks, .units = counts.units, .paged = counts.paged };
+    *ret = (RecordStats){ .ticks = counts.ticks, .paged = counts.paged };
+    for (int i = 0; i < FATE_N_; i++) ret->fates[i] = counts.fates[i];
     for (int i = 0; i < ROLLOUT_N_; i++) ret->entered[i] = counts.entered[i];
     for (int i = 0; i < VERDICT_N_; i++) ret->verdicts[i] = counts.verdicts[i];
     for (int i = 0; i < TRIPWIRE_N_; i++) ret->tripped[i] = counts.tripped[i];

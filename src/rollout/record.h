@@ -16,7 +16,7 @@ MUST_CHECK int record_tick(Db *db, const RolloutRow *row, const RolloutRow *from
 /* What ticks of this process have done. Any thread. */
 typedef struct {
     uint64_t ticks;
-    uint64_t units; /* outcomes consumed */
+    uint64_t fates[FATE_N_]; /* of units, a group at a time */
     uint64_t entered[ROLLOUT_N_];
     uint64_t verdicts[VERDICT_N_];
     uint64_t tripped[TRIPWIRE_N_];

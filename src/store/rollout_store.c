@@ -12,7 +12,7 @@
     "seq, id, agent, version_id, control_id, block, settings, state, resumes, step, weight_bp," \
     " state_since_ms, step_since_ms, step_canaries, deadline_at_ms, paged, cost_cap_nusd,"      \
     " tokens_cap, latency_p95_ms, tool_calls_p95, fast_ms, fast_seq, judged_ms, judged_seq,"    \
-    " seen_ms, seen_seq, verdict, why, created_at_ms, changed_at_ms"
+    " seen_ms, seen_seq, verdict, why, created_at_ms, changed_at_ms, unit"
 #define ROLLOUT_SELECT "SELECT " ROLLOUT_COLUMNS " FROM rollout"
 
 static void in_state(RowIn *in, const Rollout *r)
@@ -30,12 +30,13 @@ static void in_state(RowIn *in, const Rollout *r)
 
 int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq)
 {
-    RowIn in = row_in(db, "INSERT INTO rollout (state, resumes, step, weight_bp, state_since_ms,"
-                          " step_since_ms, step_canaries, deadline_at_ms, paged, id, agent,"
-                          " version_id, control_id, block, settings, cost_cap_nusd, tokens_cap,"
-                          " latency_p95_ms, tool_calls_p95, why, created_at_ms, changed_at_ms)"
-                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                          " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)");
+    RowIn in = row_in(db,
+                      "INSERT INTO rollout (state, resumes, step, weight_bp, state_since_ms,"
+                      " step_since_ms, step_canaries, deadline_at_ms, paged, id, agent,"
+                      " version_id, control_id, block, settings, cost_cap_nusd, tokens_cap,"
+                      " latency_p95_ms, tool_calls_p95, why, created_at_ms, changed_at_ms, unit)"
+                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
+                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)");
     in_state(&in, &row->state);
     in_text(&in, row->id);
     in_text(&in, row->agent);
@@ -50,6 +51,7 @@ int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq)
     in_text(&in, row->why);
     in_i64(&in, row->created_at_ms);
     in_i64(&in, row->changed_at_ms);
+    in_i64(&in, row->unit);
     int r = db_run(in.stmt, NULL);
     if (r == 0) *ret_seq = db_last_insert_id(db);
     return r;
@@ -114,6 +116,7 @@ static void rollout_read(RowOut *out, void *ret)
     row->why = out_text(out);
     row->created_at_ms = out_i64(out);
     row->changed_at_ms = out_i64(out);
+    row->unit = (RouteBy)out_i64(out);
 }
 
 static int rollout_one(RowIn *in, Arena *arena, RolloutRow *ret)
@@ -146,7 +149,7 @@ int rollout_active(Db *db, Str agent, Arena *arena, RolloutRow *ret)
 
 int rollout_routing(Db *db, Str agent, RolloutRouting *ret)
 {
-    RowIn in = row_in(db, "SELECT seq, weight_bp, id, version_id FROM rollout"
+    RowIn in = row_in(db, "SELECT seq, weight_bp, id, version_id, unit FROM rollout"
                           " WHERE agent = ?1 AND state < 5");
     in_text(&in, agent);
     int r = row_first(in.stmt);
@@ -156,6 +159,7 @@ int rollout_routing(Db *db, Str agent, RolloutRouting *ret)
     bool fits = str_copy(ret->id, sizeof(ret->id), db_str(in.stmt, 2));
     fits &= str_copy(ret->version_id, sizeof(ret->version_id), db_str(in.stmt, 3));
     assert(fits);
+    ret->unit = (RouteBy)db_i64(in.stmt, 4);
     db_reset(in.stmt);
     return 0;
 }
@@ -341,9 +345,10 @@ int rollout_unit_put(Db *db, int64_t rollout_seq, const RolloutUnit *unit)
     return row_run(in.stmt);
 }
 
-#define OUTCOME_FIGURES                                        \
-    "t.state, t.started_at_ms, t.finished_at_ms, t.cost_nusd," \
-    " t.input_tokens + t.output_tokens, t.tool_calls, t.quality"
+#define OUTCOME_FIGURES                                                             \
+    "t.state, t.started_at_ms, t.finished_at_ms, t.cost_nusd,"                      \
+    " t.input_tokens + t.output_tokens, t.tool_calls, t.quality, t.degraded_calls," \
+    " t.deadline_at_ms"
 
 static RolloutOutcome outcome_read(DbStmt *s, int from)
 {
@@ -353,7 +358,9 @@ static RolloutOutcome outcome_read(DbStmt *s, int from)
                              .cost_nusd = db_i64(s, from + 3),
                              .tokens = db_i64(s, from + 4),
                              .tool_calls = db_i64(s, from + 5),
-                             .quality = db_is_null(s, from + 6) ? NAN : db_f64(s, from + 6) };
+                             .quality = db_is_null(s, from + 6) ? NAN : db_f64(s, from + 6),
+                             .degraded = db_i64(s, from + 7) > 0,
+                             .deadline_at_ms = db_i64(s, from + 8) };
 }
 
 int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t until_ms,

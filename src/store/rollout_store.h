@@ -30,6 +30,7 @@ typedef struct {
     Str agent, version_id, control_id;
     Str block;    /* rollout block, JSON as it was checked */
     Str settings; /* what the agent takes over from the version when it is completed, JSON */
+    RouteBy unit;
     Rollout state;
     RolloutBaseline baseline;
     RolloutCursor cursors[EVIDENCE_GROUPS_N_];
@@ -54,6 +55,7 @@ typedef struct {
     int64_t seq;
     char id[ROLLOUT_ID_MAX], version_id[ROLLOUT_VERSION_MAX];
     int32_t weight_bp;
+    RouteBy unit;
 } RolloutRouting;
 MUST_CHECK int rollout_routing(Db *db, Str agent, RolloutRouting *ret);
 
@@ -121,7 +123,9 @@ typedef struct {
     double pi;
     TaskState state;
     int64_t started_at_ms, finished_at_ms, cost_nusd, tokens, tool_calls;
-    double quality; /* NaN: not scored */
+    double quality;         /* NaN: not scored */
+    bool degraded;          /* the gateway answered with less than was asked for */
+    int64_t deadline_at_ms; /* 0: none */
 } RolloutOutcome;
 
 /* Counted units after the cursor whose tasks were eligible before until_ms, in eligible order; at

@@ -364,6 +364,9 @@ static const char sessions[] =
     " content_type TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (session_id, key)"
     ") STRICT;";
 
+static const char rollout_units[] =
+    "ALTER TABLE rollout ADD COLUMN unit INTEGER NOT NULL DEFAULT 0;"; /* RouteBy */
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -384,5 +387,6 @@ const Migration schema_steps[] = {
     { 17, "events", events },
     { 18, "calls index", calls_index },
     { 19, "sessions", sessions },
+    { 20, "rollout units", rollout_units },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

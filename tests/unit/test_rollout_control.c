@@ -387,6 +387,114 @@ static void test_running_tasks_are_killed_if_so_planned(void **state)
     run(state, kills);
 }
 
+static int64_t units_of(Fixture *f)
+{
+    RecordStats before, after;
+    record_stats(&before);
+    (void)command(f, ID_1, COMMAND_NONE);
+    record_stats(&after);
+    return (int64_t)(after.fates[FATE_COUNTS] - before.fates[FATE_COUNTS]);
+}
+
+static int degrade_job(Db *db, void *arg)
+{
+    DbStmt *s = db_stmt(db, "UPDATE task SET degraded_calls = 1 WHERE seq % 10 = ?1");
+    db_bind_i64(s, 1, *(const int64_t *)arg);
+    return db_run(s, NULL);
+}
+
+/* Answers of another model than the version's say nothing about the version. */
+static int leaves_degraded_out(void *arg)
+{
+    Fixture *f = arg;
+    int64_t which = 3;
+    (void)start(f, ID_1);
+    (void)submit_sessions(f, 0, 200);
+    end_tasks(f, 0);
+    CHECK_INT(store_call_wait(f->store, degrade_job, &which), 0);
+    CHECK_INT(units_of(f), 180);
+    return 0;
+}
+
+static void test_degraded_tasks_are_left_out(void **state)
+{
+    run(state, leaves_degraded_out);
+}
+
+/* The first task waits for a worker that never comes; what follows it has ended. */
+static int passes_what_never_starts(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = BLOCK_WITH(",\"unitWait\":\"10m\"");
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)submit_sessions(f, 0, 10);
+    end_tasks(f, 0);
+    CHECK_INT(units_of(f), 10);
+    (void)submit_sessions(f, 10, 11); /* stays queued */
+    pass_ms(2000);
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef stuck = claim_one(f, worker);
+    (void)submit_sessions(f, 11, 20);
+    end_tasks(f, 0);
+    CHECK_INT(units_of(f), 0);
+    TaskState state;
+    CHECK_INT(finish(f, stuck, TASK_OUTCOME_RELEASED, &state), 0);
+    CHECK_INT(state, TASK_QUEUED);
+    pass_ms(23 * 3600000);
+    CHECK_INT(units_of(f), 0); /* it has been started once: it may still end */
+    pass_ms(2 * 3600000);
+    RecordStats before, after;
+    record_stats(&before);
+    CHECK_INT(units_of(f), 9);
+    record_stats(&after);
+    CHECK_INT(after.fates[FATE_FAILED] - before.fates[FATE_FAILED], 1);
+    (void)submit_sessions(f, 200, 201);
+    pass_ms(599000);
+    CHECK_INT(units_of(f), 0);
+    record_stats(&before);
+    pass_ms(2000);
+    CHECK_INT(units_of(f), 0);
+    record_stats(&after);
+    CHECK_INT(after.fates[FATE_DROPPED] - before.fates[FATE_DROPPED], 1);
+    return 0;
+}
+
+static void test_nothing_waits_for_ever(void **state)
+{
+    run(state, passes_what_never_starts);
+}
+
+static int keeps_users_together(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = BLOCK_WITH(",\"unit\":\"user\"");
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    for (int user = 0; user < 20; user++) {
+        char name[16], session[32], first[VERSION_ID_LEN + 1] = "";
+        int n = snprintf(name, sizeof(name), "user-%d", user);
+        for (int i = 0; i < 4; i++) {
+            int m = snprintf(session, sizeof(session), "session-%d-%d", user, i);
+            TaskNew new = { .agent = STR("support"),
+                            .lane = LANE_NORMAL,
+                            .input = STR("1"),
+                            .user_id = str_make(name, (size_t)n),
+                            .session_id = str_make(session, (size_t)m) };
+            TaskSummary summary = { 0 };
+            CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+            if (i == 0) memcpy(first, summary.version_id, sizeof(first));
+            CHECK(strcmp(first, summary.version_id) == 0);
+        }
+    }
+    return 0;
+}
+
+static void test_the_unit_can_be_the_user(void **state)
+{
+    run(state, keeps_users_together);
+}
+
 /* The process ends between any two ticks: the next one goes on from what was committed. */
 static int half(void *arg)
 {
@@ -535,7 +643,7 @@ static int leaves_records(void *arg)
     CHECK(!left_by(f).pending);
     record_stats(&after);
     CHECK_INT(after.entered[ROLLOUT_ROLLED_BACK] - before.entered[ROLLOUT_ROLLED_BACK], 1);
-    CHECK_INT(after.units - before.units, 300);
+    CHECK_INT(after.fates[FATE_COUNTS] - before.fates[FATE_COUNTS], 300);
     return 0;
 }
 
@@ -636,6 +744,9 @@ int main(void)
         ON_QUEUE(test_back_from_what_was_promoted_meanwhile),
         ON_QUEUE(test_back_to_a_version),
         ON_QUEUE(test_running_tasks_are_killed_if_so_planned),
+        ON_QUEUE(test_degraded_tasks_are_left_out),
+        ON_QUEUE(test_nothing_waits_for_ever),
+        ON_QUEUE(test_the_unit_can_be_the_user),
         ON_QUEUE(test_it_survives_a_restart),
         ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
         ON_QUEUE(test_only_active_ones_are_ticked),

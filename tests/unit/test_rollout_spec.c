@@ -48,6 +48,8 @@ static void test_whole_block(void **state)
     assert_true(spec.plan.steps[2].gate && !spec.plan.steps[1].gate);
     assert_int_equal(spec.plan.deadline_ms, 2 * 86400000);
     assert_true(spec.plan.deadline_rolls_back);
+    assert_true(spec.unit == ROUTE_BY_SESSION && !spec.plan.kills);
+    assert_int_equal(spec.plan.unit_wait_ms, 3600000);
     assert_int_equal(spec.evidence.metrics_n, 3);
     ENull null = evidence_rollback_null(&spec.evidence, 0);
     assert_near(null.delta, 0.005, 1e-15);
@@ -130,12 +132,31 @@ static void test_unproved(void **state)
     assert_false(str_empty(rollout_spec_unproved(&spec, &evidence, 1)));
 }
 
+static void test_waits_and_units(void **state)
+{
+    (void)state;
+    RolloutSpec spec;
+    assert_int_equal(
+        read_block("steps: [{weight: 5, for: 2d}, {weight: 50, for: 1d}, {weight: 100}]\n"
+                   "unit: tenant\n"
+                   "unitWait: 5m\n"
+                   "onRollback: kill\n",
+                   &spec),
+        0);
+    assert_int_equal(spec.plan.deadline_ms, INT64_C(10) * 86400000); /* a week beyond the steps */
+    assert_int_equal(spec.plan.unit_wait_ms, 300000);
+    assert_true(spec.unit == ROUTE_BY_TENANT && spec.plan.kills);
+    assert_int_equal(read_block("deadline: 0s\nunit: task\n", &spec), 0);
+    assert_int_equal(spec.plan.deadline_ms, 0);
+    assert_true(spec.unit == ROUTE_BY_TASK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_whole_block), cmocka_unit_test(test_explicit_nulls),
-        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_too_many_metrics),
-        cmocka_unit_test(test_unproved),
+        cmocka_unit_test(test_waits_and_units),  cmocka_unit_test(test_whole_block),
+        cmocka_unit_test(test_explicit_nulls),   cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_too_many_metrics), cmocka_unit_test(test_unproved),
     };
     arena_init(&arena, 1 << 22);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -30,7 +30,7 @@
 
 /* --- the store: all that survives a restart --------------------------------------------------- */
 
-typedef enum { TASK_QUEUED, TASK_RUNNING, TASK_DONE, TASK_CANCELED } TaskState;
+#define TASK_DONE TASK_SUCCEEDED /* failed says how */
 typedef struct {
     TaskState state;
     int version;
@@ -195,26 +195,29 @@ static void run_tasks(Rng *rng)
 
 /* --- the controller -------------------------------------------------------------------------- */
 
-/* Reads from the cursor on, and consumes what the watermark lets through. */
+static Fate fate_of(const Task *t)
+{
+    UnitNews news = { .state = t->state,
+                      .eligible_ms = t->start_at_ms,
+                      .started_at_ms = t->state == TASK_QUEUED ? 0 : t->start_at_ms,
+                      .finished_at_ms = t->end_at_ms,
+                      .deadline_at_ms = t->limit_ms };
+    return watermark_fate(&news, EVIDENCE_FAST, LIMIT_MS, db.now_ms);
+}
+
+/* Reads from the cursor on, up to the first unit whose fate is open. */
 static void consume(Active *a)
 {
-    static Watermark w;
     EvidencePlan plan = evidence_plan(&a->plan);
-    w.first = w.next = a->cursor;
-    for (int64_t i = a->cursor; i < db.units_n; i++) {
-        const Task *t = &db.tasks[db.units[i]];
-        int64_t seq;
-        if (!watermark_add(&w, t->canary, t->pi, t->limit_ms, &seq)) break;
-        assert_int_equal(seq, i);
-        double harm = t->failed || t->end_at_ms > t->limit_ms;
-        if (t->state == TASK_CANCELED) (void)watermark_drop(&w, seq);
-        if (t->state == TASK_DONE) (void)watermark_resolve(&w, seq, 1, &harm, 1);
-    }
-    (void)watermark_expire(&w, db.now_ms, 1);
-    EvidenceUnit unit;
-    while (watermark_take(&w, &unit))
+    for (; a->cursor < db.units_n; a->cursor++) {
+        const Task *t = &db.tasks[db.units[a->cursor]];
+        Fate fate = fate_of(t);
+        if (fate == FATE_OPEN) return;
+        if (fate == FATE_DROPPED) continue;
+        EvidenceUnit unit = { .canary = t->canary, .pi = t->pi, .has = 1 };
+        unit.harm[0] = fate == FATE_FAILED || t->failed || t->end_at_ms > t->limit_ms;
         evidence_observe(&a->evidence, &plan, a->state.step, EVIDENCE_FAST, &unit);
-    a->cursor = w.first;
+    }
 }
 
 static RolloutInput look(const Active *a, Rng *rng)
@@ -384,47 +387,50 @@ static void test_months(void **state)
 
 /* --- the watermark alone --------------------------------------------------------------------- */
 
-static void test_watermark(void **state)
+static void test_fates(void **state)
 {
     (void)state;
-    static Watermark w;
-    EvidenceUnit unit;
-    int64_t seq[3];
-    for (int i = 0; i < 3; i++) assert_true(watermark_add(&w, i == 1, 0.5, 100 + i, &seq[i]));
-    double harm = 0.25;
-    assert_true(watermark_resolve(&w, seq[2], 1, &harm, 1));
-    assert_false(watermark_take(&w, &unit)); /* the first one is still open */
-    assert_true(watermark_drop(&w, seq[0]));
-    assert_false(watermark_take(&w, &unit)); /* dropped, and the second is open */
-    assert_int_equal(watermark_expire(&w, 100, 1), 0);
-    assert_int_equal(watermark_expire(&w, 101, 1), 1);
-    assert_false(watermark_resolve(&w, seq[1], 1, &harm, 1)); /* late news change nothing */
-    assert_true(watermark_take(&w, &unit) && unit.canary && unit.harm[0] == 1);
-    assert_true(watermark_take(&w, &unit) && !unit.canary && unit.harm[0] == 0.25);
-    assert_false(watermark_take(&w, &unit));
-    assert_false(watermark_drop(&w, seq[0]) || watermark_drop(&w, 99));
-}
-
-static void test_watermark_is_bounded(void **state)
-{
-    (void)state;
-    static Watermark w;
-    int64_t seq;
-    for (int i = 0; i < WATERMARK_MAX; i++) assert_true(watermark_add(&w, false, 0.5, 1, &seq));
-    assert_false(watermark_add(&w, false, 0.5, 1, &seq));
-    assert_int_equal(seq, WATERMARK_MAX - 1);
-    assert_true(watermark_drop(&w, 0));
-    EvidenceUnit unit;
-    assert_false(watermark_take(&w, &unit));
-    assert_true(watermark_add(&w, false, 0.5, 1, &seq)); /* its place is free again */
-    assert_int_equal(seq, WATERMARK_MAX);
+    const int64_t wait = 100, day = WATERMARK_RUN_MS;
+    static const struct {
+        UnitNews news;
+        EvidenceGroup group;
+        int64_t now;
+        Fate fate;
+    } cases[] = {
+        { { .state = TASK_QUEUED, .eligible_ms = 10 }, EVIDENCE_FAST, 109, FATE_OPEN },
+        { { .state = TASK_QUEUED, .eligible_ms = 10 }, EVIDENCE_FAST, 110, FATE_DROPPED },
+        { { .state = TASK_RUNNING, .started_at_ms = 5, .deadline_at_ms = 50 }, 0, 49, FATE_OPEN },
+        { { .state = TASK_RUNNING, .started_at_ms = 5, .deadline_at_ms = 50 }, 0, 50, FATE_FAILED },
+        { { .state = TASK_QUEUED, .started_at_ms = 5, .eligible_ms = 1 }, 0, day, FATE_OPEN },
+        { { .state = TASK_QUEUED, .started_at_ms = 5, .eligible_ms = 1 }, 0, day + 1, FATE_FAILED },
+        { { .state = TASK_SUCCEEDED, .started_at_ms = 5 }, EVIDENCE_FAST, 6, FATE_COUNTS },
+        { { .state = TASK_FAILED, .started_at_ms = 5 }, EVIDENCE_FAST, 6, FATE_COUNTS },
+        { { .state = TASK_ESCALATED, .started_at_ms = 5 }, EVIDENCE_FAST, 6, FATE_COUNTS },
+        { { .state = TASK_TIMED_OUT }, EVIDENCE_FAST, 6, FATE_DROPPED },
+        { { .state = TASK_CANCELED, .started_at_ms = 5 }, EVIDENCE_FAST, 6, FATE_DROPPED },
+        { { .state = TASK_SUCCEEDED, .started_at_ms = 5, .degraded = true }, 0, 6, FATE_DROPPED },
+        { { .state = TASK_SUCCEEDED, .started_at_ms = 5, .finished_at_ms = 9 },
+          EVIDENCE_JUDGED,
+          108,
+          FATE_OPEN },
+        { { .state = TASK_SUCCEEDED, .started_at_ms = 5, .finished_at_ms = 9 },
+          EVIDENCE_JUDGED,
+          109,
+          FATE_DROPPED },
+        { { .state = TASK_SUCCEEDED, .started_at_ms = 5, .scored = true },
+          EVIDENCE_JUDGED,
+          6,
+          FATE_COUNTS },
+    };
+    for (size_t i = 0; i < ARRAY_N(cases); i++)
+        assert_int_equal(watermark_fate(&cases[i].news, cases[i].group, wait, cases[i].now),
+                         cases[i].fate);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_watermark),
-        cmocka_unit_test(test_watermark_is_bounded),
+        cmocka_unit_test(test_fates),
         cmocka_unit_test(test_months),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
