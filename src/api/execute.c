@@ -7,6 +7,7 @@
  */
 #include "api/execute.h"
 
+#include "api/versions.h"
 #include "base/diag.h"
 #include "base/money.h"
 #include "codec/digest.h"
@@ -17,6 +18,7 @@
 #include "sys/clock.h"
 #include "sys/entropy.h"
 
+#define VERSION_HEADER "x-gantry-version"
 #define ID_BYTES_MAX 255 /* sessionId, userId, tenantId */
 #define METADATA_BYTES_MAX (16 << 10)
 #define WEBHOOK_URL_BYTES_MAX 2048
@@ -31,6 +33,8 @@ static const Member execute_members[] = {
     { "userId", MEMBER_STRING, false, "On whose behalf", NULL },
     { "tenantId", MEMBER_STRING, false, "Whose budget; idempotency keys are kept apart by it",
       NULL },
+    { "versionId", MEMBER_STRING, false,
+      "This version (id or prefix), whatever the agent routes to; also X-Gantry-Version", NULL },
     { "runAt", MEMBER_STRING, false, "Not before this moment (RFC 3339)", NULL },
     { "limits", MEMBER_OBJECT, false,
       "Limits of this task: tokensPerTask, toolCallsPerTask, secondsPerTask, usdPerTask", NULL },
@@ -50,6 +54,7 @@ const Param execute_params[] = {
     { "sessionId", "string", "As the member" },
     { "userId", "string", "As the member" },
     { "tenantId", "string", "As the member" },
+    { "versionId", "string", "As the member" },
     { "runAt", "string", "As the member" },
     { 0 },
 };
@@ -171,6 +176,29 @@ static int run_at_read_wait(Submission *s)
     return 0;
 }
 
+/* By the member, the parameter or the header; not by several that differ. */
+static int version_read_wait(Submission *s)
+{
+    Str id, header = http_header(s->call->req, VERSION_HEADER);
+    int r = text_read_wait(s, "versionId", &id);
+    if (r != 0) return r;
+    if (!str_empty(id) && !str_empty(header) && !str_eq(id, header))
+        return api_problem_wait(s->call, 400, "parameter_conflict",
+                                "`versionId` and the header " VERSION_HEADER " differ");
+    if (str_empty(id)) id = header;
+    if (str_empty(id)) return 0;
+    Version version;
+    r = version_find_wait(s->call, id, &version);
+    if (r != 0) return r;
+    if (str_empty(s->task.agent)) s->task.agent = version.agent;
+    if (!str_eq(s->task.agent, version.agent))
+        return api_problem_wait(s->call, 409, "version_of_other_agent",
+                                "version %.12s is of agent \"%.*s\"", version.id.ptr,
+                                STR_ARG(version.agent));
+    s->task.version_id = version.id;
+    return 0;
+}
+
 /* --- limits and metadata ---------------------------------------------------------------------- */
 
 static const struct {
@@ -248,6 +276,7 @@ static int fingerprint_make(Submission *s)
     sha256_add(&sha, s->call->req->query);
     sha256_add(&sha, STR("\n"));
     sha256_add(&sha, s->text);
+    sha256_add(&sha, http_header(s->call->req, VERSION_HEADER));
     sha256_end(&sha, digest);
     s->task.fingerprint = arena_str(&s->call->req->arena, str_make((char *)digest, sizeof digest));
     return s->task.fingerprint.ptr ? 0 : -ENOMEM;
@@ -278,9 +307,9 @@ static int headers_read_wait(Submission *s)
 
 static int submission_read_wait(Submission *s)
 {
-    int (*const steps[])(Submission *) = { agent_read_wait,  priority_read_wait, webhook_read_wait,
-                                           run_at_read_wait, limits_read_wait,   payload_read_wait,
-                                           headers_read_wait };
+    int (*const steps[])(Submission *) = { agent_read_wait,   version_read_wait, priority_read_wait,
+                                           webhook_read_wait, run_at_read_wait,  limits_read_wait,
+                                           payload_read_wait, headers_read_wait };
     int r = id_read_wait(s, "sessionId", &s->task.session_id);
     if (r == 0) r = id_read_wait(s, "userId", &s->task.user_id);
     if (r == 0) r = id_read_wait(s, "tenantId", &s->task.tenant_id);

@@ -33,6 +33,7 @@ static const Flag run_flags[] = {
     { "priority", "critical|normal|low", "lane of the task (default normal)" },
     { "session", "S", "session the task belongs to" },
     { "user", "U", "user on whose behalf it runs" },
+    { "version-id", "V", "this version, whatever the agent routes to" },
     { "detach", NULL, "print the task's id and do not wait for its end" },
     { "key-once", "K", "idempotency key: the same key and input give the same task" },
     { 0 },
