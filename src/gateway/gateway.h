@@ -18,6 +18,7 @@
 
 #include "base/buf.h"
 #include "gateway/gateway_config.h"
+#include "gateway/gateway_problem.h"
 #include "logic/budget.h"
 #include "logic/cap.h"
 #include "logic/lane.h"
@@ -182,10 +183,11 @@ typedef struct GatewayTask GatewayTask;
 typedef struct {
     Str task_id, agent, version_id; /* copied, as everything here */
     int64_t attempt;
-    Str model; /* for GET /v1/models and /gantry/v1/task */
+    Str model; /* for GET /v1/models and /gantry/v1/task; empty: the models that there are */
     const Str *fallbacks;
     size_t fallbacks_n;
     CapLimits limits;    /* of the task, over all its attempts */
+    CapHold call_max;    /* of each call by itself; 0: none */
     CapState spent;      /* by earlier attempts; started_ms (clock_mono_ms) is when wall_ms began */
     int64_t deadline_ms; /* clock_mono_ms; 0: none */
     Str traceparent;     /* sent upstream; empty: none */
@@ -213,6 +215,14 @@ uint16_t gateway_task_port(const GatewayTask *task);
  * live as long as the task. "" without a listener. */
 const char *gateway_task_openai_url(const GatewayTask *task);
 const char *gateway_task_anthropic_url(const GatewayTask *task);
+
+/* A key that names the task where a socket does not; random, for this attempt only. Lives as long
+ * as the task. */
+#define GATEWAY_TASK_KEY_PREFIX "gantry-task-"
+#define GATEWAY_TASK_KEY_MAX (sizeof GATEWAY_TASK_KEY_PREFIX + 64)
+const char *gateway_task_key(const GatewayTask *task);
+/* The open task that has the key, or NULL. */
+GatewayTask *gateway_task_by_key(const Gateway *gateway, Str key);
 
 typedef enum {
     GATEWAY_STOP_NONE,
@@ -301,6 +311,42 @@ typedef struct {
 #define GATEWAY_E_CUT 3
 MUST_CHECK int gateway_call_wait(GatewayTask *task, const GatewayRequest *request,
                                  const GatewayReply *reply);
+
+/* --- a call that came in elsewhere ------------------------------------------------------------ */
+
+/* A request of HTTP to one of the routes for models, read by whoever has its connection. */
+typedef struct {
+    Str method, path;
+    Str body; /* whole */
+    Str anthropic_version, anthropic_beta;
+    Str request_id;
+    int64_t timeout_ms, read_timeout_ms; /* as in GatewayRequest */
+    Arena *arena;                        /* for what the answer is made of */
+} GatewayHttp;
+
+#define GATEWAY_REQUEST_BYTES_MAX (32u * 1024 * 1024)
+
+/* All of it but the body. */
+void gateway_http_read(HttpReq *req, GatewayHttp *ret);
+
+/* The answer to a request on its own connection; state lives as long. */
+typedef struct {
+    HttpReq *req;
+    int status;
+    const char *content_type;
+    bool streamed, written;
+} GatewayHttpReply;
+GatewayReply gateway_http_reply(GatewayHttpReply *state, HttpReq *req);
+
+/* Does for the task what its listener does with such a request. On a fiber of the gateway's loop.
+ * Returns 0 (answered, or nobody was there any more), HTTP_E_GONE, -errno. */
+MUST_CHECK int gateway_serve_wait(GatewayTask *task, const GatewayHttp *http,
+                                  const GatewayReply *reply);
+
+/* Answers with an error in the shape of the API that the path belongs to. Any loop. Returns what
+ * reply did. */
+int gateway_problem_wait(const GatewayHttp *http, const GatewayReply *reply, Problem problem,
+                         const char *message);
 
 /* A reply kept in memory, for the builtin agent and for tests. */
 typedef struct {

@@ -182,6 +182,33 @@ static int refuse_by_budget(ModelCall *call, const BudgetScope *scope)
                         text, used, limit);
 }
 
+static CapHold hold_min(CapHold a, CapHold b)
+{
+    return (CapHold){ .tokens = MIN(a.tokens, b.tokens), .nusd = MIN(a.nusd, b.nusd) };
+}
+
+/* What one call may hold by itself. */
+static CapHold call_max(const GatewayTask *task)
+{
+    const CapHold *max = &task->options.call_max;
+    return (CapHold){ .tokens = max->tokens ? max->tokens : CAP_NONE,
+                      .nusd = max->nusd ? max->nusd : CAP_NONE };
+}
+
+static int refuse_by_call_max(ModelCall *call, const CapHold *least)
+{
+    const CapHold *max = &call->task->options.call_max;
+    char needs[MONEY_TEXT_MAX], may[MONEY_TEXT_MAX];
+    if (max->tokens && least->tokens > max->tokens)
+        return call_problem(call, PROBLEM_CAP, NULL,
+                            "a call with this key may take %" PRId64
+                            " tokens (tokensPerCall), this one takes up to %" PRId64,
+                            max->tokens, least->tokens);
+    return call_problem(call, PROBLEM_CAP, NULL,
+                        "a call with this key may cost $%s (usdPerCall), this one up to $%s",
+                        money_text(max->nusd, may), money_text(least->nusd, needs));
+}
+
 /* Caps of the task and budgets of many, in one step: what both allow is reserved in both. */
 static int reserve(ModelCall *call, const CapCall *question, PurseWaiter *waiter)
 {
@@ -194,11 +221,19 @@ static int reserve(ModelCall *call, const CapCall *question, PurseWaiter *waiter
     if (call->verdict.kind != CAP_ADMIT) purse_leave(task->owner, waiter);
     if (call->verdict.kind == CAP_REFUSE) return refuse_by_cap(call, call->verdict.reason);
     if (call->verdict.kind == CAP_WAIT) return 0;
-    BudgetNeed wish = { .min = need.min, .good = need.good, .want = need.want };
+    CapHold most = call_max(task);
+    if (need.min.tokens > most.tokens || need.min.nusd > most.nusd) {
+        purse_leave(task->owner, waiter);
+        return refuse_by_call_max(call, &need.min);
+    }
+    BudgetNeed wish = { .min = need.min,
+                        .good = hold_min(need.good, most),
+                        .want = hold_min(need.want, most) };
     BudgetVerdict v = purse_try(task->owner, waiter, &wish, &room, &by);
     if (v == BUDGET_EXHAUSTED) return refuse_by_budget(call, by);
     if (v == BUDGET_WAIT) call->verdict = (CapVerdict){ .kind = CAP_WAIT, .reason = CAP_BY_BUDGET };
     if (v == BUDGET_WAIT) return 0;
+    room = hold_min(room, most);
     call->verdict = cap_admit_within(&task->options.limits, &task->totals.caps, question, &room,
                                      now_ms);
     assert(call->verdict.kind == CAP_ADMIT);

@@ -42,10 +42,12 @@ void call_record_begin(ModelCall *call)
 static int edit(ModelCall *call, Str *ret)
 {
     const CapLimits *limits = &call->task->options.limits;
+    const CapHold *most = &call->task->options.call_max;
     const CallTarget *target = call->target;
     const RequestInfo *info = target->info;
     bool named = call_is_translated(call); /* the translation names the model already */
-    bool capped = limits->tokens != CAP_NONE || limits->usd_nusd != CAP_NONE || call->purse.n > 0;
+    bool capped = limits->tokens != CAP_NONE || limits->usd_nusd != CAP_NONE || call->purse.n > 0 ||
+                  most->tokens || most->nusd;
     Edits edits = {
         .model = target->degraded && !named ? target->model : STR_NULL,
         .cap_member = target->provider->cap_member,

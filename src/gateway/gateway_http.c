@@ -10,18 +10,10 @@
 
 /* --- the answer on a connection --------------------------------------------------------------- */
 
-typedef struct {
-    HttpReq *req;
-    int status;
-    const char *content_type;
-    bool streamed;
-    bool written;
-} HttpReplyState;
-
 static int start_wait(void *ctx, int status, const GatewayField *fields, size_t fields_n,
                       bool streamed)
 {
-    HttpReplyState *state = ctx;
+    GatewayHttpReply *state = ctx;
     state->status = status;
     state->streamed = streamed;
     for (size_t i = 0; i < fields_n; i++) {
@@ -34,7 +26,7 @@ static int start_wait(void *ctx, int status, const GatewayField *fields, size_t 
 
 static int write_wait(void *ctx, Str bytes)
 {
-    HttpReplyState *state = ctx;
+    GatewayHttpReply *state = ctx;
     if (state->streamed) return http_write_wait(state->req, bytes);
     assert(!state->written);
     state->written = true;
@@ -43,7 +35,7 @@ static int write_wait(void *ctx, Str bytes)
 
 static int end_wait(void *ctx)
 {
-    HttpReplyState *state = ctx;
+    GatewayHttpReply *state = ctx;
     if (state->streamed) return http_end_wait(state->req);
     if (state->written) return 0;
     return http_reply_wait(state->req, state->status, state->content_type, STR_NULL);
@@ -51,7 +43,7 @@ static int end_wait(void *ctx)
 
 static bool gone(void *ctx)
 {
-    return http_gone(((HttpReplyState *)ctx)->req);
+    return http_gone(((GatewayHttpReply *)ctx)->req);
 }
 
 /* --- errors before a call --------------------------------------------------------------------- */
@@ -63,16 +55,35 @@ static Api path_api(Str path)
     return messages ? API_MESSAGES : API_CHAT;
 }
 
-int task_problem_wait(GatewayTask *task, HttpReq *req, Problem problem, const char *message)
+int ask_answer_wait(const TaskAsk *ask, int status, const GatewayField *field, Str body)
+{
+    const GatewayReply *reply = ask->reply;
+    GatewayField fields[2] = { { "content-type", STR("application/json") } };
+    size_t n = 1;
+    if (field) fields[n++] = *field;
+    int r = reply->start_wait(reply->ctx, status, fields, n, false);
+    if (r == 0) r = reply->write_wait(reply->ctx, body);
+    return r == 0 ? reply->end_wait(reply->ctx) : r;
+}
+
+int gateway_problem_wait(const GatewayHttp *http, const GatewayReply *reply, Problem problem,
+                         const char *message)
 {
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, 64 * 1024);
-    stats_refused(task->gateway, problem);
-    task->totals.calls_refused++;
-    (void)problem_body(&body, problem, path_api(req->path), str_of(message), NULL,
-                       str_of(req->request_id));
-    if (problem_is_final(problem)) http_header_add(req, "x-should-retry", STR("false"));
-    return http_reply_wait(req, problem_status(problem), "application/json", buf_str(&body));
+    TaskAsk ask = { .http = http, .reply = reply };
+    GatewayField final = { "x-should-retry", STR("false") };
+    (void)problem_body(&body, problem, path_api(http->path), str_of(message), NULL,
+                       http->request_id);
+    return ask_answer_wait(&ask, problem_status(problem), problem_is_final(problem) ? &final : NULL,
+                           buf_str(&body));
+}
+
+int ask_problem_wait(const TaskAsk *ask, Problem problem, const char *message)
+{
+    stats_refused(ask->task->gateway, problem);
+    ask->task->totals.calls_refused++;
+    return gateway_problem_wait(ask->http, ask->reply, problem, message);
 }
 
 /* What the server refuses before a handler sees it has the same shapes. */
@@ -88,10 +99,10 @@ static void server_error_body(HttpReq *req, int status, const char *detail, Buf 
                        str_of(req->request_id));
 }
 
-int task_json_wait(HttpReq *req, JsonOut *out, Buf *body)
+int ask_json_wait(const TaskAsk *ask, JsonOut *out, Buf *body)
 {
     if (!json_out_ok(out)) return diag_set(-ENOMEM, "the answer is too large");
-    return http_reply_wait(req, 200, "application/json", buf_str(body));
+    return ask_answer_wait(ask, 200, NULL, buf_str(body));
 }
 
 /* --- model calls ------------------------------------------------------------------------------ */
@@ -106,50 +117,61 @@ static int64_t client_timeout_ms(const HttpReq *req, const char *name)
     return seconds * 1000;
 }
 
-int task_body_failed_wait(GatewayTask *task, HttpReq *req, int r)
+void gateway_http_read(HttpReq *req, GatewayHttp *ret)
+{
+    *ret = (GatewayHttp){
+        .method = req->method,
+        .path = req->path,
+        .request_id = str_of(req->request_id),
+        .anthropic_version = http_header(req, "anthropic-version"),
+        .anthropic_beta = http_header(req, "anthropic-beta"),
+        .timeout_ms = client_timeout_ms(req, "x-stainless-timeout"),
+        .read_timeout_ms = client_timeout_ms(req, "x-stainless-read-timeout"),
+        .arena = &req->arena,
+    };
+}
+
+static int body_failed_wait(const TaskAsk *ask, HttpReq *req, int r)
 {
     if (r == HTTP_E_TOO_LARGE || r == -ENOMEM)
-        return task_problem_wait(task, req, PROBLEM_TOO_LARGE, "the request is too large");
+        return ask_problem_wait(ask, PROBLEM_TOO_LARGE, "the request is too large");
     http_close_after(req);
     if (r == -ETIMEDOUT || r == -EINVAL)
-        return task_problem_wait(task, req, PROBLEM_INVALID,
-                                 "the request's body did not arrive whole");
+        return ask_problem_wait(ask, PROBLEM_INVALID, "the request's body did not arrive whole");
     return r == HTTP_E_GONE ? 0 : r;
 }
 
-static int model_call_wait(GatewayTask *task, HttpReq *req, Api api)
+static int model_call_wait(const TaskAsk *ask, Api api)
 {
-    GatewayRequest request = { .api = api };
-    int r = http_body_wait(req, GATEWAY_REQUEST_BYTES_MAX, &request.body);
-    if (r != 0) return task_body_failed_wait(task, req, r);
-    request.anthropic_version = http_header(req, "anthropic-version");
-    request.anthropic_beta = http_header(req, "anthropic-beta");
-    request.timeout_ms = client_timeout_ms(req, "x-stainless-timeout");
-    request.read_timeout_ms = client_timeout_ms(req, "x-stainless-read-timeout");
-    HttpReplyState state = { .req = req };
-    GatewayReply reply = { start_wait, write_wait, end_wait, gone, &state };
-    r = gateway_call_wait(task, &request, &reply);
+    const GatewayHttp *http = ask->http;
+    GatewayRequest request = { .api = api,
+                               .body = http->body,
+                               .anthropic_version = http->anthropic_version,
+                               .anthropic_beta = http->anthropic_beta,
+                               .timeout_ms = http->timeout_ms,
+                               .read_timeout_ms = http->read_timeout_ms };
+    int r = gateway_call_wait(ask->task, &request, ask->reply);
     return r > 0 || r == -ESTALE ? 0 : r; /* answered, or nobody there to answer */
 }
 
-static int chat_wait(GatewayTask *task, HttpReq *req)
+static int chat_wait(const TaskAsk *ask)
 {
-    return model_call_wait(task, req, API_CHAT);
+    return model_call_wait(ask, API_CHAT);
 }
 
-static int responses_wait(GatewayTask *task, HttpReq *req)
+static int responses_wait(const TaskAsk *ask)
 {
-    return model_call_wait(task, req, API_RESPONSES);
+    return model_call_wait(ask, API_RESPONSES);
 }
 
-static int messages_wait(GatewayTask *task, HttpReq *req)
+static int messages_wait(const TaskAsk *ask)
 {
-    return model_call_wait(task, req, API_MESSAGES);
+    return model_call_wait(ask, API_MESSAGES);
 }
 
-static int embeddings_wait(GatewayTask *task, HttpReq *req)
+static int embeddings_wait(const TaskAsk *ask)
 {
-    return model_call_wait(task, req, API_EMBEDDINGS);
+    return model_call_wait(ask, API_EMBEDDINGS);
 }
 
 /* --- what there is to know -------------------------------------------------------------------- */
@@ -211,9 +233,9 @@ static void out_totals(JsonOut *out, const GatewayTask *task)
     else json_out_str(out, str_of(cap_reason_name(totals->stopped_by)));
 }
 
-static int task_wait(GatewayTask *task, HttpReq *req)
+static int task_wait(const TaskAsk *ask)
 {
-    const GatewayTaskOptions *options = &task->options;
+    const GatewayTaskOptions *options = &ask->task->options;
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, 256 * 1024);
     JsonOut out = json_out(&body);
@@ -228,25 +250,25 @@ static int task_wait(GatewayTask *task, HttpReq *req)
     for (size_t i = 0; i < options->tools_n; i++) json_out_str(&out, options->tools[i]);
     json_out_array_end(&out);
     out_limits(&out, &options->limits);
-    out_totals(&out, task);
+    out_totals(&out, ask->task);
     json_out_object_end(&out);
-    return task_json_wait(req, &out, &body);
+    return ask_json_wait(ask, &out, &body);
 }
 
-static int flags_wait(GatewayTask *task, HttpReq *req)
+static int flags_wait(const TaskAsk *ask)
 {
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, FLAGS_BYTES_MAX);
     JsonOut out = json_out(&body);
-    gateway_task_flags(task, &out);
-    return task_json_wait(req, &out, &body);
+    gateway_task_flags(ask->task, &out);
+    return ask_json_wait(ask, &out, &body);
 }
 
 /* --- routing ---------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *method, *path;
-    int (*handle_wait)(GatewayTask *task, HttpReq *req);
+    int (*handle_wait)(const TaskAsk *ask);
 } Route;
 
 static const Route routes[] = {
@@ -262,6 +284,62 @@ static const Route routes[] = {
     { "GET", "/gantry/v1/flags", flags_wait },
 };
 
+static const Route *route_of(Str path)
+{
+    for (size_t i = 0; i < ARRAY_N(routes); i++)
+        if (str_eq(path, str_of(routes[i].path))) return &routes[i];
+    return NULL;
+}
+
+static int other_method_wait(const TaskAsk *ask, const char *allowed, const char *message)
+{
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, 4096);
+    GatewayField allow = { "allow", str_of(allowed) };
+    stats_refused(ask->task->gateway, PROBLEM_METHOD);
+    ask->task->totals.calls_refused++;
+    (void)problem_body(&body, PROBLEM_METHOD, path_api(ask->http->path), str_of(message), NULL,
+                       ask->http->request_id);
+    return ask_answer_wait(ask, problem_status(PROBLEM_METHOD), &allow, buf_str(&body));
+}
+
+/* Paths below those of the table. */
+static int other_path_wait(const TaskAsk *ask)
+{
+    const GatewayHttp *http = ask->http;
+    if (str_starts_with(http->path, STR("/v1/models/"))) {
+        if (str_eq(http->method, STR("GET"))) return task_model_wait(ask);
+        return other_method_wait(ask, "GET", "models can only be looked at");
+    }
+    if (str_starts_with(http->path, STR("/v1/responses/")))
+        return ask_problem_wait(ask, PROBLEM_PATH,
+                                "what a provider has stored cannot be reached through the gateway: "
+                                "it belongs to all who use the provider's key");
+    return ask_problem_wait(ask, PROBLEM_PATH, "there is no such route in the gateway");
+}
+
+static int serve_wait(const TaskAsk *ask)
+{
+    const Route *route = route_of(ask->http->path);
+    if (!route) return other_path_wait(ask);
+    if (str_eq(ask->http->method, str_of(route->method))) return route->handle_wait(ask);
+    return other_method_wait(ask, route->method, "this route has another method");
+}
+
+int gateway_serve_wait(GatewayTask *task, const GatewayHttp *http, const GatewayReply *reply)
+{
+    TaskAsk ask = { .task = task, .http = http, .reply = reply };
+    Visit visit = { .fiber = fiber_self() };
+    str_copy(log_context()->task_id, sizeof log_context()->task_id, task->options.task_id);
+    list_push_back(&task->visits, &visit.node);
+    int r = serve_wait(&ask);
+    list_remove(&visit.node);
+    cond_broadcast(&task->changed);
+    return r;
+}
+
+/* --- the listener ----------------------------------------------------------------------------- */
+
 /* A page in a browser, led here by a name of its own, is not the agent. */
 static bool host_is_ours(const HttpReq *req)
 {
@@ -273,37 +351,31 @@ static bool host_is_ours(const HttpReq *req)
     return false;
 }
 
-/* Paths below those of the table. */
-static int other_path_wait(GatewayTask *task, HttpReq *req)
+GatewayReply gateway_http_reply(GatewayHttpReply *state, HttpReq *req)
 {
-    if (str_starts_with(req->path, STR("/v1/models/"))) {
-        if (str_eq(req->method, STR("GET"))) return task_model_wait(task, req);
-        http_header_add(req, "allow", STR("GET"));
-        return task_problem_wait(task, req, PROBLEM_METHOD, "models can only be looked at");
-    }
-    if (str_starts_with(req->path, STR("/v1/responses/")))
-        return task_problem_wait(
-            task, req, PROBLEM_PATH,
-            "what a provider has stored cannot be reached through the gateway: "
-            "it belongs to all who use the provider's key");
-    return task_problem_wait(task, req, PROBLEM_PATH, "there is no such route in the gateway");
+    *state = (GatewayHttpReply){ .req = req };
+    return (GatewayReply){ start_wait, write_wait, end_wait, gone, state };
 }
 
 static int on_request(HttpReq *req, void *ctx)
 {
     GatewayTask *task = ctx;
+    GatewayHttp http;
+    GatewayHttpReply state;
+    GatewayReply reply = gateway_http_reply(&state, req);
+    TaskAsk ask = { .task = task, .http = &http, .reply = &reply };
+    gateway_http_read(req, &http);
     str_copy(log_context()->task_id, sizeof log_context()->task_id, task->options.task_id);
     if (!host_is_ours(req))
-        return task_problem_wait(task, req, PROBLEM_INVALID, "this gateway has another name");
-    for (size_t i = 0; i < ARRAY_N(routes); i++) {
-        if (!str_eq(req->path, str_of(routes[i].path))) continue;
-        if (str_eq(req->method, str_of(routes[i].method))) return routes[i].handle_wait(task, req);
-        http_header_add(req, "allow", str_of(routes[i].method));
-        return task_problem_wait(task, req, PROBLEM_METHOD, "this route has another method");
-    }
-    if (task->options.door && str_starts_with(req->path, STR("/gantry/v1/")))
+        return ask_problem_wait(&ask, PROBLEM_INVALID, "this gateway has another name");
+    const Route *route = route_of(req->path);
+    if (!route && task->options.door && str_starts_with(req->path, STR("/gantry/v1/")))
         return task->options.door(req, task->options.door_ctx);
-    return other_path_wait(task, req);
+    if (route && str_eq(req->method, STR("POST")) && strcmp(route->method, "POST") == 0) {
+        int r = http_body_wait(req, GATEWAY_REQUEST_BYTES_MAX, &http.body);
+        if (r != 0) return body_failed_wait(&ask, req, r);
+    }
+    return serve_wait(&ask);
 }
 
 int task_listen(GatewayTask *task)

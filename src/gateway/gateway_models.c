@@ -17,10 +17,44 @@ static int resolve(const GatewayTask *task, Str model, GatewayProtocol protocol,
 
 /* --- which there are -------------------------------------------------------------------------- */
 
-static const Str *task_model(const GatewayTask *task, size_t i)
+#define MODELS_LISTED_MAX 1000
+
+/* What the task may name: its own model and fallbacks, or all that there are. */
+typedef struct {
+    Str names[MODELS_LISTED_MAX];
+    size_t n;
+} Models;
+
+static void models_add(Models *models, const GatewayTask *task, Str name)
 {
-    if (i == 0) return &task->options.model;
-    return i <= task->options.fallbacks_n ? &task->options.fallbacks[i - 1] : NULL;
+    bool pattern = str_find_char(name, '*') >= 0 || str_find_char(name, '?') >= 0;
+    if (models->n == MODELS_LISTED_MAX || pattern) return;
+    if (resolve(task, name, GATEWAY_OPENAI, NULL, NULL) != 0 &&
+        resolve(task, name, GATEWAY_ANTHROPIC, NULL, NULL) != 0)
+        return;
+    for (size_t i = 0; i < models->n; i++)
+        if (str_eq(models->names[i], name)) return;
+    models->names[models->n++] = name;
+}
+
+/* On the heap; names live until the next wait. */
+static Models *models_of(const GatewayTask *task)
+{
+    Models *models = xcalloc(1, sizeof *models);
+    const GatewayTaskOptions *o = &task->options;
+    const GatewayConfig *config = task->gateway->config;
+    const Price *price;
+    if (!str_empty(o->model)) {
+        models->names[models->n++] = o->model;
+        for (size_t i = 0; i < o->fallbacks_n && models->n < MODELS_LISTED_MAX; i++)
+            models->names[models->n++] = o->fallbacks[i];
+        return models;
+    }
+    for (size_t i = 0; i < config->routes_n; i++)
+        models_add(models, task, str_of(config->routes[i].match));
+    for (size_t i = 0; (price = price_at(gateway_prices(task->gateway), i)); i++)
+        models_add(models, task, price->model);
+    return models;
 }
 
 static void model_openai(JsonOut *out, const GatewayTask *task, Str model)
@@ -46,10 +80,18 @@ static void model_anthropic(JsonOut *out, Str model)
     json_out_object_end(out);
 }
 
-/* Both APIs list models at the same path; Anthropic's clients always name their version. */
-int task_models_wait(GatewayTask *task, HttpReq *req)
+static void model_or_null(JsonOut *out, const Models *models, size_t i)
 {
-    bool anthropic = !str_empty(http_header(req, "anthropic-version"));
+    if (i < models->n) json_out_str(out, models->names[i]);
+    else json_out_null(out);
+}
+
+/* Both APIs list models at the same path; Anthropic's clients always name their version. */
+int task_models_wait(const TaskAsk *ask)
+{
+    const GatewayTask *task = ask->task;
+    bool anthropic = !str_empty(ask->http->anthropic_version);
+    CLEANUP(freep) Models *models = models_of(task);
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, 256 * 1024);
     JsonOut out = json_out(&body);
@@ -57,49 +99,54 @@ int task_models_wait(GatewayTask *task, HttpReq *req)
     if (!anthropic) json_out_kcstr(&out, "object", "list");
     json_out_key(&out, "data");
     json_out_array(&out);
-    for (size_t i = 0; task_model(task, i); i++) {
-        if (anthropic) model_anthropic(&out, *task_model(task, i));
-        else model_openai(&out, task, *task_model(task, i));
+    for (size_t i = 0; i < models->n; i++) {
+        if (anthropic) model_anthropic(&out, models->names[i]);
+        else model_openai(&out, task, models->names[i]);
     }
     json_out_array_end(&out);
     if (anthropic) {
         json_out_kbool(&out, "has_more", false);
-        json_out_kstr(&out, "first_id", task->options.model);
-        json_out_kstr(&out, "last_id", *task_model(task, task->options.fallbacks_n));
+        json_out_key(&out, "first_id");
+        model_or_null(&out, models, 0);
+        json_out_key(&out, "last_id");
+        model_or_null(&out, models, models->n - 1);
     }
     json_out_object_end(&out);
-    return task_json_wait(req, &out, &body);
+    return ask_json_wait(ask, &out, &body);
 }
 
 static bool is_known(const GatewayTask *task, Str model)
 {
-    for (size_t i = 0; task_model(task, i); i++)
-        if (str_eq(*task_model(task, i), model)) return true;
+    const GatewayTaskOptions *o = &task->options;
+    if (!str_empty(o->model) && str_eq(o->model, model)) return true;
+    for (size_t i = 0; i < o->fallbacks_n; i++)
+        if (str_eq(o->fallbacks[i], model)) return true;
     return resolve(task, model, GATEWAY_OPENAI, NULL, NULL) == 0 ||
            resolve(task, model, GATEWAY_ANTHROPIC, NULL, NULL) == 0;
 }
 
 /* Names of models have slashes; clients write them in either way. */
-int task_model_wait(GatewayTask *task, HttpReq *req)
+int task_model_wait(const TaskAsk *ask)
 {
+    const GatewayTask *task = ask->task;
+    const GatewayHttp *http = ask->http;
     Str model;
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, 64 * 1024);
-    int r = url_decode(&req->arena, str_skip(req->path, strlen("/v1/models/")), false, &model);
+    int r = url_decode(http->arena, str_skip(http->path, strlen("/v1/models/")), false, &model);
     if (r == -ENOMEM) return r;
     if (r < 0 || !str_is_utf8(model) || !is_known(task, model))
-        return task_problem_wait(task, req, PROBLEM_MODEL, "there is no such model");
+        return ask_problem_wait(ask, PROBLEM_MODEL, "there is no such model");
     JsonOut out = json_out(&body);
-    if (str_empty(http_header(req, "anthropic-version"))) model_openai(&out, task, model);
+    if (str_empty(http->anthropic_version)) model_openai(&out, task, model);
     else model_anthropic(&out, model);
-    return task_json_wait(req, &out, &body);
+    return ask_json_wait(ask, &out, &body);
 }
 
 /* --- how long a text is ----------------------------------------------------------------------- */
 
 typedef struct {
-    GatewayTask *task;
-    HttpReq *req;
+    const TaskAsk *ask;
     Str body;
     RequestInfo info;
     const GatewayProvider *provider;
@@ -109,7 +156,7 @@ typedef struct {
 /* The body is that of messages, but for the cap, which there is none of. */
 static int count_read(Count *count, RequestFault *fault)
 {
-    Arena *arena = &count->req->arena;
+    Arena *arena = count->ask->http->arena;
     const Json *json = NULL;
     CLEANUP(buf_deinit) Buf capped;
     buf_init(&capped, count->body.len + 64);
@@ -136,15 +183,17 @@ static int estimate_wait(const Count *count)
                   request_in_ub((int64_t)count->body.len, info->messages, info->has_tools, opaque,
                                 count->price->input_max));
     json_out_object_end(&out);
-    http_header_add(count->req, "x-gantry-estimated", STR("1"));
-    return task_json_wait(count->req, &out, &body);
+    GatewayField estimated = { "x-gantry-estimated", STR("1") };
+    if (!json_out_ok(&out)) return -ENOMEM;
+    return ask_answer_wait(count->ask, 200, &estimated, buf_str(&body));
 }
 
 static int forward_wait(const Count *count)
 {
     const GatewayProvider *provider = count->provider;
-    HttpReq *req = count->req;
-    Str version = http_header(req, "anthropic-version"), beta = http_header(req, "anthropic-beta");
+    GatewayTask *task = count->ask->task;
+    const GatewayHttp *http = count->ask->http;
+    Str version = http->anthropic_version, beta = http->anthropic_beta;
     Str key = str_of(provider->key);
     HttpClientField fields[5] = {
         { "content-type", STR("application/json") },
@@ -156,29 +205,29 @@ static int forward_wait(const Count *count)
     if (!str_empty(beta)) fields[n++] = (HttpClientField){ "anthropic-beta", beta };
     HttpCallOptions options = {
         .method = STR("POST"),
-        .url = url_join(&req->arena, str_of(provider->base_url), STR("/v1/messages/count_tokens")),
+        .url = url_join(http->arena, str_of(provider->base_url), STR("/v1/messages/count_tokens")),
         .fields = fields,
         .fields_n = n,
         .body = count->body,
         .connect_timeout_ms = provider->connect_timeout_ms,
         .idle_timeout_ms = provider->timeout_ms ? provider->timeout_ms : TIMEOUT_DEFAULT_MS,
-        .deadline_ms = count->task->wall_deadline_ms,
+        .deadline_ms = task->wall_deadline_ms,
     };
     HttpResponse response;
     diag_clear();
-    int r = http_fetch_wait(count->task->gateway->client, &options, COUNT_ANSWER_BYTES_MAX,
-                            &req->arena, &response);
+    int r = http_fetch_wait(task->gateway->client, &options, COUNT_ANSWER_BYTES_MAX, http->arena,
+                            &response);
     if (r == -ECANCELED) return r;
     if (r != 0 || response.status < 200 || (response.status > 299 && response.status < 400))
-        return task_problem_wait(count->task, req, PROBLEM_UNREACHABLE,
-                                 "the provider could not count the tokens");
-    return http_reply_wait(req, response.status, "application/json", response.body);
+        return ask_problem_wait(count->ask, PROBLEM_UNREACHABLE,
+                                "the provider could not count the tokens");
+    return ask_answer_wait(count->ask, response.status, NULL, response.body);
 }
 
 /* The rules that do not depend on money: it costs none. */
 static const char *count_refused(const Count *count, Problem *ret)
 {
-    GatewayTask *task = count->task;
+    GatewayTask *task = count->ask->task;
     *ret = PROBLEM_STOPPED;
     if (task->totals.stop != GATEWAY_STOP_NONE) return task_stop_text(task->totals.stop);
     if (task_past_deadline(task)) {
@@ -194,27 +243,24 @@ static const char *count_refused(const Count *count, Problem *ret)
 
 static int count_wait(Count *count)
 {
-    GatewayTask *task = count->task;
+    GatewayTask *task = count->ask->task;
     Problem problem;
     const char *refused = count_refused(count, &problem);
-    if (refused) return task_problem_wait(task, count->req, problem, refused);
+    if (refused) return ask_problem_wait(count->ask, problem, refused);
     Str model = count->info.model;
     if (resolve(task, model, GATEWAY_ANTHROPIC, &count->provider, &count->price) == 0)
         return forward_wait(count);
     if (resolve(task, model, GATEWAY_OPENAI, &count->provider, &count->price) == 0)
         return estimate_wait(count);
-    return task_problem_wait(task, count->req, PROBLEM_MODEL, "no provider serves the model");
+    return ask_problem_wait(count->ask, PROBLEM_MODEL, "no provider serves the model");
 }
 
-int task_count_tokens_wait(GatewayTask *task, HttpReq *req)
+int task_count_tokens_wait(const TaskAsk *ask)
 {
-    Count count = { .task = task, .req = req };
+    Count count = { .ask = ask, .body = ask->http->body };
     RequestFault fault = { .param = NULL };
-    int r = http_body_wait(req, GATEWAY_REQUEST_BYTES_MAX, &count.body);
-    if (r != 0) return task_body_failed_wait(task, req, r);
-    r = count_read(&count, &fault);
-    if (r == -ENOMEM)
-        return task_problem_wait(task, req, PROBLEM_TOO_LARGE, "the request is too large");
-    if (r != 0) return task_problem_wait(task, req, PROBLEM_INVALID, fault.message);
+    int r = count_read(&count, &fault);
+    if (r == -ENOMEM) return ask_problem_wait(ask, PROBLEM_TOO_LARGE, "the request is too large");
+    if (r != 0) return ask_problem_wait(ask, PROBLEM_INVALID, fault.message);
     return count_wait(&count);
 }

@@ -16,7 +16,6 @@
 #include "logic/flag.h"
 #include "sys/clock.h"
 
-#define GATEWAY_REQUEST_BYTES_MAX (32u * 1024 * 1024)
 #define GATEWAY_ANSWER_BYTES_MAX (64u * 1024 * 1024)
 #define GATEWAY_ERROR_BYTES_MAX (1024u * 1024)
 #define GATEWAY_RECORDING_BYTES_MAX GATEWAY_ANSWER_BYTES_MAX
@@ -100,7 +99,15 @@ struct GatewayTask {
     Cond changed;       /* a call settled or returned, or the task was stopped */
     HttpServer *server; /* NULL: in-process calls only */
     char openai_url[48], anthropic_url[48];
+    char key[GATEWAY_TASK_KEY_MAX];
+    List visits; /* Visit.node: requests that came in elsewhere */
 };
+
+/* On the stack of the fiber that serves it. */
+typedef struct {
+    ListNode node;
+    FiberRef fiber;
+} Visit;
 
 /* gateway_stats.c */
 void stats_refused(Gateway *gateway, Problem problem);
@@ -121,15 +128,22 @@ void journal_close(GatewayTask *task);
 
 /* gateway_http.c: the task's listener */
 MUST_CHECK int task_listen(GatewayTask *task);
-/* Answers with a problem, with a document, or for a body that http_body_wait returned r for. */
-int task_problem_wait(GatewayTask *task, HttpReq *req, Problem problem, const char *message);
-int task_json_wait(HttpReq *req, JsonOut *out, Buf *body);
-int task_body_failed_wait(GatewayTask *task, HttpReq *req, int r);
+/* A request to the task, and where its answer goes. */
+typedef struct {
+    GatewayTask *task;
+    const GatewayHttp *http;
+    const GatewayReply *reply;
+} TaskAsk;
+/* Answer with a whole JSON document (and a field more of the head, or NULL), or a problem. Return
+ * what the reply did, or -ENOMEM. */
+int ask_answer_wait(const TaskAsk *ask, int status, const GatewayField *field, Str body);
+int ask_json_wait(const TaskAsk *ask, JsonOut *out, Buf *body);
+int ask_problem_wait(const TaskAsk *ask, Problem problem, const char *message);
 
 /* gateway_models.c: GET /v1/models, GET /v1/models/{id}, POST /v1/messages/count_tokens */
-int task_models_wait(GatewayTask *task, HttpReq *req);
-int task_model_wait(GatewayTask *task, HttpReq *req);
-int task_count_tokens_wait(GatewayTask *task, HttpReq *req);
+int task_models_wait(const TaskAsk *ask);
+int task_model_wait(const TaskAsk *ask);
+int task_count_tokens_wait(const TaskAsk *ask);
 
 /* gateway_call.c: ends what the calls of the task wait for upstream */
 void calls_abort(GatewayTask *task);

@@ -59,7 +59,8 @@ static void add_ours(FieldList *fields, const ModelCall *call)
 {
     static const char *const cache[] = { "off", "miss", "hit" };
     add(fields, "x-gantry-task", call->task->options.task_id);
-    add(fields, "x-gantry-version", call->task->options.version_id);
+    if (!str_empty(call->task->options.version_id))
+        add(fields, "x-gantry-version", call->task->options.version_id);
     add(fields, "x-gantry-cache", str_of(cache[call->cache]));
     if (call->target && call->target->degraded)
         add(fields, "x-gantry-degraded", call->target->model);

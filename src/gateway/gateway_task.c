@@ -2,6 +2,8 @@
 #include <stdlib.h>
 
 #include "base/diag.h"
+#include "codec/digest.h"
+#include "codec/hex.h"
 #include "gateway/gateway_limit.h"
 #include "gateway/gateway_private.h"
 #include "sys/entropy.h"
@@ -114,6 +116,32 @@ static void task_free(GatewayTask *task)
     free(task);
 }
 
+static void key_make(GatewayTask *task)
+{
+    uint8_t random[32];
+    char *at = task->key + strlen(GATEWAY_TASK_KEY_PREFIX);
+    entropy_fill(random, sizeof random);
+    memcpy(task->key, GATEWAY_TASK_KEY_PREFIX, strlen(GATEWAY_TASK_KEY_PREFIX));
+    hex_encode(at, random, sizeof random);
+}
+
+const char *gateway_task_key(const GatewayTask *task)
+{
+    return task->key;
+}
+
+/* Every key is compared to its end: the time says nothing. */
+GatewayTask *gateway_task_by_key(const Gateway *gateway, Str key)
+{
+    GatewayTask *found = NULL;
+    if (key.len != GATEWAY_TASK_KEY_MAX - 1) return NULL;
+    LIST_EACH (&gateway->tasks, node) {
+        GatewayTask *task = CONTAINER_OF(node, GatewayTask, node);
+        if (digest_eq(str_of(task->key), key)) found = task;
+    }
+    return found;
+}
+
 int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, GatewayTask **ret)
 {
     assert(options->sink && options->sink->call_record_wait);
@@ -122,7 +150,9 @@ int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, Gatew
     task->gateway = gateway;
     arena_init(&task->arena, TASK_TEXT_BYTES_MAX);
     list_init(&task->calls);
+    list_init(&task->visits);
     cond_init(&task->changed);
+    key_make(task);
     task->totals.caps = options->spent;
     task->tools_run = options->spent.tool_calls;
     task->wall_deadline_ms = wall_deadline(options);
@@ -252,12 +282,23 @@ void gateway_task_settle_wait(GatewayTask *task, int64_t deadline_ms)
     fiber_unshield();
 }
 
+/* Those that are no model calls may still wait for a provider. */
+static void visits_end_wait(GatewayTask *task, int64_t deadline_ms)
+{
+    while (!list_empty(&task->visits)) {
+        if (cond_wait(&task->changed, deadline_ms) != -ETIMEDOUT) continue;
+        LIST_EACH (&task->visits, node) fiber_cancel(CONTAINER_OF(node, Visit, node)->fiber);
+        deadline_ms = DEADLINE_NONE;
+    }
+}
+
 void gateway_task_close_wait(GatewayTask *task, int64_t deadline_ms)
 {
     if (!task) return;
     fiber_shield();
     gateway_task_settle_wait(task, deadline_ms);
     if (task->server) http_server_close_wait(task->server, deadline_ms);
+    visits_end_wait(task, deadline_ms);
     assert(list_empty(&task->calls) &&
            task->totals.caps.in_flight == task->options.spent.in_flight);
     fiber_unshield();

@@ -148,9 +148,11 @@ static void env_add_models(Env *env, const Run *run)
     const Spec *spec = &run->version->spec;
     const char *anthropic = gateway_task_anthropic_url(run->gateway);
     env_add(env, "OPENAI_BASE_URL", gateway_task_openai_url(run->gateway));
-    env_add(env, "OPENAI_API_KEY", "gantry"); /* SDKs insist on one; the gateway drops it */
+    /* SDKs insist on a key; here it is dropped, at the server's port it names the task */
+    const char *key = gateway_task_key(run->gateway);
+    env_add(env, "OPENAI_API_KEY", key);
     env_add(env, "ANTHROPIC_BASE_URL", anthropic);
-    env_add(env, "ANTHROPIC_API_KEY", "gantry");
+    env_add(env, "ANTHROPIC_API_KEY", key);
     env_add(env, "GANTRY_URL", anthropic);
     env_add_str(env, "GANTRY_MODEL", spec->model);
     if (spec->prompt_path.len) {

@@ -347,13 +347,113 @@ static void test_count_errors(void **state)
     rig_run_with(count_errors_wait, count_stub, NULL);
 }
 
+/* --- requests that came in elsewhere ---------------------------------------------------------- */
+
+static int serve(GatewayTask *task, const char *method, const char *path, const char *body,
+                 GatewayMemory *memory)
+{
+    Arena arena;
+    arena_init(&arena, 1 << 20);
+    GatewayHttp http = { .method = str_of(method),
+                         .path = str_of(path),
+                         .body = str_of(body),
+                         .request_id = STR("r1"),
+                         .arena = &arena };
+    GatewayReply reply = gateway_memory_reply(memory);
+    buf_clear(&memory->body);
+    memory->status = 0;
+    CHECK_INT(gateway_serve_wait(task, &http, &reply), 0);
+    arena_deinit(&arena);
+    return memory->status;
+}
+
+#define SAY(max)                                  \
+    "{\"model\":\"sim/echo\",\"max_tokens\":" max \
+    ",\"messages\":[{\"role\":\"user\",\"content\":\"one two three\"}]}"
+
+static void elsewhere_wait(void *arg)
+{
+    Rig *rig = arg;
+    GatewayMemory memory;
+    gateway_memory_init(&memory, 1 << 20);
+    CHECK_INT(serve(rig->task, "POST", "/v1/chat/completions", SAY("20"), &memory), 200);
+    CHECK_HAS(buf_str(&memory.body), "one two three");
+    CHECK_INT(rig->calls_n, 1);
+    CHECK_INT(serve(rig->task, "POST", "/v1/messages", SAY("20"), &memory), 200);
+    CHECK_INT(serve(rig->task, "POST", "/v1/messages/count_tokens", SAY("20"), &memory), 200);
+    CHECK_INT(serve(rig->task, "GET", "/v1/models", "", &memory), 200);
+    CHECK_HAS(buf_str(&memory.body), "\"sim/assistant\"");
+    CHECK_INT(serve(rig->task, "GET", "/v1/models/sim%2Fecho", "", &memory), 200);
+    CHECK_INT(serve(rig->task, "PUT", "/v1/models", "", &memory), 405);
+    CHECK_INT(serve(rig->task, "POST", "/v1/other", "", &memory), 404);
+    CHECK_INT(rig->calls_n, 2);
+
+    /* the key names the task while it is open */
+    char key[GATEWAY_TASK_KEY_MAX];
+    str_copy(key, sizeof key, str_of(gateway_task_key(rig->task)));
+    CHECK(gateway_task_by_key(rig->gateway, str_of(key)) == rig->task);
+    CHECK(gateway_task_by_key(rig->gateway, STR("gantry-task-")) == NULL);
+    rig_task_wait(rig, rig_no_limits);
+    CHECK(gateway_task_by_key(rig->gateway, str_of(key)) == NULL);
+    gateway_memory_deinit(&memory);
+}
+
+static void test_elsewhere(void **state)
+{
+    (void)state;
+    rig_run(elsewhere_wait);
+}
+
+/* Without a task of its own: no version, all models, and a limit on each call by itself. */
+static void each_call_wait(void *arg)
+{
+    Rig *rig = arg;
+    GatewayMemory memory;
+    gateway_memory_init(&memory, 1 << 20);
+    rig->options.model = rig->options.version_id = STR_NULL;
+    rig->options.call_max = (CapHold){ .tokens = 400 };
+    rig_task_wait(rig, rig_no_limits);
+    CHECK_INT(serve(rig->task, "GET", "/v1/models", "", &memory), 200);
+    CHECK_HAS(buf_str(&memory.body), "\"gpt-4o-mini-2024-07-18\"");
+    for (int i = 0; i < 5; i++) { /* what earlier ones have used does not count */
+        CLEANUP(reply_deinit)
+        Reply reply = rig_say_wait(rig, API_CHAT, "sim/ramble", false, "", "go on");
+        CHECK_INT(reply.status, 200);
+        CHECK_STR(str_of(reply.version), STR(""));
+        CHECK(rig_last(rig)->call.hold.tokens <= 400);
+        CHECK(rig_last(rig)->call.charged.tokens <= 400);
+    }
+    char text[1000];
+    memset(text, 'x', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "sim/echo", false, "", text);
+    CHECK_INT(reply.status, 402);
+    CHECK_STR(str_of(reply.retry), STR("false"));
+    CHECK_HAS(reply_str(&reply), "tokensPerCall");
+
+    rig->options.call_max = (CapHold){ .nusd = 1 };
+    rig_task_wait(rig, rig_no_limits);
+    CLEANUP(reply_deinit) Reply dear = rig_say_wait(rig, API_CHAT, "stub-1", false, "", "x");
+    CHECK_INT(dear.status, 402);
+    CHECK_HAS(reply_str(&dear), "usdPerCall");
+    CHECK_INT(rig_totals(rig).calls, 0);
+    gateway_memory_deinit(&memory);
+}
+
+static void test_each_call(void **state)
+{
+    (void)state;
+    rig_run(each_call_wait);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_admission),    cmocka_unit_test(test_wall),
         cmocka_unit_test(test_no_routes),    cmocka_unit_test(test_hosts),
         cmocka_unit_test(test_models),       cmocka_unit_test(test_counting),
-        cmocka_unit_test(test_count_errors),
+        cmocka_unit_test(test_count_errors), cmocka_unit_test(test_elsewhere),
+        cmocka_unit_test(test_each_call),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -86,8 +86,10 @@ static int environment(Bench *b)
     Task task = bench_end(b, id);
     char text[UUID_TEXT_MAX];
     CHECK_INT(task.state, TASK_SUCCEEDED);
-    CHECK_HAS(task.result, "ANTHROPIC_API_KEY=gantry\\nANTHROPIC_BASE_URL=http://127.0.0.1:");
-    CHECK_HAS(task.result, "OPENAI_API_KEY=gantry\\nOPENAI_BASE_URL=http://127.0.0.1:");
+    CHECK_HAS(task.result, "ANTHROPIC_API_KEY=gantry-task-");
+    CHECK_HAS(task.result, "\\nANTHROPIC_BASE_URL=http://127.0.0.1:");
+    CHECK_HAS(task.result, "OPENAI_API_KEY=gantry-task-");
+    CHECK_HAS(task.result, "\\nOPENAI_BASE_URL=http://127.0.0.1:");
     CHECK_HAS(task.result, "/v1\\nPATH=/usr/local");
     CHECK_HAS(task.result, "GANTRY_MODEL=sim/small\\nGANTRY_PROMPT_FILE=/");
     CHECK_HAS(task.result, "GANTRY_URL=http://127.0.0.1:");
