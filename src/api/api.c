@@ -4,6 +4,7 @@
 
 #include "api/auth.h"
 #include "api/call.h"
+#include "api/models.h"
 #include "api/route.h"
 #include "base/diag.h"
 
@@ -184,6 +185,8 @@ static int dispatch_wait(ApiCall *call)
     buf_init(&allow, ALLOW_BYTES_MAX);
     route_find(call, &allow);
     bool open = call->route && call->route->open;
+    if (!call->route && str_starts_with(call->req->path, STR("/v1/")))
+        return model_no_route_wait(call, buf_str(&allow));
     int r = open ? 0 : auth_check_wait(call);
     if (r != 0) return r;
     if (!call->route) {

@@ -14,6 +14,7 @@
 #include "observe/metrics.h"
 #include "observe/webhook_secret.h"
 #include "queue/queue.h"
+#include "worker/front.h"
 
 typedef struct ApiServer ApiServer;
 
@@ -38,6 +39,8 @@ typedef struct {
     bool dev;       /* without keys: loopback names only, no foreign Origin */
     Str public_url; /* "https://gantry.example.com", for documents; its host is also accepted in
                      * dev mode; empty: unknown */
+
+    Front *front; /* takes model calls; NULL: there are none at this port */
 
     RateBoard *board; /* rate limits and breakers; NULL: none are known, nothing is shared */
 

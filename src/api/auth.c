@@ -3,8 +3,6 @@
 #include "codec/addr.h"
 #include "codec/digest.h"
 
-#define KEY_BYTES_MAX 512
-
 Str auth_host_name(Str authority)
 {
     if (str_starts_with(authority, STR("["))) {
@@ -29,8 +27,7 @@ bool auth_is_loopback(Str host)
     return addr_class(addr, NULL, 0) == ADDR_LOOPBACK;
 }
 
-/* The key sent, or the empty Str. */
-static Str key_of(const HttpReq *req)
+Str auth_key_of(const HttpReq *req)
 {
     Str value = http_header(req, "authorization"), scheme;
     Str rest = str_split(value, ' ', &scheme, NULL);
@@ -39,9 +36,9 @@ static Str key_of(const HttpReq *req)
 }
 
 /* Every key is compared, whichever fits: the time says nothing. */
-static bool key_ok(const ApiServer *api, Str key)
+bool auth_is_operator(const ApiServer *api, Str key)
 {
-    if (str_empty(key) || key.len > KEY_BYTES_MAX) return false;
+    if (str_empty(key) || key.len > AUTH_KEY_BYTES_MAX) return false;
     uint8_t digest[SHA256_BYTES];
     sha256(key, digest);
     unsigned found = 0;
@@ -53,8 +50,12 @@ static bool key_ok(const ApiServer *api, Str key)
 
 static int key_check_wait(ApiCall *call)
 {
-    Str key = key_of(call->req);
-    if (key_ok(call->api, key)) return 0;
+    Str key = auth_key_of(call->req);
+    const Front *front = call->api->options.front;
+    if (auth_is_operator(call->api, key)) return 0;
+    if (front && key.len <= AUTH_KEY_BYTES_MAX && front_key(front, key))
+        return api_problem_wait(call, 403, "key_not_allowed",
+                                "a tenant's key is for model calls (/v1/...) only");
     http_header_add(call->req, "WWW-Authenticate", STR("Bearer realm=\"gantry\""));
     return api_problem_wait(call, 401, "not_authorised",
                             str_empty(key) ? "send an API key: Authorization: Bearer KEY"
@@ -97,7 +98,12 @@ static int origin_check_wait(ApiCall *call)
                             (int)MIN(origin.len, (size_t)128), origin.ptr);
 }
 
+bool auth_is_open(const ApiServer *api)
+{
+    return api->options.keys_n == 0;
+}
+
 int auth_check_wait(ApiCall *call)
 {
-    return call->api->options.keys_n > 0 ? key_check_wait(call) : origin_check_wait(call);
+    return auth_is_open(call->api) ? origin_check_wait(call) : key_check_wait(call);
 }

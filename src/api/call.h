@@ -159,6 +159,8 @@ int spend_run_wait(ApiCall *call);
 int limits_get_run_wait(ApiCall *call);
 int breakers_get_run_wait(ApiCall *call);
 int worker_rates_run_wait(ApiCall *call);
+int model_call_run_wait(ApiCall *call);
+int account_list_run_wait(ApiCall *call);
 int flag_list_run_wait(ApiCall *call);
 int flag_get_run_wait(ApiCall *call);
 int cache_get_run_wait(ApiCall *call);

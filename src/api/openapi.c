@@ -237,26 +237,14 @@ static void body_ref_write(JsonOut *out, const BodySpec *body)
     json_out_object_end(out);
 }
 
-static void request_body_write(JsonOut *out, const Route *route)
+static void content_type_write(JsonOut *out, const char *type, const char *schema)
 {
-    if (!route->body && !route->upload) return;
-    json_out_key(out, "requestBody");
+    json_out_key(out, type);
     json_out_object(out);
-    json_out_kbool(out, "required", route->upload || route->body->required);
-    json_out_key(out, "content");
+    json_out_key(out, "schema");
     json_out_object(out);
-    if (route->body) {
-        json_out_key(out, "application/json");
-        json_out_object(out);
-        body_ref_write(out, route->body);
-        json_out_object_end(out);
-    }
-    Str rest = str_of(route->upload), type;
-    while (!str_empty(rest)) {
-        rest = str_trim(str_split(rest, ',', &type, NULL));
-        json_out_key_str(out, type);
-        json_out_raw(out, STR("{\"schema\":{\"type\":\"string\",\"format\":\"binary\"}}"));
-    }
+    if (schema) ref_member(out, str_of(schema));
+    else json_out_kcstr(out, "type", "string");
     json_out_object_end(out);
     json_out_object_end(out);
 }
@@ -265,13 +253,31 @@ static void content_write(JsonOut *out, const char *type, const char *schema)
 {
     json_out_key(out, "content");
     json_out_object(out);
-    json_out_key(out, type);
-    json_out_object(out);
-    json_out_key(out, "schema");
-    json_out_object(out);
-    if (schema) ref_member(out, str_of(schema));
-    else json_out_kcstr(out, "type", "string");
+    content_type_write(out, type, schema);
     json_out_object_end(out);
+}
+
+static void request_body_write(JsonOut *out, const Route *route)
+{
+    if (!route->body && !route->upload && !route->json) return;
+    json_out_key(out, "requestBody");
+    json_out_object(out);
+    json_out_kbool(out, "required", !route->body || route->body->required);
+    json_out_key(out, "content");
+    json_out_object(out);
+    if (route->body) {
+        json_out_key(out, "application/json");
+        json_out_object(out);
+        body_ref_write(out, route->body);
+        json_out_object_end(out);
+    }
+    if (route->json) content_type_write(out, "application/json", route->json);
+    Str rest = str_of(route->upload), type;
+    while (!str_empty(rest)) {
+        rest = str_trim(str_split(rest, ',', &type, NULL));
+        json_out_key_str(out, type);
+        json_out_raw(out, STR("{\"schema\":{\"type\":\"string\",\"format\":\"binary\"}}"));
+    }
     json_out_object_end(out);
     json_out_object_end(out);
 }
@@ -300,7 +306,7 @@ static void operation_write(JsonOut *out, const Route *route)
     json_out_str(out, str_of(route->tag));
     json_out_array_end(out);
     json_out_kcstr(out, "summary", route->summary);
-    if (route->open) json_out_kraw(out, "security", STR("[]"));
+    if (route->open && !route->error) json_out_kraw(out, "security", STR("[]"));
     parameters_write(out, route);
     request_body_write(out, route);
     json_out_key(out, "responses");
@@ -309,8 +315,11 @@ static void operation_write(JsonOut *out, const Route *route)
     if (route->status_also) response_write(out, route, route->status_also);
     json_out_key(out, "default");
     json_out_object(out);
-    json_out_kcstr(out, "description", "What went wrong (RFC 9457)");
-    content_write(out, "application/problem+json", "Problem");
+    json_out_kcstr(out, "description",
+                   route->error ? "What went wrong, as the API called has it"
+                                : "What went wrong (RFC 9457)");
+    content_write(out, route->error ? "application/json" : "application/problem+json",
+                  route->error ? route->error : "Problem");
     json_out_object_end(out);
     json_out_object_end(out);
     json_out_object_end(out);
@@ -344,6 +353,7 @@ static const char *const tags[][2] = {
     { "tasks", "Submitting, reading, steering tasks" },
     { "versions", "Agents and their behavioural versions" },
     { "rollouts", "Which version new tasks get" },
+    { "models", "Model calls of tenants and tasks, and what they used" },
     { "operation", "State, metrics, probes" },
     { "webhooks", "What was not delivered, and sending it again" },
     { "prices", "What models cost, and what was spent" },

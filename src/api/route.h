@@ -52,6 +52,8 @@ struct Route {
     const char *summary;
     const Param *params; /* ends with a NULL name; NULL: none */
     const BodySpec *body;
+    const char *json;        /* instead of body: schema of JSON that is passed on as it is */
+    const char *error;       /* schema of errors; NULL: problems */
     const char *upload;      /* instead of body: media types of an archive, separated by ", " */
     int status;              /* of success */
     int status_also;         /* of another success, 0: none */

@@ -7,6 +7,7 @@
 #include "api/execute.h"
 #include "api/flags.h"
 #include "api/health.h"
+#include "api/models.h"
 #include "api/prices.h"
 #include "api/rates.h"
 #include "api/rollouts.h"
@@ -200,6 +201,45 @@ const Route api_routes[] = {
     { .method = "GET", .pattern = "/", .run_wait = root_run_wait,
       .id = "getRoot", .tag = "operation", .summary = "A page that says what this is",
       .status = 200, .answer_type = "text/html", .open = true, .any_params = true },
+
+    /* models */
+    { .method = "POST", .pattern = "/v1/chat/completions", .run_wait = model_call_run_wait,
+      .id = "createChatCompletion", .tag = "models", .summary = "OpenAI: Chat Completions, streamed or not",
+      .json = "ModelRequest",
+      .status = 200, .answer = "ModelAnswer", .error = "ModelError", .open = true,
+      .any_params = true },
+    { .method = "POST", .pattern = "/v1/responses", .run_wait = model_call_run_wait,
+      .id = "createResponse", .tag = "models", .summary = "OpenAI: Responses, streamed or not",
+      .json = "ModelRequest",
+      .status = 200, .answer = "ModelAnswer", .error = "ModelError", .open = true,
+      .any_params = true },
+    { .method = "POST", .pattern = "/v1/embeddings", .run_wait = model_call_run_wait,
+      .id = "createEmbeddings", .tag = "models", .summary = "OpenAI: Embeddings",
+      .json = "ModelRequest",
+      .status = 200, .answer = "ModelAnswer", .error = "ModelError", .open = true,
+      .any_params = true },
+    { .method = "GET", .pattern = "/v1/models", .run_wait = model_call_run_wait,
+      .id = "listModels", .tag = "models", .summary = "Models that can be called",
+      .status = 200, .answer = "ModelAnswer", .error = "ModelError", .open = true,
+      .any_params = true },
+    { .method = "GET", .pattern = "/v1/models/{model}", .run_wait = model_call_run_wait,
+      .id = "getModel", .tag = "models", .summary = "Whether a model can be called",
+      .status = 200, .answer = "ModelAnswer", .error = "ModelError", .open = true,
+      .any_params = true },
+    { .method = "POST", .pattern = "/v1/messages", .run_wait = model_call_run_wait,
+      .id = "createMessage", .tag = "models", .summary = "Anthropic: Messages, streamed or not",
+      .json = "ModelRequest",
+      .status = 200, .answer = "ModelAnswer", .error = "ModelError", .open = true,
+      .any_params = true },
+    { .method = "POST", .pattern = "/v1/messages/count_tokens", .run_wait = model_call_run_wait,
+      .id = "countTokens", .tag = "models", .summary = "Anthropic: how long a text is to a model",
+      .json = "ModelRequest",
+      .status = 200, .answer = "ModelAnswer", .error = "ModelError", .open = true,
+      .any_params = true },
+    { .method = "GET", .pattern = "/api/accounts", .run_wait = account_list_run_wait,
+      .id = "listAccounts", .tag = "models",
+      .summary = "What callers without a task have used, by tenant, agent and user",
+      .params = accounts_params, .status = 200, .answer = "AccountList" },
 
     /* webhooks */
     { .method = "GET", .pattern = "/api/webhooks", .run_wait = webhook_list_run_wait,

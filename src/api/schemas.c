@@ -173,6 +173,13 @@ const Schema api_schemas[] = {
     { "PriceTier", "aboveTokens:integer " PRICE_RATES },
     { "PriceEntries", "" },
     { "PriceImport", "imported:integer skipped:integer firstSkipped:string revision:integer" },
+    { "ModelRequest", "" }, /* as the provider's API has it, likewise the next two */
+    { "ModelAnswer", "" },
+    { "ModelError", "" },
+    { "AccountList", "accounts:[Account]" },
+    { "Account", "accountId:uuid tenantId:string agent:string? userId:string? createdAt:time "
+                 "usedAt:time llmCalls:integer inputTokens:integer outputTokens:integer "
+                 "cachedTokens:integer costUsd:usd costNusd:integer" },
     { "CacheNews", "revision:integer purges:[CachePurge]" },
     { "CachePurge", "tenant:string? agent:string?" },
     { "FlagList", "revision:integer flags:[Flag]" },

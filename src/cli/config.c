@@ -239,16 +239,10 @@ static char *text_member(Reader *rd, const IssuePath *path, const Json *obj, con
 }
 
 /* {env: NAME} or {file: PATH}; an unset variable is an error when required. */
-static char *secret_member(Reader *rd, const IssuePath *path, const Json *v)
+/* What v, a mapping that was looked at, names. */
+static char *secret_read(Reader *rd, const IssuePath *path, const Json *v)
 {
-    static const char *const names[] = { "env", "file", NULL };
     char *text = NULL;
-    if (json_type(v) == JSON_STRING) {
-        issue_error(&rd->issues, path,
-                    "must not stand in the file: write {env: NAME} or {file: PATH}");
-        return NULL;
-    }
-    if (!check_members(rd, path, v, names)) return NULL;
     char *env = text_member(rd, path, v, "env", false),
          *file = text_member(rd, path, v, "file", false);
     if (!env == !file) {
@@ -267,6 +261,17 @@ static char *secret_member(Reader *rd, const IssuePath *path, const Json *v)
     if (r < 0) issue_error(&rd->issues, path, "%s", diag_text_or(r));
     else keep_text(rd->config, &text, str_trim(content));
     return text;
+}
+
+static char *secret_member(Reader *rd, const IssuePath *path, const Json *v)
+{
+    static const char *const names[] = { "env", "file", NULL };
+    if (json_type(v) == JSON_STRING) {
+        issue_error(&rd->issues, path,
+                    "must not stand in the file: write {env: NAME} or {file: PATH}");
+        return NULL;
+    }
+    return check_members(rd, path, v, names) ? secret_read(rd, path, v) : NULL;
 }
 
 static void read_rate(Reader *rd, const IssuePath *path, const Json *obj, const char *key,
@@ -597,6 +602,87 @@ static void add_key(Config *config, const char *key)
     sha256(str_of(key), config->keys[config->keys_n++]);
 }
 
+/* A name that budgets and records are kept by. */
+static Str owner_member(Reader *rd, const IssuePath *path, const Json *v, const char *name,
+                        bool required)
+{
+    IssuePath at = ISSUE_KEY(path, str_of(name));
+    char *text = text_member(rd, path, v, name, required);
+    if (!text) return STR_NULL;
+    if (!*text || strlen(text) > BUDGET_KEY_BYTES_MAX)
+        issue_error(&rd->issues, &at, "must have 1 to %d bytes", BUDGET_KEY_BYTES_MAX);
+    return str_of(text);
+}
+
+static void read_call_limits(Reader *rd, const IssuePath *up, const Json *v, CapHold *ret)
+{
+    static const char *const names[] = { "usdPerCall", "tokensPerCall", NULL };
+    IssuePath path = ISSUE_KEY(up, STR("limits")), usd = ISSUE_KEY(&path, STR("usdPerCall")),
+              tokens = ISSUE_KEY(&path, STR("tokensPerCall"));
+    if (!v || !check_members(rd, &path, v, names)) return;
+    const Json *money = json_get(v, "usdPerCall"), *n = json_get(v, "tokensPerCall");
+    if (money && (json_type(money) != JSON_STRING ||
+                  money_from_text(json_str(money), NUSD_PER_USD, &ret->nusd) < 0 || ret->nusd <= 0))
+        issue_error(&rd->issues, &usd, "must be an amount of USD in quotes, such as \"0.05\"");
+    if (n && (json_i64(n, &ret->tokens) < 0 || ret->tokens <= 0))
+        issue_error(&rd->issues, &tokens, "must be a whole number from 1 up");
+}
+
+static void read_tenant_key(Reader *rd, const IssuePath *at, const Json *v, const char *key)
+{
+    Config *config = rd->config;
+    FrontKey front = { .tenant = owner_member(rd, at, v, "tenant", true),
+                       .agent = owner_member(rd, at, v, "agent", false) };
+    read_call_limits(rd, at, json_get(v, "limits"), &front.call_max);
+    sha256(str_of(key ? key : ""), front.digest);
+    if (key) config->front_keys[config->front_keys_n++] = front;
+}
+
+/* A key twice would let its role depend on the order. */
+static bool is_taken(const Config *config, const char *key)
+{
+    uint8_t digest[SHA256_BYTES];
+    bool taken = false;
+    sha256(str_of(key), digest);
+    for (size_t i = 0; i < config->keys_n; i++)
+        taken |= memcmp(config->keys[i], digest, sizeof digest) == 0;
+    for (size_t i = 0; i < config->front_keys_n; i++)
+        taken |= memcmp(config->front_keys[i].digest, digest, sizeof digest) == 0;
+    return taken;
+}
+
+static void read_key(Reader *rd, const IssuePath *at, const Json *v)
+{
+    static const char *const names[] = { "env", "file", "role", "tenant", "agent", "limits", NULL },
+                             *const operators[] = { "env", "file", "role", NULL };
+    IssuePath role_at = ISSUE_KEY(at, STR("role"));
+    bool tenant = json_type(v) == JSON_OBJECT &&
+                  str_eq(json_str(json_get(v, "role")), STR("tenant"));
+    if (json_type(v) == JSON_STRING) {
+        issue_error(&rd->issues, at,
+                    "must not stand in the file: write {env: NAME} or {file: PATH}");
+        return;
+    }
+    if (!check_members(rd, at, v, tenant ? names : operators)) return;
+    const Json *role = json_get(v, "role");
+    if (role && !tenant && !str_eq(json_str(role), STR("operator")))
+        issue_error(&rd->issues, &role_at, "must be operator (the default) or tenant");
+    char *key = secret_read(rd, at, v);
+    if (key && strlen(key) < 16) {
+        issue_error(&rd->issues, at, "is shorter than 16 characters");
+        key = NULL;
+    }
+    if (key && str_starts_with(str_of(key), STR(GATEWAY_TASK_KEY_PREFIX)))
+        issue_error(&rd->issues, at, "begins with %s, as keys of tasks do",
+                    GATEWAY_TASK_KEY_PREFIX);
+    if (key && is_taken(rd->config, key)) {
+        issue_error(&rd->issues, at, "is the same key as one before it");
+        key = NULL;
+    }
+    if (tenant) read_tenant_key(rd, at, v, key);
+    else if (key) add_key(rd->config, key);
+}
+
 static void read_auth(Reader *rd, const Json *v)
 {
     static const char *const names[] = { "keys", NULL };
@@ -612,9 +698,7 @@ static void read_auth(Reader *rd, const Json *v)
     }
     for (JsonIter it = json_iter(list); json_next(&it); i++) {
         IssuePath at = ISSUE_INDEX(&keys, i);
-        char *key = secret_member(rd, &at, it.value);
-        if (key && strlen(key) < 16) issue_error(&rd->issues, &at, "is shorter than 16 characters");
-        else if (key) add_key(rd->config, key);
+        read_key(rd, &at, it.value);
     }
 }
 
@@ -1202,6 +1286,10 @@ void config_dump(const Config *config, Buf *out)
             buf_printf(out, "%s USD\n", money_text(rule->limit, usd));
         else buf_printf(out, "%" PRId64 " tokens\n", rule->limit);
     }
+    for (size_t i = 0; i < config->front_keys_n; i++)
+        buf_printf(out,
+                   "auth.keys: {key: ********, role: tenant, tenant: \"%.*s\", agent: \"%.*s\"}\n",
+                   STR_ARG(config->front_keys[i].tenant), STR_ARG(config->front_keys[i].agent));
     buf_printf(out, "auth.keys: %zu\nwebhooks.secret: %s\n", config->keys_n,
                config->webhook_secret.len ? "********" : "made at start");
 }

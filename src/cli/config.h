@@ -12,6 +12,7 @@
 #include "logic/lane.h"
 #include "net/addr_guard.h"
 #include "store/event_store.h"
+#include "worker/front.h"
 
 #define CONFIG_KEYS_MAX 32
 #define CONFIG_KEY_BYTES 32 /* SHA-256 of an API key */
@@ -29,6 +30,8 @@ typedef struct {
     char *public_url; /* for statusUrl and callbacks; empty: from address and port */
     uint8_t keys[CONFIG_KEYS_MAX][CONFIG_KEY_BYTES];
     size_t keys_n;
+    FrontKey front_keys[CONFIG_KEYS_MAX]; /* of tenants; texts in the arena */
+    size_t front_keys_n;
 
     /* log */
     char *log_level, *log_format;

@@ -81,11 +81,29 @@ static void check_config(const Invocation *in, Config *config)
            : "SIMULATED in dev; set OPENAI_API_KEY, ANTHROPIC_API_KEY or OPENAI_BASE_URL for real ones");
 }
 
+/* Model calls at the server's port are for tenants: their keys, or why there are none. */
+static void check_callers(const Config *config)
+{
+    char detail[160];
+    size_t n = config->front_keys_n;
+    snprintf(detail, sizeof detail, "%zu key%s with role: tenant for model calls at /v1/", n,
+             n == 1 ? "" : "s");
+    if (n == 0)
+        ok("callers",
+           "none: `gantry serve` takes no model calls at /v1/ (auth.keys with role: tenant); "
+           "`gantry dev` takes those of this machine, as tenant `dev`");
+    else if (config->gateway.providers_n == 0)
+        problem("callers", detail,
+                "name a provider and models for them, as docs/operating.md shows");
+    else ok("callers", detail);
+}
+
 int doctor_run(const Invocation *in)
 {
     Config config;
     config_init(&config, CONFIG_DEV);
     check_config(in, &config);
+    check_callers(&config);
     check_data(flag(in, "data") ? flag(in, "data") : config.data);
     check_limits();
     check_program("python3", "Python agents", "apt-get install python3");

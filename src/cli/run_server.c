@@ -58,6 +58,7 @@ struct Program {
     Gateway *gateway;
     WorkerLink *link;
     WorkerHost *worker;
+    Front *front;
     Webhooks *webhooks;
     Breakers *webhook_breakers;
     RateBoard *board;
@@ -71,14 +72,15 @@ struct Program {
 static HttpServerOptions server_options(const Program *p)
 {
     const Config *c = &p->config;
+    size_t body_max = MAX(api_body_bytes_max(p->api), (size_t)c->body_bytes_max);
+    if (p->front) body_max = MAX(body_max, GATEWAY_REQUEST_BYTES_MAX);
     return (HttpServerOptions){ .address = c->address,
                                 .port = p->port,
                                 .shared = true,
                                 .limits = { .head_bytes_max = (size_t)c->head_bytes_max,
                                             .fields_max = (size_t)c->fields_max,
                                             .target_bytes_max = (size_t)c->target_bytes_max },
-                                .body_bytes_max = MAX(api_body_bytes_max(p->api),
-                                                      (size_t)c->body_bytes_max),
+                                .body_bytes_max = body_max,
                                 .connections_max = (size_t)c->connections_max,
                                 .header_timeout_ms = c->header_timeout_ms,
                                 .body_timeout_ms = c->body_timeout_ms,
@@ -143,6 +145,7 @@ static int api_start_wait(Program *p)
                            .keys_n = p->config.keys_n,
                            .dev = p->mode == CONFIG_DEV,
                            .public_url = str_of(p->config.public_url),
+                           .front = p->front,
                            .board = p->board,
                            .lease_ms = p->config.lease_ms,
                            .body_bytes_max = (size_t)p->config.body_bytes_max };
@@ -220,6 +223,9 @@ static int runner_fiber(void *arg)
 static int worker_start_wait(Program *p)
 {
     Str dir = arena_printf(&p->config.arena, "%s/worker", p->config.data);
+    const char *name = p->mode == CONFIG_WORKER  ? flag(p->in, "name")
+                       : p->mode == CONFIG_SERVE ? "serve"
+                                                 : "dev";
     p->client = http_client_new();
     p->gateway = gateway_new(&p->config.gateway);
     if (p->metrics) metrics_add_gateway(p->metrics, p->gateway);
@@ -233,8 +239,10 @@ static int worker_start_wait(Program *p)
                               .gateway = p->gateway,
                               .models = &p->config.gateway,
                               .client = p->client,
-                              .name = p->mode == CONFIG_WORKER ? flag(p->in, "name") : "dev",
+                              .name = name,
                               .slots = p->config.lanes,
+                              .front = p->front,
+                              .front_only = p->mode == CONFIG_SERVE,
                               .dir = dir.ptr,
                               .grace_ms = p->config.grace_ms,
                               .log_bytes_max = (size_t)p->config.log_bytes_max,
@@ -335,18 +343,28 @@ static void banner_wait(Program *p)
 
 /* --- the life of a process -------------------------------------------------------------------- */
 
+/* Callers of models need a gateway here: `gantry serve` has one when it knows such callers. */
+static void front_start(Program *p)
+{
+    const Config *c = &p->config;
+    if (p->mode == CONFIG_DEV || (p->mode == CONFIG_SERVE && c->front_keys_n > 0))
+        p->front = front_new(p->main, c->front_keys, c->front_keys_n, 0);
+    if (p->front) metrics_add_front(p->metrics, p->front);
+}
+
 static int start_wait(Program *p)
 {
     int r = 0;
+    front_start(p);
+    bool gateway = p->mode != CONFIG_SERVE || p->front;
     if (p->mode == CONFIG_DEV || (p->mode == CONFIG_WORKER && flag_given(p->in, "sim")))
         r = sim_open(0, &p->sim);
-    if (r == 0 && p->mode != CONFIG_SERVE)
-        r = config_add_providers(&p->config, p->sim ? sim_port(p->sim) : 0);
+    if (r == 0 && gateway) r = config_add_providers(&p->config, p->sim ? sim_port(p->sim) : 0);
     if (r == 0 && p->mode != CONFIG_WORKER) r = api_start_wait(p);
     if (r == 0 && p->mode != CONFIG_WORKER) r = webhooks_start_here(p);
     if (r == 0 && p->mode != CONFIG_WORKER)
         r = fiber_spawn("controller", ticker_fiber, p, &p->ticker);
-    if (r == 0 && p->mode != CONFIG_SERVE) r = worker_start_wait(p);
+    if (r == 0 && gateway) r = worker_start_wait(p);
     return r;
 }
 
@@ -378,6 +396,8 @@ static void stop_wait(Program *p)
     if (p->webhooks) metrics_remove(p->metrics, p->webhooks);
     webhooks_stop_wait(TAKE(p->webhooks), deadline_after(CLOSE_MS));
     api_stop_wait(p);
+    if (p->front) metrics_remove(p->metrics, p->front);
+    front_free(TAKE(p->front));
     sim_close_wait(TAKE(p->sim), deadline_after(CLOSE_MS));
     signals_close(TAKE(p->signals));
 }

@@ -72,11 +72,13 @@ int gateway_problem_wait(const GatewayHttp *http, const GatewayReply *reply, Pro
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, 64 * 1024);
     TaskAsk ask = { .http = http, .reply = reply };
-    GatewayField final = { "x-should-retry", STR("false") };
+    GatewayField final = { "x-should-retry", STR("false") }, soon = { "retry-after", STR("1") };
+    const GatewayField *field = problem_is_final(problem) ? &final
+                                : problem == PROBLEM_AWAY ? &soon
+                                                          : NULL;
     (void)problem_body(&body, problem, path_api(http->path), str_of(message), NULL,
                        http->request_id);
-    return ask_answer_wait(&ask, problem_status(problem), problem_is_final(problem) ? &final : NULL,
-                           buf_str(&body));
+    return ask_answer_wait(&ask, problem_status(problem), field, buf_str(&body));
 }
 
 int ask_problem_wait(const TaskAsk *ask, Problem problem, const char *message)

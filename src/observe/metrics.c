@@ -20,7 +20,15 @@
 #define THROUGHPUT_SPAN_MS 15000 /* throughput is over at least so long, once there is so much */
 #define SHOWN_VERSION_LEN 12
 
-typedef enum { PART_LOOP, PART_SERVER, PART_GATEWAY, PART_WEBHOOKS, PART_BOARD, PART_N_ } PartKind;
+typedef enum {
+    PART_LOOP,
+    PART_SERVER,
+    PART_GATEWAY,
+    PART_WEBHOOKS,
+    PART_BOARD,
+    PART_FRONT,
+    PART_N_
+} PartKind;
 
 /* Text of the families that come from the store. */
 typedef struct {
@@ -96,6 +104,11 @@ void metrics_add_board(Metrics *m, RateBoard *board)
 void metrics_add_webhooks(Metrics *m, const Webhooks *webhooks)
 {
     part_add(m, PART_WEBHOOKS, webhooks);
+}
+
+void metrics_add_front(Metrics *m, const Front *front)
+{
+    part_add(m, PART_FRONT, front);
 }
 
 void metrics_remove(Metrics *m, const void *part)
@@ -185,6 +198,7 @@ typedef struct {
     uint64_t slow_slices;
     HttpServerStats http;
     WebhookStats webhooks;
+    FrontStats front;
 } PartSums;
 
 static void http_add(HttpServerStats *sum, const HttpServer *server)
@@ -227,11 +241,23 @@ static PartSums parts_sum(Metrics *m)
         http_add(&sum.http, m->parts[PART_SERVER][i]);
     for (size_t i = 0; i < m->parts_n[PART_WEBHOOKS]; i++)
         webhooks_add(&sum.webhooks, m->parts[PART_WEBHOOKS][i]);
+    for (size_t i = 0; i < m->parts_n[PART_FRONT]; i++) /* there is one */
+        front_stats(m->parts[PART_FRONT][i], &sum.front);
     pthread_mutex_unlock(&m->lock);
     return sum;
 }
 
 static const FieldFamily part_families[] = {
+    COUNTER_OF(PartSums, front.served, "gantry_front_requests",
+               "Requests to models at the server's port that reached the gateway"),
+    COUNTER_OF(PartSums, front.refused, "gantry_front_refused",
+               "Requests to models at the server's port without a key for it, or malformed"),
+    COUNTER_OF(PartSums, front.away, "gantry_front_away",
+               "Requests to models refused while starting, ending or with too many callers"),
+    GAUGE_OF(PartSums, front.callers, "gantry_front_callers",
+             "Keys and users whose calls have a place in memory"),
+    COUNTER_OF(PartSums, front.evicted, "gantry_front_evicted",
+               "Keys and users that made room for others"),
     COUNTER_OF(PartSums, slow_slices, "gantry_loop_slow_slices",
                "Times something held an event loop for more than 50 ms"),
     COUNTER_OF(PartSums, http.connections, "gantry_http_connections", "Connections accepted"),

@@ -13,6 +13,7 @@
 #include "observe/webhook.h"
 #include "queue/queue.h"
 #include "sys/loop.h"
+#include "worker/front.h"
 
 typedef struct Metrics Metrics;
 
@@ -30,6 +31,7 @@ void metrics_add_server(Metrics *metrics, const HttpServer *server);
 void metrics_add_gateway(Metrics *metrics, const Gateway *gateway);
 void metrics_add_board(Metrics *metrics, RateBoard *board); /* at most one */
 void metrics_add_webhooks(Metrics *metrics, const Webhooks *webhooks);
+void metrics_add_front(Metrics *metrics, const Front *front); /* at most one */
 void metrics_remove(Metrics *metrics, const void *part);
 
 /* On a fiber. Appends all families. Figures that come from the store (versions, workers) are at

@@ -54,9 +54,9 @@ static bool text_ok(const char *text, size_t size)
 
 static bool entry_ok(const Entry *e)
 {
-    return e->fence > 0 && e->attempt >= 0 && e->nusd >= 0 && e->tokens >= 0 && e->call_id[0] &&
-           text_ok(e->call_id, sizeof e->call_id) && text_ok(e->provider, sizeof e->provider) &&
-           text_ok(e->model, sizeof e->model);
+    return e->fence >= TASK_FENCE_ACCOUNT && e->attempt >= 0 && e->nusd >= 0 && e->tokens >= 0 &&
+           e->call_id[0] && text_ok(e->call_id, sizeof e->call_id) &&
+           text_ok(e->provider, sizeof e->provider) && text_ok(e->model, sizeof e->model);
 }
 
 /* Takes in what is there; false: this is no list of ours. */

@@ -153,6 +153,9 @@ typedef struct {
     int (*grants_wait)(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
                        BudgetAnswer *ret);
 
+    /* The account of calls without a task (queue_account_wait). NULL: there are none here. */
+    int (*account_wait)(WorkerLink *link, const BudgetOwner *owner, Uuid *ret);
+
     /* Tells what a worker that is dead had in flight (its list was found). Returns 0,
      * LINK_E_NO_WORKER (this one), LINK_E_REFUSED. */
     int (*holds_wait)(WorkerLink *link, Uuid dead_id, const BudgetHold *holds, size_t n);

@@ -170,6 +170,11 @@ static int local_grants_wait(WorkerLink *link, const BudgetAsk *ask, int64_t wai
                                      arena, ret));
 }
 
+static int local_account_wait(WorkerLink *link, const BudgetOwner *owner, Uuid *ret)
+{
+    return outcome(queue_account_wait(local_of(link)->queue, owner, ret));
+}
+
 static int local_holds_wait(WorkerLink *link, Uuid dead_id, const BudgetHold *holds, size_t n)
 {
     LocalLink *local = local_of(link);
@@ -331,6 +336,7 @@ static const WorkerLinkOps local_ops = {
     .journal_add_wait = local_journal_add_wait,
     .state_wait = local_state_wait,
     .grants_wait = local_grants_wait,
+    .account_wait = local_account_wait,
     .holds_wait = local_holds_wait,
     .logs_wait = local_logs_wait,
     .version_wait = local_version_wait,

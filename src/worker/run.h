@@ -31,7 +31,7 @@ typedef struct {
 } RunCounters;
 
 /* What the worker lends to its runs. */
-typedef struct {
+typedef struct RunHost {
     WorkerLink *link;
     Gateway *gateway;
     const GatewayConfig *models;

@@ -33,7 +33,8 @@
 #define RETRY_MS_MAX 5000
 #define CLAIM_RETRY_MS_MAX 2000
 #define RATES_EVERY_MS 1000
-#define RATES_PAUSE_MS 20 /* at least so long between two of them */
+#define FRONT_CLOSE_MS 5000 /* for calls that were stopped to settle */
+#define RATES_PAUSE_MS 20   /* at least so long between two of them */
 
 struct WorkerHost {
     WorkerLink *link;
@@ -41,6 +42,8 @@ struct WorkerHost {
     AddrGuard guard;
     int lock; /* descriptor of the lock file */
     RunHost host;
+    Front *front; /* NULL: none */
+    bool front_only;
 
     GatewayControl control;
     LinkLease lease;
@@ -78,6 +81,7 @@ static void publish(WorkerHost *w)
 static void changed(WorkerHost *w)
 {
     publish(w);
+    if (w->front && w->flags_known && w->prices_known) front_ready(w->front);
     cond_broadcast(&w->changed);
 }
 
@@ -186,6 +190,8 @@ static void on_flags_doubted_wait(void *ctx);
 static void options_copy(WorkerHost *w, const WorkerOptions *o)
 {
     w->link = o->link;
+    w->front = o->front;
+    w->front_only = o->front_only;
     w->name = o->name ? xstrdup(o->name) : host_name();
     w->dir = xstrdup(o->dir);
     w->path = xstrdup(o->path ? o->path : PATH_DEFAULT);
@@ -213,7 +219,8 @@ static void options_copy(WorkerHost *w, const WorkerOptions *o)
 int worker_open_wait(const WorkerOptions *o, WorkerHost **ret)
 {
     assert(o->link && o->gateway && o->models && o->client && o->dir);
-    if (!lane_config_ok(&o->slots)) return diag_set(-EINVAL, "a lane of the worker has no slot");
+    if (!o->front_only && !lane_config_ok(&o->slots))
+        return diag_set(-EINVAL, "a lane of the worker has no slot");
     if (lane_slots(&o->slots) > HEARTBEAT_TASKS_MAX)
         return diag_set(-EINVAL, "a worker has at most %d slots", HEARTBEAT_TASKS_MAX);
     CLEANUP(worker_freep) WorkerHost *w = xcalloc(1, sizeof *w);
@@ -222,9 +229,9 @@ int worker_open_wait(const WorkerOptions *o, WorkerHost **ret)
     pthread_mutex_init(&w->mutex, NULL);
     list_init(&w->runs);
     cond_init(&w->changed);
-    slots_init(&w->slots, &o->slots);
+    if (!o->front_only) slots_init(&w->slots, &o->slots);
     options_copy(w, o);
-    w->stats.slots = o->slots;
+    w->stats.slots = w->slots.total;
     int r = dir_take_wait(w, o->versions_max ? o->versions_max : VERSIONS_MAX_DEFAULT);
     if (r < 0) return r;
     *ret = TAKE(w);
@@ -354,6 +361,7 @@ static int register_once_wait(WorkerHost *w)
         return diag_set(-EPROTO, "the server gave no proper workerId");
     holds_begin(w->host.holds, w->host.worker_id);
     gateway_budget_reset(w->host.gateway);
+    if (w->front) front_lease(w->front, w->host.worker_id);
     w->registered = true;
     w->registrations++;
     LOG_INFO("worker registered", LOG_CSTR("worker", w->lease.worker_id),
@@ -362,9 +370,15 @@ static int register_once_wait(WorkerHost *w)
     return 0;
 }
 
+/* Nothing runs, and no call of others is under way. */
+static bool is_idle(const WorkerHost *w)
+{
+    return list_empty(&w->runs) && (!w->front || front_idle(w->front));
+}
+
 static bool may_end(const WorkerHost *w)
 {
-    return w->over || (w->draining && list_empty(&w->runs));
+    return w->over || (w->draining && is_idle(w));
 }
 
 /* Sleeps, but not on when the worker may end. */
@@ -668,6 +682,7 @@ void worker_drain(WorkerHost *w)
     if (w->draining) return;
     LOG_INFO("worker drains", LOG_INT("running", slots_running(&w->slots)));
     w->draining = true;
+    if (w->front) front_drain(w->front);
     claimers_cancel(w);
     changed(w);
 }
@@ -676,6 +691,7 @@ void worker_kill(WorkerHost *w)
 {
     worker_drain(w);
     w->killed = true;
+    if (w->front) front_stop(w->front);
     stop_all(w, RUN_KILLED);
 }
 
@@ -687,14 +703,20 @@ static int grants_wait(void *ctx, const BudgetAsk *ask, int64_t wait_ms, Arena *
     return w->link->ops->grants_wait(w->link, ask, wait_ms, arena, ret);
 }
 
+static void on_front_idle(void *ctx)
+{
+    changed(ctx);
+}
+
 static int fibers_start(WorkerHost *w)
 {
     w->control = (GatewayControl){ .ctx = w, .grants_wait = grants_wait };
     gateway_set_control(w->host.gateway, &w->control);
+    if (w->front) front_open(w->front, &w->host, on_front_idle, w);
     int r = fiber_spawn("heartbeat", heart_main, w, &w->heart);
     gateway_set_sharing(w->host.gateway, true); /* until it is known that nothing is shared */
     if (r == 0) r = fiber_spawn("rates", rates_main, w, &w->rates);
-    for (size_t i = 0; r == 0 && i < ARRAY_N(w->claimers); i++)
+    for (size_t i = 0; r == 0 && !w->front_only && i < ARRAY_N(w->claimers); i++)
         r = fiber_spawn("claim", claimer_main, w, &w->claimers[i]);
     return r < 0 ? diag_set(r, "no fibers for the worker") : 0;
 }
@@ -731,6 +753,7 @@ static void end_wait(WorkerHost *w)
     fiber_shield();
     worker_kill(w);
     drained_wait(w);
+    if (w->front) front_close_wait(w->front, deadline_after(FRONT_CLOSE_MS));
     w->over = true;
     fiber_cancel(w->heart);
     fiber_join_wait(w->heart, NULL);
@@ -751,7 +774,7 @@ int worker_run_wait(WorkerHost *w)
     int r = register_wait(w);
     bool started = r == 0 && w->registered;
     if (started) r = fibers_start(w);
-    while (r == 0 && started && !(w->draining && list_empty(&w->runs)))
+    while (r == 0 && started && !(w->draining && is_idle(w)))
         r = cond_wait(&w->changed, DEADLINE_NONE);
     if (r == -ECANCELED) w->host.torn_down = true;
     end_wait(w);

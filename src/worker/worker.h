@@ -16,6 +16,7 @@
 #define GANTRY_WORKER_WORKER_H
 
 #include "net/breakers.h"
+#include "worker/front.h"
 #include "worker/link.h"
 
 /* (`Worker` is the row in the store.) */
@@ -36,6 +37,8 @@ typedef struct {
     int64_t memory_bytes_max; /* of one agent process; 0: unlimited */
     const char *path;         /* PATH of agents; NULL: the usual directories */
     const char *node_path;    /* NODE_PATH of agents; NULL: unset */
+    Front *front;             /* of this loop; what it has for callers of models; NULL: none */
+    bool front_only;          /* claims nothing: slots are not looked at */
     const AddrGuard *guard;   /* what http tools may reach; NULL: public addresses only */
 } WorkerOptions;
 

@@ -287,7 +287,8 @@ static void check_operation(const Json *document, const Route *route)
     snprintf(status, sizeof status, "%d", route->status);
     assert_non_null(json_get(json_get(operation, "responses"), status));
     assert_non_null(json_get(json_get(operation, "responses"), "default"));
-    assert_true((json_get(operation, "requestBody") != NULL) == (route->body || route->upload));
+    assert_true((json_get(operation, "requestBody") != NULL) ==
+                (route->body || route->upload || route->json));
     Str rest = str_of(route->pattern), part;
     size_t params = 0;
     while (url_path_next(&rest, &part)) params += str_starts_with(part, STR("{"));
@@ -826,10 +827,57 @@ static void test_keys(void **state)
         if (strchr(api_routes[i].pattern, '{')) continue;
         Reply reply = call_with(f, api_routes[i].method, api_routes[i].pattern, NULL, STR_NULL);
         bool refused = reply.status == 401;
-        if (refused == api_routes[i].open) fail_msg("%s: %d", api_routes[i].pattern, reply.status);
+        bool open = api_routes[i].open && !api_routes[i].error; /* those look at keys themselves */
+        if (refused == open) fail_msg("%s: %d", api_routes[i].pattern, reply.status);
     }
     EXPECT(get(f, "/nowhere"), 401);
     f->options.keys_n = 0;
+}
+
+/* Model calls have keys of their own, and errors in the shape of the API called. */
+static void test_keys_of_callers(void **state)
+{
+    ApiFixture *f = *state;
+    uint8_t operators[1][SHA256_BYTES];
+    FrontKey tenant = { .tenant = STR("acme") };
+    sha256(STR("an-operators-key"), operators[0]);
+    sha256(STR("a-tenants-key"), tenant.digest);
+    api_close(f);
+    f->options.keys = (const uint8_t(*)[SHA256_BYTES])operators;
+    f->options.keys_n = 1;
+    f->options.front = front_new(f->loop, &tenant, 1, 0);
+    api_open(f);
+    static const struct {
+        const char *fields;
+        int status;
+        const char *code;
+    } table[] = {
+        { NULL, 401, "invalid_api_key" },
+        { "Authorization: Bearer a-tenants-key2\r\n", 401, "invalid_api_key" },
+        { "Authorization: Bearer an-operators-key\r\n", 403, "key_not_allowed" },
+        { "X-API-Key: a-tenants-key\r\nx-gantry-user: \xff\r\n", 400, "invalid_request" },
+    };
+    for (size_t i = 0; i < ARRAY_N(table); i++) {
+        Reply reply = call_with(f, "POST", "/v1/chat/completions", table[i].fields, STR("{}"));
+        if (reply.status != table[i].status) fail_msg("row %zu: %d", i, reply.status);
+        EXPECT_TEXT(json_str(json_get(member(&reply, "error"), "code")), table[i].code);
+    }
+    Reply reply = call_with(f, "GET", "/api/tasks", "X-API-Key: a-tenants-key\r\n", STR_NULL);
+    EXPECT(reply, 403);
+    EXPECT_TEXT(text(&reply, "code"), "key_not_allowed");
+    reply = call_with(f, "GET", "/v1/chat/completions", "X-API-Key: a-tenants-key\r\n", STR_NULL);
+    EXPECT(reply, 405);
+    EXPECT_TEXT(field(&reply, "allow"), "POST");
+    EXPECT(call_with(f, "POST", "/v1/files", "X-API-Key: a-tenants-key\r\n", STR_NULL), 404);
+    FrontStats stats;
+    front_stats(f->options.front, &stats);
+    assert_int_equal(stats.refused, 6);
+    api_close(f);
+    front_free(f->options.front);
+    f->options.front = NULL;
+    f->options.keys_n = 0;
+    api_open(f);
+    EXPECT(call_with(f, "POST", "/v1/chat/completions", NULL, STR("{}")), 401); /* none here */
 }
 
 static void test_no_keys_outside_dev_mode(void **state)
@@ -901,6 +949,7 @@ int main(void)
         CASE(test_events),
         CASE(test_hosts_in_dev_mode),
         CASE(test_keys),
+        CASE(test_keys_of_callers),
         CASE(test_no_keys_outside_dev_mode),
         CASE(test_queue_workers_and_root),
     };

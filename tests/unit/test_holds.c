@@ -38,6 +38,7 @@ static void open_in(const TempDir *dir, Holds **ret)
 }
 
 static const TaskRef task = { .id = { { 7 } }, .fence = 9 };
+static const TaskRef account = { .id = { { 8 } }, .fence = TASK_FENCE_ACCOUNT };
 
 /* A process that enters calls and is killed. */
 static void child(const TempDir *dir)
@@ -47,7 +48,7 @@ static void child(const TempDir *dir)
     holds_begin(holds, id_of(1));
     GatewayCall a = call_of("a", 1000), b = call_of("b", 2000), c = call_of("c", 3000);
     assert_int_equal(holds_put(holds, &a, task), 0);
-    assert_int_equal(holds_put(holds, &b, task), 0);
+    assert_int_equal(holds_put(holds, &b, account), 0);
     assert_int_equal(holds_put(holds, &c, task), 0);
     holds_charge(holds, &b);
     holds_drop(holds, &c);
@@ -85,6 +86,8 @@ static void test_outlives_a_kill(void **state)
     assert_int_equal(list[a].charge.nusd, 1000); /* in flight: all that was held */
     assert_int_equal(list[1 - a].charge.nusd, 200);
     assert_int_equal(list[a].task.fence, 9);
+    assert_int_equal(list[1 - a].task.fence, TASK_FENCE_ACCOUNT);
+    assert_true(uuid_eq(list[1 - a].task.id, account.id));
     assert_int_equal(list[a].attempt, 2);
     assert_true(str_eq(list[a].model, STR("gpt-4o-mini-2024-07-18")));
 
