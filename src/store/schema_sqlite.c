@@ -343,10 +343,9 @@ static const char events[] =
 
 /* One index of calls instead of two: a call is put once into it, and those of a task, which are
  * few, are sorted when they are read. */
-static const char calls_index[] =
-    "DROP INDEX call_by_task;"
-    "DROP INDEX call_once;"
-    "CREATE UNIQUE INDEX call_by_task ON call (task_seq, call_id);";
+static const char calls_index[] = "DROP INDEX call_by_task;"
+                                  "DROP INDEX call_once;"
+                                  "CREATE UNIQUE INDEX call_by_task ON call (task_seq, call_id);";
 
 /* What agents keep. own: of one task that has no session; name is its id then. Values stand apart
  * from what is looked for. */
