@@ -369,6 +369,17 @@ static void ask(PurseOwner *owner)
 
 /* --- calls ------------------------------------------------------------------------------------ */
 
+static void give(Purse *purse);
+
+/* What comes free here while it is asked for goes back at once: the control plane has the rest of
+ * what is needed, or somebody whose turn is earlier. */
+static void give_free(PurseOwner *owner)
+{
+    int64_t back = 0;
+    for (size_t i = 0; i < owner->n; i++) back += budget_give_back(owner->purses[i]) > 0;
+    if (back > 0) give(owner->purse);
+}
+
 void purse_waiter_init(PurseWaiter *waiter, Lane lane, Cond *wake)
 {
     *waiter = (PurseWaiter){ .lane = lane, .wake = wake, .since_ms = clock_mono_ms() };
@@ -391,11 +402,34 @@ static void join(PurseOwner *owner, PurseWaiter *waiter)
     if (!was_empty && head_of(owner) == waiter && owner->asking) fiber_cancel(owner->asker);
 }
 
+static bool owner_has(const PurseOwner *owner, PurseSlot *const *slots, size_t n)
+{
+    for (size_t i = 0; i < owner->n; i++)
+        for (size_t k = 0; k < n; k++)
+            if (owner->slots[i] == slots[k]) return true;
+    return false;
+}
+
+/* Something of the slots is free: whose turn is first among those who need it tries. When it cannot
+ * take it, it gives it back; when it has taken what it needs, or leaves, the next one tries. */
+static void next_wake(Purse *purse, PurseSlot *const *slots, size_t n)
+{
+    PurseOwner *first = NULL;
+    size_t cursor = 0;
+    for (PurseOwner *owner; (owner = map_next(&purse->owners, &cursor));) {
+        if (!head_of(owner) || !owner_has(owner, slots, n)) continue;
+        if (!first || turn_of(head_of(owner)) < turn_of(head_of(first))) first = owner;
+    }
+    if (first) head_wake(first);
+}
+
 void purse_leave(PurseOwner *owner, PurseWaiter *waiter)
 {
     bool first = head_of(owner) == waiter;
     list_remove(&waiter->node);
-    if (first) head_wake(owner);
+    if (!first) return;
+    head_wake(owner);
+    next_wake(owner->purse, owner->slots, owner->n);
 }
 
 BudgetVerdict purse_try(PurseOwner *owner, PurseWaiter *waiter, const BudgetNeed *need,
@@ -416,6 +450,7 @@ BudgetVerdict purse_try(PurseOwner *owner, PurseWaiter *waiter, const BudgetNeed
     if (current)
         v = budget_try(owner->purses, owner->n, need, told ? owner->answer : BUDGET_WAIT, ret_room,
                        &by);
+    if (v == BUDGET_WAIT && owner->asking) give_free(owner);
     if (v == BUDGET_WAIT) ask(owner);
     if (v != BUDGET_EXHAUSTED) return v;
     *ret_by = &owner->slots[by]->scope;
@@ -440,19 +475,16 @@ void purse_take(PurseOwner *owner, PurseWaiter *waiter, const CapHold *hold, Pur
     purse_leave(owner, waiter);
 }
 
-static void give(Purse *purse);
-
 void purse_settle(Purse *purse, PurseHold *hold, const CapHold *actual)
 {
-    BudgetPurse *purses[BUDGET_SCOPES_MAX];
-    size_t cursor = 0;
+    BudgetPurse *purses[BUDGET_SCOPES_MAX] = { 0 };
+    bool held = hold->n > 0;
     for (size_t i = 0; i < hold->n; i++) purses[i] = &hold->slots[i]->purse;
     budget_settle(purses, hold->n, &hold->hold, actual);
+    next_wake(purse, hold->slots, hold->n);
     for (size_t i = 0; i < hold->n; i++) slot_unref(hold->slots[i]);
-    bool held = hold->n > 0;
     *hold = (PurseHold){ 0 };
     if (!held) return;
-    for (PurseOwner *owner; (owner = map_next(&purse->owners, &cursor));) head_wake(owner);
     if (clock_mono_ms() < purse->wanted_until_ms) give(purse);
 }
 

@@ -18,7 +18,9 @@ typedef struct {
     uint64_t epoch;
     int fails; /* so many questions more */
     int asked, gave;
+    int late;        /* questions that were not answered in time */
     bool none;       /* no budget applies */
+    bool knows;      /* it is only asked what applies */
     int64_t skew_ms; /* of its calendar */
     Cond changed;
     Purse *purse;
@@ -28,8 +30,10 @@ static void fake_take_back(Rig *rig, const BudgetAsk *ask)
 {
     for (size_t i = 0; i < ask->notes_n; i++) {
         if (ask->notes[i].start_ms != rig->start_ms) continue;
-        if (ask->notes[i].returned > rig->slice.returned) rig->gave++;
-        rig->slice.returned = MAX(rig->slice.returned, ask->notes[i].returned);
+        if (ask->notes[i].returned <= rig->slice.returned) continue;
+        rig->gave++;
+        rig->slice.returned = ask->notes[i].returned;
+        cond_broadcast(&rig->changed);
     }
 }
 
@@ -71,8 +75,12 @@ static int fake_grants_wait(void *ctx, const BudgetAsk *ask, int64_t wait_ms, Ar
     *ret = (BudgetAnswer){ .epoch = rig->epoch,
                            .now_ms = clock_real_ms() + rig->skew_ms,
                            .told = ARENA_ARRAY(arena, BudgetTold, 1) };
-    while (ask->asks && !rig->none && (ret->verdict = fake_decide(rig, ask)) == BUDGET_WAIT)
-        if (cond_wait(&rig->changed, until_ms) < 0) return -ECANCELED;
+    while (ask->asks && !rig->none && !rig->knows &&
+           (ret->verdict = fake_decide(rig, ask)) == BUDGET_WAIT) {
+        int r = cond_wait(&rig->changed, until_ms);
+        rig->late += r == -ETIMEDOUT;
+        if (r < 0) return -ECANCELED;
+    }
     ret->told[0] = (BudgetTold){ .start_ms = rig->start_ms,
                                  .end_ms = rig->end_ms,
                                  .limit = rig->limit,
@@ -112,6 +120,7 @@ typedef struct {
     int64_t held;
     int *order, place;
     bool keeps; /* it is left to the test to settle hold */
+    int *woken;
     PurseHold hold;
 } Caller;
 
@@ -133,8 +142,11 @@ static int caller_main(void *arg)
                         .want = { .nusd = c->want } };
     cond_init(&wake);
     purse_waiter_init(&waiter, c->lane, &wake);
-    while ((c->verdict = purse_try(c->owner, &waiter, &need, &room, &by)) == BUDGET_WAIT)
-        if (cond_wait(&wake, deadline_after(50)) == -ECANCELED) break;
+    while ((c->verdict = purse_try(c->owner, &waiter, &need, &room, &by)) == BUDGET_WAIT) {
+        int r = cond_wait(&wake, c->woken ? DEADLINE_NONE : deadline_after(50));
+        if (c->woken) ++*c->woken;
+        if (r == -ECANCELED) break;
+    }
     if (c->verdict == BUDGET_GRANT) {
         CapHold hold = { .nusd = MIN(c->want, room.nusd) };
         c->held = hold.nusd;
@@ -397,6 +409,81 @@ static int body_leaves(void *arg)
     return 0;
 }
 
+static void settle(Caller *c, int64_t nusd)
+{
+    purse_settle(c->rig->purse, &c->hold, &(CapHold){ .nusd = nusd });
+    recorded(c->rig, nusd);
+}
+
+/* A call waits, and its question is with the control plane, which lacks what another call leaves
+ * over here: that goes back at once. */
+static int body_free_while_asking(void *arg)
+{
+    (void)arg;
+    Rig rig;
+    FiberRef fiber;
+    int woken = 0;
+    rig_init(&rig, 1000);
+    PurseOwner *owner = owner_of(&rig, "u");
+    Caller first = { .rig = &rig, .owner = owner, .min = 900, .want = 900, .keeps = true };
+    Caller second = { .rig = &rig, .owner = owner, .min = 50, .want = 200, .woken = &woken };
+    run_all(&first, 1);
+    CHECK_INT(fiber_spawn("second", caller_main, &second, &fiber), 0);
+    await_asked(&rig, 2);
+    CHECK_INT(second.held, 0);
+    settle(&first, 750); /* with what was never granted that is enough, but neither is alone */
+    fiber_join_wait(fiber, NULL);
+    CHECK_INT(second.verdict, BUDGET_GRANT);
+    CHECK_INT(second.held, 200);
+    CHECK_INT(rig.late, 0);
+    purse_owner_unref(owner);
+    rig_deinit(&rig);
+    return 0;
+}
+
+/* Of many owners who wait those whose turn it is are woken, and others do not hear of it. */
+#define OWNERS 1000
+static int body_few_are_woken(void *arg)
+{
+    (void)arg;
+    Rig rig;
+    int woken = 0;
+    CLEANUP(freep) Caller *callers = xcalloc(OWNERS, sizeof *callers);
+    CLEANUP(freep) FiberRef *fibers = xcalloc(OWNERS, sizeof *fibers);
+    rig_init(&rig, 1000);
+    Caller first = { .rig = &rig, .owner = owner_of(&rig, "u"), .min = 300, .want = 300 };
+    first.keeps = true;
+    run_all(&first, 1);
+    rig.others = 600;
+    for (int i = 0; i < OWNERS; i++) {
+        char user[16];
+        snprintf(user, sizeof user, "u%d", i);
+        callers[i] = (Caller){
+            .rig = &rig, .owner = owner_of(&rig, user), .min = 390, .want = 390
+        };
+        callers[i].woken = &woken;
+        rig.knows = true; /* what applies, before it is asked for money */
+        Cond wake;
+        cond_init(&wake);
+        CHECK_INT(purse_know_wait(callers[i].owner, &wake, 10000), 0);
+        rig.knows = false;
+        CHECK_INT(fiber_spawn("one of many", caller_main, &callers[i], &fibers[i]), 0);
+        (void)fiber_yield_wait();
+    }
+    await_asked(&rig, 1 + 2 * OWNERS);
+    int before = woken;
+    settle(&first, 100); /* too little is free for anybody */
+    while (rig.gave == 0) (void)fiber_sleep_wait(1);
+    CHECK(woken - before >= 1 && woken - before <= 2);
+    CHECK_INT(rig.gave, 1);
+    for (int i = 0; i < OWNERS; i++) fiber_cancel(fibers[i]);
+    for (int i = 0; i < OWNERS; i++) fiber_join_wait(fibers[i], NULL);
+    for (int i = 0; i < OWNERS; i++) purse_owner_unref(callers[i].owner);
+    purse_owner_unref(first.owner);
+    rig_deinit(&rig);
+    return 0;
+}
+
 static int body_knows(void *arg)
 {
     (void)arg;
@@ -435,6 +522,8 @@ TEST(turns)
 TEST(gives_back)
 TEST(begins_anew)
 TEST(leaves)
+TEST(free_while_asking)
+TEST(few_are_woken)
 TEST(other_calendar)
 TEST(knows)
 
@@ -449,6 +538,8 @@ int main(void)
         cmocka_unit_test(test_gives_back),
         cmocka_unit_test(test_begins_anew),
         cmocka_unit_test(test_leaves),
+        cmocka_unit_test(test_free_while_asking),
+        cmocka_unit_test(test_few_are_woken),
         cmocka_unit_test(test_other_calendar),
         cmocka_unit_test(test_knows),
     };
