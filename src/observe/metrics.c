@@ -419,6 +419,10 @@ static const FieldFamily ledger_families[] = {
                "Questions that were refused because a budget is spent"),
     COUNTER_OF(LedgerStats, proven, "gantry_budget_proven",
                "Dead workers whose calls in flight became known"),
+    COUNTER_OF(LedgerStats, looked, "gantry_budget_looked",
+               "Looks whether a question can be answered, first ones included"),
+    COUNTER_OF(LedgerStats, woken, "gantry_budget_woken",
+               "Of these, because something had been spent or returned"),
     GAUGE_OF(LedgerStats, asking, "gantry_budget_waiting", "Questions waiting now"),
 };
 

@@ -390,7 +390,7 @@ int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t c
     if (r != 0) return r;
     journal_apply(queue, task.id, &report.kept);
     queue_task_changed(queue, task.id);
-    ledger_changed(queue);
+    ledger_settled(queue);
     if (!report.stale) return 0;
     queue_apply(queue, &(Effects){ .stale = 1 });
     return task_stale();

@@ -12,7 +12,9 @@
 #include "sys/zone.h"
 
 #define RULES_ARENA_MAX ((size_t)64 << 20)
-#define LOOK_AGAIN_MS 500 /* who waits looks again after so long, whatever happens */
+#define LOOK_AGAIN_MS 500  /* who is among the first looks again after so long, whatever happens, */
+#define LOOK_LATER_MS 4000 /* others after so long */
+#define FIRST_N 8          /* in turn, who look when something may have become free */
 #define WINDOWS_KEPT_MS (INT64_C(63) * 24 * 3600 * 1000)
 #define HOLDERS_MAX 64 /* that one who waits has told to return what they hold */
 
@@ -179,10 +181,123 @@ int ledger_open(Queue *queue)
 
 void ledger_close(Queue *queue)
 {
-    assert(list_empty(&queue->ledger.askers) && list_empty(&queue->ledger.changed.waiters));
+    assert(list_empty(&queue->ledger.askers));
     in_flight_deinit(&queue->ledger.in_flight);
     rules_free(&queue->ledger.rules);
     rules_free(&queue->ledger.config);
+}
+
+/* --- who waits -------------------------------------------------------------------------------- */
+
+/* Who asks, while it is not answered. On its fiber's stack; on the list, in turn, under the lock. */
+typedef struct {
+    ListNode node;
+    int64_t turn_ms;
+    uint64_t number; /* for those of the same turn */
+    const BudgetAsk *ask;
+    Mark mark; /* moves when it is to look again */
+
+    /* the store thread's; the flags under the lock */
+    BudgetRule scopes[BUDGET_SCOPES_MAX];
+    Window windows[BUDGET_SCOPES_MAX];
+    int64_t settled[BUDGET_SCOPES_MAX]; /* when it looked last, and since then */
+    size_t n;
+    size_t by; /* of these, what stood in the way when it looked last */
+    bool done; /* it has its answer, and leaves */
+    bool look; /* it is to look, and has not done so yet; */
+    bool told; /* it knows */
+} Asker;
+
+static Asker *asker_of(ListNode *node)
+{
+    return CONTAINER_OF(node, Asker, node);
+}
+
+static int64_t amount_of(const CapHold *hold, BudgetUnit unit)
+{
+    return unit == BUDGET_USD ? hold->nusd : hold->tokens;
+}
+
+static bool is_before(const Asker *a, const Asker *b)
+{
+    return a->turn_ms != b->turn_ms ? a->turn_ms < b->turn_ms : a->number < b->number;
+}
+
+/* Which of its scopes it is; its n: none. */
+static size_t scope_index(const Asker *asker, const BudgetScope *scope, int64_t start_ms)
+{
+    size_t i = 0;
+    while (i < asker->n && (asker->windows[i].start_ms != start_ms ||
+                            budget_scope_cmp(&asker->scopes[i].scope, scope) != 0))
+        i++;
+    return i;
+}
+
+/* So much more is spent: it refuses those for whom not even the least fits beside it now. */
+static void askers_refuse(Queue *queue, const BudgetScope *scope, int64_t start_ms, int64_t spent)
+{
+    pthread_mutex_lock(&queue->lock);
+    LIST_EACH (&queue->ledger.askers, node) {
+        Asker *asker = asker_of(node);
+        size_t i = scope_index(asker, scope, start_ms);
+        if (i == asker->n) continue;
+        int64_t min = amount_of(&asker->ask->need.min, scope->unit);
+        asker->settled[i] = money_add(asker->settled[i], spent);
+        asker->look |= money_add(asker->settled[i], min) > asker->scopes[i].limit;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* Something of the scope has become free. Those look in whose way nothing else stood: the first n
+ * in turn, for when they get nothing of it, neither do those behind them. */
+static void askers_serve(Queue *queue, const BudgetScope *scope, int64_t start_ms, size_t n)
+{
+    pthread_mutex_lock(&queue->lock);
+    LIST_EACH (&queue->ledger.askers, node) {
+        Asker *asker = asker_of(node);
+        if (n == 0) break;
+        if (asker->done || asker->look || asker->by >= asker->n) continue;
+        if (scope_index(asker, scope, start_ms) != asker->by) continue;
+        asker->look = true;
+        n--;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* With the lock. Somebody has left: */
+static void askers_first(Queue *queue)
+{
+    LIST_EACH (&queue->ledger.askers, node) {
+        if (asker_of(node)->done || asker_of(node)->look) continue;
+        asker_of(node)->look = true;
+        return;
+    }
+}
+
+/* With the lock. */
+static void askers_wake(Queue *queue, bool all)
+{
+    LIST_EACH (&queue->ledger.askers, node) {
+        Asker *asker = asker_of(node);
+        if (asker->told || (!all && !asker->look)) continue;
+        asker->look = asker->told = true;
+        mark_move(&asker->mark);
+        queue->ledger.stats.woken++;
+    }
+}
+
+void ledger_changed(Queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    askers_wake(queue, true);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void ledger_settled(Queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    askers_wake(queue, false);
+    pthread_mutex_unlock(&queue->lock);
 }
 
 /* --- spend ------------------------------------------------------------------------------------ */
@@ -204,8 +319,9 @@ int ledger_settle(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id
         int64_t start_ms = window_of(scopes[i].scope.period, at_ms).start_ms;
         BudgetSliceKey key = { str_of(budget_scope_text(&scopes[i].scope, text)), start_ms,
                                worker_id };
-        r = budget_slice_settle(db, &key,
-                                scopes[i].scope.unit == BUDGET_USD ? spent->nusd : spent->tokens);
+        int64_t amount = amount_of(spent, scopes[i].scope.unit);
+        r = budget_slice_settle(db, &key, amount);
+        askers_refuse(queue, &scopes[i].scope, start_ms, amount);
     }
     return r;
 }
@@ -215,26 +331,7 @@ int ledger_purge(Db *db, int64_t now_ms)
     return budget_slices_purge(db, now_ms - WINDOWS_KEPT_MS);
 }
 
-void ledger_changed(Queue *queue)
-{
-    pthread_mutex_lock(&queue->lock);
-    mark_move(&queue->ledger.changed);
-    pthread_mutex_unlock(&queue->lock);
-}
-
 /* --- grants ----------------------------------------------------------------------------------- */
-
-/* Who asks, while it is not answered. On its fiber's stack; on the list under the lock, its scopes
- * are the store thread's. */
-typedef struct {
-    ListNode node;
-    int64_t turn_ms;
-    uint64_t number; /* for those of the same turn */
-    const BudgetAsk *ask;
-    BudgetRule scopes[BUDGET_SCOPES_MAX];
-    Window windows[BUDGET_SCOPES_MAX];
-    size_t n;
-} Asker;
 
 typedef struct {
     Queue *queue;
@@ -246,20 +343,9 @@ typedef struct {
 
     bool returned; /* something came back */
     BudgetAnswer answer;
-    int64_t settled[BUDGET_SCOPES_MAX];
     Uuid holders[HOLDERS_MAX]; /* BUDGET_WAIT: who could return some */
     size_t holders_n;
 } GrantJob;
-
-static int64_t want_of(const BudgetAsk *ask, BudgetUnit unit)
-{
-    return unit == BUDGET_USD ? ask->need.want.nusd : ask->need.want.tokens;
-}
-
-static bool is_before(const Asker *a, const Asker *b)
-{
-    return a->turn_ms != b->turn_ms ? a->turn_ms < b->turn_ms : a->number < b->number;
-}
 
 /* What those before it ask for in the i-th of its scopes. */
 static int64_t ahead_of(GrantJob *job, size_t i)
@@ -268,12 +354,12 @@ static int64_t ahead_of(GrantJob *job, size_t i)
     int64_t ahead = 0;
     pthread_mutex_lock(&job->queue->lock);
     LIST_EACH (&job->queue->ledger.askers, node) {
-        const Asker *other = CONTAINER_OF(node, Asker, node);
-        if (other == own || !is_before(other, own)) continue;
-        for (size_t k = 0; k < other->n; k++)
-            if (other->windows[k].start_ms == own->windows[i].start_ms &&
-                budget_scope_cmp(&other->scopes[k].scope, &own->scopes[i].scope) == 0)
-                ahead = money_add(ahead, want_of(other->ask, own->scopes[i].scope.unit));
+        const Asker *other = asker_of(node);
+        const BudgetScope *scope = &own->scopes[i].scope;
+        if (other == own) break;
+        if (other->done) continue;
+        if (scope_index(other, scope, own->windows[i].start_ms) < other->n)
+            ahead = money_add(ahead, amount_of(&other->ask->need.want, scope->unit));
     }
     pthread_mutex_unlock(&job->queue->lock);
     return ahead;
@@ -304,6 +390,7 @@ static int grant_take_back(Db *db, GrantJob *job)
         slice.returned = returned;
         job->returned = true;
         r = budget_slice_put(db, &key, &slice);
+        askers_serve(job->queue, &ask->notes[i].scope, ask->notes[i].start_ms, FIRST_N);
     }
     return r;
 }
@@ -327,7 +414,7 @@ static int account_read(Db *db, GrantJob *job, size_t i, BudgetSlice *ret_own, B
     int64_t seen = seen_of(job->ask, &rule->scope, key.start_ms);
     ret->unseen = MIN(MAX(ret_own->granted - seen, 0), budget_outstanding(ret_own));
     ret->ahead = ahead_of(job, i);
-    job->settled[i] = ret->settled;
+    job->asker->settled[i] = ret->settled;
     return 0;
 }
 
@@ -396,7 +483,7 @@ static int tell_own(Db *db, GrantJob *job, size_t i)
         .start_ms = asker->windows[i].start_ms,
         .end_ms = asker->windows[i].end_ms,
         .limit = asker->scopes[i].limit,
-        .settled = job->settled[i],
+        .settled = asker->settled[i],
         .granted = slice.granted,
         .applies = true,
     };
@@ -434,17 +521,50 @@ int worker_lives(Db *db, Uuid id)
     return r;
 }
 
+static void asker_looks(Queue *queue, Asker *asker)
+{
+    pthread_mutex_lock(&queue->lock);
+    asker->look = asker->told = false;
+    queue->ledger.stats.looked += asker->ask->asks;
+    pthread_mutex_unlock(&queue->lock);
+}
+
+static void asker_done(Queue *queue, Asker *asker)
+{
+    pthread_mutex_lock(&queue->lock);
+    asker->done = true;
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* It has got what it needs of some scopes, or waits for another one now: those behind it are to
+ * look at what it leaves. */
+static void asker_looked(GrantJob *job, const Asker *before)
+{
+    Asker *asker = job->asker;
+    bool waits = job->answer.verdict == BUDGET_WAIT;
+    if (waits) asker->by = job->answer.by;
+    if (waits && before->by < before->n && asker->by != before->by)
+        askers_serve(job->queue, &before->scopes[before->by].scope,
+                     before->windows[before->by].start_ms, 1);
+    if (job->last || !waits) asker_done(job->queue, asker);
+    for (size_t i = 0; i < asker->n && !waits; i++)
+        askers_serve(job->queue, &asker->scopes[i].scope, asker->windows[i].start_ms, FIRST_N);
+}
+
 static int grant_job(Db *db, void *arg)
 {
     GrantJob *job = arg;
+    asker_looks(job->queue, job->asker);
     job->answer = (BudgetAnswer){ .verdict = BUDGET_GRANT };
     job->returned = false;
     job->holders_n = 0;
     int r = worker_lives(db, job->worker_id);
     if (r == 0) r = grant_take_back(db, job);
     if (r != 0) return r;
+    Asker before = *job->asker;
     asker_scopes(job);
     if (job->ask->asks) r = grant_decide(db, job);
+    if (r == 0 && job->ask->asks) asker_looked(job, &before);
     bool tells = job->last || job->answer.verdict != BUDGET_WAIT;
     return r == 0 && tells ? grant_tell(db, job) : r;
 }
@@ -456,13 +576,15 @@ static void asker_enter(Queue *queue, Asker *asker)
     pthread_mutex_lock(&queue->lock);
     asker->number = ledger->asked++;
     if (asker->ask->asks) {
-        list_push_back(&ledger->askers, &asker->node);
+        ListNode *at = ledger->askers.prev;
+        while (at != &ledger->askers && is_before(asker, asker_of(at))) at = at->prev;
+        list_push_front(at, &asker->node);
         ledger->stats.asking++;
     }
     pthread_mutex_unlock(&queue->lock);
 }
 
-/* Those behind it may be next. */
+/* Those behind it may be next: when it has got its answer, they are to look already. */
 static void asker_leave(Queue *queue, Asker *asker, const BudgetAnswer *answer, bool waited)
 {
     Ledger *ledger = &queue->ledger;
@@ -474,7 +596,8 @@ static void asker_leave(Queue *queue, Asker *asker, const BudgetAnswer *answer, 
         ledger->stats.granted += answer->verdict == BUDGET_GRANT;
         ledger->stats.refused += answer->verdict == BUDGET_EXHAUSTED;
     }
-    if (waited) mark_move(&ledger->changed);
+    if (asker->ask->asks && !asker->done) askers_first(queue);
+    askers_wake(queue, false);
     pthread_mutex_unlock(&queue->lock);
 }
 
@@ -513,25 +636,38 @@ static uint64_t epoch_now(Queue *queue)
     return epoch;
 }
 
+/* How long it waits when nothing happens. */
+static int64_t look_again_ms(Queue *queue, const Asker *own)
+{
+    size_t before = 0;
+    pthread_mutex_lock(&queue->lock);
+    LIST_EACH (&queue->ledger.askers, node) {
+        if (asker_of(node) == own || before == FIRST_N) break;
+        before++;
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return before < FIRST_N ? LOOK_AGAIN_MS : LOOK_LATER_MS;
+}
+
 static int grants_until(GrantJob *job, int64_t deadline_ms, bool *ret_waited)
 {
     Queue *queue = job->queue;
+    Mark *own = &job->asker->mark;
     for (;;) {
-        uint64_t mark = mark_read(queue, &queue->ledger.changed), epoch = epoch_now(queue);
+        uint64_t mark = mark_read(queue, own), epoch = epoch_now(queue);
         job->last = clock_mono_ms() >= deadline_ms;
         int r = store_call_wait(queue->store, grant_job, job);
         if (r != 0) return r;
-        if (job->returned) ledger_changed(queue);
+        ledger_settled(queue); /* those that the job has told to look */
         job->answer.epoch = epoch;
         job->answer.now_ms = queue_now_ms(queue);
         if (job->last || job->answer.verdict != BUDGET_WAIT) return 0;
         if (fiber_cancelled()) return -ECANCELED;
         *ret_waited = true;
-        if (job->returned) continue; /* the mark has moved */
         for (size_t i = 0; i < job->holders_n; i++)
             if (!uuid_eq(job->holders[i], job->worker_id)) wanted_signal(queue, job->holders[i]);
-        r = mark_wait(queue, &queue->ledger.changed, mark,
-                      MIN(deadline_ms, deadline_after(LOOK_AGAIN_MS)));
+        r = mark_wait(queue, own, mark,
+                      MIN(deadline_ms, deadline_after(look_again_ms(queue, job->asker))));
         if (r != 0 && r != -ETIMEDOUT) return r;
     }
 }
@@ -544,7 +680,10 @@ int queue_grants_wait(Queue *queue, Uuid worker_id, const BudgetAsk *ask, int64_
     CLEANUP(freep) GrantJob *job = xcalloc(1, sizeof *job);
     bool waited = false;
     asker->ask = ask;
+    asker->by = SIZE_MAX;
+    asker->look = asker->told = true;
     list_init(&asker->node);
+    list_init(&asker->mark.waiters);
     job->queue = queue;
     job->worker_id = worker_id;
     job->ask = ask;
@@ -780,7 +919,7 @@ int queue_budget_set_wait(Queue *queue, const BudgetScope *scope, int64_t limit)
     if (r != 0) return r;
     pthread_mutex_lock(&queue->lock);
     queue->ledger.epoch++;
-    mark_move(&queue->ledger.changed);
+    askers_wake(queue, true);
     pthread_mutex_unlock(&queue->lock);
     r = store_read_wait(queue->store, signal_all_job, &job);
     if (r < 0) LOG_WARN("workers are told of budgets late", LOG_CSTR("why", diag_text_or(r)));

@@ -56,6 +56,8 @@ typedef struct {
     uint64_t granted, waited,
         refused;     /* answers to workers; waited: it could not be said at once */
     uint64_t asking; /* waiting now */
+    uint64_t looked; /* how often those who ask have looked whether it can be said */
+    uint64_t woken;  /* of that, because something had changed */
     uint64_t proven; /* dead workers whose holds became known */
 } LedgerStats;
 

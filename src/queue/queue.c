@@ -128,7 +128,6 @@ static Queue *queue_new(Store *store, const QueueOptions *options)
     pthread_mutex_init(&queue->lock, NULL);
     list_init(&queue->claimers);
     list_init(&queue->webhooks.waiters);
-    list_init(&queue->ledger.changed.waiters);
     list_init(&queue->ledger.askers);
     for (size_t i = 0; i < TASK_MARKS_N; i++) list_init(&queue->tasks[i].waiters);
     for (size_t i = 0; i < WORKER_MARKS_N; i++) list_init(&queue->workers[i].waiters);

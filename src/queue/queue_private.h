@@ -37,7 +37,6 @@ typedef struct {
 
     /* under the queue's lock */
     uint64_t epoch;
-    Mark changed; /* moves when who waits for a budget should look again */
     List askers;
     uint64_t asked; /* numbers them */
     Uuid wanted[WANTED_MAX];
@@ -124,6 +123,9 @@ MUST_CHECK int ledger_settle(Queue *queue, Db *db, const BudgetOwner *owner, Uui
 
 /* Somebody who waits for a budget may get it now, or never. Any thread, without the lock. */
 void ledger_changed(Queue *queue);
+
+/* Likewise, after jobs that booked calls: wakes only those for whom too much is spent now. */
+void ledger_settled(Queue *queue);
 
 /* Fills in what a heartbeat tells of budgets. */
 void ledger_beat(Queue *queue, Uuid worker_id, HeartbeatReply *reply);

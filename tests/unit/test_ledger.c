@@ -351,6 +351,81 @@ static void test_order(void **state)
 }
 
 /* Whoever waits hears when nothing can come any more, and can be called off. */
+#define CROWD 1000
+#define FIRST 8 /* that are told to look at what came back */
+
+static LedgerStats ledger_stats(Fixture *f)
+{
+    LedgerStats stats;
+    queue_ledger_stats(f->queue, &stats);
+    return stats;
+}
+
+/* Each has asked, and looked at least once. */
+static void await_crowd(Fixture *f, uint64_t n)
+{
+    await_asking(f, n);
+    while (ledger_stats(f).looked < n) (void)fiber_sleep_wait(1);
+}
+
+/* Many wait. A call that is booked wakes those for whom too much is spent then, what comes back
+ * those who are first: not everybody. */
+static int body_crowd(void *arg)
+{
+    Fixture *f = arg;
+    int order = 0;
+    CLEANUP(freep) Waiting *waiting = xcalloc(CROWD, sizeof *waiting);
+    CLEANUP(freep) FiberRef *fibers = xcalloc(CROWD, sizeof *fibers);
+    Uuid one = add_worker(f, 1, WORKER_REMOTE), two = add_worker(f, 2, WORKER_REMOTE);
+    TaskRef ref = running(f, one, "u1");
+    BudgetAsk most = asks(900, 900, NULL);
+    BudgetAnswer held = ask(f, one, &most);
+    Known known = { 0 }, sees = { 0 };
+    learn(&known, &held);
+    learn(&sees, &held);
+    sees.notes[0].granted = 1000000; /* whatever the others of its worker have got meanwhile */
+    for (int i = 0; i < CROWD; i++) {
+        waiting[i] = (Waiting){ .f = f, .worker = two, .ask = asks(200, 200, &sees) };
+        waiting[i].order = &order;
+        CHECK_INT(fiber_spawn("one of many", waiting_fiber, &waiting[i], &fibers[i]), 0);
+    }
+    await_crowd(f, CROWD);
+
+    uint64_t woken = ledger_stats(f).woken;
+    for (int i = 0; i < 20; i++) {
+        char id[8];
+        snprintf(id, sizeof id, "c%d", i);
+        CHECK_INT(spend(f, one, ref, id, 1, 1), 0);
+    }
+    CHECK_INT(ledger_stats(f).woken, woken);
+
+    known.notes[0].returned = 50; /* for nobody enough */
+    BudgetAsk gives = { .notes = known.notes, .notes_n = 1 };
+    ask(f, one, &gives);
+    CHECK(ledger_stats(f).woken > woken && ledger_stats(f).woken <= woken + FIRST);
+    CHECK_INT(order, 0);
+
+    known.notes[0].returned = 200; /* for one of them, with what is there */
+    ask(f, one, &gives);
+    while (order < 1) (void)fiber_sleep_wait(1);
+    CHECK_INT(ledger_stats(f).asking, CROWD - 1);
+    CHECK_INT(waiting[0].answer.verdict, BUDGET_GRANT);
+    CHECK(ledger_stats(f).woken <= woken + 4 * FIRST);
+
+    CHECK_INT(spend(f, one, ref, "last", 790, 1), 0); /* too much for all of them */
+    for (int i = 0; i < CROWD; i++) {
+        fiber_join_wait(fibers[i], NULL);
+        CHECK_INT(waiting[i].answer.verdict, i ? BUDGET_EXHAUSTED : BUDGET_GRANT);
+        arena_deinit(&waiting[i].arena);
+    }
+    return 0;
+}
+
+static void test_crowd(void **state)
+{
+    run(state, body_crowd);
+}
+
 static int body_wait_ends(void *arg)
 {
     Fixture *f = arg;
@@ -750,6 +825,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_booked_together, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_exhausted_or_wait, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_order, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_crowd, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_wait_ends, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_rules, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_restart, setup_budgets, teardown),
