@@ -339,7 +339,24 @@ static const char events[] =
     " rollout_seq INTEGER NOT NULL, n INTEGER NOT NULL, at_ms INTEGER NOT NULL,"
     " state INTEGER NOT NULL, step INTEGER NOT NULL, verdict INTEGER NOT NULL, why TEXT NOT NULL,"
     " inputs TEXT NOT NULL, PRIMARY KEY (rollout_seq, n)"
-    ") STRICT, WITHOUT ROWID;";
+    ")  STRICT, WITHOUT ROWID;";
+
+/* A row for each task that was started by another or has started one; parent_seq 0: the first of
+ * its family, whose row counts the members. allotted: what the task and all below it may spend;
+ * kids: what its children cost it (see logic/family.h). key: by which its parent finds it again. */
+static const char family[] =
+    "CREATE TABLE family ("
+    " task_seq INTEGER PRIMARY KEY, parent_seq INTEGER NOT NULL, root_seq INTEGER NOT NULL,"
+    " depth INTEGER NOT NULL, open INTEGER NOT NULL DEFAULT 1, key TEXT, fingerprint BLOB,"
+    " allotted_tokens INTEGER NOT NULL DEFAULT 0, allotted_nusd INTEGER NOT NULL DEFAULT 0,"
+    " allotted_tool_calls INTEGER NOT NULL DEFAULT 0,"
+    " kids_tokens INTEGER NOT NULL DEFAULT 0, kids_nusd INTEGER NOT NULL DEFAULT 0,"
+    " kids_tool_calls INTEGER NOT NULL DEFAULT 0,"
+    " children INTEGER NOT NULL DEFAULT 0, members INTEGER NOT NULL DEFAULT 0"
+    ") STRICT;"
+    "CREATE UNIQUE INDEX family_key ON family (parent_seq, key) WHERE key IS NOT NULL;"
+    "CREATE INDEX family_by_parent ON family (parent_seq, task_seq) WHERE parent_seq > 0;"
+    "ALTER TABLE task ADD COLUMN children INTEGER NOT NULL DEFAULT 0;";
 
 /* One index of calls instead of two: a call is put once into it, and those of a task, which are
  * few, are sorted when they are read. */
@@ -387,5 +404,6 @@ const Migration schema_steps[] = {
     { 18, "calls index", calls_index },
     { 19, "sessions", sessions },
     { 20, "rollout units", rollout_units },
+    { 21, "family", family },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

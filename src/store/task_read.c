@@ -13,7 +13,8 @@
     " finished_at_ms, time_limit_ms, deadline_at_ms, cancel_requested,"          \
     " input_tokens, output_tokens, cached_tokens, llm_calls, tool_calls,"        \
     " replayed_calls, cost_nusd, charged_tokens, cached_calls, degraded_calls,"  \
-    " quality, session_id, user_id, tenant_id, webhook_url, traceparent, error_code, error_detail, stopped_by"
+    " quality, session_id, user_id, tenant_id, webhook_url, traceparent,"        \
+    " error_code, error_detail, stopped_by, children"
 enum { COLUMN_SEQ, COLUMN_ID, COLUMN_STATE, COLUMN_LANE, COLUMN_AGENT, COLUMN_VERSION_ID };
 
 /* --- one task --------------------------------------------------------------------------------- */
@@ -69,6 +70,7 @@ static void task_read(RowOut *out, Task *t)
     t->error_code = out_text(out);
     t->error_detail = out_text(out);
     t->stopped_by = out_text(out);
+    t->children = out_i64(out);
 }
 
 static int payload_read(Db *db, Task *t, Arena *arena)

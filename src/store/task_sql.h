@@ -7,6 +7,8 @@
 #ifndef GANTRY_STORE_TASK_SQL_H
 #define GANTRY_STORE_TASK_SQL_H
 
+#include "store/task_store.h"
+
 #define TASK_READY_SQL /* task_ready */                    \
     "SELECT seq FROM task"                                 \
     " WHERE state = 0 AND lane = ?1 AND ready_at_ms <= ?2" \
@@ -22,7 +24,10 @@
 #define TASK_HEAD_COLUMNS                                                    \
     "seq, id, lane, state, attempt, failures, losses, fence, started_at_ms," \
     " time_limit_ms, deadline_at_ms, worker_id, cancel_requested,"           \
-    " webhook_url IS NOT NULL"
+    " webhook_url IS NOT NULL, parent_id, children"
+
+/* Reads rows of these columns, at most *n; *n becomes their number. Returns 0 or -errno. */
+MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
 
 #define TASK_RUNNING_OF_SQL /* task_running */ \
     "SELECT " TASK_HEAD_COLUMNS " FROM task"   \

@@ -63,6 +63,8 @@ static void head_read(RowOut *out, TaskHead *h)
     h->worker_id = out_uuid(out);
     h->cancel_requested = out_i64(out) != 0;
     h->has_webhook = out_i64(out) != 0;
+    h->parent_id = out_uuid(out);
+    h->children = out_i64(out);
     assert(h->lane < LANE_N_ && h->state < TASK_STATE_N_);
 }
 
@@ -90,8 +92,7 @@ int task_head_by_seq(Db *db, int64_t seq, TaskHead *ret)
     return head_first(in.stmt, ret);
 }
 
-/* Reads rows of TASK_HEAD_COLUMNS, at most *n. */
-static int heads_read(DbStmt *stmt, TaskHead *heads, size_t *n)
+int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n)
 {
     size_t read = 0;
     int r = 0;
@@ -111,7 +112,7 @@ int task_running_of(Db *db, Uuid worker_id, int64_t after_seq, TaskHead *heads, 
     in_uuid(&in, &worker_id);
     in_i64(&in, after_seq);
     in_i64(&in, (int64_t)*n);
-    return heads_read(in.stmt, heads, n);
+    return task_heads_read(in.stmt, heads, n);
 }
 
 int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n)
@@ -119,7 +120,7 @@ int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n)
     RowIn in = row_in(db, TASK_OVERDUE_SQL);
     in_i64(&in, ms);
     in_i64(&in, (int64_t)*n);
-    return heads_read(in.stmt, heads, n);
+    return task_heads_read(in.stmt, heads, n);
 }
 
 /* --- claiming --------------------------------------------------------------------------------- */
@@ -175,6 +176,15 @@ static int attempt_insert(Db *db, const Task *task)
     return row_run(in.stmt);
 }
 
+/* At its first start: that of its parent, if it has one, unless its own limit ends before. */
+static int64_t deadline_of(const Task *task)
+{
+    int64_t given = task->deadline_at_ms;
+    if (task->time_limit_ms == 0) return given;
+    int64_t own = task->started_at_ms + task->time_limit_ms;
+    return given ? MIN(given, own) : own;
+}
+
 int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms)
 {
     assert(task->state == TASK_QUEUED && !uuid_is_zero(worker_id) && fence > task->fence);
@@ -185,8 +195,8 @@ int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms
     started.fence = fence;
     started.worker_id = worker_id;
     started.started_at_ms = now_ms;
-    if (started.deadline_at_ms == 0 && started.time_limit_ms > 0)
-        started.deadline_at_ms = now_ms + started.time_limit_ms;
+    if (task->attempt == 0 || started.deadline_at_ms == 0)
+        started.deadline_at_ms = deadline_of(&started);
     RowIn in = row_in(db, "UPDATE task SET state = 1, attempt = ?2, worker_id = ?3, fence = ?4,"
                           " started_at_ms = ?5, deadline_at_ms = ?6 WHERE seq = ?1 AND state = 0");
     in_i64(&in, started.seq);

@@ -47,7 +47,8 @@ typedef struct {
     Str error_code, error_detail; /* empty when it succeeded */
     Str stopped_by;               /* what ended it early ("budget", "user", ...); may be empty */
     TaskUsage usage;
-    double quality; /* 0..1, NaN: not scored */
+    double quality;   /* 0..1, NaN: not scored */
+    int64_t children; /* that it has started */
 
     /* parts: empty unless asked for */
     Str input;    /* JSON */
@@ -85,6 +86,8 @@ typedef struct {
     Uuid worker_id;
     bool cancel_requested;
     bool has_webhook;
+    Uuid parent_id;   /* zero: none */
+    int64_t children; /* that it has started */
 } TaskHead;
 
 /* Returns 0, -ENOENT, -errno. */

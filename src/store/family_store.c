@@ -1,0 +1,298 @@
+#include "store/family_store.h"
+
+#include "base/diag.h"
+#include "base/money.h"
+#include "store/row.h"
+#include "store/task_sql.h"
+
+static void in_amount(RowIn *in, const FamilyAmount *a)
+{
+    in_i64(in, a->tokens);
+    in_i64(in, a->nusd);
+    in_i64(in, a->tool_calls);
+}
+
+static FamilyAmount out_amount(RowOut *out)
+{
+    FamilyAmount a;
+    a.tokens = out_i64(out);
+    a.nusd = out_i64(out);
+    a.tool_calls = out_i64(out);
+    return a;
+}
+
+int family_get(Db *db, int64_t task_seq, Family *ret)
+{
+    DbStmt *s = db_stmt(db, "SELECT task_seq, parent_seq, root_seq, depth, open, allotted_tokens,"
+                            " allotted_nusd, allotted_tool_calls, kids_tokens, kids_nusd,"
+                            " kids_tool_calls, children, members FROM family WHERE task_seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_first(s);
+    if (r != 0) return r;
+    RowOut out = row_out(s, NULL);
+    ret->task_seq = out_i64(&out);
+    ret->parent_seq = out_i64(&out);
+    ret->root_seq = out_i64(&out);
+    ret->depth = out_i64(&out);
+    ret->open = out_i64(&out) != 0;
+    ret->allotted = out_amount(&out);
+    ret->kids = out_amount(&out);
+    ret->children = out_i64(&out);
+    ret->members = out_i64(&out);
+    db_reset(s);
+    return 0;
+}
+
+/* --- growing ---------------------------------------------------------------------------------- */
+
+int family_begin(Db *db, int64_t task_seq)
+{
+    DbStmt *s = db_stmt(db, "INSERT INTO family (task_seq, parent_seq, root_seq, depth, members)"
+                            " VALUES (?1, 0, ?1, 0, 1)");
+    db_bind_i64(s, 1, task_seq);
+    return row_run(s);
+}
+
+static int child_insert(Db *db, const Family *parent, const FamilyChild *child)
+{
+    RowIn in = row_in(db,
+                      "INSERT INTO family (task_seq, parent_seq, root_seq, depth, key, fingerprint,"
+                      " allotted_tokens, allotted_nusd, allotted_tool_calls)"
+                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)");
+    in_i64(&in, child->task_seq);
+    in_i64(&in, parent->task_seq);
+    in_i64(&in, parent->root_seq);
+    in_i64(&in, parent->depth + 1);
+    in_text(&in, child->key);
+    in_blob(&in, child->fingerprint);
+    in_amount(&in, &child->allotted);
+    return row_run(in.stmt);
+}
+
+static int kids_add(Db *db, int64_t task_seq, const FamilyAmount *more)
+{
+    RowIn in = row_in(db, "UPDATE family SET kids_tokens = kids_tokens + ?2,"
+                          " kids_nusd = kids_nusd + ?3, kids_tool_calls = kids_tool_calls + ?4"
+                          " WHERE task_seq = ?1");
+    in_i64(&in, task_seq);
+    in_amount(&in, more);
+    return row_change(in.stmt);
+}
+
+static int count_up(Db *db, const char *sql, int64_t seq)
+{
+    DbStmt *s = db_stmt(db, sql);
+    db_bind_i64(s, 1, seq);
+    return row_change(s);
+}
+
+static int task_place(Db *db, const FamilyChild *child)
+{
+    DbStmt *s = db_stmt(db, "UPDATE task SET ready_at_ms = ?2, deadline_at_ms = ?3 WHERE seq = ?1");
+    db_bind_i64(s, 1, child->task_seq);
+    db_bind_i64(s, 2, child->ready_at_ms);
+    db_bind_i64(s, 3, child->deadline_at_ms);
+    return row_change(s);
+}
+
+int family_add(Db *db, const Family *parent, const FamilyChild *child)
+{
+    int r = child_insert(db, parent, child);
+    if (r == 0) r = task_place(db, child);
+    if (r == 0) r = kids_add(db, parent->task_seq, &child->allotted);
+    if (r == 0)
+        r = count_up(db, "UPDATE family SET children = children + 1 WHERE task_seq = ?1",
+                     parent->task_seq);
+    if (r == 0)
+        r = count_up(db, "UPDATE task SET children = children + 1 WHERE seq = ?1",
+                     parent->task_seq);
+    if (r == 0)
+        r = count_up(db, "UPDATE family SET members = members + 1 WHERE task_seq = ?1",
+                     parent->root_seq);
+    return r == -ENOENT ? diag_set(-EIO, "a task of a family is gone") : r;
+}
+
+int family_find(Db *db, int64_t parent_seq, Str key, Str fingerprint, int64_t *ret_seq,
+                bool *ret_same)
+{
+    RowIn in = row_in(db, "SELECT task_seq, fingerprint = ?3 FROM family"
+                          " WHERE parent_seq = ?1 AND key = ?2");
+    in_i64(&in, parent_seq);
+    in_text(&in, key);
+    in_blob(&in, fingerprint);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret_seq = db_i64(in.stmt, 0);
+    *ret_same = db_i64(in.stmt, 1) != 0;
+    db_reset(in.stmt);
+    return 0;
+}
+
+int family_forget(Db *db, int64_t parent_seq, bool all)
+{
+    DbStmt *s = db_stmt(db, "UPDATE family SET key = NULL WHERE parent_seq = ?1 AND (?2 OR"
+                            " (SELECT state FROM task WHERE seq = task_seq) <> 2)");
+    db_bind_i64(s, 1, parent_seq);
+    db_bind_i64(s, 2, all);
+    return row_run(s);
+}
+
+/* --- what is borne ---------------------------------------------------------------------------- */
+
+int family_own(Db *db, int64_t task_seq, FamilyAmount *ret)
+{
+    DbStmt *s = db_stmt(db,
+                        "SELECT charged_tokens, cost_nusd, tool_calls FROM task WHERE seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_first(s);
+    if (r != 0) return r;
+    RowOut out = row_out(s, NULL);
+    *ret = out_amount(&out);
+    db_reset(s);
+    return 0;
+}
+
+/* What a task's children cost has changed. Who has ended costs its own parent that much more. */
+static int kids_change(Db *db, int64_t task_seq, const FamilyAmount *more)
+{
+    while (task_seq != 0) {
+        Family family;
+        int r = kids_add(db, task_seq, more);
+        if (r == 0) r = family_get(db, task_seq, &family);
+        if (r != 0) return r == -ENOENT ? diag_set(-EIO, "a task of a family is gone") : r;
+        task_seq = family.open ? 0 : family.parent_seq;
+    }
+    return 0;
+}
+
+static int close_row(Db *db, int64_t task_seq)
+{
+    return count_up(db, "UPDATE family SET open = 0 WHERE task_seq = ?1", task_seq);
+}
+
+int family_close(Db *db, int64_t task_seq)
+{
+    FamilyMember member = { .open = true };
+    Family family;
+    int r = family_get(db, task_seq, &family);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    if (!family.open || family.parent_seq == 0) return 0;
+    r = family_own(db, task_seq, &member.own);
+    if (r == 0) r = close_row(db, task_seq);
+    if (r != 0) return r;
+    member.allotted = family.allotted;
+    member.kids = family.kids;
+    FamilyAmount before = family_charge(&member);
+    member.open = false;
+    FamilyAmount after = family_charge(&member), more = family_difference(&after, &before);
+    return kids_change(db, family.parent_seq, &more);
+}
+
+int family_spent_late(Db *db, int64_t task_seq, const FamilyAmount *more)
+{
+    Family family;
+    int r = family_get(db, task_seq, &family);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    return family.open ? 0 : kids_change(db, family.parent_seq, more);
+}
+
+/* --- looking down ----------------------------------------------------------------------------- */
+
+#define FAMILY_BELOW                                                        \
+    "WITH RECURSIVE below (seq) AS ("                                       \
+    " SELECT task_seq FROM family WHERE parent_seq > 0 AND parent_seq = ?1" \
+    " UNION ALL SELECT f.task_seq FROM below CROSS JOIN family f"           \
+    " WHERE f.parent_seq > 0 AND f.parent_seq = below.seq) "
+
+int family_open_below(Db *db, int64_t task_seq, TaskHead *heads, size_t *n)
+{
+    DbStmt *s = db_stmt(db, FAMILY_BELOW "SELECT " TASK_HEAD_COLUMNS
+                                         " FROM task WHERE seq IN (SELECT seq FROM below)"
+                                         " AND state IN (0, 1, 6) LIMIT ?2");
+    db_bind_i64(s, 1, task_seq);
+    db_bind_i64(s, 2, (int64_t)*n);
+    return task_heads_read(s, heads, n);
+}
+
+static void row_read(RowOut *out, void *ret)
+{
+    FamilyRow *row = ret;
+    row->id = out_uuid(out);
+    row->state = (TaskState)out_i64(out);
+    row->agent = out_text(out);
+    row->version_id = out_text(out);
+    row->error_code = out_text(out);
+    row->stopped_by = out_text(out);
+    row->created_at_ms = out_i64(out);
+    row->finished_at_ms = out_i64(out);
+    row->allotted = out_amount(out);
+    row->charged = out_amount(out);
+    row->children = out_i64(out);
+}
+
+int family_list(Db *db, int64_t task_seq, Arena *arena, FamilyRow **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = FAMILY_LIST_MAX, .size = sizeof(FamilyRow) };
+    DbStmt *s = db_stmt(db, "SELECT id, state, agent, version_id, error_code, stopped_by,"
+                            " created_at_ms, finished_at_ms, allotted_tokens, allotted_nusd,"
+                            " allotted_tool_calls, charged_tokens + kids_tokens,"
+                            " cost_nusd + kids_nusd, tool_calls + kids_tool_calls, task.children"
+                            " FROM family CROSS JOIN task ON task.seq = family.task_seq"
+                            " WHERE parent_seq > 0 AND parent_seq = ?1 ORDER BY task_seq");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_list_fill(&list, s, row_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
+int family_totals(Db *db, int64_t task_seq, FamilyTotals *ret)
+{
+    DbStmt *s = db_stmt(db, FAMILY_BELOW
+                        "SELECT count(*), sum(state IN (0, 1, 6)), sum(input_tokens),"
+                        " sum(output_tokens), sum(cached_tokens), sum(llm_calls), sum(tool_calls),"
+                        " sum(replayed_calls), sum(cost_nusd), sum(charged_tokens),"
+                        " sum(cached_calls), sum(degraded_calls)"
+                        " FROM task WHERE seq IN (SELECT seq FROM below)");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_first(s);
+    if (r != 0) return r;
+    RowOut out = row_out(s, NULL);
+    *ret = (FamilyTotals){ .tasks = out_i64(&out) };
+    ret->open = out_i64(&out);
+    ret->usage.input_tokens = out_i64(&out);
+    ret->usage.output_tokens = out_i64(&out);
+    ret->usage.cached_tokens = out_i64(&out);
+    ret->usage.llm_calls = out_i64(&out);
+    ret->usage.tool_calls = out_i64(&out);
+    ret->usage.replayed_calls = out_i64(&out);
+    ret->usage.cost_nusd = out_i64(&out);
+    ret->usage.charged_tokens = out_i64(&out);
+    ret->usage.cached_calls = out_i64(&out);
+    ret->usage.degraded_calls = out_i64(&out);
+    db_reset(s);
+    return 0;
+}
+
+/* --- limits of versions ----------------------------------------------------------------------- */
+
+int family_version_limits(Db *db, Str version_id, FamilyAmount *ret)
+{
+    RowIn in = row_in(db, "SELECT coalesce(json_extract(components, '$.limits.tokensPerTask'), -1),"
+                          " coalesce(json_extract(components, '$.limits.toolCallsPerTask'), -1),"
+                          " CAST(json_extract(components, '$.limits.usdPerTask') AS TEXT)"
+                          " FROM version WHERE id = ?1");
+    in_text(&in, version_id);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    FamilyAmount limits = FAMILY_UNLIMITED;
+    int64_t tokens = db_i64(in.stmt, 0), tools = db_i64(in.stmt, 1), nusd = CAP_NONE;
+    if (tokens >= 0) limits.tokens = tokens;
+    if (tools >= 0) limits.tool_calls = tools;
+    if (!db_is_null(in.stmt, 2) && money_from_text(db_str(in.stmt, 2), NUSD_PER_USD, &nusd) == 0)
+        limits.nusd = nusd;
+    *ret = limits;
+    db_reset(in.stmt);
+    return 0;
+}
