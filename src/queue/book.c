@@ -286,6 +286,7 @@ int calls_book(Queue *queue, Db *db, TaskRef task, const Call *calls, size_t n, 
         if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
     }
     if (r == 0 && !is_account(task)) r = task_add_usage(db, facts.seq, &sum);
+    if (r == 0 && !is_account(task)) r = family_late(db, facts.seq, &sum);
     if (r == 0) r = sums_write(&b);
     booking_deinit(&b);
     return r;

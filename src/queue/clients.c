@@ -2,9 +2,9 @@
 #include "base/diag.h"
 #include "logic/flag.h"
 #include "queue/queue_private.h"
+#include "store/family_store.h"
 #include "store/flag_store.h"
 #include "store/idempotency_store.h"
-#include "store/rollout_store.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
 
@@ -12,18 +12,6 @@
 #define SWITCH_ARENA_MAX (16 * FLAG_TEXT_BYTES_MAX)
 
 /* --- submit ----------------------------------------------------------------------------------- */
-
-typedef struct {
-    Queue *queue;
-    const TaskNew *task;
-    int64_t now_ms;
-    TaskSummary summary;
-
-    /* of the agent's rollout; seq 0: none, or the version was given */
-    RolloutRouting rollout;
-    RolloutUnit unit;
-    bool unit_is_new; /* or has a new arm: it has to be stored */
-} SubmitJob;
 
 static int no_agent(Str agent)
 {
@@ -94,7 +82,7 @@ static Uuid new_id(Queue *queue, int64_t now_ms)
 }
 
 /* The arm of an active rollout that the task belongs to; canary: its version into the summary. */
-static int submit_route(Db *db, SubmitJob *job, char id[UUID_TEXT_MAX])
+static int submit_route(Db *db, SubmitJob *job)
 {
     const TaskNew *new = job->task;
     RouteBefore before;
@@ -109,7 +97,7 @@ static int submit_route(Db *db, SubmitJob *job, char id[UUID_TEXT_MAX])
     RouteWho who = { .session = new->session_id,
                      .user = new->user_id,
                      .tenant = new->tenant_id,
-                     .task = str_of(uuid_text(job->summary.id, id)) };
+                     .task = str_of(uuid_text(job->summary.id, job->unit_text)) };
     RolloutUnit *unit = &job->unit;
     unit->unit = route_unit(&who, job->rollout.unit, &unit->kind);
     r = rollout_unit_get(db, job->rollout.seq, unit->kind, unit->unit, &before);
@@ -137,7 +125,7 @@ static int submit_routed(Db *db, SubmitJob *job, const TaskRow *row, int64_t seq
     return r;
 }
 
-static int submit_insert(Db *db, SubmitJob *job)
+int submit_insert(Db *db, SubmitJob *job)
 {
     const TaskNew *new = job->task;
     TaskSummary *s = &job->summary;
@@ -161,9 +149,8 @@ static int submit_insert(Db *db, SubmitJob *job)
         .webhook_url = new->webhook_url,
         .traceparent = new->traceparent,
     };
-    int64_t seq;
-    int r = task_insert(db, &row, &seq);
-    if (r == 0) r = submit_routed(db, job, &row, seq);
+    int r = task_insert(db, &row, &job->seq);
+    if (r == 0) r = submit_routed(db, job, &row, job->seq);
     if (r != 0 || str_empty(new->idempotency_key)) return r;
     r = idempotency_insert(db, new->tenant_id, new->idempotency_key, new->fingerprint, s->id,
                            job->now_ms);
@@ -195,6 +182,14 @@ static int submit_switch(Db *db, const SubmitJob *job)
     return diag_set(QUEUE_E_SWITCHED_OFF, "the flag \"tasks\" has switched such tasks off");
 }
 
+int submit_choose(Db *db, SubmitJob *job, Arena *arena)
+{
+    int r = submit_agent(db, job, arena);
+    if (r == 0) r = submit_version(db, job, arena);
+    if (r == 0) r = submit_route(db, job);
+    return r == 0 ? submit_switch(db, job) : r;
+}
+
 static int submit_job(Db *db, void *arg)
 {
     SubmitJob *job = arg;
@@ -202,11 +197,7 @@ static int submit_job(Db *db, void *arg)
     arena_init(&arena, SMALL_ARENA_MAX);
     int r = submit_known(db, job, &arena);
     if (r != -ENOENT) return r;
-    r = submit_agent(db, job, &arena);
-    char id[UUID_TEXT_MAX];
-    if (r == 0) r = submit_version(db, job, &arena);
-    if (r == 0) r = submit_route(db, job, id);
-    if (r == 0) r = submit_switch(db, job);
+    r = submit_choose(db, job, &arena);
     return r == 0 ? submit_insert(db, job) : r;
 }
 
@@ -255,7 +246,11 @@ static int cancel_job(Db *db, void *arg)
     ChangeJob *job = arg;
     int r = change_head(db, job);
     if (r != 0) return r;
-    if (job->head.state == TASK_RUNNING) return task_request_cancel(db, job->head.seq, job->by);
+    if (job->head.state == TASK_RUNNING) {
+        r = task_request_cancel(db, job->head.seq, job->by);
+        if (r != 0 || job->head.children == 0) return r;
+        return family_stop(job->queue, db, &job->head, job->by, job->now_ms, &job->effects);
+    }
     if (!task_state_may(job->head.state, TASK_CANCELED))
         return diag_set(QUEUE_E_STATE, "the task has ended: %s", task_state_name(job->head.state));
     return task_conclude_idle(job->queue, db, &job->head, TASK_CANCELED, STR("canceled"), job->by,
@@ -283,12 +278,16 @@ static int retry_job(Db *db, void *arg)
     if (job->head.state == TASK_RUNNING || !task_state_may(job->head.state, TASK_QUEUED))
         return diag_set(QUEUE_E_STATE, "a task that is %s cannot be retried",
                         task_state_name(job->head.state));
+    if (!uuid_is_zero(job->head.parent_id))
+        return diag_set(QUEUE_E_STATE, "a sub-agent's task is tried again with the task that "
+                                       "started it");
     r = queue_reserve(job->queue, job->head.lane);
     if (r != 0) return r;
     job->reserved = true;
     if (job->fresh) r = journal_retire(db, job->head.seq);
     if (r == 0) r = rollup_news_add(db, job->head.seq, -1, NEWS_TASK | NEWS_SCORE);
     if (r == 0) r = score_forget(db, job->head.seq);
+    if (r == 0 && job->head.children > 0) r = family_forget(db, job->head.seq, job->fresh);
     return r != 0 ? r : task_restart(db, job->head.seq, job->now_ms);
 }
 

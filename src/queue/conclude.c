@@ -172,6 +172,8 @@ int task_conclude(const Queue *queue, Db *db, const TaskHead *head, const Conclu
     if (str_empty(end.error_code)) end.error_detail = STR_NULL;
     r = task_end(db, head, &end);
     if (r == 0 && end.next.state != TASK_QUEUED) r = at_rest(queue, db, head, c->now_ms, effects);
+    if (r == 0 && task_state_ended(end.next.state))
+        r = family_ended(queue, db, head, c->now_ms, effects);
     if (r != 0) return r;
     effects_end(effects, head->lane, &end.next, c->outcome);
     *ret_state = end.next.state;
@@ -185,6 +187,7 @@ int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskSta
     int r = rollup_news_add(db, head->seq, -1, NEWS_TASK | NEWS_SCORE); /* one that waited */
     if (r == 0) r = task_stop(db, head->seq, state, error_code, by, now_ms);
     if (r == 0) r = at_rest(queue, db, head, now_ms, effects);
+    if (r == 0 && task_state_ended(state)) r = family_ended(queue, db, head, now_ms, effects);
     if (r != 0) return r;
     effects->queued[head->lane] -= head->state == TASK_QUEUED;
     effects->ended[head->lane][state]++;

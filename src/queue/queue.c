@@ -107,6 +107,9 @@ static void options_fill(QueueOptions *o)
     if (o->lease_ms == 0) o->lease_ms = LEASE_MS_DEFAULT;
     if (o->log_bytes_max == 0) o->log_bytes_max = LOG_BYTES_MAX_DEFAULT;
     if (o->key_kept_ms == 0) o->key_kept_ms = KEY_KEPT_MS_DEFAULT;
+    if (o->family.depth_max == 0) o->family.depth_max = FAMILY_BOUNDS_DEFAULT.depth_max;
+    if (o->family.children_max == 0) o->family.children_max = FAMILY_BOUNDS_DEFAULT.children_max;
+    if (o->family.members_max == 0) o->family.members_max = FAMILY_BOUNDS_DEFAULT.members_max;
     if (o->journal_bytes_max == 0) o->journal_bytes_max = JOURNAL_BYTES_MAX_DEFAULT;
     if (o->journal_recordings_max == 0) o->journal_recordings_max = JOURNAL_RECORDINGS_DEFAULT;
     if (o->journal_kept_ms == 0) o->journal_kept_ms = JOURNAL_KEPT_MS_DEFAULT;

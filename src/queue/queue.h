@@ -16,6 +16,7 @@
 #include "store/account_store.h"
 #include "store/agent_store.h"
 #include "store/call_store.h"
+#include "store/family_store.h"
 #include "store/journal_store.h"
 #include "store/log_store.h"
 #include "store/score_store.h"
@@ -69,6 +70,7 @@ typedef struct {
     /* Writes the body of a task's webhook (JSON) when it has come to rest; pure, called on a store
      * thread with all parts of the task. NULL: bodies are left empty, for who delivers to fill. */
     void (*webhook_body)(Buf *out, const Task *task, int64_t now_ms);
+    FamilyBounds family;       /* zeros: FAMILY_BOUNDS_DEFAULT */
     const BudgetRule *budgets; /* of the configuration, copied; see ledger.h */
     size_t budgets_n;
     const QueueClock *clock; /* NULL: sys/clock.h; must outlive the queue */
@@ -384,6 +386,58 @@ typedef struct {
 MUST_CHECK int queue_state_wait(Queue *queue, TaskRef task, const StateAsk *ask, Arena *arena,
                                 StateReply *ret);
 
+/* --- sub-agents: tasks that running tasks start ----------------------------------------------- */
+
+#define CHILD_KEY_BYTES_MAX (IDEMPOTENCY_KEY_BYTES_MAX + 8)
+#define CHILD_FINGERPRINT_BYTES 32
+
+typedef struct {
+    Str key;         /* by which a later attempt of the parent finds this child again */
+    Str fingerprint; /* digest of the request the key stands for */
+    Str agent;       /* empty: the parent's; that one runs the parent's version */
+    Str input;       /* JSON */
+    Str metadata;    /* JSON object or empty */
+    int64_t time_limit_ms;
+    int64_t remaining_ms; /* until the parent's deadline: the child's is not later; 0: none */
+    FamilyAmount offered; /* what the parent lends, which nothing else can spend meanwhile */
+    bool find_only;       /* nothing is left to lend: one that is not there is not started */
+} ChildNew;
+
+#define CHILD_NONE_STATUS 499 /* of a refusal: there is none, and it was only to be found */
+
+/* Why there is no child, in words for the agent that asked. */
+typedef struct {
+    int status;       /* as of HTTP; 0: it was not refused */
+    const char *code; /* literal */
+} ChildRefusal;
+
+typedef struct {
+    TaskSummary task;
+    FamilyAmount allotted; /* at most what was offered */
+    ChildRefusal refusal;  /* with diag */
+} ChildStarted;
+
+/* Starts a child of a running task, or finds the one that was started under this key: then nothing
+ * of what was offered is taken, and allotted is what that one has. It inherits lane, user, tenant,
+ * place in the queue and trace. Returns 0 (look at refusal), QUEUE_E_STALE, -errno. */
+MUST_CHECK int queue_child_wait(Queue *queue, TaskRef parent, const ChildNew *child,
+                                ChildStarted *ret);
+
+/* The children of a running task, as soon as their number of ended ones is not seen any more, at
+ * the latest at deadline_ms. Rows live in arena. Returns 0, QUEUE_E_STALE, -ECANCELED, -ENOMEM,
+ * -errno. */
+MUST_CHECK int queue_children_wait(Queue *queue, TaskRef parent, int64_t seen, int64_t deadline_ms,
+                                   Arena *arena, FamilyRow **ret, size_t *ret_n);
+int64_t children_ended(const FamilyRow *rows, size_t n);
+
+/* A child of a running task, with all parts. Returns 0, QUEUE_E_STALE, QUEUE_E_NO_TASK (none of
+ * its), -ENOMEM, -errno. */
+MUST_CHECK int queue_child_get_wait(Queue *queue, TaskRef parent, Uuid id, Arena *arena, Task *ret);
+
+/* Cancels such a child and all below it, as queue_cancel_wait; one that has ended is left as it is.
+ * Returns 0, QUEUE_E_STALE, QUEUE_E_NO_TASK, -errno. */
+MUST_CHECK int queue_child_cancel_wait(Queue *queue, TaskRef parent, Uuid id);
+
 /* --- webhooks --------------------------------------------------------------------------------- */
 
 /* The mark moves after each commit that put a webhook into the outbox, so that its delivery can
@@ -425,6 +479,8 @@ typedef struct {
     QueueLaneStats lane[LANE_N_];
     /* calls of tools that workers reported: ran and went well, ran and did not, were not run */
     uint64_t tools_ok, tools_failed, tools_refused, tools_ms;
+    /* sub-agents: started, found again, refused for a bound of families */
+    uint64_t children_started, children_found, children_refused[FAMILY_GROWTH_N_];
     uint64_t stale;                             /* reports refused for their fence */
     uint64_t journal_recordings, journal_bytes; /* kept since start, as stored */
     uint64_t journal_dropped;                   /* not kept because the task's journal was full, */

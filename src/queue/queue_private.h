@@ -8,6 +8,7 @@
 #include "base/map.h"
 #include "queue/ledger.h"
 #include "queue/queue.h"
+#include "store/rollout_store.h"
 #include "store/rollup_store.h"
 
 #define TASK_MARKS_N \
@@ -83,6 +84,15 @@ int64_t queue_steady_ms(const Queue *queue);
 
 /* --- what a job changed, told to memory after its commit -------------------------------------- */
 
+#define TOUCHED_MAX 32
+
+/* Tasks that changed beside the ones a job is about, and workers that are to heartbeat for it. More
+ * than there is room for: all are woken, which is too many but never too few. */
+typedef struct {
+    Uuid tasks[TOUCHED_MAX], workers[TOUCHED_MAX];
+    size_t tasks_n, workers_n;
+} Touched;
+
 typedef struct {
     int queued[LANE_N_], running[LANE_N_]; /* changes of the counts */
     unsigned ready[LANE_N_];               /* tasks that were queued: claimers to wake */
@@ -90,10 +100,14 @@ typedef struct {
     unsigned ended[LANE_N_][TASK_STATE_N_];
     unsigned stale;
     bool webhook;
+    Touched touched;
 } Effects;
 
 /* Any thread, without the lock. */
 void queue_apply(Queue *queue, const Effects *effects);
+
+void touch_task(Effects *effects, Uuid id);
+void touch_worker(Effects *effects, Uuid id);
 
 /* Moves the mark of a task or a worker. */
 void queue_task_changed(Queue *queue, Uuid id);
@@ -106,6 +120,20 @@ void queue_unreserve(Queue *queue, Lane lane);
 
 /* The reserved place holds a committed task now. */
 void queue_submitted(Queue *queue, Lane lane);
+
+/* --- families (family.c) ---------------------------------------------------------------------- */
+
+/* Inside a job: the task of head has ended. Its parent gets back what was not spent; what it has
+ * started and is not done is stopped. Cheap for tasks without relatives. */
+MUST_CHECK int family_ended(const Queue *queue, Db *db, const TaskHead *head, int64_t now_ms,
+                            Effects *effects);
+
+/* Inside a job: stops every task below this one: at once what waits, by its worker what runs. */
+MUST_CHECK int family_stop(const Queue *queue, Db *db, const TaskHead *head, Str by, int64_t now_ms,
+                           Effects *effects);
+
+/* Inside a job: an ended task turns out to have used more. */
+MUST_CHECK int family_late(Db *db, int64_t task_seq, const TaskUsage *usage);
 
 /* --- budgets (ledger.c) ----------------------------------------------------------------------- */
 
@@ -153,6 +181,26 @@ void in_flight_deinit(Map *workers);
 
 /* Records a call as lost and charges it in full, unless it is recorded already. */
 MUST_CHECK int hold_lose(Queue *queue, Db *db, Uuid worker_id, const BudgetHold *hold);
+/* --- submitting (clients.c) ------------------------------------------------------------------- */
+
+typedef struct {
+    Queue *queue;
+    const TaskNew *task;
+    int64_t now_ms;
+    TaskSummary summary;
+    int64_t seq; /* of the new task */
+
+    /* of the agent's rollout; seq 0: none, or the version was given */
+    RolloutRouting rollout;
+    RolloutUnit unit;
+    bool unit_is_new; /* or has a new arm: it has to be stored */
+    char unit_text[UUID_TEXT_MAX];
+} SubmitJob;
+
+/* Inside a job: the agent and version of a new task, with what may refuse it; then the task. Return
+ * as queue_submit_wait. */
+MUST_CHECK int submit_choose(Db *db, SubmitJob *job, Arena *arena);
+MUST_CHECK int submit_insert(Db *db, SubmitJob *job);
 
 /* --- waiting ---------------------------------------------------------------------------------- */
 

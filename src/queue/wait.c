@@ -208,6 +208,37 @@ static void effects_count(Queue *queue, const Effects *e, int lane)
     for (int state = 0; state < TASK_STATE_N_; state++) s->ended[state] += e->ended[lane][state];
 }
 
+static size_t touched_n(size_t n)
+{
+    return MIN(n, (size_t)TOUCHED_MAX);
+}
+
+void touch_task(Effects *effects, Uuid id)
+{
+    Touched *t = &effects->touched;
+    if (t->tasks_n++ < TOUCHED_MAX) t->tasks[t->tasks_n - 1] = id;
+}
+
+void touch_worker(Effects *effects, Uuid id)
+{
+    Touched *t = &effects->touched;
+    for (size_t i = 0; i < touched_n(t->workers_n); i++)
+        if (uuid_eq(t->workers[i], id)) return;
+    if (t->workers_n++ < TOUCHED_MAX) t->workers[t->workers_n - 1] = id;
+}
+
+/* With the lock. */
+static void touched_wake(Queue *queue, const Touched *t)
+{
+    for (size_t i = 0; i < touched_n(t->tasks_n); i++) mark_move(task_mark(queue, t->tasks[i]));
+    for (size_t i = 0; i < touched_n(t->workers_n); i++)
+        mark_move(worker_mark(queue, t->workers[i]));
+    for (size_t i = 0; t->tasks_n > TOUCHED_MAX && i < TASK_MARKS_N; i++)
+        mark_move(&queue->tasks[i]);
+    for (size_t i = 0; t->workers_n > TOUCHED_MAX && i < WORKER_MARKS_N; i++)
+        mark_move(&queue->workers[i]);
+}
+
 void queue_apply(Queue *queue, const Effects *effects)
 {
     pthread_mutex_lock(&queue->lock);
@@ -217,6 +248,7 @@ void queue_apply(Queue *queue, const Effects *effects)
         claimers_wake_locked(queue, (Lane)lane, effects->ready[lane]);
     }
     if (effects->webhook) mark_move(&queue->webhooks);
+    touched_wake(queue, &effects->touched);
     pthread_mutex_unlock(&queue->lock);
 }
 
