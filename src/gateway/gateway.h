@@ -21,6 +21,7 @@
 #include "gateway/gateway_problem.h"
 #include "logic/budget.h"
 #include "logic/cap.h"
+#include "logic/family.h"
 #include "logic/lane.h"
 #include "logic/tools.h"
 #include "logic/usage.h"
@@ -203,6 +204,8 @@ typedef struct {
     /* Handles paths under /gantry/v1/ other than /gantry/v1/task (state, tasks, escalate, ...). */
     HttpHandler door;
     void *door_ctx;
+    /* A call begins (ends) to wait for what the task has lent; may be NULL. Must not wait. */
+    void (*on_lent_wait)(void *ctx, bool begins);
 } GatewayTaskOptions;
 
 /* On the gateway's loop. Returns 0 or -errno with diag (no listener). */
@@ -266,6 +269,14 @@ void gateway_task_flags(const GatewayTask *task, JsonOut *out);
 MUST_CHECK int gateway_task_count_tool(GatewayTask *task, bool asked, bool *ret_counted);
 /* Such a call was not made: an earlier attempt's result is given. */
 void gateway_task_tool_replayed(GatewayTask *task, bool asked);
+
+/* What of its caps the task lends to tasks that it starts (logic/family.h): nothing else can spend
+ * it until it comes back. All of it has to be back before the task is closed. */
+FamilyAmount gateway_task_left(const GatewayTask *task);
+void gateway_task_lend(GatewayTask *task, const FamilyAmount *amount);
+void gateway_task_lend_end(GatewayTask *task, const FamilyAmount *lent, const FamilyAmount *spent);
+/* Something was refused to the task because of this cap: see GatewayTotals.stopped_by. */
+void gateway_task_capped(GatewayTask *task, CapReason reason);
 
 /* Stops the task (FINISHED) and waits for its calls to settle, at most until deadline_ms: then they
  * are ended. Afterwards the totals are final. Waits even when the caller is cancelled. */

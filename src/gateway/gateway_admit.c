@@ -264,7 +264,10 @@ static int admit_wait(ModelCall *call, PurseWaiter *waiter)
         if (r != 0 || call->held) return r;
         bool budget = call->verdict.reason == CAP_BY_BUDGET;
         if (!waited) atomic_fetch_add(&task->gateway->waited, 1);
+        bool lent = !budget && task->lent_n > 0;
+        if (lent) task_lent_wait(task, true);
         r = call_pause_wait(call, budget ? &call->wake : &task->changed, until_ms);
+        if (lent) task_lent_wait(task, false);
         if (r == -ECANCELED || r == HTTP_E_GONE) return r;
         if (r == -ETIMEDOUT && !task_past_deadline(task))
             return call_problem(call, PROBLEM_QUEUED, NULL, "%s",

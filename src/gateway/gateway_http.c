@@ -218,7 +218,8 @@ static void out_totals(JsonOut *out, const GatewayTask *task)
     json_out_object(out);
     json_out_ki64(out, "tokens", totals->caps.reserved_tokens);
     json_out_ki64(out, "costNusd", totals->caps.reserved_nusd);
-    json_out_ki64(out, "calls", totals->caps.in_flight);
+    json_out_ki64(out, "calls", totals->caps.in_flight - task->lent_n);
+    json_out_ki64(out, "subagents", task->lent_n);
     json_out_object_end(out);
     json_out_key(out, "usage"); /* of this attempt */
     json_out_object(out);

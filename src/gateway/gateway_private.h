@@ -92,6 +92,7 @@ struct GatewayTask {
     PurseOwner *owner;        /* whose budgets it spends */
     int64_t settled_ppm;      /* of the tightest budget that applies, in millionths, at least */
     DegradeStep step;         /* that its calls are at */
+    int64_t lent_n;           /* tasks that it has lent to; among totals.caps.in_flight */
     int64_t tools_asked;      /* by answers of this attempt, and not run yet */
     int64_t tools_run;        /* by all attempts; earlier ones by what was counted */
     List calls;               /* ModelCall.node: all that have not returned */
@@ -108,6 +109,9 @@ typedef struct {
     ListNode node;
     FiberRef fiber;
 } Visit;
+
+/* A call begins, or ends, to wait for what was lent. Never waits. */
+void task_lent_wait(GatewayTask *task, bool begins);
 
 /* gateway_stats.c */
 void stats_refused(Gateway *gateway, Problem problem);

@@ -246,6 +246,35 @@ void task_note_cap(GatewayTask *task, CapReason reason)
     if (task->totals.stopped_by == CAP_BY_NOTHING) task->totals.stopped_by = reason;
 }
 
+FamilyAmount gateway_task_left(const GatewayTask *task)
+{
+    return family_left(&task->options.limits, &task->totals.caps);
+}
+
+void gateway_task_lend(GatewayTask *task, const FamilyAmount *amount)
+{
+    family_lend(&task->options.limits, &task->totals.caps, amount);
+    task->lent_n++;
+}
+
+void gateway_task_lend_end(GatewayTask *task, const FamilyAmount *lent, const FamilyAmount *spent)
+{
+    assert(task->lent_n > 0);
+    family_return(&task->options.limits, &task->totals.caps, lent, spent);
+    task->lent_n--;
+    cond_broadcast(&task->changed);
+}
+
+void gateway_task_capped(GatewayTask *task, CapReason reason)
+{
+    task_note_cap(task, reason);
+}
+
+void task_lent_wait(GatewayTask *task, bool begins)
+{
+    if (task->options.on_lent_wait) task->options.on_lent_wait(task->options.door_ctx, begins);
+}
+
 const char *task_stop_text(GatewayStop stop)
 {
     static const char *const texts[GATEWAY_STOP_N_] = {
