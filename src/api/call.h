@@ -144,6 +144,10 @@ int worker_recordings_run_wait(ApiCall *call);
 int worker_logs_run_wait(ApiCall *call);
 int worker_state_run_wait(ApiCall *call);
 int worker_leave_run_wait(ApiCall *call);
+int worker_child_run_wait(ApiCall *call);
+int worker_children_run_wait(ApiCall *call);
+int worker_child_get_run_wait(ApiCall *call);
+int worker_child_cancel_run_wait(ApiCall *call);
 int worker_grants_run_wait(ApiCall *call);
 int worker_holds_run_wait(ApiCall *call);
 

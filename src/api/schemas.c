@@ -40,7 +40,10 @@ const Schema api_schemas[] = {
       "cancelRequested?:boolean stoppedBy?:string degraded?:boolean result?:any error?:TaskError "
       "usage:TaskUsage costUsd:usd costNusd:integer quality:number? parentTaskId?:uuid "
       "sessionId?:string userId?:string tenantId?:string webhookUrl?:string "
-      "metadata?:object" },
+      "metadata?:object children?:[Subagent] descendants?:Descendants" },
+    { "Subagent", "taskId:uuid status:string agent:string createdAt:time finishedAt:time? "
+                  "stoppedBy?:string costUsd:usd costNusd:integer" },
+    { "Descendants", "tasks:integer open:integer usage:TaskUsage costUsd:usd costNusd:integer" },
     { "TaskError", "code:string detail:string" },
     { "TaskUsage", TASK_USAGE "replayedCalls:integer cachedCalls:integer "
                               "degradedCalls:integer" },
@@ -56,7 +59,7 @@ const Schema api_schemas[] = {
       "cachedTokens?:integer reasoningTokens?:integer costUsd?:usd "
       "costNusd?:integer seq?:integer stream?:string text?:string "
       "webhookId?:string url?:string state?:string attempts?:integer "
-      "error?:string nextAt?:time" },
+      "error?:string nextAt?:time subagentTaskId?:uuid agent?:string" },
     { "TaskLog", "taskId:uuid entries:[LogLine] nextAfter:string? dropped:integer" },
     { "TaskJournal", "taskId:uuid replayedCalls:integer missedCalls:integer bytes:integer "
                      "full:boolean recordings:[Recording] nextAfter:integer?" },
@@ -141,6 +144,13 @@ const Schema api_schemas[] = {
                      "userId:string? tenantId:string? traceparent:string? remainingMs:integer? "
                      "spent:AttemptUsage" },
     { "AttemptUsage", TASK_USAGE "chargedTokens:integer costNusd:integer" },
+    { "ChildStarted", "taskId?:uuid status?:string existing?:boolean agent?:string versionId?:hex "
+                      "allotted?:FamilyAmount refused?:ChildRefused" },
+    { "ChildRefused", "status:integer code:string detail:string" },
+    { "ChildList", "children:[ChildState]" },
+    { "ChildState", "taskId:uuid status:string agent:string allotted:FamilyAmount "
+                    "charged:FamilyAmount" },
+    { "FamilyAmount", "tokens:integer? nusd:integer? toolCalls:integer?" },
     { "WorkerJournal", "recordings?:[WorkerRecording] n?:integer status?:integer "
                        "contentType?:string streamed?:boolean answer?:RecordedBytes "
                        "request?:string" },

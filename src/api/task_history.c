@@ -8,6 +8,7 @@
 #include "codec/sse.h"
 #include "observe/task_json.h"
 #include "store/call_store.h"
+#include "store/family_store.h"
 #include "store/log_store.h"
 #include "store/webhook_store.h"
 #include "sys/clock.h"
@@ -248,7 +249,8 @@ typedef struct {
     TaskLogLine *lines;
     Webhook *webhooks;
     ToolRecord *tools;
-    size_t attempts_n, calls_n, lines_n, webhooks_n, tools_n;
+    FamilyRow *children;
+    size_t attempts_n, calls_n, lines_n, webhooks_n, tools_n, children_n;
 } Timeline;
 
 typedef enum {
@@ -256,6 +258,8 @@ typedef enum {
     MOMENT_ATTEMPT_STARTED,
     MOMENT_CALL,
     MOMENT_TOOL,
+    MOMENT_CHILD_STARTED,
+    MOMENT_CHILD_FINISHED,
     MOMENT_LOG,
     MOMENT_ATTEMPT_FINISHED,
     MOMENT_FINISHED,
@@ -264,8 +268,16 @@ typedef enum {
 } MomentKind;
 
 static const char *const moment_names[MOMENT_N_] = {
-    "submitted", "attempt_started",  "llm_call", "tool_call",
-    "log",       "attempt_finished", "finished", "webhook",
+    [MOMENT_SUBMITTED] = "submitted",
+    [MOMENT_ATTEMPT_STARTED] = "attempt_started",
+    [MOMENT_CALL] = "llm_call",
+    [MOMENT_TOOL] = "tool_call",
+    [MOMENT_CHILD_STARTED] = "subagent_started",
+    [MOMENT_CHILD_FINISHED] = "subagent_finished",
+    [MOMENT_LOG] = "log",
+    [MOMENT_ATTEMPT_FINISHED] = "attempt_finished",
+    [MOMENT_FINISHED] = "finished",
+    [MOMENT_WEBHOOK] = "webhook",
 };
 
 /* A moment of the timeline: what it is about stands at index in the list of its kind. */
@@ -284,6 +296,8 @@ static int timeline_job(Db *db, void *arg)
     if (r == 0)
         r = task_log_list(db, t->task.seq, (TaskLogCursor){ 0 }, t->arena, &t->lines, &t->lines_n);
     if (r == 0) r = tool_record_list(db, t->task.seq, t->arena, &t->tools, &t->tools_n);
+    if (r == 0 && t->task.children)
+        r = family_list(db, t->task.seq, t->arena, &t->children, &t->children_n);
     if (r == 0) r = webhook_list(db, t->task.seq, t->arena, &t->webhooks, &t->webhooks_n);
     return r;
 }
@@ -299,7 +313,8 @@ static int moment_cmp(const void *a, const void *b)
 
 static Moment *moments_make(const Timeline *t, size_t *ret_n)
 {
-    size_t max = 2 + 2 * t->attempts_n + t->calls_n + t->lines_n + t->webhooks_n + t->tools_n,
+    size_t max = 2 + 2 * t->attempts_n + t->calls_n + t->lines_n + t->webhooks_n + t->tools_n +
+                 2 * t->children_n,
            n = 0;
     Moment *m = ARENA_ARRAY(t->arena, Moment, max);
     if (!m) return NULL;
@@ -311,6 +326,11 @@ static Moment *moments_make(const Timeline *t, size_t *ret_n)
     }
     for (size_t i = 0; i < t->calls_n; i++) m[n++] = (Moment){ t->calls[i].at_ms, MOMENT_CALL, i };
     for (size_t i = 0; i < t->tools_n; i++) m[n++] = (Moment){ t->tools[i].at_ms, MOMENT_TOOL, i };
+    for (size_t i = 0; i < t->children_n; i++) {
+        m[n++] = (Moment){ t->children[i].created_at_ms, MOMENT_CHILD_STARTED, i };
+        if (t->children[i].finished_at_ms)
+            m[n++] = (Moment){ t->children[i].finished_at_ms, MOMENT_CHILD_FINISHED, i };
+    }
     for (size_t i = 0; i < t->lines_n; i++) m[n++] = (Moment){ t->lines[i].at_ms, MOMENT_LOG, i };
     for (size_t i = 0; i < t->webhooks_n; i++)
         m[n++] = (Moment){ t->webhooks[i].created_at_ms, MOMENT_WEBHOOK, i };
@@ -388,6 +408,19 @@ static void log_write(JsonOut *out, const TaskLogLine *line)
     json_out_kstr(out, "text", line->text);
 }
 
+static void child_write(JsonOut *out, const FamilyRow *c, bool ended)
+{
+    char usd[MONEY_TEXT_MAX];
+    json_out_kuuid(out, "subagentTaskId", c->id);
+    json_out_kstr(out, "agent", c->agent);
+    if (!ended) return;
+    json_out_ki64(out, "durationMs", MAX(c->finished_at_ms - c->created_at_ms, 0));
+    json_out_kcstr(out, "status", task_state_name(c->state));
+    kstr_if(out, "errorCode", c->error_code);
+    json_out_kcstr(out, "costUsd", money_text(c->charged.nusd, usd));
+    json_out_ki64(out, "costNusd", c->charged.nusd);
+}
+
 static void moment_write(JsonOut *out, const Timeline *t, const Moment *m)
 {
     json_out_object(out);
@@ -398,6 +431,8 @@ static void moment_write(JsonOut *out, const Timeline *t, const Moment *m)
     case MOMENT_ATTEMPT_FINISHED: attempt_write(out, &t->attempts[m->index], true); break;
     case MOMENT_CALL: call_write(out, &t->calls[m->index]); break;
     case MOMENT_TOOL: tool_write(out, &t->tools[m->index]); break;
+    case MOMENT_CHILD_STARTED: child_write(out, &t->children[m->index], false); break;
+    case MOMENT_CHILD_FINISHED: child_write(out, &t->children[m->index], true); break;
     case MOMENT_LOG: log_write(out, &t->lines[m->index]); break;
     case MOMENT_WEBHOOK: webhook_write(out, &t->webhooks[m->index]); break;
     case MOMENT_FINISHED:

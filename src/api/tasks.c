@@ -33,6 +33,37 @@ static int end_await(ApiCall *call, Uuid id, int64_t deadline_ms)
     return 0;
 }
 
+typedef struct {
+    int64_t seq;
+    Arena *arena;
+    FamilyRow *rows;
+    size_t n;
+    FamilyTotals totals;
+} FamilyRead;
+
+static int family_job(Db *db, void *arg)
+{
+    FamilyRead *read = arg;
+    int r = family_list(db, read->seq, read->arena, &read->rows, &read->n);
+    return r == 0 ? family_totals(db, read->seq, &read->totals) : r;
+}
+
+/* What the task has started, if anything. */
+static int task_reply_wait(ApiCall *call, const Task *task)
+{
+    FamilyRead read = { .seq = task->seq, .arena = &call->req->arena };
+    int r = 0;
+    if (task->children)
+        r = store_read_wait(queue_store(call->api->options.queue), family_job, &read);
+    if (r < 0) return api_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
+    api_json(&json, API_JSON_BYTES_MAX);
+    if (task->children)
+        task_json_with(&json.out, task, TASK_JSON_RESULT, read.rows, read.n, &read.totals);
+    else task_json(&json.out, task, TASK_JSON_RESULT);
+    return api_json_wait(call, 200, &json);
+}
+
 int task_get_run_wait(ApiCall *call)
 {
     Uuid id;
@@ -45,11 +76,7 @@ int task_get_run_wait(ApiCall *call)
     if (r == 0)
         r = queue_get_wait(call->api->options.queue, id, TASK_PART_PAYLOAD | TASK_PART_RESULT,
                            &call->req->arena, &task);
-    if (r != 0) return api_queue_fail_wait(call, r);
-    CLEANUP(api_json_deinit) ApiJson json = { 0 };
-    api_json(&json, API_JSON_BYTES_MAX);
-    task_json(&json.out, &task, TASK_JSON_RESULT);
-    return api_json_wait(call, 200, &json);
+    return r != 0 ? api_queue_fail_wait(call, r) : task_reply_wait(call, &task);
 }
 
 /* --- lists ------------------------------------------------------------------------------------ */

@@ -15,4 +15,10 @@ extern const BodySpec recordings_body;
 extern const Param worker_journal_params[];
 extern const BodySpec logs_body;
 
+/* worker_children.c */
+extern const BodySpec child_body;
+extern const BodySpec child_cancel_body;
+extern const Param worker_children_params[];
+extern const Param worker_child_params[];
+
 #endif

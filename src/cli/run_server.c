@@ -13,6 +13,7 @@
 #include "cli/upload.h"
 #include "cli/verbs.h"
 #include "gateway/sim.h"
+#include "observe/task_json.h"
 #include "observe/webhook.h"
 #include "queue/ledger.h"
 #include "rollout/control.h"
@@ -233,8 +234,10 @@ static int worker_start_wait(Program *p)
         p->link = link_http_new(
             &(LinkHttpOptions){ .client = p->client, .url = p->in->server, .key = p->in->key });
     else
-        p->link = link_local_new(&(LinkLocalOptions){
-            .queue = p->queue, .lease_ms = p->config.lease_ms, .board = p->board });
+        p->link = link_local_new(&(LinkLocalOptions){ .queue = p->queue,
+                                                      .lease_ms = p->config.lease_ms,
+                                                      .board = p->board,
+                                                      .task_json = task_json });
     WorkerOptions options = { .link = p->link,
                               .gateway = p->gateway,
                               .models = &p->config.gateway,

@@ -87,10 +87,38 @@ static void progress_write(JsonOut *out, const Task *task)
     if (task->usage.degraded_calls > 0) json_out_kbool(out, "degraded", true);
 }
 
-void task_json(JsonOut *out, const Task *task, unsigned flags)
+static void child_write(JsonOut *out, const FamilyRow *row)
+{
+    char usd[MONEY_TEXT_MAX];
+    json_out_object(out);
+    json_out_kuuid(out, "taskId", row->id);
+    json_out_kcstr(out, "status", task_state_name(row->state));
+    json_out_kstr(out, "agent", row->agent);
+    json_out_ktime(out, "createdAt", row->created_at_ms);
+    json_out_ktime(out, "finishedAt", row->finished_at_ms);
+    kstr_if(out, "stoppedBy", row->stopped_by);
+    json_out_kcstr(out, "costUsd", money_text(row->charged.nusd, usd)); /* with all below it */
+    json_out_ki64(out, "costNusd", row->charged.nusd);
+    json_out_object_end(out);
+}
+
+static void family_write(JsonOut *out, const FamilyRow *rows, size_t n, const FamilyTotals *totals)
+{
+    json_out_key(out, "children");
+    json_out_array(out);
+    for (size_t i = 0; i < n; i++) child_write(out, &rows[i]);
+    json_out_array_end(out);
+    json_out_key(out, "descendants");
+    json_out_object(out);
+    json_out_ki64(out, "tasks", totals->tasks);
+    json_out_ki64(out, "open", totals->open);
+    usage_write(out, &totals->usage);
+    json_out_object_end(out);
+}
+
+static void members_write(JsonOut *out, const Task *task, unsigned flags)
 {
     bool brief = flags & TASK_JSON_BRIEF;
-    json_out_object(out);
     json_out_kuuid(out, "taskId", task->id);
     json_out_kcstr(out, "status", task_state_name(task->state));
     json_out_kstr(out, "agent", task->agent);
@@ -103,5 +131,20 @@ void task_json(JsonOut *out, const Task *task, unsigned flags)
     if (isnan(task->quality)) json_out_null(out);
     else json_out_f64(out, task->quality);
     origin_write(out, task, brief);
+}
+
+void task_json(JsonOut *out, const Task *task, unsigned flags)
+{
+    json_out_object(out);
+    members_write(out, task, flags);
+    json_out_object_end(out);
+}
+
+void task_json_with(JsonOut *out, const Task *task, unsigned flags, const FamilyRow *rows, size_t n,
+                    const FamilyTotals *totals)
+{
+    json_out_object(out);
+    members_write(out, task, flags);
+    family_write(out, rows, n, totals);
     json_out_object_end(out);
 }

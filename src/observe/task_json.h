@@ -3,6 +3,7 @@
 #define GANTRY_OBSERVE_TASK_JSON_H
 
 #include "codec/json.h"
+#include "store/family_store.h"
 #include "store/task_store.h"
 
 /* Leaves result and metadata out, says "resultTruncated": true instead, and cuts a long error. */
@@ -16,6 +17,11 @@
  * metadata, cancelRequested, stoppedBy. Result and metadata appear when they were read
  * (TASK_PART_...). */
 void task_json(JsonOut *out, const Task *task, unsigned flags);
+
+/* As task_json, with the members children, as listed, and descendants: how many tasks are below the
+ * task, how many of them have not ended, and what they have used. */
+void task_json_with(JsonOut *out, const Task *task, unsigned flags, const FamilyRow *rows, size_t n,
+                    const FamilyTotals *totals);
 
 /* An RFC 3339 time member, null for 0. */
 void json_out_ktime(JsonOut *out, const char *key, int64_t unix_ms);

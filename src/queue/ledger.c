@@ -189,7 +189,8 @@ void ledger_close(Queue *queue)
 
 /* --- who waits -------------------------------------------------------------------------------- */
 
-/* Who asks, while it is not answered. On its fiber's stack; on the list, in turn, under the lock. */
+/* Who asks, while it is not answered. On its fiber's stack; on the list, in turn, under the
+ * lock. */
 typedef struct {
     ListNode node;
     int64_t turn_ms;

@@ -4,6 +4,7 @@
 #include "codec/url.h"
 #include "sys/clock.h"
 #include "worker/door_state.h"
+#include "worker/door_tasks.h"
 #include "worker/tool.h"
 
 #define ARGUMENTS_BYTES_MAX ((size_t)1 << 20)
@@ -102,7 +103,7 @@ static int tool_wait(Run *run, HttpReq *req)
         http_header_add(req, "allow", STR("POST"));
         return http_problem_wait(req, 405, "method_not_allowed", "tools are called by POST");
     }
-    if (run->door_calls_n > DOOR_CALLS_MAX) { /* this one is counted already */
+    if (run->door_calls_n - run->door_tasks_n > DOOR_CALLS_MAX) { /* this one is counted already */
         atomic_fetch_add(&run->host->counters.tools_crowded, 1);
         return http_problem_wait(req, 429, "too_many_calls",
                                  "the task has %d tool calls under way already", DOOR_CALLS_MAX);
@@ -117,6 +118,19 @@ static int tool_wait(Run *run, HttpReq *req)
 
 /* --- which route ------------------------------------------------------------------------------ */
 
+static int tasks_wait(Run *run, HttpReq *req)
+{
+    if (run->door_tasks_n < DOOR_TASK_CALLS_MAX) {
+        run->door_tasks_n++;
+        int r = door_tasks_wait(run, req);
+        run->door_tasks_n--;
+        return r;
+    }
+    atomic_fetch_add(&run->host->counters.children_crowded, 1);
+    return http_problem_wait(req, 429, "too_many_calls", "the task has %d calls under way already",
+                             DOOR_TASK_CALLS_MAX);
+}
+
 /* Requests below a path, or at it. */
 static const struct {
     Str path;
@@ -124,6 +138,7 @@ static const struct {
 } routes[] = {
     { STR("/gantry/v1/tools"), tool_wait },
     { STR(DOOR_STATE_PATH), door_state_wait },
+    { STR(DOOR_TASKS_PATH), tasks_wait },
 };
 
 static bool is_below(Str path, Str route)

@@ -11,6 +11,7 @@
  *              503 breaker_open, 429 too_many_calls
  *
  *   /gantry/v1/state...            see door_state.h
+ *   /gantry/v1/tasks...            sub-agents, see door_tasks.h
  *
  * Private to worker/. On the worker's loop.
  */
@@ -19,7 +20,8 @@
 
 #include "worker/run.h"
 
-#define DOOR_CALLS_MAX 32 /* of a run at a time */
+#define DOOR_CALLS_MAX 32       /* of a run at a time */
+#define DOOR_TASK_CALLS_MAX 160 /* more: they mostly wait */
 #define DOOR_CALL_ID_HEADER "gantry-call-id"
 
 /* The HttpHandler for GatewayTaskOptions.door; ctx is the Run. */

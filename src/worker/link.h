@@ -24,6 +24,7 @@ enum {
     LINK_E_REFUSED,    /* will never be accepted as it is (too large, malformed); diag says why */
     LINK_E_NO_VERSION, /* no such version, or its code is gone */
     LINK_E_NO_RECORDING,
+    LINK_E_NO_CHILD, /* the task has started no such task */
 };
 
 /* What became of a call of a tool. */
@@ -71,6 +72,17 @@ typedef struct {
     int64_t remaining_ms; /* until the task's deadline, may be negative; LINK_NO_DEADLINE: none */
     TaskUsage spent;      /* by earlier attempts */
 } LinkTask;
+
+/* A child that was started or found, or why not: then status is set. */
+typedef struct {
+    Uuid id;
+    TaskState state;
+    bool existing;
+    Str agent, version_id;
+    FamilyAmount allotted;
+    int status; /* as of HTTP */
+    Str code, detail;
+} LinkChild;
 
 /* What there is to know of a version. */
 typedef struct {
@@ -160,6 +172,22 @@ typedef struct {
      * LINK_E_NO_WORKER (this one), LINK_E_REFUSED. */
     int (*holds_wait)(WorkerLink *link, Uuid dead_id, const BudgetHold *holds, size_t n);
 
+    /* Starts a child of the task, or finds it again; see queue_child_wait. detail of a refusal
+     * lives in arena. Returns 0 (also when it was refused), LINK_E_STALE, LINK_E_REFUSED. */
+    int (*child_start_wait)(WorkerLink *link, TaskRef task, const ChildNew *child, Arena *arena,
+                            LinkChild *ret);
+
+    /* The task's children, once other than seen of them have ended or after wait_ms; in arena.
+     * Returns 0, LINK_E_STALE. */
+    int (*children_wait)(WorkerLink *link, TaskRef task, int64_t seen, int64_t wait_ms,
+                         Arena *arena, FamilyRow **ret, size_t *ret_n);
+
+    /* A child as clients see a task (JSON), in arena. Returns 0, LINK_E_STALE, LINK_E_NO_CHILD. */
+    int (*child_wait)(WorkerLink *link, TaskRef task, Uuid child, Arena *arena, Str *ret);
+
+    /* Cancels a child and what it has started. Returns 0, LINK_E_STALE, LINK_E_NO_CHILD. */
+    int (*child_cancel_wait)(WorkerLink *link, TaskRef task, Uuid child);
+
     /* Appends log lines; seq counts from 1 in the attempt. Returns 0, LINK_E_STALE, LINK_E_REFUSED.
      */
     int (*logs_wait)(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n);
@@ -185,7 +213,11 @@ typedef struct {
     Queue *queue;
     int64_t lease_ms; /* the queue's; 0: its default, 10,000 */
     RateBoard *board; /* borrowed; NULL: nothing is shared */
+    /* Writes a task as clients see it (observe/task_json.h); needed to read children. */
+    void (*task_json)(JsonOut *out, const Task *task, unsigned flags);
 } LinkLocalOptions;
+/* What task_json is given for flags: the result was read, so one that is not there is null. */
+#define LINK_TASK_JSON_FLAGS 2u
 
 /* A link to the queue in this process; artifacts come from its store's directory. Borrows the
  * queue. */

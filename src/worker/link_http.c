@@ -562,6 +562,102 @@ static int http_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *lin
     return post_wait(http_of(link), "logs", &out);
 }
 
+/* --- children --------------------------------------------------------------------------------- */
+
+static int http_child_start_wait(WorkerLink *link, TaskRef task, const ChildNew *child,
+                                 Arena *arena, LinkChild *ret)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    char path[PATH_BYTES_MAX];
+    const Json *v;
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    wire_child_new_write(&out, task, child);
+    if (!json_out_ok(&out)) return diag_set(LINK_E_REFUSED, "the input is too large");
+    Ask ask = {
+        .method = "POST",
+        .path = worker_path(http, "children", path),
+        .body = buf_str(&body),
+        .timeout_ms = http->timeout_ms,
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_STALE,
+    };
+    int r = ask_json_wait(http, &ask, arena, &v);
+    if (r == 0) r = wire_child_read(v, ret);
+    return r == -EINVAL ? diag_prefix(-EPROTO, "children") : r;
+}
+
+static void children_path(const HttpLink *http, TaskRef task, const char *more,
+                          char out[PATH_BYTES_MAX])
+{
+    char verb[PATH_BYTES_MAX], id[UUID_TEXT_MAX];
+    int n = snprintf(verb, sizeof verb, "children%s%stask=%s&fence=%" PRId64, more,
+                     strchr(more, '?') ? "&" : "?", uuid_text(task.id, id), task.fence);
+    assert(n < (int)sizeof verb);
+    worker_path(http, verb, out);
+}
+
+static int http_children_wait(WorkerLink *link, TaskRef task, int64_t seen, int64_t wait_ms,
+                              Arena *arena, FamilyRow **ret, size_t *ret_n)
+{
+    HttpLink *http = http_of(link);
+    char path[PATH_BYTES_MAX], more[64];
+    const Json *v;
+    snprintf(more, sizeof more, "?seen=%" PRId64 "&waitMs=%" PRId64, seen, wait_ms);
+    children_path(http, task, more, path);
+    Ask ask = {
+        .method = "GET",
+        .path = path,
+        .timeout_ms = wait_ms + http->timeout_ms,
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_STALE,
+    };
+    int r = ask_json_wait(http, &ask, arena, &v);
+    if (r == 0) r = wire_children_read(arena, v, ret, ret_n);
+    return r == -EINVAL ? diag_prefix(-EPROTO, "children") : r;
+}
+
+static int http_child_wait(WorkerLink *link, TaskRef task, Uuid child, Arena *arena, Str *ret)
+{
+    HttpLink *http = http_of(link);
+    char path[PATH_BYTES_MAX], more[64], id[UUID_TEXT_MAX];
+    snprintf(more, sizeof more, "/%s", uuid_text(child, id));
+    children_path(http, task, more, path);
+    Ask ask = {
+        .method = "GET",
+        .path = path,
+        .timeout_ms = http->timeout_ms,
+        .reply_bytes_max = JOURNAL_BYTES_MAX,
+        .absent = LINK_E_NO_CHILD,
+    };
+    return ask_wait(http, &ask, arena, ret);
+}
+
+static int http_child_cancel_wait(WorkerLink *link, TaskRef task, Uuid child)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    char path[PATH_BYTES_MAX], verb[64], id[UUID_TEXT_MAX];
+    arena_init(&arena, REPLY_ARENA_BYTES_MAX);
+    buf_init(&body, 1024);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    wire_ref_write(&out, task);
+    json_out_object_end(&out);
+    snprintf(verb, sizeof verb, "children/%s/cancel", uuid_text(child, id));
+    Ask ask = {
+        .method = "POST",
+        .path = worker_path(http, verb, path),
+        .body = buf_str(&body),
+        .timeout_ms = http->timeout_ms,
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_NO_CHILD,
+    };
+    return ask_wait(http, &ask, &arena, NULL);
+}
+
 /* --- versions --------------------------------------------------------------------------------- */
 
 static int version_path(Str id, const char *tail, char out[PATH_BYTES_MAX])
@@ -670,6 +766,10 @@ static const WorkerLinkOps http_ops = {
     .state_wait = http_state_wait,
     .grants_wait = http_grants_wait,
     .holds_wait = http_holds_wait,
+    .child_start_wait = http_child_start_wait,
+    .children_wait = http_children_wait,
+    .child_wait = http_child_wait,
+    .child_cancel_wait = http_child_cancel_wait,
     .logs_wait = http_logs_wait,
     .version_wait = http_version_wait,
     .artifact_wait = http_artifact_wait,

@@ -16,6 +16,7 @@ typedef struct {
     WorkerLink link;
     Queue *queue;
     RateBoard *board;
+    void (*task_json)(JsonOut *out, const Task *task, unsigned flags);
     int64_t lease_ms;
     Uuid7Gen ids;
     Uuid worker_id;
@@ -193,6 +194,56 @@ static int local_cache_wait(WorkerLink *link, const CacheFigures *figures, int64
     return queue_cache_report_wait(local->queue, local->worker_id, figures, seen, arena, ret);
 }
 
+/* --- children --------------------------------------------------------------------------------- */
+
+/* As outcome, where a child is named. */
+static int child_outcome(int r)
+{
+    return r == QUEUE_E_NO_TASK ? LINK_E_NO_CHILD : outcome(r);
+}
+
+static int local_child_start_wait(WorkerLink *link, TaskRef task, const ChildNew *child,
+                                  Arena *arena, LinkChild *ret)
+{
+    ChildStarted started;
+    int r = queue_child_wait(local_of(link)->queue, task, child, &started);
+    if (r != 0) return outcome(r);
+    *ret = link_child_from(&started, str_of(diag_text()));
+    Str *texts[] = { &ret->agent, &ret->version_id, &ret->detail };
+    for (size_t i = 0; i < ARRAY_N(texts); i++) {
+        *texts[i] = arena_str(arena, *texts[i]);
+        if (!texts[i]->ptr) return -ENOMEM;
+    }
+    return 0;
+}
+
+static int local_children_wait(WorkerLink *link, TaskRef task, int64_t seen, int64_t wait_ms,
+                               Arena *arena, FamilyRow **ret, size_t *ret_n)
+{
+    return outcome(queue_children_wait(local_of(link)->queue, task, seen, deadline_after(wait_ms),
+                                       arena, ret, ret_n));
+}
+
+static int local_child_wait(WorkerLink *link, TaskRef task, Uuid child, Arena *arena, Str *ret)
+{
+    LocalLink *local = local_of(link);
+    CLEANUP(buf_deinit) Buf text = { 0 };
+    Task found;
+    assert(local->task_json);
+    int r = queue_child_get_wait(local->queue, task, child, arena, &found);
+    if (r != 0) return child_outcome(r);
+    buf_init(&text, arena->max);
+    JsonOut out = json_out(&text);
+    local->task_json(&out, &found, LINK_TASK_JSON_FLAGS);
+    *ret = arena_str(arena, buf_str(&text));
+    return json_out_ok(&out) && ret->ptr ? 0 : diag_set(-ENOMEM, "the task is too large");
+}
+
+static int local_child_cancel_wait(WorkerLink *link, TaskRef task, Uuid child)
+{
+    return child_outcome(queue_child_cancel_wait(local_of(link)->queue, task, child));
+}
+
 /* --- flags ------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -338,6 +389,10 @@ static const WorkerLinkOps local_ops = {
     .grants_wait = local_grants_wait,
     .account_wait = local_account_wait,
     .holds_wait = local_holds_wait,
+    .child_start_wait = local_child_start_wait,
+    .children_wait = local_children_wait,
+    .child_wait = local_child_wait,
+    .child_cancel_wait = local_child_cancel_wait,
     .logs_wait = local_logs_wait,
     .version_wait = local_version_wait,
     .artifact_wait = local_artifact_wait,
@@ -352,6 +407,7 @@ WorkerLink *link_local_new(const LinkLocalOptions *options)
     local->link.ops = &local_ops;
     local->queue = options->queue;
     local->board = options->board;
+    local->task_json = options->task_json;
     local->lease_ms = options->lease_ms ? options->lease_ms : LEASE_DEFAULT_MS;
     return &local->link;
 }

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "codec/time_text.h"
 #include "sys/clock.h"
+#include "worker/children.h"
 #include "worker/door.h"
 #include "worker/mcp.h"
 
@@ -465,6 +466,7 @@ static void run_end_wait(Run *run)
     GatewayTotals totals;
     assert(run->runner_ended && !run->process);
     door_close_wait(run);
+    children_close_wait(run);
     mcp_close_wait(run);
     gateway_settle_wait(run, &totals);
     end_by_stop(run);
@@ -485,6 +487,11 @@ static int scratch_job(void *arg)
     int r = fs_dir_make(dir);
     snprintf(dir, sizeof dir, "%s/tmp", run->scratch);
     return r == 0 ? fs_dir_make(dir) : r;
+}
+
+static void on_lent_wait(void *ctx, bool begins)
+{
+    children_waiting(ctx, begins);
 }
 
 static int gateway_open(Run *run)
@@ -526,6 +533,7 @@ static int gateway_open(Run *run)
         .listen = spec->runtime == RUNTIME_PROCESS,
         .door = door_handler,
         .door_ctx = run,
+        .on_lent_wait = on_lent_wait,
     };
     return gateway_task_open(run->host->gateway, &options, &run->gateway);
 }
@@ -535,7 +543,7 @@ static void deadline_set(Run *run)
     assert(run->limits.wall_ms >= 0 && run->deadline_ms == DEADLINE_NONE);
     run->deadline_ms = run->started_ms + MIN(run->limits.wall_ms, INT64_MAX / 4);
     run->deadline_at_ms = clock_real_ms() + MIN(run->limits.wall_ms, TIME_MS_MAX / 2);
-    cond_signal(&run->changed);
+    cond_broadcast(&run->changed);
 }
 
 static int prepare_wait(Run *run)
@@ -552,7 +560,8 @@ static int prepare_wait(Run *run)
     snprintf(run->scratch, sizeof run->scratch, "%s/tasks/%s-%" PRId64, host->dir, run->id,
              run->task.ref.fence);
     r = work_wait(scratch_job, run);
-    return r == 0 ? gateway_open(run) : r;
+    if (r == 0) r = gateway_open(run);
+    return r == 0 ? children_open_wait(run) : r;
 }
 
 static int runtime_wait(Run *run)
@@ -589,7 +598,7 @@ static int runner_main(void *arg)
         run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "worker_trouble", "%s", diag_text_or(r));
     if (r == -ECANCELED && run->stop == RUN_GOING) run->stop = RUN_KILLED; /* the loop ends */
     run->runner_ended = true;
-    cond_signal(&run->changed);
+    cond_broadcast(&run->changed);
     return r;
 }
 
@@ -666,6 +675,7 @@ int run_start(RunHost *host, const LinkTask *task, void (*on_end)(Run *, void *)
     list_init(&run->node);
     list_init(&run->door_calls);
     list_init(&run->mcp_sessions);
+    children_init(&run->children);
     cond_init(&run->changed);
     arena_init(&run->arena, RUN_ARENA_BYTES_MAX);
     run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "worker_trouble", "the agent was not started");

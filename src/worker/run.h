@@ -23,12 +23,30 @@
 typedef struct {
     atomic_uint_fast64_t started, stale, outputs_too_large, log_lines_dropped;
     atomic_uint_fast64_t tool_outcomes[TOOL_OUTCOME_N_];
-    atomic_uint_fast64_t tool_us;            /* spent by those that ran */
-    atomic_uint_fast64_t tools_crowded;      /* refused: DOOR_CALLS_MAX under way */
-    atomic_uint_fast64_t mcp_crowded;        /* refused: too many MCP sessions */
-    atomic_uint_fast64_t tools_not_recorded; /* beyond RUN_TOOL_RECORDS_MAX */
+    atomic_uint_fast64_t tool_us;             /* spent by those that ran */
+    atomic_uint_fast64_t tools_crowded;       /* refused: DOOR_CALLS_MAX under way */
+    atomic_uint_fast64_t children_crowded;    /* refused: DOOR_TASK_CALLS_MAX under way */
+    atomic_uint_fast64_t suspensions;         /* slots given back by runs that wait */
+    atomic_uint_fast64_t suspensions_refused; /* not given back: too many wait already */
+    atomic_uint_fast64_t mcp_crowded;         /* refused: too many MCP sessions */
+    atomic_uint_fast64_t tools_not_recorded;  /* beyond RUN_TOOL_RECORDS_MAX */
     atomic_uint_fast64_t ended[TASK_OUTCOME_N_];
 } RunCounters;
+
+typedef struct Run Run;
+
+/* Tasks that the run has started; see children.h. */
+#define RUN_CHILD_BODIES_MAX 1024 /* different ones an attempt */
+typedef struct {
+    List list;
+    size_t open_n;
+    int64_t ended_n;
+    struct ChildCount *counts;
+    size_t counts_n;
+    size_t waits; /* under way for them */
+    FiberRef watcher;
+    bool watching, closed;
+} RunChildren;
 
 /* What the worker lends to its runs. */
 typedef struct RunHost {
@@ -40,6 +58,9 @@ typedef struct RunHost {
     const AddrGuard *guard;
     Breakers *breakers;                    /* of tool sources */
     void (*flags_doubted_wait)(void *ctx); /* reads the flags anew; on a run's fiber */
+    /* A run waits for tasks it has started (goes on): its slot is free for another meanwhile. */
+    void (*suspend)(void *ctx, Run *run);
+    void (*resume)(void *ctx, Run *run);
     void *ctx;
     Holds *holds;    /* calls in flight */
     Uuid worker_id;  /* of the lease that the worker has, or had last */
@@ -73,7 +94,6 @@ typedef struct {
     int64_t retry_after_ms;
 } RunEnd;
 
-typedef struct Run Run;
 struct Run {
     ListNode node; /* on the worker's list */
     RunHost *host;
@@ -105,7 +125,10 @@ struct Run {
     size_t mcp_sessions_n;
     List door_calls; /* under way; see door.h */
     size_t door_calls_n;
+    size_t door_tasks_n; /* of these: about sub-agents, which mostly wait */
     bool door_closed;
+    RunChildren children;
+    bool suspended;        /* its slot is given back */
     int64_t tool_records;  /* of this attempt */
     int64_t tools_counted; /* of these, what the control plane was told to count */
 };

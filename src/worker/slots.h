@@ -4,6 +4,10 @@
  * was claimed always has a place. Several claims may be under way, each with slots of its own: when
  * a slot comes free that the claim under way cannot fill, another claim is sent beside it.
  *
+ * A task that waits for others that it has started gives its slot back and goes on at once when
+ * they have ended: a free slot is taken if there is one; else it is one task too many (over) until
+ * the next slot comes free, which then goes to it and to no claim.
+ *
  * Invariant, for the slots of every lane and the shared ones: free + promised + taken = total.
  * Pure; belongs to one worker.
  */
@@ -21,7 +25,9 @@ typedef struct {
     LaneConfig promised[SLOTS_CLAIMS_MAX];
     bool claiming[SLOTS_CLAIMS_MAX];
     int64_t running[LANE_N_];
-    int64_t in_shared[LANE_N_]; /* of running: those that sit in shared slots */
+    int64_t in_shared[LANE_N_]; /* of running: those that sit in shared slots, */
+    int64_t over[LANE_N_];      /* and those that sit in none */
+    int64_t suspended;          /* not running: they wait for others */
 } Slots;
 
 void slots_init(Slots *slots, const LaneConfig *total);
@@ -40,6 +46,13 @@ void slots_promise_end(Slots *slots, int claim);
 /* A task of the lane has ended. When others of its lane sit in shared slots, one of those comes
  * free. */
 void slots_release(Slots *slots, Lane lane);
+
+/* A running task of the lane begins to wait for others, or goes on. */
+void slots_suspend(Slots *slots, Lane lane);
+void slots_resume(Slots *slots, Lane lane);
+
+/* Tasks that sit in no slot: suspended, or over. */
+int64_t slots_beyond(const Slots *slots);
 
 int64_t slots_running(const Slots *slots);
 

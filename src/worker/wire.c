@@ -11,8 +11,7 @@ static int missing(const char *name)
     return diag_set(-EINVAL, "`%s` is missing or not what it should be", name);
 }
 
-/* Compact text of an optional member: empty when absent or null. */
-static int text_of(Arena *arena, const Json *v, Str *ret)
+int wire_text_of(Arena *arena, const Json *v, Str *ret)
 {
     CLEANUP(buf_deinit) Buf buf = { 0 };
     *ret = STR_NULL;
@@ -173,9 +172,9 @@ int wire_task_read(Arena *arena, const Json *v, LinkTask *ret)
     task.tenant_id = json_str(json_get(v, "tenantId"));
     task.traceparent = json_str(json_get(v, "traceparent"));
     task.spent = usage_read(json_get(v, "spent"));
-    if ((r = text_of(arena, json_get(v, "input"), &task.input)) < 0) return r;
-    if ((r = text_of(arena, json_get(v, "limits"), &task.limits)) < 0) return r;
-    if ((r = text_of(arena, json_get(v, "metadata"), &task.metadata)) < 0) return r;
+    if ((r = wire_text_of(arena, json_get(v, "input"), &task.input)) < 0) return r;
+    if ((r = wire_text_of(arena, json_get(v, "limits"), &task.limits)) < 0) return r;
+    if ((r = wire_text_of(arena, json_get(v, "metadata"), &task.metadata)) < 0) return r;
     if (!task.input.len) task.input = STR("null");
     *ret = task;
     return 0;
@@ -364,7 +363,7 @@ int wire_finish_read(Arena *arena, const Json *v, TaskFinish *ret)
     finish.stopped_by = json_str(json_get(v, "stoppedBy"));
     finish.sandbox = json_str(json_get(v, "sandbox"));
     finish.usage = usage_read(json_get(v, "usage"));
-    if ((r = text_of(arena, json_get(v, "result"), &finish.result)) < 0) return r;
+    if ((r = wire_text_of(arena, json_get(v, "result"), &finish.result)) < 0) return r;
     *ret = finish;
     return 0;
 }

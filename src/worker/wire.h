@@ -23,6 +23,12 @@
  *                               204, 409 stale
  *   POST .../{id}/logs          {"taskId","fence","entries":[LINE]}
  *                               204, 409 stale
+ *   POST .../{id}/children      CHILD_NEW      200 CHILD, 409 stale
+ *   GET  .../{id}/children      ?task=&fence=&seen=N&waitMs=
+ *                               200 {"children":[{"taskId","status","agent","allotted":AMOUNT,
+ *                                   "charged":AMOUNT}]}, 409 stale
+ *   GET  .../{id}/children/{taskId}  ?task=&fence=   200 the task, 404, 409 stale
+ *   POST .../{id}/children/{taskId}/cancel  REF      204, 404, 409 stale
  *   POST .../{id}/leave         204
  *   GET  /api/flags             200 {"revision","flags":[FLAG]}, see logic/flag.h
  *   GET  .../{id}/journal       ?task=&fence= and one of &after=N, &answer=N, &request=N
@@ -65,6 +71,11 @@
  *           logic/budget.h
  *   HOLD    {"callId","taskId","fence","attempt","atMs","provider","model","charge":CHARGE}
  *   CHARGE  {"nusd","tokens"}
+ *   CHILD_NEW  {"taskId","fence","key","fingerprint","agent","input","metadata","timeLimitMs",
+ *           "remainingMs","findOnly","offered":AMOUNT}; fingerprint in hex
+ *   CHILD   {"taskId","status","existing","agent","versionId","allotted":AMOUNT} or
+ *           {"refused":{"status","code","detail"}}
+ *   AMOUNT  {"tokens","nusd","toolCalls"}; null: no limit
  *   BYTES   {"bytes","gzip","data"}; data in base64, compressed or not
  *   ROW     {"n","kind","key","complete"}
  *   ANSWER  {"n","status","contentType","streamed","answer":BYTES}
@@ -126,6 +137,19 @@ void wire_call_write(JsonOut *out, const GatewayCall *call);
 MUST_CHECK int wire_call_read(Arena *arena, const Json *v, Call *ret);
 /* The row of a call; borrows its texts. */
 Call call_from_gateway(const GatewayCall *call);
+
+/* wire_child.c. What is read borrows texts of v but for JSON values, which live in arena as arrays
+ * do; also -ENOMEM. */
+void wire_child_new_write(JsonOut *out, TaskRef parent, const ChildNew *child);
+MUST_CHECK int wire_child_new_read(Arena *arena, const Json *v, ChildNew *ret);
+/* detail: why it was refused. Borrows all. */
+LinkChild link_child_from(const ChildStarted *started, Str detail);
+void wire_child_write(JsonOut *out, const LinkChild *child);
+MUST_CHECK int wire_child_read(const Json *v, LinkChild *ret);
+void wire_children_write(JsonOut *out, const FamilyRow *rows, size_t n);
+MUST_CHECK int wire_children_read(Arena *arena, const Json *v, FamilyRow **ret, size_t *ret_n);
+/* Compact text of a value, empty when it is absent or null. Returns 0 or -ENOMEM. */
+MUST_CHECK int wire_text_of(Arena *arena, const Json *v, Str *ret);
 
 /* wire_budget.c. What is read borrows texts of v; arrays live in arena; also -ENOMEM. */
 void wire_ask_write(JsonOut *out, const BudgetAsk *ask, int64_t wait_ms);

@@ -32,6 +32,7 @@
 #define RETRY_MS 200
 #define RETRY_MS_MAX 5000
 #define CLAIM_RETRY_MS_MAX 2000
+#define SUSPENDED_A_SLOT_MAX 16 /* runs that wait for others */
 #define RATES_EVERY_MS 1000
 #define FRONT_CLOSE_MS 5000 /* for calls that were stopped to settle */
 #define RATES_PAUSE_MS 20   /* at least so long between two of them */
@@ -74,6 +75,7 @@ static void publish(WorkerHost *w)
     pthread_mutex_lock(&w->mutex);
     memcpy(w->stats.id, w->lease.worker_id, sizeof w->stats.id);
     memcpy(w->stats.running, w->slots.running, sizeof w->stats.running);
+    w->stats.suspended = w->slots.suspended;
     w->stats.draining = w->draining;
     pthread_mutex_unlock(&w->mutex);
 }
@@ -104,6 +106,9 @@ void worker_stats(const WorkerHost *worker, WorkerStats *ret)
     }
     ret->tool_us = atomic_load(&c->tool_us);
     ret->tools_crowded = atomic_load(&c->tools_crowded);
+    ret->children_crowded = atomic_load(&c->children_crowded);
+    ret->suspensions = atomic_load(&c->suspensions);
+    ret->suspensions_refused = atomic_load(&c->suspensions_refused);
     ret->mcp_crowded = atomic_load(&c->mcp_crowded);
     ret->tools_not_recorded = atomic_load(&c->tools_not_recorded);
     ret->versions_fetched = versions_fetched(w->host.versions);
@@ -186,6 +191,8 @@ static char *host_name(void)
 }
 
 static void on_flags_doubted_wait(void *ctx);
+static void on_suspend(void *ctx, Run *run);
+static void on_resume(void *ctx, Run *run);
 
 static void options_copy(WorkerHost *w, const WorkerOptions *o)
 {
@@ -206,6 +213,8 @@ static void options_copy(WorkerHost *w, const WorkerOptions *o)
         .guard = &w->guard,
         .breakers = breakers,
         .flags_doubted_wait = on_flags_doubted_wait,
+        .suspend = on_suspend,
+        .resume = on_resume,
         .ctx = w,
         .path = w->path,
         .node_path = w->node_path,
@@ -257,12 +266,45 @@ void worker_free(WorkerHost *w)
 
 /* --- runs ------------------------------------------------------------------------------------- */
 
+static int64_t suspended_max(const WorkerHost *w)
+{
+    int64_t slots = lane_slots(&w->slots.total);
+    return MIN(SUSPENDED_A_SLOT_MAX * slots, HEARTBEAT_TASKS_MAX - slots);
+}
+
 static void on_run_end(Run *run, void *ctx)
 {
     WorkerHost *w = ctx;
     assert(list_linked(&run->node));
+    assert(!run->suspended);
     list_remove(&run->node);
     slots_release(&w->slots, run->task.lane);
+    changed(w);
+}
+
+/* Beyond the bound a run keeps its slot while it waits. Of a worker that drains it is given back
+ * whole: what it waits for may be run by another worker only, after its next attempt or before. */
+static void on_suspend(void *ctx, Run *run)
+{
+    WorkerHost *w = ctx;
+    assert(!run->suspended);
+    if (slots_beyond(&w->slots) >= suspended_max(w)) {
+        atomic_fetch_add(&w->host.counters.suspensions_refused, 1);
+        return;
+    }
+    atomic_fetch_add(&w->host.counters.suspensions, 1);
+    run->suspended = true;
+    slots_suspend(&w->slots, run->task.lane);
+    changed(w);
+    if (w->draining) run_stop(run, RUN_KILLED);
+}
+
+static void on_resume(void *ctx, Run *run)
+{
+    WorkerHost *w = ctx;
+    if (!run->suspended) return;
+    run->suspended = false;
+    slots_resume(&w->slots, run->task.lane);
     changed(w);
 }
 
@@ -296,7 +338,6 @@ static void run_begin(WorkerHost *w, int claim, const LinkTask *task)
         return;
     }
     list_push_back(&w->runs, &run->node);
-    assert(slots_running(&w->slots) <= lane_slots(&w->slots.total));
     if (w->killed) run_stop(run, RUN_KILLED);
 }
 
@@ -422,14 +463,14 @@ static void lease_lost(WorkerHost *w, const char *why)
  * over HTTP tell tasks apart, not attempts. */
 static int held_list(WorkerHost *w, Arena *arena, Heartbeat *ret)
 {
-    size_t n = 0, max = (size_t)slots_running(&w->slots);
+    size_t n = 0, max = (size_t)(slots_running(&w->slots) + w->slots.suspended);
     TaskRef *held = ARENA_ARRAY(arena, TaskRef, max + 1);
     if (!held) return -ENOMEM;
     LIST_EACH (&w->runs, node) {
         const Run *run = CONTAINER_OF(node, Run, node);
         if (run->stop != RUN_STALE) held[n++] = run->task.ref;
     }
-    assert(n <= max && n <= HEARTBEAT_TASKS_MAX); /* a run is a taken slot */
+    assert(n <= max && n <= HEARTBEAT_TASKS_MAX);
     ret->held = held;
     ret->held_n = n;
     return 0;
@@ -684,6 +725,10 @@ void worker_drain(WorkerHost *w)
     w->draining = true;
     if (w->front) front_drain(w->front);
     claimers_cancel(w);
+    LIST_EACH (&w->runs, node) {
+        Run *run = CONTAINER_OF(node, Run, node);
+        if (run->suspended) run_stop(run, RUN_KILLED);
+    }
     changed(w);
 }
 

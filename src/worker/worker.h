@@ -78,9 +78,13 @@ typedef struct {
     uint64_t tool_calls, tool_errors; /* that ran; of these, that did not go well */
     uint64_t tools[TOOL_OUTCOME_N_];
     uint64_t tool_us;
-    uint64_t tools_crowded;      /* refused: too many under way in their task */
-    uint64_t mcp_crowded;        /* refused: too many MCP sessions of the task or the worker */
-    uint64_t tools_not_recorded; /* calls that the timeline has no row of */
+    uint64_t tools_crowded;       /* refused: too many under way in their task */
+    int64_t suspended;            /* tasks that wait for sub-agents, without a slot */
+    uint64_t suspensions;         /* such waits so far, */
+    uint64_t suspensions_refused; /* and waits that kept their slot: there are too many */
+    uint64_t children_crowded;    /* refused: too many requests about sub-agents in a task */
+    uint64_t mcp_crowded;         /* refused: too many MCP sessions of the task or the worker */
+    uint64_t tools_not_recorded;  /* calls that the timeline has no row of */
     uint64_t versions_fetched;
 } WorkerStats;
 

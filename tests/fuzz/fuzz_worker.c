@@ -89,6 +89,29 @@ static void check_state(Work *w, const Json *v)
     if (wire_state_reply_read(&w->arena, v, &reply) == 0) assert(reply.row.version >= 0);
 }
 
+static void check_children(Work *w, const Json *v)
+{
+    ChildNew child, again;
+    LinkChild started;
+    FamilyRow *rows;
+    size_t n;
+    TaskRef ref = { .fence = 1 };
+    if (wire_child_new_read(&w->arena, v, &child) == 0) {
+        assert(child.time_limit_ms >= 0 && child.offered.tokens >= 0);
+        buf_clear(&w->first);
+        JsonOut out = json_out(&w->first);
+        wire_child_new_write(&out, ref, &child);
+        assert(json_out_ok(&out));
+        const Json *written = parsed(w, buf_str(&w->first));
+        assert(written && wire_child_new_read(&w->arena, written, &again) == 0);
+        assert(str_eq(again.key, child.key) && again.offered.nusd == child.offered.nusd);
+        buf_clear(&w->first);
+    }
+    if (wire_child_read(v, &started) == 0) assert(started.status == 0 || started.status >= 400);
+    if (wire_children_read(&w->arena, v, &rows, &n) == 0)
+        for (size_t i = 0; i < n; i++) assert(rows[i].charged.tokens >= 0);
+}
+
 static void check_rest(Work *w, Str text)
 {
     TaskRef held[2] = { { .fence = 1 }, { .fence = 2 } };
@@ -104,6 +127,7 @@ static void check_rest(Work *w, Str text)
     if (wire_call_read(&w->arena, v, &call) == 0) assert(call.cost_nusd >= 0);
     check_budgets(w, v);
     check_state(w, v);
+    check_children(w, v);
     RateTelling telling;
     if (wire_telling_read(&w->arena, v, &telling) == 0) {
         GatewayShare shares[4];

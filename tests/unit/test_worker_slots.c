@@ -94,12 +94,13 @@ static void test_random_life(void **state)
                               .shared = random_range(&random, 1, 3) };
         Slots slots;
         bool open[SLOTS_CLAIMS_MAX] = { false };
+        int suspended[LANE_N_] = { 0 };
         slots_init(&slots, &config);
         for (int step = 0; step < 200; step++) {
             LaneConfig got;
             Lane lane = (Lane)random_range(&random, 0, LANE_N_ - 1);
             int i = (int)random_range(&random, 0, SLOTS_CLAIMS_MAX - 1);
-            switch (random_range(&random, 0, 3)) {
+            switch (random_range(&random, 0, 5)) {
             case 0:
                 if ((i = slots_promise(&slots, &got)) >= 0) open[i] = true;
                 break;
@@ -112,14 +113,83 @@ static void test_random_life(void **state)
                 if (open[i]) slots_promise_end(&slots, i);
                 open[i] = false;
                 break;
+            case 3:
+                if (slots.running[lane] && suspended[lane] < 5) {
+                    slots_suspend(&slots, lane);
+                    suspended[lane]++;
+                }
+                break;
+            case 4:
+                if (suspended[lane]) {
+                    slots_resume(&slots, lane);
+                    suspended[lane]--;
+                }
+                break;
             default:
                 if (slots.running[lane]) slots_release(&slots, lane);
             }
             for (int l = 0; l < LANE_N_; l++)
-                assert_true(slots.running[l] <= config.reserved[l] + config.shared);
-            assert_true(slots_running(&slots) <= lane_slots(&config));
+                assert_true(slots.running[l] - slots.over[l] <= config.reserved[l] + config.shared);
+            assert_true(slots_running(&slots) <= lane_slots(&config) + slots_beyond(&slots));
+            assert_true(slots_beyond(&slots) <= 15);
         }
     }
+}
+
+/* Who waits for others gives its slot to one of them, even if it is the only one. */
+static void test_a_suspended_task_frees_its_slot(void **state)
+{
+    (void)state;
+    Slots slots;
+    LaneConfig one = { .shared = 1 }, free_slots;
+    slots_init(&slots, &one);
+    int claim = slots_promise(&slots, &free_slots);
+    assert_true(slots_take(&slots, claim, LANE_LOW));
+    slots_promise_end(&slots, claim);
+    assert_int_equal(slots_promise(&slots, &free_slots), -1);
+    slots_suspend(&slots, LANE_LOW);
+    assert_int_equal(slots_running(&slots), 0);
+    assert_int_equal(slots_beyond(&slots), 1);
+    claim = slots_promise(&slots, &free_slots);
+    assert_true(slots_take(&slots, claim, LANE_LOW));
+    slots_promise_end(&slots, claim);
+    slots_release(&slots, LANE_LOW);
+    slots_resume(&slots, LANE_LOW);
+    assert_int_equal(slots_beyond(&slots), 0);
+    assert_int_equal(slots_promise(&slots, &free_slots), -1);
+}
+
+/* Who goes on does not wait for a slot; the next that comes free is its own. */
+static void test_who_goes_on_has_the_next_slot(void **state)
+{
+    (void)state;
+    Slots slots;
+    LaneConfig one = { .reserved = { 0, 1, 0 }, .shared = 1 }, free_slots;
+    slots_init(&slots, &one);
+    int claim = slots_promise(&slots, &free_slots);
+    assert_true(slots_take(&slots, claim, LANE_NORMAL));
+    assert_true(slots_take(&slots, claim, LANE_LOW));
+    slots_suspend(&slots, LANE_LOW);
+    slots_promise_end(&slots, claim);
+    claim = slots_promise(&slots, &free_slots);
+    assert_true(slots_take(&slots, claim, LANE_NORMAL)); /* into the shared slot */
+    slots_promise_end(&slots, claim);
+    slots_resume(&slots, LANE_LOW);
+    assert_int_equal(slots_running(&slots), 3);
+    assert_int_equal(slots_beyond(&slots), 1);
+    slots_release(&slots, LANE_NORMAL);
+    assert_int_equal(slots_beyond(&slots), 0);
+    assert_int_equal(slots_promise(&slots, &free_slots), -1);
+    /* a claim that brings nothing gives its slots to who has none */
+    slots_release(&slots, LANE_NORMAL);
+    claim = slots_promise(&slots, &free_slots);
+    assert_true(claim >= 0);
+    slots_suspend(&slots, LANE_LOW);
+    int other = slots_promise(&slots, &free_slots);
+    slots_resume(&slots, LANE_LOW);
+    assert_int_equal(slots_beyond(&slots), 1);
+    slots_promise_end(&slots, other >= 0 ? other : claim);
+    assert_int_equal(slots_beyond(&slots), 0);
 }
 
 int main(void)
@@ -129,6 +199,8 @@ int main(void)
         cmocka_unit_test(test_own_slots_are_taken_before_shared_ones),
         cmocka_unit_test(test_a_full_lane_that_frees_up_gets_its_own_claim),
         cmocka_unit_test(test_release_frees_the_shared_slot_first),
+        cmocka_unit_test(test_a_suspended_task_frees_its_slot),
+        cmocka_unit_test(test_who_goes_on_has_the_next_slot),
         cmocka_unit_test(test_random_life),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -548,6 +548,88 @@ static void test_state_refused(void **state)
                      -EINVAL);
 }
 
+#define PRINT "0123456789abcdef0123456789abcdef"
+
+static void test_child(void **state)
+{
+    Wire *w = *state;
+    TaskRef ref = { .id = { { 1, 2 } }, .fence = 7 }, ref_read;
+    ChildNew child = { .key = STR("k"),
+                       .fingerprint = STR(PRINT),
+                       .agent = STR("a"),
+                       .input = STR("{\"q\":1.5}"),
+                       .time_limit_ms = 5,
+                       .remaining_ms = 6,
+                       .offered = { 10, CAP_NONE, 3 },
+                       .find_only = true },
+             got;
+    wire_child_new_write(&w->out, ref, &child);
+    const Json *v = written(w);
+    assert_int_equal(wire_ref_read(v, &ref_read), 0);
+    assert_int_equal(ref_read.fence, 7);
+    assert_int_equal(wire_child_new_read(&w->arena, v, &got), 0);
+    assert_str(got.key, "k");
+    assert_str(got.fingerprint, PRINT);
+    assert_str(got.agent, "a");
+    assert_str(got.input, "{\"q\":1.5}");
+    assert_int_equal(got.metadata.len, 0);
+    assert_int_equal(got.time_limit_ms, 5);
+    assert_int_equal(got.remaining_ms, 6);
+    assert_true(got.find_only);
+    assert_memory_equal(&got.offered, &child.offered, sizeof got.offered);
+}
+
+static void test_child_started(void **state)
+{
+    Wire *w = *state;
+    LinkChild child = { .id = { { 9 } },
+                        .state = TASK_RUNNING,
+                        .existing = true,
+                        .agent = STR("a"),
+                        .version_id = STR("v"),
+                        .allotted = { 1, 2, CAP_NONE } },
+              got;
+    wire_child_write(&w->out, &child);
+    assert_int_equal(wire_child_read(written(w), &got), 0);
+    assert_true(uuid_eq(got.id, child.id) && got.existing && got.status == 0);
+    assert_int_equal(got.state, TASK_RUNNING);
+    assert_memory_equal(&got.allotted, &child.allotted, sizeof got.allotted);
+    buf_clear(&w->buf);
+    w->out = json_out(&w->buf);
+    child = (LinkChild){ .status = 422, .code = STR("c"), .detail = STR("d") };
+    wire_child_write(&w->out, &child);
+    assert_int_equal(wire_child_read(written(w), &got), 0);
+    assert_int_equal(got.status, 422);
+    assert_str(got.code, "c");
+    assert_str(got.detail, "d");
+}
+
+static void test_children(void **state)
+{
+    Wire *w = *state;
+    FamilyRow rows[] = { { .id = { { 1 } },
+                           .state = TASK_SUCCEEDED,
+                           .agent = STR("a"),
+                           .allotted = { 1, 2, 3 },
+                           .charged = { 4, 5, 6 } },
+                         { .id = { { 2 } }, .state = TASK_QUEUED, .agent = STR("b") } };
+    FamilyRow *got;
+    size_t n;
+    wire_children_write(&w->out, rows, 2);
+    assert_int_equal(wire_children_read(&w->arena, written(w), &got, &n), 0);
+    assert_int_equal(n, 2);
+    assert_int_equal(got[0].state, TASK_SUCCEEDED);
+    assert_int_equal(got[0].charged.nusd, 5);
+    assert_int_equal(got[1].state, TASK_QUEUED);
+    static const char *const bad[] = {
+        "{}", "{\"children\":{}}", "{\"children\":[{}]}",
+        ("{\"children\":[{\"taskId\":\"01234567-89ab-cdef-0123-456789abcdef\","
+         "\"status\":\"queued\",\"allotted\":{\"tokens\":-1}}]}")
+    };
+    for (size_t i = 0; i < ARRAY_N(bad); i++)
+        assert_int_equal(wire_children_read(&w->arena, parsed(w, bad[i]), &got, &n), -EINVAL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -569,6 +651,9 @@ int main(void)
         WIRE_TEST(test_cache),
         WIRE_TEST(test_state),
         WIRE_TEST(test_state_refused),
+        WIRE_TEST(test_child),
+        WIRE_TEST(test_child_started),
+        WIRE_TEST(test_children),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
