@@ -184,17 +184,26 @@ int flag_list_run_wait(ApiCall *call)
 
 /* --- OpenFeature Remote Evaluation Protocol --------------------------------------------------- */
 
-static int ofrep_error_wait(ApiCall *call, int status, const char *key, const char *code,
-                            const char *details)
+/* An error as the protocol has it; key: of the flag that was asked for, empty: of all. */
+static int ofrep_error_wait(ApiCall *call, int status, const char *code, const char *details)
 {
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
+    Str key = call->params[0];
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
-    if (key) json_out_kcstr(&json.out, "key", key);
-    json_out_kcstr(&json.out, "errorCode", code);
+    if (key.len && code) json_out_kstr(&json.out, "key", key);
+    if (code) json_out_kcstr(&json.out, "errorCode", code);
     json_out_kcstr(&json.out, "errorDetails", details);
     json_out_object_end(&json.out);
     return api_json_wait(call, status, &json);
+}
+
+/* What is no answer about a flag has no code. */
+static int ofrep_fail_wait(ApiCall *call, int r)
+{
+    if (r == -ECANCELED) return r;
+    LOG_ERROR("flags not read", LOG_CSTR("why", diag_text_or(r)));
+    return ofrep_error_wait(call, 500, NULL, "the flags could not be read");
 }
 
 static Str context_text(const Json *context, const char *key)
@@ -232,15 +241,20 @@ static void evaluation_write(JsonOut *out, const Flag *flag, const FlagContext *
     json_out_object_end(out);
 }
 
-/* The context, and what flag rows say. API_E_REPLIED when there is none. */
+/* Clients may send more than the context: what else there is, is theirs. API_E_REPLIED when there
+ * is no context. */
 static int ofrep_read_wait(ApiCall *call, Str *ret_text, FlagContext *ret)
 {
     const Json *body;
-    int r = api_body_wait(call, ret_text, &body);
+    int r = api_bytes_wait(call, call->api->options.body_bytes_max, ret_text);
     if (r != 0) return r;
+    r = json_parse(&call->req->arena, *ret_text, NULL, &body, NULL);
+    if (r == -ENOMEM) return ofrep_fail_wait(call, r);
+    if (r < 0 || json_type(body) != JSON_OBJECT)
+        return ofrep_error_wait(call, 400, "PARSE_ERROR", "the body is to be a JSON object");
     const Json *context = json_get(body, "context");
     if (context && json_type(context) != JSON_OBJECT)
-        return ofrep_error_wait(call, 400, NULL, "INVALID_CONTEXT", "`context` is to be an object");
+        return ofrep_error_wait(call, 400, "INVALID_CONTEXT", "`context` is to be an object");
     *ret = context_of(context);
     return 0;
 }
@@ -263,12 +277,9 @@ int ofrep_one_run_wait(ApiCall *call)
     int r = ofrep_read_wait(call, &text, &context);
     if (r != 0) return r;
     r = store_read_wait(queue_store(call->api->options.queue), get_job, &job);
-    if (r < 0 && r != -ENOENT) return api_fail_wait(call, r);
+    if (r < 0 && r != -ENOENT) return ofrep_fail_wait(call, r);
     if (r == 0) r = row_parse(job.arena, &job.row, &flag);
-    if (r != 0) {
-        const char *key = arena_cstr(job.arena, job.key);
-        return ofrep_error_wait(call, 404, key, "FLAG_NOT_FOUND", "there is no such flag");
-    }
+    if (r != 0) return ofrep_error_wait(call, 404, "FLAG_NOT_FOUND", "there is no such flag");
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     evaluation_write(&json.out, &flag, &context);
@@ -287,12 +298,13 @@ int ofrep_all_run_wait(ApiCall *call)
 {
     Str text;
     FlagContext context;
-    FlagList list = { 0 };
+    FlagList list = { .arena = &call->req->arena };
     int r = ofrep_read_wait(call, &text, &context);
-    if (r == 0) r = list_wait(call, &list);
     if (r != 0) return r;
+    r = store_read_wait(queue_store(call->api->options.queue), list_job, &list);
+    if (r < 0) return ofrep_fail_wait(call, r);
     Str etag = etag_make(call, list.revision, text);
-    if (!etag.ptr) return api_fail_wait(call, -ENOMEM);
+    if (!etag.ptr) return ofrep_fail_wait(call, -ENOMEM);
     http_header_add(call->req, "ETag", etag);
     if (str_eq(http_header(call->req, "if-none-match"), etag))
         return api_reply_wait(call, 304, NULL, STR(""));

@@ -301,11 +301,12 @@ const Route api_routes[] = {
     { .method = "POST", .pattern = "/ofrep/v1/evaluate/flags/{key}",
       .run_wait = ofrep_one_run_wait,
       .id = "evaluateFlag", .tag = "flags", .summary = "What a flag says to whom (OFREP)",
-      .body = &ofrep_body, .status = 200, .answer = "FlagEvaluation" },
+      .body = &ofrep_body, .status = 200, .answer = "FlagEvaluation", .error = "FlagFailure" },
     { .method = "POST", .pattern = "/ofrep/v1/evaluate/flags", .run_wait = ofrep_all_run_wait,
       .id = "evaluateFlags", .tag = "flags",
       .summary = "What all flags say to whom (OFREP); 304 when nothing has changed",
-      .body = &ofrep_body, .status = 200, .answer = "FlagEvaluations" },
+      .body = &ofrep_body, .status = 200, .answer = "FlagEvaluations",
+      .error = "FlagFailure" },
 
     /* the protocol of remote workers */
     { .method = "POST", .pattern = "/api/workers", .run_wait = worker_register_run_wait,

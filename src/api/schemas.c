@@ -197,6 +197,7 @@ const Schema api_schemas[] = {
               "updatedAt:time" },
     { "FlagEvaluation", "key:string value:any reason:string variant:string metadata:object" },
     { "FlagEvaluations", "flags:[FlagEvaluation]" },
+    { "FlagFailure", "key?:string errorCode?:string errorDetails:string" },
 };
 
 const size_t api_schemas_n = ARRAY_N(api_schemas);

@@ -184,9 +184,25 @@ static void test_ofrep(void **state)
     reply = post(f, "/ofrep/v1/evaluate/flags/none", "{\"context\":{}}");
     EXPECT(reply, 404);
     EXPECT_TEXT(text(&reply, "errorCode"), "FLAG_NOT_FOUND");
+    EXPECT_TEXT(text(&reply, "key"), "none");
+    assert_true(text(&reply, "errorDetails").len > 0);
     reply = post(f, "/ofrep/v1/evaluate/flags/a", "{\"context\":7}");
     EXPECT(reply, 400);
     EXPECT_TEXT(text(&reply, "errorCode"), "INVALID_CONTEXT");
+    EXPECT_TEXT(text(&reply, "key"), "a");
+    static const char *const broken[] = { "{\"context\":", "[]", "" };
+    for (size_t i = 0; i < ARRAY_N(broken); i++) {
+        reply = post(f, "/ofrep/v1/evaluate/flags/a", broken[i]);
+        EXPECT(reply, 400);
+        EXPECT_TEXT(text(&reply, "errorCode"), "PARSE_ERROR");
+        EXPECT_TEXT(text(&reply, "key"), "a");
+    }
+    reply = post(f, "/ofrep/v1/evaluate/flags", "nothing");
+    EXPECT(reply, 400);
+    EXPECT_TEXT(text(&reply, "errorCode"), "PARSE_ERROR");
+    assert_null(member(&reply, "key")); /* all were asked for */
+    reply = post(f, "/ofrep/v1/evaluate/flags/a", "{\"context\":{},\"client\":\"x\"}");
+    EXPECT(reply, 200);
 }
 
 static void test_ofrep_all(void **state)
