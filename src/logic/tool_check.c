@@ -215,16 +215,50 @@ static int check_chat(Check *c)
     return r;
 }
 
+/* --- tools within tools ----------------------------------------------------------------------- */
+
+#define NESTED_MAX 4 /* namespaces within one another; deeper ones are hidden */
+
+/* A list that stands in an item of list: a namespace's tools, or what a search has found. Findings
+ * are the item's: it goes or stays whole. compares: with what is declared; flags hold in any case.
+ * MCP servers list their tools without a type. */
+static int check_nested(Check *c, const char *list, const Json *item, const Json *nested,
+                        bool compares, int depth)
+{
+    const ToolPolicy *all = c->policy;
+    ToolPolicy flags_only = { .is_on = all->is_on, .ctx = all->ctx };
+    int r = 0;
+    if (nested && depth == NESTED_MAX)
+        return add(c, (ToolFinding){
+                          .name = STR("tools"), .fault = TOOL_HIDDEN, .list = list, .item = item });
+    if (!compares) c->policy = &flags_only;
+    for (JsonIter it = json_iter(nested); r == 0 && json_next(&it);) {
+        Str type = json_str(json_get(it.value, "type")),
+            name = json_str(json_get(it.value, "name"));
+        size_t at = c->n;
+        if (str_empty(type) || str_eq(type, STR("function")))
+            r = add_function(c, list, it.value, it.value, "parameters");
+        else r = add_other(c, list, it.value, str_empty(name) ? type : name);
+        if (r == 0) c->items[at].item = item;
+        if (r == 0) r = check_nested(c, list, item, member(it.value, "tools"), compares, depth + 1);
+    }
+    c->policy = all;
+    return r;
+}
+
 /* Items that bring in tools with their schemas, as a provider's own search or server found them. */
-static int check_input_item(Check *c, Str type)
+static int check_input_item(Check *c, const Json *item)
 {
     static const struct {
         Str type, kind;
     } loads[] = { { STR("tool_search_output"), STR("tool_search") },
                   { STR("mcp_list_tools"), STR("mcp") },
                   { STR("additional_tools"), STR("additional_tools") } };
-    for (size_t i = 0; c->policy->declared && i < ARRAY_N(loads); i++) {
-        if (!str_eq(type, loads[i].type) || is_listed(c, loads[i].kind)) continue;
+    Str type = json_str(json_get(item, "type"));
+    for (size_t i = 0; i < ARRAY_N(loads); i++) {
+        if (!str_eq(type, loads[i].type)) continue;
+        if (!c->policy->declared || is_listed(c, loads[i].kind))
+            return check_nested(c, "input", item, member(item, "tools"), false, 0);
         return add(c, (ToolFinding){ .name = type, .fault = TOOL_HIDDEN, .list = "input" });
     }
     return 0;
@@ -243,10 +277,12 @@ static int check_responses(Check *c)
         else if (word_in(type, own, ARRAY_N(own)))
             r = add_other(c, "tools", it.value, str_empty(name) ? type : name);
         else r = add_provider_tool(c, "tools", it.value, type);
+        const Json *nested = member(it.value, "tools");
+        if (r == 0) r = check_nested(c, "tools", it.value, nested, c->policy->declared, 0);
     }
     if (r == 0) r = add_hidden(c, "prompt", member(c->body, "prompt"));
     for (JsonIter it = json_iter(json_get(c->body, "input")); r == 0 && json_next(&it);) {
-        r = check_input_item(c, json_str(json_get(it.value, "type")));
+        r = check_input_item(c, it.value);
     }
     return r;
 }
@@ -360,24 +396,32 @@ typedef struct {
     size_t n;
 } Editor;
 
-static const ToolFinding *finding_of(const ToolReport *report, const Json *item)
+/* One fault is enough: of an item's nested tools, none goes alone. */
+static bool is_faulty(const ToolReport *report, const Json *item)
 {
     for (size_t i = 0; i < report->n; i++)
-        if (report->items[i].item == item) return &report->items[i];
-    return NULL;
+        if (report->items[i].item == item && report->items[i].fault != TOOL_FIT) return true;
+    return false;
 }
 
 /* Whether the tool of that name is offered after the edits. Provider tools go by their kind. */
 static bool is_left(const ToolReport *report, Str name)
 {
-    for (size_t i = 0; i < report->n; i++)
-        if (report->items[i].fault == TOOL_FIT && str_eq(report->items[i].name, name)) return true;
+    for (size_t i = 0; i < report->n; i++) {
+        const ToolFinding *f = &report->items[i];
+        if (f->fault != TOOL_FIT || !str_eq(f->name, name)) continue;
+        if (!f->item || !is_faulty(report, f->item)) return true;
+    }
     return false;
 }
 
-static size_t left_n(const ToolReport *report)
+static bool any_left(const ToolReport *report)
 {
-    return report->n - report->faults_n;
+    for (size_t i = 0; i < report->n; i++) {
+        const ToolFinding *f = &report->items[i];
+        if (f->fault == TOOL_FIT && (!f->item || !is_faulty(report, f->item))) return true;
+    }
+    return false;
 }
 
 static bool has_fault_in(const Editor *e, const char *list)
@@ -405,8 +449,7 @@ static int edit_list(Editor *e, const char *list)
     JsonOut out = json_out(&buf);
     json_out_array(&out);
     for (JsonIter it = json_iter(array); json_next(&it);) {
-        const ToolFinding *f = finding_of(e->report, it.value);
-        if (f && f->fault != TOOL_FIT) continue;
+        if (is_faulty(e->report, it.value)) continue;
         json_out_value(&out, it.value);
         kept++;
     }
@@ -469,13 +512,15 @@ int tool_edits(Arena *arena, Api api, const Json *body, const ToolReport *report
     Editor e = { .arena = arena, .body = body, .report = report, .edits = edits };
     assert(report->faults_n > 0);
     for (size_t i = 0; i < report->n; i++)
-        if (report->items[i].fault == TOOL_HIDDEN) return -ENOTSUP;
+        if (report->items[i].fault == TOOL_HIDDEN ||
+            (report->items[i].fault != TOOL_FIT && strcmp(report->items[i].list, "input") == 0))
+            return -ENOTSUP;
     int r = edit_list(&e, "tools");
     if (r == 0) r = edit_list(&e, "functions");
     if (r < 0) return r;
     if (has_fault_in(&e, "web_search_options")) edit_drop(&e, "web_search_options");
     if (has_fault_in(&e, "mcp_servers")) edit_drop(&e, "mcp_servers");
-    if (left_n(report) > 0) {
+    if (any_left(report)) {
         edit_choice(&e, api);
     } else { /* without tools there is nothing to choose from */
         edit_drop(&e, "tool_choice");

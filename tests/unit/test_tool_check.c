@@ -364,6 +364,66 @@ static void test_remote_tools(void **state)
     assert_int_equal(fault, TOOL_SCHEMA_DIFFERS);
 }
 
+/* --- tools within tools ----------------------------------------------------------------------- */
+
+#define NAMESPACE(tools) \
+    "{\"type\":\"namespace\",\"name\":\"crm\",\"description\":\"d\",\"tools\":[" tools "]}"
+#define FOUND(kind, tools) "{\"input\":[{\"type\":\"" kind "\",\"tools\":[" tools "]}]}"
+#define OTHER "{\"type\":\"function\",\"name\":\"other\"}"
+
+/* Flags hold for what stands in namespaces and in what a search has found, whatever is declared. */
+static void test_nested_switched_off(void **state)
+{
+    (void)state;
+    policy = (ToolPolicy){ .is_on = not_find };
+    expect(API_RESPONSES, "{\"tools\":[" NAMESPACE(OTHER) "]}", TOOL_FIT, "");
+    expect(API_RESPONSES, "{\"tools\":[" NAMESPACE(OTHER "," FIND("")) "]}", TOOL_SWITCHED_OFF,
+           "find");
+    expect(API_RESPONSES, "{\"tools\":[" NAMESPACE(NAMESPACE(FIND(""))) "]}", TOOL_SWITCHED_OFF,
+           "find");
+    expect(API_RESPONSES,
+           "{\"tools\":[" NAMESPACE(NAMESPACE(NAMESPACE(NAMESPACE(NAMESPACE(OTHER))))) "]}",
+           TOOL_HIDDEN, "tools");
+    static const char *const found[] = { FOUND("tool_search_output", FIND("")),
+                                         FOUND("mcp_list_tools", "{\"name\":\"find\"}"),
+                                         FOUND("additional_tools", OTHER "," FIND("")),
+                                         FOUND("tool_search_output", NAMESPACE(FIND(""))) };
+    for (size_t i = 0; i < ARRAY_N(found); i++) {
+        expect(API_RESPONSES, found[i], TOOL_SWITCHED_OFF, "find");
+        ToolReport report = check(API_RESPONSES, found[i]);
+        ToolEdit edits[TOOL_EDITS_MAX];
+        size_t n;
+        assert_int_equal(tool_edits(&arena, API_RESPONSES, json(found[i]), &report, edits, &n),
+                         -ENOTSUP);
+    }
+    expect(API_RESPONSES, FOUND("tool_search_output", OTHER), TOOL_FIT, "");
+    /* one of them goes with all of its namespace */
+    edits_of(API_RESPONSES,
+             "{\"tools\":[" NAMESPACE(OTHER "," FIND(
+                 "")) "," OTHER "],\"tool_choice\":{\"type\":\"function\",\"name\":\"find\"}}",
+             "tools=[" OTHER "] tool_choice=\"auto\"");
+    edits_of(API_RESPONSES, "{\"tools\":[" NAMESPACE(OTHER "," FIND("")) "]}", "tools=");
+    policy = (ToolPolicy){ .declared = &declared };
+}
+
+/* A namespace that the operator lists still offers nothing that is not declared. */
+static void test_nested_declared(void **state)
+{
+    (void)state;
+    Str listed[] = { STR("namespace"), STR("tool_search") };
+    expect(API_RESPONSES, "{\"tools\":[" NAMESPACE(FIND("")) "]}", TOOL_PROVIDER_UNLISTED,
+           "namespace");
+    policy.provider_tools = listed;
+    policy.provider_tools_n = ARRAY_N(listed);
+    expect(API_RESPONSES, "{\"tools\":[" NAMESPACE(FIND("")) "]}", TOOL_FIT, "");
+    expect(API_RESPONSES, "{\"tools\":[" NAMESPACE(FIND("") "," OTHER) "]}", TOOL_UNDECLARED,
+           "other");
+    expect(API_RESPONSES, FOUND("tool_search_output", OTHER), TOOL_FIT, ""); /* they vouch for it */
+    policy.is_on = not_find;
+    expect(API_RESPONSES, FOUND("tool_search_output", FIND("")), TOOL_SWITCHED_OFF, "find");
+    policy = (ToolPolicy){ .declared = &declared };
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -379,6 +439,8 @@ int main(void)
         cmocka_unit_test(test_hidden_cannot_be_taken_out),
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_remote_tools),
+        cmocka_unit_test(test_nested_switched_off),
+        cmocka_unit_test(test_nested_declared),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
