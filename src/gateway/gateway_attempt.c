@@ -200,6 +200,7 @@ static int give_back_wait(ModelCall *call, int r)
 static int unsent(ModelCall *call, int r, CallFailure *ret)
 {
     release(call);
+    if (r == CALL_E_FLAGS) call->tries--;
     if (r != CALL_E_PROBLEM || call->problem == PROBLEM_STOPPED || call->problem == PROBLEM_CAP)
         return r;
     *ret = (CallFailure){ .outcome = GATEWAY_UNREACHED, .unsent = true };
@@ -208,10 +209,11 @@ static int unsent(ModelCall *call, int r, CallFailure *ret)
 
 int call_attempt_wait(ModelCall *call, CallFailure *ret)
 {
-    call->tries++;
     int r = call_admit_wait(call);
     if (r != 0) return r;
+    call->tries++;
     r = call_permit_wait(call);
+    if (r == 0 && call_flags_moved(call)) r = CALL_E_FLAGS;
     if (r != 0) return unsent(call, r, ret);
     call_record_begin(call);
     r = hold_wait(call);

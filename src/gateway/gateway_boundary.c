@@ -53,16 +53,33 @@ int call_check_switches(ModelCall *call)
                         "a flag has switched the model \"%.*s\" off", STR_ARG(model));
 }
 
+bool call_flags_moved(const ModelCall *call)
+{
+    return call->flags_seen != call->task->gateway->flags_n;
+}
+
+/* What was looked up in the cache belongs to another plan. */
+int call_replan(ModelCall *call)
+{
+    assert(!call->held && !call->permit.model);
+    call->target = NULL;
+    call->targets_n = 0;
+    call->target_tries = 0;
+    call->cache = CALL_CACHE_OFF;
+    int r = call_check_tools(call);
+    return r == 0 ? call_plan(call) : r;
+}
+
 /* Calls that are on their way to what was switched off end now; those that wait find out. */
 static void task_obey(GatewayTask *task)
 {
     bool on = gateway_task_on(task);
     LIST_EACH (&task->calls, node) {
         ModelCall *call = CONTAINER_OF(node, ModelCall, node);
+        cond_broadcast(&call->wake);
         if (on && (!call->target || task_model_on(task, call->target->model))) continue;
         call->switched_off = true;
         http_abort(&call->abort);
-        cond_broadcast(&call->wake);
     }
     cond_broadcast(&task->changed);
 }
@@ -70,6 +87,7 @@ static void task_obey(GatewayTask *task)
 void gateway_set_flags(Gateway *gateway, const FlagSet *flags)
 {
     gateway->flags = flags;
+    gateway->flags_n++;
     LIST_EACH (&gateway->tasks, node) task_obey(CONTAINER_OF(node, GatewayTask, node));
 }
 
@@ -192,6 +210,7 @@ int call_check_tools(ModelCall *call)
         policy.ctx = call->task;
     }
     ToolReport report;
+    call->flags_seen = task->gateway->flags_n;
     int r = call_check_switches(call);
     if (r != 0 || (!policy.declared && !policy.is_on)) return r;
     r = tool_check(&call->arena, call->info.api, call->json, &policy, &report);

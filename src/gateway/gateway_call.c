@@ -70,6 +70,11 @@ static int attempts_wait(ModelCall *call)
     for (;;) {
         CallFailure failure = { 0 };
         int r = call_attempt_wait(call, &failure);
+        if (r == CALL_E_FLAGS) {
+            call_attempt_clear(call);
+            r = call_replan(call);
+            if (r == 0) continue;
+        }
         if (r == CALL_E_PROBLEM) return refuse_wait(call, r);
         if (r != ATTEMPT_E_FAILED) return r;
         r = call_next_wait(call, &failure);

@@ -17,6 +17,7 @@
 /* Outcomes inside the gateway. */
 #define CALL_E_PROBLEM 100  /* call->problem says what to answer */
 #define CALL_E_ANSWERED 101 /* the agent has its answer: nothing more to do */
+#define CALL_E_FLAGS 103    /* flags have changed while it waited: call_replan */
 
 typedef enum { CHARGE_NOTHING, CHARGE_USAGE, CHARGE_HOLD } Charge;
 
@@ -67,7 +68,8 @@ typedef struct {
     int64_t reserved_real_ms; /* when: it decides in which window of budgets it counts */
     Buf body;                 /* the request as sent, when it was edited */
     HttpAbort abort;
-    bool switched_off; /* aborted because a flag says so */
+    uint64_t flags_seen; /* Gateway.flags_n that it was checked and planned by */
+    bool switched_off;   /* aborted because a flag says so */
     HttpCall *upstream;
     GatewayCall record;
 
@@ -124,6 +126,11 @@ MUST_CHECK int call_check_tools(ModelCall *call);
 int64_t recording_tools_n(const ModelCall *call, const Recording *recording);
 /* Whether flags let the task, and call->target if it is known, go on: 0 or CALL_E_PROBLEM. */
 MUST_CHECK int call_check_switches(ModelCall *call);
+/* Whether flags have changed since the call was planned: who waits then returns CALL_E_FLAGS. */
+bool call_flags_moved(const ModelCall *call);
+/* Checks tools and plans anew, by the flags there are now; nothing may be held. Returns 0 or
+ * CALL_E_PROBLEM. */
+MUST_CHECK int call_replan(ModelCall *call);
 
 /* gateway_plan.c: fills call->targets: the model asked for, then its fallbacks. Returns 0 (there is
  * at least one) or CALL_E_PROBLEM. */
@@ -189,9 +196,9 @@ void call_journal_done(ModelCall *call, Journaled *journaled, bool recorded);
 void call_record_begin(ModelCall *call);
 /* Makes one attempt at call->target: admits, sends, and answers the agent when it can. Returns 0 or
  * the error the call ends with once the agent has its answer (or has left); CALL_E_PROBLEM when it
- * was refused (nothing was sent, nothing answered); ATTEMPT_E_FAILED when the provider failed
- * before a byte of its answer was given away: *ret says how, call->problem what to answer, and
- * call->upstream still has the head of an error answer. */
+ * was refused (nothing was sent, nothing answered); CALL_E_FLAGS likewise; ATTEMPT_E_FAILED when
+ * the provider failed before a byte of its answer was given away: *ret says how, call->problem what
+ * to answer, and call->upstream still has the head of an error answer. */
 #define ATTEMPT_E_FAILED 102
 typedef struct {
     GatewayOutcome outcome; /* as recorded */

@@ -77,9 +77,9 @@ static int held_wait(ModelCall *call)
     int64_t until_ms = call_deadline_ms(call);
     for (;;) {
         if (task->totals.stop != GATEWAY_STOP_NONE) return 0; /* to be refused */
-        if (call_check_switches(call) != 0) return CALL_E_PROBLEM;
-        int r = call_know_budgets_wait(call); /* other rules, a new day */
-        if (r < 0) return r;
+        int r = call_flags_moved(call) ? call_replan(call) : 0;
+        if (r == 0) r = call_know_budgets_wait(call); /* other rules, a new day */
+        if (r != 0) return r;
         call_degrade(call);
         if (!call->degrade.hold) return 0;
         if (clock_mono_ms() >= until_ms) break;

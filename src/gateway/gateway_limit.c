@@ -356,8 +356,8 @@ static int look(Limits *limits, ModelCall *call, int64_t deadline_ms)
     int64_t now_ms = clock_mono_ms(), blocked_ms = permit->model->rate.blocked_until_ms;
     if (call->task->totals.stop != GATEWAY_STOP_NONE || task_past_deadline(call->task))
         return refuse_stopped(call);
-    int r = call_check_switches(call);
-    if (r != 0 || permit->waiter.admitted) return r;
+    if (call_flags_moved(call)) return CALL_E_FLAGS;
+    if (permit->waiter.admitted) return 0;
     if (!breakers_would(limits->breakers, model_key(permit->model)))
         return refuse_open(call, now_ms + 1000);
     if (now_ms >= deadline_ms || blocked_ms > deadline_ms)

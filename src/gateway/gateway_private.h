@@ -62,6 +62,7 @@ struct Gateway {
     atomic_uint_fast64_t translated, untranslatable, untranslated;
     Purse *purse;
     const FlagSet *flags;  /* NULL: none */
+    uint64_t flags_n;      /* times they were set */
     List tasks;            /* GatewayTask.node: the open ones */
     struct Limits *limits; /* gateway_limit.h */
     atomic_uint_fast64_t replayed, replayed_tools, replay_misses, attached, not_recorded;

@@ -72,14 +72,15 @@ static int64_t again_at_ms(ModelCall *call, const CallFailure *failure)
                                          MAX(call->upstream_wish_ms, 0)));
 }
 
-/* Until then; the reader is kept company meanwhile. Returns 0, CALL_E_PROBLEM (it cannot go on) or
- * -ECANCELED. */
+/* Until then, or the model is switched off; the reader is kept company meanwhile. Returns 0,
+ * CALL_E_PROBLEM (it cannot go on) or -ECANCELED. */
 static int back_off_wait(ModelCall *call, int64_t until_ms)
 {
     while (clock_mono_ms() < until_ms) {
         int r = call_pause_wait(call, &call->wake, until_ms);
         if (r == -ECANCELED) return r;
         if (r == HTTP_E_GONE || call->task->totals.stop != GATEWAY_STOP_NONE) return CALL_E_PROBLEM;
+        if (call_flags_moved(call) && call_check_switches(call) != 0) return 0; /* no use waiting */
     }
     return 0;
 }

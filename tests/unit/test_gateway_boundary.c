@@ -326,7 +326,7 @@ static int second_main(void *arg)
     CLEANUP(reply_deinit)
     Reply reply = rig_post_wait(f->rig, API_CHAT,
                                 "{\"model\":\"stub-2\",\"messages\":[{\"role\":\"user\","
-                                "\"content\":\"x\"}]}");
+                                "\"content\":\"x\"}],\"tools\":[" CHAT_TOOL("find", "Finds") "]}");
     f->status = reply.status;
     f->off = str_find(reply_str(&reply), STR("switched_off")) >= 0;
     return 0;
@@ -358,6 +358,43 @@ static void kill_waiting_wait(void *arg)
     gateway_set_flags(rig->gateway, NULL);
 }
 
+/* One that is on its way when flags change is planned anew by what they are then: without the tool
+ * that is off, with the model that stands in. */
+static void change_waiting_wait(void *arg)
+{
+    Rig *rig = arg;
+    static const char *const changes[] = { "[{\"key\":\"tool:find\",\"value\":false}]",
+                                           "[{\"key\":\"model:stub-2\",\"value\":false}]",
+                                           "[{\"key\":\"other\",\"value\":1}]" };
+    Str other = STR("stub-3");
+    rig->options.model = STR("stub-2");
+    rig->options.fallbacks = &other;
+    rig->options.fallbacks_n = 1;
+    task_wait(rig);
+    for (size_t i = 0; i < ARRAY_N(changes); i++) {
+        FiberRef first, second;
+        InFlight one = { .rig = rig }, two = { .rig = rig };
+        FlagSet set = flags_of(rig, changes[i]);
+        int before = atomic_load(&upstream.n);
+        atomic_store(&upstream.hang, true);
+        CHECK_INT(fiber_spawn("first", in_flight_main, &one, &first), 0);
+        for (int k = 0; k < 2000 && atomic_load(&upstream.n) == before; k++) fiber_sleep_wait(5);
+        CHECK_INT(fiber_spawn("second", second_main, &two, &second), 0);
+        for (int k = 0; k < 2000 && waiting_n(rig) == 0; k++) fiber_sleep_wait(5);
+        gateway_set_flags(rig->gateway, &set);
+        atomic_store(&upstream.hang, false);
+        fiber_join_wait(first, NULL);
+        fiber_join_wait(second, NULL);
+        CHECK_INT(two.status, 200);
+        CHECK_INT(atomic_load(&upstream.n), before + 2);
+        CHECK_INT(rig_last(rig)->call.tries, 1);
+        sent("find", i != 0);
+        sent(i == 1 ? "stub-3" : "stub-2", true);
+        gateway_set_flags(rig->gateway, NULL);
+    }
+    CHECK_INT(rig_totals(rig).caps.in_flight, 0);
+}
+
 static void one_at_a_time(void *arg)
 {
     ((Rig *)arg)->providers[2].concurrent_max = 1;
@@ -367,6 +404,50 @@ static void test_kill_while_waiting(void **state)
 {
     (void)state;
     rig_run_configured(one_at_a_time, kill_waiting_wait, provider, &upstream);
+}
+
+static void test_change_while_waiting(void **state)
+{
+    (void)state;
+    rig_run_configured(one_at_a_time, change_waiting_wait, provider, &upstream);
+}
+
+static StubEnd always_busy(StubRequest *request, void *ctx)
+{
+    Upstream *up = ctx;
+    atomic_fetch_add(&up->n, 1);
+    stub_sends(request, "HTTP/1.1 503 No\r\nretry-after: 60\r\ncontent-length: 2\r\n\r\n{}");
+    return STUB_KEEP;
+}
+
+/* A call that waits for its next try, for long, is told at once. */
+static void backing_off_wait(void *arg)
+{
+    Rig *rig = arg;
+    FiberRef fiber;
+    InFlight flight = { .rig = rig };
+    FlagSet off = flags_of(rig, "[{\"key\":\"model:stub-1\",\"value\":false}]");
+    int before = atomic_load(&upstream.n);
+    rig_task_wait(rig, rig_no_limits);
+    CHECK_INT(fiber_spawn("agent", in_flight_main, &flight, &fiber), 0);
+    for (int k = 0; k < 2000 && atomic_load(&upstream.n) == before; k++) fiber_sleep_wait(5);
+    gateway_set_flags(rig->gateway, &off);
+    fiber_join_wait(fiber, NULL);
+    CHECK_INT(flight.status, 403);
+    CHECK(flight.off);
+    CHECK_INT(atomic_load(&upstream.n), before + 1);
+    gateway_set_flags(rig->gateway, NULL);
+}
+
+static void with_retries(void *arg)
+{
+    ((Rig *)arg)->providers[2].retries_max = 3;
+}
+
+static void test_kill_while_backing_off(void **state)
+{
+    (void)state;
+    rig_run_configured(with_retries, backing_off_wait, always_busy, &upstream);
 }
 
 static void read_wait(void *arg)
@@ -399,6 +480,8 @@ int main(void)
         cmocka_unit_test(test_model_off),
         cmocka_unit_test(test_kill),
         cmocka_unit_test(test_kill_while_waiting),
+        cmocka_unit_test(test_change_while_waiting),
+        cmocka_unit_test(test_kill_while_backing_off),
         cmocka_unit_test(test_read_by_agents),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
