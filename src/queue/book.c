@@ -248,11 +248,11 @@ static void usage_add(TaskUsage *sum, const Call *call)
     sum->llm_calls++;
     sum->cached_calls += call->cached;
     sum->degraded_calls += call->degraded.len > 0;
-    sum->input_tokens += call->input_tokens;
-    sum->output_tokens += call->output_tokens;
-    sum->cached_tokens += call->cached_tokens;
-    sum->cost_nusd += call->cost_nusd;
-    sum->charged_tokens += call->charged_tokens;
+    sum->input_tokens = money_add(sum->input_tokens, call->input_tokens);
+    sum->output_tokens = money_add(sum->output_tokens, call->output_tokens);
+    sum->cached_tokens = money_add(sum->cached_tokens, call->cached_tokens);
+    sum->cost_nusd = money_add(sum->cost_nusd, call->cost_nusd);
+    sum->charged_tokens = money_add(sum->charged_tokens, call->charged_tokens);
     sum->tool_calls += call->tool_calls;
 }
 

@@ -52,10 +52,12 @@ int account_facts(Db *db, Uuid id, Arena *arena, TaskFacts *ret)
 
 int account_add(Db *db, int64_t seq, const Call *call)
 {
-    RowIn in = row_in(db, "UPDATE account SET calls = calls + 1, input_tokens = input_tokens + ?2,"
-                          " output_tokens = output_tokens + ?3, cached_tokens = cached_tokens + ?4,"
-                          " cost_nusd = cost_nusd + ?5, used_at_ms = max(used_at_ms, ?6)"
-                          " WHERE seq = ?1");
+    RowIn in = row_in(db,
+                      "UPDATE account SET calls = calls + 1, input_tokens = plus(input_tokens, ?2),"
+                      " output_tokens = plus(output_tokens, ?3),"
+                      " cached_tokens = plus(cached_tokens, ?4),"
+                      " cost_nusd = plus(cost_nusd, ?5), used_at_ms = max(used_at_ms, ?6)"
+                      " WHERE seq = ?1");
     in_i64(&in, seq);
     in_i64(&in, call->input_tokens);
     in_i64(&in, call->output_tokens);

@@ -98,10 +98,10 @@ static void spent_read(RowOut *out, void *ret)
 }
 
 /* What was charged; of calls recorded before that was kept, what was reported. */
-#define TOKENS "max(c.charged_tokens, c.input_tokens + c.output_tokens)"
-#define SPENT_SELECT(key, amount)                                                        \
-    "SELECT " key ", sum(" amount ") FROM call c LEFT JOIN task t ON t.seq = c.task_seq" \
-    " LEFT JOIN account a ON a.seq = c.task_seq"                                         \
+#define TOKENS "max(c.charged_tokens, plus(c.input_tokens, c.output_tokens))"
+#define SPENT_SELECT(key, amount)                                                             \
+    "SELECT " key ", total_of(" amount ") FROM call c LEFT JOIN task t ON t.seq = c.task_seq" \
+    " LEFT JOIN account a ON a.seq = c.task_seq"                                              \
     " WHERE c.at_ms >= ?1 AND c.replayed = 0 GROUP BY 1"
 #define SPENT_OF(column) "coalesce(t." column ", a." column ", '')"
 
@@ -172,15 +172,15 @@ int budget_slice_settle(Db *db, const BudgetSliceKey *key, int64_t spent)
     RowIn in = row_in(db, "INSERT INTO budget_slice (scope, start_ms, worker_id, granted, returned,"
                           " settled) VALUES (?1, ?2, ?3, 0, 0, ?4)"
                           " ON CONFLICT (scope, start_ms, worker_id) DO UPDATE"
-                          " SET settled = settled + excluded.settled");
+                          " SET settled = plus(settled, excluded.settled)");
     in_key(&in, key);
     in_i64(&in, spent);
     return row_run(in.stmt);
 }
 
 /* What workers have settled in the window already is part of what was found. */
-#define FOUND                                                         \
-    "max(0, ?4 - (SELECT coalesce(sum(settled), 0) FROM budget_slice" \
+#define FOUND                                                 \
+    "max(0, ?4 - (SELECT total_of(settled) FROM budget_slice" \
     " WHERE scope = ?1 AND start_ms = ?2 AND worker_id != ?3))"
 
 int budget_slice_found(Db *db, Str scope, int64_t start_ms, int64_t spent)

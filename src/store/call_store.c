@@ -95,9 +95,9 @@ static void use_read(RowOut *out, void *ret_row)
 int call_recent(Db *db, int64_t since_ms, Arena *arena, CallUse **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = CALL_USES_MAX, .size = sizeof(CallUse) };
-    DbStmt *s = db_stmt(db, "SELECT provider, model, MAX(at_ms), COUNT(*), SUM(input_tokens),"
-                            " SUM(output_tokens),"
-                            " SUM(MAX(input_tokens + output_tokens, charged_tokens))"
+    DbStmt *s = db_stmt(db, "SELECT provider, model, MAX(at_ms), COUNT(*), total_of(input_tokens),"
+                            " total_of(output_tokens),"
+                            " total_of(MAX(plus(input_tokens, output_tokens), charged_tokens))"
                             " FROM call WHERE id > (SELECT COALESCE(MAX(id), 0) FROM call) - ?1"
                             " AND at_ms >= ?2 AND NOT replayed AND NOT cached"
                             " AND outcome <> 'unreached'"

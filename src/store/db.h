@@ -2,6 +2,9 @@
  *
  * Statements are named by their SQL text (a literal), prepared once a connection and kept. Used on
  * the store's threads only, inside a job. Parameters are numbered from 1, columns from 0.
+ *
+ * Sums of amounts use plus(a, b) and the aggregate total_of(a), which stay within 64 bits: what is
+ * more is the largest number. total_of is 0 of no rows.
  */
 #ifndef GANTRY_STORE_DB_H
 #define GANTRY_STORE_DB_H

@@ -325,6 +325,49 @@ static int pragma_expect(Db *db, const char *sql, const char *want)
     return diag_set(-EIO, "database: %s gave \"%s\" where \"%s\" is needed", sql, got, want);
 }
 
+/* --- sums ------------------------------------------------------------------------------------- */
+
+/* SQLite's own sums turn into floating point or errors beyond 64 bits, which a column of integers
+ * then refuses. */
+static int64_t plus(int64_t a, int64_t b)
+{
+    int64_t sum;
+    if (!__builtin_add_overflow(a, b, &sum)) return sum;
+    return b > 0 ? INT64_MAX : INT64_MIN;
+}
+
+static void plus_call(sqlite3_context *context, int n, sqlite3_value **args)
+{
+    (void)n;
+    int64_t sum = plus(sqlite3_value_int64(args[0]), sqlite3_value_int64(args[1]));
+    sqlite3_result_int64(context, sum);
+}
+
+static void total_step(sqlite3_context *context, int n, sqlite3_value **args)
+{
+    (void)n;
+    int64_t *sum = sqlite3_aggregate_context(context, sizeof *sum);
+    if (!sum) sqlite3_result_error_nomem(context);
+    else *sum = plus(*sum, sqlite3_value_int64(args[0]));
+}
+
+static void total_final(sqlite3_context *context)
+{
+    const int64_t *sum = sqlite3_aggregate_context(context, 0);
+    sqlite3_result_int64(context, sum ? *sum : 0);
+}
+
+static int functions_add(Db *db)
+{
+    int flags = SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_INNOCUOUS;
+    int rc = sqlite3_create_function_v2(db->handle, "plus", 2, flags, NULL, plus_call, NULL, NULL,
+                                        NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_create_function_v2(db->handle, "total_of", 1, flags, NULL, NULL, total_step,
+                                        total_final, NULL);
+    return rc == SQLITE_OK ? 0 : fail(db, rc, "functions");
+}
+
 static int handle_open(Db *db, const char *dir, int flags)
 {
     char path[DB_PATH_MAX];
@@ -332,7 +375,7 @@ static int handle_open(Db *db, const char *dir, int flags)
     if (n < 0 || (size_t)n >= sizeof path) return diag_set(-ENAMETOOLONG, "%s: path too long", dir);
     flags |= SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE | SQLITE_OPEN_EXRESCODE;
     int rc = sqlite3_open_v2(path, &db->handle, flags, NULL);
-    if (rc == SQLITE_OK) return 0;
+    if (rc == SQLITE_OK) return functions_add(db);
     return db->handle ? fail(db, rc, path) : diag_set(-ENOMEM, "database: out of memory");
 }
 

@@ -17,7 +17,7 @@ int rollup_news_add(Db *db, int64_t task_seq, int sign, unsigned what)
                           " CASE WHEN finished_at_ms > 0 THEN finished_at_ms ELSE coalesce("
                           "(SELECT a.finished_at_ms FROM attempt a WHERE a.task_seq = task.seq"
                           " AND a.attempt = task.attempt), created_at_ms) END,"
-                          " started_at_ms, cost_nusd, input_tokens + output_tokens, llm_calls,"
+                          " started_at_ms, cost_nusd, plus(input_tokens, output_tokens), llm_calls,"
                           " tool_calls, degraded_calls > 0, quality, fingerprint, tools"
                           " FROM task WHERE seq = ?1 AND state >= 2");
     in_i64(&in, task_seq);

@@ -16,11 +16,11 @@ int spend_add(Db *db, const SpendKey *key, const Spend *sum)
                       "INSERT INTO spend (hour_ms, agent, version_id, user_id, tenant_id, model,"
                       " provider, calls, input_tokens, output_tokens, cached_tokens, cost_nusd)"
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
-                      " ON CONFLICT DO UPDATE SET calls = calls + excluded.calls,"
-                      " input_tokens = input_tokens + excluded.input_tokens,"
-                      " output_tokens = output_tokens + excluded.output_tokens,"
-                      " cached_tokens = cached_tokens + excluded.cached_tokens,"
-                      " cost_nusd = cost_nusd + excluded.cost_nusd");
+                      " ON CONFLICT DO UPDATE SET calls = plus(calls, excluded.calls),"
+                      " input_tokens = plus(input_tokens, excluded.input_tokens),"
+                      " output_tokens = plus(output_tokens, excluded.output_tokens),"
+                      " cached_tokens = plus(cached_tokens, excluded.cached_tokens),"
+                      " cost_nusd = plus(cost_nusd, excluded.cost_nusd)");
     assert(key->hour_ms % SPEND_HOUR_MS == 0);
     in_i64(&in, key->hour_ms);
     in_text(&in, key->agent);
@@ -48,9 +48,9 @@ static void spend_read(RowOut *out, void *ret)
     spend->cost_nusd = out_i64(out);
 }
 
-#define SUMS                                                                   \
-    ", sum(calls), sum(input_tokens), sum(output_tokens), sum(cached_tokens)," \
-    " sum(cost_nusd) AS cost FROM spend WHERE hour_ms >= ?1"
+#define SUMS                                                                                       \
+    ", total_of(calls), total_of(input_tokens), total_of(output_tokens), total_of(cached_tokens)," \
+    " total_of(cost_nusd) AS cost FROM spend WHERE hour_ms >= ?1"
 #define BY(column) "SELECT " column SUMS " GROUP BY 1 ORDER BY cost DESC, 1 LIMIT ?2"
 
 static const char *list_sql(SpendBy by)
@@ -71,9 +71,9 @@ static const char *list_sql(SpendBy by)
 
 static int total_read(Db *db, int64_t from_ms, Spend *ret)
 {
-    RowIn in = row_in(db, "SELECT coalesce(sum(calls), 0), coalesce(sum(input_tokens), 0),"
-                          " coalesce(sum(output_tokens), 0), coalesce(sum(cached_tokens), 0),"
-                          " coalesce(sum(cost_nusd), 0) FROM spend WHERE hour_ms >= ?1");
+    RowIn in = row_in(
+        db, "SELECT total_of(calls), total_of(input_tokens), total_of(output_tokens),"
+            " total_of(cached_tokens), total_of(cost_nusd) FROM spend WHERE hour_ms >= ?1");
     in_i64(&in, from_ms);
     int r = row_first(in.stmt);
     if (r != 0) return r;

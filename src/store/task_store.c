@@ -338,12 +338,12 @@ int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_running[LANE_N_
 
 /* --- during a run ----------------------------------------------------------------------------- */
 
-#define ADD_USAGE_SQL                                                           \
-    "UPDATE task SET input_tokens = input_tokens + ?2,"                         \
-    " output_tokens = output_tokens + ?3, cached_tokens = cached_tokens + ?4,"  \
-    " llm_calls = llm_calls + ?5, tool_calls = tool_calls + ?6,"                \
-    " replayed_calls = replayed_calls + ?7, cost_nusd = cost_nusd + ?8,"        \
-    " charged_tokens = charged_tokens + ?9, cached_calls = cached_calls + ?10," \
+#define ADD_USAGE_SQL                                                                    \
+    "UPDATE task SET input_tokens = plus(input_tokens, ?2),"                             \
+    " output_tokens = plus(output_tokens, ?3), cached_tokens = plus(cached_tokens, ?4)," \
+    " llm_calls = plus(llm_calls, ?5), tool_calls = plus(tool_calls, ?6),"               \
+    " replayed_calls = replayed_calls + ?7, cost_nusd = plus(cost_nusd, ?8),"            \
+    " charged_tokens = plus(charged_tokens, ?9), cached_calls = cached_calls + ?10,"     \
     " degraded_calls = degraded_calls + ?11 WHERE seq = ?1"
 
 static RowIn usage_in(DbStmt *stmt, int64_t seq, const TaskUsage *u)

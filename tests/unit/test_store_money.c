@@ -170,6 +170,30 @@ static void call_add(Db *db, Random *r, Sums *sums, int64_t from_hour)
     sums->calls++;
 }
 
+static int job_absurd(Db *db, void *arg)
+{
+    Fixture *f = arg;
+    Spend *rows, total;
+    size_t n;
+    SpendKey key = { .agent = STR("a"), .version_id = STR("v"), .model = STR("m") };
+    Spend most = { .calls = 1, .input_tokens = INT64_MAX, .cost_nusd = INT64_MAX - 1 };
+    for (int i = 0; i < 3; i++) CHECK_INT(spend_add(db, &key, &most), 0);
+    key.provider = STR("p");
+    CHECK_INT(spend_add(db, &key, &most), 0);
+    CHECK_INT(spend_list(db, SPEND_BY_AGENT, 0, 10, &f->arena, &rows, &n, &total), 0);
+    CHECK_INT(n, 1);
+    CHECK_INT(rows[0].cost_nusd, INT64_MAX);
+    CHECK_INT(total.cost_nusd, INT64_MAX);
+    CHECK_INT(total.input_tokens, INT64_MAX);
+    CHECK_INT(total.calls, 4);
+    return 0;
+}
+
+static void test_absurd_spend(void **state)
+{
+    run(state, job_absurd);
+}
+
 static int64_t cost_of(const Spend *rows, size_t n, const char *key)
 {
     for (size_t i = 0; i < n; i++)
@@ -242,6 +266,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_prices, setup, teardown),
         cmocka_unit_test_setup_teardown(test_too_many_prices, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_absurd_spend, setup, teardown),
         cmocka_unit_test_setup_teardown(test_spend, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
