@@ -879,19 +879,27 @@ int queue_budget_get_wait(Queue *queue, const BudgetScope *scope, Budget *ret)
     return store_call_wait(queue->store, budget_job, &job);
 }
 
+/* Whether there is a rule for the scope itself: it can be changed however many there are. */
+static bool has_rule(const RuleList *rules, const BudgetScope *scope)
+{
+    BudgetRule key = { .scope = *scope };
+    return rules->n && bsearch(&key, rules->list, rules->n, sizeof key, rule_order);
+}
+
 static int budget_set_job(Db *db, void *arg)
 {
     BudgetJob *job = arg;
     char text[BUDGET_SCOPE_TEXT_MAX];
     Str scope = str_of(budget_scope_text(&job->scope, text));
+    const RuleList *rules = &job->queue->ledger.rules;
     int r;
     if (job->limit == BUDGET_AS_CONFIGURED) {
         r = budget_limit_remove(db, scope);
         if (r == -ENOENT) return no_budget();
     } else {
-        r = budget_limit_put(db, &(BudgetLimit){ scope, job->limit, queue_now_ms(job->queue) });
-        if (job->queue->ledger.rules.n >= BUDGET_LIMITS_MAX)
+        if (rules->n >= BUDGET_LIMITS_MAX && !has_rule(rules, &job->scope))
             return diag_set(QUEUE_E_FULL, "there are %d budgets already", BUDGET_LIMITS_MAX);
+        r = budget_limit_put(db, &(BudgetLimit){ scope, job->limit, queue_now_ms(job->queue) });
     }
     return r == 0 ? rules_load(db, job->queue) : r;
 }

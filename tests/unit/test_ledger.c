@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "queue/ledger.h"
+#include "store/budget_store.h"
 
 #define DAY_MS INT64_C(86400000)
 
@@ -519,6 +520,69 @@ static void test_rules(void **state)
     run(state, body_rules);
 }
 
+/* As many rules as there may be: each can be changed, and none added. */
+static int body_full(void *arg)
+{
+    Fixture *f = arg;
+    CHECK_INT(set(f, "user:u7:day", 2), 0);
+    CHECK_INT(budget(f, "user:u7:day").limit, 2);
+    CHECK_INT(set(f, "user:one more:day", 2), QUEUE_E_FULL);
+    CHECK_INT(set(f, "day", 2), QUEUE_E_FULL);
+    CHECK_INT(set(f, "user:u7:day", BUDGET_AS_CONFIGURED), 0);
+    CHECK_INT(budget(f, "user:u7:day").limit, 1);
+    BudgetScope scope = { .kind = BUDGET_ALL };
+    Budget none;
+    CHECK_INT(queue_budget_get_wait(f->queue, &scope, &none), QUEUE_E_NO_BUDGET); /* undone */
+    return 0;
+}
+
+static void test_full(void **state)
+{
+    Fixture *f = *state;
+    CLEANUP(freep) BudgetRule *many = xcalloc(BUDGET_LIMITS_MAX, sizeof *many);
+    for (int i = 0; i < BUDGET_LIMITS_MAX; i++) {
+        BudgetScope scope = { .kind = BUDGET_USER, .key = arena_printf(&f->arena, "u%d", i) };
+        many[i] = (BudgetRule){ scope, 1 };
+    }
+    close_queue(f);
+    f->options.budgets = many;
+    f->options.budgets_n = BUDGET_LIMITS_MAX;
+    open_queue(f);
+    run(state, body_full);
+    close_queue(f);
+    f->options.budgets_n = 0;
+    open_queue(f);
+}
+
+/* Whatever is reported, sums stay numbers: the largest one at most. */
+static int body_absurd(void *arg)
+{
+    Fixture *f = arg;
+    const int64_t most = INT64_MAX;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef ref = running(f, worker, "u1");
+    CHECK_INT(spend(f, worker, ref, "c1", most - 5, most), 0);
+    CHECK_INT(spend(f, worker, ref, "c2", 3, 1), 0);
+    CHECK_INT(get(f, ref.id).usage.cost_nusd, most - 2);
+    CHECK_INT(spend(f, worker, ref, "c3", most, 1), 0);
+    CHECK_INT(get(f, ref.id).usage.cost_nusd, most);
+    CHECK_INT(get(f, ref.id).usage.charged_tokens, most);
+    expect(f, "day", most, 0);
+    expect(f, "user:u1:day-tokens", most, 0);
+    CHECK_INT(set(f, "user:*:month", 7), 0); /* counts what there was */
+    CHECK_INT(set(f, "month-tokens", 7), 0);
+    expect(f, "user:u1:month", most, 0);
+    expect(f, "month-tokens", most, 0);
+    BudgetAsk some = asks(1, 1, NULL);
+    CHECK_INT(ask(f, worker, &some).verdict, BUDGET_EXHAUSTED);
+    return 0;
+}
+
+static void test_absurd(void **state)
+{
+    run(state, body_absurd);
+}
+
 static int body_before_restart(void *arg)
 {
     Fixture *f = arg;
@@ -828,6 +892,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_crowd, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_wait_ends, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_rules, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_full, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_absurd, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_restart, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_lost_and_proven, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_killed_for_good, setup_budgets, teardown),
