@@ -86,6 +86,19 @@ static const Setting settings[] = {
     { "lanes.normal.reserved", SETTING_INT, AT(lanes.reserved[LANE_NORMAL]), 0, LANE_SLOTS_MAX },
     { "lanes.low.reserved", SETTING_INT, AT(lanes.reserved[LANE_LOW]), 0, LANE_SLOTS_MAX },
     { "lanes.shared", SETTING_INT, AT(lanes.shared), 0, LANE_SLOTS_MAX },
+    { "lanes.critical.objective", SETTING_DURATION, AT(wait_objective_ms[LANE_CRITICAL]), 1,
+      DAY_MS },
+    { "lanes.normal.objective", SETTING_DURATION, AT(wait_objective_ms[LANE_NORMAL]), 1, DAY_MS },
+    { "lanes.low.objective", SETTING_DURATION, AT(wait_objective_ms[LANE_LOW]), 1, 30 * DAY_MS },
+    { "lanes.critical.queued", SETTING_INT, AT(lane_queued_max[LANE_CRITICAL]), 0,
+      INT64_C(1000000000) },
+    { "lanes.normal.queued", SETTING_INT, AT(lane_queued_max[LANE_NORMAL]), 0,
+      INT64_C(1000000000) },
+    { "lanes.low.queued", SETTING_INT, AT(lane_queued_max[LANE_LOW]), 0, INT64_C(1000000000) },
+    { "lanes.aging", SETTING_DURATION, AT(aging_ms), 1, DAY_MS },
+    { "concurrency.perAgent", SETTING_INT, AT(agent_tasks_max), 0, LANE_SLOTS_MAX },
+    { "concurrency.perTenant", SETTING_INT, AT(tenant_tasks_max), 0, LANE_SLOTS_MAX },
+    { "concurrency.perSession", SETTING_INT, AT(session_tasks_max), 0, LANE_SLOTS_MAX },
     { "cache.ttl", SETTING_DURATION, AT(gateway.cache.ttl_ms), 1000, 365 * DAY_MS },
     { "cache.maxBytes", SETTING_INT, AT(cache_bytes_max), 0, INT64_C(1) << 40 },
     { "budgets.enableCachingAt", SETTING_SHARE, AT(gateway.degrade.cache_at_ppm), 0, PPM_WHOLE },
@@ -932,13 +945,14 @@ static void read_journal(Reader *rd, const Json *v)
 
 static void read_document(Reader *rd, const Json *doc)
 {
-    static const char *const names[] = { "server",  "log",       "limits",  "timeouts", "worker",
-                                         "lanes",   "providers", "models",  "prices",   "webhooks",
-                                         "tools",   "auth",      "budgets", "cache",    "breakers",
-                                         "retries", "waiting",   "journal", "state",    NULL };
-    static const char *const scalar_blocks[] = { "server",  "log",   "limits",   "timeouts",
-                                                 "worker",  "lanes", "breakers", "retries",
-                                                 "waiting", "state" };
+    static const char *const names[] = {
+        "server",   "log",     "limits",   "timeouts", "worker", "lanes",       "providers",
+        "models",   "prices",  "webhooks", "tools",    "auth",   "budgets",     "cache",
+        "breakers", "retries", "waiting",  "journal",  "state",  "concurrency", NULL
+    };
+    static const char *const scalar_blocks[] = { "server",  "log",   "limits",     "timeouts",
+                                                 "worker",  "lanes", "breakers",   "retries",
+                                                 "waiting", "state", "concurrency" };
     if (json_type(doc) == JSON_NULL) return;
     if (!check_members(rd, NULL, doc, names)) return;
     for (size_t i = 0; i < ARRAY_N(scalar_blocks); i++) {
@@ -1061,6 +1075,9 @@ void config_init(Config *config, ConfigMode mode)
 {
     *config = (Config){ .port = mode == CONFIG_WORKER ? 0 : 7070,
                         .lanes = { .reserved = { 2, 2, 1 }, .shared = 3 },
+                        .wait_objective_ms = { 1000, 10000, 600000 },
+                        .aging_ms = 30000,
+                        .session_tasks_max = 1,
                         .body_bytes_max = 1 << 20,
                         .head_bytes_max = 64 << 10,
                         .fields_max = 100,

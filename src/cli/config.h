@@ -39,8 +39,11 @@ typedef struct {
     /* limits and time-outs of the HTTP server */
     int64_t body_bytes_max, head_bytes_max, fields_max, target_bytes_max, connections_max;
     int64_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
-    int64_t queued_tasks_max;                          /* a lane */
-    int64_t log_bytes_max;                             /* a task */
+    int64_t queued_tasks_max;         /* a lane, */
+    int64_t lane_queued_max[LANE_N_]; /* but for these; 0: as that */
+    int64_t wait_objective_ms[LANE_N_], aging_ms;
+    int64_t agent_tasks_max, tenant_tasks_max, session_tasks_max; /* at a time; 0: any */
+    int64_t log_bytes_max;                                        /* a task */
     int64_t journal_kept_ms;                           /* after a task has come to rest */
     int64_t journal_bytes_max, journal_recordings_max; /* a task */
     int64_t lease_ms;

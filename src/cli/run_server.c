@@ -496,6 +496,20 @@ static int board_open(Program *p)
     return board_seed(p);
 }
 
+static void lane_options(const Config *config, QueueOptions *options)
+{
+    for (Lane lane = 0; lane < LANE_N_; lane++) {
+        int64_t own = config->lane_queued_max[lane];
+        options->queued_max[lane] = own > 0 ? own : config->queued_tasks_max;
+        options->wait_objective_ms[lane] = config->wait_objective_ms[lane];
+    }
+    options->aging_ms = config->aging_ms;
+    options->agent_tasks_max = config->agent_tasks_max;
+    options->tenant_tasks_max = config->tenant_tasks_max;
+    options->session_tasks_max = config->session_tasks_max > 0 ? config->session_tasks_max
+                                                               : QUEUE_ANY;
+}
+
 static int open_services(Program *p)
 {
     int r = make_dir(p->config.data);
@@ -518,8 +532,7 @@ static int open_services(Program *p)
                              .state_value_bytes_max = p->config.state_value_bytes_max,
                              .state_kept_ms = p->config.state_kept_ms,
                              .journal_kept_ms = p->config.journal_kept_ms };
-    for (Lane lane = 0; lane < LANE_N_; lane++)
-        options.queued_max[lane] = p->config.queued_tasks_max;
+    lane_options(&p->config, &options);
     if ((r = queue_open(p->store, &options, &p->queue)) < 0) return r;
     p->metrics = metrics_new(p->queue);
     return board_open(p);

@@ -70,16 +70,56 @@ int64_t lane_free(const LaneConfig *config, const LaneUse *use, Lane lane)
     return own_free(config, use, lane) + shared_free(config, use);
 }
 
-void lane_claim_plan(const LaneConfig *config, const LaneUse *use, const int64_t ready[LANE_N_],
-                     int64_t ret_take[LANE_N_])
+/* Slots beyond its own that a lane holds. */
+static int64_t shared_held(const LaneConfig *config, const LaneUse *use, Lane lane)
 {
-    int64_t shared = shared_free(config, use);
+    return MAX(0, use->running[lane] - config->reserved[lane]);
+}
+
+static bool turn_due(const LaneConfig *config, const LaneUse *use, const LaneHead *head, Lane lane,
+                     int64_t aging_ms, const LaneTurns *turns)
+{
+    return head->ready && head->waited_ms >= aging_ms && turns->passed[lane] >= LANE_TURN_AFTER &&
+           shared_held(config, use, lane) < MAX(1, config->shared / LANE_TURN_PART);
+}
+
+Lane lane_next(const LaneConfig *config, const LaneUse *use, const LaneHead heads[LANE_N_],
+               int64_t aging_ms, const LaneTurns *turns)
+{
+    Lane highest = LANE_N_, turn = LANE_N_;
+    for (int i = LANE_N_ - 1; i >= 0; i--)
+        if (heads[i].ready) highest = (Lane)i;
+    for (int i = 0; i < LANE_N_; i++)
+        if (heads[i].ready && own_free(config, use, (Lane)i) > 0) return (Lane)i;
+    if (shared_free(config, use) == 0) return LANE_N_;
     for (int i = 0; i < LANE_N_; i++) {
-        assert(ready[i] >= 0);
-        int64_t own = MIN(ready[i], own_free(config, use, (Lane)i));
-        int64_t more = MIN(ready[i] - own, shared);
-        ret_take[i] = own + more;
-        shared -= more;
+        if (!turn_due(config, use, &heads[i], (Lane)i, aging_ms, turns)) continue;
+        if (turn == LANE_N_ || turns->passed[i] > turns->passed[turn]) turn = (Lane)i;
     }
-    assert(shared >= 0);
+    return turn == LANE_N_ ? highest : turn;
+}
+
+void lane_started(const LaneConfig *config, const LaneUse *use, const LaneHead heads[LANE_N_],
+                  Lane lane, LaneTurns *turns)
+{
+    assert(lane < LANE_N_);
+    if (own_free(config, use, lane) > 0) return;
+    turns->passed[lane] = 0;
+    for (int i = (int)lane + 1; i < LANE_N_; i++) turns->passed[i] += heads[i].ready;
+}
+
+int64_t lane_expected_wait_ms(int64_t place, int64_t lines, int64_t queued, double per_s)
+{
+    assert(place >= 1);
+    if (!(per_s > 0)) return -1;
+    int64_t ahead = MIN(place * MAX(lines, 1), MAX(queued, place));
+    double ms = (double)ahead * 1000 / per_s;
+    return ms < 1e15 ? (int64_t)ms : -1;
+}
+
+int64_t lane_retry_after_s(int64_t queued, double per_s)
+{
+    if (!(per_s > 0)) return 60;
+    double s = (double)MAX(queued, 1) / 100 / per_s;
+    return s >= 60 ? 60 : MAX(1, (int64_t)s);
 }

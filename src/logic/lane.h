@@ -4,7 +4,9 @@
  * its lane's reserved slots first and against the shared ones after that, so the numbers of running
  * tasks say everything. Reserved slots are never taken by another lane: a long low task must not
  * sit where a critical one belongs, and low always gets through. Shared slots go to the highest
- * lane that has work.
+ * lane that has work, with one exception: a lower lane whose tasks have waited long gets a turn
+ * after LANE_TURN_AFTER of them, as long as it holds no more than its part of them. So no lane
+ * starves that has no slots of its own, and a long backlog of old tasks never takes over.
  *
  * Pure; any thread.
  */
@@ -44,10 +46,38 @@ int64_t lane_shared_used(const LaneConfig *config, const LaneUse *use);
 /* Tasks of this lane that could start now: its free reserved slots and the free shared ones. */
 int64_t lane_free(const LaneConfig *config, const LaneUse *use, Lane lane);
 
-/* How many of ready[lane] tasks to start in each lane. Together they fit: taking them all leaves no
- * lane over its slots, no free shared slot while a lane has work, and no free reserved slot while
- * its own lane has. */
-void lane_claim_plan(const LaneConfig *config, const LaneUse *use, const int64_t ready[LANE_N_],
-                     int64_t ret_take[LANE_N_]);
+/* What stands first in a lane. */
+typedef struct {
+    bool ready;        /* there is a task that could start */
+    int64_t waited_ms; /* the longest wait of them */
+} LaneHead;
+
+/* Shared slots given to higher lanes while this one had work, since one was given to it. Starts
+ * zeroed. */
+typedef struct {
+    int64_t passed[LANE_N_];
+} LaneTurns;
+
+#define LANE_TURN_AFTER 4 /* shared slots that pass a lane by before it gets a turn */
+#define LANE_TURN_PART 4  /* a lane takes turns while it holds less than shared / 4, but one */
+
+/* The lane whose first task is to start next; LANE_N_: none of them fits. aging_ms: tasks that
+ * waited at least that long have waited long. Taking whatever it says until it says LANE_N_ leaves
+ * no free shared slot while a lane has work, and no free reserved slot while its own lane has. */
+Lane lane_next(const LaneConfig *config, const LaneUse *use, const LaneHead heads[LANE_N_],
+               int64_t aging_ms, const LaneTurns *turns);
+
+/* Takes note that a task of the lane starts. use: without it. */
+void lane_started(const LaneConfig *config, const LaneUse *use, const LaneHead heads[LANE_N_],
+                  Lane lane, LaneTurns *turns);
+
+/* How long a task waits that is the place-th (from 1) of its line, where lines take turns and
+ * together start per_s tasks a second, and queued tasks wait in the lane; -1: nothing has started
+ * lately, so nobody knows. */
+int64_t lane_expected_wait_ms(int64_t place, int64_t lines, int64_t queued, double per_s);
+
+/* After how many seconds (1..60) to try again when the lane is full: until a hundredth of what it
+ * holds has gone, at the rate at which tasks start. */
+int64_t lane_retry_after_s(int64_t queued, double per_s);
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/money.h"
 #include "codec/url.h"
 #include "codec/yaml.h"
+#include "logic/lane.h"
 #include "logic/shape.h"
 
 #define DAY_MS INT64_C(86400000)
@@ -297,6 +298,7 @@ typedef struct {
     int64_t max_output_tokens, top_k, seed, memory_window;
     AgentLimits limits;
     RetryPolicy retry;
+    int64_t tasks_max, session_max;
 } Draft;
 
 static const char *const api_words[] = { "gantry/v1", NULL };
@@ -342,6 +344,10 @@ static const ShapeMember retry_members[] = {
     { "maxAttempts", SHAPE_INT, AT(retry.attempts_max), .least = 1, .most = 100 },
     { "backoff", SHAPE_OBJECT, MEMBERS(backoff_members) },
 };
+static const ShapeMember concurrency_members[] = {
+    { "tasks", SHAPE_INT, AT(tasks_max), .most = LANE_SLOTS_MAX },
+    { "perSession", SHAPE_INT, AT(session_max), .most = LANE_SLOTS_MAX },
+};
 static const ShapeMember spec_members[] = {
     { "runtime", SHAPE_WORD, AT(runtime), .words = runtime_words },
     { "command", SHAPE_STRS, AT(command), .least = 1, .most = MANIFEST_COMMAND_MAX },
@@ -356,6 +362,7 @@ static const ShapeMember spec_members[] = {
     { "memory", SHAPE_OBJECT, MEMBERS(memory_members) },
     { "limits", SHAPE_OBJECT, MEMBERS(limits_members) },
     { "retry", SHAPE_OBJECT, MEMBERS(retry_members) },
+    { "concurrency", SHAPE_OBJECT, MEMBERS(concurrency_members) },
     { "rollout", SHAPE_OBJECT, MEMBERS(rollout_members), .rule = rule_rollout },
 };
 static const ShapeMember manifest_members[] = {
@@ -426,6 +433,8 @@ static Draft draft_defaults(void)
                     .usd_nusd = NUSD_PER_USD / 2 },
         .factor = 2,
         .retry = RETRY_POLICY_DEFAULT,
+        .tasks_max = -1,
+        .session_max = -1,
     };
 }
 
@@ -469,6 +478,8 @@ static int spec_fill(Arena *arena, const Draft *d, const Json *spec, AgentSpec *
         .memory_window = d->memory_window,
         .limits = d->limits,
         .retry = d->retry,
+        .tasks_max = d->tasks_max,
+        .session_max = d->session_max,
         .rollout = json_get(spec, "rollout"),
     };
     ret->retry.factor_milli = milli_of(d->factor);

@@ -25,6 +25,8 @@
  *   spec.retry.backoff.initial    1s        0s..1h
  *   spec.retry.backoff.factor     2         1..10, three decimals at most
  *   spec.retry.backoff.max        5m        initial..24h
+ *   spec.concurrency.tasks        as configured  0..100000 tasks of the agent at a time; 0: any
+ *   spec.concurrency.perSession   as configured  0..100000 of a session; 1: one after another
  *   spec.rollout                  none      strategy canary (default) | blue-green | immediate;
  *                                           steps: 1..20 of {weight 1..100 (required), for 0s..30d,
  *                                           minTasks 0..1e9, gate}, weights rise and end at 100;
@@ -94,6 +96,7 @@ typedef struct {
     int64_t memory_window; /* messages */
     AgentLimits limits;
     RetryPolicy retry;
+    int64_t tasks_max, session_max; /* spec.concurrency; -1: absent */
     const Json *rollout; /* the checked object as written (durations are text); NULL: absent */
 } AgentSpec;
 

@@ -4,12 +4,14 @@
 #include "sys/fiber.h"
 
 typedef struct {
-    const Queue *queue;
+    Queue *queue;
     const Claim *claim;
     Arena *arena;
     int64_t now_ms;
     Task *tasks; /* in arena */
-    size_t n;
+    size_t n, room;
+    int64_t fence, fences_left;
+    bool more;                /* the look did not reach all lines */
     int64_t next_ready_at_ms; /* when n is 0: the earliest task to come, INT64_MAX: none */
     Effects effects;
     Uuid late[CLAIM_TASKS_MAX]; /* tasks this look has ended: their deadline had passed */
@@ -46,58 +48,88 @@ static int claim_one(Db *db, ClaimJob *job, Task *task, int64_t fence)
     return 0;
 }
 
-/* The tasks of one lane. -ENOMEM: the next one does not fit the arena. */
-static int claim_lane(Db *db, ClaimJob *job, const int64_t *seqs, int64_t n, int64_t *fence)
+#define TASKS_FIRST 2
+
+/* Room for one more task. -ENOMEM: the arena is full. */
+static int claim_room(ClaimJob *job)
 {
-    for (int64_t i = 0; i < n; i++) {
-        Task *task = &job->tasks[job->n];
-        int r = task_get_by_seq(db, seqs[i], TASK_PART_PAYLOAD, job->arena, task);
-        if (r == 0) r = claim_one(db, job, task, (*fence)++);
-        if (r != 0) return r;
-    }
+    if (job->n < job->room) return 0;
+    size_t room = job->room == 0 ? TASKS_FIRST : MIN(2 * job->room, CLAIM_TASKS_MAX);
+    Task *tasks = ARENA_ARRAY(job->arena, Task, room);
+    if (!tasks) return diag_set(-ENOMEM, "no memory for %zu tasks", room);
+    if (job->n > 0) memcpy(tasks, job->tasks, job->n * sizeof *tasks);
+    job->tasks = tasks;
+    job->room = room;
     return 0;
 }
 
-/* How many of the ready tasks to take in each lane, CLAIM_TASKS_MAX in all. */
-static int64_t claim_plan(const Claim *claim, const int64_t ready[LANE_N_], int64_t take[LANE_N_])
+/* Fences for all free slots, once there is a first task. */
+static int claim_fence(Db *db, ClaimJob *job)
 {
-    int64_t total = 0;
-    lane_claim_plan(&claim->slots, &claim->use, ready, take);
-    for (int lane = 0; lane < LANE_N_; lane++) {
-        take[lane] = MIN(take[lane], CLAIM_TASKS_MAX - total);
-        total += take[lane];
+    if (job->fences_left > 0) {
+        job->fences_left--;
+        job->fence++;
+        return 0;
     }
-    return total;
+    int64_t last, n = MIN(lane_slots(&job->claim->slots), CLAIM_TASKS_MAX);
+    int r = fence_take(db, n, &last);
+    job->fence = last - n + 1;
+    job->fences_left = n - 1;
+    return r;
+}
+
+/* -ENOMEM: the next task does not fit the arena. */
+static int claim_chosen(Db *db, ClaimJob *job, Choice *choice)
+{
+    int64_t seq;
+    int r = 0;
+    while (r == 0 && job->n + job->late_n < CLAIM_TASKS_MAX && (seq = choice_next(choice)) != 0) {
+        size_t before = job->n;
+        r = claim_room(job);
+        if (r == 0)
+            r = task_get_by_seq(db, seq, TASK_PART_PAYLOAD, job->arena, &job->tasks[job->n]);
+        if (r == 0) r = claim_fence(db, job);
+        if (r == 0) r = claim_one(db, job, &job->tasks[job->n], job->fence);
+        if (r == 0) r = choice_made(choice, db, job->n > before);
+    }
+    return r == -ENOMEM && job->n > 0 ? 0 : r; /* the rest stays queued */
+}
+
+/* Whoever ends a task later wakes claimers of these lanes. */
+static void claim_limited(ClaimJob *job, const Choice *choice)
+{
+    Queue *queue = job->queue;
+    pthread_mutex_lock(&queue->lock);
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        queue->limited[lane] |= choice->limited[lane] > 0;
+        queue->stats.limited += choice->limited[lane];
+    }
+    pthread_mutex_unlock(&queue->lock);
 }
 
 static int claim_tasks(Db *db, ClaimJob *job)
 {
-    int64_t seqs[LANE_N_][CLAIM_TASKS_MAX], ready[LANE_N_], take[LANE_N_], last;
-    for (int lane = 0; lane < LANE_N_; lane++) {
-        int64_t free = lane_free(&job->claim->slots, &job->claim->use, (Lane)lane);
-        size_t n = (size_t)MIN(free, CLAIM_TASKS_MAX);
-        int r = n == 0 ? 0 : task_ready(db, (Lane)lane, job->now_ms, seqs[lane], &n);
-        if (r != 0) return r;
-        ready[lane] = (int64_t)n;
-    }
-    int64_t total = claim_plan(job->claim, ready, take);
-    if (total == 0) return 0;
-    job->tasks = ARENA_ARRAY(job->arena, Task, (size_t)total);
-    if (!job->tasks) return diag_set(-ENOMEM, "no memory for %" PRId64 " tasks", total);
-    int r = fence_take(db, total, &last);
-    int64_t fence = last - total + 1;
-    for (int lane = 0; lane < LANE_N_ && r == 0; lane++)
-        r = claim_lane(db, job, seqs[lane], take[lane], &fence);
-    return r == -ENOMEM && job->n > 0 ? 0 : r; /* the rest stays queued */
+    Choice choice; /* on a store thread's stack, not a fiber's */
+    job->tasks = NULL;
+    job->n = job->room = 0;
+    job->fences_left = 0;
+    int r = choice_init(&choice, db, job->queue, job->claim, job->now_ms);
+    if (r == 0) r = claim_chosen(db, job, &choice);
+    claim_limited(job, &choice);
+    job->more = choice.more || job->late_n > 0;
+    choice_deinit(&choice);
+    return r;
 }
+
+#define LOOK_AGAIN_MS 5 /* when a look did not reach all lines */
 
 static int claim_next_ready(Db *db, ClaimJob *job)
 {
-    job->next_ready_at_ms = INT64_MAX;
+    job->next_ready_at_ms = job->more ? job->now_ms + LOOK_AGAIN_MS : INT64_MAX;
     for (int lane = 0; lane < LANE_N_; lane++) {
         int64_t at_ms = INT64_MAX;
         if (lane_free(&job->claim->slots, &job->claim->use, (Lane)lane) == 0) continue;
-        int r = task_next_ready(db, (Lane)lane, &at_ms);
+        int r = gate_next(db, (Lane)lane, &at_ms);
         if (r != 0) return r;
         job->next_ready_at_ms = MIN(job->next_ready_at_ms, at_ms);
     }
@@ -175,6 +207,20 @@ static int claim_until(Queue *queue, const bool lanes[LANE_N_], int64_t deadline
     }
 }
 
+static void waits_note(Queue *queue, const Task *tasks, size_t n)
+{
+    pthread_mutex_lock(&queue->lock);
+    for (size_t i = 0; i < n; i++) {
+        Lane lane = tasks[i].lane;
+        int64_t ready_ms = MAX(tasks[i].ready_at_ms, tasks[i].created_at_ms);
+        int64_t waited_ms = MAX(0, tasks[i].started_at_ms - ready_ms);
+        bool late = waited_ms > queue->options.wait_objective_ms[lane];
+        waits_add(&queue->waits[lane], waited_ms, late, tasks[i].started_at_ms);
+        queue->stats.lane[lane].late += late;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
 int queue_claim_wait(Queue *queue, const Claim *claim, int64_t deadline_ms, Arena *arena,
                      Task **ret, size_t *ret_n)
 {
@@ -183,6 +229,7 @@ int queue_claim_wait(Queue *queue, const Claim *claim, int64_t deadline_ms, Aren
     ClaimJob job = { .queue = queue, .claim = claim, .arena = arena };
     int r = claim_until(queue, lanes, deadline_ms, &job);
     if (r != 0) return r;
+    waits_note(queue, job.tasks, job.n);
     for (size_t i = 0; i < job.n; i++) queue_task_changed(queue, job.tasks[i].id);
     *ret = job.tasks;
     *ret_n = job.n;

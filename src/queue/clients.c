@@ -125,6 +125,21 @@ static int submit_routed(Db *db, SubmitJob *job, const TaskRow *row, int64_t seq
     return r;
 }
 
+/* Tasks of a session go one after another, but for those that a task has started itself: it may
+ * wait for them. */
+static int submit_session(Db *db, const SubmitJob *job, int64_t *ret_max)
+{
+    const TaskNew *new = job->task;
+    AgentConcurrency own = AGENT_CONCURRENCY_DEFAULT;
+    *ret_max = 0;
+    if (str_empty(new->session_id) || !uuid_is_zero(new->parent_id)) return 0;
+    int r = agent_concurrency(db, str_of(job->summary.agent), &own);
+    int64_t max = job->queue->options.session_tasks_max;
+    if (own.per_session >= 0) max = own.per_session;
+    *ret_max = max == QUEUE_ANY ? 0 : max;
+    return r;
+}
+
 int submit_insert(Db *db, SubmitJob *job)
 {
     const TaskNew *new = job->task;
@@ -149,7 +164,8 @@ int submit_insert(Db *db, SubmitJob *job)
         .webhook_url = new->webhook_url,
         .traceparent = new->traceparent,
     };
-    int r = task_insert(db, &row, &job->seq);
+    int r = submit_session(db, job, &row.session_max);
+    if (r == 0) r = task_insert(db, &row, &job->seq);
     if (r == 0) r = submit_routed(db, job, &row, job->seq);
     if (r != 0 || str_empty(new->idempotency_key)) return r;
     r = idempotency_insert(db, new->tenant_id, new->idempotency_key, new->fingerprint, s->id,

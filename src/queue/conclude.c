@@ -89,7 +89,8 @@ static int at_rest(const Queue *queue, Db *db, const TaskHead *head, int64_t now
                    Effects *effects)
 {
     int r = rollup_news_add(db, head->seq, 1, NEWS_TASK | NEWS_SCORE);
-    return r == 0 ? webhook_add(queue, db, head, now_ms, effects) : r;
+    if (r == 0) r = webhook_add(queue, db, head, now_ms, effects);
+    return r == 0 ? session_advance(db, head, now_ms, effects->ready) : r;
 }
 
 /* --- the rule --------------------------------------------------------------------------------- */
@@ -143,6 +144,7 @@ static Str error_code_of(const TaskNext *next, const Conclusion *c)
 static void effects_end(Effects *e, Lane lane, const TaskNext *next, TaskOutcome outcome)
 {
     e->running[lane]--;
+    e->ran[lane]++;
     e->lost[lane] += outcome == TASK_OUTCOME_LOST;
     if (next->state != TASK_QUEUED) {
         e->ended[lane][next->state]++;
@@ -152,6 +154,14 @@ static void effects_end(Effects *e, Lane lane, const TaskNext *next, TaskOutcome
     e->ready[lane]++;
     e->retried[lane]++;
     e->released[lane] += outcome == TASK_OUTCOME_RELEASED;
+}
+
+/* How long it held its slot, for the turns of those that wait. */
+static void ran_note(const Queue *queue, const TaskHead *head, int64_t now_ms, Effects *effects)
+{
+    int64_t ran_ms = MAX(0, now_ms - head->started_at_ms);
+    fair_cost_seen(&queue->turns->costs[head->lane], head->kind, ran_ms, now_ms);
+    effects->ran_ms[head->lane] += ran_ms;
 }
 
 int task_conclude(const Queue *queue, Db *db, const TaskHead *head, const Conclusion *c,
@@ -175,6 +185,7 @@ int task_conclude(const Queue *queue, Db *db, const TaskHead *head, const Conclu
     if (r == 0 && task_state_ended(end.next.state))
         r = family_ended(queue, db, head, c->now_ms, effects);
     if (r != 0) return r;
+    ran_note(queue, head, c->now_ms, effects);
     effects_end(effects, head->lane, &end.next, c->outcome);
     *ret_state = end.next.state;
     return 0;

@@ -9,6 +9,7 @@
 #include "sys/entropy.h"
 
 #define QUEUED_MAX_DEFAULT 1000000
+#define AGING_MS_DEFAULT 30000
 #define LEASE_MS_DEFAULT 10000
 #define LOG_BYTES_MAX_DEFAULT (1 << 20)
 #define KEY_KEPT_MS_DEFAULT (INT64_C(48) * 3600 * 1000)
@@ -104,6 +105,11 @@ static void options_fill(QueueOptions *o)
 {
     for (int lane = 0; lane < LANE_N_; lane++)
         if (o->queued_max[lane] == 0) o->queued_max[lane] = QUEUED_MAX_DEFAULT;
+    static const int64_t objective_ms[LANE_N_] = { 1000, 10000, 600000 };
+    for (int lane = 0; lane < LANE_N_; lane++)
+        if (o->wait_objective_ms[lane] == 0) o->wait_objective_ms[lane] = objective_ms[lane];
+    if (o->aging_ms == 0) o->aging_ms = AGING_MS_DEFAULT;
+    if (o->session_tasks_max == 0) o->session_tasks_max = 1;
     if (o->lease_ms == 0) o->lease_ms = LEASE_MS_DEFAULT;
     if (o->log_bytes_max == 0) o->log_bytes_max = LOG_BYTES_MAX_DEFAULT;
     if (o->key_kept_ms == 0) o->key_kept_ms = KEY_KEPT_MS_DEFAULT;
@@ -122,6 +128,7 @@ static void options_fill(QueueOptions *o)
 static Queue *queue_new(Store *store, const QueueOptions *options)
 {
     Queue *queue = xcalloc(1, sizeof *queue);
+    queue->turns = xcalloc(1, sizeof *queue->turns);
     queue->store = store;
     queue->options = *options;
     options_fill(&queue->options);
@@ -156,6 +163,7 @@ void queue_close(Queue *queue)
     ledger_close(queue);
     known_tasks_free(queue->known);
     pthread_mutex_destroy(&queue->lock);
+    free(queue->turns);
     free(queue);
 }
 
@@ -170,6 +178,8 @@ void queue_stats(Queue *queue, QueueStats *ret)
 {
     pthread_mutex_lock(&queue->lock);
     *ret = queue->stats;
+    for (int lane = 0; lane < LANE_N_; lane++)
+        ret->lane[lane].waits = waits_figures(&queue->waits[lane], queue_now_ms(queue));
     pthread_mutex_unlock(&queue->lock);
     for (int lane = 0; lane < LANE_N_; lane++) {
         QueueLaneStats *s = &ret->lane[lane];
@@ -184,7 +194,7 @@ static int oldest_job(Db *db, void *arg)
 {
     QueueStats *stats = arg;
     for (int lane = 0; lane < LANE_N_; lane++) {
-        int r = task_next_ready(db, (Lane)lane, &stats->lane[lane].oldest_ready_at_ms);
+        int r = lines_oldest(db, (Lane)lane, &stats->lane[lane].oldest_ready_at_ms);
         if (r != 0) return r;
     }
     return 0;

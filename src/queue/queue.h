@@ -13,6 +13,7 @@
 
 #include "logic/budget.h"
 #include "logic/cache_policy.h"
+#include "logic/waits.h"
 #include "store/account_store.h"
 #include "store/agent_store.h"
 #include "store/call_store.h"
@@ -54,11 +55,20 @@ typedef struct {
     void *ctx;
 } QueueClock;
 
+#define QUEUE_ANY (-1) /* a limit that is none, where 0 stands for a default */
+
 typedef struct {
-    int64_t queued_max[LANE_N_];    /* tasks waiting in a lane; 0: 1,000,000 */
-    int64_t lease_ms;               /* of a worker; 0: 10,000 */
-    int64_t log_bytes_max;          /* log text kept a task; 0: 1 MiB */
-    int64_t key_kept_ms;            /* idempotency keys are remembered this long; 0: 48 hours */
+    int64_t queued_max[LANE_N_]; /* tasks waiting in a lane; 0: 1,000,000 */
+    int64_t aging_ms;            /* see logic/lane.h; 0: 30,000 */
+    int64_t
+        wait_objective_ms[LANE_N_]; /* tasks that waited longer are counted; 0: 1 s, 10 s, 10 min */
+    int64_t agent_tasks_max;        /* running at a time, where its manifest says nothing; 0: any */
+    int64_t tenant_tasks_max;       /* running at a time, of each tenant that has a name; 0: any */
+    int64_t
+        session_tasks_max; /* under way at a time, where its agent's manifest says nothing; 0: 1 */
+    int64_t lease_ms;      /* of a worker; 0: 10,000 */
+    int64_t log_bytes_max; /* log text kept a task; 0: 1 MiB */
+    int64_t key_kept_ms;   /* idempotency keys are remembered this long; 0: 48 hours */
     int64_t journal_bytes_max;      /* of recordings kept a task; 0: 32 MiB */
     int64_t journal_recordings_max; /* a task; 0: 2000 */
     int64_t journal_kept_ms;        /* how long after a task has come to rest; 0: 7 days */
@@ -193,11 +203,12 @@ typedef struct {
 
 #define CLAIM_TASKS_MAX 256
 
-/* Claims as many ready tasks as there are free slots (lane_claim_plan; at most CLAIM_TASKS_MAX):
- * waits until there is at least one. deadline_ms is clock_mono_ms time. The tasks come with payload
- * and live in arena; tasks that do not fit stay queued. Returns 0 with *ret_n >= 1, -ETIMEDOUT,
- * -ECANCELED (nothing was claimed), QUEUE_E_NO_WORKER (also when it drains), -ENOMEM (one task
- * alone is too big for arena), -errno. */
+/* Claims as many ready tasks as there are free slots and limits allow, at most CLAIM_TASKS_MAX, in
+ * the order of logic/lane.h and logic/line.h: waits until there is at least one. deadline_ms is
+ * clock_mono_ms time. The tasks come with payload and live in arena; tasks that do not fit stay
+ * queued. Returns 0 with *ret_n >= 1, -ETIMEDOUT, -ECANCELED (nothing was claimed),
+ * QUEUE_E_NO_WORKER (also when it drains), -ENOMEM (one task alone is too big for arena),
+ * -errno. */
 MUST_CHECK int queue_claim_wait(Queue *queue, const Claim *claim, int64_t deadline_ms, Arena *arena,
                                 Task **ret, size_t *ret_n);
 
@@ -471,6 +482,9 @@ typedef struct {
     int64_t oldest_ready_at_ms; /* of queued tasks; INT64_MAX: none. Only queue_stats_wait */
     uint64_t submitted, refused_full, claimed;
     uint64_t ended[TASK_STATE_N_]; /* by final state, or escalated */
+    uint64_t ran, ran_ms;          /* attempts ended, and how long they took together */
+    uint64_t late;                 /* attempts begun after longer than the objective */
+    WaitsFigures waits;            /* of late; for the first attempts and those after */
     uint64_t retried;              /* attempts after which the task was queued again, */
     uint64_t lost, released;       /* of these: with the worker, given back by it */
 } QueueLaneStats;
@@ -489,6 +503,7 @@ typedef struct {
     uint64_t state_reads, state_writes;         /* of sessions; writes that were made, */
     uint64_t state_mismatches, state_refused;   /* that met another version, had no room */
     uint64_t state_purged;                      /* sessions and values deleted after their time */
+    uint64_t limited;                           /* lines passed over at a limit, by claims */
     uint64_t claimers;                          /* waiting for a task */
     uint64_t watchers;                          /* waiting for a change */
 } QueueStats;

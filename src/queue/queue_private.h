@@ -8,6 +8,7 @@
 #include "base/map.h"
 #include "queue/ledger.h"
 #include "queue/queue.h"
+#include "store/line_store.h"
 #include "store/rollout_store.h"
 #include "store/rollup_store.h"
 
@@ -53,6 +54,17 @@ typedef struct {
 
 typedef struct KnownTasks KnownTasks;
 
+#define TENANT_BYTES_MAX 256
+
+/* Whose turn it is. The store thread's; not kept over a restart. What an undone job has changed
+ * here stays, which is harmless. */
+typedef struct {
+    LaneTurns turns;
+    Fair used[LANE_N_];                         /* by tenant */
+    FairCosts costs[LANE_N_];                   /* by tenant and agent */
+    char cursor[LANE_N_][TENANT_BYTES_MAX + 1]; /* where the next look at very many lines begins */
+} Turns;
+
 struct Queue {
     Store *store;
     QueueOptions options; /* defaults filled in */
@@ -60,12 +72,15 @@ struct Queue {
     int64_t steady_base_ms; /* makes steady time from monotonic time */
     Uuid7Gen ids;           /* the store thread's */
     KnownTasks *known;      /* the store thread's */
+    Turns *turns;           /* likewise */
     int64_t purge_at_ms;    /* the ticking fiber's */
 
     pthread_mutex_t lock; /* guards what follows; never held across a wait */
     QueueStats stats;
-    uint64_t ready_mark; /* moves when a task may have become ready */
-    List claimers;       /* waiting for a task, in order of arrival */
+    uint64_t ready_mark;   /* moves when a task may have become ready */
+    bool limited[LANE_N_]; /* the last look passed over tasks at a limit */
+    Waits waits[LANE_N_];
+    List claimers; /* waiting for a task, in order of arrival */
     Mark tasks[TASK_MARKS_N];
     Mark workers[WORKER_MARKS_N];
     Mark webhooks;
@@ -98,6 +113,8 @@ typedef struct {
     unsigned ready[LANE_N_];               /* tasks that were queued: claimers to wake */
     unsigned claimed[LANE_N_], retried[LANE_N_], lost[LANE_N_], released[LANE_N_];
     unsigned ended[LANE_N_][TASK_STATE_N_];
+    unsigned ran[LANE_N_]; /* attempts ended, and how long they took */
+    int64_t ran_ms[LANE_N_];
     unsigned stale;
     bool webhook;
     Touched touched;
@@ -201,6 +218,54 @@ typedef struct {
  * as queue_submit_wait. */
 MUST_CHECK int submit_choose(Db *db, SubmitJob *job, Arena *arena);
 MUST_CHECK int submit_insert(Db *db, SubmitJob *job);
+
+/* --- whose turn it is (lines.c) --------------------------------------------------------------- */
+
+#define LINES_MAX 128         /* lines of a lane that one look compares */
+#define LINES_PROBES_MAX 1024 /* lines of a lane that it reads for that */
+#define PERMITS_MAX 1536      /* limits that a look compares with, a third for each lane */
+
+/* What may still be started of an agent or a tenant. */
+typedef struct {
+    uint64_t key;
+    int64_t left;
+} Permit;
+
+typedef struct {
+    LineHead head;
+    size_t agent, tenant; /* its permits */
+} LinePlace;
+
+/* One look of a claim at what waits. On a store thread's stack, inside a job. */
+typedef struct {
+    const Queue *queue;
+    const Claim *claim;
+    int64_t now_ms;
+    LaneUse use;
+    LaneHead heads[LANE_N_];
+    Line lines[LANE_N_][LINES_MAX];
+    LinePlace places[LANE_N_][LINES_MAX];
+    size_t n[LANE_N_];
+    Permit permits[PERMITS_MAX];
+    size_t permits_n;
+    unsigned limited[LANE_N_]; /* lines passed over at a limit */
+    bool more;                 /* there are lines that it did not reach */
+    Arena arena;
+
+    Lane lane; /* the task chosen */
+    size_t at;
+} Choice;
+
+/* Looks. choice_deinit in any case. Returns 0 or -errno. */
+MUST_CHECK int choice_init(Choice *choice, Db *db, const Queue *queue, const Claim *claim,
+                           int64_t now_ms);
+void choice_deinit(Choice *choice);
+
+/* The task that should start next; 0: none. */
+int64_t choice_next(Choice *choice);
+
+/* It was started (or, not started, ended instead). Returns 0 or -errno. */
+MUST_CHECK int choice_made(Choice *choice, Db *db, bool started);
 
 /* --- waiting ---------------------------------------------------------------------------------- */
 

@@ -205,6 +205,8 @@ static void effects_count(Queue *queue, const Effects *e, int lane)
     s->retried += e->retried[lane];
     s->lost += e->lost[lane];
     s->released += e->released[lane];
+    s->ran += e->ran[lane];
+    s->ran_ms += (uint64_t)e->ran_ms[lane];
     for (int state = 0; state < TASK_STATE_N_; state++) s->ended[state] += e->ended[lane][state];
 }
 
@@ -239,14 +241,27 @@ static void touched_wake(Queue *queue, const Touched *t)
         mark_move(&queue->workers[i]);
 }
 
+/* With the lock. Attempts have ended: what waited for a limit may go. */
+static void limited_wake(Queue *queue, unsigned ran)
+{
+    for (int lane = 0; lane < LANE_N_ && ran > 0; lane++) {
+        if (!queue->limited[lane]) continue;
+        queue->limited[lane] = false; /* the next look says it again */
+        claimers_wake_locked(queue, (Lane)lane, ran);
+    }
+}
+
 void queue_apply(Queue *queue, const Effects *effects)
 {
     pthread_mutex_lock(&queue->lock);
     queue->stats.stale += effects->stale;
+    unsigned ran = 0;
     for (int lane = 0; lane < LANE_N_; lane++) {
         effects_count(queue, effects, lane);
         claimers_wake_locked(queue, (Lane)lane, effects->ready[lane]);
+        ran += effects->ran[lane];
     }
+    limited_wake(queue, ran);
     if (effects->webhook) mark_move(&queue->webhooks);
     touched_wake(queue, &effects->touched);
     pthread_mutex_unlock(&queue->lock);

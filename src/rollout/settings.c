@@ -11,6 +11,10 @@ int settings_of_spec(Arena *arena, const AgentSpec *spec, Str *ret)
     json_out_object(&out);
     json_out_key(&out, "retry");
     agent_retry_write(&out, &spec->retry);
+    if (spec->tasks_max >= 0 || spec->session_max >= 0) {
+        json_out_key(&out, "concurrency");
+        agent_concurrency_write(&out, &(AgentConcurrency){ spec->tasks_max, spec->session_max });
+    }
     if (spec->rollout) json_out_kval(&out, "rollout", spec->rollout);
     json_out_object_end(&out);
     *ret = arena_str(arena, buf_str(&text));

@@ -3,6 +3,8 @@
 #include "store/row.h"
 #include "store/version_store.h"
 
+#define SETTINGS_ARENA_MAX (1 << 20)
+
 #define AGENT_SELECT                                                  \
     "SELECT a.name, a.settings, r.version_id, r.previous_version_id," \
     " a.created_at_ms, coalesce(r.changed_at_ms, 0)"                  \
@@ -31,6 +33,25 @@ RetryPolicy agent_retry_read(const Json *settings)
     return p;
 }
 
+void agent_concurrency_write(JsonOut *out, const AgentConcurrency *concurrency)
+{
+    json_out_object(out);
+    if (concurrency->tasks >= 0) json_out_ki64(out, "tasks", concurrency->tasks);
+    if (concurrency->per_session >= 0) json_out_ki64(out, "perSession", concurrency->per_session);
+    json_out_object_end(out);
+}
+
+static AgentConcurrency concurrency_read(Str settings)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    const Json *json = NULL;
+    arena_init(&arena, SETTINGS_ARENA_MAX);
+    if (json_parse(&arena, settings, NULL, &json, NULL) != 0) json = NULL;
+    json = json_get(json, "concurrency");
+    return (AgentConcurrency){ MAX(json_i64_or(json_get(json, "tasks"), -1), -1),
+                               MAX(json_i64_or(json_get(json, "perSession"), -1), -1) };
+}
+
 /* --- agents ----------------------------------------------------------------------------------- */
 
 int agent_ensure(Db *db, Str name, int64_t now_ms)
@@ -45,10 +66,26 @@ int agent_ensure(Db *db, Str name, int64_t now_ms)
 
 int agent_set_settings(Db *db, Str name, Str settings)
 {
-    RowIn in = row_in(db, "UPDATE agent SET settings = ?1 WHERE name = ?2");
+    AgentConcurrency concurrency = concurrency_read(settings); /* a column, for claims to read */
+    RowIn in = row_in(db, "UPDATE agent SET settings = ?1, tasks_max = ?3, session_max = ?4"
+                          " WHERE name = ?2");
     in_text(&in, settings);
     in_text(&in, name);
+    in_i64(&in, concurrency.tasks);
+    in_i64(&in, concurrency.per_session);
     return row_change(in.stmt);
+}
+
+int agent_concurrency(Db *db, Str name, AgentConcurrency *ret)
+{
+    RowIn in = row_in(db, "SELECT coalesce(tasks_max, -1), coalesce(session_max, -1) FROM agent"
+                          " WHERE name = ?1");
+    in_text(&in, name);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = (AgentConcurrency){ db_i64(in.stmt, 0), db_i64(in.stmt, 1) };
+    db_reset(in.stmt);
+    return 0;
 }
 
 static void agent_read(RowOut *out, void *ret)

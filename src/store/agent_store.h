@@ -23,6 +23,17 @@ typedef struct {
 void agent_retry_write(JsonOut *out, const RetryPolicy *policy); /* the object alone */
 RetryPolicy agent_retry_read(const Json *settings);
 
+/* The "concurrency" member: {"tasks", "perSession"}, how many tasks of the agent run at a time, and
+ * of one session; 0: any number, -1 (not written): what is configured. */
+typedef struct {
+    int64_t tasks, per_session;
+} AgentConcurrency;
+#define AGENT_CONCURRENCY_DEFAULT ((AgentConcurrency){ -1, -1 })
+void agent_concurrency_write(JsonOut *out, const AgentConcurrency *concurrency);
+
+/* As last set. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int agent_concurrency(Db *db, Str name, AgentConcurrency *ret);
+
 /* Adds the agent unless it is there. Returns 0 or -errno. */
 MUST_CHECK int agent_ensure(Db *db, Str name, int64_t now_ms);
 

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "store/row.h"
+#include "store/task_sql.h"
 
 #define PACE_MS (INT64_C(10) * 60 * 1000)
 
@@ -430,11 +431,11 @@ int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq)
     return row_change(in.stmt);
 }
 
-/* The index holds queued tasks alone: a version may have had millions. */
+/* By the indexes that hold queued tasks alone: a version may have had millions. */
 int rollout_rebind(Db *db, Str from, Str to, int64_t *ret_n)
 {
-    RowIn in = row_in(db, "UPDATE task INDEXED BY task_ready SET version_id = ?1"
-                          " WHERE state = 0 AND version_id = ?2 AND coalesce(rollout_seq, 1) <> 0");
+    RowIn in = row_in(db, "UPDATE task SET version_id = ?1 WHERE seq IN (" TASK_QUEUED_SQL ")"
+                          " AND version_id = ?2 AND coalesce(rollout_seq, 1) <> 0");
     in_text(&in, to);
     in_text(&in, from);
     int r = db_run(in.stmt, ret_n);

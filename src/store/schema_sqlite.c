@@ -324,6 +324,26 @@ static const char rollups[] =
     " SELECT 1, 3, state, agent, version_id, finished_at_ms, started_at_ms, cost_nusd,"
     " input_tokens + output_tokens, llm_calls, tool_calls, degraded_calls > 0, quality"
     " FROM task WHERE state BETWEEN 2 AND 5 ORDER BY seq;";
+/* Lines of open tasks, see line_store.h. Tasks queued before get their place when one looks. What a
+ * claim may count is in small indexes of what runs. The limits of an agent stand in its settings
+ * too; NULL: what is configured. */
+static const char lines[] =
+    "ALTER TABLE task ADD COLUMN gate INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE task ADD COLUMN session_max INTEGER NOT NULL DEFAULT 0;"
+    "DROP INDEX task_ready;"
+    "UPDATE task SET gate = 1 WHERE state = 0;"
+    "CREATE INDEX task_ready ON task"
+    " (lane, coalesce(tenant_id, ''), agent, ready_at_ms, seq) WHERE state = 0 AND gate = 0;"
+    "CREATE INDEX task_later ON task (lane, ready_at_ms, seq)"
+    " WHERE state = 0 AND gate IN (1, 2);"
+    "CREATE INDEX task_session ON task"
+    " (session_id, agent, coalesce(tenant_id, ''), gate, seq)"
+    " WHERE session_max > 0 AND state IN (0, 1, 6);"
+    "CREATE INDEX task_running_agent ON task (agent) WHERE state = 1;"
+    "CREATE INDEX task_running_tenant ON task (tenant_id)"
+    " WHERE state = 1 AND tenant_id IS NOT NULL;"
+    "ALTER TABLE agent ADD COLUMN tasks_max INTEGER;"
+    "ALTER TABLE agent ADD COLUMN session_max INTEGER;";
 
 /* Events for people and their outbox; and what rollouts decided at their last ticks, and why. */
 static const char events[] =
@@ -405,5 +425,6 @@ const Migration schema_steps[] = {
     { 19, "sessions", sessions },
     { 20, "rollout units", rollout_units },
     { 21, "family", family },
+    { 22, "lines", lines },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -9,22 +9,98 @@
 
 #include "store/task_store.h"
 
-#define TASK_READY_SQL /* task_ready */                    \
-    "SELECT seq FROM task"                                 \
-    " WHERE state = 0 AND lane = ?1 AND ready_at_ms <= ?2" \
-    " ORDER BY ready_at_ms, seq LIMIT ?3"
+/* The lines of a lane: open tasks, by tenant and agent. A claim hops from line to line. */
+#define LINE_COLUMNS "coalesce(tenant_id, ''), agent, ready_at_ms, seq"
 
-#define TASK_NEXT_READY_SQL /* task_ready */                     \
-    "SELECT ready_at_ms FROM task WHERE state = 0 AND lane = ?1" \
+#define LINE_FROM_TENANT_SQL /* task_ready */     \
+    "SELECT " LINE_COLUMNS " FROM task"           \
+    " WHERE state = 0 AND gate = 0 AND lane = ?1" \
+    " AND coalesce(tenant_id, '') >= ?2"          \
+    " ORDER BY coalesce(tenant_id, ''), agent, ready_at_ms, seq LIMIT 1"
+
+#define LINE_NEXT_TENANT_SQL /* task_ready */     \
+    "SELECT " LINE_COLUMNS " FROM task"           \
+    " WHERE state = 0 AND gate = 0 AND lane = ?1" \
+    " AND coalesce(tenant_id, '') > ?2"           \
+    " ORDER BY coalesce(tenant_id, ''), agent, ready_at_ms, seq LIMIT 1"
+
+#define LINE_NEXT_AGENT_SQL /* task_ready */           \
+    "SELECT " LINE_COLUMNS " FROM task"                \
+    " WHERE state = 0 AND gate = 0 AND lane = ?1"      \
+    " AND coalesce(tenant_id, '') = ?2 AND agent > ?3" \
+    " ORDER BY agent, ready_at_ms, seq LIMIT 1"
+
+#define LINE_HEAD_SQL /* task_ready */                 \
+    "SELECT ready_at_ms, seq FROM task"                \
+    " WHERE state = 0 AND gate = 0 AND lane = ?1"      \
+    " AND coalesce(tenant_id, '') = ?2 AND agent = ?3" \
     " ORDER BY ready_at_ms, seq LIMIT 1"
 
-#define TASK_QUEUED_COUNT_SQL /* task_ready */ \
-    "SELECT count(*) FROM task WHERE state = 0 AND lane = ?1 AND ready_at_ms >= ?2"
+#define LINE_AHEAD_SQL /* task_ready */                \
+    "SELECT count(*) FROM (SELECT 1 FROM task"         \
+    " WHERE state = 0 AND gate = 0 AND lane = ?1"      \
+    " AND coalesce(tenant_id, '') = ?2 AND agent = ?3" \
+    " AND (ready_at_ms, seq) < (?4, ?5) LIMIT ?6)"
+
+#define TASK_DUE_SQL /* task_later */                               \
+    "SELECT seq, gate FROM task WHERE state = 0 AND gate IN (1, 2)" \
+    " AND lane = ?1 AND ready_at_ms <= ?2 ORDER BY ready_at_ms, seq LIMIT ?3"
+
+#define TASK_NEXT_DUE_SQL /* task_later */                            \
+    "SELECT ready_at_ms FROM task WHERE state = 0 AND gate IN (1, 2)" \
+    " AND lane = ?1 ORDER BY ready_at_ms, seq LIMIT 1"
+
+/* Of a session: what is not ended and has its place, and what waits behind. */
+#define SESSION_ADMITTED_SQL /* task_session */                         \
+    "SELECT count(*) FROM (SELECT 1 FROM task"                          \
+    " WHERE session_max > 0 AND state IN (0, 1, 6) AND session_id = ?1" \
+    " AND agent = ?2 AND coalesce(tenant_id, '') = ?3 AND gate < 2 LIMIT ?4)"
+
+#define SESSION_OF_TASK                                      \
+    " FROM task e CROSS JOIN task t WHERE e.seq = ?1"        \
+    " AND t.session_max > 0 AND t.state IN (0, 1, 6)"        \
+    " AND t.session_id = e.session_id AND t.agent = e.agent" \
+    " AND coalesce(t.tenant_id, '') = coalesce(e.tenant_id, '')"
+
+#define SESSION_ADMITTED_BESIDE_SQL /* task_session */ \
+    "SELECT count(*) FROM (SELECT 1" SESSION_OF_TASK " AND t.gate < 2 AND t.seq <> ?1 LIMIT ?2)"
+
+#define SESSION_NEXT_SQL /* task_session */ \
+    "SELECT t.seq, t.lane" SESSION_OF_TASK " AND t.gate = 3 ORDER BY t.seq LIMIT 1"
+
+#define SESSION_AHEAD_SQL /* task_session */                 \
+    "SELECT (SELECT count(*) FROM (SELECT 1" SESSION_OF_TASK \
+    " AND t.gate < 2 AND t.seq <> ?1 LIMIT ?2))"             \
+    " + (SELECT count(*) FROM (SELECT 1" SESSION_OF_TASK     \
+    " AND t.gate = 3 AND t.seq < ?1 LIMIT ?2))"
+
+#define RUNNING_OF_AGENT_SQL /* task_running_agent */ \
+    "SELECT count(*) FROM (SELECT 1 FROM task WHERE state = 1 AND agent = ?1 LIMIT ?2)"
+
+#define RUNNING_OF_TENANT_SQL /* task_running_tenant */ \
+    "SELECT count(*) FROM (SELECT 1 FROM task"          \
+    " WHERE state = 1 AND tenant_id = ?1 LIMIT ?2)"
+
+/* Queued tasks stand in one of three indexes. */
+#define QUEUED_OPEN "task INDEXED BY task_ready WHERE state = 0 AND gate = 0"
+#define QUEUED_LATER "task INDEXED BY task_later WHERE state = 0 AND gate IN (1, 2)"
+#define QUEUED_SESSION                                                          \
+    "task INDEXED BY task_session WHERE session_max > 0 AND state IN (0, 1, 6)" \
+    " AND session_id > '' AND gate = 3"
+
+#define TASK_QUEUED_SQL                                                       \
+    "SELECT seq FROM " QUEUED_OPEN " UNION ALL SELECT seq FROM " QUEUED_LATER \
+    " UNION ALL SELECT seq FROM " QUEUED_SESSION
+
+#define TASK_QUEUED_COUNT_SQL                                     \
+    "SELECT (SELECT count(*) FROM " QUEUED_OPEN " AND lane = ?1)" \
+    " + (SELECT count(*) FROM " QUEUED_LATER " AND lane = ?1)"    \
+    " + (SELECT count(*) FROM " QUEUED_SESSION " AND lane = ?1)"
 
 #define TASK_HEAD_COLUMNS                                                    \
     "seq, id, lane, state, attempt, failures, losses, fence, started_at_ms," \
     " time_limit_ms, deadline_at_ms, worker_id, cancel_requested,"           \
-    " webhook_url IS NOT NULL, parent_id, children"
+    " webhook_url IS NOT NULL, parent_id, children, session_max, tenant_id, agent"
 
 /* Reads rows of these columns, at most *n; *n becomes their number. Returns 0 or -errno. */
 MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
@@ -42,9 +118,8 @@ MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
     "SELECT lane, count(*) FROM task WHERE state = 1 AND worker_id > x'' GROUP BY lane"
 
 /* Lists: the seqs to look at come from an index, newest first. */
-#define TASK_LIST_QUEUED_SQL /* task_ready */                                     \
-    "SELECT seq FROM task WHERE state = 0 AND lane BETWEEN 0 AND 2 AND +seq < ?1" \
-    " ORDER BY +seq DESC LIMIT ?2"
+#define TASK_LIST_QUEUED_SQL \
+    "SELECT seq FROM (" TASK_QUEUED_SQL ") WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2"
 #define TASK_LIST_RUNNING_SQL /* task_running */               \
     "SELECT seq FROM task WHERE state = 1 AND worker_id > x''" \
     " AND +seq < ?1 ORDER BY +seq DESC LIMIT ?2"

@@ -1,5 +1,6 @@
 #include "store/task_store.h"
 
+#include "store/line_store.h"
 #include "store/row.h"
 #include "store/task_sql.h"
 
@@ -19,10 +20,15 @@ static int payload_insert(Db *db, int64_t seq, const TaskRow *row)
 int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
 {
     assert(!uuid_is_zero(row->id) && row->lane < LANE_N_ && row->version_id.len > 0);
+    assert(row->session_max == 0 || !str_empty(row->session_id));
+    int gate;
+    int r = gate_new(db, row, &gate);
+    if (r != 0) return r;
     RowIn in = row_in(db, "INSERT INTO task (id, state, lane, created_at_ms, ready_at_ms,"
                           " time_limit_ms, agent, version_id, parent_id, session_id, user_id,"
-                          " tenant_id, webhook_url, traceparent)"
-                          " VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)");
+                          " tenant_id, webhook_url, traceparent, session_max, gate)"
+                          " VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,"
+                          " ?14, ?15)");
     in_uuid(&in, &row->id);
     in_i64(&in, (int64_t)row->lane);
     in_i64(&in, row->created_at_ms);
@@ -36,7 +42,9 @@ int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
     in_text_or_null(&in, row->tenant_id);
     in_text_or_null(&in, row->webhook_url);
     in_text_or_null(&in, row->traceparent);
-    int r = row_run(in.stmt);
+    in_i64(&in, row->session_max);
+    in_i64(&in, gate);
+    r = row_run(in.stmt);
     if (r != 0) return r;
     int64_t seq = db_last_insert_id(db);
     r = payload_insert(db, seq, row);
@@ -65,6 +73,10 @@ static void head_read(RowOut *out, TaskHead *h)
     h->has_webhook = out_i64(out) != 0;
     h->parent_id = out_uuid(out);
     h->children = out_i64(out);
+    h->session_max = out_i64(out);
+    Str tenant = db_str(out->stmt, out->column++), agent = db_str(out->stmt, out->column++);
+    h->tenant = fair_key(tenant);
+    h->kind = fair_key_pair(tenant, agent);
     assert(h->lane < LANE_N_ && h->state < TASK_STATE_N_);
 }
 
@@ -124,32 +136,6 @@ int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n)
 }
 
 /* --- claiming --------------------------------------------------------------------------------- */
-
-int task_ready(Db *db, Lane lane, int64_t now_ms, int64_t *seqs, size_t *n)
-{
-    RowIn in = row_in(db, TASK_READY_SQL);
-    in_i64(&in, (int64_t)lane);
-    in_i64(&in, now_ms);
-    in_i64(&in, (int64_t)*n);
-    size_t read = 0;
-    int r = 0;
-    while (read < *n && (r = db_step(in.stmt)) == DB_E_ROW) seqs[read++] = db_i64(in.stmt, 0);
-    db_reset(in.stmt);
-    if (r < 0) return r;
-    *n = read;
-    return 0;
-}
-
-int task_next_ready(Db *db, Lane lane, int64_t *ret_ready_at_ms)
-{
-    DbStmt *s = db_stmt(db, TASK_NEXT_READY_SQL);
-    db_bind_i64(s, 1, (int64_t)lane);
-    int r = row_first(s);
-    if (r != 0 && r != -ENOENT) return r;
-    *ret_ready_at_ms = r == 0 ? db_i64(s, 0) : INT64_MAX;
-    db_reset(s);
-    return 0;
-}
 
 int fence_take(Db *db, int64_t count, int64_t *ret_last)
 {
@@ -240,11 +226,12 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
 {
     TaskState state = end->next.state;
     bool again = state == TASK_QUEUED;
-    RowIn in = row_in(db, "UPDATE task SET state = ?2, failures = ?3, losses = ?4,"
-                          " ready_at_ms = CASE WHEN ?2 = 0 THEN ?5 ELSE ready_at_ms END,"
-                          " finished_at_ms = ?6, error_code = ?7, error_detail = ?8,"
-                          " stopped_by = coalesce(?9, stopped_by)"
-                          " WHERE seq = ?1 AND state = 1");
+    RowIn in = row_in(db,
+                      "UPDATE task SET state = ?2, failures = ?3, losses = ?4,"
+                      " ready_at_ms = CASE WHEN ?2 = 0 THEN ?5 ELSE ready_at_ms END, gate = ?10,"
+                      " finished_at_ms = ?6, error_code = ?7, error_detail = ?8,"
+                      " stopped_by = coalesce(?9, stopped_by)"
+                      " WHERE seq = ?1 AND state = 1");
     in_i64(&in, head->seq);
     in_i64(&in, (int64_t)state);
     in_i64(&in, end->next.failures);
@@ -254,6 +241,7 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
     in_text_or_null(&in, again ? STR_NULL : end->error_code);
     in_text_or_null(&in, again ? STR_NULL : end->error_detail);
     in_text_or_null(&in, again ? STR_NULL : end->stopped_by);
+    in_i64(&in, again && end->next.ready_at_ms > end->now_ms ? GATE_LATER : GATE_OPEN);
     return row_change(in.stmt);
 }
 
@@ -294,14 +282,19 @@ int task_request_cancel(Db *db, int64_t seq, Str stopped_by)
 
 int task_restart(Db *db, int64_t seq, int64_t now_ms)
 {
-    DbStmt *s = db_stmt(db, "UPDATE task SET state = 0, ready_at_ms = ?2, failures = 0, losses = 0,"
-                            " deadline_at_ms = 0, cancel_requested = 0, finished_at_ms = 0,"
-                            " error_code = NULL, error_detail = NULL, stopped_by = NULL,"
-                            " quality = NULL, fingerprint = NULL, tools = NULL"
-                            " WHERE seq = ?1 AND state >= 2");
+    int gate;
+    int r = gate_again(db, seq, &gate);
+    if (r != 0) return r;
+    DbStmt *s = db_stmt(
+        db, "UPDATE task SET state = 0, gate = ?3, ready_at_ms = ?2, failures = 0, losses = 0,"
+            " deadline_at_ms = 0, cancel_requested = 0, finished_at_ms = 0,"
+            " error_code = NULL, error_detail = NULL, stopped_by = NULL,"
+            " quality = NULL, fingerprint = NULL, tools = NULL"
+            " WHERE seq = ?1 AND state >= 2");
     db_bind_i64(s, 1, seq);
     db_bind_i64(s, 2, now_ms);
-    int r = row_change(s);
+    db_bind_i64(s, 3, gate);
+    r = row_change(s);
     if (r != 0) return r;
     s = db_stmt(db, "DELETE FROM task_result WHERE seq = ?1");
     db_bind_i64(s, 1, seq);
@@ -326,7 +319,6 @@ int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_running[LANE_N_
     for (int lane = 0; lane < LANE_N_; lane++) {
         DbStmt *s = db_stmt(db, TASK_QUEUED_COUNT_SQL);
         db_bind_i64(s, 1, lane);
-        db_bind_i64(s, 2, 0);
         int r = row_first(s);
         if (r != 0) return r;
         ret_queued[lane] = db_i64(s, 0);

@@ -67,6 +67,7 @@ typedef struct {
     int64_t time_limit_ms; /* 0: unlimited */
     Str input, metadata, limits;
     Str session_id, user_id, tenant_id, webhook_url, traceparent;
+    int64_t session_max; /* tasks of its session that may be under way; 0: any number */
 } TaskRow;
 
 MUST_CHECK int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq);
@@ -86,8 +87,10 @@ typedef struct {
     Uuid worker_id;
     bool cancel_requested;
     bool has_webhook;
-    Uuid parent_id;   /* zero: none */
-    int64_t children; /* that it has started */
+    Uuid parent_id;        /* zero: none */
+    int64_t children;      /* that it has started */
+    int64_t session_max;   /* as in TaskRow */
+    uint64_t tenant, kind; /* as in logic/line.h */
 } TaskHead;
 
 /* Returns 0, -ENOENT, -errno. */
@@ -95,13 +98,6 @@ MUST_CHECK int task_head(Db *db, Uuid id, TaskHead *ret);
 MUST_CHECK int task_head_by_seq(Db *db, int64_t seq, TaskHead *ret);
 
 /* --- claiming --------------------------------------------------------------------------------- */
-
-/* The seqs of tasks of the lane that are ready at now_ms, earliest ready first, at most *n; *n
- * becomes their number. Uses the partial index whatever the statistics say. */
-MUST_CHECK int task_ready(Db *db, Lane lane, int64_t now_ms, int64_t *seqs, size_t *n);
-
-/* The earliest ready_at_ms of queued tasks of the lane; INT64_MAX for none. */
-MUST_CHECK int task_next_ready(Db *db, Lane lane, int64_t *ret_ready_at_ms);
 
 /* count new fences, the last of which is returned: greater than any before, for ever. */
 MUST_CHECK int fence_take(Db *db, int64_t count, int64_t *ret_last);
@@ -134,8 +130,8 @@ MUST_CHECK int task_stop(Db *db, int64_t seq, TaskState state, Str error_code, S
 /* Marks a running task. */
 MUST_CHECK int task_request_cancel(Db *db, int64_t seq, Str stopped_by);
 
-/* At rest -> queued: failures, losses, deadline, error, result and quality are cleared; history and
- * usage stay. */
+/* At rest -> queued, behind others of its session: failures, losses, deadline, error, result and
+ * quality are cleared; history and usage stay. */
 MUST_CHECK int task_restart(Db *db, int64_t seq, int64_t now_ms);
 
 /* --- running tasks ---------------------------------------------------------------------------- */

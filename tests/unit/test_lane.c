@@ -54,12 +54,29 @@ static void test_own_slots_before_shared_ones(void **state)
     assert_int_equal(lane_free(&usual, &use, LANE_LOW), 2);
 }
 
+/* Starts what lane_next() says until it says no more. */
+static void start_all(const LaneConfig *c, LaneUse use, const int64_t ready[LANE_N_],
+                      int64_t take[LANE_N_])
+{
+    LaneTurns turns = { 0 };
+    memset(take, 0, LANE_N_ * sizeof take[0]);
+    for (;;) {
+        LaneHead heads[LANE_N_];
+        for (int i = 0; i < LANE_N_; i++) heads[i] = (LaneHead){ .ready = ready[i] > take[i] };
+        Lane lane = lane_next(c, &use, heads, INT64_MAX, &turns);
+        if (lane == LANE_N_) return;
+        lane_started(c, &use, heads, lane, &turns);
+        use.running[lane]++;
+        take[lane]++;
+    }
+}
+
 static void test_shared_slots_go_to_the_highest_lane(void **state)
 {
     (void)state;
     LaneUse idle = { 0 };
     int64_t take[LANE_N_];
-    lane_claim_plan(&usual, &idle, (const int64_t[]){ 4, 9, 9 }, take);
+    start_all(&usual, idle, (const int64_t[]){ 4, 9, 9 }, take);
     assert_int_equal(take[LANE_CRITICAL], 4);
     assert_int_equal(take[LANE_NORMAL], 3);
     assert_int_equal(take[LANE_LOW], 1);
@@ -70,7 +87,7 @@ static void test_low_always_gets_through(void **state)
     (void)state;
     LaneUse use = { .running = { 5, 2, 0 } };
     int64_t take[LANE_N_];
-    lane_claim_plan(&usual, &use, (const int64_t[]){ 100, 100, 100 }, take);
+    start_all(&usual, use, (const int64_t[]){ 100, 100, 100 }, take);
     assert_int_equal(take[LANE_CRITICAL], 0);
     assert_int_equal(take[LANE_NORMAL], 0);
     assert_int_equal(take[LANE_LOW], 1);
@@ -82,7 +99,7 @@ static void test_shrunk_configuration_starts_nothing_new(void **state)
     LaneConfig small = { .reserved = { 1, 1, 1 }, .shared = 0 };
     LaneUse use = { .running = { 4, 0, 1 } };
     int64_t take[LANE_N_];
-    lane_claim_plan(&small, &use, (const int64_t[]){ 5, 5, 5 }, take);
+    start_all(&small, use, (const int64_t[]){ 5, 5, 5 }, take);
     assert_int_equal(lane_shared_used(&small, &use), 3);
     assert_int_equal(take[LANE_CRITICAL], 0);
     assert_int_equal(take[LANE_NORMAL], 1);
@@ -154,7 +171,7 @@ static void one_run(uint64_t seed)
     for (int step = 0; step < 60; step++) {
         int64_t ready[LANE_N_], take[LANE_N_];
         for (int i = 0; i < LANE_N_; i++) ready[i] = random_range(&r, 0, 8);
-        lane_claim_plan(&c, &use, ready, take);
+        start_all(&c, use, ready, take);
         for (int i = 0; i < LANE_N_; i++) { /* highest lane first: what can start, starts */
             int64_t started = 0;
             while (started < ready[i] && model_start(&m, i)) started++;
@@ -180,6 +197,58 @@ static void test_agrees_with_single_slots(void **state)
     for (uint64_t seed = 0; seed < 5000; seed++) one_run(seed);
 }
 
+/* One shared slot that is always asked for by critical tasks, one second each. */
+static void test_turns_of_lower_lanes(void **state)
+{
+    (void)state;
+    LaneConfig c = { .reserved = { 1, 0, 0 }, .shared = 1 };
+    LaneTurns turns = { 0 };
+    int64_t starts[LANE_N_] = { 0 };
+    for (int second = 0; second < 100; second++) {
+        LaneUse use = { .running = { 1, 0, 0 } }; /* its own slot is taken, the shared one free */
+        LaneHead heads[LANE_N_] = { { true, 0 }, { true, second * 1000 }, { true, 0 } };
+        Lane lane = lane_next(&c, &use, heads, 30000, &turns);
+        if (second < 30) assert_int_equal(lane, LANE_CRITICAL);
+        lane_started(&c, &use, heads, lane, &turns);
+        starts[lane]++;
+    }
+    assert_int_equal(starts[LANE_NORMAL], 14); /* one of five, from the 30th second on */
+    assert_int_equal(starts[LANE_LOW], 0);     /* none of its tasks has waited long */
+}
+
+static void test_turns_end_at_their_part(void **state)
+{
+    (void)state;
+    LaneConfig c = { .reserved = { 0, 0, 1 }, .shared = 8 };
+    LaneUse use = { .running = { 0, 0, 3 } }; /* two shared ones: a quarter */
+    LaneHead heads[LANE_N_] = { { true, 0 }, { false, 0 }, { true, 3600000 } };
+    LaneTurns turns = { .passed = { 0, 0, 1000 } };
+    assert_int_equal(lane_next(&c, &use, heads, 30000, &turns), LANE_CRITICAL);
+    use.running[LANE_LOW] = 2;
+    assert_int_equal(lane_next(&c, &use, heads, 30000, &turns), LANE_LOW);
+    lane_started(&c, &use, heads, LANE_LOW, &turns);
+    assert_int_equal(turns.passed[LANE_LOW], 0);
+    /* without others a lane takes all */
+    heads[LANE_CRITICAL].ready = false;
+    use.running[LANE_LOW] = 8;
+    assert_int_equal(lane_next(&c, &use, heads, 30000, &turns), LANE_LOW);
+    use.running[LANE_LOW] = 9;
+    assert_int_equal(lane_next(&c, &use, heads, 30000, &turns), LANE_N_);
+}
+
+static void test_expected_wait(void **state)
+{
+    (void)state;
+    assert_int_equal(lane_expected_wait_ms(10, 1, 100, 2), 5000);
+    assert_int_equal(lane_expected_wait_ms(10, 3, 100, 2), 15000);
+    assert_int_equal(lane_expected_wait_ms(10, 3, 12, 2), 6000); /* others have no more than 2 */
+    assert_int_equal(lane_expected_wait_ms(10, 3, 100, 0), -1);
+    assert_int_equal(lane_retry_after_s(1000, 1), 10);
+    assert_int_equal(lane_retry_after_s(1000, 1000), 1);
+    assert_int_equal(lane_retry_after_s(1000000, 1), 60);
+    assert_int_equal(lane_retry_after_s(1, 0), 60);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -190,6 +259,9 @@ int main(void)
         cmocka_unit_test(test_low_always_gets_through),
         cmocka_unit_test(test_shrunk_configuration_starts_nothing_new),
         cmocka_unit_test(test_agrees_with_single_slots),
+        cmocka_unit_test(test_turns_of_lower_lanes),
+        cmocka_unit_test(test_turns_end_at_their_part),
+        cmocka_unit_test(test_expected_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

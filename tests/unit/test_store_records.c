@@ -10,6 +10,7 @@
 #include "store/artifact_store.h"
 #include "store/call_store.h"
 #include "store/idempotency_store.h"
+#include "store/line_store.h"
 #include "store/log_store.h"
 #include "store/store.h"
 #include "store/task_sql.h"
@@ -268,22 +269,25 @@ static int start(Db *db, int64_t seq, Uuid worker_id, int64_t fence, int64_t now
 static int job_task_life(Db *db, void *arg)
 {
     Arena *arena = arg;
-    int64_t seqs[4], fence = 0;
-    size_t n = 4;
+    int64_t opened, fence = 0;
+    LineHead line;
     TaskHead head;
     Task t;
     put_task(db, 1, LANE_NORMAL, 100, "support");
-    CHECK_INT(task_ready(db, LANE_NORMAL, 99, seqs, &n), 0);
-    CHECK_INT(n, 0);
-    n = 4;
-    CHECK_INT(task_ready(db, LANE_LOW, 100, seqs, &n), 0);
-    CHECK_INT(n, 0);
-    n = 4;
-    CHECK_INT(task_ready(db, LANE_NORMAL, 100, seqs, &n), 0);
-    CHECK_INT(n, 1);
+    CHECK_INT(gates_open(db, LANE_NORMAL, 99, 4, &opened), 0);
+    CHECK_INT(opened, 0);
+    CHECK_INT(line_of_next_tenant(db, LANE_NORMAL, STR(""), true, arena, &line), -ENOENT);
+    CHECK_INT(gates_open(db, LANE_LOW, 100, 4, &opened), 0);
+    CHECK_INT(opened, 0);
+    CHECK_INT(gates_open(db, LANE_NORMAL, 100, 4, &opened), 0);
+    CHECK_INT(opened, 1);
+    CHECK_INT(line_of_next_tenant(db, LANE_NORMAL, STR(""), true, arena, &line), 0);
+    CHECK(str_eq(line.agent, STR("support")));
+    CHECK_INT(line.ready_at_ms, 100);
+    CHECK_INT(line_of_next_tenant(db, LANE_LOW, STR(""), true, arena, &line), -ENOENT);
     CHECK_INT(fence_take(db, 3, &fence), 0);
     CHECK_INT(fence, 3);
-    CHECK_INT(start(db, seqs[0], id_of(77), fence, 150), 0);
+    CHECK_INT(start(db, line.seq, id_of(77), fence, 150), 0);
     CHECK_INT(task_head(db, id_of(1), &head), 0);
     CHECK_INT(head.state, TASK_RUNNING);
     CHECK_INT(head.attempt, 1);
@@ -313,6 +317,7 @@ static int job_task_life(Db *db, void *arg)
     CHECK_INT(t.limits.len, 0);
     CHECK(t.quality == 0.5);
     Attempt *attempts;
+    size_t n;
     CHECK_INT(attempt_list(db, t.seq, arena, &attempts, &n), 0);
     CHECK_INT(n, 1);
     CHECK_STR(attempts[0].outcome, STR("succeeded"));
@@ -392,9 +397,9 @@ static int job_running(Db *db, void *arg)
     CHECK_INT(queued[LANE_LOW], 2);
     CHECK_INT(running[LANE_CRITICAL], 3);
     CHECK_INT(running[LANE_NORMAL], 0);
-    CHECK_INT(task_next_ready(db, LANE_LOW, &at_ms), 0);
+    CHECK_INT(lines_oldest(db, LANE_LOW, &at_ms), 0);
     CHECK_INT(at_ms, 14);
-    CHECK_INT(task_next_ready(db, LANE_NORMAL, &at_ms), 0);
+    CHECK_INT(lines_oldest(db, LANE_NORMAL, &at_ms), 0);
     CHECK_INT(at_ms, INT64_MAX);
     return 0;
 }
@@ -505,9 +510,22 @@ static void check_plan(Db *db, const char *sql, const char *index, bool may_sort
 
 static void check_plans(Db *db)
 {
-    check_plan(db, PLAN TASK_READY_SQL, "task_ready", false);
-    check_plan(db, PLAN TASK_NEXT_READY_SQL, "task_ready", false);
+    check_plan(db, PLAN LINE_FROM_TENANT_SQL, "task_ready", false);
+    check_plan(db, PLAN LINE_NEXT_TENANT_SQL, "task_ready", false);
+    check_plan(db, PLAN LINE_NEXT_AGENT_SQL, "task_ready", false);
+    check_plan(db, PLAN LINE_HEAD_SQL, "task_ready", false);
+    check_plan(db, PLAN LINE_AHEAD_SQL, "task_ready", false);
+    check_plan(db, PLAN TASK_DUE_SQL, "task_later", false);
+    check_plan(db, PLAN TASK_NEXT_DUE_SQL, "task_later", false);
+    check_plan(db, PLAN SESSION_ADMITTED_SQL, "task_session", false);
+    check_plan(db, PLAN SESSION_ADMITTED_BESIDE_SQL, "task_session", false);
+    check_plan(db, PLAN SESSION_NEXT_SQL, "task_session", false);
+    check_plan(db, PLAN SESSION_AHEAD_SQL, "task_session", false);
+    check_plan(db, PLAN RUNNING_OF_AGENT_SQL, "task_running_agent", false);
+    check_plan(db, PLAN RUNNING_OF_TENANT_SQL, "task_running_tenant", false);
     check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_ready", false);
+    check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_later", false);
+    check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_session", false);
     check_plan(db, PLAN TASK_RUNNING_OF_SQL, "task_running", false);
     check_plan(db, PLAN TASK_OVERDUE_SQL, "task_running", false);
     check_plan(db, PLAN TASK_RUNNING_COUNT_SQL, "task_running", true);

@@ -1,0 +1,216 @@
+/* Whose turn it is: what a claim sees of the lines, and how it chooses among them. */
+#include "base/diag.h"
+#include "queue/queue_private.h"
+
+#define CHOICE_ARENA_MAX (4 << 20)
+#define GATES_OPEN_MAX 256 /* a look */
+
+/* --- permits ---------------------------------------------------------------------------------- */
+
+#define PERMIT_ANY 0 /* of those without a limit */
+
+static size_t permit_find(const Choice *c, uint64_t key)
+{
+    size_t i = 1;
+    while (i < c->permits_n && c->permits[i].key != key) i++;
+    return i;
+}
+
+static size_t permit_add(Choice *c, uint64_t key, int64_t left)
+{
+    assert(c->permits_n < PERMITS_MAX);
+    c->permits[c->permits_n] = (Permit){ key, left };
+    return c->permits_n++;
+}
+
+static int agent_permit(Choice *c, Db *db, Str agent, size_t *ret)
+{
+    uint64_t key = fair_key_pair(STR("agent"), agent);
+    AgentConcurrency own = AGENT_CONCURRENCY_DEFAULT;
+    int64_t running = 0;
+    *ret = permit_find(c, key);
+    if (*ret < c->permits_n) return 0;
+    int r = agent_concurrency(db, agent, &own);
+    if (r != 0 && r != -ENOENT) return r;
+    int64_t max = own.tasks >= 0 ? own.tasks : c->queue->options.agent_tasks_max;
+    if (max > 0) r = running_of_agent(db, agent, max, &running);
+    *ret = permit_add(c, key, max > 0 ? max - running : INT64_MAX);
+    return r == -ENOENT ? 0 : r;
+}
+
+static int tenant_permit(Choice *c, Db *db, Str tenant, size_t *ret)
+{
+    uint64_t key = fair_key_pair(STR("tenant"), tenant);
+    int64_t running = 0, max = c->queue->options.tenant_tasks_max;
+    *ret = PERMIT_ANY;
+    if (max == 0 || str_empty(tenant)) return 0;
+    *ret = permit_find(c, key);
+    if (*ret < c->permits_n) return 0;
+    int r = running_of_tenant(db, tenant, max, &running);
+    *ret = permit_add(c, key, max - running);
+    return r;
+}
+
+static bool place_open(const Choice *c, const LinePlace *place)
+{
+    return c->permits[place->agent].left > 0 && c->permits[place->tenant].left > 0;
+}
+
+/* --- looking ---------------------------------------------------------------------------------- */
+
+/* Takes a line in, unless nothing of it may start. */
+static int line_add(Choice *c, Db *db, Lane lane, const LineHead *head)
+{
+    LinePlace place = { .head = *head };
+    int r = agent_permit(c, db, head->agent, &place.agent);
+    if (r == 0) r = tenant_permit(c, db, head->tenant, &place.tenant);
+    if (r != 0) return r;
+    if (!place_open(c, &place)) {
+        c->limited[lane]++;
+        return 0;
+    }
+    Line *line = &c->lines[lane][c->n[lane]];
+    *line = (Line){ .tenant = fair_key(head->tenant),
+                    .kind = fair_key_pair(head->tenant, head->agent),
+                    .ready_at_ms = head->ready_at_ms,
+                    .seq = head->seq };
+    line->used_ms = fair_used(&c->queue->turns->used[lane], line->tenant, c->now_ms);
+    c->places[lane][c->n[lane]++] = place;
+    return 0;
+}
+
+/* A walk through all lines of a lane that begins in the middle, at a tenant. */
+typedef struct {
+    Db *db;
+    Lane lane;
+    Str from;
+    bool wrapped;
+    LineHead head;
+} Walk;
+
+/* Whether the walk has come round to where it began. */
+static bool walk_round(const Walk *w)
+{
+    return w->wrapped && str_cmp(w->head.tenant, w->from) >= 0;
+}
+
+static int walk_wrap(Walk *w, Arena *arena)
+{
+    if (w->wrapped || str_empty(w->from)) return -ENOENT;
+    w->wrapped = true;
+    int r = line_of_next_tenant(w->db, w->lane, STR(""), true, arena, &w->head);
+    return r == 0 && walk_round(w) ? -ENOENT : r;
+}
+
+static int walk_first(Walk *w, Arena *arena)
+{
+    int r = line_of_next_tenant(w->db, w->lane, w->from, true, arena, &w->head);
+    return r == -ENOENT ? walk_wrap(w, arena) : r;
+}
+
+static int walk_next(Walk *w, Arena *arena)
+{
+    int r = line_of_next_agent(w->db, w->lane, &w->head, arena, &w->head);
+    if (r == -ENOENT)
+        r = line_of_next_tenant(w->db, w->lane, w->head.tenant, false, arena, &w->head);
+    if (r == -ENOENT) return walk_wrap(w, arena);
+    return r == 0 && walk_round(w) ? -ENOENT : r;
+}
+
+static int lane_look(Choice *c, Db *db, Lane lane)
+{
+    Turns *turns = c->queue->turns;
+    Str from = arena_str(&c->arena, str_of(turns->cursor[lane]));
+    if (!from.ptr) return -ENOMEM;
+    Walk walk = { .db = db, .lane = lane, .from = from };
+    int r = walk_first(&walk, &c->arena);
+    for (int probes = 0; r == 0; probes++) {
+        bool full = c->permits_n + 2 > (size_t)(lane + 1) * (PERMITS_MAX / LANE_N_);
+        if (probes == LINES_PROBES_MAX || c->n[lane] == LINES_MAX || full) {
+            c->more = true;
+            if (!str_copy(turns->cursor[lane], TENANT_BYTES_MAX + 1, walk.head.tenant))
+                turns->cursor[lane][0] = '\0';
+            return 0;
+        }
+        r = line_add(c, db, lane, &walk.head);
+        if (r == 0) r = walk_next(&walk, &c->arena);
+    }
+    turns->cursor[lane][0] = '\0';
+    return r == -ENOENT ? 0 : r;
+}
+
+int choice_init(Choice *c, Db *db, const Queue *queue, const Claim *claim, int64_t now_ms)
+{
+    *c = (Choice){ .queue = queue, .claim = claim, .now_ms = now_ms, .use = claim->use };
+    arena_init(&c->arena, CHOICE_ARENA_MAX);
+    permit_add(c, 0, INT64_MAX);
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        int64_t opened;
+        if (lane_free(&claim->slots, &c->use, (Lane)lane) == 0) continue;
+        int r = gates_open(db, (Lane)lane, now_ms, GATES_OPEN_MAX, &opened);
+        if (r == 0) r = lane_look(c, db, (Lane)lane);
+        if (r != 0) return r;
+        c->more |= opened == GATES_OPEN_MAX;
+    }
+    return 0;
+}
+
+void choice_deinit(Choice *c)
+{
+    arena_deinit(&c->arena);
+}
+
+/* --- choosing --------------------------------------------------------------------------------- */
+
+int64_t choice_next(Choice *c)
+{
+    for (;;) {
+        for (int i = 0; i < LANE_N_; i++) {
+            int64_t waited_ms = lines_waited_ms(c->lines[i], c->n[i], c->now_ms);
+            c->heads[i] = (LaneHead){ waited_ms >= 0, waited_ms };
+        }
+        Turns *turns = c->queue->turns;
+        c->lane = lane_next(&c->claim->slots, &c->use, c->heads, c->queue->options.aging_ms,
+                            &turns->turns);
+        if (c->lane == LANE_N_) return 0;
+        c->at = line_next(c->lines[c->lane], c->n[c->lane]);
+        assert(c->at < c->n[c->lane]);
+        Line *line = &c->lines[c->lane][c->at];
+        if (place_open(c, &c->places[c->lane][c->at])) return line->seq;
+        line->closed = true; /* what started in this look has used up its permits */
+        c->limited[c->lane]++;
+    }
+}
+
+static void permit_use(Choice *c, size_t permit)
+{
+    if (permit != PERMIT_ANY && c->permits[permit].left != INT64_MAX) c->permits[permit].left--;
+}
+
+static void started(Choice *c)
+{
+    Turns *turns = c->queue->turns;
+    Line *lines = c->lines[c->lane];
+    LinePlace *place = &c->places[c->lane][c->at];
+    double cost_ms = fair_cost(&turns->costs[c->lane], lines[c->at].kind);
+    lane_started(&c->claim->slots, &c->use, c->heads, c->lane, &turns->turns);
+    line_started(lines, c->n[c->lane], c->at, &turns->used[c->lane], cost_ms, c->now_ms);
+    c->use.running[c->lane]++;
+    permit_use(c, place->agent);
+    permit_use(c, place->tenant);
+}
+
+int choice_made(Choice *c, Db *db, bool has_started)
+{
+    Line *line = &c->lines[c->lane][c->at];
+    LineHead *head = &c->places[c->lane][c->at].head;
+    if (has_started) started(c);
+    int r = line_head(db, c->lane, head);
+    if (r == -ENOENT) {
+        line->closed = true;
+        return 0;
+    }
+    line->ready_at_ms = head->ready_at_ms;
+    line->seq = head->seq;
+    return r;
+}

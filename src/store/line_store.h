@@ -1,0 +1,78 @@
+/* Where waiting tasks stand: their gates, the order of sessions, lines, and what runs of an agent
+ * or a tenant. Functions run inside a store job and return 0 or -errno with diag, unless they say
+ * more.
+ *
+ * A queued task has one of these gates. Only open ones are claimed; the index of lines holds no
+ * others, so a claim looks at tasks that can start and at nothing else.
+ */
+#ifndef GANTRY_STORE_LINE_STORE_H
+#define GANTRY_STORE_LINE_STORE_H
+
+#include "logic/line.h"
+#include "store/task_store.h"
+
+enum {
+    GATE_OPEN = 0,
+    GATE_LATER = 1,     /* its time has not come: another attempt, or a start that was asked for */
+    GATE_SCHEDULED = 2, /* likewise, and it takes its place in its session only then */
+    GATE_SESSION = 3,   /* behind others of its session */
+};
+
+/* --- gates ------------------------------------------------------------------------------------ */
+
+/* The gate of a task that is queued now: row->created_at_ms is the time. */
+MUST_CHECK int gate_new(Db *db, const TaskRow *row, int *ret);
+
+/* The same for a task at rest that is to be queued again at once. */
+MUST_CHECK int gate_again(Db *db, int64_t seq, int *ret);
+
+/* Opens gates of the lane's tasks whose time has come, at most max; *ret_n of them, by which
+ * lines may have grown. */
+MUST_CHECK int gates_open(Db *db, Lane lane, int64_t now_ms, int64_t max, int64_t *ret_n);
+
+/* The earliest time at which gates_open has something to do; INT64_MAX: never. */
+MUST_CHECK int gate_next(Db *db, Lane lane, int64_t *ret_at_ms);
+
+/* Lets the next of a session go when a task of it has ended (or was canceled in its place).
+ * ret_opened counts them by lane, on top of what is there. */
+MUST_CHECK int session_advance(Db *db, const TaskHead *ended, int64_t now_ms,
+                               unsigned ret_opened[LANE_N_]);
+
+/* Tasks of the session of a queued task that are before it; at most max are counted. */
+MUST_CHECK int session_ahead(Db *db, int64_t seq, int64_t max, int64_t *ret);
+
+/* --- lines ------------------------------------------------------------------------------------ */
+
+/* The first task of a line. Texts live in the arena of the read. */
+typedef struct {
+    Str tenant, agent;
+    int64_t ready_at_ms, seq;
+} LineHead;
+
+/* The first line of the lane whose tenant is above (or, at_least, not below) tenant, in the order
+ * of bytes; the next one of the same tenant; the first task of a line. Return 0, -ENOENT (there is
+ * none), -ENOMEM, -errno. */
+MUST_CHECK int line_of_next_tenant(Db *db, Lane lane, Str tenant, bool at_least, Arena *arena,
+                                   LineHead *ret);
+MUST_CHECK int line_of_next_agent(Db *db, Lane lane, const LineHead *after, Arena *arena,
+                                  LineHead *ret);
+MUST_CHECK int line_head(Db *db, Lane lane, LineHead *line);
+
+/* The earliest ready_at_ms in the lane's lines and of its tasks whose time has not come; INT64_MAX
+ * for none. Looks at no more than LINES_LOOK_MAX lines. */
+#define LINES_LOOK_MAX 4096
+MUST_CHECK int lines_oldest(Db *db, Lane lane, int64_t *ret_ready_at_ms);
+
+/* Tenants with tasks in the lane's lines; at most max are counted. */
+MUST_CHECK int lines_tenants(Db *db, Lane lane, int64_t max, int64_t *ret);
+
+/* Open tasks of the same tenant and lane that start before this one; at most max are counted. */
+MUST_CHECK int line_ahead(Db *db, const Task *task, int64_t max, int64_t *ret);
+
+/* --- running ---------------------------------------------------------------------------------- */
+
+/* Running tasks; at most max are counted. */
+MUST_CHECK int running_of_agent(Db *db, Str agent, int64_t max, int64_t *ret);
+MUST_CHECK int running_of_tenant(Db *db, Str tenant, int64_t max, int64_t *ret);
+
+#endif
