@@ -185,6 +185,7 @@ static void release(ModelCall *call)
 static int give_back_wait(ModelCall *call, int r)
 {
     release(call);
+    call_cache_land(call);
     if (r == -ESTALE) gateway_task_stop(call->task, GATEWAY_STOP_STALE);
     else
         LOG_ERROR("reservation not recorded", LOG_CSTR("call", call->record.id),
@@ -200,7 +201,7 @@ static int give_back_wait(ModelCall *call, int r)
 static int unsent(ModelCall *call, int r, CallFailure *ret)
 {
     release(call);
-    if (r == CALL_E_FLAGS) call->tries--;
+    if (r == CALL_E_FLAGS || r == CALL_E_FLIGHT) call->tries--;
     if (r != CALL_E_PROBLEM || call->problem == PROBLEM_STOPPED || call->problem == PROBLEM_CAP)
         return r;
     *ret = (CallFailure){ .outcome = GATEWAY_UNREACHED, .unsent = true };
@@ -214,6 +215,7 @@ int call_attempt_wait(ModelCall *call, CallFailure *ret)
     call->tries++;
     r = call_permit_wait(call);
     if (r == 0 && call_flags_moved(call)) r = CALL_E_FLAGS;
+    if (r == 0) r = call_cache_fly(call);
     if (r != 0) return unsent(call, r, ret);
     call_record_begin(call);
     r = hold_wait(call);

@@ -7,6 +7,7 @@
 
 #include "gateway/gateway_call.h"
 
+#define JOIN_MS_MAX 60000 /* that a call waits for another's answer, at most half its patience */
 #define ENTRY_OVERHEAD 64 /* of the map and the allocator, a guess */
 
 typedef struct {
@@ -42,6 +43,8 @@ static void entry_unref(Entry *entry)
 void cache_init(Cache *cache, uint64_t seed)
 {
     map_init(&cache->entries, seed);
+    map_init(&cache->flights, ~seed);
+    cond_init(&cache->landed);
     list_init(&cache->used);
 }
 
@@ -58,6 +61,8 @@ void cache_deinit(Cache *cache)
 {
     LIST_EACH (&cache->used, node) drop(cache, CONTAINER_OF(node, Entry, node));
     map_deinit(&cache->entries);
+    assert(cache->flights.n == 0);
+    map_deinit(&cache->flights);
 }
 
 static Entry *find(Cache *cache, const CacheKey *key)
@@ -207,6 +212,58 @@ int call_cache_wait(ModelCall *call)
     if (entry && may_be_served(call, entry)) return serve_wait(call, entry);
     atomic_fetch_add(&cache->misses, 1);
     return 0;
+}
+
+/* --- the same call at a time ------------------------------------------------------------------ */
+
+int call_cache_fly(ModelCall *call)
+{
+    Cache *cache = &call->task->gateway->cache;
+    assert(!call->flying);
+    if (call->cache != CALL_CACHE_MISS || call->target != &call->targets[0]) return 0;
+    if (map_get(&cache->flights, key_str(&call->cache_key)))
+        return call->joined ? 0 : CALL_E_FLIGHT;
+    map_put(&cache->flights, key_str(&call->cache_key), call);
+    call->flying = true;
+    return 0;
+}
+
+void call_cache_land(ModelCall *call)
+{
+    Cache *cache = &call->task->gateway->cache;
+    if (!call->flying) return;
+    call->flying = false;
+    map_remove(&cache->flights, key_str(&call->cache_key));
+    cond_broadcast(&cache->landed);
+}
+
+/* Whether there is still a point in waiting for it. */
+static bool is_joinable(const ModelCall *call, const ModelCall *other, int64_t began_us)
+{
+    const GatewayTask *task = call->task;
+    const ModelCall *now = map_get(&task->gateway->cache.flights, key_str(&call->cache_key));
+    return now == other && now->started_us == began_us && !call_flags_moved(call) &&
+           task->totals.stop == GATEWAY_STOP_NONE && !task_past_deadline(task);
+}
+
+int call_cache_join_wait(ModelCall *call)
+{
+    Cache *cache = &call->task->gateway->cache;
+    const ModelCall *other = map_get(&cache->flights, key_str(&call->cache_key));
+    int64_t now_ms = clock_mono_ms(), left_ms = call_deadline_ms(call) - now_ms;
+    int64_t until_ms = now_ms + MIN(MAX(left_ms / 2, 0), JOIN_MS_MAX);
+    int64_t began_us = other ? other->started_us : 0;
+    call->joined = true;
+    while (other && is_joinable(call, other, began_us)) {
+        int r = call_pause_wait(call, &cache->landed, until_ms);
+        if (r == -ETIMEDOUT) return 0;
+        if (r != 0) return r;
+    }
+    Entry *entry = find(cache, &call->cache_key);
+    if (!entry || call_flags_moved(call) || !may_be_served(call, entry)) return 0;
+    atomic_fetch_add(&cache->joined, 1);
+    atomic_fetch_sub(&cache->misses, 1); /* it was none after all */
+    return serve_wait(call, entry);
 }
 
 /* --- keeping ---------------------------------------------------------------------------------- */

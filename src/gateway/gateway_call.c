@@ -24,7 +24,7 @@ static ModelCall *call_new(GatewayTask *task, const GatewayRequest *request,
 
 static void call_free(ModelCall *call)
 {
-    assert(!call->held && !call->upstream && !call->permit.model);
+    assert(!call->held && !call->upstream && !call->permit.model && !call->flying);
     assert(call->followers == 0);
     buf_deinit(&call->recording.body);
     buf_deinit(&call->canonical);
@@ -70,10 +70,11 @@ static int attempts_wait(ModelCall *call)
     for (;;) {
         CallFailure failure = { 0 };
         int r = call_attempt_wait(call, &failure);
-        if (r == CALL_E_FLAGS) {
+        if (r == CALL_E_FLAGS || r == CALL_E_FLIGHT) {
             call_attempt_clear(call);
-            r = call_replan(call);
+            r = r == CALL_E_FLAGS ? call_replan(call) : call_cache_join_wait(call);
             if (r == 0) continue;
+            if (r == CALL_E_ANSWERED) return 0;
         }
         if (r == CALL_E_PROBLEM) return refuse_wait(call, r);
         if (r != ATTEMPT_E_FAILED) return r;

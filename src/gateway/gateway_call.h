@@ -17,6 +17,7 @@
 /* Outcomes inside the gateway. */
 #define CALL_E_PROBLEM 100  /* call->problem says what to answer */
 #define CALL_E_ANSWERED 101 /* the agent has its answer: nothing more to do */
+#define CALL_E_FLIGHT 104   /* the same is being asked already: call_cache_join_wait */
 #define CALL_E_FLAGS 103    /* flags have changed while it waited: call_replan */
 
 typedef enum { CHARGE_NOTHING, CHARGE_USAGE, CHARGE_HOLD } Charge;
@@ -85,6 +86,8 @@ typedef struct {
     Recording recording; /* of the attempt that answers */
     CallCache cache;
     CacheKey cache_key; /* of targets[0]; unless CALL_CACHE_OFF */
+    bool flying;        /* it is in cache->flights */
+    bool joined;        /* it has waited for another's answer: once is enough */
 
     /* the journal */
     bool journaled;            /* key is set, and the answer is to be recorded */
@@ -168,6 +171,15 @@ MUST_CHECK int call_hold_wait(ModelCall *call);
 /* gateway_cache.c: answers from the cache when the agent (or its budget) wants that and the answer
  * is there. Returns CALL_E_ANSWERED, 0 (go on) or the sink's error (answered). */
 MUST_CHECK int call_cache_wait(ModelCall *call);
+/* What is asked once at a time: a call that could be answered from the cache waits while the same
+ * call is at its provider. Before call->target is asked: returns 0 (the call flies now, or is none
+ * that the cache could answer) or CALL_E_FLIGHT; nothing may be held then. */
+MUST_CHECK int call_cache_fly(ModelCall *call);
+/* Waits for the other call. Returns CALL_E_ANSWERED, 0 (make the call: the other's answer was none
+ * to keep, or takes too long), HTTP_E_GONE, -ECANCELED or the sink's error (answered). */
+MUST_CHECK int call_cache_join_wait(ModelCall *call);
+/* Its attempt has ended, and its answer is kept if it is to be. Harmless when it does not fly. */
+void call_cache_land(ModelCall *call);
 /* Keeps the recording of an attempt that is recorded as complete, when it is worth it. */
 void call_cache_keep(ModelCall *call);
 
@@ -196,9 +208,9 @@ void call_journal_done(ModelCall *call, Journaled *journaled, bool recorded);
 void call_record_begin(ModelCall *call);
 /* Makes one attempt at call->target: admits, sends, and answers the agent when it can. Returns 0 or
  * the error the call ends with once the agent has its answer (or has left); CALL_E_PROBLEM when it
- * was refused (nothing was sent, nothing answered); CALL_E_FLAGS likewise; ATTEMPT_E_FAILED when
- * the provider failed before a byte of its answer was given away: *ret says how, call->problem what
- * to answer, and call->upstream still has the head of an error answer. */
+ * was refused (nothing was sent, nothing answered); CALL_E_FLAGS and CALL_E_FLIGHT likewise;
+ * ATTEMPT_E_FAILED when the provider failed before a byte of its answer was given away: *ret says
+ * how, call->problem what to answer, and call->upstream still has the head of an error answer. */
 #define ATTEMPT_E_FAILED 102
 typedef struct {
     GatewayOutcome outcome; /* as recorded */

@@ -41,7 +41,10 @@ typedef struct {
 /* Responses that are kept, see gateway_cache.c. Counters are read by any thread. */
 typedef struct {
     Map entries;
-    List used; /* least recently used first */
+    List used;   /* least recently used first */
+    Map flights; /* ModelCall by key: one of each that is at its provider */
+    Cond landed; /* one of them has ended */
+    atomic_uint_fast64_t joined;
     atomic_uint_fast64_t hits, misses, stored, evicted, expired, too_large, purged;
     atomic_int_fast64_t bytes, entries_n;
 } Cache;

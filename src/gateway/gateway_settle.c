@@ -152,6 +152,7 @@ int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
     log_failure(call);
     int r = record_wait(call);
     if (r == 0) call_cache_keep(call);
+    call_cache_land(call);
     return r;
 }
 

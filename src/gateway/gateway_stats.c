@@ -100,6 +100,7 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
     ret->untranslated = atomic_load(&gateway->untranslated);
     ret->replayed = atomic_load(&gateway->replayed);
     ret->attached = atomic_load(&gateway->attached);
+    ret->cache_joined = atomic_load(&gateway->cache.joined);
     ret->replayed_tools = atomic_load(&gateway->replayed_tools);
     ret->replay_misses = atomic_load(&gateway->replay_misses);
     ret->not_recorded = atomic_load(&gateway->not_recorded);

@@ -55,6 +55,7 @@ typedef struct {
     uint64_t untranslated;   /* answers that could not be put in the agent's: too large, or odd */
     uint64_t replayed;       /* calls answered from the journal, or with another call's answer: */
     uint64_t attached;       /* those that followed one that was still going */
+    uint64_t cache_joined;   /* calls that waited for the answer to the same call, and got it */
     uint64_t replayed_tools; /* tool calls answered from the journal */
     uint64_t replay_misses;  /* calls made although recordings were left to replay */
     uint64_t not_recorded;   /* answers that were too large for the journal */

@@ -613,6 +613,7 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     sum->untranslated += s->untranslated;
     sum->replayed += s->replayed;
     sum->attached += s->attached;
+    sum->cache_joined += s->cache_joined;
     sum->replayed_tools += s->replayed_tools;
     sum->replay_misses += s->replay_misses;
     sum->not_recorded += s->not_recorded;
@@ -668,6 +669,8 @@ static const FieldFamily gateway_families[] = {
                "Tools taken out of requests: undeclared, declared otherwise, or switched off"),
     COUNTER_OF(GatewayStats, replayed, "gantry_gateway_replayed",
                "Calls answered from the journal of their task, at no cost"),
+    COUNTER_OF(GatewayStats, cache_joined, "gantry_gateway_cache_joined",
+               "Calls that waited for the answer to the same call, and were given it"),
     COUNTER_OF(GatewayStats, attached, "gantry_gateway_attached",
                "Calls made again that followed the one still going"),
     COUNTER_OF(GatewayStats, replayed_tools, "gantry_gateway_replayed_tools",

@@ -473,6 +473,101 @@ static void test_dropped_while_it_is_served(void **state)
     rig_run(crowd_wait);
 }
 
+/* --- the same call at a time ------------------------------------------------------------------ */
+
+#define SAME 8
+
+typedef struct {
+    Rig *rig;
+    const char *model;
+    bool stream;
+    Reply reply;
+} Same;
+
+static int same_main(void *arg)
+{
+    Same *s = arg;
+    s->reply = rig_say_wait(s->rig, API_CHAT, s->model, s->stream, "\"temperature\":0,",
+                            "the same [[sim delay=1000]]");
+    return 0;
+}
+
+static void same_wait(Rig *rig, Same same[SAME], const char *model, bool stream)
+{
+    FiberRef fibers[SAME];
+    for (int i = 0; i < SAME; i++) {
+        same[i] = (Same){ .rig = rig, .model = model, .stream = stream };
+        CHECK_INT(fiber_spawn("same", same_main, &same[i], &fibers[i]), 0);
+    }
+    for (int i = 0; i < SAME; i++) fiber_join_wait(fibers[i], NULL);
+}
+
+/* Asked at a time they are answered by one call, which is paid for once. */
+static void joined_wait(void *arg)
+{
+    Rig *rig = arg;
+    Same same[SAME];
+    opt_in(rig);
+    for (int stream = 0; stream < 2; stream++) {
+        rig_task_wait(rig, rig_no_limits);
+        same_wait(rig, same, "sim/echo", stream);
+        int misses = 0;
+        for (int i = 0; i < SAME; i++) {
+            CHECK_INT(same[i].reply.status, 200);
+            CHECK_STR(reply_str(&same[i].reply), reply_str(&same[0].reply));
+            misses += strcmp(same[i].reply.cache, "miss") == 0;
+        }
+        CHECK_INT(misses, 1);
+        CHECK_INT(rig_totals(rig).calls, 1);
+        for (int i = 0; i < SAME; i++) reply_deinit(&same[i].reply);
+    }
+    CHECK(stats(rig)->cache_joined > 0);
+    CHECK_INT(stats(rig)->cache.hits, 2 * (SAME - 1));
+    CHECK_INT(stats(rig)->cache.misses, 2);
+}
+
+static void test_asked_at_a_time_once(void **state)
+{
+    (void)state;
+    rig_run(joined_wait);
+}
+
+/* An answer that is none to keep is nobody else's: they ask for themselves, at a time. */
+static void not_joined_wait(void *arg)
+{
+    Rig *rig = arg;
+    Same same[SAME];
+    opt_in(rig);
+    same_wait(rig, same, "sim/fail", false);
+    for (int i = 0; i < SAME; i++) {
+        CHECK_INT(same[i].reply.status, 500);
+        reply_deinit(&same[i].reply);
+    }
+    CHECK_INT(rig_totals(rig).calls, SAME);
+    CHECK_INT(stats(rig)->cache_joined, 0);
+    /* a task that is stopped meanwhile does not go on waiting */
+    rig_task_wait(rig, rig_no_limits);
+    FiberRef fibers[2];
+    for (int i = 0; i < 2; i++) {
+        same[i] = (Same){ .rig = rig, .model = "sim/hang" };
+        CHECK_INT(fiber_spawn("same", same_main, &same[i], &fibers[i]), 0);
+    }
+    rig_sent_wait(rig, 1);
+    gateway_task_stop(rig->task, GATEWAY_STOP_CANCELLED);
+    for (int i = 0; i < 2; i++) {
+        fiber_join_wait(fibers[i], NULL);
+        CHECK_INT(same[i].reply.status, 403);
+        reply_deinit(&same[i].reply);
+    }
+    CHECK_INT(rig_totals(rig).calls, 1);
+}
+
+static void test_what_is_not_kept_is_not_shared(void **state)
+{
+    (void)state;
+    rig_run(not_joined_wait);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -488,6 +583,8 @@ int main(void)
         cmocka_unit_test(test_a_hit_needs_no_money),
         cmocka_unit_test(test_prompt_cache_markers_stay_as_they_are),
         cmocka_unit_test(test_dropped_while_it_is_served),
+        cmocka_unit_test(test_asked_at_a_time_once),
+        cmocka_unit_test(test_what_is_not_kept_is_not_shared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
