@@ -167,16 +167,15 @@ static LimitModel *model_room(Limits *limits, int64_t now_ms)
 }
 
 /* Names come from agents, so there is an end to them. */
-static LimitModel *model_of(Limits *limits, const CallTarget *target, int64_t now_ms)
+static LimitModel *model_of(Limits *limits, const GatewayProvider *by, Str called, int64_t now_ms)
 {
     char key[KEY_BYTES_MAX];
-    LimitProvider *provider = provider_of(limits, target->provider->name);
+    LimitProvider *provider = provider_of(limits, by->name);
     assert(provider);
-    Str name = str_make(key, key_make(key, provider->name, target->model));
+    Str name = str_make(key, key_make(key, provider->name, called));
     LimitModel *model = map_get(&limits->by_key, name);
     if (!model && (model = model_room(limits, now_ms))) {
-        model_init(model, provider, name,
-                   gateway_route(limits->config, target->model, target->provider->protocol));
+        model_init(model, provider, name, gateway_route(limits->config, called, by->protocol));
         model->rate.shared = limits->sharing;
         map_put(&limits->by_key, model_key(model), model);
     }
@@ -246,9 +245,9 @@ int call_pause_wait(ModelCall *call, Cond *cond, int64_t until_ms)
 
 /* --- the queue -------------------------------------------------------------------------------- */
 
-static ModelCall *call_of(ListNode *node)
+static CallPermit *permit_of(ListNode *node)
 {
-    return CONTAINER_OF(CONTAINER_OF(node, RateWaiter, node), ModelCall, permit.waiter);
+    return CONTAINER_OF(CONTAINER_OF(node, RateWaiter, node), CallPermit, waiter);
 }
 
 /* Admits who may go. The first of those who stay keeps the time for all. */
@@ -260,8 +259,8 @@ static void pump(Limits *limits, LimitProvider *provider)
     rate_queue_admit(&provider->queue, clock_mono_ms(), &admitted, &provider->next_ms);
     pthread_mutex_unlock(&limits->lock);
     ListNode *node;
-    while ((node = list_pop_front(&admitted))) cond_broadcast(&call_of(node)->wake);
-    if (provider->queue.n) cond_broadcast(&call_of(provider->queue.waiting.next)->wake);
+    while ((node = list_pop_front(&admitted))) cond_broadcast(permit_of(node)->wake);
+    if (provider->queue.n) cond_broadcast(permit_of(provider->queue.waiting.next)->wake);
 }
 
 static void leave(Limits *limits, CallPermit *permit)
@@ -292,20 +291,27 @@ static RateAmounts need_of(const ModelCall *call, const LimitModel *model)
     return rate_amounts(in, out);
 }
 
-/* Asks for room; *ret_model and the waiter are filled. False: too many wait already. */
-static bool join(Limits *limits, ModelCall *call)
+/* With the lock. Asks for room; the permit is filled. False: too many wait already. */
+static bool join(Limits *limits, CallPermit *permit, LimitModel *model, Lane lane,
+                 const RateAmounts *need, int64_t now_ms)
 {
-    CallPermit *permit = &call->permit;
-    int64_t now_ms = clock_mono_ms();
-    pthread_mutex_lock(&limits->lock);
-    LimitModel *model = model_of(limits, call->target, now_ms);
     permit->model = model;
-    permit->waiter = (RateWaiter){ .lane = call->task->options.lane,
-                                   .rates = { &model->provider->rate, &model->rate },
-                                   .rates_n = 2,
-                                   .need = need_of(call, model) };
+    permit->waiter = (RateWaiter){
+        .lane = lane, .rates = { &model->provider->rate, &model->rate }, .rates_n = 2, .need = *need
+    };
     bool joined = rate_queue_join(&model->provider->queue, &permit->waiter, now_ms);
     if (!joined) limits->stats.queue_full++;
+    return joined;
+}
+
+static bool call_join(Limits *limits, ModelCall *call)
+{
+    int64_t now_ms = clock_mono_ms();
+    call->permit.wake = &call->wake;
+    pthread_mutex_lock(&limits->lock);
+    LimitModel *model = model_of(limits, call->target->provider, call->target->model, now_ms);
+    RateAmounts need = need_of(call, model);
+    bool joined = join(limits, &call->permit, model, call->task->options.lane, &need, now_ms);
     pthread_mutex_unlock(&limits->lock);
     return joined;
 }
@@ -390,10 +396,8 @@ static void settle_rates(Limits *limits, CallPermit *permit, const RateAmounts *
     pump(limits, provider);
 }
 
-void call_permit_drop(ModelCall *call)
+static void permit_drop(Limits *limits, CallPermit *permit)
 {
-    Limits *limits = call->task->gateway->limits;
-    CallPermit *permit = &call->permit;
     static const RateAmounts nothing;
     if (!permit->model) return;
     if (permit->waiter.admitted) settle_rates(limits, permit, &nothing);
@@ -402,10 +406,15 @@ void call_permit_drop(ModelCall *call)
     permit->model = NULL;
 }
 
-static void note_waited(Limits *limits, const ModelCall *call, int64_t since_us)
+void call_permit_drop(ModelCall *call)
+{
+    permit_drop(call->task->gateway->limits, &call->permit);
+}
+
+static void note_waited(Limits *limits, Lane lane, int64_t since_us)
 {
     pthread_mutex_lock(&limits->lock);
-    limits->stats.waited[call->task->options.lane]++;
+    limits->stats.waited[lane]++;
     limits->stats.waited_us += (uint64_t)(clock_mono_us() - since_us);
     pthread_mutex_unlock(&limits->lock);
 }
@@ -422,14 +431,14 @@ static int permit_wait(Limits *limits, ModelCall *call)
 {
     CallPermit *permit = &call->permit;
     int64_t since_us = clock_mono_us(), next_ms = 0;
-    if (!join(limits, call))
+    if (!call_join(limits, call))
         return call_problem(call, PROBLEM_QUEUED, NULL, "too many calls wait for %s already",
                             call->target->provider->name);
     pump(limits, permit->model->provider);
     if (!permit->waiter.admitted) {
         if (lacks_share(&permit->waiter)) cond_broadcast(&limits->lack);
         int r = admitted_wait(limits, call);
-        note_waited(limits, call, since_us);
+        note_waited(limits, call->task->options.lane, since_us);
         if (r != 0) return r;
     }
     if (!breakers_ask(limits->breakers, model_key(permit->model), &permit->ticket, &next_ms))
@@ -543,6 +552,99 @@ void call_permit_done(ModelCall *call, Charge charge)
     permit->model = NULL;
 }
 
+/* --- what is no call -------------------------------------------------------------------------- */
+
+static int ask_refused(const TaskAsk *ask, const CallPermit *permit, int64_t deadline_ms,
+                       Problem *ret, const char **ret_text)
+{
+    Limits *limits = ask->task->gateway->limits;
+    *ret = PROBLEM_STOPPED;
+    *ret_text = task_stop_text(ask->task->totals.stop);
+    if (ask->task->totals.stop != GATEWAY_STOP_NONE) return CALL_E_PROBLEM;
+    *ret = PROBLEM_BREAKER;
+    *ret_text = "the provider does not answer for this model just now, so it is not asked";
+    if (!permit->waiter.admitted && !breakers_would(limits->breakers, model_key(permit->model)))
+        return CALL_E_PROBLEM;
+    *ret = PROBLEM_QUEUED;
+    *ret_text = "the provider's rate limit left no room in time";
+    if (permit->waiter.admitted || clock_mono_ms() < deadline_ms) return 0;
+    pthread_mutex_lock(&limits->lock);
+    limits->stats.overdue++;
+    pthread_mutex_unlock(&limits->lock);
+    return CALL_E_PROBLEM;
+}
+
+/* As a call waits, but for heartbeats: these are short requests. */
+static int ask_admitted_wait(const TaskAsk *ask, const CallPermit *permit, Problem *ret,
+                             const char **ret_text)
+{
+    Limits *limits = ask->task->gateway->limits;
+    const LimitProvider *provider = permit->model->provider;
+    const GatewayReply *reply = ask->reply;
+    int64_t patience_ms = ask->http->timeout_ms ? ask->http->timeout_ms : GATEWAY_PATIENCE_MS;
+    patience_ms -= MIN(MARGIN_MS, patience_ms / 10);
+    int64_t deadline_ms = MIN(deadline_after(patience_ms), ask->task->wall_deadline_ms);
+    for (;;) {
+        int r = ask_refused(ask, permit, deadline_ms, ret, ret_text);
+        if (r != 0 || permit->waiter.admitted) return r;
+        bool first = provider->queue.waiting.next == &permit->waiter.node;
+        int64_t until_ms = MIN(deadline_ms, deadline_after(LOOK_MS));
+        r = cond_wait(permit->wake, first ? MIN(until_ms, provider->next_ms) : until_ms);
+        if (r == -ECANCELED) return r;
+        if (reply->gone && reply->gone(reply->ctx)) return HTTP_E_GONE;
+        if (clock_mono_ms() >= provider->next_ms) pump(limits, permit->model->provider);
+    }
+}
+
+int limits_enter_wait(const TaskAsk *ask, const GatewayProvider *provider, Str model,
+                      CallPermit *ret, Problem *ret_problem, const char **ret_text)
+{
+    Limits *limits = ask->task->gateway->limits;
+    Lane lane = ask->task->options.lane;
+    Cond wake;
+    RateAmounts need = rate_amounts(0, 0);
+    int64_t now_ms = clock_mono_ms(), since_us = clock_mono_us(), next_ms;
+    cond_init(&wake);
+    *ret = (CallPermit){ .wake = &wake };
+    pthread_mutex_lock(&limits->lock);
+    bool joined = join(limits, ret, model_of(limits, provider, model, now_ms), lane, &need, now_ms);
+    pthread_mutex_unlock(&limits->lock);
+    *ret_problem = PROBLEM_QUEUED;
+    *ret_text = "too many calls wait for the provider already";
+    int r = joined ? 0 : CALL_E_PROBLEM;
+    if (r == 0) pump(limits, ret->model->provider);
+    if (r == 0 && !ret->waiter.admitted) {
+        if (lacks_share(&ret->waiter)) cond_broadcast(&limits->lack);
+        r = ask_admitted_wait(ask, ret, ret_problem, ret_text);
+        note_waited(limits, lane, since_us);
+    }
+    if (r == 0 && !breakers_ask(limits->breakers, model_key(ret->model), &ret->ticket, &next_ms)) {
+        *ret_problem = PROBLEM_BREAKER;
+        *ret_text = "the provider does not answer for this model just now, so it is not asked";
+        r = CALL_E_PROBLEM;
+    }
+    if (r != 0) permit_drop(limits, ret);
+    ret->wake = NULL;
+    ret->granted_us = clock_mono_us();
+    return r;
+}
+
+void limits_done(GatewayTask *task, CallPermit *permit, int status, Str retry_after)
+{
+    Limits *limits = task->gateway->limits;
+    RateReport report = RATE_REPORT_NONE;
+    RateAmounts actual = rate_amounts(0, 0);
+    BreakerResult result = status >= 500 || status == 408 ? BREAKER_BAD : BREAKER_GOOD;
+    if (status == 0) result = BREAKER_BAD;
+    if (status == 429 || status < 0) result = BREAKER_UNTOLD;
+    rate_report_field(&report, STR("retry-after"), retry_after, clock_real_ms());
+    if (status > 0) take_report(limits, permit->model, &report, status);
+    int64_t took_us = clock_mono_us() - permit->granted_us;
+    breakers_done(limits->breakers, &permit->ticket, result, took_us / 1000);
+    settle_rates(limits, permit, &actual);
+    permit->model = NULL;
+}
+
 /* --- retries ---------------------------------------------------------------------------------- */
 
 static Str target_key(const CallTarget *target, char key[KEY_BYTES_MAX])
@@ -587,7 +689,9 @@ int64_t call_blocked_until_ms(ModelCall *call)
 {
     Limits *limits = call->task->gateway->limits;
     pthread_mutex_lock(&limits->lock);
-    int64_t at_ms = model_of(limits, call->target, clock_mono_ms())->rate.blocked_until_ms;
+    const CallTarget *target = call->target;
+    const LimitModel *model = model_of(limits, target->provider, target->model, clock_mono_ms());
+    int64_t at_ms = model->rate.blocked_until_ms;
     pthread_mutex_unlock(&limits->lock);
     return at_ms;
 }
@@ -672,10 +776,9 @@ static void ask_more(GatewayLimit *limit, const RateWaiter *waiter, int64_t now_
 static void wants_fill(LimitProvider *provider, int64_t now_ms)
 {
     LIST_EACH (&provider->queue.waiting, node) {
-        ModelCall *call = call_of(node);
-        ask_more(provider->listed, &call->permit.waiter, now_ms);
-        if (call->permit.model->listed)
-            ask_more(call->permit.model->listed, &call->permit.waiter, now_ms);
+        const CallPermit *permit = permit_of(node);
+        ask_more(provider->listed, &permit->waiter, now_ms);
+        if (permit->model->listed) ask_more(permit->model->listed, &permit->waiter, now_ms);
     }
 }
 

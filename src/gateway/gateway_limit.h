@@ -7,6 +7,7 @@
 #include "gateway/gateway_config.h"
 #include "logic/rate.h"
 #include "net/breakers.h"
+#include "sys/fiber.h"
 
 typedef struct Limits Limits;
 typedef struct LimitModel LimitModel;
@@ -23,6 +24,7 @@ void limits_free(Limits *limits);
 typedef struct {
     RateWaiter waiter;
     LimitModel *model; /* NULL: none */
+    Cond *wake;        /* of who waits */
     BreakerTicket ticket;
     int64_t granted_us; /* clock_mono_us */
 } CallPermit;

@@ -213,10 +213,21 @@ static int forward_wait(const Count *count)
         .idle_timeout_ms = provider->timeout_ms ? provider->timeout_ms : TIMEOUT_DEFAULT_MS,
         .deadline_ms = task->wall_deadline_ms,
     };
-    HttpResponse response;
+    HttpResponse response = { 0 };
+    CallPermit permit;
+    Problem problem;
+    const char *refused;
+    int r = limits_enter_wait(count->ask, provider, count->info.model, &permit, &problem, &refused);
+    if (r == CALL_E_PROBLEM) return ask_problem_wait(count->ask, problem, refused);
+    if (r != 0) return r == HTTP_E_GONE ? 0 : r;
     diag_clear();
-    int r = http_fetch_wait(task->gateway->client, &options, COUNT_ANSWER_BYTES_MAX, http->arena,
-                            &response);
+    r = http_fetch_wait(task->gateway->client, &options, COUNT_ANSWER_BYTES_MAX, http->arena,
+                        &response);
+    limits_done(task, &permit,
+                r == -ECANCELED ? -1
+                : r != 0        ? 0
+                                : response.status,
+                response.retry_after);
     if (r == -ECANCELED) return r;
     if (r != 0 || response.status < 200 || (response.status > 299 && response.status < 400))
         return ask_problem_wait(count->ask, PROBLEM_UNREACHABLE,
@@ -224,7 +235,7 @@ static int forward_wait(const Count *count)
     return ask_answer_wait(count->ask, response.status, NULL, response.body);
 }
 
-/* The rules that do not depend on money: it costs none. */
+/* The rules that do not depend on money: it costs none. The provider counts it as a request. */
 static const char *count_refused(const Count *count, Problem *ret)
 {
     GatewayTask *task = count->ask->task;

@@ -9,6 +9,7 @@
 #include "base/map.h"
 #include "codec/uuid.h"
 #include "gateway/gateway.h"
+#include "gateway/gateway_limit.h"
 #include "gateway/gateway_prices.h"
 #include "gateway/gateway_problem.h"
 #include "gateway/gateway_stats.h"
@@ -142,6 +143,15 @@ typedef struct {
     const GatewayHttp *http;
     const GatewayReply *reply;
 } TaskAsk;
+
+/* gateway_limit.c: requests that cost nothing and are no calls, but count for the provider: waits
+ * until one may be sent. Returns 0 (limits_done is owed), CALL_E_PROBLEM (*ret_problem and its text
+ * say why not), HTTP_E_GONE, -ECANCELED. */
+MUST_CHECK int limits_enter_wait(const TaskAsk *ask, const GatewayProvider *provider, Str model,
+                                 CallPermit *ret, Problem *ret_problem, const char **ret_text);
+/* What came of it: the answer's status, 0: none came, -1: it was given up. retry_after: the
+ * answer's field. */
+void limits_done(GatewayTask *task, CallPermit *permit, int status, Str retry_after);
 /* Answer with a whole JSON document (and a field more of the head, or NULL), or a problem. Return
  * what the reply did, or -ENOMEM. */
 int ask_answer_wait(const TaskAsk *ask, int status, const GatewayField *field, Str body);

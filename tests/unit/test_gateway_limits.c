@@ -644,6 +644,78 @@ static void test_requests_a_minute(void **state)
     run(three_a_minute, per_minute_wait);
 }
 
+static int count_tokens_wait(Rig *rig)
+{
+    CLEANUP(reply_deinit)
+    Reply reply = rig_request_wait(rig, "/v1/messages/count_tokens",
+                                   STR("{\"model\":\"stub-1\",\"messages\":[{\"role\":\"user\","
+                                       "\"content\":\"hi\"}]}"));
+    return reply.status;
+}
+
+/* To have tokens counted costs nothing, but is a request like others. */
+static void counted_wait(void *arg)
+{
+    Rig *rig = arg;
+    char text[1024];
+    SCRIPT({ { HEAD("200 OK", "") "{\"input_tokens\":7}", 0 },
+             { HEAD("200 OK", "") "{\"input_tokens\":7}", 0 },
+             { GOOD, 0 } });
+    for (int i = 0; i < 2; i++) CHECK_INT(count_tokens_wait(rig), 200);
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 0, NULL), 200);
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 100, text), 429);
+    CHECK_INT(atomic_load(&script.requests), 3);
+    CHECK_INT(rig->calls_n, 1);
+    static GatewayLimit list[GATEWAY_LIMITS_MAX];
+    size_t n = gateway_limits_list(rig->gateway, list, GATEWAY_LIMITS_MAX);
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(list[i].model, "stub-1") != 0) continue;
+        CHECK_INT(list[i].used.v[RATE_REQUESTS], 3);
+        CHECK_INT(list[i].used.v[RATE_TOKENS], 15); /* of the call alone */
+        CHECK_INT(list[i].in_flight, 0);
+    }
+}
+
+static void three_messages_a_minute(void *arg)
+{
+    Rig *rig = arg;
+    rig->routes[2].requests_per_minute_max = rig->routes[3].requests_per_minute_max = 3;
+}
+
+static void test_counting_tokens_is_a_request(void **state)
+{
+    (void)state;
+    run(three_messages_a_minute, counted_wait);
+}
+
+/* Nor is a provider asked that does not answer; and silence that it asks for holds for all. */
+static void counted_breaker_wait(void *arg)
+{
+    Rig *rig = arg;
+    char text[1024];
+    SCRIPT({ { HEAD("429 Slow", "Retry-After: 30\r\n") ERROR_BODY, 0 } });
+    CHECK_INT(count_tokens_wait(rig), 429);
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 100, text), 429);
+    CHECK_INT(atomic_load(&script.requests), 1);
+}
+
+static void counted_open_wait(void *arg)
+{
+    Rig *rig = arg;
+    SCRIPT({ { HEAD("500 No", "") ERROR_BODY, 0 } });
+    for (int i = 0; i < 3; i++) CHECK_INT(count_tokens_wait(rig), 500);
+    CHECK_INT(state_of(rig, "stub/stub-1"), BREAKER_OPEN);
+    CHECK_INT(count_tokens_wait(rig), 503);
+    CHECK_INT(atomic_load(&script.requests), 3);
+}
+
+static void test_counting_tokens_heeds_breakers(void **state)
+{
+    (void)state;
+    run(NULL, counted_breaker_wait);
+    run(breaking, counted_open_wait);
+}
+
 static void learned_wait(void *arg)
 {
     Rig *rig = arg;
@@ -789,6 +861,8 @@ int main(void)
         cmocka_unit_test(test_a_stopped_task_does_not_wait),
         cmocka_unit_test(test_a_cancelled_call_leaves_the_queue),
         cmocka_unit_test(test_requests_a_minute),
+        cmocka_unit_test(test_counting_tokens_is_a_request),
+        cmocka_unit_test(test_counting_tokens_heeds_breakers),
         cmocka_unit_test(test_limits_are_learned_from_answers),
         cmocka_unit_test(test_silence_is_kept_by_all),
         cmocka_unit_test(test_new_names_do_not_make_a_limit_forgotten),
