@@ -1,5 +1,7 @@
 #include "logic/tools.h"
 
+#include "logic/manifest.h"
+
 #include "base/diag.h"
 #include "codec/duration.h"
 #include "codec/url.h"
@@ -8,6 +10,7 @@
 #include "logic/shape.h"
 
 #define TIMEOUT_DEFAULT_MS 30000
+#define TIMEOUT_MAX_MS 3600000
 #define OUTPUT_BYTES_DEFAULT 65536
 #define INTEGER_MAX INT64_C(9007199254740991)
 
@@ -136,6 +139,7 @@ typedef struct {
     int effect;
     int64_t timeout_ms, output_bytes_max;
     ShapeStrs command;
+    Str agent;
     struct {
         Str url;
         int method;
@@ -167,6 +171,7 @@ static const ShapeMember source_members[] = {
     { "command", SHAPE_STRS, AT(command), .least = 1, .most = 64 },
     { "http", SHAPE_OBJECT, MEMBERS(http_members) },
     { "mcp", SHAPE_OBJECT, MEMBERS(mcp_members) },
+    { "agent", SHAPE_STR, AT(agent), .least = 1, .most = MANIFEST_NAME_BYTES_MAX },
 };
 static const ShapeMember tool_members[] = {
     { "name", SHAPE_STR, true, AT(name), .least = 1, .most = TOOL_NAME_BYTES_MAX,
@@ -177,7 +182,7 @@ static const ShapeMember tool_members[] = {
     { "allow", SHAPE_JSON, AT(allow), .rule = rule_rules },
     { "deny", SHAPE_JSON, AT(deny), .rule = rule_rules },
     { "source", SHAPE_OBJECT, MEMBERS(source_members) },
-    { "timeout", SHAPE_DURATION, AT(timeout_ms), .least = 10, .most = 3600000 },
+    { "timeout", SHAPE_DURATION, AT(timeout_ms), .least = 10, .most = TIMEOUT_MAX_MS },
     { "outputBytesMax", SHAPE_INT, AT(output_bytes_max), .least = 1, .most = 16777216 },
 };
 static const ShapeMember file_members[] = {
@@ -192,12 +197,17 @@ static void check_source(IssueList *issues, const IssuePath *path, const Json *s
     if (json_type(source) != JSON_OBJECT) return;
     IssuePath at = ISSUE_KEY(path, STR("source"));
     if (json_len(source) != 1)
-        issue_error(issues, &at, "expected exactly one of command, http and mcp, found %zu members",
+        issue_error(issues, &at,
+                    "expected exactly one of command, http, mcp and agent, found %zu members",
                     json_len(source));
     const Json *mcp = json_get(source, "mcp");
     IssuePath mcp_at = ISSUE_KEY(&at, STR("mcp"));
     if (json_type(mcp) == JSON_OBJECT && !json_get(mcp, "url") == !json_get(mcp, "command"))
         issue_error(issues, &mcp_at, "expected either a url or a command");
+    const Json *agent = json_get(source, "agent");
+    IssuePath agent_at = ISSUE_KEY(&at, STR("agent"));
+    if (json_type(agent) == JSON_STRING && !agent_name_ok(json_str(agent)))
+        issue_error(issues, &agent_at, "expected the name of an agent");
 }
 
 /* A version is hashed over these numbers, which needs each to have one form (RFC 8785). */
@@ -249,6 +259,9 @@ static int source_fill(Arena *arena, const Draft *d, const Json *source, Tool *t
         tool->command_n = d->mcp.command.n;
         tool->remote_name = str_empty(d->mcp.tool) ? d->name : d->mcp.tool;
         return headers_fill(arena, d->mcp.headers, tool);
+    } else if (json_get(source, "agent")) {
+        tool->source = TOOL_BY_SUBAGENT;
+        tool->agent = d->agent;
     }
     return 0;
 }
@@ -281,6 +294,7 @@ static int tool_fill(Arena *arena, const Draft *d, const Json *v, Tool *ret)
 static int tool_read(IssueList *issues, const IssuePath *path, const Json *v, Tool *ret)
 {
     Draft draft = { .timeout_ms = TIMEOUT_DEFAULT_MS, .output_bytes_max = OUTPUT_BYTES_DEFAULT };
+    if (json_get(json_get(v, "source"), "agent")) draft.timeout_ms = TIMEOUT_MAX_MS;
     shape_read(issues, path, v, tool_members, ARRAY_N(tool_members), &draft);
     check_source(issues, path, json_get(v, "source"));
     check_numbers(issues, path, v);
@@ -489,6 +503,8 @@ static void put_source(JsonOut *out, const Tool *t)
     json_out_object(out);
     if (t->source == TOOL_BY_COMMAND) {
         put_strs(out, "command", t->command, t->command_n);
+    } else if (t->source == TOOL_BY_SUBAGENT) {
+        json_out_kstr(out, "agent", t->agent);
     } else {
         bool mcp = t->source == TOOL_BY_MCP;
         json_out_key(out, mcp ? "mcp" : "http");

@@ -13,9 +13,10 @@
  *                           always fits a deny rule and never an allow rule.
  *   source          none    absent: the agent runs the tool itself; else exactly one of
  *                           {"command": [argv]}, {"http": {method (POST), url, headers}},
- *                           {"mcp": {url or command, tool (the name), headers}}; a header's value
- * is text or {"env": "NAME"} timeout         30s     10ms..1h outputBytesMax  65536   1..16777216;
- * more is an error of the tool
+ *                           {"mcp": {url or command, tool (the name), headers}},
+ *                           {"agent": "name"}; a header's value is text or {"env": "NAME"}
+ *   timeout         30s     10ms..1h; 1h for {"agent"}
+ *   outputBytesMax  65536   1..16777216; more is an error of the tool
  *
  * Pure; any thread. Everything lives in the arena.
  */
@@ -36,6 +37,7 @@ typedef enum {
     TOOL_BY_COMMAND,
     TOOL_BY_HTTP,
     TOOL_BY_MCP,
+    TOOL_BY_SUBAGENT,
     TOOL_SOURCE_N_
 } ToolSource;
 
@@ -59,6 +61,7 @@ typedef struct {
     const ToolHeader *headers;
     size_t headers_n;
     Str remote_name; /* TOOL_BY_MCP: the tool's name at the server */
+    Str agent;       /* TOOL_BY_SUBAGENT: who does it, as a task of its own */
     int64_t timeout_ms;
     int64_t output_bytes_max;
 } Tool;

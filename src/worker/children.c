@@ -201,6 +201,14 @@ static void key_undo(Run *run, const ChildKey *key)
     if (count) count->n--;
 }
 
+void children_skip(Run *run, Str body)
+{
+    uint8_t print[CHILD_FINGERPRINT_BYTES];
+    sha256(body, print);
+    struct ChildCount *count = count_of(&run->children, print);
+    if (count) count->n++;
+}
+
 /* --- starting --------------------------------------------------------------------------------- */
 
 /* Nobody knows whether there is a child until the control plane has said so: the key makes it safe

@@ -33,6 +33,9 @@ typedef struct {
  * being stopped), -errno with diag: nothing was started. */
 MUST_CHECK int children_start_wait(Run *run, const ChildAsk *ask, Arena *arena, LinkChild *ret);
 
+/* What was asked for with this body has been answered otherwise: it counts as asked for. */
+void children_skip(Run *run, Str body);
+
 /* Waits for the end of a child, at most until deadline_ms. Returns 0, -ETIMEDOUT, -ENOENT (the task
  * has started no such task), -ECANCELED. */
 MUST_CHECK int children_end_wait(Run *run, Uuid id, int64_t deadline_ms);

@@ -287,6 +287,7 @@ static int source_wait(ToolCall *call)
     case TOOL_BY_COMMAND: return command_wait(call);
     case TOOL_BY_HTTP: return http_wait(call);
     case TOOL_BY_MCP: return mcp_tool_wait(call);
+    case TOOL_BY_SUBAGENT: return tool_subagent_wait(call);
     case TOOL_BY_AGENT:
     case TOOL_SOURCE_N_: break;
     }
@@ -346,6 +347,7 @@ static int guarded_wait(ToolCall *call)
 static int replayed(ToolCall *call, const ToolReplay *replay)
 {
     gateway_task_tool_replayed(call->run->gateway, call->ask->call_id.len > 0);
+    if (call->tool->source == TOOL_BY_SUBAGENT) tool_subagent_replayed(call);
     for (int i = 0; i < TOOL_OUTCOME_N_; i++) {
         if (!str_eq(replay->content_type, str_of(outcomes[i].name))) continue;
         call->result = (ToolResult){ .text = replay->body.ptr ? replay->body : STR(""),
@@ -399,7 +401,8 @@ static void note(const ToolCall *call, int64_t ms)
 
 static const char *source_kind(const Tool *tool)
 {
-    static const char *const names[TOOL_SOURCE_N_] = { "agent", "command", "http", "mcp" };
+    static const char *const names[TOOL_SOURCE_N_] = { "agent", "command", "http", "mcp",
+                                                       "subagent" };
     return tool ? names[tool->source] : "none";
 }
 

@@ -1,4 +1,5 @@
-/* ToolCall: one call of a tool, as its sources see it. Private to tool.c and mcp.c. */
+/* ToolCall: one call of a tool, as its sources see it. Private to tool.c, mcp.c and
+ * tool_subagent.c. */
 #ifndef GANTRY_WORKER_TOOL_CALL_H
 #define GANTRY_WORKER_TOOL_CALL_H
 
@@ -20,6 +21,12 @@ typedef struct {
 int tool_problem(ToolCall *call, ToolOutcome outcome, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* Sets the result to what the tool gave. Returns 0, -ENOMEM with diag. */
 int tool_answer(ToolCall *call, Str text);
+
+/* tool_subagent.c: has another agent do it, as a task below this one. Returns 0, -ECANCELED,
+ * -ENOMEM. */
+MUST_CHECK int tool_subagent_wait(ToolCall *call);
+/* Such a call was answered from the journal: the next of the same arguments is another one. */
+void tool_subagent_replayed(ToolCall *call);
 
 /* Appends the trace and the headers that the tool declares to fields, which have room for
  * TOOL_HEADERS_MAX + 1 more. Returns 0, -EACCES, -ENOENT, -ENOMEM; with diag. */

@@ -294,6 +294,7 @@ static void check_rows(Run *run)
 
 static void check_caps(Run *run)
 {
+    MUST(run->n <= bounds.members_max);
     MUST(run->spent.tokens <= run->cap.tokens + run->late.tokens);
     MUST(run->spent.nusd <= run->cap.nusd + run->late.nusd);
     MUST(run->spent.tool_calls <= run->cap.tool_calls);
@@ -301,6 +302,7 @@ static void check_caps(Run *run)
         const Task *t = &run->tasks[i];
         for (int k = 0; k < i; k++)
             MUST(t->parent != run->tasks[k].parent || t->key != run->tasks[k].key);
+        MUST(t->depth <= bounds.depth_max && t->children <= bounds.children_max);
         if (!t->attempt.on) continue;
         MUST(t->attempt.caps.reserved_tokens >= 0 && t->attempt.caps.in_flight >= 0);
     }

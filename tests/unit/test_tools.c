@@ -55,17 +55,18 @@ static void expect_errors(const char *text, const char *expected)
     buf_deinit(&out);
 }
 
-#define FULL                                                                                    \
-    "[{\"name\":\"find_order\",\"description\":\"Finds an order\",\"inputSchema\":{\"type\":"   \
-    "\"object\",\"properties\":{\"id\":{\"type\":\"string\"}},\"required\":[\"id\"]},"          \
-    "\"effect\":\"read\",\"source\":{\"command\":[\"python3\",\"find.py\"]},"                   \
-    "\"timeout\":\"5s\",\"outputBytesMax\":1000},"                                              \
-    "{\"name\":\"pay\",\"description\":\"Pays\",\"source\":{\"http\":{\"method\":\"PUT\","      \
-    "\"url\":\"https://pay.example/x\",\"headers\":{\"X-Key\":{\"env\":\"PAY_KEY\"},"           \
-    "\"Accept\":\"*/*\"}}}},"                                                                   \
-    "{\"name\":\"ask\",\"description\":\"Asks\",\"source\":{\"mcp\":{\"url\":"                  \
-    "\"http://m.example/\",\"tool\":\"query\"}}},"                                              \
-    "{\"name\":\"run\",\"description\":\"Runs\",\"source\":{\"mcp\":{\"command\":[\"srv\"]}}}," \
+#define FULL                                                                                     \
+    "[{\"name\":\"find_order\",\"description\":\"Finds an order\",\"inputSchema\":{\"type\":"    \
+    "\"object\",\"properties\":{\"id\":{\"type\":\"string\"}},\"required\":[\"id\"]},"           \
+    "\"effect\":\"read\",\"source\":{\"command\":[\"python3\",\"find.py\"]},"                    \
+    "\"timeout\":\"5s\",\"outputBytesMax\":1000},"                                               \
+    "{\"name\":\"pay\",\"description\":\"Pays\",\"source\":{\"http\":{\"method\":\"PUT\","       \
+    "\"url\":\"https://pay.example/x\",\"headers\":{\"X-Key\":{\"env\":\"PAY_KEY\"},"            \
+    "\"Accept\":\"*/*\"}}}},"                                                                    \
+    "{\"name\":\"ask\",\"description\":\"Asks\",\"source\":{\"mcp\":{\"url\":"                   \
+    "\"http://m.example/\",\"tool\":\"query\"}}},"                                               \
+    "{\"name\":\"run\",\"description\":\"Runs\",\"source\":{\"mcp\":{\"command\":[\"srv\"]}}},"  \
+    "{\"name\":\"delegate\",\"description\":\"Has it done\",\"source\":{\"agent\":\"helper\"}}," \
     "{\"name\":\"own\",\"description\":\"The agent's own\"}]"
 
 static void test_everything(void **state)
@@ -73,7 +74,7 @@ static void test_everything(void **state)
     (void)state;
     ToolSet set = parse_ok(FULL);
     assert_int_equal(issues_n, 0);
-    assert_int_equal(set.n, 5);
+    assert_int_equal(set.n, 6);
     const Tool *t = tools_find(&set, STR("find_order"));
     assert_int_equal(t->effect, TOOL_READ);
     assert_int_equal(t->source, TOOL_BY_COMMAND);
@@ -95,6 +96,10 @@ static void test_everything(void **state)
     assert_true(str_eq(t->remote_name, STR("query")));
     t = tools_find(&set, STR("run"));
     assert_true(str_eq(t->remote_name, STR("run")) && t->command_n == 1 && str_empty(t->url));
+    t = tools_find(&set, STR("delegate"));
+    assert_int_equal(t->source, TOOL_BY_SUBAGENT);
+    assert_true(str_eq(t->agent, STR("helper")));
+    assert_int_equal(t->timeout_ms, 3600000); /* its task has a limit of its own */
     t = tools_find(&set, STR("own"));
     assert_int_equal(t->source, TOOL_BY_AGENT);
     assert_true(str_eq(json_str(json_get(t->input_schema, "type")), STR("object")));
@@ -157,12 +162,14 @@ static void test_errors_with_their_places(void **state)
 static void test_sources(void **state)
 {
     (void)state;
+    expect_errors(TOOL("\"source\":{\"agent\":\"No Body\"}"),
+                  ":1:42: [0].source.agent: expected the name of an agent\n");
     expect_errors(
         TOOL("\"source\":{}"),
-        ":1:32: [0].source: expected exactly one of command, http and mcp, found 0 members\n");
+        ":1:32: [0].source: expected exactly one of command, http, mcp and agent, found 0 members\n");
     expect_errors(
         TOOL("\"source\":{\"command\":[\"a\"],\"http\":{\"url\":\"http://x\"}}"),
-        ":1:32: [0].source: expected exactly one of command, http and mcp, found 2 members\n");
+        ":1:32: [0].source: expected exactly one of command, http, mcp and agent, found 2 members\n");
     expect_errors(TOOL("\"source\":{\"mcp\":{}}"),
                   ":1:42: [0].source.mcp: expected either a url or a command\n");
     expect_errors(TOOL("\"source\":{\"mcp\":{\"url\":\"http://x\",\"command\":[\"a\"]}}"),
