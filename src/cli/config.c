@@ -66,6 +66,9 @@ static const Setting settings[] = {
     { "limits.targetBytes", SETTING_INT, AT(target_bytes_max), 256, 1 << 16 },
     { "limits.connections", SETTING_INT, AT(connections_max), 1, 1000000 },
     { "limits.queuedTasks", SETTING_INT, AT(queued_tasks_max), 1, INT64_C(1000000000) },
+    { "limits.subagentDepth", SETTING_INT, AT(family.depth_max), 1, 16 },
+    { "limits.subagentsPerTask", SETTING_INT, AT(family.children_max), 1, 1000 },
+    { "limits.tasksPerFamily", SETTING_INT, AT(family.members_max), 1, 10000 },
     { "limits.logBytesPerTask", SETTING_INT, AT(log_bytes_max), 1024, INT64_C(1) << 30 },
     { "journal.keep", SETTING_DURATION, AT(journal_kept_ms), 1000, 3650 * DAY_MS },
     { "journal.bytesPerTask", SETTING_INT, AT(journal_bytes_max), 4096, INT64_C(1) << 40 },
@@ -1098,6 +1101,7 @@ void config_init(Config *config, ConfigMode mode)
                         .state_keys_max = 1000,
                         .state_bytes_max = 16 << 20,
                         .state_value_bytes_max = 256 << 10,
+                        .family = FAMILY_BOUNDS_DEFAULT,
                         .grace_ms = 5000,
                         .lease_ms = 10000,
                         .cache_bytes_max = CACHE_BYTES_MAX_DEFAULT };

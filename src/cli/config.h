@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "gateway/gateway.h"
+#include "logic/family.h"
 #include "logic/lane.h"
 #include "net/addr_guard.h"
 #include "store/event_store.h"
@@ -65,6 +66,7 @@ typedef struct {
     char *small_model;       /* while a budget runs low; empty: the agent's own fallbacks */
 
     /* what agents keep in sessions */
+    FamilyBounds family; /* of tasks and their sub-agents */
     int64_t state_keys_max, state_bytes_max, state_value_bytes_max, state_kept_ms;
 
     /* webhooks */

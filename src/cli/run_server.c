@@ -523,6 +523,7 @@ static int open_services(Program *p)
     QueueOptions options = { .webhook_body = webhook_body,
                              .budgets = p->config.budgets,
                              .budgets_n = p->config.budgets_n,
+                             .family = p->config.family,
                              .lease_ms = p->config.lease_ms,
                              .log_bytes_max = p->config.log_bytes_max,
                              .journal_bytes_max = p->config.journal_bytes_max,
