@@ -7,6 +7,7 @@
 #include "logic/manifest.h"
 #include "observe/task_json.h"
 #include "queue/queue.h"
+#include "rollout/preflight.h"
 #include "rollout/rollout_json.h"
 #include "rollout/settings.h"
 #include "sys/clock.h"
@@ -323,6 +324,18 @@ static int begin_problem_wait(ApiCall *call, int r)
     }
 }
 
+/* A version that fails its checks is refused; the record of it stays. */
+static int preflight_wait(ApiCall *call, Str id)
+{
+    RolloutRow row;
+    PreflightOptions options = { call->api->options.queue, call->api->options.gateway };
+    int r = preflight_run_wait(&options, id, &call->req->arena, &row);
+    if (r < 0) return api_fail_wait(call, r);
+    if (row.state.state != ROLLOUT_ABORTED) return 0;
+    return api_problem_wait(call, 412, "preflight_failed", "rollout %.*s: %.*s", STR_ARG(row.id),
+                            STR_ARG(row.why));
+}
+
 int rollout_begin_wait(ApiCall *call, const Version *version, Str strategy, const Json *block)
 {
     char id[UUID_TEXT_MAX];
@@ -341,5 +354,5 @@ int rollout_begin_wait(ApiCall *call, const Version *version, Str strategy, cons
     r = settings_of_manifest(&call->req->arena, version->manifest, &job.start.settings);
     if (r < 0) return api_fail_wait(call, r);
     r = store_call_wait(queue_store(call->api->options.queue), begin_job, &job);
-    return r == 0 ? 0 : begin_problem_wait(call, r);
+    return r == 0 ? preflight_wait(call, job.row.id) : begin_problem_wait(call, r);
 }

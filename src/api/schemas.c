@@ -82,16 +82,18 @@ const Schema api_schemas[] = {
                  "arms:[RoutingArm] rollout?:Rollout" },
     { "RoutingArm", "versionId:hex weight:number" },
     { "RolloutList", "rollouts:[Rollout]" },
-    { "Rollout", "rolloutId:uuid agent:string versionId:hex stableVersionId:hex strategy:string "
-                 "state:string step:integer steps:[number] weight:number verdict:string "
-                 "why:string createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
-                 "expectedUnitsLeft?:number? sampleRatioOk?:boolean expectedSecondsLeft?:number?" },
+    { "Rollout",
+      "rolloutId:uuid agent:string versionId:hex stableVersionId:hex strategy:string "
+      "state:string step:integer steps:[number] weight:number verdict:string "
+      "why:string preflight:[PreflightCheck] createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
+      "expectedUnitsLeft?:number? sampleRatioOk?:boolean expectedSecondsLeft?:number?" },
     { "RolloutTickList", "ticks:[RolloutTick]" },
     { "RolloutTick", "n:integer at:time state:string step:integer verdict:string why:string "
                      "inputs:object" },
     { "EventList", "events:[Event] nextCursor:string?" },
     { "Event", "seq:integer at:time type:string agent:string versionId:hex subject:string "
                "data:object" },
+    { "PreflightCheck", "name:string result:string detail:string" },
     { "RolloutUnits", "stable:integer canary:integer" },
 
     { "BudgetList", "timeZone:string budgets:[Budget]" },

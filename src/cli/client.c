@@ -67,6 +67,7 @@ static int exit_of_status(int status)
     if (status == 401 || status == 403) return EXIT_NOT_AUTHORISED;
     if (status == 404) return EXIT_NOT_FOUND;
     if (status == 409) return EXIT_CONFLICT;
+    if (status == 412) return EXIT_GATE;
     return EXIT_FAILED;
 }
 

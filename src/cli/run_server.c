@@ -18,6 +18,7 @@
 #include "queue/ledger.h"
 #include "rollout/control.h"
 #include "rollout/ingest.h"
+#include "rollout/preflight.h"
 #include "store/artifact_store.h"
 #include "store/call_store.h"
 #include "store/worker_store.h"
@@ -200,6 +201,10 @@ static int ticker_fiber(void *arg)
         r = ingest_wait(p->store, NULL);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("tasks were not rolled up", LOG_CSTR("why", diag_text_or(r)));
+        r = preflight_stale_wait(&(PreflightOptions){ p->queue, &p->config.gateway },
+                                 clock_real_ms());
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("rollouts were not checked", LOG_CSTR("why", diag_text_or(r)));
         r = control_publish_wait(p->queue, p->config.receivers, p->config.receivers_n,
                                  clock_real_ms());
         if (r < 0 && r != -ECANCELED)

@@ -231,6 +231,16 @@ static void rule_metrics(IssueList *issues, const IssuePath *path, const Json *v
     }
 }
 
+static const ShapeMember tripwire_members[] = {
+    { "costFactor", SHAPE_INT, .offset = SHAPE_NOWHERE, .most = 1000000 },
+    { "crashes", SHAPE_INT, .offset = SHAPE_NOWHERE, .most = 64 },
+};
+
+static const ShapeMember evaluation_members[] = {
+    { "atLeast", SHAPE_NUMBER, true, SHAPE_NOWHERE, .most = 1000 },
+    { "tasks", SHAPE_INT, .offset = SHAPE_NOWHERE, .least = 1, .most = 1000 },
+};
+
 static const char *const deadline_words[] = { "pause", "rollback", NULL };
 static const char *const unit_words[] = { "session", "user", "tenant", "task", NULL };
 static const char *const rollback_words[] = { "finish", "kill", NULL };
@@ -246,6 +256,10 @@ static const ShapeMember rollout_members[] = {
     { "holdFor", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 30 * DAY_MS },
     { "deadline", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 90 * DAY_MS },
     { "onDeadline", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = deadline_words },
+    { "tripwires", SHAPE_OBJECT, .offset = SHAPE_NOWHERE, .members = tripwire_members,
+      .members_n = ARRAY_N(tripwire_members) },
+    { "evaluation", SHAPE_OBJECT, .offset = SHAPE_NOWHERE, .members = evaluation_members,
+      .members_n = ARRAY_N(evaluation_members) },
     { "unit", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = unit_words },
     { "unitWait", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .least = 1, .most = 30 * DAY_MS },
     { "onRollback", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = rollback_words },

@@ -293,7 +293,9 @@ static void after_preflight(Tick *t)
     }
     if (t->plan->preflight && t->in->preflight == CHECK_FAILED) {
         leave(t, ROLLOUT_ABORTED);
-        because(t->move, "The checks before the first task failed.");
+        Str why = str_sub(t->in->preflight_why, 0, 180);
+        because(t->move, "Not started: %.*s.",
+                STR_ARG(str_empty(why) ? STR("the checks before the first task failed") : why));
         return;
     }
     start_deadline(t);

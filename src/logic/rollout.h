@@ -111,6 +111,7 @@ typedef struct {
     Str actor; /* who commands; may be empty */
     Tripwire tripwire;
     CheckResult preflight;
+    Str preflight_why;      /* of a failed one: what is wrong */
     CheckResult shadow;     /* of the paired test */
     bool evidence_rollback; /* evidence_observe has decided so */
     Str culprit;            /* the metric that decided, may be empty */

@@ -5,6 +5,7 @@
 #include "codec/duration.h"
 #include "logic/watermark.h"
 
+#define EVALUATION_TASKS 20
 #define DEADLINE_USUAL_MS (INT64_C(7) * 24 * 3600 * 1000)
 
 /* --- metrics --------------------------------------------------------------------------------- */
@@ -176,6 +177,13 @@ static void read_strategy(const Json *block, RolloutSpec *spec)
         spec->plan.deadline_ms = duration_of(json_get(block, "deadline"));
     spec->plan.deadline_rolls_back = str_eq(json_str(json_get(block, "onDeadline")),
                                             STR("rollback"));
+    const Json *tripwires = json_get(block, "tripwires"), *gate = json_get(block, "evaluation");
+    spec->tripwires = (TripwirePlan){
+        .cost_factor = json_i64_or(json_get(tripwires, "costFactor"), TRIPWIRE_COST_FACTOR),
+        .crashes = json_i64_or(json_get(tripwires, "crashes"), TRIPWIRE_CRASHES),
+    };
+    if (gate) spec->evaluation_tasks = json_i64_or(json_get(gate, "tasks"), EVALUATION_TASKS);
+    spec->evaluation_at_least = json_f64_or(json_get(gate, "atLeast"), 0);
     spec->unit = read_unit(json_str(json_get(block, "unit")));
     spec->plan.kills = str_eq(json_str(json_get(block, "onRollback")), STR("kill"));
 }

@@ -9,6 +9,9 @@
  *               (default twice) at full traffic; ratio defaults to 1. Takes the place of rollbackOn
  *               for that metric.
  *   holdFor     blue-green: how long blue stays warm
+ *   tripwires   {costFactor (10), crashes (10)}; 0 turns one off (logic/tripwire.h)
+ *   evaluation  {atLeast, tasks (20)}: the mean score of the version's last scored tasks that it
+ *               has to have before it gets a share
  *   onRollback  finish (default): running canary tasks end where they started; kill: they are
  *               stopped
  *   unit        session (default; else the user, else the task), user, tenant or task
@@ -25,6 +28,7 @@
 #include "codec/json.h"
 #include "logic/rollout.h"
 #include "logic/route.h"
+#include "logic/tripwire.h"
 
 #define METRIC_NAME_MAX 64
 
@@ -34,6 +38,9 @@ typedef struct {
     Strategy strategy;
     bool own_steps; /* the block says the steps itself */
     RouteBy unit;
+    TripwirePlan tripwires;
+    int64_t evaluation_tasks;   /* scored ones that the version needs before it starts; 0: none */
+    double evaluation_at_least; /* their mean score */
     RolloutPlan plan;
     EvidencePlan evidence;
     char names[EVIDENCE_METRICS_MAX][METRIC_NAME_MAX + 1];

@@ -10,14 +10,16 @@
 /* --- deciding --------------------------------------------------------------------------------- */
 
 static RolloutInput input_of(const Gather *g, const RolloutRow *row, RolloutCommand command,
-                             Str actor, int64_t now_ms)
+                             Str actor, Tripwire tripwire, int64_t now_ms)
 {
     const Evidence *e = &g->evidence;
     return (RolloutInput){
         .now_ms = now_ms,
         .command = command,
         .actor = actor,
-        .preflight = CHECK_PASSED, /* a stored version is checked and whole */
+        .tripwire = tripwire,
+        .preflight = row->preflight,
+        .preflight_why = row->preflight_why,
         .shadow = CHECK_RUNNING,
         .evidence_rollback = e->rollback,
         .culprit = e->rollback ? str_of(g->spec.names[e->culprit]) : STR_NULL,
@@ -28,6 +30,19 @@ static RolloutInput input_of(const Gather *g, const RolloutRow *row, RolloutComm
         .judge_ok = true,
         .gate_open = false, /* a gate is passed by `promote` */
     };
+}
+
+/* Looked at while there are tasks to lose. */
+static int look(Db *db, const Gather *g, const RolloutRow *row, Tripwire *ret)
+{
+    *ret = TRIPWIRE_NONE;
+    if (row->state.weight_bp == 0) return 0;
+    CLEANUP(freep) TripwireTail *tails = xcalloc(2, sizeof(*tails));
+    int r = rollout_tail(db, row->version_id, row->seq, &tails[0]);
+    if (r == 0) r = rollout_tail(db, row->control_id, 0, &tails[1]);
+    if (r == 0)
+        *ret = tripwire_look(&g->spec.tripwires, &tails[0], &tails[1], row->baseline.cost_cap_nusd);
+    return r;
 }
 
 /* What the move asks for, beside the rollout's own row. */
@@ -82,7 +97,10 @@ int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str actor, int
     if (r == 0 && g->changed)
         r = rollout_evidence_put(db, row->seq, &g->evidence, g->spec.evidence.metrics_n);
     if (r != 0) return r;
-    RolloutInput input = input_of(g, row, command, actor, now_ms);
+    Tripwire tripwire;
+    r = look(db, g, row, &tripwire);
+    if (r != 0) return r;
+    RolloutInput input = input_of(g, row, command, actor, tripwire, now_ms);
     r = tick(db, g, row, &input, arena, &move);
     if (r == 0 && ret_move) *ret_move = move;
     return r;
@@ -134,6 +152,7 @@ int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *r
                        .block = start->block,
                        .settings = start->settings,
                        .why = STR("The rollout was created."),
+                       .checks = STR("[]"),
                        .created_at_ms = start->now_ms,
                        .changed_at_ms = start->now_ms };
     r = control_spec(&row, arena, spec);
@@ -143,10 +162,23 @@ int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *r
     if (r == 0) r = gather_history(db, row.control_id, &row.baseline);
     if (r == 0) r = rollout_insert(db, &row, &row.seq);
     assert(r != DB_E_CONFLICT);
-    while (r == 0 && row.state.state < ROLLOUT_STEP) /* a stored version has passed its checks */
+    if (r == 0) /* into the preflight, which goes on outside */
         r = control_tick(db, &row, COMMAND_NONE, STR_NULL, start->now_ms, arena, NULL);
     if (r == 0) *ret = row;
     return r;
+}
+
+int control_checked(Db *db, Str id, const ControlChecked *checked, Arena *arena, RolloutRow *ret)
+{
+    int r = rollout_get(db, id, arena, ret);
+    if (r != 0 || ret->state.state != ROLLOUT_PREFLIGHT || ret->preflight != CHECK_RUNNING)
+        return r;
+    ret->preflight = checked->passed ? CHECK_PASSED : CHECK_FAILED;
+    ret->preflight_why = checked->why;
+    ret->checks = checked->checks;
+    r = rollout_set_checks(db, ret);
+    if (r != 0) return r;
+    return control_tick(db, ret, COMMAND_NONE, STR_NULL, checked->now_ms, arena, NULL);
 }
 
 /* --- every second ----------------------------------------------------------------------------- */

@@ -18,9 +18,20 @@ typedef struct {
 #define CONTROL_E_NOTHING 2 /* the agent has no version yet to compare with */
 #define CONTROL_E_METRICS 3 /* the block compares too much (rollout_spec_read) */
 
-/* Begins a rollout; an active one of the agent is superseded. The version is the agent's own.
+/* Begins a rollout, up to its preflight; an active one of the agent is superseded. The version is
+ * the agent's own.
  * Returns 0, CONTROL_E_..., -ENOENT (no such agent), -ENOMEM, -errno. */
 MUST_CHECK int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *ret);
+
+/* What the preflight found. Nothing happens when the rollout is not in it any more. */
+typedef struct {
+    bool passed;
+    Str why;    /* what is wrong, when not */
+    Str checks; /* JSON array of {"name", "result", "detail"} */
+    int64_t now_ms;
+} ControlChecked;
+MUST_CHECK int control_checked(Db *db, Str id, const ControlChecked *checked, Arena *arena,
+                               RolloutRow *ret);
 
 /* One tick: consumes what is resolved, decides, does it. *row is as read in this job and becomes
  * what is stored. ret_move (may be NULL): what it did. */

@@ -30,6 +30,16 @@ static int64_t latency_ms(const RolloutOutcome *outcome)
     return MAX(0, outcome->finished_at_ms - outcome->started_at_ms);
 }
 
+/* What a sum is capped at: nearly all are below it; and twice the mean at least, or where all cost
+ * the same nothing dearer could be seen. */
+static int64_t cap_of(int64_t *values, size_t n)
+{
+    int64_t sum = 0;
+    for (size_t i = 0; i < n; i++) sum += values[i];
+    int64_t twice_mean = 2 * sum / (int64_t)n;
+    return MAX(MAX(quantile(values, n, 0.995), twice_mean), 1);
+}
+
 RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n)
 {
     RolloutBaseline b = { .cost_cap_nusd = 500000000,
@@ -39,9 +49,9 @@ RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n)
     if (n < HISTORY_MIN) return b;
     CLEANUP(freep) int64_t *values = xcalloc(n, sizeof(*values));
     for (size_t i = 0; i < n; i++) values[i] = outcomes[i].cost_nusd;
-    b.cost_cap_nusd = MAX(1, quantile(values, n, 0.995));
+    b.cost_cap_nusd = cap_of(values, n);
     for (size_t i = 0; i < n; i++) values[i] = outcomes[i].tokens;
-    b.tokens_cap = MAX(1, quantile(values, n, 0.995));
+    b.tokens_cap = cap_of(values, n);
     for (size_t i = 0; i < n; i++) values[i] = latency_ms(&outcomes[i]);
     b.latency_p95_ms = quantile(values, n, 0.95);
     for (size_t i = 0; i < n; i++) values[i] = outcomes[i].tool_calls;

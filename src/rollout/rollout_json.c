@@ -103,6 +103,7 @@ void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
     put_number(out, "weight", (double)row->state.weight_bp / 100);
     json_out_kcstr(out, "verdict", rollout_verdict_name(row->verdict));
     json_out_kstr(out, "why", row->why);
+    json_out_kraw(out, "preflight", row->checks);
     put_time(out, "createdAt", row->created_at_ms);
     put_time(out, "changedAt", row->changed_at_ms);
     if (evidence) rollout_write_evidence(out, row, spec, evidence);

@@ -13,7 +13,7 @@
     "seq, id, agent, version_id, control_id, block, settings, state, resumes, step, weight_bp," \
     " state_since_ms, step_since_ms, step_canaries, deadline_at_ms, paged, cost_cap_nusd,"      \
     " tokens_cap, latency_p95_ms, tool_calls_p95, fast_ms, fast_seq, judged_ms, judged_seq,"    \
-    " seen_ms, seen_seq, verdict, why, created_at_ms, changed_at_ms, unit"
+    " seen_ms, seen_seq, verdict, why, created_at_ms, changed_at_ms, unit, preflight, checks"
 #define ROLLOUT_SELECT "SELECT " ROLLOUT_COLUMNS " FROM rollout"
 
 static void in_state(RowIn *in, const Rollout *r)
@@ -79,6 +79,15 @@ int rollout_update(Db *db, const RolloutRow *row)
     return row_change(in.stmt);
 }
 
+int rollout_set_checks(Db *db, const RolloutRow *row)
+{
+    RowIn in = row_in(db, "UPDATE rollout SET preflight = ?1, checks = ?2 WHERE seq = ?3");
+    in_i64(&in, row->preflight);
+    in_text(&in, row->checks);
+    in_i64(&in, row->seq);
+    return row_change(in.stmt);
+}
+
 static void out_state(RowOut *out, Rollout *r)
 {
     r->state = (RolloutState)out_i64(out);
@@ -118,6 +127,8 @@ static void rollout_read(RowOut *out, void *ret)
     row->created_at_ms = out_i64(out);
     row->changed_at_ms = out_i64(out);
     row->unit = (RouteBy)out_i64(out);
+    row->preflight = (CheckResult)out_i64(out);
+    row->checks = out_text(out);
 }
 
 static int rollout_one(RowIn *in, Arena *arena, RolloutRow *ret)
@@ -419,6 +430,76 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
     while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = outcome_read(in.stmt, 0);
     if (r == 0) *n = found;
     return r;
+}
+
+#define TAIL_TASKS                                                                    \
+    "(SELECT seq, cost_nusd, stopped_by, rollout_seq FROM task WHERE version_id = ?1" \
+    " ORDER BY seq DESC LIMIT ?3)"
+
+static RowIn tail_in(Db *db, const char *sql, Str version_id, int64_t rollout_seq)
+{
+    RowIn in = row_in(db, sql);
+    in_text(&in, version_id);
+    in_i64(&in, rollout_seq);
+    in_i64(&in, TRIPWIRE_TASKS);
+    return in;
+}
+
+static int tail_tasks(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret)
+{
+    int r;
+    RowIn in = tail_in(db,
+                       "SELECT cost_nusd, coalesce(stopped_by, '') IN ('tokensPerTask',"
+                       " 'usdPerTask') FROM " TAIL_TASKS " WHERE ?2 IN (0, rollout_seq)",
+                       version_id, rollout_seq);
+    while ((r = db_step(in.stmt)) == DB_E_ROW) {
+        assert(ret->tasks_n < TRIPWIRE_TASKS);
+        ret->cost_nusd[ret->tasks_n] = db_i64(in.stmt, 0);
+        ret->capped[ret->tasks_n++] = db_i64(in.stmt, 1) != 0;
+    }
+    return r;
+}
+
+static int tail_attempts(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret)
+{
+    int r;
+    RowIn in = tail_in(db,
+                       "SELECT a.outcome FROM " TAIL_TASKS " t JOIN attempt a ON"
+                       " a.task_seq = t.seq WHERE ?2 IN (0, t.rollout_seq)"
+                       " AND a.finished_at_ms > 0 AND a.outcome IS NOT NULL"
+                       " ORDER BY a.finished_at_ms DESC, a.task_seq DESC, a.attempt DESC"
+                       " LIMIT ?4",
+                       version_id, rollout_seq);
+    in_i64(&in, TRIPWIRE_ATTEMPTS);
+    while ((r = db_step(in.stmt)) == DB_E_ROW) {
+        TaskOutcome outcome;
+        if (task_outcome_from(db_str(in.stmt, 0), &outcome) < 0) continue;
+        assert(ret->attempts_n < TRIPWIRE_ATTEMPTS);
+        ret->attempts[ret->attempts_n++] = outcome;
+    }
+    return r;
+}
+
+int rollout_tail(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret)
+{
+    *ret = (TripwireTail){ 0 };
+    int r = tail_tasks(db, version_id, rollout_seq, ret);
+    return r != 0 ? r : tail_attempts(db, version_id, rollout_seq, ret);
+}
+
+int rollout_scores(Db *db, Str version_id, int64_t *n, double *ret_mean)
+{
+    RowIn in = row_in(db, "SELECT count(*), avg(quality) FROM (SELECT quality FROM task"
+                          " WHERE version_id = ?1 AND quality IS NOT NULL"
+                          " ORDER BY seq DESC LIMIT ?2)");
+    in_text(&in, version_id);
+    in_i64(&in, *n);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *n = db_i64(in.stmt, 0);
+    *ret_mean = *n > 0 ? db_f64(in.stmt, 1) : NAN;
+    db_reset(in.stmt);
+    return 0;
 }
 
 /* --- tasks ------------------------------------------------------------------------------------ */

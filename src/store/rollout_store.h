@@ -7,6 +7,7 @@
 #include "logic/rollout.h"
 #include "logic/route.h"
 #include "logic/task.h"
+#include "logic/tripwire.h"
 #include "store/db.h"
 
 #define ROLLOUT_LIST_MAX 200
@@ -15,7 +16,7 @@
 
 /* Where harm is measured from: the stable version as it was when the rollout began. */
 typedef struct {
-    int64_t cost_cap_nusd, tokens_cap;      /* 99.5th percentiles */
+    int64_t cost_cap_nusd, tokens_cap;      /* 99.5th percentiles, or twice the mean */
     int64_t latency_p95_ms, tool_calls_p95; /* of a task */
 } RolloutBaseline;
 
@@ -31,6 +32,9 @@ typedef struct {
     Str block;    /* rollout block, JSON as it was checked */
     Str settings; /* what the agent takes over from the version when it is completed, JSON */
     RouteBy unit;
+    CheckResult preflight;
+    Str checks;        /* of the preflight, JSON array; "[]" until they have run */
+    Str preflight_why; /* of a failed one, while that is acted on; not stored */
     Rollout state;
     RolloutBaseline baseline;
     RolloutCursor cursors[EVIDENCE_GROUPS_N_];
@@ -45,6 +49,9 @@ MUST_CHECK int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq);
 
 /* Stores state, cursors, verdict, why and changed_at_ms of the row. */
 MUST_CHECK int rollout_update(Db *db, const RolloutRow *row);
+
+/* Stores preflight and checks of the row. */
+MUST_CHECK int rollout_set_checks(Db *db, const RolloutRow *row);
 
 /* Texts live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */
 MUST_CHECK int rollout_get(Db *db, Str id, Arena *arena, RolloutRow *ret);
@@ -144,6 +151,14 @@ MUST_CHECK int rollout_pace(Db *db, int64_t rollout_seq, int64_t now_ms, Rollout
 
 /* The figures of a version's last ended tasks, newest first; at most *n. */
 MUST_CHECK int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n);
+
+/* The last tasks of the version that the rollout routed (0: whatever routed them), and their ended
+ * attempts. Reads TRIPWIRE_TASKS rows whatever there has been. */
+MUST_CHECK int rollout_tail(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret);
+
+/* Mean quality of the version's last scored tasks, at most *n, which becomes their number. NaN
+ * without any. */
+MUST_CHECK int rollout_scores(Db *db, Str version_id, int64_t *n, double *ret_mean);
 
 /* --- tasks ------------------------------------------------------------------------------------ */
 

@@ -403,6 +403,11 @@ static const char sessions[] =
 static const char rollout_units[] =
     "ALTER TABLE rollout ADD COLUMN unit INTEGER NOT NULL DEFAULT 0;"; /* RouteBy */
 
+static const char rollout_checks[] = /* preflight: CheckResult; those of before had passed */
+    "ALTER TABLE rollout ADD COLUMN preflight INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE rollout ADD COLUMN checks TEXT NOT NULL DEFAULT '[]';"
+    "UPDATE rollout SET preflight = 1 WHERE state > 1;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -426,5 +431,6 @@ const Migration schema_steps[] = {
     { 20, "rollout units", rollout_units },
     { 21, "family", family },
     { 22, "lines", lines },
+    { 23, "rollout checks", rollout_checks },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -35,6 +35,7 @@ typedef struct {
     Arena *arena;
     const char *id;
     const char *block; /* NULL: BLOCK */
+    bool unchecked;    /* stays in its preflight */
     RolloutCommand command;
     RolloutRow row;
     RolloutMove move;
@@ -51,7 +52,10 @@ static int start_job(Db *db, void *arg)
                            .block = str_of(ask->block ? ask->block : BLOCK),
                            .settings = STR("{\"new\":1}"),
                            .now_ms = real_now };
-    return control_start(db, &start, ask->arena, &ask->row);
+    int r = control_start(db, &start, ask->arena, &ask->row);
+    if (r != 0 || ask->unchecked) return r;
+    ControlChecked checked = { .passed = true, .checks = STR("[]"), .now_ms = real_now };
+    return control_checked(db, start.id, &checked, ask->arena, &ask->row);
 }
 
 static int command_job(Db *db, void *arg)
@@ -495,6 +499,131 @@ static void test_the_unit_can_be_the_user(void **state)
     run(state, keeps_users_together);
 }
 
+/* --- before the first task, and at once ------------------------------------------------------- */
+
+typedef struct {
+    ControlChecked checked;
+    Arena *arena;
+    RolloutRow row;
+} Checked;
+
+static int checked_job(Db *db, void *arg)
+{
+    Checked *c = arg;
+    c->checked.now_ms = real_now;
+    return control_checked(db, STR(ID_1), &c->checked, c->arena, &c->row);
+}
+
+static RolloutRow check_it(Fixture *f, bool passed)
+{
+    Checked c = { .checked = { .passed = passed,
+                               .why = STR("the artifact is gone"),
+                               .checks = STR("[{\"name\":\"artifact\"}]") },
+                  .arena = &f->arena };
+    CHECK_INT(store_call_wait(f->store, checked_job, &c), 0);
+    return c.row;
+}
+
+static int begins_unchecked(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.unchecked = true;
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK_INT(ask.row.state.state, ROLLOUT_PREFLIGHT);
+    CHECK_INT(submit_sessions(f, 0, 20), 0); /* it gets no task before it is checked */
+    return 0;
+}
+
+static int is_refused(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_PREFLIGHT); /* after the restart too */
+    ask = command(f, ID_1, COMMAND_PROMOTE);
+    CHECK(ask.move.refused); /* nor can anybody skip that */
+    RolloutRow row = check_it(f, false);
+    CHECK_INT(row.state.state, ROLLOUT_ABORTED);
+    CHECK(str_find(row.why, STR("the artifact is gone")) >= 0);
+    CHECK(str_find(row.checks, STR("artifact")) >= 0);
+    row = check_it(f, true); /* too late: nothing follows an end */
+    CHECK_INT(row.state.state, ROLLOUT_ABORTED);
+    CHECK_STR(routed(f), STR(VERSION_A));
+    return 0;
+}
+
+static void test_nothing_starts_unchecked(void **state)
+{
+    Fixture *f = *state;
+    run(state, begins_unchecked);
+    close_queue(f);
+    open_queue(f);
+    run(state, is_refused);
+}
+
+/* Crashes of the canary, far fewer than the statistics would need at such a margin. */
+static int crashes_at_once(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50},{\"weight\":100}],\"rollbackOn\":{\"errorRate\":2}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    int64_t crashes = 0;
+    for (int i = 0; crashes < 10; i++) {
+        bool canary = submit_sessions(f, i, i + 1) == 1;
+        TaskState state;
+        CHECK_INT(finish(f, claim_one(f, worker),
+                         canary ? TASK_OUTCOME_FAILED_FINAL : TASK_OUTCOME_SUCCEEDED, &state),
+                  0);
+        crashes += canary;
+        if (crashes < 10) CHECK_INT(command(f, ID_1, COMMAND_NONE).row.state.state, ROLLOUT_STEP);
+        pass_ms(1);
+    }
+    RecordStats before, after;
+    record_stats(&before);
+    ask = command(f, ID_1, COMMAND_NONE);
+    record_stats(&after);
+    CHECK_INT(ask.row.state.state, ROLLOUT_ROLLED_BACK);
+    CHECK(str_find(ask.row.why, STR("at once")) >= 0);
+    CHECK_INT(after.tripped[TRIPWIRE_CRASH_LOOP] - before.tripped[TRIPWIRE_CRASH_LOOP], 1);
+    return 0;
+}
+
+static void test_a_crash_loop_trips(void **state)
+{
+    run(state, crashes_at_once);
+}
+
+static int spend_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(
+        db_stmt(db, "UPDATE task SET cost_nusd = 5000000001 WHERE version_id = '" VERSION_B "'"),
+        NULL);
+}
+
+/* They have not even ended. */
+static int runs_away(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    while (queued_of(f, VERSION_B) < 3)
+        (void)submit_sessions(f, (int)queued_of(f, VERSION_A) + (int)queued_of(f, VERSION_B),
+                              (int)queued_of(f, VERSION_A) + (int)queued_of(f, VERSION_B) + 1);
+    CHECK_INT(command(f, ID_1, COMMAND_NONE).row.state.state, ROLLOUT_STEP);
+    CHECK_INT(store_call_wait(f->store, spend_job, NULL), 0);
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_ROLLED_BACK);
+    CHECK(str_find(ask.row.why, STR("spending")) >= 0);
+    return 0;
+}
+
+static void test_a_runaway_budget_trips(void **state)
+{
+    run(state, runs_away);
+}
+
 /* The process ends between any two ticks: the next one goes on from what was committed. */
 static int half(void *arg)
 {
@@ -726,10 +855,13 @@ static void test_baseline(void **state)
             .cost_nusd = 1000 - i, .tokens = i + 1, .finished_at_ms = i + 1, .tool_calls = i / 100
         };
     b = gather_baseline(outcomes, 1000);
-    assert_int_equal(b.cost_cap_nusd, 995);
-    assert_int_equal(b.tokens_cap, 995);
+    assert_int_equal(b.cost_cap_nusd, 1001); /* twice the mean */
+    assert_int_equal(b.tokens_cap, 1001);
     assert_int_equal(b.latency_p95_ms, 950);
     assert_int_equal(b.tool_calls_p95, 9);
+    for (int i = 0; i < 1000; i++) outcomes[i].cost_nusd = i < 900 ? 1 : 1000 + i;
+    b = gather_baseline(outcomes, 1000);
+    assert_int_equal(b.cost_cap_nusd, 1994); /* nearly all are below it */
 }
 
 #define ON_QUEUE(test) cmocka_unit_test_setup_teardown(test, setup_two, teardown)
@@ -744,6 +876,9 @@ int main(void)
         ON_QUEUE(test_back_from_what_was_promoted_meanwhile),
         ON_QUEUE(test_back_to_a_version),
         ON_QUEUE(test_running_tasks_are_killed_if_so_planned),
+        ON_QUEUE(test_nothing_starts_unchecked),
+        ON_QUEUE(test_a_crash_loop_trips),
+        ON_QUEUE(test_a_runaway_budget_trips),
         ON_QUEUE(test_degraded_tasks_are_left_out),
         ON_QUEUE(test_nothing_waits_for_ever),
         ON_QUEUE(test_the_unit_can_be_the_user),

@@ -1,0 +1,44 @@
+/* Tripwire: what ends a rollout at once, without statistics.
+ *
+ *   budget      a few of the canary's tasks each cost many times what nearly all of the stable
+ *               version's cost, or were stopped by their own caps on money or tokens while none of
+ *               the stable version's was
+ *   crash loop  the canary's last attempts all crashed, and those of the stable version mostly did
+ *               not: it is not the world around them
+ *
+ * Both look at the last tasks of each version only, so they cost the same whatever has been. They
+ * act on what cannot be chance for a version that works; everything else is for logic/evidence.h.
+ * Pure; any thread.
+ */
+#ifndef GANTRY_LOGIC_TRIPWIRE_H
+#define GANTRY_LOGIC_TRIPWIRE_H
+
+#include "logic/rollout.h"
+#include "logic/task.h"
+
+#define TRIPWIRE_TASKS 64    /* looked at, of each version */
+#define TRIPWIRE_ATTEMPTS 64 /* the same */
+#define TRIPWIRE_RUNAWAYS 3  /* tasks that ran away */
+#define TRIPWIRE_COST_FACTOR 10
+#define TRIPWIRE_CRASHES 10
+#define TRIPWIRE_CONTROL_MIN 4 /* attempts of the stable version that say anything */
+
+typedef struct {
+    int64_t cost_factor; /* of the 99.5th percentile of the stable version; 0: off */
+    int64_t crashes;     /* attempts in a row; 0: off */
+} TripwirePlan;
+
+/* The last of a version, newest first. */
+typedef struct {
+    int64_t cost_nusd[TRIPWIRE_TASKS];
+    bool capped[TRIPWIRE_TASKS]; /* stopped by its cap on money or tokens */
+    size_t tasks_n;
+    TaskOutcome attempts[TRIPWIRE_ATTEMPTS]; /* ended ones */
+    size_t attempts_n;
+} TripwireTail;
+
+/* cost_cap_nusd: that percentile. */
+Tripwire tripwire_look(const TripwirePlan *plan, const TripwireTail *canary,
+                       const TripwireTail *control, int64_t cost_cap_nusd);
+
+#endif

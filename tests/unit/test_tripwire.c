@@ -1,0 +1,92 @@
+/* What ends a rollout at once: the rules at their edges. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "logic/tripwire.h"
+
+static const TripwirePlan usual = { TRIPWIRE_COST_FACTOR, TRIPWIRE_CRASHES };
+
+static TripwireTail attempts(TaskOutcome outcome, size_t n)
+{
+    TripwireTail tail = { .attempts_n = n };
+    for (size_t i = 0; i < n; i++) tail.attempts[i] = outcome;
+    return tail;
+}
+
+static TripwireTail costs(int64_t cost_nusd, size_t dear, size_t n)
+{
+    TripwireTail tail = { .tasks_n = n };
+    for (size_t i = 0; i < n; i++) tail.cost_nusd[i] = i < dear ? cost_nusd : 1;
+    return tail;
+}
+
+static void test_crash_loop(void **state)
+{
+    (void)state;
+    TripwireTail good = attempts(TASK_OUTCOME_SUCCEEDED, 20);
+    TripwireTail nine = attempts(TASK_OUTCOME_FAILED_FINAL, 9);
+    TripwireTail ten = attempts(TASK_OUTCOME_FAILED_RETRYABLE, 10);
+    assert_int_equal(tripwire_look(&usual, &nine, &good, 1), TRIPWIRE_NONE);
+    assert_int_equal(tripwire_look(&usual, &ten, &good, 1), TRIPWIRE_CRASH_LOOP);
+    ten.attempts[4] = TASK_OUTCOME_SUCCEEDED;
+    assert_int_equal(tripwire_look(&usual, &ten, &good, 1), TRIPWIRE_NONE);
+    ten.attempts[4] = TASK_OUTCOME_RELEASED; /* says nothing: nine are left */
+    assert_int_equal(tripwire_look(&usual, &ten, &good, 1), TRIPWIRE_NONE);
+    TripwireTail lost = attempts(TASK_OUTCOME_LOST, TRIPWIRE_ATTEMPTS);
+    assert_int_equal(tripwire_look(&usual, &lost, &good, 1), TRIPWIRE_CRASH_LOOP);
+    TripwirePlan off = { TRIPWIRE_COST_FACTOR, 0 };
+    assert_int_equal(tripwire_look(&off, &lost, &good, 1), TRIPWIRE_NONE);
+}
+
+/* Where the stable version crashes as well it is not the canary. */
+static void test_the_world_is_down(void **state)
+{
+    (void)state;
+    TripwireTail canary = attempts(TASK_OUTCOME_TIMED_OUT, 12);
+    TripwireTail control = attempts(TASK_OUTCOME_FAILED_FINAL, 7);
+    assert_int_equal(tripwire_look(&usual, &canary, &control, 1), TRIPWIRE_NONE);
+    for (size_t i = 0; i < 4; i++) control.attempts[i] = TASK_OUTCOME_SUCCEEDED;
+    assert_int_equal(tripwire_look(&usual, &canary, &control, 1), TRIPWIRE_CRASH_LOOP);
+    control = attempts(TASK_OUTCOME_FAILED_FINAL, TRIPWIRE_CONTROL_MIN - 1);
+    assert_int_equal(tripwire_look(&usual, &canary, &control, 1), TRIPWIRE_CRASH_LOOP);
+}
+
+static void test_budget(void **state)
+{
+    (void)state;
+    TripwireTail control = costs(0, 0, 10), two = costs(1001, 2, 10), three = costs(1001, 3, 10);
+    assert_int_equal(tripwire_look(&usual, &two, &control, 100), TRIPWIRE_NONE);
+    assert_int_equal(tripwire_look(&usual, &three, &control, 100), TRIPWIRE_BUDGET);
+    TripwireTail edge = costs(1000, 10, 10); /* ten times, not more */
+    assert_int_equal(tripwire_look(&usual, &edge, &control, 100), TRIPWIRE_NONE);
+    assert_int_equal(tripwire_look(&usual, &three, &control, INT64_MAX), TRIPWIRE_NONE);
+    TripwirePlan off = { 0, TRIPWIRE_CRASHES };
+    assert_int_equal(tripwire_look(&off, &three, &control, 100), TRIPWIRE_NONE);
+}
+
+static void test_caps(void **state)
+{
+    (void)state;
+    TripwireTail canary = costs(1, 0, 10), control = costs(1, 0, 10);
+    canary.capped[1] = canary.capped[5] = true;
+    assert_int_equal(tripwire_look(&usual, &canary, &control, 100), TRIPWIRE_NONE);
+    canary.capped[9] = true;
+    assert_int_equal(tripwire_look(&usual, &canary, &control, 100), TRIPWIRE_BUDGET);
+    control.capped[0] = true; /* so does the stable version: statistics will tell */
+    assert_int_equal(tripwire_look(&usual, &canary, &control, 100), TRIPWIRE_NONE);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_crash_loop),
+        cmocka_unit_test(test_the_world_is_down),
+        cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_caps),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
