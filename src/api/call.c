@@ -67,7 +67,7 @@ static const struct {
     { QUEUE_E_STALE, 409, "stale" },
     { QUEUE_E_NO_WORKER, 404, "worker_not_found" },
     { QUEUE_E_SWITCHED_OFF, 403, "switched_off" },
-    { QUEUE_E_SCORES, 409, "scores_full" },
+    { QUEUE_E_SCORES, 422, "scores_full" },
 };
 
 int api_queue_fail_wait(ApiCall *call, int r)

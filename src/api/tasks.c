@@ -238,7 +238,7 @@ static int score_read_wait(ApiCall *call, TaskScore *ret)
 
 int task_score_run_wait(ApiCall *call)
 {
-    TaskScore score;
+    TaskScore score = { .fence = 0 };
     double quality = 0;
     int r = score_read_wait(call, &score);
     if (r != 0) return r;

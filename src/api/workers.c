@@ -62,6 +62,18 @@ const BodySpec worker_cache_body = { .name = "WorkerCacheRequest",
                                      .n = ARRAY_N(cache_members),
                                      .required = true };
 
+static const Member held_score_members[] = {
+    { "taskId", MEMBER_STRING, true, "", NULL },
+    { "fence", MEMBER_INTEGER, true, "The token of its claim", NULL },
+    { "name", MEMBER_STRING, true, "Who or what judged", NULL },
+    { "value", MEMBER_NUMBER, true, "0 (useless) to 1 (perfect)", NULL },
+    { "comment", MEMBER_STRING, false, "Kept in the task's log", NULL },
+};
+const BodySpec worker_score_body = { .name = "WorkerScoreRequest",
+                                     .members = held_score_members,
+                                     .n = ARRAY_N(held_score_members),
+                                     .required = true };
+
 static const Member finish_members[] = {
     { "taskId", MEMBER_STRING, true, "", NULL },
     { "fence", MEMBER_INTEGER, true, "The token of its claim", NULL },
@@ -73,6 +85,7 @@ static const Member finish_members[] = {
     { "sandbox", MEMBER_STRING, false, "How the attempt was isolated", NULL },
     { "retryAfterMs", MEMBER_INTEGER, false, "", NULL },
     { "usage", MEMBER_OBJECT, false, "On top of the calls that were recorded", NULL },
+    { "conduct", MEMBER_OBJECT, false, "{fingerprint, tools}: what the agent did", NULL },
 };
 const BodySpec finish_body = { .name = "WorkerFinishRequest",
                                .members = finish_members,
@@ -440,6 +453,19 @@ int worker_finish_run_wait(ApiCall *call)
     if ((r = wire_finish_read(&call->req->arena, body, &finish)) < 0)
         return wire_problem_wait(call, r);
     r = queue_finish_wait(call->api->options.queue, &finish, NULL);
+    return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
+}
+
+int worker_score_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    TaskScore score;
+    double quality;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    if ((r = wire_score_read(body, &score)) < 0) return wire_problem_wait(call, r);
+    r = queue_score_wait(call->api->options.queue, &score, &quality);
     return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
 }
 

@@ -168,23 +168,31 @@ static int remove_tools(ModelCall *call, const ToolReport *report)
     return 0;
 }
 
-static int64_t stream_tools_n(const ModelCall *call, Str body, Arena *scratch)
+static void note_finish(ModelCall *call, const char *reason)
+{
+    if (reason[0]) call->record.finish = arena_str(&call->arena, str_of(reason));
+}
+
+static int64_t stream_note(ModelCall *call, Str body, Arena *scratch)
 {
     CLEANUP(sse_deinit) SseParser parser;
     StreamState state;
+    StreamNote note;
     SsePiece piece;
     int r;
     sse_init(&parser, GATEWAY_EVENT_BYTES_MAX);
     stream_init(&state, call->info.api, call->info.n);
     while ((r = sse_next(&parser, &body, &piece)) == SSE_EVENT || r == SSE_OTHER) {
         if (r == SSE_OTHER) continue;
-        if (stream_feed(&state, scratch, piece.event, piece.data, NULL) < 0) break;
+        if (stream_feed(&state, scratch, piece.event, piece.data, &note) < 0) break;
+        call_note_tools(call, note.tool_names, note.tool_names_n);
         arena_clear(scratch);
     }
+    note_finish(call, state.finish_reason);
     return state.usage.tool_calls;
 }
 
-int64_t recording_tools_n(const ModelCall *call, const Recording *recording)
+int64_t recording_note(ModelCall *call, const Recording *recording)
 {
     CLEANUP(arena_deinit) Arena scratch = { 0 };
     const Json *body;
@@ -192,9 +200,11 @@ int64_t recording_tools_n(const ModelCall *call, const Recording *recording)
     Str text = buf_str(&recording->body);
     if (!call->info.has_tools) return 0;
     arena_init(&scratch, GATEWAY_JSON_FACTOR * text.len + 65536);
-    if (recording->streamed) return stream_tools_n(call, text, &scratch);
+    if (recording->streamed) return stream_note(call, text, &scratch);
     if (json_parse(&scratch, text, NULL, &body, NULL) < 0) return 0;
     answer_read(call->info.api, body, call->info.n, &answer);
+    call_note_tools(call, answer.tool_names, answer.tool_names_n);
+    note_finish(call, answer.finish_reason);
     return answer.usage.tool_calls;
 }
 

@@ -125,8 +125,9 @@ MUST_CHECK int call_admit_wait(ModelCall *call);
 /* gateway_boundary.c: holds the request's tools against the version's; takes them out or refuses,
  * as the configuration says. Returns 0 (call->request may be another) or CALL_E_PROBLEM. */
 MUST_CHECK int call_check_tools(ModelCall *call);
-/* How many calls of tools an answer as the agent was sent it asks for. */
-int64_t recording_tools_n(const ModelCall *call, const Recording *recording);
+/* Notes which tools an answer as the agent was sent it calls, and how it ended. Returns how many
+ * calls there are. */
+int64_t recording_note(ModelCall *call, const Recording *recording);
 /* Whether flags let the task, and call->target if it is known, go on: 0 or CALL_E_PROBLEM. */
 MUST_CHECK int call_check_switches(ModelCall *call);
 /* Whether flags have changed since the call was planned: who waits then returns CALL_E_FLAGS. */

@@ -224,6 +224,7 @@ static int serve_wait(ModelCall *call, const Recording *recording)
 {
     record_begin(call);
     call->record.status = recording->status;
+    task_note_asked_again(call->task, recording_note(call, recording));
     int r = call_close_served_wait(call);
     if (r < 0) {
         reply_problem_wait(call);
@@ -265,7 +266,6 @@ static int replay_wait(ModelCall *call)
             recording.status = (int)reply.row.status;
             recording.streamed = reply.row.streamed;
             str_copy(recording.content_type, sizeof recording.content_type, reply.row.content_type);
-            task_note_asked_again(task, recording_tools_n(call, &recording));
             r = serve_wait(call, &recording);
         } else if (r != -ENOENT) r = unreadable(call, r);
         buf_deinit(&recording.body);

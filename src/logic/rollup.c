@@ -236,6 +236,30 @@ void rollup_merge(Rollup *into, const Rollup *from)
     }
 }
 
+/* --- tools of a task ------------------------------------------------------------------------- */
+
+void tool_use_add(Buf *out, Str name, int64_t calls)
+{
+    if (calls <= 0 || str_empty(name)) return;
+    buf_printf(out, "%" PRId64 " ", calls);
+    name = str_sub(name, 0, ROLLUP_TOOL_BYTES);
+    for (size_t i = 0; i < name.len; i++)
+        buf_add_char(out, (unsigned char)name.ptr[i] < ' ' ? '?' : name.ptr[i]);
+    buf_add_char(out, '\n');
+}
+
+bool tool_use_next(Str *rest, Str *ret_name, int64_t *ret_calls)
+{
+    while (!str_empty(*rest)) {
+        Str line, number;
+        *rest = str_split(*rest, '\n', &line, NULL);
+        *ret_name = str_split(line, ' ', &number, NULL);
+        if (str_to_i64(number, ret_calls) == 0 && *ret_calls > 0 && !str_empty(*ret_name))
+            return true;
+    }
+    return false;
+}
+
 /* --- as bytes -------------------------------------------------------------------------------- */
 
 #define FORM 1 /* moves when the form does */

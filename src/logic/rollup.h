@@ -100,6 +100,12 @@ void rollup_add_tool(Rollup *r, Str name, int64_t calls); /* once a task and too
 void rollup_add_score(Rollup *r, double score);           /* 0..1 */
 void rollup_merge(Rollup *into, const Rollup *from);
 
+/* The calls of a task by tool as text: lines of `CALLS NAME`. A name is cut at ROLLUP_TOOL_BYTES,
+ * control characters become `?`. */
+void tool_use_add(Buf *out, Str name, int64_t calls);
+/* The next line, false at the end. Lines that are none are skipped. */
+bool tool_use_next(Str *rest, Str *ret_name, int64_t *ret_calls);
+
 /* Take back what was added, with the same arguments: a task that goes on after all, a score that is
  * replaced. On an empty rollup this makes a difference, to be merged into what has the original. */
 void rollup_remove_task(Rollup *r, const RollupTask *task);

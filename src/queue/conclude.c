@@ -174,6 +174,7 @@ int task_conclude(const Queue *queue, Db *db, const TaskHead *head, const Conclu
         .stopped_by = c->stopped_by,
         .sandbox = c->sandbox,
         .usage = c->usage,
+        .conduct = c->conduct,
         .result = c->result,
     };
     int r = next_of(db, head, c, &end.next);

@@ -153,15 +153,16 @@ MUST_CHECK int queue_list_wait(Queue *queue, const TaskFilter *filter, Arena *ar
 
 typedef struct {
     Uuid id;
-    Str name;     /* who or what judged; not empty */
-    double value; /* 0 (useless) to 1 (perfect) */
-    Str comment;  /* may be empty */
+    int64_t fence; /* of the attempt that says so; 0: anybody */
+    Str name;      /* who or what judged; not empty */
+    double value;  /* 0 (useless) to 1 (perfect) */
+    Str comment;   /* may be empty */
 } TaskScore;
 
 /* Keeps what somebody thinks of a task, whatever its state; the same name again replaces what it
  * said before, and the same value again changes nothing. *ret_quality: the mean over names, which
  * is the task's quality now; it counts for the time at which the task came to rest. Returns 0,
- * QUEUE_E_NO_TASK, QUEUE_E_SCORES, -errno. */
+ * QUEUE_E_NO_TASK, QUEUE_E_STALE (not held under that fence), QUEUE_E_SCORES, -errno. */
 MUST_CHECK int queue_score_wait(Queue *queue, const TaskScore *score, double *ret_quality);
 
 /* Watching: take a mark, read the task, then wait for the mark to move. The mark moves after every
@@ -308,6 +309,7 @@ typedef struct {
     Str sandbox;            /* isolation tier of the attempt; may be empty */
     int64_t retry_after_ms; /* retryable: not before; 0: no wish */
     TaskUsage usage;        /* on top of what queue_calls_add recorded */
+    TaskConduct conduct;
 } TaskFinish;
 
 /* Records the end of an attempt once: state, result, usage, attempt and webhook in one transaction.

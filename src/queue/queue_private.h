@@ -296,6 +296,7 @@ typedef struct {
     int64_t retry_after_ms;
     Str error_code, error_detail, stopped_by, sandbox, result;
     TaskUsage usage;
+    TaskConduct conduct;
 } Conclusion;
 
 /* Records the end of a running attempt: what logic/task.h says becomes of the task, the attempt,

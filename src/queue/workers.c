@@ -236,7 +236,8 @@ int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_sta
                         .stopped_by = finish->stopped_by,
                         .sandbox = finish->sandbox,
                         .result = finish->result,
-                        .usage = finish->usage },
+                        .usage = finish->usage,
+                        .conduct = finish->conduct },
     };
     int r = store_call_wait(queue->store, finish_job, &job);
     if (r == QUEUE_E_STALE) count_stale(queue);

@@ -46,16 +46,11 @@ static Cell *cell_of(Ingest *in, const RollupNews *news)
     return cell;
 }
 
-/* `CALLS NAME`, a line each. */
 static void fold_tools(Rollup *r, const RollupNews *news)
 {
-    Str line, rest = news->tools;
-    for (bool more = !str_empty(rest); more;) {
-        Str number, name;
-        int64_t calls;
-        rest = str_split(rest, '\n', &line, &more);
-        name = str_split(line, ' ', &number, NULL);
-        if (str_to_i64(number, &calls) != 0 || str_empty(name)) continue;
+    Str name, rest = news->tools;
+    int64_t calls;
+    while (tool_use_next(&rest, &name, &calls)) {
         if (news->sign > 0) rollup_add_tool(r, name, calls);
         else rollup_remove_tool(r, name, calls);
     }

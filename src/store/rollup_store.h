@@ -32,7 +32,7 @@ typedef struct {
     int64_t at_ms; /* when the task came to rest: the bucket of all its news */
     RollupTask task;
     double quality; /* NaN: none */
-    Str tools;      /* lines of `CALLS NAME` */
+    Str tools;      /* for tool_use_next */
 } RollupNews;
 
 /* Called for the news in order; false ends the reading without this one. */

@@ -230,7 +230,8 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
                       "UPDATE task SET state = ?2, failures = ?3, losses = ?4,"
                       " ready_at_ms = CASE WHEN ?2 = 0 THEN ?5 ELSE ready_at_ms END, gate = ?10,"
                       " finished_at_ms = ?6, error_code = ?7, error_detail = ?8,"
-                      " stopped_by = coalesce(?9, stopped_by)"
+                      " stopped_by = coalesce(?9, stopped_by),"
+                      " fingerprint = ?11, tools = ?12"
                       " WHERE seq = ?1 AND state = 1");
     in_i64(&in, head->seq);
     in_i64(&in, (int64_t)state);
@@ -242,6 +243,9 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
     in_text_or_null(&in, again ? STR_NULL : end->error_detail);
     in_text_or_null(&in, again ? STR_NULL : end->stopped_by);
     in_i64(&in, again && end->next.ready_at_ms > end->now_ms ? GATE_LATER : GATE_OPEN);
+    if (end->conduct.known) in_i64(&in, (int64_t)end->conduct.fingerprint);
+    else db_bind_null(in.stmt, in.index++);
+    in_text_or_null(&in, end->conduct.tools);
     return row_change(in.stmt);
 }
 

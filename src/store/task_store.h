@@ -108,6 +108,15 @@ MUST_CHECK int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int
 
 /* --- ending ----------------------------------------------------------------------------------- */
 
+/* What the agent did in an attempt, for its version's signals. */
+typedef struct {
+    bool known;           /* else nobody looked */
+    uint64_t fingerprint; /* logic/pattern.h */
+    Str tools;            /* its calls by tool, as tool_use_add writes them; may be empty */
+} TaskConduct;
+
+#define TASK_CONDUCT_TOOLS_MAX 8192 /* bytes */
+
 typedef struct {
     TaskNext next;       /* new state, counts and time; its error code is not looked at */
     TaskOutcome outcome; /* of the attempt */
@@ -116,7 +125,8 @@ typedef struct {
     Str stopped_by;               /* empty: what is there stays */
     Str sandbox;     /* isolation tier the attempt ran under, recorded with it; may be empty */
     TaskUsage usage; /* added to the task's */
-    Str result;      /* stored when the task ends or escalates; may be empty */
+    TaskConduct conduct;
+    Str result; /* stored when the task ends or escalates; may be empty */
 } TaskEnd;
 
 /* running -> end->next.state, the attempt row completed, the result stored. head: as read in this

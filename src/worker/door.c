@@ -1,6 +1,7 @@
 #include "worker/door.h"
 
 #include "base/diag.h"
+#include "base/log.h"
 #include "codec/url.h"
 #include "sys/clock.h"
 #include "worker/door_state.h"
@@ -11,6 +12,8 @@
 #define ANSWER_BYTES_MAX ((size_t)128 << 20)
 #define CALL_ID_BYTES_MAX 256
 #define TOOLS_PATH "/gantry/v1/tools/"
+#define SCORE_PATH "/gantry/v1/score"
+#define SCORE_BYTES_MAX 16384
 
 /* --- answers ---------------------------------------------------------------------------------- */
 
@@ -116,6 +119,59 @@ static int tool_wait(Run *run, HttpReq *req)
     return r < 0 ? r : tool_answer_wait(run, req, body);
 }
 
+/* --- scores ----------------------------------------------------------------------------------- */
+
+/* Returns what is wrong with it, NULL: nothing. Texts live in arena. */
+static const char *score_read(Arena *arena, Str body, TaskScore *ret)
+{
+    const Json *v;
+    if (json_parse(arena, body, NULL, &v, NULL) < 0 || json_type(v) != JSON_OBJECT)
+        return "the body is to be a JSON object";
+    for (JsonIter it = json_iter(v); json_next(&it);)
+        if (!str_eq(it.key, STR("value")) && !str_eq(it.key, STR("name")) &&
+            !str_eq(it.key, STR("comment")))
+            return "there are no members but `value`, `name` and `comment`";
+    ret->value = json_f64_or(json_get(v, "value"), -1);
+    ret->name = json_str(json_get(v, "name"));
+    ret->comment = json_str(json_get(v, "comment"));
+    if (str_empty(ret->name)) ret->name = STR("agent");
+    if (!(ret->value >= 0 && ret->value <= 1)) return "`value` is to be a number from 0 to 1";
+    if (ret->name.len > TASK_SCORE_NAME_BYTES_MAX) return "`name` is too long";
+    return ret->comment.len > TASK_SCORE_COMMENT_BYTES_MAX ? "`comment` is too long" : NULL;
+}
+
+static int score_tell_wait(Run *run, HttpReq *req, const TaskScore *score)
+{
+    WorkerLink *link = run->host->link;
+    int r = link->ops->score_wait(link, score);
+    if (r == 0) return http_reply_wait(req, 204, "", STR_NULL);
+    if (r == -ECANCELED || r == LINK_E_STALE)
+        return http_problem_wait(req, 503, "task_stopped", "the task was stopped meanwhile");
+    if (r == LINK_E_REFUSED)
+        return http_problem_wait(req, 422, "scores_full", "the task has too many scores");
+    LOG_WARN("score not recorded", LOG_CSTR("why", diag_text_or(r)));
+    return http_problem_wait(req, 503, "not_recorded", "the score could not be kept; try again");
+}
+
+static int score_wait(Run *run, HttpReq *req)
+{
+    Str body;
+    TaskScore score = { .id = run->task.ref.id, .fence = run->task.ref.fence };
+    if (!str_eq(req->method, STR("POST"))) {
+        http_header_add(req, "allow", STR("POST"));
+        return http_problem_wait(req, 405, "method_not_allowed", "scores are told by POST");
+    }
+    int r = http_body_wait(req, SCORE_BYTES_MAX, &body);
+    if (r == HTTP_E_TOO_LARGE)
+        return http_problem_wait(req, 413, "body_too_large", "the body has more than %d bytes",
+                                 SCORE_BYTES_MAX);
+    if (r == HTTP_E_GONE) return 0;
+    if (r < 0) return r;
+    const char *wrong = score_read(&req->arena, body, &score);
+    if (wrong) return http_problem_wait(req, 400, "body_invalid", "%s", wrong);
+    return score_tell_wait(run, req, &score);
+}
+
 /* --- which route ------------------------------------------------------------------------------ */
 
 static int tasks_wait(Run *run, HttpReq *req)
@@ -137,6 +193,7 @@ static const struct {
     int (*run_wait)(Run *run, HttpReq *req);
 } routes[] = {
     { STR("/gantry/v1/tools"), tool_wait },
+    { STR(SCORE_PATH), score_wait },
     { STR(DOOR_STATE_PATH), door_state_wait },
     { STR(DOOR_TASKS_PATH), tasks_wait },
 };

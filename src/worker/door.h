@@ -12,6 +12,11 @@
  *
  *   /gantry/v1/state...            see door_state.h
  *   /gantry/v1/tasks...            sub-agents, see door_tasks.h
+ *   POST /gantry/v1/score         says how good the agent finds its work
+ *     body     {"value":0..1,"name","comment"}; name: "agent" when left out; the same name again
+ *              replaces what it said
+ *     204      kept
+ *     else     400 body_invalid, 422 scores_full (by too many names), 503 not_recorded: try again
  *
  * Private to worker/. On the worker's loop.
  */

@@ -147,6 +147,10 @@ typedef struct {
      * themselves. Returns 0, LINK_E_STALE, LINK_E_REFUSED. */
     int (*tools_wait)(WorkerLink *link, TaskRef task, const ToolRecord *records, size_t n);
 
+    /* How good the agent says its work is; score->fence is the attempt's. Returns 0, LINK_E_STALE,
+     * LINK_E_REFUSED (it has been scored by too many names). */
+    int (*score_wait)(WorkerLink *link, const TaskScore *score);
+
     /* Reads recordings of the task's earlier attempts. Returns 0, LINK_E_STALE,
      * LINK_E_NO_RECORDING. */
     int (*journal_wait)(WorkerLink *link, TaskRef task, const JournalAsk *ask, Arena *arena,

@@ -402,6 +402,15 @@ static int http_finish_wait(WorkerLink *link, const TaskFinish *finish)
     return post_wait(http_of(link), "finish", &out);
 }
 
+static int http_score_wait(WorkerLink *link, const TaskScore *score)
+{
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    wire_score_write(&out, score);
+    return post_wait(http_of(link), "score", &out);
+}
+
 static int http_calls_wait(WorkerLink *link, TaskRef task, Uuid payer_id, const GatewayCall *calls,
                            size_t calls_n)
 {
@@ -759,6 +768,7 @@ static const WorkerLinkOps http_ops = {
     .cache_wait = http_cache_wait,
     .rates_wait = http_rates_wait,
     .finish_wait = http_finish_wait,
+    .score_wait = http_score_wait,
     .calls_wait = http_calls_wait,
     .tools_wait = http_tools_wait,
     .journal_wait = http_journal_wait,

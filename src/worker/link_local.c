@@ -106,6 +106,12 @@ static int local_finish_wait(WorkerLink *link, const TaskFinish *finish)
     return outcome(queue_finish_wait(local_of(link)->queue, finish, NULL));
 }
 
+static int local_score_wait(WorkerLink *link, const TaskScore *score)
+{
+    double quality;
+    return outcome(queue_score_wait(local_of(link)->queue, score, &quality));
+}
+
 static int local_calls_wait(WorkerLink *link, TaskRef task, Uuid payer_id, const GatewayCall *calls,
                             size_t calls_n)
 {
@@ -381,6 +387,7 @@ static const WorkerLinkOps local_ops = {
     .cache_wait = local_cache_wait,
     .rates_wait = local_rates_wait,
     .finish_wait = local_finish_wait,
+    .score_wait = local_score_wait,
     .calls_wait = local_calls_wait,
     .tools_wait = local_tools_wait,
     .journal_wait = local_journal_wait,

@@ -75,6 +75,7 @@ int run_succeed_wait(Run *run, Str text, bool objects_only)
         end.result = job.is_json ? arena_str(&run->arena, job.text)
                                  : text_quote(&run->arena, job.text);
         if (!end.result.ptr) return diag_set(-ENOMEM, "no memory for the result");
+        conduct_text(&run->conduct, job.text);
     }
     run->end = end;
     return 0;
@@ -262,6 +263,7 @@ static int on_call_wait(void *ctx, const GatewayCall *call)
     CallReport report = { call, &said };
     int r = report_wait(run, call_send_wait, &report);
     if (run->host->holds && (said == 0 || said == LINK_E_STALE)) holds_drop(run->host->holds, call);
+    if (r == 0) conduct_model(&run->conduct, call);
     return reported(run, r);
 }
 
@@ -316,6 +318,7 @@ static int tool_send_wait(Run *run, const void *arg)
 
 int run_record_tool_wait(Run *run, const ToolRecord *record)
 {
+    conduct_tool(&run->conduct, record);
     if (run->tool_records >= RUN_TOOL_RECORDS_MAX && !record->counted) {
         atomic_fetch_add(&run->host->counters.tools_not_recorded, 1);
         return 0;
@@ -354,6 +357,7 @@ static TaskFinish finish_of(const Run *run, const GatewayTotals *totals)
         .sandbox = STR("none"),
         .retry_after_ms = end->retry_after_ms,
         .usage = { .tool_calls = MAX(totals->caps.tool_calls - told, 0) },
+        .conduct = run->conducted,
     };
 }
 
@@ -472,6 +476,7 @@ static void run_end_wait(Run *run)
     end_by_stop(run);
     end_by_cap(run, &totals);
     log_close_wait(run);
+    run->conducted = conduct_end(&run->conduct, task_outcome_name(run->end.outcome), &run->arena);
     run_report(run, run->stop == RUN_STALE ? LINK_E_STALE : finish_wait(run, &totals));
     scratch_remove_wait(run);
     if (run->version) version_unref(run->host->versions, TAKE(run->version));
@@ -625,6 +630,7 @@ static void supervise_wait(Run *run)
 static void run_free(Run *run)
 {
     assert(!run->gateway && !run->process && !run->version && !run->log.open);
+    conduct_deinit(&run->conduct);
     arena_deinit(&run->arena);
     free(run);
 }
@@ -678,6 +684,7 @@ int run_start(RunHost *host, const LinkTask *task, void (*on_end)(Run *, void *)
     children_init(&run->children);
     cond_init(&run->changed);
     arena_init(&run->arena, RUN_ARENA_BYTES_MAX);
+    conduct_init(&run->conduct);
     run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "worker_trouble", "the agent was not started");
     int r = task_copy(&run->arena, task, &run->task);
     if (r == 0) r = fiber_spawn("task", run_main, run, &run->supervisor);

@@ -12,6 +12,7 @@
 #include "net/breakers.h"
 #include "store/tool_store.h"
 #include "sys/process.h"
+#include "worker/conduct.h"
 #include "worker/holds.h"
 #include "worker/task_log.h"
 #include "worker/versions.h"
@@ -109,6 +110,8 @@ struct Run {
     bool runner_ended;
     RunStop stop;
     RunEnd end;
+    Conduct conduct;
+    TaskConduct conducted; /* once it has ended */
 
     VersionUse *version;
     CapLimits limits;

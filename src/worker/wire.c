@@ -1,7 +1,11 @@
 #include "worker/wire.h"
 
+#include <stdio.h>
+
 #include "base/diag.h"
+#include "codec/hex.h"
 #include "codec/time_text.h"
+#include "logic/rollup.h"
 
 #define WIRE_TASKS_MAX 4096
 #define WORD_BYTES_MAX 32
@@ -335,6 +339,58 @@ static void error_write(JsonOut *out, const TaskFinish *finish)
     json_out_object_end(out);
 }
 
+static void conduct_write(JsonOut *out, const TaskConduct *conduct)
+{
+    char hex[17];
+    Str name, rest = conduct->tools;
+    int64_t calls;
+    json_out_key(out, "conduct");
+    if (!conduct->known) {
+        json_out_null(out);
+        return;
+    }
+    snprintf(hex, sizeof hex, "%016" PRIx64, conduct->fingerprint);
+    json_out_object(out);
+    json_out_kcstr(out, "fingerprint", hex);
+    json_out_key(out, "tools");
+    json_out_array(out);
+    while (tool_use_next(&rest, &name, &calls)) {
+        json_out_object(out);
+        json_out_kstr(out, "name", name);
+        json_out_ki64(out, "calls", calls);
+        json_out_object_end(out);
+    }
+    json_out_array_end(out);
+    json_out_object_end(out);
+}
+
+/* Sixteen hex digits. */
+static int fingerprint_read(Str hex, uint64_t *ret)
+{
+    uint8_t bytes[8];
+    if (hex_decode(hex, bytes, sizeof bytes) < 0) return missing("fingerprint");
+    *ret = 0;
+    for (size_t i = 0; i < sizeof bytes; i++) *ret = *ret << 8 | bytes[i];
+    return 0;
+}
+
+/* Tools beyond ROLLUP_TOOLS_MAX are left out. */
+static int conduct_read(Arena *arena, const Json *v, TaskConduct *ret)
+{
+    CLEANUP(buf_deinit) Buf tools = { 0 };
+    size_t n = 0;
+    *ret = (TaskConduct){ 0 };
+    if (json_type(v) != JSON_OBJECT) return 0;
+    int r = fingerprint_read(json_str(json_get(v, "fingerprint")), &ret->fingerprint);
+    if (r < 0) return r;
+    ret->known = true;
+    buf_init(&tools, TASK_CONDUCT_TOOLS_MAX);
+    for (JsonIter it = json_iter(json_get(v, "tools")); json_next(&it) && n < ROLLUP_TOOLS_MAX; n++)
+        tool_use_add(&tools, json_str(json_get(it.value, "name")), count_of(it.value, "calls"));
+    ret->tools = arena_str(arena, buf_str(&tools));
+    return ret->tools.ptr ? 0 : diag_set(-ENOMEM, "no memory for the tools of an attempt");
+}
+
 void wire_finish_write(JsonOut *out, const TaskFinish *finish)
 {
     json_out_object(out);
@@ -346,6 +402,7 @@ void wire_finish_write(JsonOut *out, const TaskFinish *finish)
     out_text_or_null(out, "sandbox", finish->sandbox);
     json_out_ki64(out, "retryAfterMs", finish->retry_after_ms);
     usage_write(out, "usage", &finish->usage);
+    conduct_write(out, &finish->conduct);
     json_out_object_end(out);
 }
 
@@ -364,8 +421,38 @@ int wire_finish_read(Arena *arena, const Json *v, TaskFinish *ret)
     finish.sandbox = json_str(json_get(v, "sandbox"));
     finish.usage = usage_read(json_get(v, "usage"));
     if ((r = wire_text_of(arena, json_get(v, "result"), &finish.result)) < 0) return r;
+    if ((r = conduct_read(arena, json_get(v, "conduct"), &finish.conduct)) < 0) return r;
     *ret = finish;
     return 0;
+}
+
+/* --- scores ----------------------------------------------------------------------------------- */
+
+void wire_score_write(JsonOut *out, const TaskScore *score)
+{
+    json_out_object(out);
+    wire_ref_write(out, (TaskRef){ score->id, score->fence });
+    json_out_kstr(out, "name", score->name);
+    json_out_key(out, "value");
+    json_out_f64(out, score->value);
+    out_text_or_null(out, "comment", score->comment);
+    json_out_object_end(out);
+}
+
+int wire_score_read(const Json *v, TaskScore *ret)
+{
+    TaskRef task;
+    int r = wire_ref_read(v, &task);
+    if (r < 0) return r;
+    *ret = (TaskScore){ .id = task.id,
+                        .fence = task.fence,
+                        .name = json_str(json_get(v, "name")),
+                        .value = json_f64_or(json_get(v, "value"), -1),
+                        .comment = json_str(json_get(v, "comment")) };
+    if (task.fence <= 0) return missing("fence");
+    if (str_empty(ret->name) || ret->name.len > TASK_SCORE_NAME_BYTES_MAX) return missing("name");
+    if (!(ret->value >= 0 && ret->value <= 1)) return missing("value");
+    return ret->comment.len <= TASK_SCORE_COMMENT_BYTES_MAX ? 0 : missing("comment");
 }
 
 /* --- calls of tools --------------------------------------------------------------------------- */

@@ -21,6 +21,8 @@
  *                               aside, absent: {id}
  *   POST .../{id}/tools         {"taskId","fence","tools":[TOOL]}
  *                               204, 409 stale
+ *   POST .../{id}/score         {"taskId","fence","name","value","comment"}
+ *                               204, 409 stale, 422 scores_full
  *   POST .../{id}/logs          {"taskId","fence","entries":[LINE]}
  *                               204, 409 stale
  *   POST .../{id}/children      CHILD_NEW      200 CHILD, 409 stale
@@ -54,7 +56,8 @@
  *   USAGE   {"inputTokens","outputTokens","cachedTokens","chargedTokens","llmCalls","toolCalls",
  *            "costNusd"}
  *   FINISH  {"taskId","fence","outcome","result","error":{"code","detail"},"stoppedBy",
- *            "retryAfterMs","usage":USAGE}; outcome is a task_outcome_name
+ *            "retryAfterMs","usage":USAGE,"conduct":{"fingerprint","tools":[{"name","calls"}]}};
+ *            outcome is a task_outcome_name; fingerprint: 16 hex digits
  *   TOOL    {"id","name","source","outcome","at","durationMs","bytes","replayed","counted"}
  *   LINE    {"seq","at","stream","text"}; at in RFC 3339
  *   FIGURES "hits","misses","stored","evicted","expired","purged","tooLarge","bytes","entries"
@@ -119,6 +122,10 @@ void wire_cache_read(const Json *v, CacheFigures *ret_figures, int64_t *ret_seen
 void wire_news_write(JsonOut *out, const CacheNews *news);
 /* Also -ENOMEM. */
 MUST_CHECK int wire_news_read(Arena *arena, const Json *v, CacheNews *ret);
+
+/* How good an agent says its work is. Returns 0, -EINVAL with diag. */
+void wire_score_write(JsonOut *out, const TaskScore *score);
+MUST_CHECK int wire_score_read(const Json *v, TaskScore *ret);
 
 void wire_finish_write(JsonOut *out, const TaskFinish *finish);
 /* Also -ENOMEM. */

@@ -240,6 +240,35 @@ static void test_late_calls(void **state)
     run(state, late_calls);
 }
 
+static int conduct_is_counted(void *arg)
+{
+    Fixture *f = arg;
+    add_worker(f, 1, WORKER_REMOTE);
+    for (int i = 0; i < 3; i++) {
+        submit(f, LANE_NORMAL);
+        TaskFinish finish = { .task = claim_one(f, worker_of(1)),
+                              .outcome = TASK_OUTCOME_SUCCEEDED,
+                              .conduct = { .known = i < 2,
+                                           .fingerprint = i == 0 ? UINT64_MAX : 0,
+                                           .tools = STR("2 orders\nwhat\n1 send mail\n") } };
+        CHECK_INT(queue_finish_wait(f->queue, &finish, NULL), 0);
+    }
+    Rollup *r = last_hour(f);
+    CHECK_INT(r->pattern.n, 2);
+    CHECK_INT(r->pattern.ones[63], 1);
+    CHECK(rollup_signals(r).pattern_variance == 1);
+    CHECK_INT(r->tools_n, 2);
+    CHECK_STR(str_of(r->tools[1].name), STR("send mail"));
+    CHECK_INT(r->tools[0].calls, 6);
+    CHECK_INT(r->tools[0].tasks, 3);
+    return 0;
+}
+
+static void test_conduct_is_counted(void **state)
+{
+    run(state, conduct_is_counted);
+}
+
 /* More news than one helping takes, of more minutes than it has room for. */
 static int many_minutes(void *arg)
 {
@@ -300,7 +329,8 @@ int main(void)
         CASE(test_each_task_counts_once), CASE(test_what_goes_on_is_taken_back),
         CASE(test_escalated_tasks_wait),  CASE(test_scores_go_to_the_tasks_own_bucket),
         CASE(test_scores_before_the_end), CASE(test_late_calls),
-        CASE(test_many_minutes),          CASE(test_old_spans_go),
+        CASE(test_conduct_is_counted),    CASE(test_many_minutes),
+        CASE(test_old_spans_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

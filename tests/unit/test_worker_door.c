@@ -511,6 +511,98 @@ static void test_many_at_a_time(void **state)
     bench(crowd_scenario);
 }
 
+/* --- scores, and what is noted of an attempt -------------------------------------------------- */
+
+#define SCORE                                                                           \
+    "def score(body, method='POST'):\n"                                                 \
+    "    req = urllib.request.Request(os.environ['GANTRY_URL'] + '/gantry/v1/score',\n" \
+    "                                 body, method=method)\n"                           \
+    "    try:\n"                                                                        \
+    "        with urllib.request.urlopen(req) as r: return r.status\n"                  \
+    "    except urllib.error.HTTPError as e: return [e.code, json.load(e)['code']]\n"
+
+static int score_scenario(Bench *b)
+{
+    deploy(b,
+           SCORE "print(json.dumps([score(b'{\"value\":0.25}'),\n"
+                 "  score(b'{\"value\":0.5,\"comment\":\"meh\"}'),\n"
+                 "  score(b'{\"name\":\"tests\",\"value\":1}'), score(b'{\"value\":2}'),\n"
+                 "  score(b'{\"value\":1,\"valeu\":1}'), score(b'[1'), score(b'x' * 20000),\n"
+                 "  score(b'{}', 'PUT')]))\n",
+           "", "");
+    Task task = bench_run(b, "1");
+    expect(&task, "[204, 204, 204, [400, \"body_invalid\"], [400, \"body_invalid\"], "
+                  "[400, \"body_invalid\"], [413, \"body_too_large\"], "
+                  "[405, \"method_not_allowed\"]]");
+    CHECK(task.quality == 0.75); /* the mean of "agent" and "tests" */
+    CHECK_HAS(bench_log(b, task.id), "scored agent=0.5: meh");
+    return 0;
+}
+
+static void test_score(void **state)
+{
+    (void)state;
+    bench(score_scenario);
+}
+
+typedef struct {
+    Arena *arena;
+    int64_t seq;
+    bool known;
+    int64_t fingerprint;
+    Str tools;
+} Conducted;
+
+static int conducted_job(Db *db, void *arg)
+{
+    Conducted *c = arg;
+    DbStmt *s = db_stmt(db, "SELECT fingerprint, tools FROM task WHERE seq = ?1");
+    db_bind_i64(s, 1, c->seq);
+    int r = db_step(s);
+    if (r != DB_E_ROW) return r < 0 ? r : -ENOENT;
+    c->known = !db_is_null(s, 0);
+    c->fingerprint = db_i64(s, 0);
+    c->tools = db_str_dup(s, 1, c->arena);
+    db_reset(s);
+    return 0;
+}
+
+static Conducted conducted(Bench *b, const char *input)
+{
+    Conducted c = { .arena = &b->arena, .seq = bench_run(b, input).seq };
+    CHECK_INT(store_read_wait(b->store, conducted_job, &c), 0);
+    CHECK(c.known);
+    return c;
+}
+
+/* Like conduct has the same fingerprint; another tool, or a tool that fails, another one. */
+static int conduct_scenario(Bench *b)
+{
+    deploy(b,
+           "what = json.load(sys.stdin)['input']\n"
+           "call('upper', {'text': str(what)})\n"
+           "if what > 1: call('upper', {'text': 'more'})\n"
+           "if what > 2: call('fail', {'code': what - 3})\n"
+           "print('all right')\n",
+           "", "");
+    Conducted one = conducted(b, "1"), again = conducted(b, "0"), more = conducted(b, "2");
+    CHECK_STR(one.tools, STR("1 upper\n"));
+    CHECK_INT(one.fingerprint, again.fingerprint);
+    CHECK_STR(more.tools, STR("2 upper\n"));
+    CHECK(more.fingerprint != one.fingerprint);
+    Conducted fine = conducted(b, "3"), failed = conducted(b, "4");
+    CHECK_STR(fine.tools, STR("2 upper\n1 fail\n"));
+    CHECK_STR(failed.tools, fine.tools);
+    CHECK(failed.fingerprint != fine.fingerprint);
+    return 0;
+}
+
+static void test_conduct(void **state)
+{
+    (void)state;
+    bench(conduct_scenario);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -527,6 +619,8 @@ int main(void)
         cmocka_unit_test(test_asked_for_again),
         cmocka_unit_test(test_records_have_a_limit),
         cmocka_unit_test(test_many_at_a_time),
+        cmocka_unit_test(test_score),
+        cmocka_unit_test(test_conduct),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -103,6 +103,12 @@ static int flaky_calls(WorkerLink *link, TaskRef task, Uuid payer, const Gateway
     return diag_set(f->call_error, "the calls were made to fail");
 }
 
+static int flaky_score(WorkerLink *link, const TaskScore *score)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->score_wait(f->inner, score);
+}
+
 static int flaky_tools(WorkerLink *link, TaskRef task, const ToolRecord *records, size_t n)
 {
     Flaky *f = flaky_of(link);
@@ -196,6 +202,7 @@ static const WorkerLinkOps flaky_ops = {
     .finish_wait = flaky_finish,
     .calls_wait = flaky_calls,
     .tools_wait = flaky_tools,
+    .score_wait = flaky_score,
     .journal_wait = flaky_journal,
     .journal_add_wait = flaky_journal_add,
     .rates_wait = flaky_rates,

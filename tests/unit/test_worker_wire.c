@@ -164,6 +164,9 @@ static void test_finish(void **state)
         .stopped_by = STR("usdPerTask"),
         .retry_after_ms = 1500,
         .usage = { .tool_calls = 7 },
+        .conduct = { .known = true,
+                     .fingerprint = UINT64_C(0xfedcba9876543210),
+                     .tools = STR("3 orders\n1 send mail\n") },
     };
     TaskFinish got;
     wire_finish_write(&w->out, &finish);
@@ -175,6 +178,9 @@ static void test_finish(void **state)
     assert_str(got.stopped_by, "usdPerTask");
     assert_int_equal(got.retry_after_ms, 1500);
     assert_int_equal(got.usage.tool_calls, 7);
+    assert_true(got.conduct.known);
+    assert_int_equal(got.conduct.fingerprint, UINT64_C(0xfedcba9876543210));
+    assert_str(got.conduct.tools, "3 orders\n1 send mail\n");
     assert_true(got.result.len > 0);
 }
 
