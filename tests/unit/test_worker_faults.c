@@ -109,6 +109,13 @@ static int flaky_score(WorkerLink *link, const TaskScore *score)
     return f->inner->ops->score_wait(f->inner, score);
 }
 
+static int flaky_children(WorkerLink *link, TaskRef task, int64_t seen, int64_t wait_ms,
+                          Arena *arena, FamilyRow **ret, size_t *ret_n)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->children_wait(f->inner, task, seen, wait_ms, arena, ret, ret_n);
+}
+
 static int flaky_tools(WorkerLink *link, TaskRef task, const ToolRecord *records, size_t n)
 {
     Flaky *f = flaky_of(link);
@@ -202,6 +209,7 @@ static const WorkerLinkOps flaky_ops = {
     .finish_wait = flaky_finish,
     .calls_wait = flaky_calls,
     .tools_wait = flaky_tools,
+    .children_wait = flaky_children,
     .score_wait = flaky_score,
     .journal_wait = flaky_journal,
     .journal_add_wait = flaky_journal_add,
