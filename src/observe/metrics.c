@@ -433,6 +433,9 @@ static const FieldFamily ledger_families[] = {
                "Looks whether a question can be answered, first ones included"),
     COUNTER_OF(LedgerStats, woken, "gantry_budget_woken",
                "Of these, because something had been spent or returned"),
+    COUNTER_OF(LedgerStats, folded, "gantry_budget_slices_folded",
+               "Slices of workers that are gone, added up"),
+    COUNTER_OF(LedgerStats, purged, "gantry_spend_purged", "Hourly sums of spend deleted by age"),
     GAUGE_OF(LedgerStats, asking, "gantry_budget_waiting", "Questions waiting now"),
 };
 

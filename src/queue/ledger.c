@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "queue/queue_private.h"
 #include "store/budget_store.h"
+#include "store/spend_store.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
 #include "sys/fiber.h"
@@ -16,7 +17,9 @@
 #define LOOK_LATER_MS 4000 /* others after so long */
 #define FIRST_N 8          /* in turn, who look when something may have become free */
 #define WINDOWS_KEPT_MS (INT64_C(63) * 24 * 3600 * 1000)
-#define HOLDERS_MAX 64 /* that one who waits has told to return what they hold */
+#define FOLDED_MAX 1000     /* a purge */
+#define PURGED_HOURS_MAX 48 /* likewise */
+#define HOLDERS_MAX 64      /* that one who waits has told to return what they hold */
 
 typedef struct {
     int64_t start_ms, end_ms;
@@ -327,9 +330,18 @@ int ledger_settle(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id
     return r;
 }
 
-int ledger_purge(Db *db, int64_t now_ms)
+int ledger_purge(Queue *queue, Db *db, int64_t now_ms)
 {
-    return budget_slices_purge(db, now_ms - WINDOWS_KEPT_MS);
+    int64_t folded = 0, purged = 0, month_ms = window_of(BUDGET_MONTH, now_ms).start_ms;
+    int64_t spend_before_ms = now_ms - queue->options.spend_kept_ms;
+    int r = budget_slices_purge(db, now_ms - WINDOWS_KEPT_MS);
+    if (r == 0) r = budget_slices_fold(db, month_ms, FOLDED_MAX, &folded);
+    if (r == 0) r = spend_purge(db, spend_before_ms, PURGED_HOURS_MAX, &purged);
+    pthread_mutex_lock(&queue->lock);
+    queue->ledger.stats.folded += (uint64_t)folded;
+    queue->ledger.stats.purged += (uint64_t)purged;
+    pthread_mutex_unlock(&queue->lock);
+    return r;
 }
 
 /* --- grants ----------------------------------------------------------------------------------- */

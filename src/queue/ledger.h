@@ -59,6 +59,8 @@ typedef struct {
     uint64_t looked; /* how often those who ask have looked whether it can be said */
     uint64_t woken;  /* of that, because something had changed */
     uint64_t proven; /* dead workers whose holds became known */
+    uint64_t folded; /* slices of workers that are gone, added up */
+    uint64_t purged; /* hourly sums of spend, deleted */
 } LedgerStats;
 
 /* Any thread; since start. */

@@ -20,6 +20,7 @@
 #define STATE_VALUE_BYTES_MAX_DEFAULT (256 << 10)
 #define STATE_KEPT_MS_DEFAULT (INT64_C(30) * 24 * 3600 * 1000)
 #define JOURNAL_KEPT_MS_DEFAULT (INT64_C(7) * 24 * 3600 * 1000)
+#define SPEND_KEPT_MS_DEFAULT (INT64_C(400) * 24 * 3600 * 1000)
 
 /* --- time ------------------------------------------------------------------------------------- */
 
@@ -119,6 +120,7 @@ static void options_fill(QueueOptions *o)
     if (o->journal_bytes_max == 0) o->journal_bytes_max = JOURNAL_BYTES_MAX_DEFAULT;
     if (o->journal_recordings_max == 0) o->journal_recordings_max = JOURNAL_RECORDINGS_DEFAULT;
     if (o->journal_kept_ms == 0) o->journal_kept_ms = JOURNAL_KEPT_MS_DEFAULT;
+    if (o->spend_kept_ms == 0) o->spend_kept_ms = SPEND_KEPT_MS_DEFAULT;
     if (o->state_keys_max == 0) o->state_keys_max = STATE_KEYS_MAX_DEFAULT;
     if (o->state_bytes_max == 0) o->state_bytes_max = STATE_BYTES_MAX_DEFAULT;
     if (o->state_value_bytes_max == 0) o->state_value_bytes_max = STATE_VALUE_BYTES_MAX_DEFAULT;

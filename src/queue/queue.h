@@ -72,6 +72,7 @@ typedef struct {
     int64_t journal_bytes_max;      /* of recordings kept a task; 0: 32 MiB */
     int64_t journal_recordings_max; /* a task; 0: 2000 */
     int64_t journal_kept_ms;        /* how long after a task has come to rest; 0: 7 days */
+    int64_t spend_kept_ms;          /* hourly sums of spend; 0: 400 days */
     int64_t state_keys_max;         /* of a session; 0: 1000 */
     int64_t state_bytes_max;        /* of a session's keys and values; 0: 16 MiB */
     int64_t state_value_bytes_max;  /* of one value; 0: 256 KiB */

@@ -175,8 +175,9 @@ void ledger_settled(Queue *queue);
 /* Fills in what a heartbeat tells of budgets. */
 void ledger_beat(Queue *queue, Uuid worker_id, HeartbeatReply *reply);
 
-/* Inside a job, now and then: forgets old windows. */
-MUST_CHECK int ledger_purge(Db *db, int64_t now_ms);
+/* Inside a job, now and then: adds up what workers that are gone have spent, forgets old windows
+ * and old sums of spend. */
+MUST_CHECK int ledger_purge(Queue *queue, Db *db, int64_t now_ms);
 
 /* Inside a job. Returns 0, QUEUE_E_NO_WORKER with diag, -errno. */
 MUST_CHECK int worker_lives(Db *db, Uuid id);

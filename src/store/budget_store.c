@@ -281,6 +281,53 @@ int budget_scopes_since(Db *db, int64_t start_ms, size_t max, Arena *arena, Str 
     return 0;
 }
 
+typedef struct {
+    BudgetSliceKey key;
+    int64_t settled;
+} Folded;
+
+static void folded_read(RowOut *out, void *ret)
+{
+    Folded *row = ret;
+    row->key.scope = out_text(out);
+    row->key.start_ms = out_i64(out);
+    row->key.worker_id = out_uuid(out);
+    row->settled = out_i64(out);
+}
+
+static int slice_remove(Db *db, const BudgetSliceKey *key)
+{
+    RowIn in = row_in(db, "DELETE FROM budget_slice"
+                          " WHERE scope = ?1 AND start_ms = ?2 AND worker_id = ?3");
+    in_key(&in, key);
+    return row_change(in.stmt);
+}
+
+int budget_slices_fold(Db *db, int64_t ended_ms, int64_t max, int64_t *ret_n)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    const Uuid nobody = { 0 };
+    arena_init(&arena, (size_t)max * 1024);
+    RowList list = { .arena = &arena, .max = (size_t)max, .size = sizeof(Folded) };
+    RowIn in = row_in(db, "SELECT s.scope, s.start_ms, s.worker_id,"
+                          " max(s.settled, s.granted - s.returned)"
+                          " FROM budget_slice s LEFT JOIN worker w ON w.id = s.worker_id"
+                          " WHERE s.worker_id <> ?3 AND coalesce(w.state > 1, 1)"
+                          " AND (s.granted - s.returned <= s.settled OR s.start_ms < ?1) LIMIT ?2");
+    in_i64(&in, ended_ms);
+    in_i64(&in, max);
+    in_worker(&in, &nobody);
+    int r = row_list_fill(&list, in.stmt, folded_read);
+    const Folded *rows = list.rows;
+    for (size_t i = 0; i < list.n && r == 0; i++) {
+        BudgetSliceKey sum = { rows[i].key.scope, rows[i].key.start_ms, nobody };
+        r = budget_slice_settle(db, &sum, rows[i].settled);
+        if (r == 0) r = slice_remove(db, &rows[i].key);
+    }
+    *ret_n = (int64_t)list.n;
+    return r;
+}
+
 int budget_slices_purge(Db *db, int64_t before_ms)
 {
     RowIn in = row_in(db, "DELETE FROM budget_slice WHERE start_ms < ?1");

@@ -80,6 +80,11 @@ MUST_CHECK int budget_slices_close(Db *db, Uuid worker_id);
 MUST_CHECK int budget_scopes_since(Db *db, int64_t start_ms, size_t max, Arena *arena, Str **ret,
                                    size_t *ret_n);
 
+/* Adds up in the row of nobody what workers that are lost or gone have settled, where nothing is
+ * outstanding, or where the window (begun before ended_ms) is over; there what is outstanding counts
+ * as settled. At most max slices; *ret_n: how many. No account changes. */
+MUST_CHECK int budget_slices_fold(Db *db, int64_t ended_ms, int64_t max, int64_t *ret_n);
+
 /* Deletes slices of windows that began before before_ms. */
 MUST_CHECK int budget_slices_purge(Db *db, int64_t before_ms);
 

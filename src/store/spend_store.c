@@ -37,6 +37,22 @@ int spend_add(Db *db, const SpendKey *key, const Spend *sum)
     return row_run(in.stmt);
 }
 
+int spend_purge(Db *db, int64_t before_ms, int hours_max, int64_t *ret_n)
+{
+    int64_t n = 1;
+    int r = 0;
+    *ret_n = 0;
+    for (int i = 0; i < hours_max && n > 0 && r == 0; i++) {
+        RowIn in = row_in(db, "DELETE FROM spend WHERE hour_ms = (SELECT min(hour_ms) FROM spend)"
+                              " AND hour_ms + ?1 <= ?2");
+        in_i64(&in, SPEND_HOUR_MS);
+        in_i64(&in, before_ms);
+        r = db_run(in.stmt, &n);
+        if (r == 0) *ret_n += n;
+    }
+    return r;
+}
+
 static void spend_read(RowOut *out, void *ret)
 {
     Spend *spend = ret;

@@ -36,6 +36,9 @@ typedef struct {
 /* Adds to the sum; its key is not looked at. Returns 0 or -errno. */
 MUST_CHECK int spend_add(Db *db, const SpendKey *key, const Spend *sum);
 
+/* Deletes the sums of hours before before_ms, at most of so many hours; *ret_n: how many sums. */
+MUST_CHECK int spend_purge(Db *db, int64_t before_ms, int hours_max, int64_t *ret_n);
+
 /* Sums of the calls that began in whole hours from from_ms on (rounded down to the hour), the most
  * spent first (days: the newest first), at most max rows; keys live in arena. *ret_total has them
  * all. Returns 0, -ENOMEM, -errno. */

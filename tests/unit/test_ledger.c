@@ -790,6 +790,110 @@ static void test_leave(void **state)
     run(state, body_leave);
 }
 
+typedef struct {
+    int64_t slices, settled, spends;
+} Rows;
+
+static int rows_job(Db *db, void *arg)
+{
+    Rows *rows = arg;
+    DbStmt *s = db_stmt(db, "SELECT count(*), total_of(settled), (SELECT count(*) FROM spend)"
+                            " FROM budget_slice");
+    int r = db_step(s);
+    *rows = (Rows){ db_i64(s, 0), db_i64(s, 1), db_i64(s, 2) };
+    db_reset(s);
+    return r == DB_E_ROW ? 0 : r;
+}
+
+static Rows rows_of(Fixture *f)
+{
+    Rows rows = { 0 };
+    CHECK_INT(store_call_wait(f->store, rows_job, &rows), 0);
+    return rows;
+}
+
+static void purge(Fixture *f, int64_t ms)
+{
+    pass_ms(ms);
+    CHECK_INT(queue_tick_wait(f->queue), 0); /* what is lost is found, */
+    pass_ms(60001);
+    CHECK_INT(queue_tick_wait(f->queue), 0); /* then added up */
+}
+
+/* Workers come and go: what they have spent is one sum a budget and window, and no account changes
+ * by that; what one that is lost may still give back is left alone until the window is over. */
+static int body_folded(void *arg)
+{
+    Fixture *f = arg;
+    CHECK_INT(set(f, "month", 100000), 0);
+    TaskRef ref = running(f, add_worker(f, 99, WORKER_REMOTE), "u1");
+    for (int i = 0; i < 20; i++) {
+        Uuid worker = add_worker(f, 1 + i, WORKER_REMOTE);
+        BudgetAsk some = asks(10, 20, NULL);
+        char id[8];
+        snprintf(id, sizeof id, "c%d", i);
+        CHECK_INT(ask(f, worker, &some).verdict, BUDGET_GRANT);
+        CHECK_INT(spend(f, worker, ref, id, 10, 1), 0);
+        if (i > 0) CHECK_INT(queue_leave_wait(f->queue, worker), 0);
+    }
+    int64_t day = budget(f, "day").leased, month = budget(f, "month").leased;
+    CHECK(day >= 10 && month >= 10); /* the first one still lives */
+    expect(f, "day", 200, day);
+    int64_t before = rows_of(f).slices;
+    purge(f, 10001);
+    expect(f, "day", 200 + day, 0);
+    expect(f, "month", 200 + month, 0);
+    expect(f, "user:u1:day-tokens", 20, 0);
+    CHECK(before >= 3 * 20);
+    CHECK(rows_of(f).slices <= 3 * 2);
+    CHECK_INT(spend(f, worker_of(5), ref, "late", 7, 1), QUEUE_E_STALE);
+    expect(f, "day", 207 + day, 0);
+
+    Uuid again = add_worker(f, 50, WORKER_REMOTE);
+    CHECK_INT(queue_holds_wait(f->queue, again, worker_of(1), NULL, 0), 0);
+    expect(f, "day", 207, 0);
+    purge(f, 1000);
+    expect(f, "day", 207, 0);
+    CHECK_INT(rows_of(f).slices, 3);
+    LedgerStats stats = ledger_stats(f);
+    CHECK(stats.folded >= 60);
+    CHECK_INT(stats.purged, 0);
+    CHECK_INT(rows_of(f).spends, 1);
+
+    purge(f, 64 * DAY_MS);
+    CHECK_INT(rows_of(f).slices, 0);
+    CHECK_INT(rows_of(f).spends, 1);
+    purge(f, 400 * DAY_MS);
+    CHECK_INT(rows_of(f).spends, 0);
+    CHECK_INT(ledger_stats(f).purged, 1);
+    return 0;
+}
+
+static void test_folded(void **state)
+{
+    run(state, body_folded);
+}
+
+/* What nobody gives back any more is spent once its window is over. */
+static int body_folded_later(void *arg)
+{
+    Fixture *f = arg;
+    BudgetAsk some = asks(100, 600, NULL);
+    ask(f, add_worker(f, 1, WORKER_REMOTE), &some);
+    purge(f, 10001);
+    CHECK_INT(rows_of(f).settled, 0);
+    expect(f, "day", 600, 0);
+    purge(f, 32 * DAY_MS);
+    CHECK_INT(rows_of(f).slices, 1);
+    CHECK_INT(rows_of(f).settled, 600);
+    return 0;
+}
+
+static void test_folded_later(void **state)
+{
+    run(state, body_folded_later);
+}
+
 /* An answer that was lost leaves the worker with more than it knows of: it is not kept from that,
  * and learns of it from the next answer. */
 static int body_unseen(void *arg)
@@ -901,6 +1005,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_successor, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_leave, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_unseen, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_folded, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_folded_later, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_accounts, setup_budgets, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
