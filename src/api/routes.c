@@ -3,6 +3,7 @@
 
 #include "api/budgets.h"
 #include "api/caches.h"
+#include "api/escalations.h"
 #include "api/events.h"
 #include "api/execute.h"
 #include "api/flags.h"
@@ -40,6 +41,10 @@ const Route api_routes[] = {
       .id = "retryTask", .tag = "tasks",
       .summary = "Queue a failed, timed out or canceled task again, on the same version",
       .body = &retry_body, .status = 202, .answer = "TaskStatus" },
+    { .method = "POST", .pattern = "/api/tasks/{taskId}/resolve",
+      .run_wait = task_resolve_run_wait,
+      .id = "resolveTask", .tag = "tasks", .summary = "Answer what an escalated task asks",
+      .body = &resolve_body, .status = 202, .answer = "TaskStatus" },
     { .method = "POST", .pattern = "/api/tasks/{taskId}/score", .run_wait = task_score_run_wait,
       .id = "scoreTask", .tag = "tasks", .summary = "Say how good the result was",
       .body = &score_body, .status = 200, .answer = "TaskScore" },
@@ -388,6 +393,10 @@ const Route api_routes[] = {
       .run_wait = worker_state_run_wait,
       .id = "accessState", .tag = "workers", .summary = "Read or change what an agent keeps",
       .body = &worker_state_body, .status = 200, .answer = "WorkerState" },
+    { .method = "POST", .pattern = "/api/workers/{workerId}/escalate",
+      .run_wait = worker_escalate_run_wait,
+      .id = "escalateTask", .tag = "workers", .summary = "Put a question to a person",
+      .body = &worker_escalate_body, .status = 200, .answer = "WorkerEscalation" },
     { .method = "POST", .pattern = "/api/workers/{workerId}/leave",
       .run_wait = worker_leave_run_wait,
       .id = "leaveWorker", .tag = "workers", .summary = "Say goodbye and give back what is held",

@@ -38,12 +38,14 @@ const Schema api_schemas[] = {
       "taskId:uuid status:string agent:string versionId:hex priority:string "
       "attempt:integer createdAt:time startedAt:time? finishedAt:time? readyAt?:time "
       "cancelRequested?:boolean stoppedBy?:string degraded?:boolean result?:any error?:TaskError "
+      "escalation?:Escalation "
       "usage:TaskUsage costUsd:usd costNusd:integer quality:number? parentTaskId?:uuid "
       "sessionId?:string userId?:string tenantId?:string webhookUrl?:string "
       "metadata?:object children?:[Subagent] descendants?:Descendants" },
     { "Subagent", "taskId:uuid status:string agent:string createdAt:time finishedAt:time? "
                   "stoppedBy?:string costUsd:usd costNusd:integer" },
     { "Descendants", "tasks:integer open:integer usage:TaskUsage costUsd:usd costNusd:integer" },
+    { "Escalation", "question:string context?:any default?:any askedAt:time expiresAt:time" },
     { "TaskError", "code:string detail:string" },
     { "TaskUsage", TASK_USAGE "replayedCalls:integer cachedCalls:integer "
                               "degradedCalls:integer" },
@@ -59,7 +61,8 @@ const Schema api_schemas[] = {
       "cachedTokens?:integer reasoningTokens?:integer costUsd?:usd "
       "costNusd?:integer seq?:integer stream?:string text?:string "
       "webhookId?:string url?:string state?:string attempts?:integer "
-      "error?:string nextAt?:time subagentTaskId?:uuid agent?:string" },
+      "error?:string nextAt?:time subagentTaskId?:uuid agent?:string question?:string answer?:any "
+      "by?:string" },
     { "TaskLog", "taskId:uuid entries:[LogLine] nextAfter:string? dropped:integer" },
     { "TaskJournal", "taskId:uuid replayedCalls:integer missedCalls:integer bytes:integer "
                      "full:boolean recordings:[Recording] nextAfter:integer?" },
@@ -157,6 +160,7 @@ const Schema api_schemas[] = {
                        "contentType?:string streamed?:boolean answer?:RecordedBytes "
                        "request?:string" },
     { "WorkerRecording", "n:integer kind:string key:hex complete:boolean" },
+    { "WorkerEscalation", "state:string answer:any by:string" },
     { "WorkerState",
       "outcome:string created:boolean " STATE_FIELDS " value:string rows:[StateRow]" },
     { "StateRow", STATE_FIELDS },

@@ -250,7 +250,8 @@ typedef struct {
     Webhook *webhooks;
     ToolRecord *tools;
     FamilyRow *children;
-    size_t attempts_n, calls_n, lines_n, webhooks_n, tools_n, children_n;
+    Escalation *questions;
+    size_t attempts_n, calls_n, lines_n, webhooks_n, tools_n, children_n, questions_n;
 } Timeline;
 
 typedef enum {
@@ -261,7 +262,9 @@ typedef enum {
     MOMENT_CHILD_STARTED,
     MOMENT_CHILD_FINISHED,
     MOMENT_LOG,
+    MOMENT_ASKED,
     MOMENT_ATTEMPT_FINISHED,
+    MOMENT_ANSWERED,
     MOMENT_FINISHED,
     MOMENT_WEBHOOK,
     MOMENT_N_
@@ -275,7 +278,9 @@ static const char *const moment_names[MOMENT_N_] = {
     [MOMENT_CHILD_STARTED] = "subagent_started",
     [MOMENT_CHILD_FINISHED] = "subagent_finished",
     [MOMENT_LOG] = "log",
+    [MOMENT_ASKED] = "escalation_asked",
     [MOMENT_ATTEMPT_FINISHED] = "attempt_finished",
+    [MOMENT_ANSWERED] = "escalation_ended",
     [MOMENT_FINISHED] = "finished",
     [MOMENT_WEBHOOK] = "webhook",
 };
@@ -299,6 +304,7 @@ static int timeline_job(Db *db, void *arg)
     if (r == 0 && t->task.children)
         r = family_list(db, t->task.seq, t->arena, &t->children, &t->children_n);
     if (r == 0) r = webhook_list(db, t->task.seq, t->arena, &t->webhooks, &t->webhooks_n);
+    if (r == 0) r = escalation_list(db, t->task.seq, t->arena, &t->questions, &t->questions_n);
     return r;
 }
 
@@ -314,7 +320,7 @@ static int moment_cmp(const void *a, const void *b)
 static Moment *moments_make(const Timeline *t, size_t *ret_n)
 {
     size_t max = 2 + 2 * t->attempts_n + t->calls_n + t->lines_n + t->webhooks_n + t->tools_n +
-                 2 * t->children_n,
+                 2 * t->children_n + 2 * t->questions_n,
            n = 0;
     Moment *m = ARENA_ARRAY(t->arena, Moment, max);
     if (!m) return NULL;
@@ -330,6 +336,11 @@ static Moment *moments_make(const Timeline *t, size_t *ret_n)
         m[n++] = (Moment){ t->children[i].created_at_ms, MOMENT_CHILD_STARTED, i };
         if (t->children[i].finished_at_ms)
             m[n++] = (Moment){ t->children[i].finished_at_ms, MOMENT_CHILD_FINISHED, i };
+    }
+    for (size_t i = 0; i < t->questions_n; i++) {
+        m[n++] = (Moment){ t->questions[i].asked_at_ms, MOMENT_ASKED, i };
+        if (t->questions[i].answered_at_ms)
+            m[n++] = (Moment){ t->questions[i].answered_at_ms, MOMENT_ANSWERED, i };
     }
     for (size_t i = 0; i < t->lines_n; i++) m[n++] = (Moment){ t->lines[i].at_ms, MOMENT_LOG, i };
     for (size_t i = 0; i < t->webhooks_n; i++)
@@ -400,6 +411,18 @@ static void webhook_write(JsonOut *out, const Webhook *w)
     if (w->state == WEBHOOK_PENDING) json_out_ktime(out, "nextAt", w->next_at_ms);
 }
 
+static void question_write(JsonOut *out, const Escalation *e, bool ended)
+{
+    if (!ended) {
+        json_out_kstr(out, "question", e->question);
+        return;
+    }
+    json_out_kcstr(out, "state", escalation_state_name(e->state));
+    Str answer = e->state == ESCALATION_DEFAULTED ? e->fallback : e->answer;
+    if (!str_empty(answer)) json_out_kraw(out, "answer", answer);
+    kstr_if(out, "by", e->answered_by);
+}
+
 static void log_write(JsonOut *out, const TaskLogLine *line)
 {
     json_out_ki64(out, "attempt", line->attempt);
@@ -434,6 +457,10 @@ static void moment_write(JsonOut *out, const Timeline *t, const Moment *m)
     case MOMENT_CHILD_STARTED: child_write(out, &t->children[m->index], false); break;
     case MOMENT_CHILD_FINISHED: child_write(out, &t->children[m->index], true); break;
     case MOMENT_LOG: log_write(out, &t->lines[m->index]); break;
+    case MOMENT_ASKED:
+    case MOMENT_ANSWERED:
+        question_write(out, &t->questions[m->index], m->kind == MOMENT_ANSWERED);
+        break;
     case MOMENT_WEBHOOK: webhook_write(out, &t->webhooks[m->index]); break;
     case MOMENT_FINISHED:
         json_out_kcstr(out, "status", task_state_name(t->task.state));

@@ -74,7 +74,8 @@ int task_get_run_wait(ApiCall *call)
     if (wait_ms > 0) r = end_await(call, id, deadline_after(wait_ms));
     Task task;
     if (r == 0)
-        r = queue_get_wait(call->api->options.queue, id, TASK_PART_PAYLOAD | TASK_PART_RESULT,
+        r = queue_get_wait(call->api->options.queue, id,
+                           TASK_PART_PAYLOAD | TASK_PART_RESULT | TASK_PART_QUESTION,
                            &call->req->arena, &task);
     return r != 0 ? api_queue_fail_wait(call, r) : task_reply_wait(call, &task);
 }

@@ -48,6 +48,10 @@ static const Flag task_retry_flags[] = {
     { "fresh", NULL, "ask models and tools anew: replay nothing" },
     { 0 },
 };
+static const Flag task_resolve_flags[] = {
+    { "by", "NAME", "who answers (default: the user who is logged in)" },
+    { 0 },
+};
 static const Flag version_create_flags[] = {
     { "description", "TEXT", "what changed, for people" },
     { 0 },
@@ -180,6 +184,11 @@ const Command commands[] = {
       "What models and tools answered before is served to it again, at no cost, so that it goes on where\n"
       "it ended. When that is why it failed, --fresh asks them anew.",
       task_retry_flags, task_retry_run, false },
+    { "task", "resolve", "ID ANSWER|-", 2, 2, "answer what an escalated task asks",
+      "ANSWER is JSON, or text; `-` reads it from standard input. The task goes on with it. What it asks\n"
+      "is shown by `gantry task get ID`; those that wait by `gantry task list --status escalated`.\n\n"
+      "  gantry task resolve 0192f3aa-1f2e-7c3d-8a4b-5c6d7e8f9a0b '{\"approved\":true}'",
+      task_resolve_flags, task_resolve_run, false },
     { "task", "logs", "ID", 1, 1, "print what the agent logged", NULL, NO_FLAGS, task_logs_run,
       false },
     { "task", "journal", "ID [NUMBER]", 1, 2, "show what models and tools answered",

@@ -158,6 +158,17 @@ static int read_input(Client *client, Str *ret)
     return file_read(&client->arena, "-", INPUT_BYTES_MAX, ret);
 }
 
+/* A value as JSON: itself when it is JSON (so true and 7 are no texts), else a string of it. */
+static void write_value(Client *client, JsonOut *out, const char *key, Str text)
+{
+    const Json *v = NULL;
+    Str trimmed = str_trim(text);
+    json_out_key(out, key);
+    if (trimmed.len && json_parse(&client->arena, trimmed, NULL, &v, NULL) == 0)
+        json_out_raw(out, trimmed);
+    else json_out_str(out, text);
+}
+
 /* The input as JSON: itself when it is an object or array, else a string of it. */
 static void write_input(Client *client, JsonOut *out, Str input)
 {
@@ -304,6 +315,25 @@ static int task_retry_body(Client *client)
     return task_post(client, "/retry", fresh ? STR("{\"fresh\":true}") : STR(""), "retry");
 }
 
+static int task_resolve_body(Client *client)
+{
+    const Invocation *in = client->in;
+    const char *by = flag(in, "by") ? flag(in, "by") : getenv("USER");
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    Str answer = str_of(in->args[1]);
+    if (strcmp(in->args[1], "-") == 0 &&
+        file_read(&client->arena, "-", INPUT_BYTES_MAX, &answer) < 0)
+        return fail(EXIT_FAILED, "%s", diag_text());
+    buf_init(&body, 2 * INPUT_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    write_value(client, &out, "answer", answer);
+    if (by && by[0]) json_out_kcstr(&out, "by", by);
+    json_out_object_end(&out);
+    if (!json_out_ok(&out)) return fail(EXIT_FAILED, "the answer is too large");
+    return task_post(client, "/resolve", buf_str(&body), "resolve");
+}
+
 static int task_logs_body(Client *client)
 {
     ClientAnswer answer;
@@ -385,6 +415,11 @@ int task_cancel_run(const Invocation *in)
 int task_retry_run(const Invocation *in)
 {
     return client_main(in, task_retry_body);
+}
+
+int task_resolve_run(const Invocation *in)
+{
+    return client_main(in, task_resolve_body);
 }
 
 int task_logs_run(const Invocation *in)

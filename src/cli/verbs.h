@@ -21,6 +21,7 @@ int task_get_run(const Invocation *in);
 int task_watch_run(const Invocation *in);
 int task_cancel_run(const Invocation *in);
 int task_retry_run(const Invocation *in);
+int task_resolve_run(const Invocation *in);
 int task_logs_run(const Invocation *in);
 int task_journal_run(const Invocation *in);
 

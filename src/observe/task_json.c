@@ -64,6 +64,21 @@ static void outcome_write(JsonOut *out, const Task *task, unsigned flags)
         json_out_kraw(out, "result", STR("null"));
 }
 
+/* What a person is asked; the context and the default too when there is room. */
+static void question_write(JsonOut *out, const Escalation *e, bool brief)
+{
+    if (str_empty(e->question)) return;
+    json_out_key(out, "escalation");
+    json_out_object(out);
+    json_out_kstr(out, "question",
+                  brief ? str_sub(e->question, 0, ERROR_DETAIL_BRIEF_MAX) : e->question);
+    if (!brief && !str_empty(e->context)) json_out_kraw(out, "context", e->context);
+    if (!brief && !str_empty(e->fallback)) json_out_kraw(out, "default", e->fallback);
+    json_out_ktime(out, "askedAt", e->asked_at_ms);
+    json_out_ktime(out, "expiresAt", e->expires_at_ms);
+    json_out_object_end(out);
+}
+
 static void origin_write(JsonOut *out, const Task *task, bool brief)
 {
     if (!uuid_is_zero(task->parent_id)) json_out_kuuid(out, "parentTaskId", task->parent_id);
@@ -126,6 +141,7 @@ static void members_write(JsonOut *out, const Task *task, unsigned flags)
     json_out_kcstr(out, "priority", lane_name(task->lane));
     progress_write(out, task);
     outcome_write(out, task, flags);
+    question_write(out, &task->question, brief);
     usage_write(out, &task->usage);
     json_out_key(out, "quality");
     if (isnan(task->quality)) json_out_null(out);

@@ -12,7 +12,8 @@
 #define TASK_JSON_RESULT 2u
 
 /* Writes an object: taskId, status, agent, versionId, priority, attempt, createdAt, startedAt,
- * finishedAt, result (when it succeeded) or error (when there is one), usage, costUsd, costNusd,
+ * finishedAt, result (when it succeeded) or error (when there is one), escalation (what it
+ * asks, when that was read), usage, costUsd, costNusd,
  * quality; and what the task has of parentTaskId, sessionId, userId, tenantId, webhookUrl,
  * metadata, cancelRequested, stoppedBy. Result and metadata appear when they were read
  * (TASK_PART_...). */

@@ -304,6 +304,7 @@ static int retry_job(Db *db, void *arg)
     if (r == 0) r = rollup_news_add(db, job->head.seq, -1, NEWS_TASK | NEWS_SCORE);
     if (r == 0) r = score_forget(db, job->head.seq);
     if (r == 0 && job->head.children > 0) r = family_forget(db, job->head.seq, job->fresh);
+    if (r == 0) r = escalation_retire(db, job->head.seq, job->fresh);
     return r != 0 ? r : task_restart(db, job->head.seq, job->now_ms);
 }
 

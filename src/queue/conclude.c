@@ -29,7 +29,8 @@ int task_held(Db *db, TaskRef ref, TaskHead *ret)
 /* The task with all parts; without them when they are too long, for the news must go out. */
 static int webhook_task(Db *db, int64_t seq, Arena *arena, Task *ret)
 {
-    int r = task_get_by_seq(db, seq, TASK_PART_PAYLOAD | TASK_PART_RESULT, arena, ret);
+    const unsigned parts = TASK_PART_PAYLOAD | TASK_PART_RESULT | TASK_PART_QUESTION;
+    int r = task_get_by_seq(db, seq, parts, arena, ret);
     if (r != -ENOMEM) return r;
     arena_clear(arena);
     return task_get_by_seq(db, seq, 0, arena, ret);
@@ -113,6 +114,17 @@ static int retry_policy(Db *db, int64_t task_seq, RetryPolicy *ret)
     return 0;
 }
 
+/* Somebody was faster than the attempt that has asked: it goes on like one that was given back. */
+static int next_if_answered(Db *db, const TaskHead *head, const TaskProgress *progress,
+                            const Conclusion *c, TaskNext *ret)
+{
+    bool answered = false;
+    int r = escalation_answered(db, head->seq, &answered);
+    if (r == 0 && answered)
+        *ret = task_after_attempt(progress, TASK_OUTCOME_RELEASED, c->now_ms, c->random);
+    return r;
+}
+
 /* What becomes of the task. */
 static int next_of(Db *db, const TaskHead *head, const Conclusion *c, TaskNext *ret)
 {
@@ -129,6 +141,7 @@ static int next_of(Db *db, const TaskHead *head, const Conclusion *c, TaskNext *
         if (r != 0) return r;
     }
     *ret = task_after_attempt(&progress, c->outcome, c->now_ms, c->random);
+    if (ret->state == TASK_ESCALATED) return next_if_answered(db, head, &progress, c, ret);
     return 0;
 }
 
@@ -198,6 +211,7 @@ int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskSta
     assert(head->state != TASK_RUNNING && task_state_may(head->state, state));
     int r = rollup_news_add(db, head->seq, -1, NEWS_TASK | NEWS_SCORE); /* one that waited */
     if (r == 0) r = task_stop(db, head->seq, state, error_code, by, now_ms);
+    if (r == 0 && head->state == TASK_ESCALATED) r = escalation_close(db, head->seq);
     if (r == 0) r = at_rest(queue, db, head, now_ms, effects);
     if (r == 0 && task_state_ended(state)) r = family_ended(queue, db, head, now_ms, effects);
     if (r != 0) return r;

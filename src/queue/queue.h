@@ -17,6 +17,7 @@
 #include "store/account_store.h"
 #include "store/agent_store.h"
 #include "store/call_store.h"
+#include "store/escalation_store.h"
 #include "store/family_store.h"
 #include "store/journal_store.h"
 #include "store/log_store.h"
@@ -43,6 +44,7 @@ enum {
     QUEUE_E_NO_WORKER,    /* the worker is unknown, lost or stopped: it must register again */
     QUEUE_E_NO_BUDGET,    /* no such budget */
     QUEUE_E_SWITCHED_OFF, /* a flag forbids tasks of this agent, version, tenant or user */
+    QUEUE_E_ESCALATIONS,  /* the task has asked ESCALATIONS_MAX times */
     QUEUE_E_NO_WEBHOOK,   /* no such webhook, or no such disabled endpoint */
     QUEUE_E_NO_RECORDING, /* the task's journal has no such recording, or not its request */
     QUEUE_E_SCORES,       /* the task has been scored by too many names */
@@ -359,6 +361,37 @@ MUST_CHECK int queue_tools_add_wait(Queue *queue, TaskRef task, const ToolRecord
 MUST_CHECK int queue_logs_append_wait(Queue *queue, TaskRef task, const TaskLogLine *lines,
                                       size_t lines_n, size_t *ret_dropped);
 
+/* --- questions to people ---------------------------------------------------------------------- */
+
+#define ESCALATION_TIMEOUT_MS_MAX (INT64_C(365) * 24 * 3600 * 1000)
+
+typedef struct {
+    uint8_t key[SHA256_BYTES]; /* what tells this question from others of the task */
+    int64_t occurrence;        /* of that key in the attempt, from 1 */
+    Str question;              /* text */
+    Str context;               /* JSON for the person, or empty */
+    Str fallback;              /* JSON: the answer when nobody gives one; empty: the task fails */
+    int64_t timeout_ms;        /* until then */
+} EscalationAsk;
+
+typedef struct {
+    EscalationState state;
+    Str answer; /* JSON: ANSWERED, DEFAULTED */
+    Str by;     /* who answered; may be empty */
+} EscalationReply;
+
+/* Asks what a running task wants to know of a person, once however often its attempts ask. PENDING:
+ * end the attempt as escalated; the task is queued again when there is an answer, and its next
+ * attempt gets that here. What is read lives in arena. Returns 0, QUEUE_E_STALE,
+ * QUEUE_E_ESCALATIONS, -ENOMEM, -errno. */
+MUST_CHECK int queue_escalate_wait(Queue *queue, TaskRef task, const EscalationAsk *ask,
+                                   Arena *arena, EscalationReply *ret);
+
+/* Answers what a task asks, with JSON; a task that is escalated is queued again, past the bound of
+ * its lane. ret_state: what the task is now. Returns 0, QUEUE_E_NO_TASK, QUEUE_E_STATE (it asks
+ * nothing), -errno. */
+MUST_CHECK int queue_resolve_wait(Queue *queue, Uuid id, Str answer, Str by, TaskState *ret_state);
+
 /* --- state of sessions ------------------------------------------------------------------------ */
 
 #define STATE_KEY_BYTES_MAX 200
@@ -503,6 +536,7 @@ typedef struct {
     uint64_t journal_dropped;                   /* not kept because the task's journal was full, */
     uint64_t journal_closed;                    /* journals that became full, */
     uint64_t journal_purged;                    /* recordings deleted after their time */
+    uint64_t escalations[ESCALATION_STATE_N_];  /* asked (PENDING), and how they ended */
     uint64_t state_reads, state_writes;         /* of sessions; writes that were made, */
     uint64_t state_mismatches, state_refused;   /* that met another version, had no room */
     uint64_t state_purged;                      /* sessions and values deleted after their time */

@@ -327,6 +327,11 @@ MUST_CHECK int journal_keep(const Queue *queue, Db *db, const JournalOf *of,
                             const JournalNew *recording, JournalLast *last, JournalKept *kept);
 /* Any thread, without the lock. */
 void journal_apply(Queue *queue, Uuid task_id, const JournalKept *kept);
+/* Inside a job: whether everything the task has asked is settled; false when it asked nothing. */
+MUST_CHECK int escalation_answered(Db *db, int64_t task_seq, bool *ret);
+/* Ends questions that nobody has answered in time. */
+MUST_CHECK int escalations_tick_wait(Queue *queue);
+
 /* Likewise, of sessions. */
 void states_purged(Queue *queue, int64_t n);
 void journal_purged(Queue *queue, int64_t recordings);

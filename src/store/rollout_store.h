@@ -133,6 +133,7 @@ typedef struct {
     double quality;         /* NaN: not scored */
     bool degraded;          /* the gateway answered with less than was asked for */
     int64_t deadline_at_ms; /* 0: none */
+    bool escalated;         /* a person was asked, whatever came of it */
 } RolloutOutcome;
 
 /* Counted units after the cursor whose tasks were eligible before until_ms, in eligible order; at

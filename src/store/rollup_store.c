@@ -12,14 +12,14 @@ int rollup_news_add(Db *db, int64_t task_seq, int sign, unsigned what)
     assert(sign == 1 || sign == -1);
     RowIn in = row_in(db, "INSERT INTO rollup_news (sign, what, state, agent, version_id, at_ms,"
                           " started_at_ms, cost_nusd, tokens, llm_calls, tool_calls, degraded,"
-                          " quality, fingerprint, tools)"
+                          " quality, fingerprint, tools, escalated)"
                           " SELECT ?2, ?3, state, agent, version_id,"
                           " CASE WHEN finished_at_ms > 0 THEN finished_at_ms ELSE coalesce("
                           "(SELECT a.finished_at_ms FROM attempt a WHERE a.task_seq = task.seq"
                           " AND a.attempt = task.attempt), created_at_ms) END,"
                           " started_at_ms, cost_nusd, plus(input_tokens, output_tokens), llm_calls,"
-                          " tool_calls, degraded_calls > 0, quality, fingerprint, tools"
-                          " FROM task WHERE seq = ?1 AND state >= 2");
+                          " tool_calls, degraded_calls > 0, quality, fingerprint, tools,"
+                          " escalations > 0 FROM task WHERE seq = ?1 AND state >= 2");
     in_i64(&in, task_seq);
     in_i64(&in, sign);
     in_i64(&in, what);
@@ -49,7 +49,6 @@ static void news_read(RowOut *out, RollupNews *news)
     int64_t started_at_ms = out_i64(out);
     news->task = (RollupTask){
         .outcome = outcome_of(state),
-        .escalated = state == TASK_ESCALATED,
         .latency_ms = started_at_ms > 0 ? MAX(0, news->at_ms - started_at_ms) : 0,
         .cost_nusd = out_i64(out),
     };
@@ -62,13 +61,14 @@ static void news_read(RowOut *out, RollupNews *news)
     news->task.has_fingerprint = !db_is_null(out->stmt, fingerprint);
     news->task.fingerprint = (uint64_t)db_i64(out->stmt, fingerprint);
     news->tools = db_str(out->stmt, out->column++);
+    news->task.escalated = out_i64(out) != 0;
 }
 
 int rollup_news_read(Db *db, size_t max, RollupNewsFn fn, void *ctx)
 {
     RowIn in = row_in(db, "SELECT n, sign, what, state, agent, version_id, at_ms, started_at_ms,"
                           " cost_nusd, tokens, llm_calls, tool_calls, degraded, quality,"
-                          " fingerprint, tools FROM rollup_news ORDER BY n LIMIT ?1");
+                          " fingerprint, tools, escalated FROM rollup_news ORDER BY n LIMIT ?1");
     in_i64(&in, (int64_t)max);
     int r;
     while ((r = db_step(in.stmt)) == DB_E_ROW) {

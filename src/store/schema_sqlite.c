@@ -408,6 +408,23 @@ static const char rollout_checks[] = /* preflight: CheckResult; those of before 
     "ALTER TABLE rollout ADD COLUMN checks TEXT NOT NULL DEFAULT '[]';"
     "UPDATE rollout SET preflight = 1 WHERE state > 1;";
 
+/* live: found by a later attempt. escalations of a task: how often it has come to rest for one. */
+static const char escalations[] =
+    "CREATE TABLE escalation ("
+    " id INTEGER PRIMARY KEY, task_seq INTEGER NOT NULL,"
+    " key BLOB NOT NULL CHECK (length(key) = 32), occurrence INTEGER NOT NULL,"
+    " live INTEGER NOT NULL DEFAULT 1, state INTEGER NOT NULL DEFAULT 0, question TEXT NOT NULL,"
+    " context TEXT, fallback TEXT, asked_at_ms INTEGER NOT NULL, expires_at_ms INTEGER NOT NULL,"
+    " answered_at_ms INTEGER NOT NULL DEFAULT 0, answer TEXT, answered_by TEXT"
+    ") STRICT;"
+    "CREATE UNIQUE INDEX escalation_once ON escalation (task_seq, key, occurrence) WHERE live = 1;"
+    "CREATE INDEX escalation_by_task ON escalation (task_seq, id);"
+    "CREATE INDEX escalation_pending ON escalation (expires_at_ms) WHERE state = 0;"
+    "ALTER TABLE task ADD COLUMN escalations INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE task SET escalations = 1 WHERE state = 6;"
+    "ALTER TABLE rollup_news ADD COLUMN escalated INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE rollup_news SET escalated = 1 WHERE state = 6;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -432,5 +449,6 @@ const Migration schema_steps[] = {
     { 21, "family", family },
     { 22, "lines", lines },
     { 23, "rollout checks", rollout_checks },
+    { 24, "escalations", escalations },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -113,6 +113,9 @@ static int task_first(Db *db, DbStmt *stmt, unsigned parts, Arena *arena, Task *
     db_reset(stmt);
     if (r == 0 && (parts & TASK_PART_PAYLOAD)) r = payload_read(db, &task, arena);
     if (r == 0 && (parts & TASK_PART_RESULT)) r = result_read(db, &task, arena);
+    if (r == 0 && (parts & TASK_PART_QUESTION) && task.state == TASK_ESCALATED)
+        r = escalation_pending(db, task.seq, arena, &task.question);
+    if (r == -ENOENT) r = 0; /* escalated by other means */
     if (r != 0) return r;
     *ret = task;
     return 0;

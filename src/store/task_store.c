@@ -231,6 +231,7 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
                       " ready_at_ms = CASE WHEN ?2 = 0 THEN ?5 ELSE ready_at_ms END, gate = ?10,"
                       " finished_at_ms = ?6, error_code = ?7, error_detail = ?8,"
                       " stopped_by = coalesce(?9, stopped_by),"
+                      " escalations = escalations + (?2 = 6),"
                       " fingerprint = ?11, tools = ?12"
                       " WHERE seq = ?1 AND state = 1");
     in_i64(&in, head->seq);
@@ -282,6 +283,24 @@ int task_request_cancel(Db *db, int64_t seq, Str stopped_by)
     in_i64(&in, seq);
     in_text_or_null(&in, stopped_by);
     return row_change(in.stmt);
+}
+
+int task_resume(Db *db, int64_t seq, int64_t now_ms)
+{
+    int gate;
+    int r = gate_again(db, seq, &gate);
+    if (r != 0) return r;
+    DbStmt *s = db_stmt(
+        db, "UPDATE task SET state = 0, gate = ?3, ready_at_ms = ?2, error_code = NULL,"
+            " error_detail = NULL, stopped_by = NULL, deadline_at_ms ="
+            " CASE WHEN deadline_at_ms = 0 THEN 0 ELSE deadline_at_ms + max(0, ?2 -"
+            " coalesce((SELECT a.finished_at_ms FROM attempt AS a WHERE a.task_seq = task.seq"
+            " AND a.attempt = task.attempt), ?2)) END"
+            " WHERE seq = ?1 AND state = 6");
+    db_bind_i64(s, 1, seq);
+    db_bind_i64(s, 2, now_ms);
+    db_bind_i64(s, 3, gate);
+    return row_change(s);
 }
 
 int task_restart(Db *db, int64_t seq, int64_t now_ms)

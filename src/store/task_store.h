@@ -8,6 +8,7 @@
 #include "codec/uuid.h"
 #include "logic/task.h"
 #include "store/db.h"
+#include "store/escalation_store.h"
 #include "store/page.h"
 
 typedef struct {
@@ -23,6 +24,7 @@ typedef struct {
 enum {
     TASK_PART_PAYLOAD = 1, /* input, metadata, limits */
     TASK_PART_RESULT = 2,
+    TASK_PART_QUESTION = 4, /* what an escalated task asks */
 };
 
 typedef struct {
@@ -51,10 +53,11 @@ typedef struct {
     int64_t children; /* that it has started */
 
     /* parts: empty unless asked for */
-    Str input;    /* JSON */
-    Str metadata; /* JSON object, or empty */
-    Str limits;   /* JSON object overriding the version's limits, or empty */
-    Str result;   /* JSON, or empty */
+    Str input;           /* JSON */
+    Str metadata;        /* JSON object, or empty */
+    Str limits;          /* JSON object overriding the version's limits, or empty */
+    Str result;          /* JSON, or empty */
+    Escalation question; /* question.question is empty: it asks nothing */
 } Task;
 
 /* What task_insert takes: agent and version_id must exist. */
@@ -139,6 +142,10 @@ MUST_CHECK int task_stop(Db *db, int64_t seq, TaskState state, Str error_code, S
 
 /* Marks a running task. */
 MUST_CHECK int task_request_cancel(Db *db, int64_t seq, Str stopped_by);
+
+/* escalated -> queued, behind others of its session: all it has stays; its deadline moves by the
+ * time it was escalated. */
+MUST_CHECK int task_resume(Db *db, int64_t seq, int64_t now_ms);
 
 /* At rest -> queued, behind others of its session: failures, losses, deadline, error, result and
  * quality are cleared; history and usage stay. */

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "codec/url.h"
 #include "sys/clock.h"
+#include "worker/door_escalate.h"
 #include "worker/door_state.h"
 #include "worker/door_tasks.h"
 #include "worker/tool.h"
@@ -196,6 +197,7 @@ static const struct {
     { STR(SCORE_PATH), score_wait },
     { STR(DOOR_STATE_PATH), door_state_wait },
     { STR(DOOR_TASKS_PATH), tasks_wait },
+    { STR(DOOR_ESCALATE_PATH), door_escalate_wait },
 };
 
 static bool is_below(Str path, Str route)

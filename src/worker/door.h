@@ -17,6 +17,7 @@
  *              replaces what it said
  *     204      kept
  *     else     400 body_invalid, 422 scores_full (by too many names), 503 not_recorded: try again
+ *   /gantry/v1/escalate            see door_escalate.h
  *
  * Private to worker/. On the worker's loop.
  */

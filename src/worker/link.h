@@ -165,6 +165,11 @@ typedef struct {
     int (*state_wait)(WorkerLink *link, TaskRef task, const StateAsk *ask, Arena *arena,
                       StateReply *ret);
 
+    /* Puts a question to a person, once, or learns the answer, which lives in arena. Returns 0 (see
+     * ret->state), LINK_E_STALE, LINK_E_REFUSED (too many). */
+    int (*escalate_wait)(WorkerLink *link, TaskRef task, const EscalationAsk *ask, Arena *arena,
+                         EscalationReply *ret);
+
     /* Gives back and asks for slices of budgets; see GatewayControl. Also LINK_E_NO_WORKER. */
     int (*grants_wait)(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
                        BudgetAnswer *ret);

@@ -515,6 +515,30 @@ static int http_state_wait(WorkerLink *link, TaskRef task, const StateAsk *ask, 
     return r == -EINVAL ? diag_prefix(-EPROTO, "state") : r;
 }
 
+static int http_escalate_wait(WorkerLink *link, TaskRef task, const EscalationAsk *ask,
+                              Arena *arena, EscalationReply *ret)
+{
+    HttpLink *http = http_of(link);
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    char path[PATH_BYTES_MAX];
+    const Json *v;
+    buf_init(&body, REPLY_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    wire_escalation_ask_write(&out, task, ask);
+    if (!json_out_ok(&out)) return -ENOMEM;
+    Ask question = {
+        .method = "POST",
+        .path = worker_path(http, "escalate", path),
+        .body = buf_str(&body),
+        .timeout_ms = http->timeout_ms,
+        .reply_bytes_max = 2 * REPLY_BYTES_MAX,
+        .absent = LINK_E_STALE,
+    };
+    int r = ask_json_wait(http, &question, arena, &v);
+    if (r == 0) r = wire_escalation_reply_read(arena, v, ret);
+    return r == -EINVAL ? diag_prefix(-EPROTO, "escalate") : r;
+}
+
 static int http_grants_wait(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
                             BudgetAnswer *ret)
 {
@@ -774,6 +798,7 @@ static const WorkerLinkOps http_ops = {
     .journal_wait = http_journal_wait,
     .journal_add_wait = http_journal_add_wait,
     .state_wait = http_state_wait,
+    .escalate_wait = http_escalate_wait,
     .grants_wait = http_grants_wait,
     .holds_wait = http_holds_wait,
     .child_start_wait = http_child_start_wait,

@@ -169,6 +169,12 @@ static int local_state_wait(WorkerLink *link, TaskRef task, const StateAsk *ask,
     return outcome(queue_state_wait(local_of(link)->queue, task, ask, arena, ret));
 }
 
+static int local_escalate_wait(WorkerLink *link, TaskRef task, const EscalationAsk *ask,
+                               Arena *arena, EscalationReply *ret)
+{
+    return outcome(queue_escalate_wait(local_of(link)->queue, task, ask, arena, ret));
+}
+
 static int local_grants_wait(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
                              BudgetAnswer *ret)
 {
@@ -393,6 +399,7 @@ static const WorkerLinkOps local_ops = {
     .journal_wait = local_journal_wait,
     .journal_add_wait = local_journal_add_wait,
     .state_wait = local_state_wait,
+    .escalate_wait = local_escalate_wait,
     .grants_wait = local_grants_wait,
     .account_wait = local_account_wait,
     .holds_wait = local_holds_wait,

@@ -390,6 +390,7 @@ static void end_by_stop(Run *run)
     case RUN_CANCELED:
         run->end = (RunEnd){ .outcome = TASK_OUTCOME_CANCELED, .code = "canceled" };
         break;
+    case RUN_ESCALATED: run->end = (RunEnd){ .outcome = TASK_OUTCOME_ESCALATED }; break;
     case RUN_SWITCHED_OFF: switched_off(run); break;
     case RUN_TIMED_OUT:
         run_fail(run, TASK_OUTCOME_TIMED_OUT, "time_limit",

@@ -79,6 +79,7 @@ typedef struct RunHost {
 typedef enum {
     RUN_GOING,
     RUN_CANCELED,     /* somebody cancelled the task */
+    RUN_ESCALATED,    /* a person is asked; it goes on in another attempt */
     RUN_SWITCHED_OFF, /* a flag says that such tasks must not run */
     RUN_TIMED_OUT,    /* over its wall clock */
     RUN_KILLED,       /* the worker goes away: released */
@@ -126,6 +127,8 @@ struct Run {
 
     List mcp_sessions; /* see mcp.h */
     size_t mcp_sessions_n;
+    uint8_t asked[ESCALATIONS_MAX][SHA256_BYTES]; /* keys of questions of this attempt */
+    size_t asked_n;
     List door_calls; /* under way; see door.h */
     size_t door_calls_n;
     size_t door_tasks_n; /* of these: about sub-agents, which mostly wait */

@@ -40,6 +40,9 @@
  *   POST .../{id}/state         {"taskId","fence","what":"get|list|put|delete","key","ifVersion",
  *                               "contentType","value"}; value in base64; see StateAsk
  *                               200 {"outcome","created",STATE,"value","rows":[{STATE}]}, 409 stale
+ *   POST .../{id}/escalate      {"taskId","fence","key","occurrence","question","timeoutMs",
+ *                               "context","hasDefault","default"}; see EscalationAsk
+ *                               200 {"state","answer","by"}, 409 stale, 422 too many
  *   GET  /api/prices/entries    200 {MODEL:ENTRY}, see logic/price.h
  *   POST .../{id}/grants        ASK            200 ANSWER, 400
  *   POST .../{id}/holds         {"workerId","holds":[HOLD]}   204; of a worker that is dead
@@ -181,6 +184,12 @@ void wire_state_ask_write(JsonOut *out, TaskRef task, const StateAsk *ask);
 MUST_CHECK int wire_state_ask_read(Arena *arena, const Json *v, StateAsk *ret);
 void wire_state_reply_write(JsonOut *out, const StateReply *reply);
 MUST_CHECK int wire_state_reply_read(Arena *arena, const Json *v, StateReply *ret);
+
+/* wire_escalation.c. What is read lives in arena; also -ENOMEM. */
+void wire_escalation_ask_write(JsonOut *out, TaskRef task, const EscalationAsk *ask);
+MUST_CHECK int wire_escalation_ask_read(Arena *arena, const Json *v, EscalationAsk *ret);
+void wire_escalation_reply_write(JsonOut *out, const EscalationReply *reply);
+MUST_CHECK int wire_escalation_reply_read(Arena *arena, const Json *v, EscalationReply *ret);
 
 /* What a worker tells of rate limits and breakers, and the shares it gets. */
 void wire_telling_write(JsonOut *out, const RateTelling *telling);

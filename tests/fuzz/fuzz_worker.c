@@ -112,6 +112,25 @@ static void check_children(Work *w, const Json *v)
         for (size_t i = 0; i < n; i++) assert(rows[i].charged.tokens >= 0);
 }
 
+static void check_escalation(Work *w, const Json *v)
+{
+    EscalationAsk ask, again;
+    EscalationReply reply;
+    if (wire_escalation_ask_read(&w->arena, v, &ask) == 0) {
+        assert(ask.occurrence >= 1 && ask.timeout_ms >= 1 && ask.question.len > 0);
+        buf_clear(&w->first);
+        JsonOut out = json_out(&w->first);
+        wire_escalation_ask_write(&out, (TaskRef){ .fence = 1 }, &ask);
+        assert(json_out_ok(&out));
+        const Json *written = parsed(w, buf_str(&w->first));
+        assert(written && wire_escalation_ask_read(&w->arena, written, &again) == 0);
+        assert(str_eq(again.question, ask.question) && str_eq(again.fallback, ask.fallback));
+        buf_clear(&w->first);
+    }
+    if (wire_escalation_reply_read(&w->arena, v, &reply) == 0)
+        assert(reply.state < ESCALATION_STATE_N_);
+}
+
 static void check_rest(Work *w, Str text)
 {
     TaskRef held[2] = { { .fence = 1 }, { .fence = 2 } };
@@ -128,6 +147,7 @@ static void check_rest(Work *w, Str text)
     check_budgets(w, v);
     check_state(w, v);
     check_children(w, v);
+    check_escalation(w, v);
     RateTelling telling;
     if (wire_telling_read(&w->arena, v, &telling) == 0) {
         GatewayShare shares[4];

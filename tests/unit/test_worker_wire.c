@@ -636,6 +636,62 @@ static void test_children(void **state)
         assert_int_equal(wire_children_read(&w->arena, parsed(w, bad[i]), &got, &n), -EINVAL);
 }
 
+static void test_escalation(void **state)
+{
+    Wire *w = *state;
+    TaskRef ref = { id_1, 7 };
+    EscalationAsk ask = { .key = { 1, 2 },
+                          .occurrence = 3,
+                          .question = STR("may I?"),
+                          .context = STR("{\"a\":1}"),
+                          .fallback = STR("null"),
+                          .timeout_ms = 5 },
+                  got;
+    wire_escalation_ask_write(&w->out, ref, &ask);
+    assert_int_equal(wire_escalation_ask_read(&w->arena, written(w), &got), 0);
+    assert_memory_equal(got.key, ask.key, sizeof got.key);
+    assert_true(got.occurrence == 3 && got.timeout_ms == 5);
+    assert_str(got.question, "may I?");
+    assert_str(got.context, "{\"a\":1}");
+    assert_str(got.fallback, "null"); /* a default, and none, are told apart */
+    ask.fallback = ask.context = STR_NULL;
+    buf_clear(&w->buf);
+    w->out = json_out(&w->buf);
+    wire_escalation_ask_write(&w->out, ref, &ask);
+    assert_int_equal(wire_escalation_ask_read(&w->arena, written(w), &got), 0);
+    assert_true(got.fallback.len == 0 && got.context.len == 0);
+
+    EscalationReply reply = { ESCALATION_ANSWERED, STR("[1]"), STR("ada") }, read;
+    buf_clear(&w->buf);
+    w->out = json_out(&w->buf);
+    wire_escalation_reply_write(&w->out, &reply);
+    assert_int_equal(wire_escalation_reply_read(&w->arena, written(w), &read), 0);
+    assert_int_equal(read.state, ESCALATION_ANSWERED);
+    assert_str(read.answer, "[1]");
+    assert_str(read.by, "ada");
+}
+
+#define HEX64 "0102030405060708091011121314151617181920212223242526272829303132"
+
+static void test_escalation_refused(void **state)
+{
+    Wire *w = *state;
+    static const char *const bad[] = {
+        "{}",
+        "{\"key\":\"00\",\"question\":\"q\",\"occurrence\":1,\"timeoutMs\":1}",
+        "{\"key\":\"" HEX64 "\",\"question\":\"\",\"occurrence\":1,\"timeoutMs\":1}",
+        "{\"key\":\"" HEX64 "\",\"question\":\"q\",\"occurrence\":0,\"timeoutMs\":1}",
+        "{\"key\":\"" HEX64 "\",\"question\":\"q\",\"occurrence\":1,\"timeoutMs\":0}",
+        "{\"key\":\"" HEX64 "\",\"question\":\"q\",\"occurrence\":1,\"timeoutMs\":99999999999}",
+    };
+    EscalationAsk ask;
+    EscalationReply reply;
+    for (size_t i = 0; i < ARRAY_N(bad); i++)
+        assert_int_equal(wire_escalation_ask_read(&w->arena, parsed(w, bad[i]), &ask), -EINVAL);
+    assert_int_equal(wire_escalation_reply_read(&w->arena, parsed(w, "{\"state\":\"x\"}"), &reply),
+                     -EINVAL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -660,6 +716,8 @@ int main(void)
         WIRE_TEST(test_child),
         WIRE_TEST(test_child_started),
         WIRE_TEST(test_children),
+        WIRE_TEST(test_escalation),
+        WIRE_TEST(test_escalation_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
