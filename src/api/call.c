@@ -75,7 +75,12 @@ int api_queue_fail_wait(ApiCall *call, int r)
 {
     assert(r != 0);
     if (r < 0) return api_fail_wait(call, r);
-    if (r == QUEUE_E_FULL) http_header_add(call->req, "Retry-After", STR("5"));
+    if (r == QUEUE_E_FULL) {
+        char seconds[24];
+        snprintf(seconds, sizeof seconds, "%" PRId64,
+                 queue_retry_after_s(call->api->options.queue));
+        http_header_add(call->req, "Retry-After", str_of(seconds));
+    }
     for (size_t i = 0; i < ARRAY_N(queue_problems); i++)
         if (queue_problems[i].outcome == r)
             return api_problem_wait(call, queue_problems[i].status, queue_problems[i].code, "%s",

@@ -133,6 +133,7 @@ int rollback_run_wait(ApiCall *call);
 int routing_get_run_wait(ApiCall *call);
 
 int queue_get_run_wait(ApiCall *call);
+int scaling_get_run_wait(ApiCall *call);
 int worker_list_run_wait(ApiCall *call);
 int worker_register_run_wait(ApiCall *call);
 int worker_drain_run_wait(ApiCall *call);

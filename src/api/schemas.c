@@ -41,7 +41,8 @@ const Schema api_schemas[] = {
       "escalation?:Escalation "
       "usage:TaskUsage costUsd:usd costNusd:integer quality:number? parentTaskId?:uuid "
       "sessionId?:string userId?:string tenantId?:string webhookUrl?:string "
-      "metadata?:object children?:[Subagent] descendants?:Descendants" },
+      "metadata?:object queue?:TaskPlace children?:[Subagent] descendants?:Descendants" },
+    { "TaskPlace", "waitsFor:string position?:integer expectedWaitMs:integer?" },
     { "Subagent", "taskId:uuid status:string agent:string createdAt:time finishedAt:time? "
                   "stoppedBy?:string costUsd:usd costNusd:integer" },
     { "Descendants", "tasks:integer open:integer usage:TaskUsage costUsd:usd costNusd:integer" },
@@ -112,7 +113,12 @@ const Schema api_schemas[] = {
 
     { "QueueState", "lanes:[LaneState] sharedSlots:integer workers:integer" },
     { "LaneState", "lane:string queued:integer running:integer capacity:integer reserved:integer "
-                   "oldestQueuedMs:integer workerUtilization:number" },
+                   "oldestQueuedMs:integer workerUtilization:number queuedMax:integer "
+                   "waits:LaneWaits" },
+    { "LaneWaits", "objectiveMs:integer p50Ms:integer p99Ms:integer started:integer late:integer" },
+    { "ScalingState", "lane:string queued:integer running:integer capacity:integer "
+                      "workers:integer desiredWorkers:integer arrivalsPerSecond:number "
+                      "serviceMs:integer" },
     { "WorkerList", "workers:[Worker]" },
     { "Worker", "workerId:uuid name:string kind:string state:string slots:object running:integer "
                 "registeredAt:time heartbeatAt:time?" },

@@ -55,12 +55,14 @@ static int task_reply_wait(ApiCall *call, const Task *task)
     int r = 0;
     if (task->children)
         r = store_read_wait(queue_store(call->api->options.queue), family_job, &read);
+    TaskPlace place = { 0 };
+    if (r == 0 && task->state == TASK_QUEUED)
+        r = queue_place_wait(call->api->options.queue, task, &place);
     if (r < 0) return api_fail_wait(call, r);
+    TaskAround around = { read.rows, read.n, task->children ? &read.totals : NULL, &place };
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
-    if (task->children)
-        task_json_with(&json.out, task, TASK_JSON_RESULT, read.rows, read.n, &read.totals);
-    else task_json(&json.out, task, TASK_JSON_RESULT);
+    task_json_with(&json.out, task, TASK_JSON_RESULT, &around);
     return api_json_wait(call, 200, &json);
 }
 

@@ -168,8 +168,20 @@ static int roster_wait(ApiCall *call, RosterRead *read)
     return r < 0 ? api_fail_wait(call, r) : 0;
 }
 
-static void lane_write(JsonOut *out, const QueueStats *stats, const Capacity *capacity, Lane lane,
-                       int64_t now_ms)
+static void lane_waits_write(JsonOut *out, const WaitsFigures *waits, int64_t objective_ms)
+{
+    json_out_key(out, "waits");
+    json_out_object(out);
+    json_out_ki64(out, "objectiveMs", objective_ms);
+    json_out_ki64(out, "p50Ms", waits->p50_ms);
+    json_out_ki64(out, "p99Ms", waits->p99_ms);
+    json_out_ki64(out, "started", waits->n);
+    json_out_ki64(out, "late", waits->late);
+    json_out_object_end(out);
+}
+
+static void lane_write(JsonOut *out, const Queue *queue, const QueueStats *stats,
+                       const Capacity *capacity, Lane lane, int64_t now_ms)
 {
     int64_t oldest_ms = stats->lane[lane].oldest_ready_at_ms;
     int64_t slots = capacity_lane(capacity, lane);
@@ -183,6 +195,8 @@ static void lane_write(JsonOut *out, const QueueStats *stats, const Capacity *ca
     json_out_ki64(out, "oldestQueuedMs", none ? 0 : now_ms - oldest_ms);
     json_out_key(out, "workerUtilization");
     json_out_f64(out, slots ? (double)stats->lane[lane].running / (double)slots : 0);
+    json_out_ki64(out, "queuedMax", queue_options(queue)->queued_max[lane]);
+    lane_waits_write(out, &stats->lane[lane].waits, queue_options(queue)->wait_objective_ms[lane]);
     json_out_object_end(out);
 }
 
@@ -201,10 +215,43 @@ int queue_get_run_wait(ApiCall *call)
     json_out_key(out, "lanes");
     json_out_array(out);
     for (int lane = 0; lane < LANE_N_; lane++)
-        lane_write(out, &stats, &read.roster.capacity, (Lane)lane, now_ms);
+        lane_write(out, call->api->options.queue, &stats, &read.roster.capacity, (Lane)lane,
+                   now_ms);
     json_out_array_end(out);
     json_out_ki64(out, "sharedSlots", read.roster.capacity.slots.shared);
     json_out_ki64(out, "workers", read.roster.capacity.by_state[WORKER_ACTIVE]);
+    json_out_object_end(out);
+    return api_json_wait(call, 200, &json);
+}
+
+int scaling_get_run_wait(ApiCall *call)
+{
+    Queue *queue = call->api->options.queue;
+    Lane lane;
+    RosterRead read;
+    QueueStats stats;
+    Str name = call->params[0];
+    if (str_empty(name) || lane_from(name, &lane) < 0)
+        return api_problem_wait(call, 404, "lane_not_found",
+                                "there are the lanes critical, normal and low");
+    int r = roster_wait(call, &read);
+    if (r != 0) return r;
+    queue_stats(queue, &stats);
+    const QueueLaneStats *s = &stats.lane[lane];
+    const Capacity *capacity = &read.roster.capacity;
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
+    api_json(&json, API_JSON_BYTES_MAX);
+    JsonOut *out = &json.out;
+    json_out_object(out);
+    json_out_kcstr(out, "lane", lane_name(lane));
+    json_out_ki64(out, "queued", s->queued);
+    json_out_ki64(out, "running", s->running);
+    json_out_ki64(out, "capacity", capacity_lane(capacity, lane));
+    json_out_ki64(out, "workers", capacity->by_state[WORKER_ACTIVE]);
+    json_out_ki64(out, "desiredWorkers", capacity_wanted(capacity, queue_options(queue), s, lane));
+    json_out_key(out, "arrivalsPerSecond");
+    json_out_f64(out, s->arrivals_per_s);
+    json_out_ki64(out, "serviceMs", s->service_ms);
     json_out_object_end(out);
     return api_json_wait(call, 200, &json);
 }

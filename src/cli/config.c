@@ -100,6 +100,9 @@ static const Setting settings[] = {
       INT64_C(1000000000) },
     { "lanes.low.queued", SETTING_INT, AT(lane_queued_max[LANE_LOW]), 0, INT64_C(1000000000) },
     { "lanes.aging", SETTING_DURATION, AT(aging_ms), 1, DAY_MS },
+    { "scaling.utilizationPercent", SETTING_INT, AT(scaling.utilization_percent), 1, 100 },
+    { "scaling.workersMin", SETTING_INT, AT(scaling.workers_min), 0, 10000 },
+    { "scaling.workersMax", SETTING_INT, AT(scaling.workers_max), 0, 10000 },
     { "concurrency.perAgent", SETTING_INT, AT(agent_tasks_max), 0, LANE_SLOTS_MAX },
     { "concurrency.perTenant", SETTING_INT, AT(tenant_tasks_max), 0, LANE_SLOTS_MAX },
     { "concurrency.perSession", SETTING_INT, AT(session_tasks_max), 0, LANE_SLOTS_MAX },
@@ -950,13 +953,13 @@ static void read_journal(Reader *rd, const Json *v)
 static void read_document(Reader *rd, const Json *doc)
 {
     static const char *const names[] = {
-        "server",   "log",     "limits",   "timeouts", "worker", "lanes",       "providers",
-        "models",   "prices",  "webhooks", "tools",    "auth",   "budgets",     "cache",
-        "breakers", "retries", "waiting",  "journal",  "state",  "concurrency", NULL
+        "server",  "log",      "limits", "timeouts",    "worker",  "lanes", "providers", "models",
+        "prices",  "webhooks", "tools",  "auth",        "budgets", "cache", "breakers",  "retries",
+        "waiting", "journal",  "state",  "concurrency", "scaling", NULL
     };
-    static const char *const scalar_blocks[] = { "server",  "log",   "limits",     "timeouts",
-                                                 "worker",  "lanes", "breakers",   "retries",
-                                                 "waiting", "state", "concurrency" };
+    static const char *const scalar_blocks[] = { "server",  "log",   "limits",      "timeouts",
+                                                 "worker",  "lanes", "breakers",    "retries",
+                                                 "waiting", "state", "concurrency", "scaling" };
     if (json_type(doc) == JSON_NULL) return;
     if (!check_members(rd, NULL, doc, names)) return;
     for (size_t i = 0; i < ARRAY_N(scalar_blocks); i++) {
@@ -1055,6 +1058,9 @@ static int check_whole(Config *config)
     if (!lane_config_ok(&config->lanes))
         r = -EINVAL,
         fprintf(stderr, "gantry: lanes: every lane needs at least one slot, reserved or shared\n");
+    if (config->scaling.workers_max < config->scaling.workers_min)
+        r = -EINVAL,
+        fprintf(stderr, "gantry: scaling.workersMax must not be less than scaling.workersMin\n");
     if (!breaker_policy_ok(&config->gateway.breaker))
         r = -EINVAL,
         fprintf(stderr, "gantry: breakers.openMax must not be less than breakers.open\n");
@@ -1081,6 +1087,7 @@ void config_init(Config *config, ConfigMode mode)
                         .lanes = { .reserved = { 2, 2, 1 }, .shared = 3 },
                         .wait_objective_ms = { 1000, 10000, 600000 },
                         .aging_ms = 30000,
+                        .scaling = SCALING_RULE_DEFAULT,
                         .session_tasks_max = 1,
                         .body_bytes_max = 1 << 20,
                         .head_bytes_max = 64 << 10,

@@ -11,6 +11,7 @@
 #include "gateway/gateway.h"
 #include "logic/family.h"
 #include "logic/lane.h"
+#include "logic/scaling.h"
 #include "net/addr_guard.h"
 #include "store/event_store.h"
 #include "worker/front.h"
@@ -43,6 +44,7 @@ typedef struct {
     int64_t queued_tasks_max;         /* a lane, */
     int64_t lane_queued_max[LANE_N_]; /* but for these; 0: as that */
     int64_t wait_objective_ms[LANE_N_], aging_ms;
+    ScalingRule scaling;
     int64_t agent_tasks_max, tenant_tasks_max, session_tasks_max; /* at a time; 0: any */
     int64_t log_bytes_max;                                        /* a task */
     int64_t journal_kept_ms;                           /* after a task has come to rest */

@@ -43,21 +43,28 @@ static int agents_body(Client *client)
     return EXIT_OK;
 }
 
+static Str seconds(Client *client, const Json *ms)
+{
+    int64_t n = json_i64_or(ms, 0);
+    return n > 0 ? client_printf(client, "%.1f s", (double)n / 1000) : STR("-");
+}
+
 static int queue_body(Client *client)
 {
-    static const char *const names[] = { "LANE", "QUEUED", "RUNNING", "OLDEST", NULL };
+    static const char *const names[] = { "LANE",     "QUEUED",    "RUNNING", "OLDEST",
+                                         "WAIT P99", "OBJECTIVE", NULL };
     ClientAnswer answer;
     Table table;
     int status;
     if (!fetch(client, "/api/queue", "lanes", &answer, &status)) return status;
     table_init(&table, &client->arena, names);
     for (JsonIter it = json_iter(json_get(answer.json, "lanes")); json_next(&it);) {
-        int64_t age_ms = json_i64_or(json_get(it.value, "oldestQueuedMs"), 0);
-        table_add(&table,
-                  (Str[]){ member(it.value, "lane"), number(client, it.value, "queued"),
-                           number(client, it.value, "running"),
-                           age_ms > 0 ? client_printf(client, "%.1f s", (double)age_ms / 1000)
-                                      : STR("-") });
+        const Json *waits = json_get(it.value, "waits");
+        table_add(&table, (Str[]){ member(it.value, "lane"), number(client, it.value, "queued"),
+                                   number(client, it.value, "running"),
+                                   seconds(client, json_get(it.value, "oldestQueuedMs")),
+                                   seconds(client, json_get(waits, "p99Ms")),
+                                   seconds(client, json_get(waits, "objectiveMs")) });
     }
     table_print(&table);
     return EXIT_OK;

@@ -2,34 +2,41 @@
 
 #include <math.h>
 
-#define SCALING_SLACK 0.05 /* of a worker: not worth another one */
+#define SLACK 0.05      /* of a worker: not worth another one */
+#define RAN_LEAST 0.001 /* of an attempt, by which nothing is known any more */
 
-static void rate_step(Scaling *s, const ScalingView *view)
+static double rate(int64_t now, int64_t before, int64_t past_ms)
 {
-    int64_t past_ms = view->now_ms - s->at_ms;
-    if (past_ms <= 0) return;
-    double seen = (double)MAX(0, view->arrived - s->arrived) * 1000 / (double)past_ms;
-    /* a mean that starts at the first figures, not at nothing */
-    double weight = s->begun ? 1 - exp(-(double)past_ms / SCALING_RATE_MS) : 1;
-    s->per_s += (seen - s->per_s) * weight;
-    s->begun = true;
-    s->at_ms = view->now_ms;
-    s->arrived = view->arrived;
+    return (double)MAX(0, now - before) * 1000 / (double)past_ms;
 }
 
-static int64_t need_of(const Scaling *s, const ScalingRule *rule, const ScalingView *view)
+/* What happened since the last look. Means start at the first figures, not at nothing. */
+static void rates_step(Scaling *s, const ScalingView *view)
 {
-    double service_s = (double)view->service_ms / 1000;
-    double slots = s->per_s * service_s / rule->utilization;
-    slots += (double)view->queued * service_s * 1000 / SCALING_DRAIN_MS;
-    double workers = ceil(slots / (double)MAX(view->worker_slots, 1) - SCALING_SLACK);
-    int64_t need = workers < SCALING_WORKERS_MAX ? (int64_t)workers : SCALING_WORKERS_MAX;
-    bool work = view->queued > 0 || view->running > 0;
-    return MAX(need, work ? 1 : 0);
+    int64_t past_ms = view->now_ms - s->last.now_ms;
+    if (past_ms <= 0) return;
+    double weight = s->begun ? 1 - exp(-(double)past_ms / SCALING_RATE_MS) : 1;
+    double kept = exp(-(double)past_ms / SCALING_SERVICE_MS);
+    s->arrivals_per_s += (rate(view->arrived, s->last.arrived, past_ms) - s->arrivals_per_s) *
+                         weight;
+    s->starts_per_s += (rate(view->started, s->last.started, past_ms) - s->starts_per_s) * weight;
+    s->ran = s->ran * kept + (double)MAX(0, view->ran - s->last.ran);
+    s->ran_ms = s->ran_ms * kept + (double)MAX(0, view->ran_ms - s->last.ran_ms);
+    s->begun = true;
+    s->last = *view;
+}
+
+static double need_of(const Scaling *s, const ScalingRule *rule, const ScalingView *view)
+{
+    double service_ms = (double)scaling_service_ms(s);
+    double slots = s->arrivals_per_s * service_ms / 1000 * 100 / (double)rule->utilization_percent;
+    slots += (double)view->queued * service_ms / SCALING_DRAIN_MS;
+    if (view->queued > 0 || view->running > 0) slots = MAX(slots, 1);
+    return MIN(slots, SCALING_SLOTS_MAX);
 }
 
 /* Puts a need into the parts; returns the highest of them. */
-static int64_t highest_step(Scaling *s, int64_t now_ms, int64_t need)
+static double highest_step(Scaling *s, int64_t now_ms, double need)
 {
     int64_t part_ms = SCALING_DOWN_MS / SCALING_PARTS;
     int64_t turns = MIN((now_ms - s->part_at_ms) / part_ms, SCALING_PARTS);
@@ -39,20 +46,31 @@ static int64_t highest_step(Scaling *s, int64_t now_ms, int64_t need)
     }
     if (turns > 0) s->part_at_ms = now_ms - (now_ms - s->part_at_ms) % part_ms;
     s->most[0] = MAX(s->most[0], need);
-    int64_t highest = 0;
+    double highest = 0;
     for (int i = 0; i < SCALING_PARTS; i++) highest = MAX(highest, s->most[i]);
     return highest;
 }
 
-int64_t scaling_step(Scaling *s, const ScalingRule *rule, const ScalingView *view)
+void scaling_step(Scaling *s, const ScalingRule *rule, const ScalingView *view)
 {
-    assert(rule->utilization > 0 && rule->utilization <= 1);
-    assert(rule->workers_min >= 0 && rule->workers_max >= rule->workers_min);
-    if (s->at_ms == 0) {
-        s->at_ms = s->part_at_ms = view->now_ms;
-        s->arrived = view->arrived;
+    assert(rule->utilization_percent >= 1 && rule->utilization_percent <= 100);
+    if (s->last.now_ms == 0) {
+        s->last = *view;
+        s->part_at_ms = view->now_ms;
     }
-    rate_step(s, view);
-    int64_t wanted = highest_step(s, view->now_ms, need_of(s, rule, view));
+    rates_step(s, view);
+    s->slots = highest_step(s, view->now_ms, need_of(s, rule, view));
+}
+
+int64_t scaling_service_ms(const Scaling *s)
+{
+    return s->ran > RAN_LEAST ? (int64_t)MIN(round(s->ran_ms / s->ran), 1e15) : 0;
+}
+
+int64_t scaling_workers(const ScalingRule *rule, double slots, int64_t worker_slots)
+{
+    assert(rule->workers_min >= 0 && rule->workers_max >= rule->workers_min);
+    double workers = ceil(slots / (double)MAX(worker_slots, 1) - SLACK);
+    int64_t wanted = slots <= SLACK ? 0 : (int64_t)MAX(workers, 1);
     return MIN(MAX(wanted, rule->workers_min), rule->workers_max);
 }

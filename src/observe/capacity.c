@@ -28,6 +28,14 @@ int64_t capacity_lane(const Capacity *capacity, Lane lane)
     return capacity->slots.reserved[lane] + capacity->slots.shared;
 }
 
+int64_t capacity_wanted(const Capacity *capacity, const QueueOptions *options,
+                        const QueueLaneStats *stats, Lane lane)
+{
+    int64_t workers = capacity->by_state[WORKER_ACTIVE], slots = capacity_lane(capacity, lane);
+    return scaling_workers(&options->scaling, stats->slots_wanted,
+                           workers > 0 ? slots / workers : options->worker_slots[lane]);
+}
+
 int capacity_read(Db *db, Arena *arena, WorkerRoster *ret)
 {
     int r = worker_list(db, arena, &ret->workers, &ret->n);

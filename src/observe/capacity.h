@@ -2,7 +2,7 @@
 #ifndef GANTRY_OBSERVE_CAPACITY_H
 #define GANTRY_OBSERVE_CAPACITY_H
 
-#include "logic/lane.h"
+#include "queue/queue.h"
 #include "store/worker_store.h"
 
 typedef struct {
@@ -15,6 +15,10 @@ Capacity capacity_of(Arena *scratch, const Worker *workers, size_t workers_n);
 
 /* Slots a lane can have at most: its own and all shared ones. */
 int64_t capacity_lane(const Capacity *capacity, Lane lane);
+
+/* Workers the lane needs, each with as many slots as those there are have on average. */
+int64_t capacity_wanted(const Capacity *capacity, const QueueOptions *options,
+                        const QueueLaneStats *stats, Lane lane);
 
 /* Reads the workers. Everything lives in arena. Returns 0, -ENOMEM, -errno. */
 typedef struct {

@@ -338,6 +338,9 @@ static const LaneFamily lane_families[] = {
     { "gantry_tasks_claimed", OM_COUNTER, "Attempts begun", LANE_FIELD(claimed) },
     { "gantry_tasks_refused", OM_COUNTER, "Tasks refused because the lane was full",
       LANE_FIELD(refused_full) },
+    { "gantry_tasks_late", OM_COUNTER, "Attempts begun after longer than the lane's objective",
+      LANE_FIELD(late) },
+    { "gantry_attempts_ended", OM_COUNTER, "Attempts ended", LANE_FIELD(ran) },
     { "gantry_tasks_retried", OM_COUNTER, "Attempts that were queued again after a failure",
       LANE_FIELD(retried) },
     { "gantry_tasks_lost", OM_COUNTER, "Attempts lost with their worker", LANE_FIELD(lost) },
@@ -355,6 +358,35 @@ static void lanes_write(OmOut *out, const QueueStats *q)
             const char *at = (const char *)&q->lane[lane] + f->offset;
             om_sample_i64(out, &label, 1, *(const int64_t *)(const void *)at);
         }
+    }
+}
+
+/* How long tasks waited of late, against how long they may. */
+static void waits_write(OmOut *out, const QueueStats *q, const QueueOptions *options)
+{
+    om_family(out, "gantry_wait_objective_seconds", OM_GAUGE, "seconds",
+              "How long a task of the lane may wait for a slot");
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        OmLabel label = lane_label(lane);
+        om_sample(out, &label, 1, (double)options->wait_objective_ms[lane] / 1000);
+    }
+    om_family(out, "gantry_wait_p50_seconds", OM_GAUGE, "seconds",
+              "Median wait for a slot in the last minutes");
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        OmLabel label = lane_label(lane);
+        om_sample(out, &label, 1, (double)q->lane[lane].waits.p50_ms / 1000);
+    }
+    om_family(out, "gantry_wait_p99_seconds", OM_GAUGE, "seconds",
+              "99th percentile of waits for a slot in the last minutes");
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        OmLabel label = lane_label(lane);
+        om_sample(out, &label, 1, (double)q->lane[lane].waits.p99_ms / 1000);
+    }
+    om_family(out, "gantry_attempt_seconds", OM_COUNTER, "seconds",
+              "Time that attempts which ended held their slots");
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        OmLabel label = lane_label(lane);
+        om_sample(out, &label, 1, (double)q->lane[lane].ran_ms / 1000);
     }
 }
 
@@ -412,6 +444,8 @@ static const FieldFamily queue_families[] = {
                "Writes refused because a value or a session was too large"),
     COUNTER_OF(QueueStats, state_purged, "gantry_state_purged",
                "Values and sessions deleted after their time"),
+    COUNTER_OF(QueueStats, limited, "gantry_lines_limited",
+               "Lines of tasks that claims passed over at a limit of their agent or tenant"),
     GAUGE_OF(QueueStats, claimers, "gantry_claims_waiting", "Claims waiting for a task"),
     GAUGE_OF(QueueStats, watchers, "gantry_watchers", "Clients waiting for a change of a task"),
 };
@@ -857,6 +891,17 @@ static int reading_fill_wait(Metrics *m, Reading *in)
     return r < 0 ? r : signals_collect_wait(m->queue, &query, &in->arena, &in->signals);
 }
 
+static void wanted_write(OmOut *out, const Reading *in, const QueueOptions *options)
+{
+    om_family(out, "gantry_workers_desired", OM_GAUGE, NULL, "Workers that a lane needs");
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        OmLabel label = lane_label(lane);
+        const QueueLaneStats *s = &in->queue.lane[lane];
+        om_sample_i64(out, &label, 1,
+                      capacity_wanted(&in->roster.capacity, options, s, (Lane)lane));
+    }
+}
+
 static void workers_write(OmOut *out, const Reading *in)
 {
     const Capacity *c = &in->roster.capacity;
@@ -946,6 +991,7 @@ static int stored_write_wait(Metrics *m, OmFormat format, Buf *out)
     size_t from = out->len;
     OmOut om = om_out(out, format);
     workers_write(&om, &in);
+    wanted_write(&om, &in, queue_options(m->queue));
     signals_write(&om, &in);
     budgets_write(&om, in.budgets, in.budgets_n);
     rollouts_write(&om, in.rollouts, in.rollouts_n);
@@ -975,6 +1021,7 @@ int metrics_write_wait(Metrics *m, OmFormat format, Buf *out)
     fields_write(&om, part_families, ARRAY_N(part_families), &parts);
     store_write(&om, queue_store(m->queue));
     lanes_write(&om, &queue);
+    waits_write(&om, &queue, queue_options(m->queue));
     ended_write(&om, &queue);
     fields_write(&om, queue_families, ARRAY_N(queue_families), &queue);
     one_write(&om, "gantry_tool_calls_seconds", OM_COUNTER, "seconds",

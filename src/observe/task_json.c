@@ -156,11 +156,23 @@ void task_json(JsonOut *out, const Task *task, unsigned flags)
     json_out_object_end(out);
 }
 
-void task_json_with(JsonOut *out, const Task *task, unsigned flags, const FamilyRow *rows, size_t n,
-                    const FamilyTotals *totals)
+static void place_write(JsonOut *out, const TaskPlace *place)
+{
+    json_out_key(out, "queue");
+    json_out_object(out);
+    json_out_kcstr(out, "waitsFor", place_kind_name(place->kind));
+    if (place->place > 0) json_out_ki64(out, "position", place->place);
+    json_out_key(out, "expectedWaitMs");
+    if (place->expected_ms < 0) json_out_null(out);
+    else json_out_i64(out, place->expected_ms);
+    json_out_object_end(out);
+}
+
+void task_json_with(JsonOut *out, const Task *task, unsigned flags, const TaskAround *around)
 {
     json_out_object(out);
     members_write(out, task, flags);
-    family_write(out, rows, n, totals);
+    if (around->place && around->place->queued) place_write(out, around->place);
+    if (around->totals) family_write(out, around->children, around->children_n, around->totals);
     json_out_object_end(out);
 }

@@ -3,6 +3,7 @@
 #define GANTRY_OBSERVE_TASK_JSON_H
 
 #include "codec/json.h"
+#include "queue/queue.h"
 #include "store/family_store.h"
 #include "store/task_store.h"
 
@@ -19,10 +20,18 @@
  * (TASK_PART_...). */
 void task_json(JsonOut *out, const Task *task, unsigned flags);
 
+/* What is around a task. */
+typedef struct {
+    const FamilyRow *children;
+    size_t children_n;
+    const FamilyTotals *totals; /* of all tasks below it; NULL: there are none */
+    const TaskPlace *place;     /* NULL, or not queued: left out */
+} TaskAround;
+
 /* As task_json, with the members children, as listed, and descendants: how many tasks are below the
- * task, how many of them have not ended, and what they have used. */
-void task_json_with(JsonOut *out, const Task *task, unsigned flags, const FamilyRow *rows, size_t n,
-                    const FamilyTotals *totals);
+ * task, how many of them have not ended, and what they have used; and queue: what it waits for, its
+ * place and the time it may take. */
+void task_json_with(JsonOut *out, const Task *task, unsigned flags, const TaskAround *around);
 
 /* An RFC 3339 time member, null for 0. */
 void json_out_ktime(JsonOut *out, const char *key, int64_t unix_ms);

@@ -111,6 +111,7 @@ static void options_fill(QueueOptions *o)
         if (o->wait_objective_ms[lane] == 0) o->wait_objective_ms[lane] = objective_ms[lane];
     if (o->aging_ms == 0) o->aging_ms = AGING_MS_DEFAULT;
     if (o->session_tasks_max == 0) o->session_tasks_max = 1;
+    if (o->scaling.utilization_percent == 0) o->scaling = SCALING_RULE_DEFAULT;
     if (o->lease_ms == 0) o->lease_ms = LEASE_MS_DEFAULT;
     if (o->log_bytes_max == 0) o->log_bytes_max = LOG_BYTES_MAX_DEFAULT;
     if (o->key_kept_ms == 0) o->key_kept_ms = KEY_KEPT_MS_DEFAULT;
@@ -169,6 +170,11 @@ void queue_close(Queue *queue)
     free(queue);
 }
 
+const QueueOptions *queue_options(const Queue *queue)
+{
+    return &queue->options;
+}
+
 Store *queue_store(const Queue *queue)
 {
     return queue->store;
@@ -190,6 +196,19 @@ void queue_stats(Queue *queue, QueueStats *ret)
         s->running = MAX(s->running, 0);
         s->oldest_ready_at_ms = INT64_MAX;
     }
+}
+
+int64_t queue_retry_after_s(Queue *queue)
+{
+    QueueStats stats;
+    int64_t longest_s = 1;
+    queue_stats(queue, &stats);
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        const QueueLaneStats *s = &stats.lane[lane];
+        if (s->queued < queue->options.queued_max[lane]) continue;
+        longest_s = MAX(longest_s, lane_retry_after_s(s->queued, s->starts_per_s));
+    }
+    return longest_s;
 }
 
 static int oldest_job(Db *db, void *arg)

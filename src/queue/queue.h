@@ -13,6 +13,7 @@
 
 #include "logic/budget.h"
 #include "logic/cache_policy.h"
+#include "logic/scaling.h"
 #include "logic/waits.h"
 #include "store/account_store.h"
 #include "store/agent_store.h"
@@ -60,17 +61,15 @@ typedef struct {
 #define QUEUE_ANY (-1) /* a limit that is none, where 0 stands for a default */
 
 typedef struct {
-    int64_t queued_max[LANE_N_]; /* tasks waiting in a lane; 0: 1,000,000 */
-    int64_t aging_ms;            /* see logic/lane.h; 0: 30,000 */
-    int64_t
-        wait_objective_ms[LANE_N_]; /* tasks that waited longer are counted; 0: 1 s, 10 s, 10 min */
+    int64_t queued_max[LANE_N_];        /* tasks waiting in a lane; 0: 1,000,000 */
+    int64_t aging_ms;                   /* see logic/lane.h; 0: 30,000 */
+    int64_t wait_objective_ms[LANE_N_]; /* late beyond; 0: 1 s, 10 s, 10 min */
     int64_t agent_tasks_max;        /* running at a time, where its manifest says nothing; 0: any */
     int64_t tenant_tasks_max;       /* running at a time, of each tenant that has a name; 0: any */
-    int64_t
-        session_tasks_max; /* under way at a time, where its agent's manifest says nothing; 0: 1 */
-    int64_t lease_ms;      /* of a worker; 0: 10,000 */
-    int64_t log_bytes_max; /* log text kept a task; 0: 1 MiB */
-    int64_t key_kept_ms;   /* idempotency keys are remembered this long; 0: 48 hours */
+    int64_t session_tasks_max;      /* under way, where its agent's manifest says nothing; 0: 1 */
+    int64_t lease_ms;               /* of a worker; 0: 10,000 */
+    int64_t log_bytes_max;          /* log text kept a task; 0: 1 MiB */
+    int64_t key_kept_ms;            /* idempotency keys are remembered this long; 0: 48 hours */
     int64_t journal_bytes_max;      /* of recordings kept a task; 0: 32 MiB */
     int64_t journal_recordings_max; /* a task; 0: 2000 */
     int64_t journal_kept_ms;        /* how long after a task has come to rest; 0: 7 days */
@@ -86,7 +85,9 @@ typedef struct {
     FamilyBounds family;       /* zeros: FAMILY_BOUNDS_DEFAULT */
     const BudgetRule *budgets; /* of the configuration, copied; see ledger.h */
     size_t budgets_n;
-    const QueueClock *clock; /* NULL: sys/clock.h; must outlive the queue */
+    const QueueClock *clock;       /* NULL: sys/clock.h; must outlive the queue */
+    ScalingRule scaling;           /* all zero: SCALING_RULE_DEFAULT */
+    int64_t worker_slots[LANE_N_]; /* of a worker, while there is none to ask; 0: 1 */
 } QueueOptions;
 
 /* On a plain thread, before its users start. Requeues what embedded workers of an earlier process
@@ -97,6 +98,9 @@ MUST_CHECK int queue_open(Store *store, const QueueOptions *options, Queue **ret
 /* Nobody may be waiting in it. NULL is accepted. */
 void queue_close(Queue *queue);
 DEFINE_FREEP(Queue, queue_close)
+
+/* With the defaults filled in. */
+const QueueOptions *queue_options(const Queue *queue);
 
 /* The store it was opened on, for read functions of store/. */
 Store *queue_store(const Queue *queue);
@@ -167,6 +171,28 @@ typedef struct {
  * is the task's quality now; it counts for the time at which the task came to rest. Returns 0,
  * QUEUE_E_NO_TASK, QUEUE_E_STALE (not held under that fence), QUEUE_E_SCORES, -errno. */
 MUST_CHECK int queue_score_wait(Queue *queue, const TaskScore *score, double *ret_quality);
+
+/* Why a queued task does not run, and when it may. */
+typedef enum { PLACE_SLOT, PLACE_SESSION, PLACE_TIME, PLACE_N_ } PlaceKind;
+const char *place_kind_name(PlaceKind kind); /* "slot", "session", "time" */
+
+#define PLACE_COUNT_MAX 10000
+
+typedef struct {
+    bool queued;         /* else the rest says nothing */
+    PlaceKind kind;      /* what it waits for */
+    int64_t place;       /* slot: among its tenant's tasks of the lane that wait for one, from 1;
+                       * session: among the tasks of its session that have not ended, from 1; at
+                       * most PLACE_COUNT_MAX are counted; time: 0 */
+    int64_t expected_ms; /* until it starts; time: at least; -1: nobody knows */
+} TaskPlace;
+
+/* Of a task as it was read; it may have moved on since. Reads a bounded number of rows. Returns 0
+ * or -errno. */
+MUST_CHECK int queue_place_wait(Queue *queue, const Task *task, TaskPlace *ret);
+
+/* Seconds after which a lane that is full now may have room; any thread. */
+int64_t queue_retry_after_s(Queue *queue);
 
 /* Watching: take a mark, read the task, then wait for the mark to move. The mark moves after every
  * committed change of the task (also new log lines and calls), and sometimes for nothing: read
@@ -517,12 +543,15 @@ typedef struct {
     int64_t queued, running;
     int64_t oldest_ready_at_ms; /* of queued tasks; INT64_MAX: none. Only queue_stats_wait */
     uint64_t submitted, refused_full, claimed;
-    uint64_t ended[TASK_STATE_N_]; /* by final state, or escalated */
-    uint64_t ran, ran_ms;          /* attempts ended, and how long they took together */
-    uint64_t late;                 /* attempts begun after longer than the objective */
-    WaitsFigures waits;            /* of late; for the first attempts and those after */
-    uint64_t retried;              /* attempts after which the task was queued again, */
-    uint64_t lost, released;       /* of these: with the worker, given back by it */
+    uint64_t ended[TASK_STATE_N_];       /* by final state, or escalated */
+    uint64_t ran, ran_ms;                /* attempts ended, and how long they took together */
+    uint64_t late;                       /* attempts begun after longer than the objective */
+    WaitsFigures waits;                  /* of late; for the first attempts and those after */
+    double arrivals_per_s, starts_per_s; /* of late, as of the last tick */
+    int64_t service_ms;                  /* what an attempt takes, likewise; 0: unknown */
+    double slots_wanted;                 /* see logic/scaling.h */
+    uint64_t retried;                    /* attempts after which the task was queued again, */
+    uint64_t lost, released;             /* of these: with the worker, given back by it */
 } QueueLaneStats;
 
 typedef struct {

@@ -80,6 +80,7 @@ struct Queue {
     uint64_t ready_mark;   /* moves when a task may have become ready */
     bool limited[LANE_N_]; /* the last look passed over tasks at a limit */
     Waits waits[LANE_N_];
+    Scaling scaling[LANE_N_];
     List claimers; /* waiting for a task, in order of arrival */
     Mark tasks[TASK_MARKS_N];
     Mark workers[WORKER_MARKS_N];

@@ -131,8 +131,33 @@ static int wake_ready(Queue *queue)
     return 0;
 }
 
+/* How fast tasks come, start and end. */
+static void rates_note(Queue *queue)
+{
+    int64_t now_ms = queue_steady_ms(queue);
+    pthread_mutex_lock(&queue->lock);
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        QueueLaneStats *s = &queue->stats.lane[lane];
+        ScalingView view = { .now_ms = now_ms,
+                             .arrived = (int64_t)s->submitted,
+                             .started = (int64_t)s->claimed,
+                             .ran = (int64_t)s->ran,
+                             .ran_ms = (int64_t)s->ran_ms,
+                             .queued = MAX(s->queued, 0),
+                             .running = MAX(s->running, 0) };
+        Scaling *scaling = &queue->scaling[lane];
+        scaling_step(scaling, &queue->options.scaling, &view);
+        s->arrivals_per_s = scaling->arrivals_per_s;
+        s->starts_per_s = scaling->starts_per_s;
+        s->service_ms = scaling_service_ms(scaling);
+        s->slots_wanted = scaling->slots;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
 int queue_tick_wait(Queue *queue)
 {
+    rates_note(queue);
     bool found = true;
     int r = 0;
     for (int i = 0; i < EXPIRED_WORKERS_MAX && found && r == 0; i++) r = expire_one(queue, &found);

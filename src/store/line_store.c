@@ -62,6 +62,17 @@ int gate_again(Db *db, int64_t seq, int *ret)
     return r;
 }
 
+int gate_get(Db *db, int64_t seq, int *ret)
+{
+    DbStmt *s = db_stmt(db, "SELECT gate FROM task WHERE seq = ?1 AND state = 0");
+    db_bind_i64(s, 1, seq);
+    int r = row_first(s);
+    if (r != 0) return r;
+    *ret = (int)db_i64(s, 0);
+    db_reset(s);
+    return 0;
+}
+
 static int gate_set(Db *db, int64_t seq, int gate)
 {
     DbStmt *s = db_stmt(db, "UPDATE task SET gate = ?2 WHERE seq = ?1 AND state = 0");

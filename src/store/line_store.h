@@ -26,6 +26,9 @@ MUST_CHECK int gate_new(Db *db, const TaskRow *row, int *ret);
 /* The same for a task at rest that is to be queued again at once. */
 MUST_CHECK int gate_again(Db *db, int64_t seq, int *ret);
 
+/* The gate of a queued task: 0, -ENOENT (it is not queued), -errno. */
+MUST_CHECK int gate_get(Db *db, int64_t seq, int *ret);
+
 /* Opens gates of the lane's tasks whose time has come, at most max; *ret_n of them, by which
  * lines may have grown. */
 MUST_CHECK int gates_open(Db *db, Lane lane, int64_t now_ms, int64_t max, int64_t *ret_n);

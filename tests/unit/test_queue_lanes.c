@@ -420,6 +420,95 @@ static void test_waits(void **state)
     run(state, body_waits);
 }
 
+static void check_place(Fixture *f, Uuid id, PlaceKind kind, int64_t place, int64_t expected_ms)
+{
+    TaskPlace p = { 0 };
+    Task task = get(f, id);
+    CHECK_INT(queue_place_wait(f->queue, &task, &p), 0);
+    CHECK(p.queued);
+    CHECK_INT(p.kind, kind);
+    CHECK_INT(p.place, place);
+    CHECK_INT(p.expected_ms, expected_ms);
+}
+
+static int body_place(void *arg)
+{
+    Fixture *f = arg;
+    TaskRef refs[100];
+    TaskPlace p;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE), a[3], b, s[2];
+    for (int i = 0; i < 3; i++) a[i] = put_tenant(f, "a");
+    b = put_tenant(f, "b");
+    check_place(f, a[2], PLACE_SLOT, 3, -1); /* nothing has started yet */
+    check_place(f, b, PLACE_SLOT, 1, -1);
+    TaskNew later = task_new("");
+    later.run_at_ms = real_now + 5000;
+    check_place(f, put(f, &later), PLACE_TIME, 0, 5000);
+    for (int i = 0; i < 2; i++) s[i] = put_session(f, "s");
+    check_place(f, s[1], PLACE_SESSION, 2, -1);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    refs[0] = claim_one(f, worker); /* one a second */
+    pass_ms(1000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    Task task = get(f, refs[0].id);
+    CHECK_INT(queue_place_wait(f->queue, &task, &p), 0);
+    CHECK(!p.queued);
+    check_place(f, a[2], PLACE_SLOT, 2, 6000); /* three tenants take turns */
+    check_place(f, b, PLACE_SLOT, 1, 3000);
+    return 0;
+}
+
+static void test_place(void **state)
+{
+    run(state, body_place);
+}
+
+static int body_figures(void *arg)
+{
+    Fixture *f = arg;
+    QueueStats stats;
+    TaskSummary summary;
+    TaskNew new = task_new("");
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    for (int second = 0; second < 9; second++) {
+        for (int i = 0; i < 2; i++) submit(f, LANE_NORMAL);
+        TaskRef ref = claim_one(f, worker);
+        pass_ms(1000);
+        end_ok(f, ref);
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+    }
+    queue_stats(f->queue, &stats);
+    QueueLaneStats *s = &stats.lane[LANE_NORMAL];
+    CHECK(s->arrivals_per_s > 1.9 && s->arrivals_per_s < 2.1);
+    CHECK(s->starts_per_s > 0.9 && s->starts_per_s < 1.1);
+    CHECK_INT(s->service_ms, 1000);
+    CHECK(s->slots_wanted > 2.8 && s->slots_wanted < 3.2); /* 2 / 0.7, and the backlog */
+    CHECK_INT(s->queued, 9);
+    submit(f, LANE_NORMAL);
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), QUEUE_E_FULL);
+    CHECK_INT(queue_retry_after_s(f->queue), 1);
+    new.lane = LANE_LOW;
+    for (int i = 0; i < 10; i++) CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    CHECK_INT(queue_retry_after_s(f->queue), 60); /* nothing of low starts */
+    return 0;
+}
+
+static int setup_small_lanes(void **state)
+{
+    int r = setup(state);
+    Fixture *f = *state;
+    close_queue(f);
+    for (int lane = 0; lane < LANE_N_; lane++) f->options.queued_max[lane] = 10;
+    open_queue(f);
+    return r;
+}
+
+static void test_figures(void **state)
+{
+    run(state, body_figures);
+}
+
 /* --- at random -------------------------------------------------------------------------------- */
 
 #define TASKS 120
@@ -553,12 +642,20 @@ static void test_chaos(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_session_in_order),     TEST(test_session_retry),
-        TEST(test_session_cancel),       TEST(test_session_later),
-        TEST(test_session_others),       TEST(test_session_told_otherwise),
-        TEST(test_agent_limit),          TEST(test_limit_wakes),
-        TEST_TENANTS(test_tenant_limit), TEST(test_one_floods),
-        TEST(test_very_many_tenants),    TEST(test_waits),
+        TEST(test_session_in_order),
+        TEST(test_session_retry),
+        TEST(test_session_cancel),
+        TEST(test_session_later),
+        TEST(test_session_others),
+        TEST(test_session_told_otherwise),
+        TEST(test_agent_limit),
+        TEST(test_limit_wakes),
+        TEST_TENANTS(test_tenant_limit),
+        TEST(test_one_floods),
+        TEST(test_very_many_tenants),
+        TEST(test_waits),
+        TEST(test_place),
+        cmocka_unit_test_setup_teardown(test_figures, setup_small_lanes, teardown),
         TEST_TENANTS(test_chaos),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);

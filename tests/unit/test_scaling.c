@@ -8,28 +8,33 @@
 #include "logic/scaling.h"
 #include "random.h"
 
-static const ScalingRule rule = { .utilization = 0.7, .workers_max = 100 };
+static const ScalingRule rule = { .utilization_percent = 70, .workers_max = 100 };
 
-/* Seconds of per_s arrivals, 2 s each; what was wanted last. */
+/* Seconds of per_s arrivals that are worked off at once, 2 s each; the workers wanted then. */
 static int64_t steady(Scaling *s, ScalingView *view, int64_t seconds, int64_t per_s)
 {
-    int64_t wanted = 0;
     for (int64_t i = 0; i < seconds; i++) {
         view->now_ms += 1000;
         view->arrived += per_s;
-        wanted = scaling_step(s, &rule, view);
+        view->started += per_s;
+        view->ran += per_s;
+        view->ran_ms += 2000 * per_s;
+        scaling_step(s, &rule, view);
     }
-    return wanted;
+    return scaling_workers(&rule, s->slots, 4);
 }
 
 static void test_follows_the_load(void **state)
 {
     (void)state;
     Scaling s = { 0 };
-    ScalingView view = { .now_ms = 1, .service_ms = 2000, .worker_slots = 4 };
-    assert_int_equal(scaling_step(&s, &rule, &view), 0); /* nothing to do, nobody needed */
+    ScalingView view = { .now_ms = 1 };
+    scaling_step(&s, &rule, &view);
+    assert_int_equal(scaling_workers(&rule, s.slots, 4), 0); /* nothing to do, nobody needed */
     /* 10 a second, 2 s each: 20 slots taken, 29 needed, 8 workers */
     assert_int_equal(steady(&s, &view, 600, 10), 8);
+    assert_int_equal(scaling_service_ms(&s), 2000);
+    assert_float_equal(s.starts_per_s, 10, 0.01);
     assert_int_equal(steady(&s, &view, 600, 30), 22);
 }
 
@@ -37,43 +42,51 @@ static void test_slower_down_than_up(void **state)
 {
     (void)state;
     Scaling s = { 0 };
-    ScalingView view = { .now_ms = 1, .service_ms = 2000, .worker_slots = 4 };
+    ScalingView view = { .now_ms = 1 };
     int64_t high = steady(&s, &view, 600, 10);
     assert_true(steady(&s, &view, 60, 20) > high); /* up within a minute */
     high = steady(&s, &view, 600, 20);
     assert_int_equal(steady(&s, &view, SCALING_DOWN_MS * 9 / 10000, 0), high);
-    assert_int_equal(steady(&s, &view, 2 * SCALING_DOWN_MS / 1000, 0), 0);
+    assert_int_equal(steady(&s, &view, 4 * SCALING_DOWN_MS / 1000, 0), 0);
 }
 
 static void test_backlog_and_work_in_hand(void **state)
 {
     (void)state;
     Scaling s = { 0 };
-    ScalingView view = { .now_ms = 1, .service_ms = 1000, .worker_slots = 1 };
-    view.running = 1;
-    assert_int_equal(scaling_step(&s, &rule, &view), 1);
+    ScalingView view = { .now_ms = 1, .running = 1 };
+    scaling_step(&s, &rule, &view);
+    assert_int_equal(scaling_workers(&rule, s.slots, 40), 1);
+    view.now_ms += 1000;
+    view.ran = 1;
+    view.ran_ms = 1000;
     view.queued = 600; /* gone in a minute with 10 */
-    assert_int_equal(scaling_step(&s, &rule, &view), 10);
+    scaling_step(&s, &rule, &view);
+    assert_int_equal(scaling_workers(&rule, s.slots, 1), 10);
+    assert_int_equal(scaling_workers(&rule, s.slots, 5), 2);
     view.queued = 1000000;
-    assert_int_equal(scaling_step(&s, &rule, &view), 100);
+    scaling_step(&s, &rule, &view);
+    assert_int_equal(scaling_workers(&rule, s.slots, 1), 100);
 }
 
 static void test_bounds(void **state)
 {
     (void)state;
-    ScalingRule narrow = { .utilization = 1, .workers_min = 2, .workers_max = 3 };
+    ScalingRule narrow = { .utilization_percent = 100, .workers_min = 2, .workers_max = 3 };
     for (uint64_t seed = 0; seed < 200; seed++) {
         Random r = { seed };
         Scaling s = { 0 };
         ScalingView view = { .now_ms = random_range(&r, 1, 1000) };
         for (int i = 0; i < 100; i++) {
             view.now_ms += random_range(&r, -10, 100000);
-            view.arrived += random_range(&r, 0, 1000000);
-            view.service_ms = random_range(&r, 0, 1) ? random_range(&r, 0, INT64_MAX / 4) : 0;
+            view.arrived += random_range(&r, -5, 1000000);
+            view.ran += random_range(&r, 0, 1);
+            view.ran_ms += random_range(&r, 0, 1) ? random_range(&r, 0, INT64_MAX / 400) : 0;
             view.queued = random_range(&r, 0, 1000000);
-            view.worker_slots = random_range(&r, 0, 3);
-            int64_t wanted = scaling_step(&s, &narrow, &view);
-            assert_in_range(wanted, 2, 3);
+            scaling_step(&s, &narrow, &view);
+            assert_true(s.slots >= 0 && s.slots <= SCALING_SLOTS_MAX);
+            assert_true(scaling_service_ms(&s) >= 0);
+            assert_in_range(scaling_workers(&narrow, s.slots, random_range(&r, 0, 3)), 2, 3);
         }
     }
 }
