@@ -164,7 +164,6 @@ static struct ChildCount *count_of(RunChildren *c, const uint8_t print[CHILD_FIN
 {
     for (size_t i = 0; i < c->counts_n; i++)
         if (memcmp(c->counts[i].print, print, CHILD_FINGERPRINT_BYTES) == 0) return &c->counts[i];
-    if (c->counts_n == RUN_CHILD_BODIES_MAX) return NULL;
     c->counts = xrealloc(c->counts, (c->counts_n + 1) * sizeof *c->counts);
     struct ChildCount *count = &c->counts[c->counts_n++];
     *count = (struct ChildCount){ .n = 0 };
@@ -178,35 +177,34 @@ typedef struct {
     bool counted;
 } ChildKey;
 
-static int key_make(Run *run, const ChildAsk *ask, ChildKey *ret)
+static void key_make(Run *run, const ChildAsk *ask, ChildKey *ret)
 {
     char hex[HEX_TEXT_MAX(CHILD_FINGERPRINT_BYTES)];
     sha256(ask->body, ret->print);
     ret->counted = ask->key.len == 0;
     if (!ret->counted) {
         snprintf(ret->text, sizeof ret->text, "key:%.*s", STR_ARG(ask->key));
-        return 0;
+        return;
     }
     struct ChildCount *count = count_of(&run->children, ret->print);
-    if (!count) return diag_set(-ENOBUFS, "too many different sub-agents in one attempt");
     hex_encode(hex, ret->print, CHILD_FINGERPRINT_BYTES);
     snprintf(ret->text, sizeof ret->text, "body:%s:%" PRId64, hex, count->n++);
-    return 0;
 }
 
 /* A request that started nothing does not count. */
 static void key_undo(Run *run, const ChildKey *key)
 {
-    struct ChildCount *count = key->counted ? count_of(&run->children, key->print) : NULL;
-    if (count) count->n--;
+    RunChildren *c = &run->children;
+    if (!key->counted || c->closed) return;
+    struct ChildCount *count = count_of(c, key->print);
+    if (--count->n == 0) *count = c->counts[--c->counts_n];
 }
 
 void children_skip(Run *run, Str body)
 {
     uint8_t print[CHILD_FINGERPRINT_BYTES];
     sha256(body, print);
-    struct ChildCount *count = count_of(&run->children, print);
-    if (count) count->n++;
+    count_of(&run->children, print)->n++;
 }
 
 /* --- starting --------------------------------------------------------------------------------- */
@@ -258,8 +256,8 @@ int children_start_wait(Run *run, const ChildAsk *ask, Arena *arena, LinkChild *
                                                              : run->deadline_ms - clock_mono_ms();
     if (remaining_ms < 0) return refuse_cap(run, CAP_BY_SECONDS, arena, ret);
     int r = watcher_start(run);
-    if (r == 0) r = key_make(run, ask, &key);
     if (r < 0) return r;
+    key_make(run, ask, &key);
     /* with nothing left an earlier child may still be found */
     CapReason reason = family_allot(&left, &ask->asked, &offered);
     gateway_task_lend(run->gateway, &offered);

@@ -177,15 +177,10 @@ static int score_wait(Run *run, HttpReq *req)
 
 static int tasks_wait(Run *run, HttpReq *req)
 {
-    if (run->door_tasks_n < DOOR_TASK_CALLS_MAX) {
-        run->door_tasks_n++;
-        int r = door_tasks_wait(run, req);
-        run->door_tasks_n--;
-        return r;
-    }
-    atomic_fetch_add(&run->host->counters.children_crowded, 1);
-    return http_problem_wait(req, 429, "too_many_calls", "the task has %d calls under way already",
-                             DOOR_TASK_CALLS_MAX);
+    run->door_tasks_n++;
+    int r = door_tasks_wait(run, req);
+    run->door_tasks_n--;
+    return r;
 }
 
 /* Requests below a path, or at it. */

@@ -26,8 +26,7 @@
 
 #include "worker/run.h"
 
-#define DOOR_CALLS_MAX 32       /* of a run at a time */
-#define DOOR_TASK_CALLS_MAX 160 /* more: they mostly wait */
+#define DOOR_CALLS_MAX 32 /* of a run at a time */
 #define DOOR_CALL_ID_HEADER "gantry-call-id"
 
 /* The HttpHandler for GatewayTaskOptions.door; ctx is the Run. */

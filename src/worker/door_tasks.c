@@ -226,6 +226,14 @@ static int duration_read_wait(HttpReq *req, int64_t *ret_ms)
         http_problem_wait(req, 400, "parameter_invalid", "?wait is to be a duration such as 30s"));
 }
 
+/* Of what else is asked about sub-agents at the same time, nothing takes long. */
+static int crowded_wait(Run *run, HttpReq *req)
+{
+    atomic_fetch_add(&run->host->counters.children_crowded, 1);
+    return http_problem_wait(req, 429, "too_many_waits",
+                             "the task waits for sub-agents %d times already", DOOR_WAITS_MAX);
+}
+
 static int get_wait(Run *run, HttpReq *req, Uuid id)
 {
     WorkerLink *link = run->host->link;
@@ -234,6 +242,7 @@ static int get_wait(Run *run, HttpReq *req, Uuid id)
     Str text;
     int r = duration_read_wait(req, &wait_ms);
     if (r != 0) return r == DOOR_REPLIED ? 0 : r;
+    if (wait_ms > 0 && run->door_tasks_n > DOOR_WAITS_MAX) return crowded_wait(run, req);
     r = children_end_wait(run, id, deadline_after(wait_ms));
     if (r == -ENOENT) return none_wait(req);
     if (r != 0 && r != -ETIMEDOUT) return failed_wait(req, r);

@@ -9,7 +9,8 @@
  *              Idempotent-Replayed: true when it was there already
  *     else     402 cap_reached, 404 agent_not_found, 422 subagents_too_deep, subagents_too_many,
  *              key_reused, 403 switched_off, 429 queue_full, 400 member_...
- *   GET  /gantry/v1/tasks/{id}      such a task as clients see it; ?wait=30s: held until it ends
+ *   GET  /gantry/v1/tasks/{id}      such a task as clients see it; ?wait=30s: held until it ends;
+ *                                   429 too_many_waits
  *   POST /gantry/v1/tasks/{id}/cancel
  *
  * Private to worker/. On the worker's loop.
@@ -20,6 +21,7 @@
 #include "worker/run.h"
 
 #define DOOR_TASKS_PATH "/gantry/v1/tasks"
+#define DOOR_WAITS_MAX 160 /* of a run at a time */
 
 /* Answers a request whose path is that or below. On a fiber. Returns as an HttpHandler. */
 MUST_CHECK int door_tasks_wait(Run *run, HttpReq *req);

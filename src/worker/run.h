@@ -26,7 +26,7 @@ typedef struct {
     atomic_uint_fast64_t tool_outcomes[TOOL_OUTCOME_N_];
     atomic_uint_fast64_t tool_us;             /* spent by those that ran */
     atomic_uint_fast64_t tools_crowded;       /* refused: DOOR_CALLS_MAX under way */
-    atomic_uint_fast64_t children_crowded;    /* refused: DOOR_TASK_CALLS_MAX under way */
+    atomic_uint_fast64_t children_crowded;    /* refused: DOOR_WAITS_MAX under way */
     atomic_uint_fast64_t suspensions;         /* slots given back by runs that wait */
     atomic_uint_fast64_t suspensions_refused; /* not given back: too many wait already */
     atomic_uint_fast64_t mcp_crowded;         /* refused: too many MCP sessions */
@@ -37,12 +37,11 @@ typedef struct {
 typedef struct Run Run;
 
 /* Tasks that the run has started; see children.h. */
-#define RUN_CHILD_BODIES_MAX 1024 /* different ones an attempt */
 typedef struct {
     List list;
     size_t open_n;
     int64_t ended_n;
-    struct ChildCount *counts;
+    struct ChildCount *counts; /* of bodies: no more than there are children and recordings */
     size_t counts_n;
     size_t waits; /* under way for them */
     FiberRef watcher;

@@ -61,7 +61,8 @@ struct WorkerHost {
     Arena flags_arena;
     List runs;
     Slots slots;
-    Cond changed; /* slots, registration, draining, the end of a run */
+    int64_t suspended_max; /* 0: by the number of slots */
+    Cond changed;          /* slots, registration, draining, the end of a run */
     FiberRef heart, rates, claimers[SLOTS_CLAIMS_MAX];
 
     /* for worker_stats, any thread */
@@ -240,6 +241,7 @@ int worker_open_wait(const WorkerOptions *o, WorkerHost **ret)
     cond_init(&w->changed);
     if (!o->front_only) slots_init(&w->slots, &o->slots);
     options_copy(w, o);
+    w->suspended_max = o->suspended_max;
     w->stats.slots = w->slots.total;
     int r = dir_take_wait(w, o->versions_max ? o->versions_max : VERSIONS_MAX_DEFAULT);
     if (r < 0) return r;
@@ -269,7 +271,8 @@ void worker_free(WorkerHost *w)
 static int64_t suspended_max(const WorkerHost *w)
 {
     int64_t slots = lane_slots(&w->slots.total);
-    return MIN(SUSPENDED_A_SLOT_MAX * slots, HEARTBEAT_TASKS_MAX - slots);
+    int64_t wish = w->suspended_max ? w->suspended_max : SUSPENDED_A_SLOT_MAX * slots;
+    return MIN(wish, HEARTBEAT_TASKS_MAX - slots);
 }
 
 static void on_run_end(Run *run, void *ctx)

@@ -35,6 +35,7 @@ typedef struct {
     size_t log_bytes_max;     /* kept of an attempt's log; 0: 1 MiB */
     size_t versions_max;      /* unpacked at the same time; 0: 64 */
     int64_t memory_bytes_max; /* of one agent process; 0: unlimited */
+    int64_t suspended_max;    /* tasks that wait for others without a slot; 0: 16 a slot */
     const char *path;         /* PATH of agents; NULL: the usual directories */
     const char *node_path;    /* NODE_PATH of agents; NULL: unset */
     Front *front;             /* of this loop; what it has for callers of models; NULL: none */

@@ -339,6 +339,15 @@ static inline void bench_worker_stop(Bench *b)
     worker_free(TAKE(b->worker));
 }
 
+static inline void bench_task_json(JsonOut *out, const Task *task, unsigned flags)
+{
+    CHECK_INT(flags, LINK_TASK_JSON_FLAGS);
+    json_out_object(out);
+    json_out_kcstr(out, "status", task_state_name(task->state));
+    json_out_kraw(out, "result", task->result.len ? task->result : STR("null"));
+    json_out_object_end(out);
+}
+
 static inline int bench_main(void *arg)
 {
     Bench *b = arg;
@@ -346,7 +355,8 @@ static inline int bench_main(void *arg)
     CHECK_INT(sim_open(0, &b->sim), 0);
     bench_models(b);
     b->gateway = gateway_new(&b->config);
-    b->link = link_local_new(&(LinkLocalOptions){ .queue = b->queue, .lease_ms = b->lease_ms });
+    b->link = link_local_new(&(LinkLocalOptions){
+        .queue = b->queue, .lease_ms = b->lease_ms, .task_json = bench_task_json });
     CHECK_INT(fiber_spawn("ticker", bench_ticker, b, &b->ticker), 0);
     bench_worker_start(b);
     if (b->worker) b->scenario(b);
