@@ -75,6 +75,11 @@ static void say_end(const Json *task)
             json_i64_or(json_get(usage, "toolCalls"), 0),
             json_i64_or(json_get(usage, "inputTokens"), 0),
             json_i64_or(json_get(usage, "outputTokens"), 0), STR_ARG(member(task, "costUsd")));
+    const Json *below = json_get(task, "descendants");
+    if (below)
+        fprintf(stderr, "sub-agents: %" PRId64 " tasks, %" PRId64 " open, $%.*s\n",
+                json_i64_or(json_get(below, "tasks"), 0), json_i64_or(json_get(below, "open"), 0),
+                STR_ARG(member(below, "costUsd")));
     if (error)
         fprintf(stderr, "%.*s: %.*s\n", STR_ARG(member(error, "code")),
                 STR_ARG(member(error, "detail")));
