@@ -66,6 +66,10 @@ static const Flag rollout_list_flags[] = {
     { "active", NULL, "only those that have not ended" },
     { 0 },
 };
+static const Flag demo_canary_flags[] = {
+    { "good", NULL, "ship one that is no worse, and see it promoted" },
+    { 0 },
+};
 static const Flag rollout_log_flags[] = {
     { "ticks", NULL, "every tick that learned something, with what it was told" },
     { "limit", "N", "at most so many, newest first (default 50)" },
@@ -216,6 +220,10 @@ const Command commands[] = {
       deploy_flags, deploy_run, false },
     { "rollback", NULL, "AGENT", 1, 1, "return to the version before, whole", NULL, rollback_flags,
       rollback_run, false },
+    { "demo", "canary", "", 0, 0, "ship a version that is worse on purpose, and see it rolled back",
+      "On a running `gantry dev`, with simulated models: it costs nothing and takes less than a minute.\n"
+      "Exit 0 when it ended as it should, 8 when it is not decided at the timeout (1m).",
+      demo_canary_flags, demo_canary_run, false },
     { "rollout", "list", "", 0, 0, "list rollouts, newest first", NULL, rollout_list_flags,
       rollout_list_run, false },
     { "rollout", "get", "ROLLOUT", 1, 1, "show a rollout with its evidence", NULL, NO_FLAGS,

@@ -80,6 +80,7 @@ int rollout_simulate_run(const Invocation *in);
 /* rollouts.c */
 int rollout_list_run(const Invocation *in);
 int rollout_get_run(const Invocation *in);
+int demo_canary_run(const Invocation *in);
 int rollout_watch_run(const Invocation *in);
 int rollout_log_run(const Invocation *in);
 int rollout_promote_run(const Invocation *in);
