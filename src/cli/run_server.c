@@ -222,6 +222,10 @@ static int runner_fiber(void *arg)
         LOG_ERROR("worker ended", LOG_CSTR("why", diag_text_or(r)));
         p->status = r == -EACCES ? EXIT_NOT_AUTHORISED : EXIT_FAILED;
     }
+    if (p->mode == CONFIG_SERVE && r == 0 && !p->draining) { /* somebody has drained it */
+        LOG_WARN("model calls are taken no more at this port, until the server is started again");
+        return 0;
+    }
     kill(getpid(), SIGTERM); /* what main waits for */
     return r;
 }

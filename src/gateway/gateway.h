@@ -232,11 +232,12 @@ typedef enum {
     GATEWAY_STOP_CANCELLED, /* somebody cancelled the task */
     GATEWAY_STOP_DRAINED,   /* the worker is going away */
     GATEWAY_STOP_STALE,     /* the lease is no longer ours */
+    GATEWAY_STOP_AWAY,      /* as drained, for callers that may come again: 503 */
     GATEWAY_STOP_FINISHED,  /* the agent has ended */
     GATEWAY_STOP_N_
 } GatewayStop;
 
-/* Refuses further calls (403, not retryable). Those in flight are ended, settle and are recorded;
+/* Refuses further calls (403, not retryable, unless it says otherwise). Those in flight are ended, settle and are recorded;
  * with GATEWAY_STOP_FINISHED they are read to their end instead, for their usage. The first reason
  * stays, but any other overrides FINISHED. Never waits. */
 void gateway_task_stop(GatewayTask *task, GatewayStop reason);

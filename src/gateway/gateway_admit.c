@@ -247,7 +247,8 @@ static int admit_once(ModelCall *call, const CapCall *question, PurseWaiter *wai
 {
     GatewayTask *task = call->task;
     if (task->totals.stop != GATEWAY_STOP_NONE)
-        return call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(task->totals.stop));
+        return call_problem(call, task_stop_problem(task->totals.stop), NULL, "%s",
+                            task_stop_text(task->totals.stop));
     if (call_flags_moved(call)) return CALL_E_FLAGS;
     if (task_past_deadline(task)) return refuse_by_cap(call, CAP_BY_SECONDS);
     return reserve(call, question, waiter);

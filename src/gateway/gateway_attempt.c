@@ -202,8 +202,9 @@ static int unsent(ModelCall *call, int r, CallFailure *ret)
 {
     release(call);
     if (r == CALL_E_FLAGS || r == CALL_E_FLIGHT) call->tries--;
-    if (r != CALL_E_PROBLEM || call->problem == PROBLEM_STOPPED || call->problem == PROBLEM_CAP)
-        return r;
+    bool final = call->problem == PROBLEM_STOPPED || call->problem == PROBLEM_AWAY ||
+                 call->problem == PROBLEM_CAP;
+    if (r != CALL_E_PROBLEM || final) return r;
     *ret = (CallFailure){ .outcome = GATEWAY_UNREACHED, .unsent = true };
     return ATTEMPT_E_FAILED;
 }

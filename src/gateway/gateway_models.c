@@ -239,7 +239,7 @@ static int forward_wait(const Count *count)
 static const char *count_refused(const Count *count, Problem *ret)
 {
     GatewayTask *task = count->ask->task;
-    *ret = PROBLEM_STOPPED;
+    *ret = task_stop_problem(task->totals.stop);
     if (task->totals.stop != GATEWAY_STOP_NONE) return task_stop_text(task->totals.stop);
     if (task_past_deadline(task)) {
         task_note_cap(task, CAP_BY_SECONDS);

@@ -175,5 +175,6 @@ bool task_past_deadline(const GatewayTask *task);
 /* Notes the first cap that refused. */
 void task_note_cap(GatewayTask *task, CapReason reason);
 const char *task_stop_text(GatewayStop stop);
+Problem task_stop_problem(GatewayStop stop);
 
 #endif

@@ -136,7 +136,9 @@ static void end_wait(ModelCall *call)
 static void add_retry_after(FieldList *fields, ModelCall *call)
 {
     int seconds = call->retry_after_s ? call->retry_after_s : 5;
-    if (call->problem != PROBLEM_QUEUED && call->problem != PROBLEM_BREAKER) return;
+    if (call->problem != PROBLEM_QUEUED && call->problem != PROBLEM_BREAKER &&
+        call->problem != PROBLEM_AWAY)
+        return;
     add(fields, "retry-after", arena_printf(&call->arena, "%d", seconds));
 }
 

@@ -182,7 +182,7 @@ static GatewayOutcome judge(ModelCall *call, int r, Charge *ret_charge)
     }
     if (r == -ECONNABORTED || r == -ECANCELED) {
         GatewayStop stop = task->totals.stop ? task->totals.stop : GATEWAY_STOP_CANCELLED;
-        call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(stop));
+        call_problem(call, task_stop_problem(stop), NULL, "%s", task_stop_text(stop));
         return GATEWAY_STOPPED;
     }
     if (r == -ETIMEDOUT && task_past_deadline(task)) {

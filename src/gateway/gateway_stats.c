@@ -22,7 +22,7 @@ void stats_refused(Gateway *gateway, Problem problem)
         [PROBLEM_QUEUED] = GATEWAY_REFUSED_QUEUED,    [PROBLEM_TOO_LARGE] = GATEWAY_REFUSED_INVALID,
         [PROBLEM_INTERNAL] = GATEWAY_REFUSED_INVALID, [PROBLEM_BREAKER] = GATEWAY_REFUSED_BREAKER,
         [PROBLEM_KEY] = GATEWAY_REFUSED_INVALID,      [PROBLEM_ROLE] = GATEWAY_REFUSED_INVALID,
-        [PROBLEM_AWAY] = GATEWAY_REFUSED_INVALID,
+        [PROBLEM_AWAY] = GATEWAY_REFUSED_STOPPED,
     };
     assert(problem < PROBLEM_N_);
     atomic_fetch_add(&gateway->refused[by_problem[problem]], 1);

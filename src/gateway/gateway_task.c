@@ -282,10 +282,16 @@ const char *task_stop_text(GatewayStop stop)
         [GATEWAY_STOP_CANCELLED] = "the task was cancelled",
         [GATEWAY_STOP_DRAINED] = "the worker is shutting down; the task will be run elsewhere",
         [GATEWAY_STOP_STALE] = "the task is no longer held by this worker",
+        [GATEWAY_STOP_AWAY] = "the server is ending: try again in a moment",
         [GATEWAY_STOP_FINISHED] = "the task has ended",
     };
     assert(stop < GATEWAY_STOP_N_);
     return texts[stop];
+}
+
+Problem task_stop_problem(GatewayStop stop)
+{
+    return stop == GATEWAY_STOP_AWAY ? PROBLEM_AWAY : PROBLEM_STOPPED;
 }
 
 void gateway_task_stop(GatewayTask *task, GatewayStop reason)

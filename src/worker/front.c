@@ -145,11 +145,11 @@ void front_stop(Front *front)
     front_drain(front);
     LIST_EACH (&front->used, node) {
         FrontTask *t = CONTAINER_OF(node, FrontTask, node);
-        if (t->task) gateway_task_stop(t->task, GATEWAY_STOP_DRAINED);
+        if (t->task) gateway_task_stop(t->task, GATEWAY_STOP_AWAY);
     }
     LIST_EACH (&front->retired, node) {
         FrontTask *t = CONTAINER_OF(node, FrontTask, node);
-        if (t->task) gateway_task_stop(t->task, GATEWAY_STOP_DRAINED);
+        if (t->task) gateway_task_stop(t->task, GATEWAY_STOP_AWAY);
     }
 }
 
