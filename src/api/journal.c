@@ -21,7 +21,8 @@ typedef struct {
     Arena *arena;
     int64_t n; /* list: recordings above it; else the one */
     Task task;
-    JournalState state;
+    JournalFill fill;
+    int64_t misses;
     JournalRow *rows, row;
     size_t rows_n;
     JournalBytes answer;
@@ -32,7 +33,8 @@ static int list_job(Db *db, void *arg)
 {
     JournalRead *read = arg;
     int r = task_get(db, read->id, 0, read->arena, &read->task);
-    if (r == 0) r = journal_state(db, read->task.seq, &read->state);
+    if (r == 0) r = journal_fill_read(db, read->task.seq, &read->fill);
+    if (r == 0) r = journal_misses(db, read->task.seq, &read->misses);
     if (r != 0) return r;
     return journal_list(db, read->task.seq, false, read->n, PAGE_ROWS + 1, read->arena, &read->rows,
                         &read->rows_n);
@@ -84,9 +86,9 @@ int task_journal_run_wait(ApiCall *call)
     json_out_object(out);
     json_out_kuuid(out, "taskId", read.id);
     json_out_ki64(out, "replayedCalls", read.task.usage.replayed_calls);
-    json_out_ki64(out, "missedCalls", read.state.misses);
-    json_out_ki64(out, "bytes", read.state.bytes);
-    json_out_kbool(out, "full", read.state.closed);
+    json_out_ki64(out, "missedCalls", read.misses);
+    json_out_ki64(out, "bytes", read.fill.bytes);
+    json_out_kbool(out, "full", read.fill.closed);
     json_out_key(out, "recordings");
     json_out_array(out);
     for (size_t i = 0; i < n; i++) {

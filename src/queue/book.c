@@ -65,6 +65,11 @@ static KnownTask *known_slot(KnownTasks *tasks, Uuid id)
     return &tasks->list[i % KNOWN_TASKS_N];
 }
 
+void known_tasks_forget(KnownTasks *tasks, Uuid id)
+{
+    known_clear(known_slot(tasks, id));
+}
+
 static bool is_account(TaskRef task)
 {
     return task.fence == TASK_FENCE_ACCOUNT;
@@ -257,16 +262,18 @@ static void usage_add(TaskUsage *sum, const Call *call)
 }
 
 /* Returns 0, DB_E_CONFLICT (it is there already, recording and all), -errno. */
-static int call_add(Booking *b, const TaskFacts *facts, const Call *call, JournalLast *last,
-                    JournalKept *kept)
+static int call_add(Booking *b, const TaskFacts *facts, const Call *call, JournalFill *fill,
+                    JournalLast *last, JournalKept *kept)
 {
-    JournalOf of = { facts->seq, facts->attempt, facts->version_id };
-    int r = call_insert(b->db, facts->seq, call);
+    JournalOf of = { .task_seq = facts->seq,
+                     .attempt = facts->attempt,
+                     .version_id = facts->version_id };
+    int r = call_insert(b->db, facts->seq, call, &of.call_row);
     if (r == 0) r = owner_add(b, facts, call);
     if (r == 0) r = spend_sum_add(b, facts, call);
     if (r == 0 && facts->seq < 0) r = account_add(b->db, facts->seq, call);
     if (r == 0 && call->recording)
-        r = journal_keep(b->queue, b->db, &of, call->recording, last, kept);
+        r = journal_keep(b->queue, b->db, &of, call->recording, fill, last, kept);
     if (r == 0 && call->replay_missed) r = journal_add_misses(b->db, facts->seq, 1, call->at_ms);
     return r;
 }
@@ -277,16 +284,18 @@ int calls_book(Queue *queue, Db *db, TaskRef task, const Call *calls, size_t n, 
     TaskFacts facts;
     TaskUsage sum = { 0 };
     booking_init(&b, queue, db);
-    known_clear(known_slot(queue->known, task.id)); /* its journal moves on */
+    known_tasks_forget(queue->known, task.id); /* its journal moves on */
     int r = is_account(task) ? account_facts(db, task.id, &b.arena, &facts)
                              : task_facts(db, task.id, 0, &b.arena, &facts);
     for (size_t i = 0; i < n && r == 0; i++) {
-        r = call_add(&b, &facts, &calls[i], NULL, kept);
+        r = call_add(&b, &facts, &calls[i], &facts.journal, NULL, kept);
         if (r == 0) usage_add(&sum, &calls[i]);
         if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
     }
     if (r == 0 && !is_account(task)) r = task_add_usage(db, facts.seq, &sum);
     if (r == 0 && !is_account(task)) r = family_late(db, facts.seq, &sum);
+    if (r == 0 && kept->recordings + kept->dropped)
+        r = journal_fill_write(db, facts.seq, &facts.journal);
     if (r == 0) r = sums_write(&b);
     booking_deinit(&b);
     return r;
@@ -358,15 +367,19 @@ static int report_add(Booking *b, Report *report)
     report->kept = (JournalKept){ 0 };
     report->stale = false;
     int r = known_task(b->queue->known, b->db, report->task, &known);
+    JournalFill fill = r == 0 ? known->facts.journal : (JournalFill){ 0 };
     for (size_t i = 0; i < report->n && r == 0; i++) {
         Call call = report->calls[i];
         if (!account) call.attempt = known->facts.attempt;
         if (!account) call.fence = report->task.fence;
-        r = call_add(b, &known->facts, &call, &known->last, &report->kept);
+        r = call_add(b, &known->facts, &call, &fill, &known->last, &report->kept);
         if (r == 0) usage_add(&sum, &call);
     }
     if (r != 0 || account) return r;
-    return task_add_usage_held(b->db, known->facts.seq, report->task.fence, &sum);
+    r = task_add_usage_held(b->db, known->facts.seq, report->task.fence, &sum,
+                            &known->facts.journal, &fill);
+    known->facts.journal = fill;
+    return r;
 }
 
 static int reports_job(Db *db, void *const *args, size_t n)

@@ -6,13 +6,13 @@
 #define FACTS_ARENA_MAX (64 * 1024)
 
 int journal_keep(const Queue *queue, Db *db, const JournalOf *of, const JournalNew *rec,
-                 JournalLast *last, JournalKept *kept)
+                 JournalFill *fill, JournalLast *last, JournalKept *kept)
 {
     JournalLimits limits = { .bytes_max = queue->options.journal_bytes_max,
                              .recordings_max = queue->options.journal_recordings_max };
-    bool closed_now;
-    int r = journal_add(db, of, rec, &limits, last, &closed_now);
-    kept->closed += closed_now;
+    bool was_closed = fill->closed;
+    int r = journal_add(db, of, rec, &limits, fill, last);
+    kept->closed += fill->closed && !was_closed;
     if (r == JOURNAL_E_CLOSED) {
         kept->dropped++;
         return 0; /* the call itself must not fail for it */
@@ -65,13 +65,18 @@ static int add_job(Db *db, void *arg)
     arena_init(&arena, FACTS_ARENA_MAX);
     int r = task_facts(db, job->task.id, job->task.fence, &arena, &facts);
     if (r == -ENOENT) return task_stale();
-    JournalOf of = { facts.seq, facts.attempt, facts.version_id };
+    if (r != 0) return r;
+    JournalOf of = { .task_seq = facts.seq,
+                     .attempt = facts.attempt,
+                     .version_id = facts.version_id };
+    known_tasks_forget(job->queue->known, job->task.id); /* its journal moves on */
     for (size_t i = 0; i < job->n && r == 0; i++) {
         const JournalNew *recording = &job->recordings[i];
         r = journal_has(db, facts.seq, recording->call_id);
-        if (r == -ENOENT) r = journal_keep(job->queue, db, &of, recording, NULL, &job->kept);
+        if (r == -ENOENT)
+            r = journal_keep(job->queue, db, &of, recording, &facts.journal, NULL, &job->kept);
     }
-    return r;
+    return r == 0 ? journal_fill_write(db, facts.seq, &facts.journal) : r;
 }
 
 int queue_journal_add_wait(Queue *queue, TaskRef task, const JournalNew *recordings, size_t n)

@@ -322,10 +322,11 @@ typedef struct {
     size_t bytes;
 } JournalKept;
 
-/* Keeps a recording of the running attempt, unless the journal is full. last: as in journal_add.
- * Returns 0 or -errno. */
+/* Keeps a recording of the running attempt, unless the journal is full. fill, last: as in
+ * journal_add. Returns 0 or -errno. */
 MUST_CHECK int journal_keep(const Queue *queue, Db *db, const JournalOf *of,
-                            const JournalNew *recording, JournalLast *last, JournalKept *kept);
+                            const JournalNew *recording, JournalFill *fill, JournalLast *last,
+                            JournalKept *kept);
 /* Any thread, without the lock. */
 void journal_apply(Queue *queue, Uuid task_id, const JournalKept *kept);
 /* Inside a job: whether everything the task has asked is settled; false when it asked nothing. */
@@ -346,6 +347,7 @@ MUST_CHECK int calls_book(Queue *queue, Db *db, TaskRef task, const Call *calls,
 /* What is remembered of tasks that call often; the store thread's. */
 KnownTasks *known_tasks_new(void);
 void known_tasks_free(KnownTasks *tasks);
+void known_tasks_forget(KnownTasks *tasks, Uuid id);
 
 /* Ends the attempts a worker holds, at most END_TASKS_MAX of them. */
 typedef struct {

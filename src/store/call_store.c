@@ -2,7 +2,7 @@
 
 #include "store/row.h"
 
-int call_insert(Db *db, int64_t task_seq, const Call *c)
+int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *ret_row)
 {
     RowIn in = row_in(db,
                       "INSERT INTO call (task_seq, attempt, fence, at_ms, duration_ms, provider,"
@@ -32,7 +32,9 @@ int call_insert(Db *db, int64_t task_seq, const Call *c)
     in_i64(&in, c->cached);
     in_text_or_null(&in, c->degraded);
     in_i64(&in, c->charged_tokens);
-    return db_run(in.stmt, NULL);
+    int r = db_run(in.stmt, NULL);
+    if (ret_row) *ret_row = db_last_insert_id(db);
+    return r;
 }
 
 static void call_read(RowOut *out, void *ret)

@@ -33,9 +33,9 @@ typedef struct {
     bool replay_missed;          /* an attempt before had made other calls than this one */
 } Call;
 
-/* Returns 0, DB_E_CONFLICT (the task has a call of that call_id already: nothing was changed),
- * -errno. */
-MUST_CHECK int call_insert(Db *db, int64_t task_seq, const Call *call);
+/* ret_row: or NULL; the id of its row. Returns 0, DB_E_CONFLICT (the task has a call of that
+ * call_id already: nothing was changed), -errno. */
+MUST_CHECK int call_insert(Db *db, int64_t task_seq, const Call *call, int64_t *ret_row);
 
 /* Calls of a task in order, at most CALL_LIST_MAX; texts live in arena. Returns 0, -ENOMEM, -errno.
  */

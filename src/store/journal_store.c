@@ -7,78 +7,94 @@
 
 #define PURGE_TASKS_MAX 16 /* looked at at a time */
 
-/* --- the state of a task's journal ------------------------------------------------------------ */
+/* --- of a task -------------------------------------------------------------------------------- */
 
-int journal_state(Db *db, int64_t task_seq, JournalState *ret)
+int journal_fill_read(Db *db, int64_t task_seq, JournalFill *ret)
 {
-    DbStmt *s = db_stmt(db, "SELECT last_n, bytes, misses, closed FROM journal_task"
-                            " WHERE task_seq = ?1");
+    DbStmt *s = db_stmt(db, "SELECT journal_n, journal_bytes, journal_closed FROM task"
+                            " WHERE seq = ?1");
     db_bind_i64(s, 1, task_seq);
-    *ret = (JournalState){ 0 };
     int r = row_first(s);
-    if (r != 0) return r == -ENOENT ? 0 : r;
-    *ret = (JournalState){ .recordings = db_i64(s, 0),
-                           .bytes = db_i64(s, 1),
-                           .misses = db_i64(s, 2),
-                           .closed = db_i64(s, 3) != 0 };
+    if (r != 0) return r;
+    *ret = (JournalFill){ db_i64(s, 0), db_i64(s, 1), db_i64(s, 2) != 0 };
     db_reset(s);
     return 0;
 }
 
-/* due_ms is when to look whether it can be deleted. */
-static int state_put(Db *db, int64_t task_seq, const JournalState *state, int64_t now_ms)
+int journal_fill_write(Db *db, int64_t task_seq, const JournalFill *fill)
 {
-    RowIn in = row_in(db, "INSERT INTO journal_task (task_seq, last_n, bytes, misses, closed,"
-                          " due_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
-                          " ON CONFLICT (task_seq) DO UPDATE SET last_n = excluded.last_n,"
-                          " bytes = excluded.bytes, misses = excluded.misses,"
-                          " closed = excluded.closed");
+    RowIn in = row_in(db, "UPDATE task SET journal_n = ?2, journal_bytes = ?3, journal_closed = ?4"
+                          " WHERE seq = ?1");
     in_i64(&in, task_seq);
-    in_i64(&in, state->recordings);
-    in_i64(&in, state->bytes);
-    in_i64(&in, state->misses);
-    in_i64(&in, state->closed);
-    in_i64(&in, now_ms);
+    in_i64(&in, fill->recordings);
+    in_i64(&in, fill->bytes);
+    in_i64(&in, fill->closed);
+    return row_change(in.stmt);
+}
+
+/* due_ms is when to look whether it can be deleted. */
+static int task_note(Db *db, int64_t task_seq, int64_t misses, int64_t due_ms)
+{
+    RowIn in = row_in(db, "INSERT INTO journal_task (task_seq, misses, due_ms) VALUES (?1, ?2, ?3)"
+                          " ON CONFLICT (task_seq) DO UPDATE SET misses = misses +"
+                          " excluded.misses");
+    in_i64(&in, task_seq);
+    in_i64(&in, misses);
+    in_i64(&in, due_ms);
     return row_run(in.stmt);
+}
+
+int journal_misses(Db *db, int64_t task_seq, int64_t *ret)
+{
+    DbStmt *s = db_stmt(db, "SELECT misses FROM journal_task WHERE task_seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    *ret = 0;
+    int r = row_first(s);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    *ret = db_i64(s, 0);
+    db_reset(s);
+    return 0;
 }
 
 int journal_add_misses(Db *db, int64_t task_seq, int64_t misses, int64_t now_ms)
 {
-    JournalState state;
-    if (misses == 0) return 0;
-    int r = journal_state(db, task_seq, &state);
-    state.misses += misses;
-    return r == 0 ? state_put(db, task_seq, &state, now_ms) : r;
+    return misses ? task_note(db, task_seq, misses, now_ms) : 0;
 }
 
 int journal_retire(Db *db, int64_t task_seq)
 {
-    DbStmt *s = db_stmt(db, "UPDATE journal_task SET served_from = last_n WHERE task_seq = ?1");
+    DbStmt *s = db_stmt(db, "UPDATE journal_task SET served_from ="
+                            " (SELECT journal_n FROM task WHERE seq = ?1) WHERE task_seq = ?1");
     db_bind_i64(s, 1, task_seq);
     return row_run(s);
 }
 
 /* --- adding ----------------------------------------------------------------------------------- */
 
-/* The number of the request that this one is kept against. The newest that fits is nearly always
- * the newest of all. */
-static int base_find(Db *db, int64_t task_seq, Str call_id, int64_t *ret_n)
+/* The id of the request that this one is kept against: 0, or -ENOENT. */
+static int base_find(Db *db, int64_t task_seq, Str call_id, const JournalLast *last,
+                     int64_t *ret_id)
 {
-    *ret_n = 0;
+    *ret_id = 0;
     if (str_empty(call_id)) return 0;
-    DbStmt *s = db_stmt(db, "SELECT n FROM journal WHERE task_seq = ?1 AND call_id = ?2"
-                            " AND request_bytes > 0 ORDER BY n DESC LIMIT 1");
+    if (last && last->row > 0 && str_eq(call_id, str_of(last->call_id))) {
+        *ret_id = last->row;
+        return 0;
+    }
+    DbStmt *s = db_stmt(db, "SELECT j.id FROM call c JOIN journal j ON j.id = c.id"
+                            " WHERE c.task_seq = ?1 AND c.call_id = ?2 AND j.request_bytes > 0");
     db_bind_i64(s, 1, task_seq);
     db_bind_text(s, 2, call_id);
     int r = row_first(s);
-    if (r == 0) *ret_n = db_i64(s, 0);
+    if (r == 0) *ret_id = db_i64(s, 0);
     db_reset(s);
     return r;
 }
 
 int journal_has(Db *db, int64_t task_seq, Str call_id)
 {
-    DbStmt *s = db_stmt(db, "SELECT 1 FROM journal WHERE task_seq = ?1 AND call_id = ?2 LIMIT 1");
+    DbStmt *s = db_stmt(db, "SELECT 1 FROM journal WHERE task_seq = ?1 AND id < 0 AND call_id = ?2"
+                            " LIMIT 1");
     db_bind_i64(s, 1, task_seq);
     db_bind_text(s, 2, call_id);
     int r = row_first(s);
@@ -87,7 +103,7 @@ int journal_has(Db *db, int64_t task_seq, Str call_id)
 }
 
 typedef struct {
-    int64_t n, base_n;
+    int64_t id, n, base_id;
     bool with_request;
 } RowPlace;
 
@@ -108,19 +124,20 @@ static void in_recording(RowIn *in, const JournalNew *rec)
 static int row_add(Db *db, const JournalOf *of, const RowPlace *place, const JournalNew *rec)
 {
     const JournalRequest *request = &rec->request;
-    RowIn in = row_in(db, "INSERT INTO journal (version_id, task_seq, n, attempt, kind, name,"
+    RowIn in = row_in(db, "INSERT INTO journal (id, version_id, task_seq, n, attempt, kind, name,"
                           " call_id, key, at_ms, status, content_type, streamed, complete,"
-                          " answer_bytes, request_bytes, base_n, prefix, suffix, answer_gzip,"
+                          " answer_bytes, request_bytes, base_id, prefix, suffix, answer_gzip,"
                           " request_gzip, answer, request)"
                           " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                          " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)");
+                          " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)");
+    in_i64(&in, place->id);
     in_text(&in, of->version_id);
     in_i64(&in, of->task_seq);
     in_i64(&in, place->n);
     in_i64(&in, of->attempt);
     in_recording(&in, rec);
     in_i64(&in, place->with_request ? request->n : 0);
-    in_i64(&in, place->base_n);
+    in_i64(&in, place->base_id);
     in_i64(&in, (int64_t)request->share.prefix);
     in_i64(&in, (int64_t)request->share.suffix);
     in_i64(&in, rec->answer.gzip);
@@ -131,92 +148,46 @@ static int row_add(Db *db, const JournalOf *of, const RowPlace *place, const Jou
     return row_run(in.stmt);
 }
 
-/* A place in a journal that is there and has room: 0, or -ENOENT. */
-static int place_take(Db *db, int64_t task_seq, int64_t bytes, const JournalLimits *limits,
-                      int64_t *ret_n)
+/* Those without a call: below all that are there. */
+static int id_below(Db *db, int64_t *ret)
 {
-    RowIn in = row_in(db, "UPDATE journal_task SET last_n = last_n + 1, bytes = bytes + ?2"
-                          " WHERE task_seq = ?1 AND closed = 0 AND last_n < ?3"
-                          " AND bytes + ?2 <= ?4 RETURNING last_n");
-    in_i64(&in, task_seq);
-    in_i64(&in, bytes);
-    in_i64(&in, limits->recordings_max);
-    in_i64(&in, limits->bytes_max);
-    int r = row_first(in.stmt);
-    if (r == 0) *ret_n = db_i64(in.stmt, 0);
-    while (r == 0 && db_step(in.stmt) == DB_E_ROW) continue; /* to its end: it is a change */
+    DbStmt *s = db_stmt(db, "SELECT min(coalesce(min(id), 0), 0) - 1 FROM journal");
+    int r = row_first(s);
+    if (r == 0) *ret = db_i64(s, 0);
+    db_reset(s);
     return r;
 }
 
-/* The place after n, if n is still the last: 0, or -ENOENT. RETURNING costs as much again. */
-static int place_after(Db *db, int64_t task_seq, int64_t bytes, const JournalLimits *limits,
-                       int64_t n)
-{
-    if (n == 0 || n >= limits->recordings_max) return -ENOENT;
-    RowIn in = row_in(db, "UPDATE journal_task SET last_n = ?3 + 1, bytes = bytes + ?2"
-                          " WHERE task_seq = ?1 AND closed = 0 AND last_n = ?3"
-                          " AND bytes + ?2 <= ?4");
-    in_i64(&in, task_seq);
-    in_i64(&in, bytes);
-    in_i64(&in, n);
-    in_i64(&in, limits->bytes_max);
-    return row_change(in.stmt);
-}
-
-/* The first of a task, or one that has no room. */
-static int place_open(Db *db, int64_t task_seq, int64_t bytes, const JournalLimits *limits,
-                      int64_t now_ms, bool *ret_closed_now)
-{
-    JournalState state;
-    int r = journal_state(db, task_seq, &state);
-    if (r != 0) return r;
-    bool room = !state.closed && state.recordings < limits->recordings_max &&
-                bytes <= limits->bytes_max - state.bytes;
-    if (state.closed) return JOURNAL_E_CLOSED;
-    *ret_closed_now = state.closed = !room;
-    state.recordings += room;
-    state.bytes += room ? bytes : 0;
-    r = state_put(db, task_seq, &state, now_ms);
-    return r == 0 && !room ? JOURNAL_E_CLOSED : r;
-}
-
-static int place_find(Db *db, int64_t task_seq, const JournalNew *rec, const JournalLimits *limits,
-                      const JournalLast *last, int64_t *ret_n, bool *ret_closed_now)
+/* A place in the journal, which there must be room for. Returns 0, JOURNAL_E_CLOSED, -errno. */
+static int place_take(Db *db, const JournalOf *of, const JournalNew *rec,
+                      const JournalLimits *limits, JournalFill *fill, RowPlace *ret)
 {
     int64_t bytes = (int64_t)(rec->answer.bytes.len + rec->request.rest.bytes.len);
-    int r = last ? place_after(db, task_seq, bytes, limits, last->n) : -ENOENT;
-    if (r == 0) *ret_n = last->n + 1;
-    if (r == -ENOENT) r = place_take(db, task_seq, bytes, limits, ret_n);
-    if (r != -ENOENT) return r;
-    *ret_n = 1;
-    return place_open(db, task_seq, bytes, limits, rec->at_ms, ret_closed_now);
-}
-
-/* The number of the request that this one is kept against: 0, or -ENOENT. */
-static int base_of(Db *db, int64_t task_seq, Str base, const JournalLast *last, int64_t *ret_n)
-{
-    bool known = last && last->call_n > 0 && str_eq(base, str_of(last->call_id));
-    if (!known) return base_find(db, task_seq, base, ret_n);
-    *ret_n = last->call_n;
-    return 0;
+    bool room = fill->recordings < limits->recordings_max && bytes <= limits->bytes_max &&
+                fill->bytes <= limits->bytes_max - bytes;
+    fill->closed = fill->closed || !room;
+    if (fill->closed) return JOURNAL_E_CLOSED;
+    fill->bytes += bytes;
+    ret->n = ++fill->recordings;
+    ret->id = of->call_row;
+    int r = ret->n == 1 ? task_note(db, of->task_seq, 0, rec->at_ms) : 0;
+    return r == 0 && ret->id == 0 ? id_below(db, &ret->id) : r;
 }
 
 static void last_note(JournalLast *last, const RowPlace *place, Str call_id)
 {
-    last->n = place->n;
     if (!place->with_request || str_empty(call_id)) return;
-    last->call_n = str_copy(last->call_id, sizeof last->call_id, call_id) ? place->n : 0;
+    last->row = str_copy(last->call_id, sizeof last->call_id, call_id) ? place->id : 0;
 }
 
 int journal_add(Db *db, const JournalOf *of, const JournalNew *rec, const JournalLimits *limits,
-                JournalLast *last, bool *ret_closed_now)
+                JournalFill *fill, JournalLast *last)
 {
     RowPlace place = { 0 };
-    assert(rec->kind < REPLAY_KIND_N_ && rec->name.len <= JOURNAL_NAME_MAX);
-    *ret_closed_now = false;
-    int r = place_find(db, of->task_seq, rec, limits, last, &place.n, ret_closed_now);
+    assert(rec->kind < REPLAY_KIND_N_ && rec->name.len <= JOURNAL_NAME_MAX && of->call_row >= 0);
+    int r = place_take(db, of, rec, limits, fill, &place);
     if (r != 0) return r;
-    r = base_of(db, of->task_seq, rec->request.base, last, &place.base_n);
+    r = base_find(db, of->task_seq, rec->request.base, last, &place.base_id);
     if (r != 0 && r != -ENOENT) return r;
     place.with_request = rec->request.n > 0 && r == 0; /* without its base it says nothing */
     r = row_add(db, of, &place, rec);
@@ -225,6 +196,11 @@ int journal_add(Db *db, const JournalOf *of, const JournalNew *rec, const Journa
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
+
+/* The recordings of task ?1. */
+#define OF_TASK                                      \
+    "id IN (SELECT id FROM call WHERE task_seq = ?1" \
+    " UNION ALL SELECT id FROM journal WHERE task_seq = ?1 AND id < 0)"
 
 #define JOURNAL_COLUMNS                                                            \
     "n, attempt, kind, name, call_id, key, at_ms, status, content_type, streamed," \
@@ -254,7 +230,7 @@ int journal_list(Db *db, int64_t task_seq, bool servable, int64_t after, size_t 
                  JournalRow **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = max, .size = sizeof(JournalRow) };
-    RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS " FROM journal WHERE task_seq = ?1 AND n > ?2"
+    RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS " FROM journal WHERE " OF_TASK " AND n > ?2"
                           " AND (?3 = 0 OR (version_id = (SELECT version_id FROM task"
                           " WHERE seq = ?1) AND n > (SELECT served_from FROM journal_task"
                           " WHERE task_seq = ?1))) ORDER BY n");
@@ -270,7 +246,7 @@ int journal_list(Db *db, int64_t task_seq, bool servable, int64_t after, size_t 
 
 int journal_get(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalRow *ret)
 {
-    RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS " FROM journal WHERE task_seq = ?1 AND n = ?2");
+    RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS " FROM journal WHERE " OF_TASK " AND n = ?2");
     in_i64(&in, task_seq);
     in_i64(&in, n);
     int r = row_first(in.stmt);
@@ -287,7 +263,7 @@ int journal_get(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalRow *r
 int journal_answer(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalBytes *ret)
 {
     RowIn in = row_in(db, "SELECT answer_bytes, answer_gzip, answer FROM journal"
-                          " WHERE task_seq = ?1 AND n = ?2");
+                          " WHERE " OF_TASK " AND n = ?2");
     in_i64(&in, task_seq);
     in_i64(&in, n);
     int r = row_first(in.stmt);
@@ -311,45 +287,59 @@ static int unpack(DbStmt *s, int gzip_column, int column, Buf *out)
     return buf_add(out, bytes) ? 0 : -EFBIG;
 }
 
-/* One link: what is kept of request n; *ret_base is the next one, 0 at the end. */
-static int link_read(Db *db, int64_t task_seq, int64_t n, Buf *rest, ReplayShare *ret_share,
-                     int64_t *ret_base)
+/* One link: what is kept of a request, which must be its task's. */
+static int link_read(Db *db, int64_t task_seq, int64_t id, Buf *rest, ReplayShare *ret_share)
 {
-    RowIn in = row_in(db, "SELECT base_n, prefix, suffix, request_gzip, request FROM journal"
-                          " WHERE task_seq = ?1 AND n = ?2");
+    RowIn in = row_in(db, "SELECT prefix, suffix, request_gzip, request FROM journal"
+                          " WHERE id = ?1 AND task_seq = ?2");
+    in_i64(&in, id);
     in_i64(&in, task_seq);
-    in_i64(&in, n);
     int r = row_first(in.stmt);
     if (r != 0) return r;
-    *ret_base = db_i64(in.stmt, 0);
-    *ret_share = (ReplayShare){ (size_t)db_i64(in.stmt, 1), (size_t)db_i64(in.stmt, 2) };
-    r = db_is_null(in.stmt, 4) ? -ENOENT : unpack(in.stmt, 3, 4, rest);
+    *ret_share = (ReplayShare){ (size_t)db_i64(in.stmt, 0), (size_t)db_i64(in.stmt, 1) };
+    r = db_is_null(in.stmt, 3) ? -ENOENT : unpack(in.stmt, 2, 3, rest);
     db_reset(in.stmt);
     return r;
 }
 
-/* The numbers from n to the one that is kept whole. */
+static int base_read(Db *db, int64_t id, int64_t *ret)
+{
+    RowIn in = row_in(db, "SELECT base_id FROM journal WHERE id = ?1");
+    in_i64(&in, id);
+    int r = row_first(in.stmt);
+    if (r == 0) *ret = db_i64(in.stmt, 0);
+    db_reset(in.stmt);
+    return r;
+}
+
+static int id_read(Db *db, int64_t task_seq, int64_t n, int64_t *ret)
+{
+    RowIn in = row_in(db, "SELECT id FROM journal WHERE " OF_TASK " AND n = ?2");
+    in_i64(&in, task_seq);
+    in_i64(&in, n);
+    int r = row_first(in.stmt);
+    if (r == 0) *ret = db_i64(in.stmt, 0);
+    db_reset(in.stmt);
+    return r;
+}
+
+/* The ids from that of n to the one that is kept whole. */
 static int chain_read(Db *db, int64_t task_seq, int64_t n, int64_t chain[JOURNAL_CHAIN_MAX],
                       size_t *ret_n)
 {
-    for (*ret_n = 0; n > 0;) {
+    int64_t id;
+    int r = id_read(db, task_seq, n, &id);
+    for (*ret_n = 0; r == 0 && id != 0;) {
         if (*ret_n == JOURNAL_CHAIN_MAX) return diag_set(-EINVAL, "a request without a beginning");
-        chain[(*ret_n)++] = n;
-        RowIn in = row_in(db, "SELECT base_n FROM journal"
-                              " WHERE task_seq = ?1 AND n = ?2");
-        in_i64(&in, task_seq);
-        in_i64(&in, n);
-        int r = row_first(in.stmt);
-        if (r != 0) return r;
-        n = db_i64(in.stmt, 0);
-        db_reset(in.stmt);
+        chain[(*ret_n)++] = id;
+        r = base_read(db, id, &id);
     }
-    return 0;
+    return r;
 }
 
 int journal_request(Db *db, int64_t task_seq, int64_t n, Buf *out)
 {
-    int64_t chain[JOURNAL_CHAIN_MAX], base_n;
+    int64_t chain[JOURNAL_CHAIN_MAX];
     size_t chain_n;
     CLEANUP(buf_deinit) Buf base, rest;
     buf_init(&base, out->max);
@@ -361,8 +351,9 @@ int journal_request(Db *db, int64_t task_seq, int64_t n, Buf *out)
         Buf whole;
         buf_init(&whole, out->max);
         buf_clear(&rest);
-        r = link_read(db, task_seq, chain[i], &rest, &share, &base_n);
-        if (r == 0 && base_n) r = replay_join(buf_str(&base), share, buf_str(&rest), &whole);
+        r = link_read(db, task_seq, chain[i], &rest, &share);
+        if (r == 0 && i + 1 < chain_n)
+            r = replay_join(buf_str(&base), share, buf_str(&rest), &whole);
         else if (r == 0) r = buf_add(&whole, buf_str(&rest)) ? 0 : -EFBIG;
         buf_deinit(&base);
         base = whole;
@@ -377,14 +368,15 @@ int journal_request(Db *db, int64_t task_seq, int64_t n, Buf *out)
 static int purge_rows(Db *db, int64_t task_seq, int64_t max, int64_t *ret_n)
 {
     DbStmt *s = db_stmt(db, "DELETE FROM journal WHERE id IN (SELECT id FROM journal"
-                            " WHERE task_seq = ?1 ORDER BY n LIMIT ?2)");
+                            " WHERE " OF_TASK " ORDER BY n LIMIT ?2)");
     db_bind_i64(s, 1, task_seq);
     db_bind_i64(s, 2, max);
     int r = db_run(s, ret_n);
     if (r != 0 || *ret_n == max) return r;
     s = db_stmt(db, "DELETE FROM journal_task WHERE task_seq = ?1");
     db_bind_i64(s, 1, task_seq);
-    return row_run(s);
+    r = row_run(s);
+    return r == 0 ? journal_fill_write(db, task_seq, &(JournalFill){ 0 }) : r;
 }
 
 static int purge_later(Db *db, int64_t task_seq, int64_t due_ms)

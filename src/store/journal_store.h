@@ -2,8 +2,8 @@
  * (logic/replay.h). Functions run inside a store job.
  *
  * A recording belongs to a task, the version it ran and the attempt that made it, and has a number,
- * counted from 1 in the task. Its bytes are in a table of their own. A task's journal is bounded:
- * when it is full it is closed, and nothing more of the task is recorded.
+ * counted from 1 in the task. A task's journal is bounded: when it is full it is closed, and
+ * nothing more of the task is recorded.
  */
 #ifndef GANTRY_STORE_JOURNAL_STORE_H
 #define GANTRY_STORE_JOURNAL_STORE_H
@@ -63,35 +63,40 @@ typedef struct {
     int64_t recordings_max;
 } JournalLimits;
 
+/* How full a task's journal is. */
 typedef struct {
     int64_t recordings, bytes; /* kept */
-    int64_t misses;            /* calls of later attempts that were not served */
     bool closed;               /* it was full */
-} JournalState;
+} JournalFill;
 
 /* Whose recording it is. */
 typedef struct {
     int64_t task_seq, attempt;
     Str version_id;
+    int64_t call_row; /* the row's id in the table of calls; 0: it belongs to no call */
 } JournalOf;
 
 #define JOURNAL_CALL_ID_KEPT 63
 
-/* What was added last to a journal, by whom adds often; zero: unknown. It may be wrong about n,
- * not about the call. */
+/* The call whose request was kept last, remembered by whom adds often; zero: unknown. */
 typedef struct {
-    int64_t n;      /* of the journal's last recording */
-    int64_t call_n; /* of call_id's, when its request is kept */
+    int64_t row;
     char call_id[JOURNAL_CALL_ID_KEPT + 1];
 } JournalLast;
 
-/* Adds a recording of a task that is there. last: or NULL; is kept up. Returns 0, JOURNAL_E_CLOSED
- * (nothing was kept: it was full, or is now; then *ret_closed_now), -errno. */
+/* Adds a recording of a task that is there. fill: as journal_fill_read has it; what becomes of it
+ * is the caller's to write into the task's row. last: or NULL; is kept up. Returns 0,
+ * JOURNAL_E_CLOSED (nothing was kept: it was full, or is now), -errno. */
 #define JOURNAL_E_CLOSED 1
 MUST_CHECK int journal_add(Db *db, const JournalOf *of, const JournalNew *recording,
-                           const JournalLimits *limits, JournalLast *last, bool *ret_closed_now);
+                           const JournalLimits *limits, JournalFill *fill, JournalLast *last);
 
-/* Whether the task has a recording of that call_id. Returns 0 (it has), -ENOENT, -errno. */
+/* Returns 0, -ENOENT (no such task), -errno. */
+MUST_CHECK int journal_fill_read(Db *db, int64_t task_seq, JournalFill *ret);
+MUST_CHECK int journal_fill_write(Db *db, int64_t task_seq, const JournalFill *fill);
+
+/* Whether the task has a recording of that call_id that belongs to no call. Returns 0 (it has),
+ * -ENOENT, -errno. */
 MUST_CHECK int journal_has(Db *db, int64_t task_seq, Str call_id);
 
 /* Counts calls that were not served. Returns 0 or -errno. */
@@ -100,8 +105,8 @@ MUST_CHECK int journal_add_misses(Db *db, int64_t task_seq, int64_t misses, int6
 /* What is recorded so far is served to no later attempt, but stays. Returns 0 or -errno. */
 MUST_CHECK int journal_retire(Db *db, int64_t task_seq);
 
-/* All zero when nothing was recorded. Returns 0 or -errno. */
-MUST_CHECK int journal_state(Db *db, int64_t task_seq, JournalState *ret);
+/* Calls of later attempts that were not served. Returns 0 or -errno. */
+MUST_CHECK int journal_misses(Db *db, int64_t task_seq, int64_t *ret);
 
 /* Recordings numbered above after, at most max; servable: those alone that were made under the
  * version the task has now, and are not retired. Texts live in arena. Returns 0, -ENOMEM,

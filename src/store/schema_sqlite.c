@@ -425,6 +425,32 @@ static const char escalations[] =
     "ALTER TABLE rollup_news ADD COLUMN escalated INTEGER NOT NULL DEFAULT 0;"
     "UPDATE rollup_news SET escalated = 1 WHERE state = 6;";
 
+/* A recording has the id of its call, which the index of calls leads to; those that belong to no
+ * call count down from zero. How many a task has, and how large they are, is kept in its row, which
+ * every call changes anyway. What was recorded before is bought again where it is needed. */
+static const char journal_by_call[] =
+    "DROP TABLE journal;"
+    "DROP TABLE journal_task;"
+    "CREATE TABLE journal ("
+    " id INTEGER PRIMARY KEY, task_seq INTEGER NOT NULL, n INTEGER NOT NULL,"
+    " version_id TEXT NOT NULL, attempt INTEGER NOT NULL, kind INTEGER NOT NULL,"
+    " name TEXT NOT NULL, call_id TEXT, key BLOB NOT NULL CHECK (length(key) = 32),"
+    " at_ms INTEGER NOT NULL, status INTEGER NOT NULL, content_type TEXT NOT NULL,"
+    " streamed INTEGER NOT NULL, complete INTEGER NOT NULL, answer_bytes INTEGER NOT NULL,"
+    " request_bytes INTEGER NOT NULL, base_id INTEGER NOT NULL, prefix INTEGER NOT NULL,"
+    " suffix INTEGER NOT NULL, answer_gzip INTEGER NOT NULL, request_gzip INTEGER NOT NULL,"
+    " answer BLOB NOT NULL, request BLOB"
+    ") STRICT;"
+    "CREATE INDEX journal_without_call ON journal (task_seq) WHERE id < 0;"
+    "CREATE TABLE journal_task ("
+    " task_seq INTEGER PRIMARY KEY, misses INTEGER NOT NULL DEFAULT 0,"
+    " served_from INTEGER NOT NULL DEFAULT 0, due_ms INTEGER NOT NULL"
+    ") STRICT;"
+    "CREATE INDEX journal_due ON journal_task (due_ms);"
+    "ALTER TABLE task ADD COLUMN journal_n INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE task ADD COLUMN journal_bytes INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE task ADD COLUMN journal_closed INTEGER NOT NULL DEFAULT 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -450,5 +476,6 @@ const Migration schema_steps[] = {
     { 22, "lines", lines },
     { 23, "rollout checks", rollout_checks },
     { 24, "escalations", escalations },
+    { 25, "journal by call", journal_by_call },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

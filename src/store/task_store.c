@@ -359,7 +359,7 @@ int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_running[LANE_N_
     " llm_calls = plus(llm_calls, ?5), tool_calls = plus(tool_calls, ?6),"               \
     " replayed_calls = replayed_calls + ?7, cost_nusd = plus(cost_nusd, ?8),"            \
     " charged_tokens = plus(charged_tokens, ?9), cached_calls = cached_calls + ?10,"     \
-    " degraded_calls = degraded_calls + ?11 WHERE seq = ?1"
+    " degraded_calls = degraded_calls + ?11"
 
 static RowIn usage_in(DbStmt *stmt, int64_t seq, const TaskUsage *u)
 {
@@ -384,21 +384,35 @@ int task_add_usage(Db *db, int64_t seq, const TaskUsage *u)
                   u->tool_calls | u->replayed_calls | u->cost_nusd | u->charged_tokens |
                   u->cached_calls | u->degraded_calls;
     if (any == 0) return 0;
-    RowIn in = usage_in(db_stmt(db, ADD_USAGE_SQL), seq, u);
+    RowIn in = usage_in(db_stmt(db, ADD_USAGE_SQL " WHERE seq = ?1"), seq, u);
     return row_change(in.stmt);
 }
 
-int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *u)
+int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *u,
+                        const JournalFill *was, const JournalFill *is)
 {
-    RowIn in = usage_in(db_stmt(db, ADD_USAGE_SQL " AND state = 1 AND fence = ?12"), seq, u);
+    RowIn in = usage_in(db_stmt(db, ADD_USAGE_SQL ", journal_n = ?12, journal_bytes = ?13,"
+                                                  " journal_closed = ?14"
+                                                  " WHERE seq = ?1 AND state = 1 AND fence = ?15"
+                                                  " AND journal_n = ?16 AND journal_bytes = ?17"
+                                                  " AND journal_closed = ?18"),
+                        seq, u);
+    in_i64(&in, is->recordings);
+    in_i64(&in, is->bytes);
+    in_i64(&in, is->closed);
     in_i64(&in, fence);
+    in_i64(&in, was->recordings);
+    in_i64(&in, was->bytes);
+    in_i64(&in, was->closed);
     return row_change(in.stmt);
 }
 
 int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFacts *ret)
 {
-    RowIn in = row_in(db, "SELECT seq, attempt, agent, version_id, tenant_id, user_id FROM task"
-                          " WHERE id = ?1 AND (?2 = 0 OR (state = 1 AND fence = ?2))");
+    RowIn in = row_in(
+        db,
+        "SELECT seq, attempt, agent, version_id, tenant_id, user_id, journal_n,"
+        " journal_bytes, journal_closed FROM task WHERE id = ?1 AND (?2 = 0 OR (state = 1 AND fence = ?2))");
     in_uuid(&in, &id);
     in_i64(&in, fence);
     int r = row_first(in.stmt);
@@ -410,6 +424,9 @@ int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFacts *ret)
     ret->version_id = out_text(&out);
     ret->tenant_id = out_text(&out);
     ret->user_id = out_text(&out);
+    ret->journal.recordings = out_i64(&out);
+    ret->journal.bytes = out_i64(&out);
+    ret->journal.closed = out_i64(&out) != 0;
     db_reset(in.stmt);
     return out.full ? -ENOMEM : 0;
 }

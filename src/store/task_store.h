@@ -9,6 +9,7 @@
 #include "logic/task.h"
 #include "store/db.h"
 #include "store/escalation_store.h"
+#include "store/journal_store.h"
 #include "store/page.h"
 
 typedef struct {
@@ -167,13 +168,16 @@ MUST_CHECK int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_runn
 
 MUST_CHECK int task_add_usage(Db *db, int64_t seq, const TaskUsage *usage);
 
-/* The same for a task that runs under the fence. Returns 0, -ENOENT (it does not), -errno. */
-MUST_CHECK int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *usage);
+/* The same for a task that runs under the fence and whose journal is filled as in was: is is put in
+ * its place. Returns 0, -ENOENT (it is not so), -errno. */
+MUST_CHECK int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *usage,
+                                   const JournalFill *was, const JournalFill *is);
 
 /* Of whom and of what a task is. */
 typedef struct {
     int64_t seq, attempt;
     Str agent, version_id, tenant_id, user_id;
+    JournalFill journal;
 } TaskFacts;
 
 /* Texts live in arena. fence: the task runs under it; 0: in any state. Returns 0, -ENOENT, -ENOMEM,

@@ -133,9 +133,16 @@ static void test_tools(void **state)
 
 /* --- limits ----------------------------------------------------------------------------------- */
 
+typedef struct {
+    JournalFill fill;
+    int64_t misses;
+} JournalState;
+
 static int state_job(Db *db, void *arg)
 {
-    return journal_state(db, 1, arg);
+    JournalState *state = arg;
+    int r = journal_misses(db, 1, &state->misses);
+    return r == 0 ? journal_fill_read(db, 1, &state->fill) : r;
 }
 
 static int body_full(void *arg)
@@ -158,7 +165,7 @@ static int body_full(void *arg)
     CHECK_INT(stats.journal_closed, 1);
     JournalState state;
     CHECK_INT(store_read_wait(f->store, state_job, &state), 0);
-    CHECK(state.closed);
+    CHECK(state.fill.closed);
     CHECK_INT(state.misses, 1);
     return 0;
 }
@@ -187,13 +194,13 @@ static int body_retention(void *arg)
     CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, NULL), 0);
     CHECK_INT(queue_tick_wait(f->queue), 0);
     CHECK_INT(store_read_wait(f->store, state_job, &state), 0);
-    CHECK_INT(state.recordings, 1);
+    CHECK_INT(state.fill.recordings, 1);
     pass_ms(2000);
     CHECK_INT(queue_tick_wait(f->queue), 0); /* recorded long ago, ended not: looks again later */
     pass_ms(2000);
     CHECK_INT(queue_tick_wait(f->queue), 0);
     CHECK_INT(store_read_wait(f->store, state_job, &state), 0);
-    CHECK_INT(state.recordings, 0);
+    CHECK_INT(state.fill.recordings, 0);
     QueueStats stats;
     queue_stats(f->queue, &stats);
     CHECK_INT(stats.journal_purged, 1);

@@ -566,12 +566,12 @@ static int job_calls_and_logs(Db *db, void *arg)
                           .cost_nusd = 5 };
     TaskLogLine *lines, line = { .attempt = 1, .seq = 1, .stream = TASK_LOG_STDERR };
     size_t n;
-    CHECK_INT(call_insert(db, 3, &call), 0);
+    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
     call.at_ms = 9;
     call.call_id = STR("c-1");
-    CHECK_INT(call_insert(db, 3, &call), 0);
-    CHECK_INT(call_insert(db, 3, &call), DB_E_CONFLICT);
-    CHECK_INT(call_insert(db, 4, &call), 0);
+    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
+    CHECK_INT(call_insert(db, 3, &call, NULL), DB_E_CONFLICT);
+    CHECK_INT(call_insert(db, 4, &call, NULL), 0);
     CHECK_INT(call_list(db, 3, arena, &calls, &n), 0);
     CHECK_INT(n, 2);
     CHECK_INT(calls[1].at_ms, 9);
@@ -616,19 +616,19 @@ static int job_calls_recent(Db *db, void *arg)
     for (int i = 0; i < 4; i++) {
         call.at_ms = 1000 + i;
         call.charged_tokens = i == 3 ? 100 : 0; /* its usage is not known */
-        CHECK_INT(call_insert(db, 3, &call), 0);
+        CHECK_INT(call_insert(db, 3, &call, NULL), 0);
     }
     call.cached = true;
-    CHECK_INT(call_insert(db, 3, &call), 0);
+    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
     call.cached = false;
     call.replayed = true;
-    CHECK_INT(call_insert(db, 3, &call), 0);
+    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
     call.replayed = false;
     call.outcome = STR("unreached");
-    CHECK_INT(call_insert(db, 3, &call), 0);
+    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
     call.model = STR("other");
     call.outcome = STR("upstream_error");
-    CHECK_INT(call_insert(db, 3, &call), 0);
+    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
     CHECK_INT(call_recent(db, 1001, arena, &uses, &n), 0);
     CHECK_INT(n, 2);
     CHECK_STR(uses[0].model, STR("m"));
