@@ -345,6 +345,9 @@ static void banner_wait(Program *p)
                                   : "control plane",
             url);
     fprintf(stderr, "  Data      %s/gantry.db\n", p->config.data);
+    if (p->config.front_keys_n)
+        fprintf(stderr, "  Callers   model calls at /v1/ for %zu key%s of tenants\n",
+                p->config.front_keys_n, p->config.front_keys_n == 1 ? "" : "s");
     if (p->mode != CONFIG_DEV) return;
     fprintf(stderr, "  Model     %.*s\n", STR_ARG(config_models_text(&p->config)));
     banner_budget_wait(p);

@@ -237,9 +237,9 @@ typedef enum {
     GATEWAY_STOP_N_
 } GatewayStop;
 
-/* Refuses further calls (403, not retryable, unless it says otherwise). Those in flight are ended, settle and are recorded;
- * with GATEWAY_STOP_FINISHED they are read to their end instead, for their usage. The first reason
- * stays, but any other overrides FINISHED. Never waits. */
+/* Refuses further calls (403, not retryable, unless it says otherwise). Those in flight are ended,
+ * settle and are recorded; with GATEWAY_STOP_FINISHED they are read to their end instead, for their
+ * usage. The first reason stays, but any other overrides FINISHED. Never waits. */
 void gateway_task_stop(GatewayTask *task, GatewayStop reason);
 
 typedef struct {

@@ -229,6 +229,7 @@ static void options_copy(WorkerHost *w, const WorkerOptions *o)
 int worker_open_wait(const WorkerOptions *o, WorkerHost **ret)
 {
     assert(o->link && o->gateway && o->models && o->client && o->dir);
+    assert(!o->front || o->link->ops->account_wait); /* calls of others need accounts */
     if (!o->front_only && !lane_config_ok(&o->slots))
         return diag_set(-EINVAL, "a lane of the worker has no slot");
     if (lane_slots(&o->slots) > HEARTBEAT_TASKS_MAX)

@@ -404,6 +404,51 @@ static void test_elsewhere(void **state)
     rig_run(elsewhere_wait);
 }
 
+static StubEnd hanging_stub(StubRequest *request, void *ctx)
+{
+    atomic_store((atomic_bool *)ctx, true);
+    while (!atomic_load(&request->stub->closing)) stub_sleep_ms(5);
+    return STUB_CLOSE;
+}
+
+static atomic_bool hangs;
+
+static int visitor_main(void *arg)
+{
+    Rig *rig = arg;
+    Arena arena;
+    GatewayMemory memory;
+    gateway_memory_init(&memory, 1 << 20);
+    arena_init(&arena, 1 << 20);
+    GatewayHttp http = { .method = STR("POST"),
+                         .path = STR("/v1/messages/count_tokens"),
+                         .body = STR("{\"model\":\"stub-1\",\"messages\":[{\"role\":\"user\","
+                                     "\"content\":\"x\"}]}"),
+                         .arena = &arena };
+    GatewayReply reply = gateway_memory_reply(&memory);
+    CHECK_INT(gateway_serve_wait(rig->task, &http, &reply), -ECANCELED);
+    arena_deinit(&arena);
+    gateway_memory_deinit(&memory);
+    return 0;
+}
+
+/* A task that is closed waits for who still uses it, and does not wait for ever. */
+static void visitor_wait(void *arg)
+{
+    Rig *rig = arg;
+    FiberRef visitor;
+    CHECK_INT(fiber_spawn("visitor", visitor_main, rig, &visitor), 0);
+    for (int i = 0; i < 4000 && !atomic_load(&hangs); i++) fiber_sleep_wait(5);
+    gateway_task_close_wait(TAKE(rig->task), deadline_after(20));
+    fiber_join_wait(visitor, NULL);
+}
+
+static void test_visitor(void **state)
+{
+    (void)state;
+    rig_run_with(visitor_wait, hanging_stub, &hangs);
+}
+
 /* Without a task of its own: no version, all models, and a limit on each call by itself. */
 static void each_call_wait(void *arg)
 {
@@ -453,7 +498,7 @@ int main(void)
         cmocka_unit_test(test_no_routes),    cmocka_unit_test(test_hosts),
         cmocka_unit_test(test_models),       cmocka_unit_test(test_counting),
         cmocka_unit_test(test_count_errors), cmocka_unit_test(test_elsewhere),
-        cmocka_unit_test(test_each_call),
+        cmocka_unit_test(test_each_call),    cmocka_unit_test(test_visitor),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
