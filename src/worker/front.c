@@ -15,6 +15,8 @@
 #define READY_MS 10000
 #define REPORT_DELAY_MS 100
 #define REPORT_DELAY_MS_MAX 2000
+#define PENDING_BYTES (64u * 1024) /* of a stream on its way home; more has to wait */
+#define PENDING_BYTES_MAX (128u * 1024 * 1024)
 #define CLOSE_IDLE_MS 5000 /* of a caller without calls: nothing to wait for */
 
 struct Front {
@@ -347,6 +349,13 @@ typedef struct {
     GatewayReply reply; /* on home */
     bool streamed, written;
     atomic_bool gone;
+
+    /* of a stream, on the front's loop: what comes while a piece is on its way goes with the
+     * next */
+    Buf pending, sending;
+    bool flushing;
+    int failed; /* what became of the last piece */
+    Cond flushed;
 } Crossing;
 
 typedef struct {
@@ -386,10 +395,51 @@ static int cross_start_wait(void *ctx, int status, const GatewayField *fields, s
     return loop_call_wait(c->home, "reply", start_at_home, &piece);
 }
 
+static int flush_main(void *arg)
+{
+    Crossing *c = arg;
+    while (c->failed == 0 && c->pending.len > 0) {
+        Buf taken = c->pending;
+        c->pending = c->sending;
+        c->sending = taken;
+        Piece piece = { .c = c, .bytes = buf_str(&c->sending) };
+        c->failed = loop_call_wait(c->home, "reply", write_at_home, &piece);
+        buf_clear(&c->sending);
+        cond_broadcast(&c->flushed);
+    }
+    c->flushing = false;
+    cond_broadcast(&c->flushed);
+    return 0;
+}
+
+/* A crossing takes longer than a token: none waits for the one before it. */
+static int cross_piece_wait(Crossing *c, Str bytes)
+{
+    while (c->failed == 0 && c->flushing && c->pending.len >= PENDING_BYTES) {
+        int r = cond_wait(&c->flushed, DEADLINE_NONE);
+        if (r < 0) return r;
+    }
+    if (c->failed != 0) return c->failed;
+    if (!buf_add(&c->pending, bytes)) return -ENOMEM;
+    if (c->flushing) return 0;
+    c->flushing = true;
+    int r = fiber_spawn("flush", flush_main, c, NULL);
+    if (r < 0) c->flushing = false;
+    return r;
+}
+
+static void flushed_wait(Crossing *c)
+{
+    fiber_shield();
+    while (c->flushing) cond_wait(&c->flushed, DEADLINE_NONE);
+    fiber_unshield();
+}
+
 static int cross_write_wait(void *ctx, Str bytes)
 {
     Crossing *c = ctx;
     Piece piece = { .c = c, .bytes = bytes };
+    if (c->streamed) return cross_piece_wait(c, bytes);
     c->written = true;
     return loop_call_wait(c->home, "reply", write_at_home, &piece);
 }
@@ -399,6 +449,8 @@ static int cross_end_wait(void *ctx)
     Crossing *c = ctx;
     Piece piece = { .c = c };
     if (!c->streamed && c->written) return 0; /* it went with its one piece */
+    flushed_wait(c);
+    if (c->failed != 0) return c->failed;
     return loop_call_wait(c->home, "reply", end_at_home, &piece);
 }
 
@@ -471,12 +523,18 @@ static int serve_main(void *arg)
     CLEANUP(arena_deinit) Arena arena = { 0 };
     arena_init(&arena, 64 * c->http.body.len + (1 << 20));
     c->http.arena = &arena;
+    cond_init(&c->flushed);
+    buf_init(&c->pending, PENDING_BYTES_MAX);
+    buf_init(&c->sending, PENDING_BYTES_MAX);
     front->busy++;
     int r = ready_wait(front);
     if (r < 0)
         r = problem_wait(c, &reply, PROBLEM_AWAY,
                          "the server is starting or ending: try again in a moment");
     else r = c->caller->key ? serve_tenant_wait(c, &reply) : serve_task_wait(c, &reply);
+    flushed_wait(c); /* it has the stack of the fiber at home */
+    buf_deinit(&c->pending);
+    buf_deinit(&c->sending);
     leave(front);
     return r;
 }

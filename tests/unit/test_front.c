@@ -142,6 +142,10 @@ static void port_close_wait(Port *port)
 typedef struct {
     Port *port;
     const char *key, *user, *text;
+    const char *model; /* NULL: sim/echo */
+    int tokens;        /* 0: 50 */
+    uint16_t at;       /* another port; 0: the front's */
+    int64_t pause_ms;  /* before it reads on */
     bool stream;
     bool leaves; /* after the head */
     FiberRef fiber;
@@ -158,6 +162,7 @@ static void ask_read_wait(Ask *ask, HttpCall *call)
     str_copy(ask->retry, sizeof ask->retry, http_call_field(call, "retry-after"));
     str_copy(ask->task, sizeof ask->task, http_call_field(call, "x-gantry-task"));
     if (ask->leaves) return;
+    if (ask->pause_ms) fiber_sleep_wait(ask->pause_ms);
     while ((ask->ended = http_call_read_wait(call, DEADLINE_NONE, &piece)) == 0)
         buf_add(&ask->body, piece);
 }
@@ -166,11 +171,13 @@ static int ask_main(void *arg)
 {
     Ask *ask = arg;
     char url[64], body[512];
-    snprintf(url, sizeof url, "http://127.0.0.1:%u/v1/chat/completions", ask->port->port);
+    snprintf(url, sizeof url, "http://127.0.0.1:%u/v1/chat/completions",
+             ask->at ? ask->at : ask->port->port);
     snprintf(body, sizeof body,
-             "{\"model\":\"sim/echo\",%s\"max_tokens\":50,\"messages\":[{\"role\":\"user\","
+             "{\"model\":\"%s\",%s\"max_tokens\":%d,\"messages\":[{\"role\":\"user\","
              "\"content\":\"%s\"}]}",
-             ask->stream ? "\"stream\":true," : "", ask->text);
+             ask->model ? ask->model : "sim/echo", ask->stream ? "\"stream\":true," : "",
+             ask->tokens ? ask->tokens : 50, ask->text);
     HttpClientField fields[] = { { "content-type", STR("application/json") },
                                  { "x-key", str_of(ask->key) },
                                  { "x-gantry-user", str_of(ask->user) } };
@@ -189,7 +196,7 @@ static int ask_main(void *arg)
 
 static void ask_start(Ask *ask)
 {
-    buf_init(&ask->body, 1 << 20);
+    buf_init(&ask->body, 64 << 20);
     CHECK_INT(fiber_spawn("ask", ask_main, ask, &ask->fiber), 0);
 }
 
@@ -377,6 +384,43 @@ static void test_lease(void **state)
     rig_run(lease_wait);
 }
 
+/* A long stream, to one who does not read at once: whole and in order, as from a listener. */
+static void stream_wait(void *arg)
+{
+    Port *port = xcalloc(1, sizeof *port);
+    port_open_wait(port, arg);
+    port_begin(port);
+    Ask here = { .port = port,
+                 .key = "one",
+                 .user = "",
+                 .text = "go on",
+                 .model = "sim/ramble",
+                 .tokens = 60000,
+                 .stream = true,
+                 .pause_ms = 100 };
+    Ask there = here;
+    there.at = gateway_task_port(port->rig->task);
+    ask_start(&here);
+    ask_start(&there);
+    ask_end_wait(&here);
+    ask_end_wait(&there);
+    CHECK_INT(here.status, 200);
+    CHECK_INT(here.ended, HTTP_CALL_E_END);
+    CHECK(here.body.len > 200000);
+    CHECK(str_eq(buf_str(&here.body), buf_str(&there.body)));
+    CHECK_INT(port->records_n, 1);
+    buf_deinit(&here.body);
+    buf_deinit(&there.body);
+    port_close_wait(port);
+    free(port);
+}
+
+static void test_stream(void **state)
+{
+    (void)state;
+    rig_run(stream_wait);
+}
+
 /* Many wait for an account that cannot be read: each is told, and the next one asks again. */
 static void no_account_wait(void *arg)
 {
@@ -412,9 +456,8 @@ static void test_no_account(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_serves),
-        cmocka_unit_test(test_crowd),
-        cmocka_unit_test(test_lease),
+        cmocka_unit_test(test_serves),     cmocka_unit_test(test_crowd),
+        cmocka_unit_test(test_lease),      cmocka_unit_test(test_stream),
         cmocka_unit_test(test_no_account),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
