@@ -1,5 +1,5 @@
 // The official SDKs, unmodified, inside a task: runs the cases that the input names and reports what each saw.
-// In: {"cases": ["name", ...]}   Out: {"name": {"ok": true, ...} | {"ok": false, "error": "..."}}
+// In: {"cases": ["name", ...], "server": URL or none: their own listener}   Out: {"name": {"ok": true, ...} | {"ok": false, "error": "..."}}
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import Anthropic from '@anthropic-ai/sdk';
@@ -8,6 +8,10 @@ import OpenAI from 'openai';
 const task = JSON.parse(readFileSync(0, 'utf8'));
 const GPT = 'gpt-4o-mini-2024-07-18';
 const CLAUDE = 'claude-haiku-4-5-20251001';
+if (task.input.server) {
+  process.env.OPENAI_BASE_URL = `${task.input.server}/v1`;
+  process.env.ANTHROPIC_BASE_URL = task.input.server;
+}
 let attempts = 0; // requests that left an SDK: the gateway is the only one that may repeat what failed
 const counting = (...args) => { attempts += 1; return fetch(...args); };
 const openai = new OpenAI({ fetch: counting }); // everything else from the environment
