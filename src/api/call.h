@@ -104,6 +104,7 @@ int task_get_run_wait(ApiCall *call);
 int task_list_run_wait(ApiCall *call);
 int task_cancel_run_wait(ApiCall *call);
 int task_retry_run_wait(ApiCall *call);
+int task_retry_many_run_wait(ApiCall *call);
 int task_resolve_run_wait(ApiCall *call);
 int worker_escalate_run_wait(ApiCall *call);
 int task_score_run_wait(ApiCall *call);

@@ -11,6 +11,7 @@
 #include "api/models.h"
 #include "api/prices.h"
 #include "api/rates.h"
+#include "api/redrive.h"
 #include "api/rollouts.h"
 #include "api/routing.h"
 #include "api/sessions.h"
@@ -41,6 +42,10 @@ const Route api_routes[] = {
       .id = "retryTask", .tag = "tasks",
       .summary = "Queue a failed, timed out or canceled task again, on the same version",
       .body = &retry_body, .status = 202, .answer = "TaskStatus" },
+    { .method = "POST", .pattern = "/api/tasks/retry", .run_wait = task_retry_many_run_wait,
+      .id = "retryTasks", .tag = "tasks",
+      .summary = "Queue many ended tasks again; 200 when they are only counted",
+      .body = &retry_many_body, .status = 202, .status_also = 200, .answer = "TasksRetried" },
     { .method = "POST", .pattern = "/api/tasks/{taskId}/resolve",
       .run_wait = task_resolve_run_wait,
       .id = "resolveTask", .tag = "tasks", .summary = "Answer what an escalated task asks",

@@ -51,6 +51,7 @@ const Schema api_schemas[] = {
     { "TaskUsage", TASK_USAGE "replayedCalls:integer cachedCalls:integer "
                               "degradedCalls:integer" },
     { "TaskPage", "tasks:[Task] nextCursor:string?" },
+    { "TasksRetried", "retried:integer skipped:integer more:boolean" },
     { "TaskStatus", "taskId:uuid status:string" },
     { "TaskScore", "taskId:uuid quality:number" },
     { "Timeline", "taskId:uuid status:string events:[TimelineEvent] truncated:boolean" },

@@ -46,6 +46,14 @@ static const Flag task_list_flags[] = {
 };
 static const Flag task_retry_flags[] = {
     { "fresh", NULL, "ask models and tools anew: replay nothing" },
+    { "status", "failed|timed_out|canceled", "those (failed and timed out ones when left out)" },
+    { "agent", "AGENT", "only tasks of this agent" },
+    { "version", "VERSION", "only tasks of this version (its whole id)" },
+    { "error", "CODE", "only those that ended with this error code" },
+    { "since", "DURATION", "only those submitted in the last 1h, 7d" },
+    { "all", NULL, "all of them" },
+    { "limit", "N", "at most so many, newest first (default 1000)" },
+    { "dry-run", NULL, "only say how many" },
     { 0 },
 };
 static const Flag task_resolve_flags[] = {
@@ -184,9 +192,11 @@ const Command commands[] = {
       false },
     { "task", "cancel", "ID", 1, 1, "cancel a task, also a running one", NULL, NO_FLAGS,
       task_cancel_run, false },
-    { "task", "retry", "ID", 1, 1, "queue an ended task again",
-      "What models and tools answered before is served to it again, at no cost, so that it goes on where\n"
-      "it ended. When that is why it failed, --fresh asks them anew.",
+    { "task", "retry", "[ID...]", 0, COMMAND_ARGS_MAX, "queue ended tasks again",
+      "Named ones, or with flags those that they fit. What models and tools answered before is served to\n"
+      "them again, at no cost, so that they go on where they ended. When that is why they failed, --fresh\n"
+      "asks anew.\n\n"
+      "  gantry task retry --agent triage --error agent_unreachable --since 2h",
       task_retry_flags, task_retry_run, false },
     { "task", "resolve", "ID ANSWER|-", 2, 2, "answer what an escalated task asks",
       "ANSWER is JSON, or text; `-` reads it from standard input. The task goes on with it. What it asks\n"

@@ -9,7 +9,9 @@
 #include "cli/file.h"
 #include "cli/table.h"
 #include "cli/verbs.h"
+#include "codec/duration.h"
 #include "codec/sse.h"
+#include "codec/time_text.h"
 #include "sys/clock.h"
 
 #define INPUT_BYTES_MAX ((size_t)64 << 20)
@@ -297,27 +299,86 @@ static int task_watch_body(Client *client)
     return end_wait(client, client_encoded(client, client->in->args[0]));
 }
 
-static int task_post(Client *client, const char *verb, Str body, const char *done)
+static int task_post(Client *client, const char *id, const char *verb, Str body, const char *done)
 {
     ClientAnswer answer;
-    int r = client_call_wait(client, "POST", task_path(client, "/api/tasks/", verb), body, NULL,
-                             &answer);
+    Str path = client_printf(client, "/api/tasks/%.*s%s", STR_ARG(client_encoded(client, id)),
+                             verb);
+    int r = client_call_wait(client, "POST", path, body, NULL, &answer);
     if (r != EXIT_OK) return r;
     if (client->in->output == OUTPUT_TABLE)
-        printf("%s %s: %.*s\n", done, client->in->args[0], STR_ARG(member(answer.json, "status")));
+        printf("%s %s: %.*s\n", done, id, STR_ARG(member(answer.json, "status")));
     else client_print_json(&answer);
     return EXIT_OK;
 }
 
 static int task_cancel_body(Client *client)
 {
-    return task_post(client, "/cancel", STR(""), "cancel");
+    return task_post(client, client->in->args[0], "/cancel", STR(""), "cancel");
+}
+
+/* What says which tasks; false: nothing does. */
+static bool retry_filter(const Invocation *in, JsonOut *out, int64_t ago_ms)
+{
+    static const char *const flags[][2] = { { "status", "status" },
+                                            { "agent", "agent" },
+                                            { "version", "versionId" },
+                                            { "error", "errorCode" } };
+    bool said = false;
+    char at[TIME_TEXT_MAX];
+    for (size_t i = 0; i < ARRAY_N(flags); i++) {
+        const char *value = flag(in, flags[i][0]);
+        if (value) json_out_kcstr(out, flags[i][1], value);
+        said |= value != NULL;
+    }
+    if (ago_ms > 0) json_out_kcstr(out, "since", time_format(clock_real_ms() - ago_ms, at));
+    if (flag_given(in, "all")) json_out_kbool(out, "all", true);
+    return said || ago_ms > 0 || flag_given(in, "all");
+}
+
+static int retry_many(Client *client)
+{
+    const Invocation *in = client->in;
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    ClientAnswer answer;
+    int64_t ago_ms = 0, limit = 0;
+    if (flag(in, "since") && duration_parse(str_of(flag(in, "since")), &ago_ms) < 0)
+        return fail(EXIT_USAGE, "--since is a duration such as 2h");
+    if (flag(in, "limit") && str_to_i64(str_of(flag(in, "limit")), &limit) < 0)
+        return fail(EXIT_USAGE, "--limit is a number");
+    buf_init(&body, 65536);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    if (!retry_filter(in, &out, ago_ms))
+        return fail(EXIT_USAGE, "name tasks, or say which: --status, --agent, --version, --error, "
+                                "--since, --all");
+    if (flag(in, "limit")) json_out_ki64(&out, "limit", limit);
+    if (flag_given(in, "fresh")) json_out_kbool(&out, "fresh", true);
+    if (flag_given(in, "dry-run")) json_out_kbool(&out, "dryRun", true);
+    json_out_object_end(&out);
+    if (!json_out_ok(&out)) return fail(EXIT_USAGE, "a name is too long");
+    int r = client_call_wait(client, "POST", STR("/api/tasks/retry"), buf_str(&body), NULL,
+                             &answer);
+    if (r != EXIT_OK) return r;
+    if (in->output != OUTPUT_TABLE) client_print_json(&answer);
+    else
+        printf("%" PRId64 " %s%s\n", json_i64_or(json_get(answer.json, "retried"), 0),
+               flag_given(in, "dry-run") ? "would be retried" : "retried",
+               json_bool(json_get(answer.json, "more"), false) ? "; there are more" : "");
+    return EXIT_OK;
 }
 
 static int task_retry_body(Client *client)
 {
-    bool fresh = flag_given(client->in, "fresh");
-    return task_post(client, "/retry", fresh ? STR("{\"fresh\":true}") : STR(""), "retry");
+    const Invocation *in = client->in;
+    Str body = flag_given(in, "fresh") ? STR("{\"fresh\":true}") : STR("");
+    int result = EXIT_OK;
+    if (in->args_n == 0) return retry_many(client);
+    for (size_t i = 0; i < (size_t)in->args_n; i++) {
+        int r = task_post(client, in->args[i], "/retry", body, "retry");
+        if (r != EXIT_OK) result = r;
+    }
+    return result;
 }
 
 static int task_resolve_body(Client *client)
@@ -336,7 +397,7 @@ static int task_resolve_body(Client *client)
     if (by && by[0]) json_out_kcstr(&out, "by", by);
     json_out_object_end(&out);
     if (!json_out_ok(&out)) return fail(EXIT_FAILED, "the answer is too large");
-    return task_post(client, "/resolve", buf_str(&body), "resolve");
+    return task_post(client, in->args[0], "/resolve", buf_str(&body), "resolve");
 }
 
 static int task_logs_body(Client *client)

@@ -81,8 +81,8 @@ MUST_CHECK int budget_scopes_since(Db *db, int64_t start_ms, size_t max, Arena *
                                    size_t *ret_n);
 
 /* Adds up in the row of nobody what workers that are lost or gone have settled, where nothing is
- * outstanding, or where the window (begun before ended_ms) is over; there what is outstanding counts
- * as settled. At most max slices; *ret_n: how many. No account changes. */
+ * outstanding, or where the window (begun before ended_ms) is over; there what is outstanding
+ * counts as settled. At most max slices; *ret_n: how many. No account changes. */
 MUST_CHECK int budget_slices_fold(Db *db, int64_t ended_ms, int64_t max, int64_t *ret_n);
 
 /* Deletes slices of windows that began before before_ms. */

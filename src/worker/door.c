@@ -188,10 +188,8 @@ static const struct {
     Str path;
     int (*run_wait)(Run *run, HttpReq *req);
 } routes[] = {
-    { STR("/gantry/v1/tools"), tool_wait },
-    { STR(SCORE_PATH), score_wait },
-    { STR(DOOR_STATE_PATH), door_state_wait },
-    { STR(DOOR_TASKS_PATH), tasks_wait },
+    { STR("/gantry/v1/tools"), tool_wait },          { STR(SCORE_PATH), score_wait },
+    { STR(DOOR_STATE_PATH), door_state_wait },       { STR(DOOR_TASKS_PATH), tasks_wait },
     { STR(DOOR_ESCALATE_PATH), door_escalate_wait },
 };
 
