@@ -53,12 +53,14 @@ static int tenant_permit(Choice *c, Db *db, Str tenant, size_t *ret)
 
 static bool place_open(const Choice *c, const LinePlace *place)
 {
-    return c->permits[place->agent].left > 0 && c->permits[place->tenant].left > 0;
+    return place->child ||
+           (c->permits[place->agent].left > 0 && c->permits[place->tenant].left > 0);
 }
 
 /* --- looking ---------------------------------------------------------------------------------- */
 
-/* Takes a line in, unless nothing of it may start. */
+/* Takes a line in, unless nothing of it may start. A limit that kept tasks from those which wait
+ * for them would keep both for ever: it does not hold for sub-agents, whose parents count. */
 static int line_add(Choice *c, Db *db, Lane lane, const LineHead *head)
 {
     LinePlace place = { .head = *head };
@@ -67,8 +69,11 @@ static int line_add(Choice *c, Db *db, Lane lane, const LineHead *head)
     if (r != 0) return r;
     if (!place_open(c, &place)) {
         c->limited[lane]++;
-        return 0;
+        r = line_child(db, lane, &place.head);
+        if (r != 0) return r == -ENOENT ? 0 : r;
+        place.child = true;
     }
+    head = &place.head;
     Line *line = &c->lines[lane][c->n[lane]];
     *line = (Line){ .tenant = fair_key(head->tenant),
                     .kind = fair_key_pair(head->tenant, head->agent),
@@ -205,7 +210,8 @@ int choice_made(Choice *c, Db *db, bool has_started)
     Line *line = &c->lines[c->lane][c->at];
     LineHead *head = &c->places[c->lane][c->at].head;
     if (has_started) started(c);
-    int r = line_head(db, c->lane, head);
+    bool child = c->places[c->lane][c->at].child;
+    int r = child ? line_child(db, c->lane, head) : line_head(db, c->lane, head);
     if (r == -ENOENT) {
         line->closed = true;
         return 0;

@@ -196,9 +196,8 @@ int line_of_next_agent(Db *db, Lane lane, const LineHead *after, Arena *arena, L
     return head_first(in.stmt, arena, ret);
 }
 
-int line_head(Db *db, Lane lane, LineHead *line)
+static int line_first(RowIn in, Lane lane, LineHead *line)
 {
-    RowIn in = row_in(db, LINE_HEAD_SQL);
     in_i64(&in, (int64_t)lane);
     in_text(&in, line->tenant);
     in_text(&in, line->agent);
@@ -208,6 +207,16 @@ int line_head(Db *db, Lane lane, LineHead *line)
     line->seq = db_i64(in.stmt, 1);
     db_reset(in.stmt);
     return 0;
+}
+
+int line_head(Db *db, Lane lane, LineHead *line)
+{
+    return line_first(row_in(db, LINE_HEAD_SQL), lane, line);
+}
+
+int line_child(Db *db, Lane lane, LineHead *line)
+{
+    return line_first(row_in(db, LINE_CHILD_SQL), lane, line);
 }
 
 #define LOOK_ARENA_MAX (8 << 20)

@@ -61,6 +61,9 @@ MUST_CHECK int line_of_next_agent(Db *db, Lane lane, const LineHead *after, Aren
                                   LineHead *ret);
 MUST_CHECK int line_head(Db *db, Lane lane, LineHead *line);
 
+/* The first task of a line that was started by another. Returns as above. */
+MUST_CHECK int line_child(Db *db, Lane lane, LineHead *line);
+
 /* The earliest ready_at_ms in the lane's lines and of its tasks whose time has not come; INT64_MAX
  * for none. Looks at no more than LINES_LOOK_MAX lines. */
 #define LINES_LOOK_MAX 4096

@@ -451,6 +451,12 @@ static const char journal_by_call[] =
     "ALTER TABLE task ADD COLUMN journal_bytes INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE task ADD COLUMN journal_closed INTEGER NOT NULL DEFAULT 0;";
 
+/* A line at its limit is asked for tasks that were started by others: those may start all the
+ * same. */
+static const char children_of_lines[] = "CREATE INDEX task_ready_child ON task"
+                                        " (lane, coalesce(tenant_id, ''), agent, ready_at_ms, seq)"
+                                        " WHERE state = 0 AND gate = 0 AND parent_id IS NOT NULL;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -477,5 +483,6 @@ const Migration schema_steps[] = {
     { 23, "rollout checks", rollout_checks },
     { 24, "escalations", escalations },
     { 25, "journal by call", journal_by_call },
+    { 26, "children of lines", children_of_lines },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

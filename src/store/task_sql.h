@@ -36,6 +36,13 @@
     " AND coalesce(tenant_id, '') = ?2 AND agent = ?3" \
     " ORDER BY ready_at_ms, seq LIMIT 1"
 
+#define LINE_CHILD_SQL /* task_ready_child */          \
+    "SELECT ready_at_ms, seq FROM task"                \
+    " WHERE state = 0 AND gate = 0 AND lane = ?1"      \
+    " AND coalesce(tenant_id, '') = ?2 AND agent = ?3" \
+    " AND parent_id IS NOT NULL"                       \
+    " ORDER BY ready_at_ms, seq LIMIT 1"
+
 #define LINE_AHEAD_SQL /* task_ready */                \
     "SELECT count(*) FROM (SELECT 1 FROM task"         \
     " WHERE state = 0 AND gate = 0 AND lane = ?1"      \

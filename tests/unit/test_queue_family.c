@@ -245,6 +245,47 @@ static void test_bounds(void **state)
     run(state, bounds_body);
 }
 
+/* A limit on tasks of the agent holds for who comes from outside: a task that waits for one of its
+ * own agent would otherwise wait for ever. */
+static int limited_body(void *arg)
+{
+    Fixture *f = arg;
+    TaskRef ref = root(f);
+    Uuid outside = submit(f, LANE_LOW);
+    Task *tasks = NULL;
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 0);
+    ChildStarted a = start(f, ref, "a"), b = start(f, ref, "b");
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 2);
+    CHECK(uuid_eq(tasks[0].id, a.task.id) && uuid_eq(tasks[1].id, b.task.id));
+    TaskRef child = { tasks[0].id, tasks[0].fence }, other = { tasks[1].id, tasks[1].fence };
+    CHECK_INT(finish(f, child, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(finish(f, other, TASK_OUTCOME_RELEASED, NULL), 0);
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 1); /* again, behind who came meanwhile */
+    CHECK(uuid_eq(tasks[0].id, b.task.id));
+    other.fence = tasks[0].fence;
+    CHECK_INT(finish(f, other, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 0);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 1);
+    CHECK(uuid_eq(tasks[0].id, outside));
+    return 0;
+}
+
+static int limited_setup(void **state)
+{
+    int r = setup(state);
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.agent_tasks_max = 1;
+    open_queue(f);
+    return r;
+}
+
+static void test_limits_do_not_hold_for_children(void **state)
+{
+    run(state, limited_body);
+}
+
 static int full_body(void *arg)
 {
     Fixture *f = arg;
@@ -481,6 +522,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_the_same_child_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_finds_only, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bounds, bounds_setup, teardown),
+        cmocka_unit_test_setup_teardown(test_limits_do_not_hold_for_children, limited_setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_full_lane, full_setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_not_spent_comes_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cancel_reaches_the_tree, setup, teardown),
