@@ -136,7 +136,7 @@ const Schema api_schemas[] = {
     { "Breaker", "kind:string name:string state:string workerId:string? calls:integer "
                  "errorRate:number? slowRate:number? changedAt:time openedAt:time? "
                  "nextProbeAt:time? probes:integer trips:integer refused:integer" },
-    { "WorkerShares", "ttlMs:integer shares:[any]" },
+    { "WorkerShares", "ttlMs:integer shares:[any] known:[any]" },
     { "VersionMetrics", "windowSeconds:integer versions:[VersionSignals] truncated:boolean" },
     { "VersionSignals",
       "agent:string versionId:hex versionAge:integer? taskCount:integer finishedCount:integer "

@@ -47,7 +47,7 @@ struct LimitProvider {
 struct Limits {
     const GatewayConfig *config;
     Breakers *breakers;
-    Cond lack;            /* a call lacks a share */
+    Cond lack;            /* a call lacks a share, or all are to be silent */
     pthread_mutex_t lock; /* of all that follows */
     LimitProvider *providers;
     size_t providers_n;
@@ -483,6 +483,7 @@ static void take_report(Limits *limits, LimitModel *model, const RateReport *rep
         rate_block(&model->rate, now_ms + silence_ms(model, report), now_ms);
     }
     pthread_mutex_unlock(&limits->lock);
+    if (status == 429) cond_broadcast(&limits->lack); /* the others should know */
 }
 
 void call_permit_answered(ModelCall *call)
@@ -725,6 +726,7 @@ static Rate *rate_named(Limits *limits, const GatewayShare *share)
 void gateway_take_shares(Gateway *gateway, const GatewayShare *shares, size_t n, int64_t until_ms)
 {
     Limits *limits = gateway->limits;
+    int64_t now_ms = clock_mono_ms();
     pthread_mutex_lock(&limits->lock);
     for (size_t i = 0; i < n; i++) {
         Rate *rate = rate_named(limits, &shares[i]);
@@ -732,6 +734,8 @@ void gateway_take_shares(Gateway *gateway, const GatewayShare *shares, size_t n,
         memcpy(rate->share.v, shares[i].v, sizeof rate->share.v);
         rate->concurrent_share = shares[i].v[LIMIT_CONCURRENT];
         rate->share_until_ms = until_ms;
+        rate_learn_heard(rate, &shares[i].learned);
+        if (shares[i].silent_ms > 0) rate_block_heard(rate, now_ms + shares[i].silent_ms, now_ms);
     }
     pthread_mutex_unlock(&limits->lock);
     for (size_t i = 0; i < limits->providers_n; i++) pump(limits, &limits->providers[i]);
@@ -791,6 +795,7 @@ static void limit_fill(const Rate *rate, Str provider, Str model, int64_t now_ms
                            .in_flight = rate->in_flight,
                            .waiting_all = (int64_t)rate->waiting,
                            .blocked_ms = MAX(rate->blocked_until_ms - now_ms, 0),
+                           .silent_ms = MAX(rate->silent_until_ms - now_ms, 0),
                            .throttled = rate->throttled };
     str_copy(ret->provider, sizeof ret->provider, provider);
     str_copy(ret->model, sizeof ret->model, model);

@@ -26,7 +26,8 @@ typedef struct {
     int64_t concurrent_limit, in_flight;
     int64_t waiting[LANE_N_]; /* of the provider; 0 in its models */
     int64_t waiting_all;
-    int64_t blocked_ms; /* the provider asked for silence for so much longer */
+    int64_t blocked_ms; /* the provider asked for silence for so much longer: */
+    int64_t silent_ms;  /* it asked this worker */
     uint64_t throttled; /* answers that said we were too fast */
     ShareAsk asks[LIMIT_UNITS];
 } GatewayLimit;
@@ -57,13 +58,17 @@ typedef struct {
     char provider[96];
     char model[96];         /* "": the provider as a whole */
     int64_t v[LIMIT_UNITS]; /* of what has no limit: anything */
+    RateAmounts learned;    /* what any of those who share was told; 0: nothing */
+    int64_t silent_ms;      /* the provider asked one of them for silence for so much longer */
 } GatewayShare;
 
 /* While it shares, what has a limit needs a share to be sent. On its loop. */
 void gateway_set_sharing(Gateway *gateway, bool sharing);
-/* Its shares until then (clock_mono_ms); what is not named keeps what it has. On its loop. */
+/* Its shares until then (clock_mono_ms), and what else the others know; what is not named keeps
+ * what it has. On its loop. */
 void gateway_take_shares(Gateway *gateway, const GatewayShare *shares, size_t n, int64_t until_ms);
-/* Waits until a call lacks a share. Returns 0, -ETIMEDOUT, -ECANCELED. On a fiber of its loop. */
+/* Waits until there is something to tell: a call lacks a share, the provider has asked for silence.
+ * Returns 0, -ETIMEDOUT, -ECANCELED. On a fiber of its loop. */
 int gateway_lack_wait(Gateway *gateway, int64_t deadline_ms);
 
 #endif

@@ -21,6 +21,8 @@ typedef struct {
 typedef struct {
     char key[2 * 96];
     size_t key_len;
+    int64_t silent_until_ms; /* the provider asked one of them */
+    RateAmounts learned;     /* as one of them told last */
     ShareHolder holders[LIMIT_UNITS][BOARD_WORKERS_MAX];
 } BoardKey;
 
@@ -177,6 +179,7 @@ static size_t key_make(const GatewayLimit *limit, char key[2 * 96])
 
 static bool key_is_idle(const RateBoard *board, const BoardKey *key, int64_t now_ms)
 {
+    if (now_ms < key->silent_until_ms) return false;
     for (int unit = 0; unit < LIMIT_UNITS; unit++) {
         ShareTerms terms = terms_of(board, unit);
         for (size_t i = 0; i < board->workers_n; i++)
@@ -199,11 +202,17 @@ static BoardKey *key_room(RateBoard *board, int64_t now_ms)
     return NULL;
 }
 
+static BoardKey *key_find(const RateBoard *board, const GatewayLimit *limit)
+{
+    char text[2 * 96];
+    return map_get(&board->by_key, str_make(text, key_make(limit, text)));
+}
+
 static BoardKey *key_of(RateBoard *board, const GatewayLimit *limit, int64_t now_ms)
 {
     char text[2 * 96];
     Str name = str_make(text, key_make(limit, text));
-    BoardKey *key = map_get(&board->by_key, name);
+    BoardKey *key = key_find(board, limit);
     if (key || !(key = key_room(board, now_ms))) return key;
     memcpy(key->key, text, name.len);
     key->key_len = name.len;
@@ -229,14 +238,25 @@ static int64_t share_of(RateBoard *board, BoardKey *key, size_t place, const Gat
 {
     ShareTerms terms = terms_of(board, unit);
     int64_t in_force = limit_in_force(limit, unit);
+    if (unit < (int)RATE_N_) in_force = lower(in_force, key->learned.v[unit]);
     if (in_force == 0) return INT64_MAX / 4; /* nothing to share */
     return share_ask(key->holders[unit], board->workers_n, place, in_force, &limit->asks[unit],
                      &terms, now_ms >= board->grow_at_ms, now_ms);
 }
 
-/* Only what has a limit takes room. */
+/* What one of them was told holds for all of them. */
+static void key_hear(BoardKey *key, const GatewayLimit *limit, int64_t now_ms)
+{
+    int64_t silent_ms = MIN(limit->silent_ms, RATE_BLOCK_MAX_MS);
+    if (silent_ms > 0) key->silent_until_ms = MAX(key->silent_until_ms, now_ms + silent_ms);
+    for (RateUnit unit = 0; unit < RATE_N_; unit++)
+        if (limit->learned.v[unit] > 0) key->learned.v[unit] = limit->learned.v[unit];
+}
+
+/* Only what has a limit, or is to be silent, takes room. */
 static bool has_limit(const GatewayLimit *limit)
 {
+    if (limit->silent_ms > 0) return true;
     for (int unit = 0; unit < LIMIT_UNITS; unit++)
         if (limit_in_force(limit, unit)) return true;
     return false;
@@ -248,9 +268,12 @@ static int share_out(RateBoard *board, size_t place, const GatewayLimit *limit, 
     *ret = (GatewayShare){ .v = { 0 } };
     memcpy(ret->provider, limit->provider, sizeof ret->provider);
     memcpy(ret->model, limit->model, sizeof ret->model);
-    if (!has_limit(limit)) return 0;
-    BoardKey *key = key_of(board, limit, now_ms);
+    BoardKey *key = has_limit(limit) ? key_of(board, limit, now_ms) : key_find(board, limit);
+    if (!key && !has_limit(limit)) return 0;
     if (!key) return diag_set(-ENOSPC, "there are %d limits already", BOARD_KEYS_MAX);
+    key_hear(key, limit, now_ms);
+    ret->learned = key->learned;
+    ret->silent_ms = MAX(key->silent_until_ms - now_ms, 0);
     for (int unit = 0; unit < LIMIT_UNITS; unit++)
         ret->v[unit] = share_of(board, key, place, limit, unit, now_ms);
     return 0;

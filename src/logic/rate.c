@@ -191,10 +191,23 @@ void rate_settle(Rate *rate, const RateAmounts *taken, int64_t taken_at_ms,
     }
 }
 
-void rate_block(Rate *rate, int64_t until_ms, int64_t now_ms)
+void rate_block_heard(Rate *rate, int64_t until_ms, int64_t now_ms)
 {
     until_ms = MIN(until_ms, now_ms + RATE_BLOCK_MAX_MS);
     rate->blocked_until_ms = MAX(rate->blocked_until_ms, until_ms);
+}
+
+void rate_block(Rate *rate, int64_t until_ms, int64_t now_ms)
+{
+    rate_block_heard(rate, until_ms, now_ms);
+    until_ms = MIN(until_ms, now_ms + RATE_BLOCK_MAX_MS);
+    rate->silent_until_ms = MAX(rate->silent_until_ms, until_ms);
+}
+
+void rate_learn_heard(Rate *rate, const RateAmounts *learned)
+{
+    for (RateUnit unit = 0; unit < RATE_N_; unit++)
+        if (rate->learned.v[unit] == 0) rate->learned.v[unit] = MAX(learned->v[unit], 0);
 }
 
 void rate_learn(Rate *rate, const RateReport *report, int64_t now_ms)

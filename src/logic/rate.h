@@ -59,7 +59,8 @@ typedef struct {
     RateWindow windows[RATE_N_];
     RateOthers others[RATE_N_];
     int64_t in_flight;
-    int64_t blocked_until_ms; /* the provider asked for silence */
+    int64_t blocked_until_ms; /* the provider asked for silence: */
+    int64_t silent_until_ms;  /* of us, in an answer */
     size_t waiting;           /* in the queue */
     uint64_t throttled;       /* answers that said we were too fast */
     uint64_t closed_in;       /* private: the pass in which it was full */
@@ -114,6 +115,10 @@ void rate_learn(Rate *rate, const RateReport *report, int64_t now_ms);
 
 /* Silence until then (at most RATE_BLOCK_MAX_MS from now): the provider refused a call. */
 void rate_block(Rate *rate, int64_t until_ms, int64_t now_ms);
+/* Likewise, of others who work under the same limits. */
+void rate_block_heard(Rate *rate, int64_t until_ms, int64_t now_ms);
+/* What others were told of limits, where nothing was told to us. */
+void rate_learn_heard(Rate *rate, const RateAmounts *learned);
 
 /* --- waiting ---------------------------------------------------------------------------------- */
 

@@ -673,6 +673,7 @@ int wire_call_read(Arena *arena, const Json *v, Call *ret)
 
 /* --- rate limits, breakers -------------------------------------------------------------------- */
 
+#define KNOWN_MEMBERS (1 + RATE_N_)
 #define ASK_MEMBERS (4 + LANE_N_)
 #define STATS_MEMBERS (sizeof(GatewayLimitStats) / sizeof(uint64_t))
 #define TTL_MS_MAX INT64_C(86400000)
@@ -729,6 +730,7 @@ static void limit_write(JsonOut *out, const GatewayLimit *limit)
     out_numbers(out, "waiting", limit->waiting, LANE_N_);
     json_out_ki64(out, "waitingAll", limit->waiting_all);
     json_out_ki64(out, "blockedMs", limit->blocked_ms);
+    json_out_ki64(out, "silentMs", limit->silent_ms);
     json_out_ki64(out, "throttled", (int64_t)limit->throttled);
     json_out_key(out, "asks");
     json_out_array(out);
@@ -763,6 +765,7 @@ static int limit_read(const Json *v, GatewayLimit *ret)
                            .in_flight = count_of(v, "inFlight"),
                            .waiting_all = count_of(v, "waitingAll"),
                            .blocked_ms = count_of(v, "blockedMs"),
+                           .silent_ms = count_of(v, "silentMs"),
                            .throttled = (uint64_t)count_of(v, "throttled") };
     int r = name_read(v, "provider", ret->provider, sizeof ret->provider);
     if (r == 0) r = name_read(v, "model", ret->model, sizeof ret->model);
@@ -856,6 +859,24 @@ int wire_telling_read(Arena *arena, const Json *v, RateTelling *ret)
     return r;
 }
 
+/* What the others were told: for how long to be silent, and limits. */
+static void known_write(JsonOut *out, const GatewayShare *share)
+{
+    int64_t list[KNOWN_MEMBERS] = { share->silent_ms };
+    memcpy(list + 1, share->learned.v, sizeof share->learned.v);
+    out_numbers(out, NULL, list, KNOWN_MEMBERS);
+}
+
+static int known_read(const Json *v, GatewayShare *ret)
+{
+    int64_t list[KNOWN_MEMBERS];
+    int r = numbers_read(v, "known", list, KNOWN_MEMBERS);
+    if (r < 0) return r;
+    ret->silent_ms = list[0];
+    memcpy(ret->learned.v, list + 1, sizeof ret->learned.v);
+    return 0;
+}
+
 void wire_shares_write(JsonOut *out, int64_t ttl_ms, const GatewayShare *shares, size_t n)
 {
     json_out_object(out);
@@ -863,6 +884,10 @@ void wire_shares_write(JsonOut *out, int64_t ttl_ms, const GatewayShare *shares,
     json_out_key(out, "shares");
     json_out_array(out);
     for (size_t i = 0; i < n; i++) out_numbers(out, NULL, shares[i].v, LIMIT_UNITS);
+    json_out_array_end(out);
+    json_out_key(out, "known");
+    json_out_array(out);
+    for (size_t i = 0; i < n; i++) known_write(out, &shares[i]);
     json_out_array_end(out);
     json_out_object_end(out);
 }
@@ -882,6 +907,11 @@ int wire_shares_read(const Json *v, const RateTelling *telling, GatewayShare *re
         memcpy(ret[i].provider, telling->limits[i].provider, sizeof ret[i].provider);
         memcpy(ret[i].model, telling->limits[i].model, sizeof ret[i].model);
         int r = numbers_read(it.value, "shares", ret[i].v, LIMIT_UNITS);
+        if (r < 0) return r;
+    }
+    i = 0;
+    for (JsonIter it = json_iter(json_get(v, "known")); i < telling->limits_n && json_next(&it);) {
+        int r = known_read(it.value, &ret[i++]);
         if (r < 0) return r;
     }
     *ret_ttl_ms = ttl_ms;

@@ -13,7 +13,8 @@
  *   POST .../{id}/cache         {"seen",FIGURES}
  *                               200 {"revision","purges":[PURGE]}
  *   POST .../{id}/rates         {"limits":[LIMIT],"breakers":[BREAKER],"stats":[...]}
- *                               200 {"ttlMs","shares":[[...]]}, one for each LIMIT
+ *                               200 {"ttlMs","shares":[[...]],"known":[[...]]}, one of both for
+ *                               each LIMIT
  *   POST .../{id}/finish        FINISH
  *                               204, 409 stale
  *   POST .../{id}/calls         {"taskId","fence","payerId","calls":[CALL]}

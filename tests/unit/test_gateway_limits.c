@@ -838,6 +838,54 @@ static void share_wait(void *arg)
     CHECK_INT(atomic_load(&script.requests), 3);
 }
 
+/* What another worker was told: silence, and a limit. It is kept, and not told on. */
+static void heard_wait(void *arg)
+{
+    Rig *rig = arg;
+    char text[1024];
+    SCRIPT({ { GOOD, 0 } });
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 0, NULL), 200);
+    GatewayShare heard = share_of("stub-1", 1000);
+    heard.silent_ms = 60000;
+    heard.learned.v[RATE_REQUESTS] = 7;
+    gateway_take_shares(rig->gateway, &heard, 1, deadline_after(60000));
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 100, text), 429);
+    CHECK_INT(ask_memory_wait(rig->task, "stub-2", false, 0, NULL), 200);
+    CHECK_INT(atomic_load(&script.requests), 2);
+    static GatewayLimit list[GATEWAY_LIMITS_MAX];
+    size_t n = gateway_limits_list(rig->gateway, list, GATEWAY_LIMITS_MAX);
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(list[i].model, "stub-1") != 0) continue;
+        CHECK(list[i].blocked_ms > 0);
+        CHECK_INT(list[i].silent_ms, 0);
+        CHECK_INT(list[i].learned.v[RATE_REQUESTS], 7);
+    }
+}
+
+/* What it was told itself is to be told at once. */
+static void told_wait(void *arg)
+{
+    Rig *rig = arg;
+    SCRIPT({ { HEAD("429 Slow", "Retry-After: 30\r\n") ERROR_BODY, 0 } });
+    FiberRef ref;
+    static Asker asker;
+    asker = (Asker){ 0 };
+    ref = asker_start(&asker, rig->task, 500);
+    CHECK_INT(gateway_lack_wait(rig->gateway, deadline_after(20000)), 0);
+    (void)!fiber_join_wait(ref, NULL);
+    static GatewayLimit list[GATEWAY_LIMITS_MAX];
+    size_t n = gateway_limits_list(rig->gateway, list, GATEWAY_LIMITS_MAX);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(list[i].model, "stub-1") == 0) CHECK(list[i].silent_ms > 10000);
+}
+
+static void test_silence_is_told_and_heard(void **state)
+{
+    (void)state;
+    run(NULL, heard_wait);
+    run(NULL, told_wait);
+}
+
 static void test_limits_are_shared(void **state)
 {
     (void)state;
@@ -867,6 +915,7 @@ int main(void)
         cmocka_unit_test(test_silence_is_kept_by_all),
         cmocka_unit_test(test_new_names_do_not_make_a_limit_forgotten),
         cmocka_unit_test(test_limits_are_shared),
+        cmocka_unit_test(test_silence_is_told_and_heard),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

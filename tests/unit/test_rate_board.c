@@ -52,6 +52,29 @@ static void test_workers_share(void **state)
     rate_board_free(board);
 }
 
+/* What the provider tells one of them holds for all: also for those that have no limit yet. */
+static void test_what_one_is_told_all_know(void **state)
+{
+    (void)state;
+    RateBoard *board = rate_board_new(TTL_MS, true);
+    GatewayLimit plain = limit_of("gpt", 0, 0), told = plain;
+    assert_int_equal(tell(board, "b", plain).silent_ms, 0);
+    told.silent_ms = told.blocked_ms = 30000;
+    told.learned.v[RATE_TOKENS] = 900;
+    (void)tell(board, "a", told);
+    GatewayShare share = tell(board, "b", plain);
+    assert_in_range(share.silent_ms, 1, 30000);
+    assert_int_equal(share.learned.v[RATE_TOKENS], 900);
+    assert_int_equal(share.learned.v[RATE_REQUESTS], 0);
+    assert_in_range(share.v[RATE_TOKENS], 0, 900); /* under the limit from the first moment on */
+    assert_int_equal(tell(board, "b", limit_of("other", 0, 0)).silent_ms, 0);
+
+    /* it is not told back and forth for ever: who has heard of it does not tell of it */
+    plain.blocked_ms = 30000;
+    for (int i = 0; i < 5; i++) assert_in_range(tell(board, "c", plain).silent_ms, 1, 30000);
+    rate_board_free(board);
+}
+
 static void test_the_lowest_limit_holds(void **state)
 {
     (void)state;
@@ -189,6 +212,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_workers_share),
+        cmocka_unit_test(test_what_one_is_told_all_know),
         cmocka_unit_test(test_the_lowest_limit_holds),
         cmocka_unit_test(test_who_leaves_gives_back),
         cmocka_unit_test(test_after_a_restart_nobody_gets_more_than_it_has),

@@ -385,6 +385,7 @@ static GatewayLimit some_limit(void)
                            .waiting = { 1, 2, 3 },
                            .waiting_all = 6,
                            .blocked_ms = 1500,
+                           .silent_ms = 700,
                            .throttled = 4 };
     for (int unit = 0; unit < LIMIT_UNITS; unit++)
         limit.asks[unit] = (ShareAsk){ 10 + unit, 20, 30, 40, { 1, 2, INT64_MAX / 4 } };
@@ -426,7 +427,8 @@ static void test_shares(void **state)
     Wire *w = *state;
     GatewayLimit limit = some_limit();
     RateTelling told = { .limits = &limit, .limits_n = 1 };
-    GatewayShare share = { .v = { 5, 6, 7, 8, INT64_MAX / 4 } }, got;
+    GatewayShare share = { .v = { 5, 6, 7, 8, INT64_MAX / 4 }, .learned = { { 9, 0, 1, 2 } } }, got;
+    share.silent_ms = 1234;
     int64_t ttl_ms;
     wire_shares_write(&w->out, 10000, &share, 1);
     assert_int_equal(wire_shares_read(written(w), &told, &got, &ttl_ms), 0);
@@ -434,7 +436,14 @@ static void test_shares(void **state)
     assert_string_equal(got.provider, "openai");
     assert_string_equal(got.model, "gpt");
     assert_memory_equal(got.v, share.v, sizeof share.v);
-    static const char *const bad[] = { "{}", "{\"ttlMs\":-1,\"shares\":[[1,2,3,4,5]]}",
+    assert_memory_equal(got.learned.v, share.learned.v, sizeof share.learned.v);
+    assert_int_equal(got.silent_ms, 1234);
+    const char *old = "{\"ttlMs\":1,\"shares\":[[1,2,3,4,5]]}"; /* of an older control plane */
+    assert_int_equal(wire_shares_read(parsed(w, old), &told, &got, &ttl_ms), 0);
+    assert_int_equal(got.silent_ms, 0);
+    static const char *const bad[] = { "{}",
+                                       "{\"ttlMs\":1,\"shares\":[[1,2,3,4,5]],\"known\":[[1]]}",
+                                       "{\"ttlMs\":-1,\"shares\":[[1,2,3,4,5]]}",
                                        "{\"ttlMs\":1,\"shares\":[]}",
                                        "{\"ttlMs\":1,\"shares\":[[1,2,3,4]]}",
                                        "{\"ttlMs\":1,\"shares\":[[1,2,3,4,\"5\"]]}" };
