@@ -180,18 +180,21 @@ static int price_job(Db *db, void *arg)
     return r == -ENOENT ? 0 : r;
 }
 
-/* A provider that serves the model at a known price; NULL with diag. */
-static const GatewayProvider *provider_of_wait(Preflight *p, Str model)
+/* A provider that serves the model at a known price; NULL: *ret_why says what is missing. */
+static const GatewayProvider *provider_of_wait(Preflight *p, Str model, Str *ret_why)
 {
     const GatewayProvider *provider = NULL;
+    *ret_why = STR_NULL;
     for (int protocol = 0; protocol < GATEWAY_PROTOCOL_N_; protocol++) {
         PriceJob job = { .model = model };
         int r = gateway_resolve(p->options->models, NULL, model, (GatewayProtocol)protocol,
                                 &provider, NULL);
         if (r == 0) return provider;
-        if (r == -ENODATA &&
-            store_read_wait(queue_store(p->options->queue), price_job, &job) == 0 && job.there)
-            return provider;
+        *ret_why = arena_str(&p->arena, str_of(diag_text_or(r)));
+        if (r != -ENODATA) continue;
+        /* it would be asked: another that happens to sell the model does not help */
+        bool read = store_read_wait(queue_store(p->options->queue), price_job, &job) == 0;
+        return read && job.there ? provider : NULL;
     }
     return NULL;
 }
@@ -215,7 +218,6 @@ static int connect_wait(const GatewayProvider *provider, Arena *arena)
     dial_notify(conn, on_dial, &changed);
     int64_t deadline_ms = deadline_after(PREFLIGHT_CONNECT_MS);
     while (r == 0 && dial_state(conn) == DIAL_CONNECTING) r = cond_wait(&changed, deadline_ms);
-    dial_unwatch(conn);
     return r == 0 && dial_state(conn) == DIAL_FAILED ? dial_result(conn) : r;
 }
 
@@ -233,9 +235,10 @@ static int check_models_wait(Preflight *p)
     }
     for (size_t i = 0; i < n; i++) {
         Str model = i < p->agent.fallbacks_n ? p->agent.fallbacks[i] : p->agent.model;
-        const GatewayProvider *provider = provider_of_wait(p, model);
+        Str why;
+        const GatewayProvider *provider = provider_of_wait(p, model, &why);
         if (!provider) {
-            say(p, "model", RESULT_FAILED, "%s", diag_text());
+            say(p, "model", RESULT_FAILED, "%.*s", STR_ARG(why));
             return 0;
         }
         first = provider; /* the model itself comes last */
