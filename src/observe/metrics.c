@@ -302,6 +302,8 @@ static const FieldFamily store_families[] = {
                "Jobs refused because too many were waiting"),
     COUNTER_OF(StoreStats, disk_full, "gantry_store_disk_full",
                "Transactions undone because the disk was full"),
+    GAUGE_OF(StoreStats, room_bytes, "gantry_store_room_bytes",
+             "Bytes left on the disk and in the database's free pages"),
     GAUGE_OF(StoreStats, batch_jobs_peak, "gantry_store_batch_jobs_peak",
              "Most jobs in one transaction"),
 };
@@ -444,6 +446,8 @@ static const FieldFamily queue_families[] = {
                "Writes refused because a value or a session was too large"),
     COUNTER_OF(QueueStats, state_purged, "gantry_state_purged",
                "Values and sessions deleted after their time"),
+    COUNTER_OF(QueueStats, refused_disk, "gantry_tasks_refused_disk",
+               "Tasks refused because the disk is nearly full"),
     COUNTER_OF(QueueStats, limited, "gantry_lines_limited",
                "Lines of tasks that claims passed over at a limit of their agent or tenant"),
     GAUGE_OF(QueueStats, claimers, "gantry_claims_waiting", "Claims waiting for a task"),

@@ -222,7 +222,8 @@ int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
     assert(task->lane < LANE_N_ && task->time_limit_ms >= 0);
     assert(task->idempotency_key.len <= IDEMPOTENCY_KEY_BYTES_MAX);
     SubmitJob job = { .queue = queue, .task = task, .now_ms = queue_now_ms(queue) };
-    int r = queue_reserve(queue, task->lane);
+    int r = queue_room(queue);
+    if (r == 0) r = queue_reserve(queue, task->lane);
     if (r != 0) return r;
     r = store_call_wait(queue->store, submit_job, &job);
     if (r != 0 || job.summary.existing) queue_unreserve(queue, task->lane);
@@ -230,6 +231,16 @@ int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
     *ret = job.summary;
     if (!job.summary.existing) queue_submitted(queue, task->lane);
     return 0;
+}
+
+/* What the disk has left is for tasks that are there. */
+int queue_room(Queue *queue)
+{
+    if (!store_room_low(queue->store)) return 0;
+    pthread_mutex_lock(&queue->lock);
+    queue->stats.refused_disk++;
+    pthread_mutex_unlock(&queue->lock);
+    return diag_set(-ENOSPC, "the disk is nearly full: no new tasks");
 }
 
 /* --- cancel and retry ------------------------------------------------------------------------- */
@@ -311,7 +322,8 @@ static int retry_job(Db *db, void *arg)
 int queue_retry_wait(Queue *queue, Uuid id, bool fresh)
 {
     ChangeJob job = { .queue = queue, .id = id, .fresh = fresh, .now_ms = queue_now_ms(queue) };
-    int r = store_call_wait(queue->store, retry_job, &job);
+    int r = queue_room(queue);
+    if (r == 0) r = store_call_wait(queue->store, retry_job, &job);
     if (r != 0 && job.reserved) queue_unreserve(queue, job.head.lane);
     if (r != 0) return r;
     claimers_wake(queue, job.head.lane, 1);

@@ -132,6 +132,9 @@ void queue_task_changed(Queue *queue, Uuid id);
 void queue_worker_signal(Queue *queue, Uuid id);
 uint64_t queue_signal_mark(Queue *queue, Uuid worker_id);
 
+/* Room on the disk for one more task: 0 or -ENOSPC with diag. */
+MUST_CHECK int queue_room(Queue *queue);
+
 /* A place in the lane for one more queued task. Returns 0 or QUEUE_E_FULL with diag. */
 MUST_CHECK int queue_reserve(Queue *queue, Lane lane);
 void queue_unreserve(Queue *queue, Lane lane);

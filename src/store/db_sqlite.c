@@ -465,3 +465,30 @@ void db_close(Db *db)
     if (db->writer) atomic_fetch_sub(&writers_open, 1);
     free(db);
 }
+
+/* --- room ------------------------------------------------------------------------------------- */
+
+#define PAGE_BYTES 4096
+#define PAGES_ANY INT64_C(1000000000) /* SQLite's own limit is above: nobody set one */
+
+static int pragma_i64(Db *db, const char *sql, int64_t *ret)
+{
+    DbStmt *s = db_stmt(db, sql);
+    int r = db_step(s);
+    if (r < 0) return r;
+    *ret = r == DB_E_ROW ? db_i64(s, 0) : 0;
+    db_reset(s);
+    return 0;
+}
+
+int db_room(Db *db, int64_t *ret_growth, int64_t *ret_free)
+{
+    int64_t pages = 0, pages_max = 0, pages_free = 0;
+    int r = pragma_i64(db, "PRAGMA page_count", &pages);
+    if (r == 0) r = pragma_i64(db, "PRAGMA max_page_count", &pages_max);
+    if (r == 0) r = pragma_i64(db, "PRAGMA freelist_count", &pages_free);
+    if (r != 0) return r;
+    *ret_growth = pages_max >= PAGES_ANY ? INT64_MAX : MAX(0, pages_max - pages) * PAGE_BYTES;
+    *ret_free = pages_free * PAGE_BYTES;
+    return 0;
+}

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/diag.h"
@@ -58,6 +59,9 @@ struct Store {
     JobQueue writes, reads;
     pthread_t writer_thread, reader_thread;
     bool threads_run;
+
+    int64_t reserve_bytes, room_at_ms; /* when to look again: the writer thread's */
+    _Atomic int64_t room_bytes;
 
     _Atomic uint64_t commits, jobs, jobs_failed, reads_done;
     _Atomic uint64_t refused_full, disk_full, batch_jobs_peak;
@@ -247,6 +251,32 @@ static void batch_run(Store *store, Job *batch, size_t n)
     }
 }
 
+#define ROOM_EVERY_MS 100
+
+static int64_t disk_free(const Store *store)
+{
+    struct statvfs fs;
+    if (statvfs(store->path, &fs) != 0) return INT64_MAX;
+    return (int64_t)MIN((uint64_t)fs.f_bavail * fs.f_frsize, (uint64_t)INT64_MAX / 2);
+}
+
+/* Between batches. That the room is not known is no reason to refuse anything. */
+static void room_look(Store *store)
+{
+    int64_t growth = 0, unused = 0, now_ms = clock_mono_ms();
+    if (store->reserve_bytes == 0 || now_ms < store->room_at_ms) return;
+    store->room_at_ms = now_ms + ROOM_EVERY_MS;
+    if (db_room(store->writer, &growth, &unused) != 0) return;
+    int64_t room = MIN(growth, disk_free(store)), was = atomic_load(&store->room_bytes);
+    room += MIN(unused, INT64_MAX - room);
+    bool low = room < store->reserve_bytes, was_low = was < store->reserve_bytes;
+    atomic_store(&store->room_bytes, room);
+    if (low && !was_low)
+        LOG_WARN("disk is nearly full: no new tasks", LOG_INT("bytesLeft", room),
+                 LOG_INT("reserveBytes", store->reserve_bytes));
+    if (!low && was_low) LOG_INFO("disk has room again", LOG_INT("bytesLeft", room));
+}
+
 static void *writer_main(void *arg)
 {
     Store *store = arg;
@@ -256,6 +286,7 @@ static void *writer_main(void *arg)
         batch_run(store, batch, n);
         int r = db_checkpoint_if_due(store->writer);
         if (r != 0 && r != -ENOSPC && r != -EBUSY) disk_broken();
+        room_look(store);
     }
     return NULL;
 }
@@ -447,7 +478,10 @@ int store_open(const StoreOptions *options, Store **ret)
     size_t waiting = options->waiting_jobs_max ? options->waiting_jobs_max : WAITING_JOBS_DEFAULT;
     jobs_init(&store->writes, waiting);
     jobs_init(&store->reads, waiting);
+    store->reserve_bytes = options->reserve_bytes;
+    store->room_bytes = INT64_MAX;
     int r = open_files(store, options->pages_max);
+    if (r == 0) room_look(store);
     if (r == 0) r = start_threads(store);
     if (r != 0) return r;
     *ret = TAKE(store);
@@ -473,6 +507,11 @@ void store_close(Store *store)
     free(store);
 }
 
+bool store_room_low(const Store *store)
+{
+    return store->reserve_bytes > 0 && atomic_load(&store->room_bytes) < store->reserve_bytes;
+}
+
 const char *store_path(const Store *store)
 {
     return store->path;
@@ -487,6 +526,7 @@ void store_stats(const Store *store, StoreStats *ret)
         .reads = atomic_load(&store->reads_done),
         .refused_full = atomic_load(&store->refused_full),
         .disk_full = atomic_load(&store->disk_full),
+        .room_bytes = atomic_load(&store->room_bytes),
         .batch_jobs_peak = atomic_load(&store->batch_jobs_peak),
         .commit_us_total = atomic_load(&store->commit_us_total),
     };

@@ -24,6 +24,7 @@ typedef struct {
     const char *path;        /* directory for the database and the artifacts; created if absent */
     size_t batch_jobs_max;   /* jobs a transaction; 0: 512 */
     size_t waiting_jobs_max; /* more answer -EAGAIN; 0: 65536 */
+    int64_t reserve_bytes;   /* see store_room_low; 0: none is kept */
     int64_t pages_max;       /* size of the database in 4 KiB pages, -ENOSPC beyond; 0: the disk */
 } StoreOptions;
 
@@ -59,6 +60,10 @@ MUST_CHECK int store_read_wait(Store *store, StoreFn fn, void *arg);
 MUST_CHECK int store_call(Store *store, StoreFn fn, void *arg);
 MUST_CHECK int store_read(Store *store, StoreFn fn, void *arg);
 
+/* Whether less than the reserve is left on the disk (or of pages_max), as seen a moment ago. Who would
+ * add work then should not, so that what is under way can be recorded to its end. Any thread. */
+bool store_room_low(const Store *store);
+
 /* The directory given to store_open. */
 const char *store_path(const Store *store);
 
@@ -66,6 +71,7 @@ typedef struct {
     uint64_t commits, jobs, jobs_failed, reads;
     uint64_t refused_full; /* -EAGAIN */
     uint64_t disk_full;    /* batches undone by -ENOSPC */
+    int64_t room_bytes;    /* left, as seen a moment ago; INT64_MAX without a reserve */
     uint64_t batch_jobs_peak;
     int64_t commit_us_total;
 } StoreStats;

@@ -42,7 +42,7 @@ typedef struct {
     Store *store;
     Queue *queue;
     QueueOptions options;
-    int64_t pages_max;
+    int64_t pages_max, reserve_bytes;
     Arena arena;
 } Fixture;
 
@@ -67,7 +67,10 @@ static inline void deploy(Fixture *f, const char *agent, const char *version)
 static inline void open_queue(Fixture *f)
 {
     assert_int_equal(
-        store_open(&(StoreOptions){ .path = f->dir.path, .pages_max = f->pages_max }, &f->store),
+        store_open(&(StoreOptions){ .path = f->dir.path,
+                                    .pages_max = f->pages_max,
+                                    .reserve_bytes = f->reserve_bytes },
+                   &f->store),
         0);
     assert_int_equal(queue_open(f->store, &f->options, &f->queue), 0);
 }

@@ -509,6 +509,79 @@ static void test_figures(void **state)
     run(state, body_figures);
 }
 
+/* --- a full disk ------------------------------------------------------------------------------ */
+
+/* Waits until the store has looked at its room again and finds it so. */
+static void await_room(Fixture *f, bool low)
+{
+    while (store_room_low(f->store) != low) {
+        (void)fiber_sleep_wait(10);
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+    }
+}
+
+/* No new tasks, but those there are run to their ends, with results and logs. */
+static int body_disk_reserve(void *arg)
+{
+    Fixture *f = arg;
+    char *big = arena_alloc(&f->arena, 50000);
+    memset(big, '1', 50000);
+    TaskNew new = task_new("");
+    new.input = str_make(big, 50000);
+    TaskSummary summary;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    int64_t n = 0;
+    int r;
+    while ((r = queue_submit_wait(f->queue, &new, &summary)) == 0 && n < 1000) {
+        n++;
+        (void)fiber_sleep_wait(15); /* it looks ten times a second */
+    }
+    CHECK_INT(r, -ENOSPC);
+    CHECK(n > 0 && n < 1000);
+    Uuid last = { 0 };
+    for (int64_t i = 0; i < n; i++) {
+        TaskRef ref = claim_one(f, worker);
+        TaskLogLine line = { .seq = 1, .at_ms = real_now, .text = STR("goes on") };
+        CHECK_INT(queue_logs_append_wait(f->queue, ref, &line, 1, NULL), 0);
+        end_ok(f, ref);
+        last = ref.id;
+    }
+    check_counts(f, LANE_NORMAL, 0, 0);
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), -ENOSPC);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.refused_disk, 2);
+    CHECK_INT(queue_retry_wait(f->queue, last, false), -ENOSPC);
+    return 0;
+}
+
+static void test_disk_reserve(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->pages_max = 800;
+    f->reserve_bytes = 400 * 4096;
+    open_queue(f);
+    run(state, body_disk_reserve);
+}
+
+static int body_disk_has_room(void *arg)
+{
+    Fixture *f = arg;
+    await_room(f, false);
+    submit(f, LANE_NORMAL);
+    return 0;
+}
+
+static void test_disk_has_room(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->reserve_bytes = 4096;
+    open_queue(f);
+    run(state, body_disk_has_room);
+}
+
 /* --- at random -------------------------------------------------------------------------------- */
 
 #define TASKS 120
@@ -655,6 +728,8 @@ int main(void)
         TEST(test_very_many_tenants),
         TEST(test_waits),
         TEST(test_place),
+        TEST(test_disk_reserve),
+        TEST(test_disk_has_room),
         cmocka_unit_test_setup_teardown(test_figures, setup_small_lanes, teardown),
         TEST_TENANTS(test_chaos),
     };
