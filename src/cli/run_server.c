@@ -529,8 +529,9 @@ static int open_services(Program *p)
     int r = make_dir(p->config.data);
     if (r < 0 || p->mode == CONFIG_WORKER) return r;
     if ((r = store_open(&(StoreOptions){ .path = p->config.data,
-                                      .reserve_bytes = p->config.disk_reserve_bytes },
-                      &p->store)) < 0) return r;
+                                         .reserve_bytes = p->config.disk_reserve_bytes },
+                        &p->store)) < 0)
+        return r;
     if ((r = artifact_store_init(p->config.data)) < 0) return r;
     WebhookSecretOptions secrets = { .secret = p->config.webhook_secret,
                                      .previous = p->config.webhook_previous,

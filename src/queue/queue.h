@@ -569,10 +569,10 @@ typedef struct {
     uint64_t state_reads, state_writes;         /* of sessions; writes that were made, */
     uint64_t state_mismatches, state_refused;   /* that met another version, had no room */
     uint64_t state_purged;                      /* sessions and values deleted after their time */
-    uint64_t refused_disk;                      /* tasks not taken because the disk is nearly full */
-    uint64_t limited;                           /* lines passed over at a limit, by claims */
-    uint64_t claimers;                          /* waiting for a task */
-    uint64_t watchers;                          /* waiting for a change */
+    uint64_t refused_disk; /* tasks not taken because the disk is nearly full */
+    uint64_t limited;      /* lines passed over at a limit, by claims */
+    uint64_t claimers;     /* waiting for a task */
+    uint64_t watchers;     /* waiting for a change */
 } QueueStats;
 
 /* Any thread, from memory; counts since start but for queued and running. */

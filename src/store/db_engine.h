@@ -41,8 +41,8 @@ MUST_CHECK int db_script(Db *db, const char *sql);
  * Returns 0 or -errno. */
 MUST_CHECK int db_checkpoint_if_due(Db *db);
 
-/* Between transactions: bytes of pages that the database may still grow by (INT64_MAX: as many as the
- * disk has), and of pages in it that are free. Returns 0 or -errno. */
+/* Between transactions: bytes of pages that the database may still grow by (INT64_MAX: as many as
+ * the disk has), and of pages in it that are free. Returns 0 or -errno. */
 MUST_CHECK int db_room(Db *db, int64_t *ret_growth, int64_t *ret_free);
 
 /* For a log line and the tests: whether this SQLite (as sqlite3_libversion_number) has the fix of

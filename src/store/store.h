@@ -60,8 +60,9 @@ MUST_CHECK int store_read_wait(Store *store, StoreFn fn, void *arg);
 MUST_CHECK int store_call(Store *store, StoreFn fn, void *arg);
 MUST_CHECK int store_read(Store *store, StoreFn fn, void *arg);
 
-/* Whether less than the reserve is left on the disk (or of pages_max), as seen a moment ago. Who would
- * add work then should not, so that what is under way can be recorded to its end. Any thread. */
+/* Whether less than the reserve is left on the disk (or of pages_max), as seen a moment ago. Who
+ * would add work then should not, so that what is under way can be recorded to its end. Any
+ * thread. */
 bool store_room_low(const Store *store);
 
 /* The directory given to store_open. */

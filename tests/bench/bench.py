@@ -8,6 +8,8 @@
             (caps, budgets, limits, durable records and journal): 1, 10 and 100 kB, answers whole and
             streamed, the stub at once and after 60 ms, 1,000 and 5,000 open streams; beside the stub
             itself, nginx as plain reverse proxy, and Portkey's gateway where npm can bring it
+  lanes     what a claim costs while 1,000, 100,000 and 1,000,000 tasks wait; waits of people beside
+            100,000 low tasks, of a quiet tenant beside one that floods
 
 CPU-us a request (a streamed event) is what the server's processes used (user + system, /proc/PID/stat) by
 the requests answered. submit needs wrk, gateway a C compiler and nginx; a part is skipped without them.
@@ -446,8 +448,15 @@ def bench_gateway(gantry, work, seconds):
         process.wait(10)
 
 
+def bench_lanes(gantry, _work):
+    print("\nlanes")
+    program = os.path.join(os.path.dirname(gantry), "tests", "unit", "bench_queue_lanes")
+    subprocess.run([program], check=True)
+
+
 PARTS = {"startup": (bench_startup, False), "latency": (bench_latency, False),
-         "submit": (bench_submit, True), "gateway": (bench_gateway, True)}
+         "submit": (bench_submit, True), "gateway": (bench_gateway, True),
+         "lanes": (bench_lanes, False)}
 
 
 def main():

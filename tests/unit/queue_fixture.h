@@ -66,12 +66,11 @@ static inline void deploy(Fixture *f, const char *agent, const char *version)
 
 static inline void open_queue(Fixture *f)
 {
-    assert_int_equal(
-        store_open(&(StoreOptions){ .path = f->dir.path,
-                                    .pages_max = f->pages_max,
-                                    .reserve_bytes = f->reserve_bytes },
-                   &f->store),
-        0);
+    assert_int_equal(store_open(&(StoreOptions){ .path = f->dir.path,
+                                                 .pages_max = f->pages_max,
+                                                 .reserve_bytes = f->reserve_bytes },
+                                &f->store),
+                     0);
     assert_int_equal(queue_open(f->store, &f->options, &f->queue), 0);
 }
 
