@@ -1,7 +1,7 @@
 /* Where a waiting task stands, and when it may start. */
 #include "queue/queue_private.h"
 
-#define PLACE_TENANTS_MAX 1000 /* that share a lane, of those that are counted */
+#define PLACE_TENANTS_MAX 100 /* that are counted; where there are more, all that waits is ahead */
 
 const char *place_kind_name(PlaceKind kind)
 {
