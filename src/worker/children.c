@@ -117,10 +117,13 @@ static int watcher_main(void *arg)
             if (cond_wait(&run->changed, DEADLINE_NONE) < 0) break;
             continue;
         }
-        int r = children_ask_wait(run, c->ended_n, WATCH_MS);
+        int64_t seen = c->ended_n;
+        int r = children_ask_wait(run, seen, WATCH_MS);
         if (r == -ECANCELED) break;
         if (r < 0) LOG_WARN("sub-agents not read", LOG_CSTR("why", diag_text_or(r)));
-        if (r < 0 && fiber_sleep_wait(AGAIN_MS_MAX) < 0) break;
+        /* a server that drains answers at once */
+        int64_t pause_ms = r < 0 ? AGAIN_MS_MAX : c->ended_n == seen ? AGAIN_MS : 0;
+        if (pause_ms && fiber_sleep_wait(pause_ms) < 0) break;
     }
     return 0;
 }
