@@ -649,12 +649,21 @@ static void read_call_limits(Reader *rd, const IssuePath *up, const Json *v, Cap
         issue_error(&rd->issues, &tokens, "must be a whole number from 1 up");
 }
 
+static void read_key_lane(Reader *rd, const IssuePath *up, const Json *v, Lane *ret)
+{
+    IssuePath at = ISSUE_KEY(up, STR("priority"));
+    *ret = LANE_NORMAL;
+    if (v && (json_type(v) != JSON_STRING || lane_from(json_str(v), ret) < 0))
+        issue_error(&rd->issues, &at, "must be critical, normal or low");
+}
+
 static void read_tenant_key(Reader *rd, const IssuePath *at, const Json *v, const char *key)
 {
     Config *config = rd->config;
     FrontKey front = { .tenant = owner_member(rd, at, v, "tenant", true),
                        .agent = owner_member(rd, at, v, "agent", false) };
     read_call_limits(rd, at, json_get(v, "limits"), &front.call_max);
+    read_key_lane(rd, at, json_get(v, "priority"), &front.lane);
     sha256(str_of(key ? key : ""), front.digest);
     if (key) config->front_keys[config->front_keys_n++] = front;
 }
@@ -674,7 +683,8 @@ static bool is_taken(const Config *config, const char *key)
 
 static void read_key(Reader *rd, const IssuePath *at, const Json *v)
 {
-    static const char *const names[] = { "env", "file", "role", "tenant", "agent", "limits", NULL },
+    static const char *const names[] = { "env",   "file",   "role",     "tenant",
+                                         "agent", "limits", "priority", NULL },
                              *const operators[] = { "env", "file", "role", NULL };
     IssuePath role_at = ISSUE_KEY(at, STR("role"));
     bool tenant = json_type(v) == JSON_OBJECT &&

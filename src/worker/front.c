@@ -67,6 +67,7 @@ Front *front_new(Loop *loop, const FrontKey *keys, size_t keys_n, size_t callers
     front->keys = keys;
     front->keys_n = keys_n;
     front->anyone.tenant = STR("dev");
+    front->anyone.lane = LANE_NORMAL;
     front->callers_max = callers_max ? callers_max : FRONT_CALLERS_MAX;
     map_init(&front->callers, entropy_u64());
     list_init(&front->used);
@@ -269,7 +270,7 @@ static int caller_open_wait(FrontTask *t)
         .limits = { CAP_NONE, CAP_NONE, CAP_NONE, CAP_NONE },
         .call_max = key->call_max,
         .spent = { .started_ms = clock_mono_ms() },
-        .lane = LANE_NORMAL,
+        .lane = key->lane,
         .user_id = t->user,
         .tenant_id = key->tenant,
         .sink = &t->sink,

@@ -26,6 +26,7 @@ typedef struct {
     Str tenant;                   /* at most BUDGET_KEY_BYTES_MAX */
     Str agent;                    /* whose calls they are besides; empty: nobody's */
     CapHold call_max;             /* of each call by itself; 0: none */
+    Lane lane;                    /* in which its calls wait */
 } FrontKey;
 
 #define FRONT_USER_BYTES_MAX BUDGET_KEY_BYTES_MAX

@@ -1,6 +1,8 @@
 /* The front: requests that come in on the loop of a server are answered by the gateway of another,
  * on accounts that are kept for keys and users. */
 #include "tests/unit/gateway_rig.h"
+
+#include "gateway/gateway_limits.h"
 #include "worker/front.h"
 #include "worker/run.h"
 
@@ -107,10 +109,12 @@ static int server_close(void *arg)
 
 static void port_open_wait(Port *port, Rig *rig)
 {
-    *port = (Port){ .link.ops = &ops,
-                    .rig = rig,
-                    .keys = { { .tenant = STR("acme") },
-                              { .tenant = STR("acme"), .call_max = { .tokens = 300 } } } };
+    *port = (Port){
+        .link.ops = &ops,
+        .rig = rig,
+        .keys = { { .tenant = STR("acme") },
+                  { .tenant = STR("acme"), .call_max = { .tokens = 300 }, .lane = LANE_LOW } }
+    };
     sha256(STR("one"), port->keys[0].digest);
     sha256(STR("two"), port->keys[1].digest);
     port->host = (RunHost){ .link = &port->link, .gateway = rig->gateway };
@@ -384,6 +388,44 @@ static void test_lease(void **state)
     rig_run(lease_wait);
 }
 
+/* Each key has its lane. */
+static void lanes_wait(void *arg)
+{
+    Port *port = xcalloc(1, sizeof *port);
+    GatewayLimitStats limits = { 0 };
+    port_open_wait(port, arg);
+    port_begin(port);
+    Ask first = { .port = port, .key = "one", .user = "", .text = "[[sim mode=hang]]" },
+        second = { .port = port, .key = "two", .user = "", .text = "hi" };
+    ask_start(&first);
+    busy_until(port, 1);
+    ask_start(&second);
+    for (int i = 0; i < 4000 && limits.waiting[LANE_LOW] == 0; i++) {
+        fiber_sleep_wait(5);
+        gateway_limit_stats(port->rig->gateway, &limits);
+    }
+    CHECK_INT(limits.waiting[LANE_LOW], 1);
+    front_stop(port->front);
+    ask_end_wait(&first);
+    ask_end_wait(&second);
+    CHECK_INT(second.status, 503);
+    buf_deinit(&first.body);
+    buf_deinit(&second.body);
+    port_close_wait(port);
+    free(port);
+}
+
+static void one_at_a_time(void *arg)
+{
+    ((Rig *)arg)->providers[0].concurrent_max = 1;
+}
+
+static void test_lanes(void **state)
+{
+    (void)state;
+    rig_run_configured(one_at_a_time, lanes_wait, rig_no_stub, NULL);
+}
+
 /* A long stream, to one who does not read at once: whole and in order, as from a listener. */
 static void stream_wait(void *arg)
 {
@@ -456,9 +498,9 @@ static void test_no_account(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_serves),     cmocka_unit_test(test_crowd),
-        cmocka_unit_test(test_lease),      cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_no_account),
+        cmocka_unit_test(test_serves), cmocka_unit_test(test_crowd),
+        cmocka_unit_test(test_lease),  cmocka_unit_test(test_lanes),
+        cmocka_unit_test(test_stream), cmocka_unit_test(test_no_account),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
