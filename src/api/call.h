@@ -188,6 +188,8 @@ int webhook_enable_run_wait(ApiCall *call);
 int webhook_rotate_run_wait(ApiCall *call);
 
 int signals_run_wait(ApiCall *call);
+int alarm_list_run_wait(ApiCall *call);
+int alarm_acknowledge_run_wait(ApiCall *call);
 int metrics_run_wait(ApiCall *call);
 int livez_run_wait(ApiCall *call);
 int readyz_run_wait(ApiCall *call);

@@ -1,6 +1,7 @@
 /* Every route there is, in one table. The order does not matter but for speed. */
 #include "api/route.h"
 
+#include "api/alarms.h"
 #include "api/budgets.h"
 #include "api/caches.h"
 #include "api/escalations.h"
@@ -121,6 +122,14 @@ const Route api_routes[] = {
     { .method = "GET", .pattern = "/api/events", .run_wait = event_list_run_wait,
       .id = "listEvents", .tag = "rollouts", .summary = "What happened, newest first",
       .params = events_params, .status = 200, .answer = "EventList" },
+    { .method = "GET", .pattern = "/api/alarms", .run_wait = alarm_list_run_wait,
+      .id = "listAlarms", .tag = "operations", .summary = "Alarms of drift, newest first",
+      .params = alarms_params, .status = 200, .answer = "AlarmList" },
+    { .method = "POST", .pattern = "/api/alarms/{alarmId}/acknowledge",
+      .run_wait = alarm_acknowledge_run_wait,
+      .id = "acknowledgeAlarm", .tag = "operations",
+      .summary = "Say that an alarm was seen: its metric is watched from anew",
+      .body = &acknowledge_body, .status = 200, .answer = "AlarmAcknowledged" },
     { .method = "POST", .pattern = "/api/rollouts/{rolloutId}/promote",
       .run_wait = rollout_promote_run_wait,
       .id = "promoteRollout", .tag = "rollouts",

@@ -95,6 +95,11 @@ const Schema api_schemas[] = {
     { "RolloutTickList", "ticks:[RolloutTick]" },
     { "RolloutTick", "n:integer at:time state:string step:integer verdict:string why:string "
                      "inputs:object" },
+    { "AlarmList", "alarms:[Alarm]" },
+    { "Alarm", "alarmId:integer agent:string versionId:hex metric:string day:time raisedAt:time "
+               "value:number? before:number? slopePerWeek:number? p:number? text:string "
+               "acknowledgedAt:time? acknowledgedBy:string? note:string?" },
+    { "AlarmAcknowledged", "alarmId:integer acknowledged:boolean" },
     { "EventList", "events:[Event] nextCursor:string?" },
     { "Event", "seq:integer at:time type:string agent:string versionId:hex subject:string "
                "data:object" },

@@ -108,6 +108,16 @@ static const Flag spend_flags[] = {
     { "window", "DURATION", "how far back, by whole hours (default 24h)" },
     { 0 },
 };
+static const Flag alarm_list_flags[] = {
+    { "agent", "AGENT", "only of this agent" },
+    { "open", NULL, "only those that nobody has acknowledged" },
+    { 0 },
+};
+static const Flag alarm_acknowledge_flags[] = {
+    { "by", "NAME", "who has seen it" },
+    { "note", "TEXT", "what became of it, for people" },
+    { 0 },
+};
 static const Flag metrics_flags[] = {
     { "window", "DURATION", "how far back (default 24h; at most 30d)" },
     { 0 },
@@ -268,6 +278,11 @@ const Command commands[] = {
       "window, by version; how much its answers vary, and which tools it called.\n\n"
       "  gantry metrics support --window 7d",
       metrics_flags, metrics_run, false },
+    { "alarm", "list", "", 0, 0, "list alarms of drift, newest first", NULL, alarm_list_flags,
+      alarm_list_run, false },
+    { "alarm", "acknowledge", "ALARM", 1, 1, "say that an alarm was seen",
+      "Its metric is watched from anew: what it is like now counts as normal from then on.",
+      alarm_acknowledge_flags, alarm_acknowledge_run, false },
     { "spend", NULL, "", 0, 0, "show what was spent, by whom and on what",
       "  gantry spend --by agent --window 7d\n  gantry spend --by day --window 30d -o json",
       spend_flags, spend_run, false },

@@ -75,6 +75,7 @@ static const Setting settings[] = {
     { "journal.bytesPerTask", SETTING_INT, AT(journal_bytes_max), 4096, INT64_C(1) << 40 },
     { "journal.recordingsPerTask", SETTING_INT, AT(journal_recordings_max), 1, 20000 },
     { "spend.keep", SETTING_DURATION, AT(spend_kept_ms), DAY_MS, 36500 * DAY_MS },
+    { "drift.falseAlarm", SETTING_DURATION, AT(drift_false_alarm_ms), 30 * DAY_MS, 3650 * DAY_MS },
     { "state.keep", SETTING_DURATION, AT(state_kept_ms), 1000, 3650 * DAY_MS },
     { "state.keysPerSession", SETTING_INT, AT(state_keys_max), 1, 100000 },
     { "state.bytesPerSession", SETTING_INT, AT(state_bytes_max), 1024, INT64_C(1) << 40 },
@@ -966,11 +967,12 @@ static void read_document(Reader *rd, const Json *doc)
     static const char *const names[] = {
         "server",  "log",      "limits", "timeouts",    "worker",  "lanes", "providers", "models",
         "prices",  "webhooks", "tools",  "auth",        "budgets", "cache", "breakers",  "retries",
-        "waiting", "journal",  "state",  "concurrency", "scaling", NULL
+        "waiting", "journal",  "state",  "concurrency", "scaling", "drift", NULL
     };
     static const char *const scalar_blocks[] = { "server",  "log",   "limits",      "timeouts",
                                                  "worker",  "lanes", "breakers",    "retries",
-                                                 "waiting", "state", "concurrency", "scaling" };
+                                                 "waiting", "state", "concurrency", "scaling",
+                                                 "drift" };
     if (json_type(doc) == JSON_NULL) return;
     if (!check_members(rd, NULL, doc, names)) return;
     for (size_t i = 0; i < ARRAY_N(scalar_blocks); i++) {
@@ -1118,6 +1120,7 @@ void config_init(Config *config, ConfigMode mode)
                         .spend_kept_ms = 400 * DAY_MS,
                         .journal_bytes_max = 32 << 20,
                         .journal_recordings_max = 2000,
+                        .drift_false_alarm_ms = 365 * DAY_MS,
                         .state_kept_ms = 30 * DAY_MS,
                         .state_keys_max = 1000,
                         .state_bytes_max = 16 << 20,

@@ -48,8 +48,9 @@ typedef struct {
     int64_t agent_tasks_max, tenant_tasks_max, session_tasks_max; /* at a time; 0: any */
     int64_t log_bytes_max;                                        /* a task */
     int64_t disk_reserve_bytes;                                   /* no new tasks beyond */
-    int64_t journal_kept_ms;                           /* after a task has come to rest */
-    int64_t spend_kept_ms;                             /* hourly sums */
+    int64_t journal_kept_ms;      /* after a task has come to rest */
+    int64_t spend_kept_ms;        /* hourly sums */
+    int64_t drift_false_alarm_ms; /* a version raises one by chance in so long */
     int64_t journal_bytes_max, journal_recordings_max; /* a task */
     int64_t lease_ms;
 

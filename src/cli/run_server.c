@@ -17,6 +17,7 @@
 #include "observe/webhook.h"
 #include "queue/ledger.h"
 #include "rollout/control.h"
+#include "rollout/drift_watch.h"
 #include "rollout/ingest.h"
 #include "rollout/preflight.h"
 #include "store/artifact_store.h"
@@ -64,6 +65,7 @@ struct Program {
     Webhooks *webhooks;
     Breakers *webhook_breakers;
     RateBoard *board;
+    WatchConfig watch; /* for drift */
     FiberRef ticker, runner;
     bool runner_ended, draining;
     int status;
@@ -201,6 +203,9 @@ static int ticker_fiber(void *arg)
         r = ingest_wait(p->store, NULL);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("tasks were not rolled up", LOG_CSTR("why", diag_text_or(r)));
+        if (r == 0) r = drift_watch_wait(p->store, &p->watch, clock_real_ms(), NULL);
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("days were not looked at", LOG_CSTR("why", diag_text_or(r)));
         r = preflight_stale_wait(&(PreflightOptions){ p->queue, &p->config.gateway },
                                  clock_real_ms());
         if (r < 0 && r != -ECANCELED)
@@ -554,6 +559,8 @@ static int open_services(Program *p)
     lane_options(&p->config, &options);
     if ((r = queue_open(p->store, &options, &p->queue)) < 0) return r;
     p->metrics = metrics_new(p->queue);
+    CLEANUP(freep) CusumWork *work = xcalloc(1, sizeof(*work));
+    watch_configure(&p->watch, (double)p->config.drift_false_alarm_ms / 86400000, work);
     return board_open(p);
 }
 

@@ -52,6 +52,10 @@ int webhook_endpoints_run(const Invocation *in);
 int webhook_enable_run(const Invocation *in);
 int webhook_rotate_run(const Invocation *in);
 
+/* alarms.c */
+int alarm_list_run(const Invocation *in);
+int alarm_acknowledge_run(const Invocation *in);
+
 /* metrics.c */
 int metrics_run(const Invocation *in);
 

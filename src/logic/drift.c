@@ -20,20 +20,21 @@ static Compared compare(double x, double mean, double variance, double shrink, d
     return (Compared){ shrink * off / sqrt(variance), df };
 }
 
-static Compared compare_days(const Drift *d, double x)
+static Compared compare_days(const Drift *d, double least, double x)
 {
     double before = (double)d->n, df = before - 1;
     if (d->n < 3) return (Compared){ 0, 0 };
-    return compare(x, d->mean, d->m2 / df, sqrt(before / (before + 1)), df);
+    return compare(x, d->mean, fmax(d->m2 / df, least), sqrt(before / (before + 1)), df);
 }
 
-static Compared compare_weekdays(const Drift *d, double x, int weekday)
+static Compared compare_weekdays(const Drift *d, double least, double x, int weekday)
 {
     int64_t seen = 0;
     for (int i = 0; i < 7; i++) seen += d->day_n[i] > 0;
     double df = (double)(d->n - seen), same = (double)d->day_n[weekday];
     if (df < 1 || same < 1) return (Compared){ 0, 0 };
-    return compare(x, d->day_mean[weekday], d->day_m2 / df, sqrt(same / (same + 1)), df);
+    double variance = fmax(d->day_m2 / df, least);
+    return compare(x, d->day_mean[weekday], variance, sqrt(same / (same + 1)), df);
 }
 
 /* Welford's update of a mean and its sum of squares. */
@@ -55,7 +56,8 @@ DriftDay drift_observe(Drift *d, const DriftConfig *config, double x, int weekda
     assert(weekday >= 0 && weekday < 7);
     assert(config->h > 0 && config->k >= 0);
     bool by_weekday = config->weekdays && d->n >= DRIFT_WEEKDAYS_AFTER;
-    Compared c = by_weekday ? compare_weekdays(d, x, weekday) : compare_days(d, x);
+    double least = config->noise * config->noise;
+    Compared c = by_weekday ? compare_weekdays(d, least, x, weekday) : compare_days(d, least, x);
     DriftDay day = { 0 };
     if (c.df >= 1) {
         day.t = c.t;

@@ -29,6 +29,7 @@ typedef struct {
     int64_t baseline_days;
     bool lower_is_worse;
     bool weekdays; /* take out the weekly rhythm */
+    double noise;  /* deviation that values have at least, whatever they did so far; 0: none */
 } DriftConfig;
 
 typedef struct {

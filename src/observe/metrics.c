@@ -12,6 +12,7 @@
 #include "observe/signals.h"
 #include "queue/ledger.h"
 #include "rollout/record.h"
+#include "store/alarm_store.h"
 #include "sys/clock.h"
 
 #define WINDOW_MS (60 * 60 * 1000)
@@ -867,6 +868,8 @@ typedef struct {
     QueueStats queue;
     WorkerRoster roster;
     Signals signals;
+    Alarm *alarms; /* open */
+    size_t alarms_n;
     Budget *budgets;
     size_t budgets_n;
     RolloutRow *rollouts; /* active, at most ROLLOUT_LIST_MAX */
@@ -885,12 +888,19 @@ static int roster_job(Db *db, void *arg)
     return r != 0 ? r : capacity_read(db, &in->arena, &in->roster);
 }
 
+static int alarms_job(Db *db, void *arg)
+{
+    Reading *in = arg;
+    return alarm_list(db, STR_NULL, true, &in->arena, &in->alarms, &in->alarms_n);
+}
+
 static int reading_fill_wait(Metrics *m, Reading *in)
 {
     in->now_ms = clock_real_ms();
     SignalsQuery query = { .window_ms = WINDOW_MS, .now_ms = in->now_ms };
     int r = queue_stats_wait(m->queue, &in->queue);
     if (r == 0) r = store_read_wait(queue_store(m->queue), roster_job, in);
+    if (r == 0) r = store_read_wait(queue_store(m->queue), alarms_job, in);
     if (r == 0) r = queue_budgets_wait(m->queue, &in->arena, &in->budgets, &in->budgets_n);
     return r < 0 ? r : signals_collect_wait(m->queue, &query, &in->arena, &in->signals);
 }
@@ -956,6 +966,8 @@ static const struct {
     [SIGNAL_P99] = { "gantry_latency_p99_seconds", "seconds", "99th percentile of run time" },
     [SIGNAL_VARIANCE] = { "gantry_response_pattern_variance", NULL,
                           "How far two tasks are apart: 0 identical, 0.5 unrelated" },
+    [SIGNAL_SHIFT] = { "gantry_pattern_shift", NULL,
+                       "How far patterns are from those of the version's first days: around 0" },
 };
 
 /* A figure that nobody measured has no sample. */
@@ -971,6 +983,33 @@ static void signals_write(OmOut *out, const Reading *in)
                                  { "version", str_sub(v->version_id, 0, SHOWN_VERSION_LEN) } };
             if (!isnan(value)) om_sample(out, labels, 2, value);
         }
+    }
+}
+
+/* Alarms of the version at i and of it further down; 0 when it was counted before. */
+static int64_t alarms_of(const Reading *in, size_t at)
+{
+    int64_t n = 0;
+    Str agent = in->alarms[at].agent, version_id = in->alarms[at].version_id;
+    for (size_t i = 0; i < in->alarms_n; i++) {
+        bool same = str_eq(in->alarms[i].version_id, version_id) &&
+                    str_eq(in->alarms[i].agent, agent);
+        if (same && i < at) return 0;
+        n += same;
+    }
+    return n;
+}
+
+static void alarms_write(OmOut *out, const Reading *in)
+{
+    om_family(out, "gantry_drift_alarms_open", OM_GAUGE, NULL,
+              "Alarms of drift that nobody has acknowledged");
+    for (size_t i = 0; i < in->alarms_n; i++) {
+        int64_t n = alarms_of(in, i);
+        OmLabel labels[] = { { "agent", in->alarms[i].agent },
+                             { "version",
+                               str_sub(in->alarms[i].version_id, 0, SHOWN_VERSION_LEN) } };
+        if (n > 0) om_sample_i64(out, labels, 2, n);
     }
 }
 
@@ -997,6 +1036,7 @@ static int stored_write_wait(Metrics *m, OmFormat format, Buf *out)
     workers_write(&om, &in);
     wanted_write(&om, &in, queue_options(m->queue));
     signals_write(&om, &in);
+    alarms_write(&om, &in);
     budgets_write(&om, in.budgets, in.budgets_n);
     rollouts_write(&om, in.rollouts, in.rollouts_n);
     pthread_mutex_lock(&m->lock);

@@ -6,6 +6,7 @@
 #include "base/map.h"
 #include "base/money.h"
 #include "rollout/ingest.h"
+#include "store/alarm_store.h"
 #include "store/rollup_store.h"
 #include "sys/entropy.h"
 
@@ -36,6 +37,7 @@ static VersionSignals *version_of(Collector *c, const RollupKey *key)
     if (!v) return NULL;
     v->agent = arena_str(c->arena, key->agent);
     v->version_id = arena_str(c->arena, key->version_id);
+    v->pattern_shift = NAN;
     if (!v->agent.ptr || !v->version_id.ptr) return NULL;
     map_put(&c->by_version, v->version_id, v);
     c->out->versions[c->out->n++] = v;
@@ -64,6 +66,13 @@ static int age_read(Db *db, Collector *c, VersionSignals *v)
     return r == -ENOENT ? 0 : r;
 }
 
+static int shift_read(Db *db, VersionSignals *v, Watch *watch)
+{
+    int r = watch_get(db, v->agent, v->version_id, watch);
+    if (r == 0) v->pattern_shift = watch_pattern_shift(watch, &v->sum);
+    return r == -ENOENT || r == -EPROTO ? 0 : r;
+}
+
 static int collect_job(Db *db, void *arg)
 {
     Collector *c = arg;
@@ -75,7 +84,11 @@ static int collect_job(Db *db, void *arg)
     int r = 0;
     for (size_t i = 0; r == 0 && i < n; i++)
         r = rollup_each(db, &tiles[i], query->agent, scratch, rollup_in, c);
-    for (size_t i = 0; r == 0 && i < c->out->n; i++) r = age_read(db, c, c->out->versions[i]);
+    CLEANUP(freep) Watch *watch = xcalloc(1, sizeof(*watch));
+    for (size_t i = 0; r == 0 && i < c->out->n; i++) {
+        r = age_read(db, c, c->out->versions[i]);
+        if (r == 0) r = shift_read(db, c->out->versions[i], watch);
+    }
     return r;
 }
 
@@ -113,6 +126,7 @@ double signal_figure(SignalKind kind, const VersionSignals *v, int64_t now_ms)
     if (kind == SIGNAL_TASKS) return (double)(f->task_count + v->sum.canceled + v->sum.degraded);
     if (kind == SIGNAL_QUALITY) return f->scored > 0 ? f->quality : NAN;
     if (kind == SIGNAL_VARIANCE) return v->sum.pattern.n > 1 ? f->pattern_variance : NAN;
+    if (kind == SIGNAL_SHIFT) return v->pattern_shift;
     if (f->task_count == 0) return NAN;
     switch (kind) {
     case SIGNAL_COMPLETION: return f->completion_rate;
@@ -188,6 +202,7 @@ void signals_json(JsonOut *out, const VersionSignals *v, int64_t now_ms)
         { "latencyP95", SIGNAL_P95 },
         { "latencyP99", SIGNAL_P99 },
         { "responsePatternVariance", SIGNAL_VARIANCE },
+        { "patternShift", SIGNAL_SHIFT },
     };
     double age = signal_figure(SIGNAL_AGE, v, now_ms);
     json_out_object(out);
@@ -205,7 +220,6 @@ void signals_json(JsonOut *out, const VersionSignals *v, int64_t now_ms)
     cost_write(out, v);
     for (size_t i = 0; i < ARRAY_N(others); i++)
         kf64(out, others[i].name, signal_figure(others[i].kind, v, now_ms));
-    kf64(out, "patternShift", NAN);
     tools_write(out, &v->sum);
     json_out_object_end(out);
 }

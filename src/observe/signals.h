@@ -19,6 +19,7 @@ typedef struct {
     int64_t newest_ms;             /* start of its newest rollup */
     Rollup sum;
     RollupSignals figures; /* of sum */
+    double pattern_shift;  /* NaN: there is no baseline yet */
 } VersionSignals;
 
 typedef struct {
@@ -54,6 +55,7 @@ typedef enum {
     SIGNAL_P95,
     SIGNAL_P99,
     SIGNAL_VARIANCE,
+    SIGNAL_SHIFT,
     SIGNAL_N_
 } SignalKind;
 double signal_figure(SignalKind kind, const VersionSignals *v, int64_t now_ms);

@@ -93,6 +93,7 @@ static int tidy_job(Db *db, void *arg)
     if (r != 0 || !job->purge) return r;
     r = idempotency_purge(db, keys_before_ms, PURGE_KEYS_MAX, &purged);
     if (r == 0) r = ledger_purge(job->queue, db, job->now_ms);
+    if (r == 0) r = rollup_purge(db, job->now_ms);
     if (r == 0) r = in_flight_purge(job->queue, db);
     if (r == 0)
         r = session_purge(db, job->now_ms - job->queue->options.state_kept_ms, PURGE_KEYS_MAX,

@@ -457,6 +457,20 @@ static const char children_of_lines[] = "CREATE INDEX task_ready_child ON task"
                                         " (lane, coalesce(tenant_id, ''), agent, ready_at_ms, seq)"
                                         " WHERE state = 0 AND gate = 0 AND parent_id IS NOT NULL;";
 
+/* watch: logic/watch.h, up to that day; the counter is the day that was looked at last. */
+static const char drift[] =
+    "CREATE TABLE watch ("
+    " id INTEGER PRIMARY KEY, agent TEXT NOT NULL, version_id TEXT NOT NULL,"
+    " day_ms INTEGER NOT NULL, bytes BLOB NOT NULL, UNIQUE (agent, version_id)"
+    ") STRICT;"
+    "CREATE TABLE alarm ("
+    " id INTEGER PRIMARY KEY, agent TEXT NOT NULL, version_id TEXT NOT NULL,"
+    " metric TEXT NOT NULL, day_ms INTEGER NOT NULL, at_ms INTEGER NOT NULL, value REAL,"
+    " before REAL, slope REAL, p REAL, text TEXT NOT NULL,"
+    " acknowledged_at_ms INTEGER NOT NULL DEFAULT 0, acknowledged_by TEXT, note TEXT"
+    ") STRICT;"
+    "INSERT INTO counter (name, value) VALUES ('drift', 0);";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -484,5 +498,6 @@ const Migration schema_steps[] = {
     { 24, "escalations", escalations },
     { 25, "journal by call", journal_by_call },
     { 26, "children of lines", children_of_lines },
+    { 27, "drift", drift },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

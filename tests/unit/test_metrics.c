@@ -189,7 +189,7 @@ static void test_version_signals(void **state)
 static void test_what_nobody_measured(void **state)
 {
     (void)state;
-    static VersionSignals v;
+    static VersionSignals v = { .pattern_shift = NAN };
     for (SignalKind kind = 0; kind < SIGNAL_N_; kind++)
         assert_true(kind == SIGNAL_TASKS || isnan(signal_figure(kind, &v, 1000)));
     rollup_add_task(&v.sum, &(RollupTask){ .outcome = OUTCOME_CANCELED });
