@@ -89,6 +89,10 @@ static void print_rollout(Client *client, const Json *v)
     printf("compared: %" PRId64 " stable units, %" PRId64 " canary units\n",
            json_i64_or(json_get(units, "stable"), 0), json_i64_or(json_get(units, "canary"), 0));
     print_left(client, v);
+    for (JsonIter it = json_iter(json_get(v, "preflight")); json_next(&it);)
+        if (!str_eq(member(it.value, "result"), STR("skipped")))
+            printf("%.*s %.*s: %.*s\n", STR_ARG(member(it.value, "result")),
+                   STR_ARG(member(it.value, "name")), STR_ARG(member(it.value, "detail")));
     table_init(&table, &client->arena, names);
     for (JsonIter it = json_iter(json_get(v, "metrics")); json_next(&it);)
         table_add(&table, (Str[]){ it.key, number_text(client, json_get(it.value, "harmStable")),
@@ -128,13 +132,16 @@ static bool is_over(Str state, int *ret_status)
     return false;
 }
 
-static void print_news(const Json *v, char *last, size_t size)
+static void print_news(Client *client, const Json *v, char *last, size_t size)
 {
+    double seconds = json_f64_or(json_get(v, "expectedSecondsLeft"), -1);
     char now[512];
     snprintf(now, sizeof(now), "%.*s  %g%%  %.*s", STR_ARG(member(v, "state")),
              json_f64_or(json_get(v, "weight"), 0), STR_ARG(member(v, "why")));
     if (strcmp(now, last) == 0) return;
-    fprintf(stderr, "%s\n", now);
+    fprintf(stderr, "%s", now);
+    if (seconds > 0) fprintf(stderr, " (about %.*s left)", STR_ARG(span_text(client, seconds)));
+    fputc('\n', stderr);
     str_copy(last, size, str_of(now));
 }
 
@@ -150,7 +157,7 @@ static int rollout_watch_body(Client *client)
         ClientAnswer answer;
         int status, r = client_call_wait(client, "GET", str_of(kept), STR_NULL, NULL, &answer);
         if (r != EXIT_OK) return r;
-        print_news(answer.json, last, sizeof(last));
+        print_news(client, answer.json, last, sizeof(last));
         if (is_over(member(answer.json, "state"), &status)) {
             (void)show(client, &answer);
             return status;
