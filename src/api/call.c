@@ -61,6 +61,7 @@ static const struct {
     { QUEUE_E_AGENT_NEEDED, 400, "agent_needed" },
     { QUEUE_E_NO_VERSION, 409, "version_not_found" },
     { QUEUE_E_NO_TASK, 404, "task_not_found" },
+    { QUEUE_E_SCHEDULES, 409, "schedules_full" },
     { QUEUE_E_ESCALATIONS, 422, "too_many_escalations" },
     { QUEUE_E_NO_WEBHOOK, 404, "webhook_not_found" },
     { QUEUE_E_NO_RECORDING, 404, "recording_not_found" },

@@ -15,6 +15,7 @@
 #include "api/redrive.h"
 #include "api/rollouts.h"
 #include "api/routing.h"
+#include "api/schedules.h"
 #include "api/sessions.h"
 #include "api/tasks.h"
 #include "api/versions.h"
@@ -263,6 +264,20 @@ const Route api_routes[] = {
       .id = "listAccounts", .tag = "models",
       .summary = "What callers without a task have used, by tenant, agent and user",
       .params = accounts_params, .status = 200, .answer = "AccountList" },
+
+    /* schedules */
+    { .method = "GET", .pattern = "/api/schedules", .run_wait = schedule_list_run_wait,
+      .id = "listSchedules", .tag = "tasks", .summary = "Tasks that come by themselves",
+      .status = 200, .answer = "ScheduleList" },
+    { .method = "GET", .pattern = "/api/schedules/{schedule}", .run_wait = schedule_get_run_wait,
+      .id = "getSchedule", .tag = "tasks", .summary = "A schedule and when it fires next",
+      .status = 200, .answer = "Schedule" },
+    { .method = "PUT", .pattern = "/api/schedules/{schedule}", .run_wait = schedule_put_run_wait,
+      .id = "setSchedule", .tag = "tasks", .summary = "Set a schedule of an agent",
+      .body = &schedule_body, .status = 200, .answer = "Schedule" },
+    { .method = "DELETE", .pattern = "/api/schedules/{schedule}",
+      .run_wait = schedule_delete_run_wait,
+      .id = "deleteSchedule", .tag = "tasks", .summary = "Take a schedule away", .status = 204 },
 
     /* webhooks */
     { .method = "GET", .pattern = "/api/webhooks", .run_wait = webhook_list_run_wait,

@@ -51,6 +51,10 @@ const Schema api_schemas[] = {
     { "TaskUsage", TASK_USAGE "replayedCalls:integer cachedCalls:integer "
                               "degradedCalls:integer" },
     { "TaskPage", "tasks:[Task] nextCursor:string?" },
+    { "ScheduleList", "schedules:[Schedule]" },
+    { "Schedule", "name:string agent:string cron:string timeZone:string input:any priority:string "
+                  "missed:string paused:boolean nextAt:time? lastAt:time? lastTaskId:uuid? "
+                  "lastError?:string" },
     { "TasksRetried", "retried:integer skipped:integer more:boolean" },
     { "TaskStatus", "taskId:uuid status:string" },
     { "TaskScore", "taskId:uuid quality:number" },

@@ -132,6 +132,13 @@ static const Flag cache_purge_flags[] = {
     { "all", NULL, "everything" },
     { 0 },
 };
+static const Flag schedule_set_flags[] = {
+    { "priority", "critical|normal|low", "lane of its tasks (default normal)" },
+    { "input", "INPUT", "of its tasks: JSON, or text" },
+    { "missed", "skip|once|all", "times that passed while no server ran (default skip)" },
+    { "paused", NULL, "do not fire until it is set again" },
+    { 0 },
+};
 static const Flag webhook_list_flags[] = {
     { "state", "failed|pending|delivered|all", "only those in this state (default failed)" },
     { "url", "URL", "only those for this URL" },
@@ -320,6 +327,16 @@ const Command commands[] = {
     { "breakers", NULL, "", 0, 0, "show circuit breakers of models, tools and webhook hosts",
       "Open ones first. An open breaker lets nothing through until its next probe.", NO_FLAGS,
       breakers_run, false },
+    { "schedule", "list", "", 0, 0, "list schedules and when they fire next", NULL, NO_FLAGS,
+      schedule_list_run, false },
+    { "schedule", "set", "ID AGENT CRON", 3, 3, "submit a task again and again",
+      "CRON has five fields (minute, hour, day, month, weekday), read in the time zone of the server\n"
+      "(budgets.timeZone), or is @hourly, @daily, @weekly, @monthly or @yearly.\n"
+      "Each of its times is one task, also when the server is restarted then.\n\n"
+      "  gantry schedule set morning-report reporter '0 7 * * MON-FRI' --input '{\"days\":1}'",
+      schedule_set_flags, schedule_set_run, false },
+    { "schedule", "delete", "ID", 1, 1, "take a schedule away", NULL, NO_FLAGS, schedule_delete_run,
+      false },
     { "webhook", "list", "", 0, 0, "list webhooks that were given up, or others", NULL,
       webhook_list_flags, webhook_list_run, false },
     { "webhook", "replay", "[WEBHOOK...]", 0, COMMAND_ARGS_MAX, "send webhooks again",

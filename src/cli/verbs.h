@@ -45,6 +45,11 @@ int price_import_run(const Invocation *in);
 int price_list_run(const Invocation *in);
 int price_show_run(const Invocation *in);
 
+/* schedules.c */
+int schedule_list_run(const Invocation *in);
+int schedule_set_run(const Invocation *in);
+int schedule_delete_run(const Invocation *in);
+
 /* webhooks.c */
 int webhook_list_run(const Invocation *in);
 int webhook_replay_run(const Invocation *in);

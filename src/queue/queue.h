@@ -22,6 +22,7 @@
 #include "store/family_store.h"
 #include "store/journal_store.h"
 #include "store/log_store.h"
+#include "store/schedule_store.h"
 #include "store/score_store.h"
 #include "store/session_store.h"
 #include "store/store.h"
@@ -45,6 +46,7 @@ enum {
     QUEUE_E_NO_WORKER,    /* the worker is unknown, lost or stopped: it must register again */
     QUEUE_E_NO_BUDGET,    /* no such budget */
     QUEUE_E_SWITCHED_OFF, /* a flag forbids tasks of this agent, version, tenant or user */
+    QUEUE_E_SCHEDULES,    /* there are SCHEDULES_MAX of them */
     QUEUE_E_ESCALATIONS,  /* the task has asked ESCALATIONS_MAX times */
     QUEUE_E_NO_WEBHOOK,   /* no such webhook, or no such disabled endpoint */
     QUEUE_E_NO_RECORDING, /* the task's journal has no such recording, or not its request */
@@ -530,6 +532,14 @@ MUST_CHECK int queue_webhooks_again_wait(Queue *queue, Str url, int64_t since_ms
  * was not disabled), -errno. */
 MUST_CHECK int queue_webhook_enable_wait(Queue *queue, Str url);
 
+/* --- schedules -------------------------------------------------------------------------------- */
+
+/* Sets a schedule, whose cron is one (logic/cron.h) and is read in the zone of the process; what is
+ * there of that name is replaced. queue_tick_wait fires it, once for each of its times. ret: as it
+ * is kept, texts in arena. Returns 0, QUEUE_E_NO_AGENT, QUEUE_E_SCHEDULES, -ENOMEM, -errno. */
+MUST_CHECK int queue_schedule_put_wait(Queue *queue, const Schedule *schedule, Arena *arena,
+                                       Schedule *ret);
+
 /* --- controller ------------------------------------------------------------------------------- */
 
 /* Once a second, by one fiber: takes tasks from workers whose lease ran out, ends tasks far past
@@ -565,6 +575,8 @@ typedef struct {
     uint64_t journal_dropped;                   /* not kept because the task's journal was full, */
     uint64_t journal_closed;                    /* journals that became full, */
     uint64_t journal_purged;                    /* recordings deleted after their time */
+    uint64_t schedules_fired, schedules_missed; /* times: a task each, passed over by policy, */
+    uint64_t schedules_failed;                  /* without a task: see last_error */
     uint64_t escalations[ESCALATION_STATE_N_];  /* asked (PENDING), and how they ended */
     uint64_t state_reads, state_writes;         /* of sessions; writes that were made, */
     uint64_t state_mismatches, state_refused;   /* that met another version, had no room */

@@ -164,5 +164,6 @@ int queue_tick_wait(Queue *queue)
     for (int i = 0; i < EXPIRED_WORKERS_MAX && found && r == 0; i++) r = expire_one(queue, &found);
     if (r == 0) r = tidy(queue);
     if (r == 0) r = escalations_tick_wait(queue);
+    if (r == 0) r = schedules_tick_wait(queue);
     return r == 0 ? wake_ready(queue) : r;
 }

@@ -471,6 +471,16 @@ static const char drift[] =
     ") STRICT;"
     "INSERT INTO counter (name, value) VALUES ('drift', 0);";
 
+/* next_at_ms: when it fires; 0: it does not. */
+static const char schedules[] =
+    "CREATE TABLE schedule ("
+    " name TEXT PRIMARY KEY, agent TEXT NOT NULL, cron TEXT NOT NULL, input TEXT NOT NULL,"
+    " lane INTEGER NOT NULL, missed INTEGER NOT NULL, paused INTEGER NOT NULL,"
+    " next_at_ms INTEGER NOT NULL, updated_at_ms INTEGER NOT NULL,"
+    " last_at_ms INTEGER NOT NULL DEFAULT 0, last_task_id BLOB, last_error TEXT"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX schedule_due ON schedule (next_at_ms) WHERE next_at_ms > 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -499,5 +509,6 @@ const Migration schema_steps[] = {
     { 25, "journal by call", journal_by_call },
     { 26, "children of lines", children_of_lines },
     { 27, "drift", drift },
+    { 28, "schedules", schedules },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -97,3 +97,11 @@ void zone_month(int64_t now_ms, int64_t *ret_start_ms, int64_t *ret_end_ms)
     *ret_start_ms = moment_ms(now.tm_year, month, 1);
     *ret_end_ms = moment_ms(now.tm_year, month + 1, 1);
 }
+
+int64_t zone_offset_ms(int64_t unix_ms)
+{
+    struct tm tm;
+    time_t seconds = (time_t)(unix_ms / 1000 - (unix_ms % 1000 < 0));
+    if (is_utc(name_set) || !localtime_r(&seconds, &tm)) return 0;
+    return (int64_t)tm.tm_gmtoff * 1000;
+}

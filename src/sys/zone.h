@@ -12,6 +12,9 @@ MUST_CHECK int zone_set(Str name);
 /* "UTC" unless it was set. */
 const char *zone_name(void);
 
+/* Local time minus UTC at that time (Unix time), in milliseconds. */
+int64_t zone_offset_ms(int64_t unix_ms);
+
 /* The day or the month that holds now_ms: *ret_start_ms <= now_ms < *ret_end_ms, in Unix time.
  * Windows neither overlap nor leave gaps. */
 void zone_day(int64_t now_ms, int64_t *ret_start_ms, int64_t *ret_end_ms);

@@ -1,0 +1,60 @@
+/* Schedules: when an agent gets a task by itself. Functions run inside a store job. Unless they say
+ * more, they return 0 or -errno with diag.
+ */
+#ifndef GANTRY_STORE_SCHEDULE_STORE_H
+#define GANTRY_STORE_SCHEDULE_STORE_H
+
+#include "codec/uuid.h"
+#include "logic/lane.h"
+#include "store/db.h"
+
+#define SCHEDULES_MAX 1000
+#define SCHEDULE_NAME_BYTES_MAX 64
+
+/* What becomes of times that passed while no server ran. */
+typedef enum {
+    MISSED_SKIP, /* nothing */
+    MISSED_ONCE, /* one task, for the last of them */
+    MISSED_ALL,  /* a task each */
+    MISSED_N_
+} MissedPolicy;
+const char *missed_policy_name(MissedPolicy policy);
+MUST_CHECK int missed_policy_from(Str name, MissedPolicy *ret); /* 0 or -EINVAL */
+
+typedef struct {
+    Str name, agent, cron;
+    Str input; /* JSON */
+    Lane lane;
+    MissedPolicy missed;
+    bool paused;
+    int64_t next_at_ms; /* 0: never */
+    int64_t updated_at_ms;
+    int64_t last_at_ms; /* the time it fired for last; 0: never */
+    Uuid last_task_id;  /* zero: none */
+    Str last_error;     /* why there is none; may be empty */
+} Schedule;
+
+/* Adds it, or replaces what it says of the one of that name, whose last_... stay. Returns 0,
+ * SCHEDULE_E_FULL (there are SCHEDULES_MAX others), -errno. */
+#define SCHEDULE_E_FULL 1
+MUST_CHECK int schedule_put(Db *db, const Schedule *schedule);
+/* Texts live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */
+MUST_CHECK int schedule_get(Db *db, Str name, Arena *arena, Schedule *ret);
+/* The one that is due the longest at now_ms; likewise. */
+MUST_CHECK int schedule_due(Db *db, int64_t now_ms, Arena *arena, Schedule *ret);
+/* By name, at most SCHEDULES_MAX. Returns 0, -ENOMEM, -errno. */
+MUST_CHECK int schedule_list(Db *db, Arena *arena, Schedule **ret, size_t *ret_n);
+/* Returns 0, -ENOENT, -errno. */
+MUST_CHECK int schedule_delete(Db *db, Str name);
+
+/* What came of its time at_ms; it is next due at next_at_ms. Does nothing when it was changed since
+ * it was read. */
+typedef struct {
+    int64_t at_ms, next_at_ms;
+    bool fired; /* last_... are to be kept */
+    Uuid task_id;
+    Str error;
+} ScheduleFired;
+MUST_CHECK int schedule_move(Db *db, const Schedule *schedule, const ScheduleFired *fired);
+
+#endif

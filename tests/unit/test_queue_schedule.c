@@ -1,0 +1,190 @@
+/* Schedules: each of their times is worth one task, whatever comes between. */
+#include "queue_fixture.h"
+
+#define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define MINUTE_MS INT64_C(60000)
+
+static Schedule set(Fixture *f, const char *cron, MissedPolicy missed, bool paused)
+{
+    Schedule made = { 0 }, s = { .name = STR("nightly"),
+                                 .agent = STR("support"),
+                                 .cron = str_of(cron),
+                                 .input = STR("{\"q\":7}"),
+                                 .lane = LANE_LOW,
+                                 .missed = missed,
+                                 .paused = paused };
+    CHECK_INT(queue_schedule_put_wait(f->queue, &s, &f->arena, &made), 0);
+    return made;
+}
+
+typedef struct {
+    Arena *arena;
+    Schedule schedule;
+} GetJob;
+
+static int get_job(Db *db, void *arg)
+{
+    GetJob *job = arg;
+    return schedule_get(db, STR("nightly"), job->arena, &job->schedule);
+}
+
+static Schedule now_is(Fixture *f)
+{
+    GetJob job = { .arena = &f->arena };
+    CHECK_INT(store_read_wait(f->store, get_job, &job), 0);
+    return job.schedule;
+}
+
+static size_t tasks_n(Fixture *f)
+{
+    TaskPage page = { .n = 0 };
+    TaskFilter filter = { .state = -1, .lane = -1, .limit = 500 };
+    CHECK_INT(queue_list_wait(f->queue, &filter, &f->arena, &page), 0);
+    return page.n;
+}
+
+static void tick(Fixture *f)
+{
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+}
+
+static int body_fires(void *arg)
+{
+    Fixture *f = arg;
+    real_now = 1700000000000 / MINUTE_MS * MINUTE_MS + 30000; /* half past a minute */
+    Schedule s = set(f, "* * * * *", MISSED_SKIP, false);
+    CHECK_INT(s.next_at_ms, real_now + 30000);
+    tick(f);
+    CHECK_INT(tasks_n(f), 0);
+    real_now += 30000;
+    tick(f);
+    tick(f);
+    CHECK_INT(tasks_n(f), 1);
+    s = now_is(f);
+    CHECK_INT(s.last_at_ms, real_now);
+    CHECK_INT(s.next_at_ms, real_now + MINUTE_MS);
+    Task task = get(f, s.last_task_id);
+    CHECK_INT(task.lane, LANE_LOW);
+    CHECK_STR(task.input, STR("{\"q\":7}"));
+    CHECK(str_find(task.metadata, STR("\"schedule\":\"nightly\"")) >= 0);
+    for (int i = 0; i < 5; i++) {
+        real_now += MINUTE_MS;
+        tick(f);
+    }
+    CHECK_INT(tasks_n(f), 6);
+    set(f, "* * * * *", MISSED_SKIP, true);
+    real_now += MINUTE_MS;
+    tick(f);
+    CHECK_INT(tasks_n(f), 6);
+    CHECK_INT(now_is(f).next_at_ms, 0);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.schedules_fired, 6);
+    return 0;
+}
+
+static void test_fires(void **state)
+{
+    run(state, body_fires);
+}
+
+static int undo_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "UPDATE schedule SET next_at_ms = last_at_ms"), NULL);
+}
+
+/* The task is there, the schedule was not moved: as a crash, or another leader, leaves it. */
+static int body_once(void *arg)
+{
+    Fixture *f = arg;
+    real_now = 1700000000000 / MINUTE_MS * MINUTE_MS;
+    set(f, "* * * * *", MISSED_SKIP, false);
+    real_now += MINUTE_MS;
+    tick(f);
+    Uuid first = now_is(f).last_task_id;
+    size_t before = tasks_n(f);
+    CHECK_INT(store_call_wait(f->store, undo_job, NULL), 0);
+    tick(f);
+    CHECK_INT(tasks_n(f), before);
+    CHECK(uuid_eq(now_is(f).last_task_id, first));
+    CHECK_INT(now_is(f).next_at_ms, real_now + MINUTE_MS);
+    return 0;
+}
+
+static void test_once(void **state)
+{
+    run(state, body_once);
+}
+
+static size_t after_a_pause(Fixture *f, MissedPolicy missed, int64_t ms)
+{
+    real_now = real_now / (60 * MINUTE_MS) * (60 * MINUTE_MS) + 10 * MINUTE_MS; /* ten past */
+    set(f, "0 * * * *", missed, false);
+    size_t before = tasks_n(f);
+    real_now += ms;
+    for (int i = 0; i < 4; i++) tick(f);
+    CHECK(now_is(f).next_at_ms > real_now);
+    return tasks_n(f) - before;
+}
+
+static int body_missed(void *arg)
+{
+    Fixture *f = arg;
+    CHECK_INT(after_a_pause(f, MISSED_SKIP, 300 * MINUTE_MS), 0);
+    CHECK_INT(after_a_pause(f, MISSED_ONCE, 300 * MINUTE_MS), 1);
+    CHECK_INT(now_is(f).last_at_ms, real_now - 10 * MINUTE_MS);
+    CHECK_INT(after_a_pause(f, MISSED_ALL, 300 * MINUTE_MS), 5);
+    CHECK_INT(after_a_pause(f, MISSED_SKIP, 290 * MINUTE_MS), 1);       /* the last is of now */
+    CHECK_INT(after_a_pause(f, MISSED_ALL, 1000 * 60 * MINUTE_MS), 24); /* a day of them */
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK(stats.schedules_missed >= 1);
+    return 0;
+}
+
+static void test_missed(void **state)
+{
+    run(state, body_missed);
+}
+
+static int body_troubles(void *arg)
+{
+    Fixture *f = arg;
+    Schedule made, none = { .name = STR("x"), .agent = STR("nobody"), .cron = STR("@daily") };
+    CHECK_INT(queue_schedule_put_wait(f->queue, &none, &f->arena, &made), QUEUE_E_NO_AGENT);
+    real_now = 1700000000000 / MINUTE_MS * MINUTE_MS + 10000;
+    set(f, "* * * * *", MISSED_SKIP, false);
+    submit(f, LANE_LOW); /* the lane holds one */
+    real_now += MINUTE_MS - 10000;
+    tick(f);
+    CHECK_INT(tasks_n(f), 1);
+    CHECK_INT(now_is(f).next_at_ms, real_now); /* it stays due */
+    TaskState state;
+    CHECK_INT(
+        finish(f, claim_one(f, add_worker(f, 1, WORKER_EMBEDDED)), TASK_OUTCOME_SUCCEEDED, &state),
+        0);
+    tick(f);
+    CHECK_INT(tasks_n(f), 2);
+    return 0;
+}
+
+static void test_troubles(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.queued_max[LANE_LOW] = 1;
+    open_queue(f);
+    run(state, body_troubles);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(test_fires),
+        CASE(test_once),
+        CASE(test_missed),
+        CASE(test_troubles),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
