@@ -1,6 +1,8 @@
 #include "store/budget_store.h"
 
+#include "base/map.h"
 #include "store/row.h"
+#include "sys/entropy.h"
 
 /* --- limits ----------------------------------------------------------------------------------- */
 
@@ -62,13 +64,6 @@ int budget_counted_put(Db *db, Str scope, int64_t now_ms)
     return row_run(in.stmt);
 }
 
-static bool among(Str scope, const Str *scopes, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (str_eq(scope, scopes[i])) return true;
-    return false;
-}
-
 static void scope_read(RowOut *out, void *ret)
 {
     *(Str *)ret = out_text(out);
@@ -81,12 +76,16 @@ int budget_counted_keep(Db *db, const Str *scopes, size_t n)
     RowList list = { .arena = &arena, .max = 2 * BUDGET_LIMITS_MAX, .size = sizeof(Str) };
     int r = row_list_fill(&list, db_stmt(db, "SELECT scope FROM budget_counted"), scope_read);
     const Str *there = list.rows;
+    Map kept;
+    map_init(&kept, entropy_u64());
+    for (size_t i = 0; i < n; i++) map_put(&kept, scopes[i], &kept); /* a set */
     for (size_t i = 0; i < list.n && r == 0; i++) {
-        if (among(there[i], scopes, n)) continue;
+        if (map_get(&kept, there[i])) continue;
         RowIn in = row_in(db, "DELETE FROM budget_counted WHERE scope = ?1");
         in_text(&in, there[i]);
         r = row_run(in.stmt);
     }
+    map_deinit(&kept);
     return r;
 }
 
