@@ -68,6 +68,10 @@ static void check_budgets(Work *w, const Json *v)
     if (wire_answer_read(&w->arena, v, &answer) == 0)
         for (size_t i = 0; i < answer.told_n; i++) assert(answer.told[i].granted >= 0);
     if (wire_hold_read(v, &hold) == 0) assert(hold.charge.nusd >= 0 && hold.call_id.len > 0);
+    const BudgetHold *holds;
+    size_t n;
+    if (wire_holds_read(&w->arena, json_get(v, "holds"), &holds, &n) == 0)
+        for (size_t i = 0; i < n; i++) assert(holds[i].charge.nusd >= 0 && holds[i].at_ms >= 0);
 }
 
 /* What is kept for sessions: within bounds, and the same when written and read again. */
@@ -156,7 +160,10 @@ static void check_rest(Work *w, Str text)
         JsonOut out = json_out(&w->first);
         wire_telling_write(&out, &telling);
         assert(json_out_ok(&out));
-        if (wire_shares_read(v, &telling, shares, &ttl_ms) == 0) assert(ttl_ms >= 0);
+        if (wire_shares_read(v, &telling, shares, &ttl_ms) != 0) ttl_ms = telling.limits_n = 0;
+        assert(ttl_ms >= 0);
+        for (size_t i = 0; i < telling.limits_n; i++)
+            assert(shares[i].silent_ms >= 0 && shares[i].learned.v[RATE_TOKENS] >= 0);
     }
     JournalNew recording;
     if (wire_recording_read(&w->arena, v, &recording) == 0)
