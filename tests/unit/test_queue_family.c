@@ -1,6 +1,7 @@
 /* Tasks that running tasks start: found again, stopped with their parent, paid for by it. */
 #include "queue_fixture.h"
 
+#include "random.h"
 #include "store/family_store.h"
 
 #define PRINT_A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -350,6 +351,163 @@ static void test_what_is_not_spent_comes_back(void **state)
     run(state, borne_body);
 }
 
+/* --- any life --------------------------------------------------------------------------------- */
+
+#define LIVES 6
+#define LIFE_STEPS 150
+#define LIFE_TASKS_MAX 60
+
+typedef struct {
+    Uuid id;
+    int parent;  /* -1: none */
+    TaskRef run; /* fence 0: not claimed yet */
+} LifeTask;
+
+typedef struct {
+    Fixture *f;
+    Random random;
+    LifeTask tasks[LIFE_TASKS_MAX];
+    int n, calls;
+} Life;
+
+static int life_find(const Life *life, Uuid id)
+{
+    for (int i = 0; i < life->n; i++)
+        if (uuid_eq(life->tasks[i].id, id)) return i;
+    return -1;
+}
+
+/* Whatever waits is claimed. */
+static void life_claim(Life *life)
+{
+    Task *tasks = NULL;
+    size_t n = claim(life->f, worker_of(1), roomy, &tasks);
+    for (size_t i = 0; i < n; i++) {
+        int at = life_find(life, tasks[i].id);
+        if (CHECK(at >= 0)) life->tasks[at].run = (TaskRef){ tasks[i].id, tasks[i].fence };
+    }
+}
+
+static void life_fork(Life *life, int at)
+{
+    char key[8];
+    ChildStarted said;
+    snprintf(key, sizeof key, "%d", (int)random_range(&life->random, 0, 5));
+    ChildNew child = child_new(key);
+    child.offered.tokens = random_range(&life->random, 1, 1000);
+    int r = queue_child_wait(life->f->queue, life->tasks[at].run, &child, &said);
+    CHECK(r == 0 || r == QUEUE_E_STALE);
+    if (r != 0 || said.refusal.status || said.task.existing) return;
+    life->tasks[life->n++] = (LifeTask){ .id = said.task.id, .parent = at };
+}
+
+static void life_spend(Life *life, int at)
+{
+    char id[16];
+    snprintf(id, sizeof id, "call%d", life->calls++);
+    Call call = { .call_id = str_of(id),
+                  .provider = STR("p"),
+                  .model = STR("m"),
+                  .protocol = STR("openai"),
+                  .outcome = STR("ok"),
+                  .charged_tokens = random_range(&life->random, 0, 300),
+                  .cost_nusd = random_range(&life->random, 0, 300),
+                  .at_ms = real_now };
+    int r = queue_calls_add_wait(life->f->queue, life->tasks[at].run, &call, 1);
+    CHECK(r == 0 || r == QUEUE_E_STALE); /* late ones are booked too */
+}
+
+static void life_end(Life *life, int at)
+{
+    static const TaskOutcome outcomes[] = { TASK_OUTCOME_SUCCEEDED, TASK_OUTCOME_FAILED_FINAL,
+                                            TASK_OUTCOME_FAILED_RETRYABLE, TASK_OUTCOME_RELEASED,
+                                            TASK_OUTCOME_CANCELED };
+    int64_t last = (int64_t)ARRAY_N(outcomes) - 1;
+    TaskOutcome outcome =
+        outcomes[random_range(&life->random, at == 0 ? 2 : 0, at == 0 ? 3 : last)];
+    int r = finish(life->f, life->tasks[at].run, outcome, NULL);
+    CHECK(r == 0 || r == QUEUE_E_STALE);
+}
+
+typedef struct {
+    const Life *life;
+    FamilyAmount kids[LIFE_TASKS_MAX], charges[LIFE_TASKS_MAX];
+} LifeCheck;
+
+/* What stands in the rows is what the rule says of the rows below. */
+static int life_check_job(Db *db, void *arg)
+{
+    LifeCheck *check = arg;
+    for (int i = 0; i < check->life->n; i++) {
+        TaskHead head;
+        Family family = { .open = true };
+        FamilyMember member;
+        int r = task_head(db, check->life->tasks[i].id, &head);
+        if (r == 0) r = family_get(db, head.seq, &family);
+        if (r == -ENOENT) continue; /* it has no relatives yet */
+        if (r == 0) r = family_own(db, head.seq, &member.own);
+        if (r != 0) return r;
+        member.open = !task_state_ended(head.state);
+        member.allotted = family.allotted;
+        member.kids = check->kids[i] = family.kids;
+        CHECK(family.parent_seq == 0 || family.open == member.open);
+        check->charges[i] = family_charge(&member);
+    }
+    return 0;
+}
+
+static void life_check(const Life *life)
+{
+    LifeCheck check = { .life = life };
+    CHECK_INT(store_call_wait(life->f->store, life_check_job, &check), 0);
+    for (int i = 0; i < life->n; i++) {
+        FamilyAmount sum = { 0 };
+        for (int k = 0; k < life->n; k++)
+            if (life->tasks[k].parent == i) sum = family_sum(&sum, &check.charges[k]);
+        CHECK_INT(check.kids[i].tokens, sum.tokens);
+        CHECK_INT(check.kids[i].nusd, sum.nusd);
+    }
+}
+
+static int life_body(void *arg)
+{
+    Fixture *f = arg;
+    int tasks_n = 0;
+    add_worker(f, 1, WORKER_REMOTE);
+    for (uint64_t seed = 1; seed <= LIVES; seed++) {
+        Life life = { .f = f, .random = { seed } };
+        life.tasks[life.n++] = (LifeTask){ .id = submit(f, LANE_NORMAL), .parent = -1 };
+        for (int step = 0; step < LIFE_STEPS && life.n < LIFE_TASKS_MAX; step++) {
+            pass_ms(1000);
+            life_claim(&life);
+            int at = (int)random_range(&life.random, 0, life.n - 1);
+            int64_t what = random_range(&life.random, 0, 9);
+            if (life.tasks[at].run.fence == 0) continue;
+            if (what < 4) life_fork(&life, at);
+            else if (what < 9) life_spend(&life, at);
+            else life_end(&life, at);
+            if (step % 10 == 0) life_check(&life);
+        }
+        TaskState state;
+        int r = queue_cancel_wait(f->queue, life.tasks[0].id, STR("user"), &state);
+        CHECK(r == 0 || r == QUEUE_E_STATE);
+        for (int i = 0; i < life.n; i++)
+            if (life.tasks[i].run.fence)
+                (void)finish(f, life.tasks[i].run, TASK_OUTCOME_CANCELED, NULL);
+        life_check(&life);
+        if (atomic_load(&check_failures)) fprintf(stderr, "seed %" PRIu64 "\n", seed);
+        tasks_n += life.n;
+        arena_clear(&f->arena);
+    }
+    CHECK(tasks_n > 10 * LIVES);
+    return 0;
+}
+
+static void test_any_life(void **state)
+{
+    run(state, life_body);
+}
+
 /* --- ends ------------------------------------------------------------------------------------- */
 
 static int tree_body(void *arg)
@@ -526,6 +684,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(test_full_lane, full_setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_not_spent_comes_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_any_life, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cancel_reaches_the_tree, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_left_behind_is_stopped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retries_keep_what_there_is, setup, teardown),
