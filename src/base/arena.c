@@ -1,11 +1,13 @@
 #include "base/arena.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #define ARENA_ALIGN 16
 #define ARENA_BLOCK_BYTES 4096
+#define ARENA_SPARE_MAX 64
 
 /* Under ASan every allocation gets a block of its own, so that overruns are seen. */
 #if defined(__SANITIZE_ADDRESS__)
@@ -30,6 +32,70 @@ static char *block_bytes(ArenaBlock *b)
     return (char *)(b + 1);
 }
 
+/* --- spare blocks ----------------------------------------------------------------------------- */
+
+/* Blocks of the usual size go round in their thread: the allocator would join them with what is
+ * beside them and cut them out again, for every request. */
+typedef struct {
+    ArenaBlock *list;
+    size_t n;
+} Spare;
+
+static _Thread_local Spare spare;
+static pthread_key_t spare_key;
+
+static void spare_free(void *arg)
+{
+    Spare *s = arg;
+    while (s->list) {
+        ArenaBlock *b = s->list;
+        s->list = b->next;
+        free(b);
+    }
+    s->n = 0;
+}
+
+static void spare_setup(void)
+{
+    if (pthread_key_create(&spare_key, spare_free) != 0) DIE("no key for the memory of threads");
+}
+
+/* The thread gives them back when it ends. */
+static void spare_begin(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, spare_setup);
+    (void)pthread_setspecific(spare_key, &spare);
+}
+
+static bool is_usual(const ArenaBlock *b)
+{
+    return b->size + sizeof *b == ARENA_BLOCK_BYTES;
+}
+
+static void block_free(ArenaBlock *b)
+{
+    if (ARENA_SEPARATE || !is_usual(b) || spare.n == ARENA_SPARE_MAX) {
+        free(b);
+        return;
+    }
+    if (!spare.list) spare_begin();
+    b->next = spare.list;
+    spare.list = b;
+    spare.n++;
+}
+
+static ArenaBlock *block_new(size_t total)
+{
+    ArenaBlock *b = spare.list;
+    if (total != ARENA_BLOCK_BYTES || !b) return malloc(total);
+    spare.list = b->next;
+    spare.n--;
+    return b;
+}
+
+/* --- arenas ----------------------------------------------------------------------------------- */
+
 void arena_init(Arena *arena, size_t max)
 {
     *arena = (Arena){ .max = max };
@@ -40,7 +106,7 @@ void arena_deinit(Arena *arena)
     while (arena->blocks) {
         ArenaBlock *b = arena->blocks;
         arena->blocks = b->next;
-        free(b);
+        block_free(b);
     }
     arena->used = 0;
 }
@@ -51,8 +117,8 @@ void arena_clear(Arena *arena)
     while (arena->blocks) {
         ArenaBlock *b = arena->blocks;
         arena->blocks = b->next;
-        if (!keep && !ARENA_SEPARATE && b->size + sizeof *b == ARENA_BLOCK_BYTES) keep = b;
-        else free(b);
+        if (!keep && !ARENA_SEPARATE && is_usual(b)) keep = b;
+        else block_free(b);
     }
     arena->used = 0;
     if (!keep) return;
@@ -68,7 +134,7 @@ static ArenaBlock *block_add(Arena *arena, size_t size)
     if (!ARENA_SEPARATE && total < ARENA_BLOCK_BYTES) total = ARENA_BLOCK_BYTES;
     if (total > arena->max - arena->used) total = size + sizeof(ArenaBlock);
     if (total > arena->max - arena->used) return NULL;
-    ArenaBlock *b = malloc(total);
+    ArenaBlock *b = block_new(total);
     if (!b) return NULL;
     *b = (ArenaBlock){ .next = arena->blocks, .size = total - sizeof *b };
     arena->blocks = b;
@@ -127,6 +193,23 @@ Str arena_str(Arena *arena, Str s)
 char *arena_cstr(Arena *arena, Str s)
 {
     return (char *)arena_str(arena, s).ptr;
+}
+
+Str arena_join(Arena *arena, const Str *parts, size_t n)
+{
+    size_t len = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (parts[i].len >= SIZE_MAX - len) return STR_NULL;
+        len += parts[i].len;
+    }
+    char *p = arena_alloc(arena, len + 1), *at = p;
+    if (!p) return STR_NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (parts[i].len) memcpy(at, parts[i].ptr, parts[i].len);
+        at += parts[i].len;
+    }
+    *at = '\0';
+    return (Str){ p, len };
 }
 
 Str arena_printf(Arena *arena, const char *fmt, ...)

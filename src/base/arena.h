@@ -40,6 +40,9 @@ MUST_CHECK void *arena_realloc(Arena *arena, void *old, size_t old_size, size_t 
 Str arena_str(Arena *arena, Str s);
 char *arena_cstr(Arena *arena, Str s);
 
+/* The texts one after the other, as arena_str has one. */
+Str arena_join(Arena *arena, const Str *parts, size_t n);
+
 /* Formatted text, NUL-terminated; .ptr is NULL on exhaustion. */
 Str arena_printf(Arena *arena, const char *fmt, ...) PRINTF_LIKE(2, 3);
 

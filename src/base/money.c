@@ -79,10 +79,15 @@ int money_from_text(Str text, int64_t scale, int64_t *ret)
 
 char *money_text(int64_t nusd, char out[MONEY_TEXT_MAX])
 {
-    uint64_t magnitude = nusd < 0 ? 0 - (uint64_t)nusd : (uint64_t)nusd;
-    snprintf(out, MONEY_TEXT_MAX, "%s%" PRIu64 ".%09" PRIu64, nusd < 0 ? "-" : "",
-             magnitude / NUSD_PER_USD, magnitude % NUSD_PER_USD);
-    return out;
+    char digits[MONEY_TEXT_MAX], *at = digits + sizeof digits;
+    uint64_t rest = nusd < 0 ? 0 - (uint64_t)nusd : (uint64_t)nusd;
+    *--at = '\0';
+    for (int i = 0; i < MONEY_DECIMALS || rest > 0 || *at == '.'; i++, rest /= 10) {
+        *--at = (char)('0' + rest % 10);
+        if (i == MONEY_DECIMALS - 1) *--at = '.';
+    }
+    if (nusd < 0) *--at = '-';
+    return memcpy(out, at, (size_t)(digits + sizeof digits - at));
 }
 
 bool money_add_tokens(__int128 *sum_pusd, int64_t tokens, int64_t pusd_per_token)

@@ -8,6 +8,7 @@
 #include "base/str.h"
 
 #define NUSD_PER_USD INT64_C(1000000000)
+#define MONEY_DECIMALS 9 /* of a USD amount in nano-USD */
 #define PUSD_PER_USD INT64_C(1000000000000)
 #define MONEY_TEXT_MAX 32
 

@@ -172,7 +172,7 @@ static int path_read(Arena *arena, Str text, Url *ret)
     Str fragment = str_split(text, '#', &kept, NULL);
     if (path_check(kept) < 0 || path_check(fragment) < 0) return -EINVAL;
     bool slash = kept.len > 0 && kept.ptr[0] == '/';
-    Str copy = arena_printf(arena, "%s%.*s", slash ? "" : "/", STR_ARG(kept));
+    Str copy = arena_join(arena, (Str[]){ slash ? STR("") : STR("/"), kept }, 2);
     if (!copy.ptr) return -ENOMEM;
     ret->query = str_split(copy, '?', &ret->path, NULL);
     return 0;
@@ -213,8 +213,11 @@ Str url_join(Arena *arena, Str base, Str path)
     Str path_query = str_split(path, '?', &path_path, NULL);
     while (str_ends_with(base_path, STR("/"))) base_path.len--;
     bool any = base_query.len || path_query.len, both = base_query.len && path_query.len;
-    return arena_printf(arena, "%.*s%.*s%s%.*s%s%.*s", STR_ARG(base_path), STR_ARG(path_path),
-                        any ? "?" : "", STR_ARG(base_query), both ? "&" : "", STR_ARG(path_query));
+    Str parts[] = {
+        base_path, path_path, any ? STR("?") : STR(""), base_query, both ? STR("&") : STR(""),
+        path_query
+    };
+    return arena_join(arena, parts, ARRAY_N(parts));
 }
 
 /* --- percent-encoding ------------------------------------------------------------------------- */
@@ -315,10 +318,19 @@ static bool is_param(Str segment)
     return segment.len > 2 && segment.ptr[0] == '{' && segment.ptr[segment.len - 1] == '}';
 }
 
+/* Nearly all patterns of a table are refused by this. */
+static bool begins_like(const char *pattern, Str path)
+{
+    for (size_t i = 0; pattern[i] && pattern[i] != '{'; i++)
+        if (i >= path.len || path.ptr[i] != pattern[i]) return false;
+    return true;
+}
+
 int url_path_match(const char *pattern, Str path, Str ret_params[URL_PARAMS_MAX])
 {
     Str want, have, pattern_rest = str_of(pattern);
     int n = 0;
+    if (!begins_like(pattern, path)) return -ENOENT;
     while (url_path_next(&pattern_rest, &want)) {
         Str whole = path;
         if (!url_path_next(&path, &have)) return -ENOENT;

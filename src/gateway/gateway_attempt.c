@@ -86,7 +86,7 @@ static size_t upstream_fields(ModelCall *call, HttpClientField fields[FIELDS_MAX
                                                                  : STR("application/json") };
     if (!str_empty(trace)) fields[n++] = (HttpClientField){ "traceparent", trace };
     if (call->target->provider->protocol == GATEWAY_OPENAI) {
-        Str bearer = arena_printf(&call->arena, "Bearer %.*s", STR_ARG(key));
+        Str bearer = arena_join(&call->arena, (Str[]){ STR("Bearer "), key }, 2);
         if (!str_empty(key)) fields[n++] = (HttpClientField){ "authorization", bearer };
         return n;
     }

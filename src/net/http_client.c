@@ -216,9 +216,11 @@ static int make_head(HttpCall *call, const HttpCallOptions *options)
     http1_answer_init(&call->answer,
                       options->header_bytes_max ? options->header_bytes_max : HEADER_BYTES_DEFAULT,
                       str_eq(method, STR("HEAD")));
-    buf_printf(&call->head, "%.*s %.*s%s%.*s HTTP/1.1\r\nHost: %.*s", STR_ARG(method),
-               STR_ARG(url->path), str_empty(url->query) ? "" : "?", STR_ARG(url->query),
-               STR_ARG(url->host));
+    Str parts[] = { method,     STR(" "),
+                    url->path,  str_empty(url->query) ? STR("") : STR("?"),
+                    url->query, STR(" HTTP/1.1\r\nHost: "),
+                    url->host };
+    for (size_t i = 0; i < ARRAY_N(parts); i++) buf_add(&call->head, parts[i]);
     if (!url->port_default) buf_printf(&call->head, ":%u", url->port);
     buf_add(&call->head, STR("\r\n"));
     int r = add_fields(call, options);

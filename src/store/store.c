@@ -19,6 +19,8 @@
 
 #define LOCK_FILE "gantry.lock"
 #define BATCH_JOBS_DEFAULT 512
+#define COMMIT_SIBLINGS 8 /* jobs in a batch that tell that more are on their way */
+#define COMMIT_DELAY_US 500
 #define WAITING_JOBS_DEFAULT 65536
 #define PATH_BYTES_MAX 4096
 
@@ -277,6 +279,17 @@ static void room_look(Store *store)
     if (!low && was_low) LOG_INFO("disk has room again", LOG_INT("bytesLeft", room));
 }
 
+/* Under load a little patience makes the next batch larger, and a commit costs the same for few and
+ * for many (commit_delay and commit_siblings of PostgreSQL). */
+static void writer_linger(Store *store, size_t last_n)
+{
+    if (last_n < COMMIT_SIBLINGS) return;
+    pthread_mutex_lock(&store->writes.lock);
+    bool enough = store->writes.n > last_n || store->writes.closing;
+    pthread_mutex_unlock(&store->writes.lock);
+    if (!enough) usleep(COMMIT_DELAY_US);
+}
+
 static void *writer_main(void *arg)
 {
     Store *store = arg;
@@ -287,6 +300,7 @@ static void *writer_main(void *arg)
         int r = db_checkpoint_if_due(store->writer);
         if (r != 0 && r != -ENOSPC && r != -EBUSY) disk_broken();
         room_look(store);
+        writer_linger(store, n);
     }
     return NULL;
 }
