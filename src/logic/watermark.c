@@ -18,6 +18,7 @@ Fate watermark_fate(const UnitNews *news, EvidenceGroup group, int64_t wait_ms, 
     if (!at_rest) return fate_of_open(news, wait_ms, now_ms);
     if (news->started_at_ms == 0 || news->degraded) return FATE_DROPPED;
     if (group == EVIDENCE_FAST || news->scored) return FATE_COUNTS;
+    if (news->state == TASK_FAILED || news->state == TASK_TIMED_OUT) return FATE_DROPPED;
     int64_t since_ms = MAX(news->finished_at_ms, news->started_at_ms);
     return now_ms - since_ms < wait_ms ? FATE_OPEN : FATE_DROPPED;
 }

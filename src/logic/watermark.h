@@ -5,7 +5,7 @@
  * whose fate is open. That none stays open for ever is what this rule sees to:
  *
  *   ended or escalated            counts; in the judged group once it is scored, and if nobody
- *                                 scores it in time it is dropped
+ *                                 scores it in time, or it has no result, it is dropped
  *   running beyond its limit      counts as failed
  *   never started in time         dropped: it says nothing about its version
  *   canceled, or ended unstarted  dropped

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "store/score_store.h"
+
 #define HISTORY_MAX 2000 /* tasks that a baseline is taken from */
 #define HISTORY_MIN 20
 
@@ -86,16 +88,17 @@ static double harm_of(Str name, const RolloutBaseline *b, const RolloutOutcome *
     if (str_eq(name, STR("tokensPerTask"))) return capped(o->tokens, b->tokens_cap);
     if (str_eq(name, STR("latency"))) return latency_ms(o) > b->latency_p95_ms;
     if (str_eq(name, STR("toolCalls"))) return o->tool_calls > b->tool_calls_p95;
-    if (str_eq(name, STR("quality"))) return 1 - o->quality;
     return NAN;
 }
 
 void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
-                 const RolloutOutcome *outcome, EvidenceUnit *ret)
+                 const RolloutOutcome *outcome, const double *scores, EvidenceUnit *ret)
 {
     *ret = (EvidenceUnit){ .canary = outcome->canary, .pi = outcome->pi };
     for (size_t m = 0; m < spec->evidence.metrics_n; m++) {
-        double harm = harm_of(str_of(spec->names[m]), baseline, outcome);
+        bool judged = spec->evidence.metrics[m].group == EVIDENCE_JUDGED;
+        double harm = judged ? (scores ? 1 - scores[m] : NAN)
+                             : harm_of(str_of(spec->names[m]), baseline, outcome);
         if (!(harm >= 0 && harm <= 1)) continue;
         ret->harm[m] = harm;
         ret->has |= UINT32_C(1) << m;
@@ -104,11 +107,29 @@ void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
 
 /* --- evidence --------------------------------------------------------------------------------- */
 
-static Fate fate_of(const Gather *g, const RolloutOutcome *o, EvidenceGroup group, int64_t now_ms)
+/* Scores in the metrics that are judged: quality is the mean of all, any other goes by its name. */
+static int read_scores(Db *db, Gather *g, const RolloutOutcome *o, bool *ret_all)
+{
+    *ret_all = true;
+    for (size_t m = 0; m < g->spec.evidence.metrics_n; m++) {
+        Str name = str_of(g->spec.names[m]);
+        g->scores[m] = NAN;
+        if (g->spec.evidence.metrics[m].group != EVIDENCE_JUDGED) continue;
+        int r = 0;
+        if (str_eq(name, STR("quality"))) g->scores[m] = o->quality;
+        else r = score_get(db, o->at.task_seq, name, &g->scores[m]);
+        if (r != 0) return r;
+        *ret_all &= !isnan(g->scores[m]);
+    }
+    return 0;
+}
+
+static Fate fate_of(const Gather *g, const RolloutOutcome *o, EvidenceGroup group, bool scored,
+                    int64_t now_ms)
 {
     UnitNews news = { .state = o->state,
                       .degraded = o->degraded,
-                      .scored = !isnan(o->quality),
+                      .scored = scored,
                       .eligible_ms = o->at.eligible_ms,
                       .started_at_ms = o->started_at_ms,
                       .finished_at_ms = o->finished_at_ms,
@@ -121,13 +142,15 @@ static void consume_one(Gather *g, const RolloutRow *row, EvidenceGroup group, F
                         RolloutOutcome *outcome, int64_t now_ms)
 {
     EvidenceUnit unit;
+    if (fate == FATE_FAILED && group == EVIDENCE_JUDGED) fate = FATE_DROPPED; /* no result */
     g->fates[fate]++;
     if (fate == FATE_DROPPED) return;
     if (fate == FATE_FAILED) {
         outcome->state = TASK_TIMED_OUT;
         outcome->finished_at_ms = now_ms;
     }
-    gather_harm(&g->spec, &row->baseline, outcome, &unit);
+    gather_harm(&g->spec, &row->baseline, outcome, group == EVIDENCE_JUDGED ? g->scores : NULL,
+                &unit);
     evidence_observe(&g->evidence, &g->spec.evidence, row->state.step, group, &unit);
 }
 
@@ -148,7 +171,10 @@ static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group
                                  g->outcomes, &n);
         if (r != 0) return r;
         for (; i < n; i++) {
-            Fate fate = fate_of(g, &g->outcomes[i], group, now_ms);
+            bool scored = false;
+            if (group == EVIDENCE_JUDGED) r = read_scores(db, g, &g->outcomes[i], &scored);
+            if (r != 0) return r;
+            Fate fate = fate_of(g, &g->outcomes[i], group, scored, now_ms);
             if (fate == FATE_OPEN) break;
             consume_one(g, row, group, fate, &g->outcomes[i], now_ms);
             row->cursors[group] = g->outcomes[i].at;

@@ -15,8 +15,9 @@ typedef struct {
     RolloutSpec spec;
     Evidence evidence;
     RolloutOutcome outcomes[GATHER_BATCH];
-    bool changed;           /* the evidence, or how far it reaches */
-    int64_t fates[FATE_N_]; /* of units consumed by this tick, in either group */
+    double scores[EVIDENCE_METRICS_MAX]; /* of the unit at hand, by metric; NaN: none */
+    bool changed;                        /* the evidence, or how far it reaches */
+    int64_t fates[FATE_N_];              /* of units consumed by this tick, in either group */
 } Gather;
 
 /* Reads the plan and the evidence, and consumes what is resolved; the row's cursors move along.
@@ -27,9 +28,10 @@ MUST_CHECK int gather(Db *db, Gather *g, RolloutRow *row, int64_t now_ms, Arena 
 /* The plans of a stored rollout. */
 MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *ret);
 
-/* Harm of an outcome in every metric of the plan; ret->has says which. */
+/* Harm of an outcome in every metric of the plan; ret->has says which. scores: by metric, of those
+ * that are judged; NULL: none. */
 void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
-                 const RolloutOutcome *outcome, EvidenceUnit *ret);
+                 const RolloutOutcome *outcome, const double *scores, EvidenceUnit *ret);
 
 /* From a version's last tasks. Without enough of them caps stand where limits usually do. */
 RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n);

@@ -50,6 +50,17 @@ int score_put(Db *db, int64_t task_seq, const Score *score)
     return row_run(in.stmt);
 }
 
+int score_get(Db *db, int64_t task_seq, Str name, double *ret)
+{
+    RowIn in = row_in(db, "SELECT value FROM task_score WHERE task_seq = ?1 AND name = ?2");
+    in_i64(&in, task_seq);
+    in_text(&in, name);
+    int r = row_first(in.stmt);
+    *ret = r == 0 ? db_f64(in.stmt, 0) : NAN;
+    db_reset(in.stmt);
+    return r == -ENOENT ? 0 : r;
+}
+
 int score_mean(Db *db, int64_t task_seq, double *ret)
 {
     int64_t n;

@@ -21,6 +21,9 @@ typedef struct {
 #define SCORE_E_FULL 2
 MUST_CHECK int score_put(Db *db, int64_t task_seq, const Score *score);
 
+/* The score of that name; NaN: there is none. */
+MUST_CHECK int score_get(Db *db, int64_t task_seq, Str name, double *ret);
+
 /* The mean over names; NaN without any. */
 MUST_CHECK int score_mean(Db *db, int64_t task_seq, double *ret);
 

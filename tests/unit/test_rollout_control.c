@@ -6,6 +6,7 @@
 #include "rollout/control.h"
 #include "rollout/record.h"
 #include "store/event_store.h"
+#include "store/score_store.h"
 #include "store/webhook_store.h"
 
 #define ID_1 "11111111-1111-7111-8111-111111111111"
@@ -425,6 +426,49 @@ static void test_degraded_tasks_are_left_out(void **state)
     run(state, leaves_degraded_out);
 }
 
+static int score_job(Db *db, void *arg)
+{
+    const char *name = arg;
+    int64_t seqs[600];
+    size_t n = 0;
+    int r;
+    DbStmt *s = db_stmt(db, "SELECT seq FROM task WHERE state = 2");
+    while ((r = db_step(s)) == DB_E_ROW)
+        if (n < ARRAY_N(seqs)) seqs[n++] = db_i64(s, 0);
+    for (size_t i = 0; i < n && r == 0; i++)
+        r = score_put(db, seqs[i], &(Score){ .name = str_of(name), .value = 0.75, .at_ms = 1 });
+    return r;
+}
+
+/* A score of one's own, by its name: nothing is compared until it is there, and tasks without a
+ * result hold nothing up. */
+static int waits_for_scores(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":5},{\"weight\":100}],"
+                "\"rollbackOn\":{\"politeness\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)submit_sessions(f, 0, 200);
+    end_tasks(f, 30);
+    Ask before = command(f, ID_1, COMMAND_NONE);
+    CHECK(before.row.cursors[EVIDENCE_JUDGED].task_seq < 10);
+    CHECK_INT(store_call_wait(f->store, score_job, (void *)(uintptr_t) "other"), 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[EVIDENCE_JUDGED].task_seq,
+              before.row.cursors[EVIDENCE_JUDGED].task_seq);
+    CHECK_INT(store_call_wait(f->store, score_job, (void *)(uintptr_t) "politeness"), 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[EVIDENCE_JUDGED].task_seq, 200);
+    CHECK_INT(ask.row.state.weight_bp, WEIGHT_BP_ALL); /* proved no worse */
+    return 0;
+}
+
+static void test_scores_of_ones_own(void **state)
+{
+    run(state, waits_for_scores);
+}
+
 /* The first task waits for a worker that never comes; what follows it has ended. */
 static int passes_what_never_starts(void *arg)
 {
@@ -831,13 +875,14 @@ static void test_harm(void **state)
                          .tool_calls = 3,
                          .quality = 0.8 };
     EvidenceUnit unit;
-    gather_harm(&spec, &baseline, &o, &unit);
+    double scores[EVIDENCE_METRICS_MAX] = { [7] = 0.8 };
+    spec.evidence.metrics[7].group = EVIDENCE_JUDGED;
+    gather_harm(&spec, &baseline, &o, scores, &unit);
     static const double want[] = { 1, 1, 0, 0.25, 1, 1, 0, 0.2 };
     assert_int_equal(unit.has, 255);
     for (size_t m = 0; m < ARRAY_N(want); m++) assert_true(fabs(unit.harm[m] - want[m]) < 1e-12);
-    o.quality = NAN;
     o.state = TASK_ESCALATED;
-    gather_harm(&spec, &baseline, &o, &unit);
+    gather_harm(&spec, &baseline, &o, NULL, &unit);
     assert_int_equal(unit.has, 127);
     assert_true(unit.harm[0] == 0 && unit.harm[1] == 1 && unit.harm[2] == 1);
 }
@@ -880,6 +925,7 @@ int main(void)
         ON_QUEUE(test_a_crash_loop_trips),
         ON_QUEUE(test_a_runaway_budget_trips),
         ON_QUEUE(test_degraded_tasks_are_left_out),
+        ON_QUEUE(test_scores_of_ones_own),
         ON_QUEUE(test_nothing_waits_for_ever),
         ON_QUEUE(test_the_unit_can_be_the_user),
         ON_QUEUE(test_it_survives_a_restart),

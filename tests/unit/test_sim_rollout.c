@@ -417,6 +417,7 @@ static void test_fates(void **state)
           EVIDENCE_JUDGED,
           109,
           FATE_DROPPED },
+        { { .state = TASK_FAILED, .started_at_ms = 5 }, EVIDENCE_JUDGED, 6, FATE_DROPPED },
         { { .state = TASK_SUCCEEDED, .started_at_ms = 5, .scored = true },
           EVIDENCE_JUDGED,
           6,
