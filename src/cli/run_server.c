@@ -262,6 +262,7 @@ static int worker_start_wait(Program *p)
                               .front_only = p->mode == CONFIG_SERVE,
                               .dir = dir.ptr,
                               .grace_ms = p->config.grace_ms,
+                              .stuck_ms = p->config.stuck_ms,
                               .log_bytes_max = (size_t)p->config.log_bytes_max,
                               .node_path = getenv("GANTRY_NODE_PATH"),
                               .path = getenv("GANTRY_AGENT_PATH"),

@@ -392,6 +392,12 @@ static void end_by_stop(Run *run)
         break;
     case RUN_ESCALATED: run->end = (RunEnd){ .outcome = TASK_OUTCOME_ESCALATED }; break;
     case RUN_SWITCHED_OFF: switched_off(run); break;
+    case RUN_STUCK:
+        atomic_fetch_add(&run->host->counters.stuck, 1);
+        run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "stuck",
+                 "no model call, tool call, log line or CPU time for %" PRId64 " ms",
+                 run->host->stuck_ms);
+        break;
     case RUN_TIMED_OUT:
         run_fail(run, TASK_OUTCOME_TIMED_OUT, "time_limit",
                  "the task ran longer than %" PRId64 " seconds", run->limits.wall_ms / 1000);
@@ -610,14 +616,23 @@ static int runner_main(void *arg)
 
 /* --- the supervisor --------------------------------------------------------------------------- */
 
+/* The task's time is over, or it is time to see whether the agent does anything. */
+static void clock_look_wait(Run *run)
+{
+    if (clock_mono_ms() >= run->deadline_ms) run_stop(run, RUN_TIMED_OUT);
+    else if (stuck_look_wait(run) && run->stop == RUN_GOING && !run->runner_ended)
+        run_stop(run, RUN_STUCK);
+}
+
 /* Until the runner has ended. Only the loop's end cancels a supervisor. */
 static void supervise_wait(Run *run)
 {
     bool shielded = false;
     while (!run->runner_ended) {
-        int64_t deadline_ms = run->stop == RUN_GOING ? run->deadline_ms : DEADLINE_NONE;
-        int r = cond_wait(&run->changed, deadline_ms);
-        if (r == -ETIMEDOUT) run_stop(run, RUN_TIMED_OUT);
+        bool going = run->stop == RUN_GOING;
+        int64_t look_at_ms = run->stuck.look_at_ms;
+        int r = cond_wait(&run->changed, going ? MIN(run->deadline_ms, look_at_ms) : DEADLINE_NONE);
+        if (r == -ETIMEDOUT) clock_look_wait(run);
         if (r == -ECANCELED) {
             run->host->torn_down = true;
             run_stop(run, RUN_KILLED);
@@ -643,6 +658,7 @@ static int run_main(void *arg)
     LOG_INFO("task started", LOG_STR("agent", run->task.agent),
              LOG_STR("version", str_sub(run->task.version_id, 0, 12)),
              LOG_INT("attempt", run->task.attempt));
+    stuck_begin(run);
     if (run->stop == RUN_GOING && fiber_spawn("agent", runner_main, run, &run->runner) == 0)
         supervise_wait(run);
     run->runner_ended = true;

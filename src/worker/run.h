@@ -14,6 +14,7 @@
 #include "sys/process.h"
 #include "worker/conduct.h"
 #include "worker/holds.h"
+#include "worker/stuck.h"
 #include "worker/task_log.h"
 #include "worker/versions.h"
 
@@ -23,6 +24,7 @@
 /* Counted by runs, read by any thread. */
 typedef struct {
     atomic_uint_fast64_t started, stale, outputs_too_large, log_lines_dropped;
+    atomic_uint_fast64_t stuck; /* ended because they did nothing any more */
     atomic_uint_fast64_t tool_outcomes[TOOL_OUTCOME_N_];
     atomic_uint_fast64_t tool_us;             /* spent by those that ran */
     atomic_uint_fast64_t tools_crowded;       /* refused: DOOR_CALLS_MAX under way */
@@ -67,6 +69,7 @@ typedef struct RunHost {
     const char *dir; /* absolute */
     const char *path, *node_path;
     int64_t grace_ms;
+    int64_t stuck_ms; /* see stuck.h; 0: never */
     size_t output_bytes_max, log_bytes_max;
     int64_t memory_bytes_max;
     size_t mcp_sessions_n; /* of all runs */
@@ -80,6 +83,7 @@ typedef enum {
     RUN_CANCELED,     /* somebody cancelled the task */
     RUN_ESCALATED,    /* a person is asked; it goes on in another attempt */
     RUN_SWITCHED_OFF, /* a flag says that such tasks must not run */
+    RUN_STUCK,        /* it does nothing any more */
     RUN_TIMED_OUT,    /* over its wall clock */
     RUN_KILLED,       /* the worker goes away: released */
     RUN_STALE,        /* no longer ours: nothing is reported */
@@ -107,6 +111,7 @@ struct Run {
     char id[UUID_TEXT_MAX];
     FiberRef supervisor, runner;
     Cond changed; /* the runner ended, or set the deadline */
+    Stuck stuck;
     bool runner_ended;
     RunStop stop;
     RunEnd end;

@@ -97,6 +97,7 @@ void worker_stats(const WorkerHost *worker, WorkerStats *ret)
     pthread_mutex_unlock(&w->mutex);
     ret->started = atomic_load(&c->started);
     ret->stale = atomic_load(&c->stale);
+    ret->stuck = atomic_load(&c->stuck);
     ret->outputs_too_large = atomic_load(&c->outputs_too_large);
     ret->log_lines_dropped = atomic_load(&c->log_lines_dropped);
     for (int i = 0; i < TOOL_OUTCOME_N_; i++) {
@@ -220,6 +221,7 @@ static void options_copy(WorkerHost *w, const WorkerOptions *o)
         .path = w->path,
         .node_path = w->node_path,
         .grace_ms = o->grace_ms ? o->grace_ms : GRACE_DEFAULT_MS,
+        .stuck_ms = o->stuck_ms,
         .output_bytes_max = o->output_bytes_max ? o->output_bytes_max : OUTPUT_BYTES_MAX_DEFAULT,
         .log_bytes_max = o->log_bytes_max ? o->log_bytes_max : LOG_BYTES_MAX_DEFAULT,
         .memory_bytes_max = o->memory_bytes_max,

@@ -31,6 +31,7 @@ typedef struct {
     LaneConfig slots;            /* lane_config_ok(), at most HEARTBEAT_TASKS_MAX in all */
     const char *dir;  /* versions and scratch; made if absent, used by one worker at a time */
     int64_t grace_ms; /* between SIGTERM and SIGKILL; 0: 5000 */
+    int64_t stuck_ms; /* an agent that does nothing for so long is ended; 0: never */
     size_t output_bytes_max;  /* of an agent's stdout; 0: 8 MiB */
     size_t log_bytes_max;     /* kept of an attempt's log; 0: 1 MiB */
     size_t versions_max;      /* unpacked at the same time; 0: 64 */
@@ -72,6 +73,7 @@ typedef struct {
     uint64_t started;
     uint64_t ended[TASK_OUTCOME_N_];
     uint64_t stale; /* attempts whose end nobody wanted any more */
+    uint64_t stuck; /* attempts ended because they did nothing any more */
     uint64_t leases_lost;
     uint64_t heartbeats_failed;
     uint64_t outputs_too_large;

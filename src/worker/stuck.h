@@ -1,0 +1,30 @@
+/* Stuck: a process agent that does nothing any more. It makes no model call and no tool call,
+ * asks nothing at its door, logs nothing, and no process of its group uses any CPU time, for so long
+ * that it is taken for hung. What it waits for at Gantry counts as doing something. Private to
+ * worker/.
+ */
+#ifndef GANTRY_WORKER_STUCK_H
+#define GANTRY_WORKER_STUCK_H
+
+#include "base/common.h"
+
+typedef struct Run Run;
+
+/* What was seen at the last look. */
+typedef struct {
+    int64_t look_at_ms;   /* clock_mono_ms; INT64_MAX: never */
+    int64_t active_at_ms; /* something had happened since the look before */
+    int64_t calls, lines, tools, cpu_ticks;
+} Stuck;
+
+/* Begins to watch; on the run's loop. */
+void stuck_begin(Run *run);
+
+/* Looks, and says when to look again. Whether it has done nothing for RunHost.stuck_ms. On a fiber
+ * of the run. */
+bool stuck_look_wait(Run *run);
+
+/* CPU time of the processes of a group, in clock ticks; 0 when there are none. Blocks on /proc. */
+int64_t stuck_group_cpu(int pgid);
+
+#endif
