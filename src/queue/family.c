@@ -272,7 +272,7 @@ static int lane_job(Db *db, void *arg)
 
 static int child_start_wait(Queue *queue, ChildJob *job, Lane *ret_lane)
 {
-    int r = store_call_wait(queue->store, lane_job, job);
+    int r = store_read_wait(queue->store, lane_job, job);
     if (r != 0) return r;
     *ret_lane = job->parent.lane;
     bool full = queue_reserve(queue, *ret_lane) != 0;
