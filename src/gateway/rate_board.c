@@ -238,7 +238,7 @@ static int64_t share_of(RateBoard *board, BoardKey *key, size_t place, const Gat
 {
     ShareTerms terms = terms_of(board, unit);
     int64_t in_force = limit_in_force(limit, unit);
-    if (unit < (int)RATE_N_) in_force = lower(in_force, key->learned.v[unit]);
+    if (unit != LIMIT_CONCURRENT) in_force = lower(in_force, key->learned.v[unit]);
     if (in_force == 0) return INT64_MAX / 4; /* nothing to share */
     return share_ask(key->holders[unit], board->workers_n, place, in_force, &limit->asks[unit],
                      &terms, now_ms >= board->grow_at_ms, now_ms);

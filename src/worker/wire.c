@@ -869,7 +869,7 @@ static void known_write(JsonOut *out, const GatewayShare *share)
 
 static int known_read(const Json *v, GatewayShare *ret)
 {
-    int64_t list[KNOWN_MEMBERS];
+    int64_t list[KNOWN_MEMBERS] = { 0 };
     int r = numbers_read(v, "known", list, KNOWN_MEMBERS);
     if (r < 0) return r;
     ret->silent_ms = list[0];
