@@ -76,8 +76,8 @@ static void fold_score(Rollup *r, const RollupNews *news)
 static bool fold(const RollupNews *news, void *ctx)
 {
     Ingest *in = ctx;
-    Cell *cell = cell_of(in, news);
-    if (!cell) return false;
+    Cell *cell = news->what ? cell_of(in, news) : NULL;
+    if (!cell && news->what) return false;
     if (news->what & NEWS_TASK) fold_task(&cell->difference, news);
     if (news->what & NEWS_SCORE) fold_score(&cell->difference, news);
     in->last_n = news->n;
@@ -106,8 +106,11 @@ int ingest_job(Db *db, void *arg)
     CLEANUP(freep) Ingest *in = xcalloc(1, sizeof(*in));
     *done = (IngestDone){ 0 };
     int r = rollup_news_read(db, INGEST_NEWS_MAX, fold, in);
-    for (size_t i = 0; r == 0 && i < in->n; i++) r = apply(db, in, &in->cells[i]);
     if (r == 0 && in->news > 0) r = rollup_news_delete(db, in->last_n);
+    int64_t news = in->news;
+    if (r == 0) r = rollup_due_read(db, (size_t)(INGEST_NEWS_MAX - news), fold, in);
+    if (r == 0 && in->news > news) r = rollup_due_delete(db, in->last_n);
+    for (size_t i = 0; r == 0 && i < in->n; i++) r = apply(db, in, &in->cells[i]);
     if (r != 0) return r;
     done->news = in->news;
     done->more = in->news == INGEST_NEWS_MAX || in->n == INGEST_CELLS_MAX;

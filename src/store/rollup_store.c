@@ -7,23 +7,60 @@
 
 /* --- news ------------------------------------------------------------------------------------- */
 
-int rollup_news_add(Db *db, int64_t task_seq, int sign, unsigned what)
+/* What a task's row says, in the order of news_read. */
+#define FIGURES                                                                               \
+    "state, agent, version_id, CASE WHEN finished_at_ms > 0 THEN finished_at_ms ELSE"         \
+    " coalesce((SELECT a.finished_at_ms FROM attempt a WHERE a.task_seq = task.seq"           \
+    " AND a.attempt = task.attempt), created_at_ms) END, started_at_ms, cost_nusd,"           \
+    " plus(input_tokens, output_tokens), llm_calls, tool_calls, degraded_calls > 0, quality," \
+    " fingerprint, tools, escalations > 0"
+
+static int snapshot(Db *db, int64_t task_seq, int sign, unsigned what)
 {
-    assert(sign == 1 || sign == -1);
     RowIn in = row_in(db, "INSERT INTO rollup_news (sign, what, state, agent, version_id, at_ms,"
                           " started_at_ms, cost_nusd, tokens, llm_calls, tool_calls, degraded,"
                           " quality, fingerprint, tools, escalated)"
-                          " SELECT ?2, ?3, state, agent, version_id,"
-                          " CASE WHEN finished_at_ms > 0 THEN finished_at_ms ELSE coalesce("
-                          "(SELECT a.finished_at_ms FROM attempt a WHERE a.task_seq = task.seq"
-                          " AND a.attempt = task.attempt), created_at_ms) END,"
-                          " started_at_ms, cost_nusd, plus(input_tokens, output_tokens), llm_calls,"
-                          " tool_calls, degraded_calls > 0, quality, fingerprint, tools,"
-                          " escalations > 0 FROM task WHERE seq = ?1 AND state >= 2");
+                          " SELECT ?2, ?3, " FIGURES " FROM task WHERE seq = ?1 AND state >= 2");
     in_i64(&in, task_seq);
     in_i64(&in, sign);
     in_i64(&in, what);
     return row_run(in.stmt);
+}
+
+static int due_add(Db *db, int64_t task_seq)
+{
+    DbStmt *s = db_stmt(db, "INSERT OR IGNORE INTO rollup_due (task_seq) VALUES (?1)");
+    db_bind_i64(s, 1, task_seq);
+    return row_run(s);
+}
+
+/* Returns 0 (it was due, and is no more), -ENOENT, -errno. */
+static int due_drop(Db *db, int64_t task_seq)
+{
+    DbStmt *s = db_stmt(db, "DELETE FROM rollup_due WHERE task_seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    return row_change(s);
+}
+
+/* Returns 0 (it is due), -ENOENT, -errno. */
+static int due_is(Db *db, int64_t task_seq)
+{
+    DbStmt *s = db_stmt(db, "SELECT 1 FROM rollup_due WHERE task_seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_first(s);
+    if (r == 0) db_reset(s);
+    return r;
+}
+
+int rollup_news_add(Db *db, int64_t task_seq, int sign, unsigned what)
+{
+    assert(sign == 1 || sign == -1);
+    bool all = what & NEWS_TASK;
+    assert(!all || what == (NEWS_TASK | NEWS_SCORE));
+    if (all && sign > 0) return due_add(db, task_seq);
+    /* of a task that is due nothing was told yet */
+    int r = all ? due_drop(db, task_seq) : due_is(db, task_seq);
+    return r == -ENOENT ? snapshot(db, task_seq, sign, what) : r;
 }
 
 static Outcome outcome_of(TaskState state)
@@ -64,22 +101,37 @@ static void news_read(RowOut *out, RollupNews *news)
     news->task.escalated = out_i64(out) != 0;
 }
 
+static int each_news(DbStmt *stmt, RollupNewsFn fn, void *ctx)
+{
+    int r;
+    while ((r = db_step(stmt)) == DB_E_ROW) {
+        RollupNews news;
+        RowOut out = row_out(stmt, NULL);
+        news_read(&out, &news);
+        if (fn(&news, ctx)) continue;
+        db_reset(stmt);
+        return 0;
+    }
+    return r;
+}
+
 int rollup_news_read(Db *db, size_t max, RollupNewsFn fn, void *ctx)
 {
     RowIn in = row_in(db, "SELECT n, sign, what, state, agent, version_id, at_ms, started_at_ms,"
                           " cost_nusd, tokens, llm_calls, tool_calls, degraded, quality,"
                           " fingerprint, tools, escalated FROM rollup_news ORDER BY n LIMIT ?1");
     in_i64(&in, (int64_t)max);
-    int r;
-    while ((r = db_step(in.stmt)) == DB_E_ROW) {
-        RollupNews news;
-        RowOut out = row_out(in.stmt, NULL);
-        news_read(&out, &news);
-        if (fn(&news, ctx)) continue;
-        db_reset(in.stmt);
-        return 0;
-    }
-    return r;
+    return each_news(in.stmt, fn, ctx);
+}
+
+int rollup_due_read(Db *db, size_t max, RollupNewsFn fn, void *ctx)
+{
+    /* one that goes on meanwhile tells nothing */
+    RowIn in = row_in(db, "SELECT task_seq, 1, CASE WHEN state >= 2 THEN 3 ELSE 0 END, " FIGURES
+                          " FROM rollup_due CROSS JOIN task ON task.seq = task_seq"
+                          " ORDER BY task_seq LIMIT ?1");
+    in_i64(&in, (int64_t)max);
+    return each_news(in.stmt, fn, ctx);
 }
 
 int rollup_news_delete(Db *db, int64_t last_n)
@@ -89,9 +141,17 @@ int rollup_news_delete(Db *db, int64_t last_n)
     return row_run(in.stmt);
 }
 
+int rollup_due_delete(Db *db, int64_t last_n)
+{
+    RowIn in = row_in(db, "DELETE FROM rollup_due WHERE task_seq <= ?1");
+    in_i64(&in, last_n);
+    return row_run(in.stmt);
+}
+
 int rollup_news_count(Db *db, int64_t *ret)
 {
-    DbStmt *s = db_stmt(db, "SELECT count(*) FROM rollup_news");
+    DbStmt *s = db_stmt(db, "SELECT (SELECT count(*) FROM rollup_news)"
+                            " + (SELECT count(*) FROM rollup_due)");
     int r = row_first(s);
     if (r != 0) return r;
     *ret = db_i64(s, 0);

@@ -1,9 +1,10 @@
 /* Rollups of versions (logic/rollup.h), and the news that go into them.
  *
- * News are facts about tasks at rest, with a sign: a task that ended is written down in the commit
- * that ends it, and what is no longer true is taken back, with the figures it was told with.
- * Whoever reads news puts them into rollups and deletes them in one transaction, so that each
- * counts once, whatever dies in between. Functions run inside a store job. Unless they say more,
+ * A task that came to rest is due: its number is written down in the commit that ends it, and its
+ * row is read later. News are facts with a sign, for what changes after that: what is no longer
+ * true is taken back with the figures it was told with. Whoever reads either puts it into rollups
+ * and deletes it in one transaction, so that each counts once, whatever dies in between; in which
+ * order does not matter. Functions run inside a store job. Unless they say more,
  * they return 0 or -errno with diag.
  */
 #ifndef GANTRY_STORE_ROLLUP_STORE_H
@@ -19,8 +20,9 @@ enum {
     NEWS_SCORE = 2, /* its quality, if it has any */
 };
 
-/* Writes down what the task's row says now; sign 1 counts it, -1 takes it back. A task that is
- * queued or running is no news: nothing happens. */
+/* Sign 1: the task's row says something new; -1: what it says now is about to change. To be called
+ * after the one and before the other, whatever was told so far. what: NEWS_SCORE, or both. A task
+ * that is queued or running is no news: nothing comes of it. */
 MUST_CHECK int rollup_news_add(Db *db, int64_t task_seq, int sign, unsigned what);
 
 /* One piece; texts live until the callback returns. */
@@ -39,10 +41,14 @@ typedef struct {
 typedef bool (*RollupNewsFn)(const RollupNews *news, void *ctx);
 MUST_CHECK int rollup_news_read(Db *db, size_t max, RollupNewsFn fn, void *ctx);
 
-/* Deletes the news up to that number. */
-MUST_CHECK int rollup_news_delete(Db *db, int64_t last_n);
+/* The same for tasks that are due; n is the task's number. */
+MUST_CHECK int rollup_due_read(Db *db, size_t max, RollupNewsFn fn, void *ctx);
 
-/* How many wait. */
+/* Delete what was read, up to that number. */
+MUST_CHECK int rollup_news_delete(Db *db, int64_t last_n);
+MUST_CHECK int rollup_due_delete(Db *db, int64_t last_n);
+
+/* How many wait, of both. */
 MUST_CHECK int rollup_news_count(Db *db, int64_t *ret);
 
 /* --- rollups ---------------------------------------------------------------------------------- */

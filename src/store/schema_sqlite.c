@@ -481,6 +481,9 @@ static const char schedules[] =
     ") STRICT, WITHOUT ROWID;"
     "CREATE INDEX schedule_due ON schedule (next_at_ms) WHERE next_at_ms > 0;";
 
+static const char rollup_due[] = /* tasks at rest that are in no rollup yet */
+    "CREATE TABLE rollup_due (task_seq INTEGER PRIMARY KEY) STRICT;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -510,5 +513,6 @@ const Migration schema_steps[] = {
     { 26, "children of lines", children_of_lines },
     { 27, "drift", drift },
     { 28, "schedules", schedules },
+    { 29, "rollup due", rollup_due },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

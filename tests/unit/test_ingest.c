@@ -240,6 +240,73 @@ static void test_late_calls(void **state)
     run(state, late_calls);
 }
 
+/* All this befalls tasks that nobody has looked at yet. */
+static int changes_before_they_are_read(void *arg)
+{
+    Fixture *f = arg;
+    int64_t taken = 0;
+    add_worker(f, 1, WORKER_REMOTE);
+    Uuid id = end_one(f, TASK_OUTCOME_FAILED_FINAL, 300);
+    score(f, id, "ada", 0.5);
+    CHECK_INT(queue_retry_wait(f->queue, id, false), 0);
+    CHECK_INT(ingest_wait(f->store, &taken), 0);
+    CHECK_INT(taken, 0);
+    TaskRef ref = claim_one(f, worker_of(1));
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    score(f, id, "ada", 0.25);
+    score(f, id, "ada", 0.75);
+    Call call = { .call_id = STR("late"),
+                  .provider = STR("p"),
+                  .model = STR("m"),
+                  .protocol = STR("openai"),
+                  .outcome = STR("ok"),
+                  .cost_nusd = 40 };
+    CHECK_INT(queue_calls_add_wait(f->queue, ref, &call, 1), QUEUE_E_STALE);
+    Rollup *r = last_hour(f);
+    CHECK_INT(rollup_signals(r).task_count, 1);
+    CHECK_INT(r->succeeded, 1);
+    CHECK_INT(r->cost_nusd, 340);
+    CHECK_INT(r->scores, 1);
+    CHECK_INT(r->score_sum, 750000);
+    return 0;
+}
+
+static void test_changes_before_they_are_read(void **state)
+{
+    run(state, changes_before_they_are_read);
+}
+
+/* Calls that are reported when the task runs again belong to its next end. */
+static int late_calls_of_a_retried_task(void *arg)
+{
+    Fixture *f = arg;
+    add_worker(f, 1, WORKER_REMOTE);
+    Uuid id = submit(f, LANE_NORMAL);
+    TaskRef old = claim_one(f, worker_of(1));
+    CHECK_INT(finish(f, old, TASK_OUTCOME_FAILED_FINAL, NULL), 0);
+    CHECK_INT(last_hour(f)->failed, 1);
+    CHECK_INT(queue_retry_wait(f->queue, id, false), 0);
+    Call call = { .call_id = STR("late"),
+                  .provider = STR("p"),
+                  .model = STR("m"),
+                  .protocol = STR("openai"),
+                  .outcome = STR("ok"),
+                  .cost_nusd = 40 };
+    CHECK_INT(queue_calls_add_wait(f->queue, old, &call, 1), QUEUE_E_STALE);
+    CHECK_INT(rollup_signals(last_hour(f)).task_count, 0);
+    CHECK_INT(finish(f, claim_one(f, worker_of(1)), TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    Rollup *r = last_hour(f);
+    CHECK_INT(r->failed, 0);
+    CHECK_INT(r->succeeded, 1);
+    CHECK_INT(r->cost_nusd, 40);
+    return 0;
+}
+
+static void test_late_calls_of_a_retried_task(void **state)
+{
+    run(state, late_calls_of_a_retried_task);
+}
+
 static int conduct_is_counted(void *arg)
 {
     Fixture *f = arg;
@@ -326,10 +393,16 @@ static void test_old_spans_go(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_each_task_counts_once), CASE(test_what_goes_on_is_taken_back),
-        CASE(test_escalated_tasks_wait),  CASE(test_scores_go_to_the_tasks_own_bucket),
-        CASE(test_scores_before_the_end), CASE(test_late_calls),
-        CASE(test_conduct_is_counted),    CASE(test_many_minutes),
+        CASE(test_each_task_counts_once),
+        CASE(test_what_goes_on_is_taken_back),
+        CASE(test_escalated_tasks_wait),
+        CASE(test_scores_go_to_the_tasks_own_bucket),
+        CASE(test_scores_before_the_end),
+        CASE(test_late_calls),
+        CASE(test_changes_before_they_are_read),
+        CASE(test_late_calls_of_a_retried_task),
+        CASE(test_conduct_is_counted),
+        CASE(test_many_minutes),
         CASE(test_old_spans_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
