@@ -170,12 +170,13 @@ void choice_deinit(Choice *c)
 int64_t choice_next(Choice *c)
 {
     for (;;) {
+        LaneHead *heads = c->heads;
         for (int i = 0; i < LANE_N_; i++) {
             int64_t waited_ms = lines_waited_ms(c->lines[i], c->n[i], c->now_ms);
-            c->heads[i] = (LaneHead){ waited_ms >= 0, waited_ms };
+            heads[i] = (LaneHead){ waited_ms >= 0, waited_ms };
         }
         Turns *turns = c->queue->turns;
-        c->lane = lane_next(&c->claim->slots, &c->use, c->heads, c->queue->options.aging_ms,
+        c->lane = lane_next(&c->claim->slots, &c->use, heads, c->queue->options.aging_ms,
                             &turns->turns);
         if (c->lane == LANE_N_) return 0;
         c->at = line_next(c->lines[c->lane], c->n[c->lane]);

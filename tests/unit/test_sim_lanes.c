@@ -15,7 +15,7 @@
 #include "random.h"
 
 #define RUNS 2000
-#define PAIRS 120
+#define PAIRS 60
 #define TASKS_MAX 4000
 #define TENANTS_MAX 6
 #define AGENTS_MAX 3
