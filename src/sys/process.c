@@ -181,17 +181,28 @@ static int process_watch(Process *p)
     return uv_errno(uv_poll_start(&p->poll, UV_READABLE, on_ended));
 }
 
+/* With all signals blocked until the child has handlers of its own: one that is sent to it right
+ * away would run the parent's, which writes to a pipe that both have, and the parent would take it
+ * for its own. */
+static int process_fork(const ProcessOptions *o, const char *program, const int ends[3], Process *p)
+{
+    sigset_t all, before;
+    pid_t parent = getpid();
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    p->pid = fork();
+    if (p->pid == 0) child_exec(o, program, ends, parent);
+    int r = p->pid < 0 ? -errno : 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return r;
+}
+
 static int process_start(const ProcessOptions *o, const char *program, Process *p)
 {
     int ends[3] = { -1, -1, -1 }, mine[3] = { -1, -1, -1 };
-    pid_t parent = getpid();
     int r = pipes_open(ends, mine);
     if (r == 0) r = pipes_adopt(p, mine);
-    if (r == 0) {
-        p->pid = fork();
-        if (p->pid == 0) child_exec(o, program, ends, parent);
-        if (p->pid < 0) r = -errno;
-    }
+    if (r == 0) r = process_fork(o, program, ends, p);
     close_fds(ends, 3);
     close_fds(mine, 3);
     if (r < 0) return r;

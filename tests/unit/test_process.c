@@ -14,6 +14,7 @@
 #include "base/diag.h"
 #include "sys/clock.h"
 #include "sys/process.h"
+#include "sys/signals.h"
 
 typedef struct {
     const char *script; /* for sh -c */
@@ -87,6 +88,37 @@ static void test_group_is_killed_whole(void **state)
     assert_int_equal(run.waited, 0);
     assert_int_equal(run.exit.signal, SIGTERM);
     assert_true(run.took_ms < 5000);
+}
+
+/* A signal sent to a child that has hardly been born is the child's alone. */
+static int newborn_main(void *arg)
+{
+    int *caught = arg;
+    const int term = SIGTERM;
+    Signals *signals = signals_open(&term, 1);
+    for (int i = 0; i < 100 && *caught == 0; i++) {
+        Process *p;
+        ProcessExit end;
+        ProcessOptions o = { .argv = (const char *[]){ "sleep", "10", NULL },
+                             .env = env,
+                             .cwd = "/" };
+        if (process_spawn(&o, &p) < 0) continue;
+        process_signal(p, SIGTERM);
+        if (process_exit_wait(p, deadline_after(9000), &end) != 0 || end.signal != SIGTERM)
+            *caught += 1000;
+        process_free(p);
+    }
+    *caught += signals_wait(signals, deadline_after(50)) == SIGTERM;
+    signals_close(signals);
+    return 0;
+}
+
+static void test_newborn_is_signalled(void **state)
+{
+    (void)state;
+    int caught = 0;
+    harness_run(newborn_main, &caught);
+    assert_int_equal(caught, 0);
 }
 
 static void test_leftovers_die_with_the_child(void **state)
@@ -237,6 +269,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_io_and_exit_code),
         cmocka_unit_test(test_group_is_killed_whole),
+        cmocka_unit_test(test_newborn_is_signalled),
         cmocka_unit_test(test_leftovers_die_with_the_child),
         cmocka_unit_test(test_only_three_descriptors),
         cmocka_unit_test(test_hidden_from_its_children),
