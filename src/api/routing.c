@@ -217,7 +217,7 @@ static int back_to_wait(ApiCall *call, const Agent *agent, Str to, Str *ret)
 
 int rollback_run_wait(ApiCall *call)
 {
-    Agent agent;
+    Agent agent = { 0 };
     Str text, by;
     const Json *body;
     BackJob job = { .arena = &call->req->arena };

@@ -37,6 +37,7 @@ static int64_t latency_ms(const RolloutOutcome *outcome)
 static int64_t cap_of(int64_t *values, size_t n)
 {
     int64_t sum = 0;
+    assert(n > 0);
     for (size_t i = 0; i < n; i++) sum += values[i];
     int64_t twice_mean = 2 * sum / (int64_t)n;
     return MAX(MAX(quantile(values, n, 0.995), twice_mean), 1);
