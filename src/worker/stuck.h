@@ -1,7 +1,6 @@
-/* Stuck: a process agent that does nothing any more. It makes no model call and no tool call,
- * asks nothing at its door, logs nothing, and no process of its group uses any CPU time, for so long
- * that it is taken for hung. What it waits for at Gantry counts as doing something. Private to
- * worker/.
+/* Stuck: a process agent that does nothing any more. It makes no call of a model or a tool, asks
+ * nothing at its door, logs nothing, and no process of its group uses CPU time, for so long that it
+ * is taken for hung. What it waits for at Gantry counts as doing something. Private to worker/.
  */
 #ifndef GANTRY_WORKER_STUCK_H
 #define GANTRY_WORKER_STUCK_H
