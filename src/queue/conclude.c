@@ -114,7 +114,8 @@ static int retry_policy(Db *db, int64_t task_seq, RetryPolicy *ret)
     return 0;
 }
 
-/* Somebody was faster than the attempt that has asked: it goes on like one that was given back. */
+/* Somebody was faster than the attempt that has asked: it goes on like one that was given back. Or
+ * its time was over before it had ended: nobody answers any more. */
 static int next_if_answered(Db *db, const TaskHead *head, const TaskProgress *progress,
                             const Conclusion *c, TaskNext *ret)
 {
@@ -122,6 +123,13 @@ static int next_if_answered(Db *db, const TaskHead *head, const TaskProgress *pr
     int r = escalation_answered(db, head->seq, &answered);
     if (r == 0 && answered)
         *ret = task_after_attempt(progress, TASK_OUTCOME_RELEASED, c->now_ms, c->random);
+    if (r != 0 || !answered) return r;
+    EscalationState last = ESCALATION_ANSWERED;
+    r = escalation_last(db, head->seq, &last);
+    if (r == 0 && last == ESCALATION_EXPIRED) {
+        ret->state = TASK_FAILED;
+        ret->error_code = "escalation_unanswered";
+    }
     return r;
 }
 

@@ -108,6 +108,18 @@ int escalation_counts(Db *db, int64_t task_seq, int64_t *ret_all, int64_t *ret_p
     return 0;
 }
 
+int escalation_last(Db *db, int64_t task_seq, EscalationState *ret)
+{
+    DbStmt *s = db_stmt(db, "SELECT state FROM escalation WHERE task_seq = ?1"
+                            " ORDER BY id DESC LIMIT 1");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_first(s);
+    if (r != 0) return r;
+    *ret = (EscalationState)db_i64(s, 0);
+    db_reset(s);
+    return 0;
+}
+
 int escalation_list(Db *db, int64_t task_seq, Arena *arena, Escalation **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = ESCALATIONS_MAX, .size = sizeof(Escalation) };

@@ -46,6 +46,9 @@ MUST_CHECK int escalation_pending(Db *db, int64_t task_seq, Arena *arena, Escala
 /* How many the task has, and how many of these are pending. */
 MUST_CHECK int escalation_counts(Db *db, int64_t task_seq, int64_t *ret_all, int64_t *ret_pending);
 
+/* What became of the last one. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int escalation_last(Db *db, int64_t task_seq, EscalationState *ret);
+
 /* A pending one whose time is over; likewise. Returns also -ENOENT. */
 MUST_CHECK int escalation_overdue(Db *db, int64_t now_ms, Arena *arena, Escalation *ret);
 

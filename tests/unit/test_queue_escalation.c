@@ -175,6 +175,9 @@ static int body_unanswered(void *arg)
     CHECK_INT(queue_tick_wait(f->queue), 0);
     CHECK_INT(get(f, two.id).state, TASK_RUNNING);
     CHECK_INT(ask_of(f, next, question("without", 1)).state, ESCALATION_EXPIRED);
+    CHECK_INT(finish(f, next, TASK_OUTCOME_ESCALATED, &state), 0); /* it had asked before */
+    CHECK_INT(state, TASK_FAILED);
+    CHECK_STR(get(f, two.id).error_code, STR("escalation_unanswered"));
     return 0;
 }
 
