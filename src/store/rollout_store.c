@@ -433,9 +433,23 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
     return r;
 }
 
-#define TAIL_TASKS                                                                    \
-    "(SELECT seq, cost_nusd, stopped_by, rollout_seq FROM task WHERE version_id = ?1" \
-    " ORDER BY seq DESC LIMIT ?3)"
+/* Newest first, of those that have started: what still waits says nothing, however much there
+ * is. */
+#define TAIL_OF_ROLLOUT                                                         \
+    "(SELECT seq, cost_nusd, stopped_by FROM task INDEXED BY task_tried_routed" \
+    " WHERE rollout_seq = ?2 AND rollout_seq > 0 AND version_id = ?1"           \
+    " AND attempt > 0 ORDER BY seq DESC LIMIT ?3)"
+#define TAIL_OF_VERSION                                                  \
+    "(SELECT seq, cost_nusd, stopped_by FROM task INDEXED BY task_tried" \
+    " WHERE version_id = ?1 AND ?2 = 0 AND attempt > 0 ORDER BY seq DESC LIMIT ?3)"
+
+#define TAIL_TASKS(tail)                                                            \
+    "SELECT cost_nusd, coalesce(stopped_by, '') IN ('tokensPerTask', 'usdPerTask')" \
+    " FROM " tail
+#define TAIL_ATTEMPTS(tail)                                                 \
+    "SELECT a.outcome FROM " tail " t JOIN attempt a ON a.task_seq = t.seq" \
+    " WHERE a.finished_at_ms > 0 AND a.outcome IS NOT NULL"                 \
+    " ORDER BY a.finished_at_ms DESC, a.task_seq DESC, a.attempt DESC LIMIT ?4"
 
 static RowIn tail_in(Db *db, const char *sql, Str version_id, int64_t rollout_seq)
 {
@@ -449,10 +463,8 @@ static RowIn tail_in(Db *db, const char *sql, Str version_id, int64_t rollout_se
 static int tail_tasks(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret)
 {
     int r;
-    RowIn in = tail_in(db,
-                       "SELECT cost_nusd, coalesce(stopped_by, '') IN ('tokensPerTask',"
-                       " 'usdPerTask') FROM " TAIL_TASKS " WHERE ?2 IN (0, rollout_seq)",
-                       version_id, rollout_seq);
+    const char *sql = rollout_seq > 0 ? TAIL_TASKS(TAIL_OF_ROLLOUT) : TAIL_TASKS(TAIL_OF_VERSION);
+    RowIn in = tail_in(db, sql, version_id, rollout_seq);
     while ((r = db_step(in.stmt)) == DB_E_ROW) {
         assert(ret->tasks_n < TRIPWIRE_TASKS);
         ret->cost_nusd[ret->tasks_n] = db_i64(in.stmt, 0);
@@ -464,13 +476,9 @@ static int tail_tasks(Db *db, Str version_id, int64_t rollout_seq, TripwireTail 
 static int tail_attempts(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret)
 {
     int r;
-    RowIn in = tail_in(db,
-                       "SELECT a.outcome FROM " TAIL_TASKS " t JOIN attempt a ON"
-                       " a.task_seq = t.seq WHERE ?2 IN (0, t.rollout_seq)"
-                       " AND a.finished_at_ms > 0 AND a.outcome IS NOT NULL"
-                       " ORDER BY a.finished_at_ms DESC, a.task_seq DESC, a.attempt DESC"
-                       " LIMIT ?4",
-                       version_id, rollout_seq);
+    const char *sql = rollout_seq > 0 ? TAIL_ATTEMPTS(TAIL_OF_ROLLOUT)
+                                      : TAIL_ATTEMPTS(TAIL_OF_VERSION);
+    RowIn in = tail_in(db, sql, version_id, rollout_seq);
     in_i64(&in, TRIPWIRE_ATTEMPTS);
     while ((r = db_step(in.stmt)) == DB_E_ROW) {
         TaskOutcome outcome;

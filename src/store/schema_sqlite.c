@@ -484,6 +484,12 @@ static const char schedules[] =
 static const char rollup_due[] = /* tasks at rest that are in no rollup yet */
     "CREATE TABLE rollup_due (task_seq INTEGER PRIMARY KEY) STRICT;";
 
+/* What has started, for those who look at the last of it each second: a queue may be long. */
+static const char tried_tasks[] =
+    "CREATE INDEX task_tried ON task (version_id, seq) WHERE attempt > 0;"
+    "CREATE INDEX task_tried_routed ON task (rollout_seq, version_id, seq)"
+    " WHERE attempt > 0 AND rollout_seq > 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -514,5 +520,6 @@ const Migration schema_steps[] = {
     { 27, "drift", drift },
     { 28, "schedules", schedules },
     { 29, "rollup due", rollup_due },
+    { 30, "tried tasks", tried_tasks },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -605,25 +605,38 @@ static void test_nothing_starts_unchecked(void **state)
     run(state, is_refused);
 }
 
-/* Crashes of the canary, far fewer than the statistics would need at such a margin. */
-static int crashes_at_once(void *arg)
+/* Submits tasks one by one and ends each at once, those of the stable version so; until the canary
+ * has crashed ten times. How many were submitted. */
+static int crash(Fixture *f, TaskOutcome stable)
 {
-    Fixture *f = arg;
     Ask ask = ask_of(f, ID_1, COMMAND_NONE);
     ask.block = "{\"steps\":[{\"weight\":50},{\"weight\":100}],\"rollbackOn\":{\"errorRate\":2}}";
     CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
     Uuid worker = add_worker(f, 1, WORKER_REMOTE);
     int64_t crashes = 0;
-    for (int i = 0; crashes < 10; i++) {
+    int i = 0;
+    for (; crashes < 10; i++) {
         bool canary = submit_sessions(f, i, i + 1) == 1;
         TaskState state;
-        CHECK_INT(finish(f, claim_one(f, worker),
-                         canary ? TASK_OUTCOME_FAILED_FINAL : TASK_OUTCOME_SUCCEEDED, &state),
-                  0);
+        CHECK_INT(
+            finish(f, claim_one(f, worker), canary ? TASK_OUTCOME_FAILED_FINAL : stable, &state),
+            0);
         crashes += canary;
         if (crashes < 10) CHECK_INT(command(f, ID_1, COMMAND_NONE).row.state.state, ROLLOUT_STEP);
         pass_ms(1);
     }
+    return i;
+}
+
+/* Crashes of the canary, far fewer than the statistics would need at such a margin; and behind them
+ * more tasks of either version that wait than are looked at. */
+static int crashes_at_once(void *arg)
+{
+    Fixture *f = arg;
+    int n = crash(f, TASK_OUTCOME_SUCCEEDED);
+    CHECK(submit_sessions(f, n, n + 300) > TRIPWIRE_TASKS);
+    CHECK(queued_of(f, VERSION_A) > TRIPWIRE_TASKS);
+    Ask ask;
     RecordStats before, after;
     record_stats(&before);
     ask = command(f, ID_1, COMMAND_NONE);
@@ -639,12 +652,28 @@ static void test_a_crash_loop_trips(void **state)
     run(state, crashes_at_once);
 }
 
+/* Both versions crash: that of the stable one is not hidden by its tasks that wait. */
+static int crashes_alike(void *arg)
+{
+    Fixture *f = arg;
+    int n = crash(f, TASK_OUTCOME_FAILED_FINAL);
+    (void)submit_sessions(f, n, n + 300);
+    CHECK(queued_of(f, VERSION_A) > TRIPWIRE_TASKS);
+    CHECK_INT(command(f, ID_1, COMMAND_NONE).row.state.state, ROLLOUT_STEP);
+    return 0;
+}
+
+static void test_a_crash_loop_of_both_does_not(void **state)
+{
+    run(state, crashes_alike);
+}
+
 static int spend_job(Db *db, void *arg)
 {
     (void)arg;
-    return db_run(
-        db_stmt(db, "UPDATE task SET cost_nusd = 5000000001 WHERE version_id = '" VERSION_B "'"),
-        NULL);
+    return db_run(db_stmt(db, "UPDATE task SET attempt = 1, cost_nusd = 5000000001"
+                              " WHERE version_id = '" VERSION_B "'"),
+                  NULL);
 }
 
 /* They have not even ended. */
@@ -923,6 +952,7 @@ int main(void)
         ON_QUEUE(test_running_tasks_are_killed_if_so_planned),
         ON_QUEUE(test_nothing_starts_unchecked),
         ON_QUEUE(test_a_crash_loop_trips),
+        ON_QUEUE(test_a_crash_loop_of_both_does_not),
         ON_QUEUE(test_a_runaway_budget_trips),
         ON_QUEUE(test_degraded_tasks_are_left_out),
         ON_QUEUE(test_scores_of_ones_own),
