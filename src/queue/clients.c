@@ -297,6 +297,17 @@ int queue_cancel_wait(Queue *queue, Uuid id, Str by, TaskState *ret_state)
     return 0;
 }
 
+/* What goes on below a task that asks a person is found again, or, by a fresh one, stopped. */
+static int retry_family(Db *db, ChangeJob *job)
+{
+    const TaskHead *head = &job->head;
+    int r = 0;
+    if (head->children == 0) return 0;
+    if (job->fresh)
+        r = family_stop(job->queue, db, head, STR("parent"), job->now_ms, &job->effects);
+    return r == 0 ? family_forget(db, head->seq, job->fresh) : r;
+}
+
 static int retry_job(Db *db, void *arg)
 {
     ChangeJob *job = arg;
@@ -314,7 +325,7 @@ static int retry_job(Db *db, void *arg)
     if (job->fresh) r = journal_retire(db, job->head.seq);
     if (r == 0) r = rollup_news_add(db, job->head.seq, -1, NEWS_TASK | NEWS_SCORE);
     if (r == 0) r = score_forget(db, job->head.seq);
-    if (r == 0 && job->head.children > 0) r = family_forget(db, job->head.seq, job->fresh);
+    if (r == 0) r = retry_family(db, job);
     if (r == 0) r = escalation_retire(db, job->head.seq, job->fresh);
     return r != 0 ? r : task_restart(db, job->head.seq, job->now_ms);
 }
@@ -326,6 +337,7 @@ int queue_retry_wait(Queue *queue, Uuid id, bool fresh)
     if (r == 0) r = store_call_wait(queue->store, retry_job, &job);
     if (r != 0 && job.reserved) queue_unreserve(queue, job.head.lane);
     if (r != 0) return r;
+    queue_apply(queue, &job.effects);
     claimers_wake(queue, job.head.lane, 1);
     queue_task_changed(queue, id);
     return 0;

@@ -30,12 +30,24 @@ static int stop_one(const Queue *queue, Db *db, const TaskHead *head, Str by, in
                               effects);
 }
 
+/* How many a family may have, or has from when it might have more. */
+static int members_most(const Queue *queue, Db *db, int64_t task_seq, size_t *ret)
+{
+    Family family = { 0 }, root = { 0 };
+    int r = family_get(db, task_seq, &family);
+    if (r == 0) r = family_get(db, family.root_seq, &root);
+    *ret = (size_t)MAX(queue->options.family.members_max, root.members);
+    return r == -ENOENT ? 0 : r;
+}
+
 int family_stop(const Queue *queue, Db *db, const TaskHead *head, Str by, int64_t now_ms,
                 Effects *effects)
 {
-    size_t n = (size_t)queue->options.family.members_max;
+    size_t n;
+    int r = members_most(queue, db, head->seq, &n);
+    if (r != 0) return r;
     CLEANUP(freep) TaskHead *heads = xcalloc(n, sizeof *heads);
-    int r = family_open_below(db, head->seq, heads, &n);
+    r = family_open_below(db, head->seq, heads, &n);
     for (size_t i = 0; i < n && r == 0; i++)
         r = stop_one(queue, db, &heads[i], by, now_ms, effects);
     return r;
@@ -98,7 +110,8 @@ static int child_found(Db *db, ChildJob *job)
     str_copy(s->agent, sizeof s->agent, task.agent);
     str_copy(s->version_id, sizeof s->version_id, task.version_id);
     job->allotted = family.allotted;
-    return 0;
+    r = family_limited(db, seq, &job->allotted);
+    return r == -ENOENT ? diag_set(-EIO, "the limits of a task are gone") : r;
 }
 
 static int family_row(Db *db, ChildJob *job)

@@ -131,7 +131,8 @@ int family_find(Db *db, int64_t parent_seq, Str key, Str fingerprint, int64_t *r
 int family_forget(Db *db, int64_t parent_seq, bool all)
 {
     DbStmt *s = db_stmt(db, "UPDATE family SET key = NULL WHERE parent_seq = ?1 AND (?2 OR"
-                            " (SELECT state FROM task WHERE seq = task_seq) <> 2)");
+                            " (SELECT state IN (3, 4, 5) OR (state <> 2 AND cancel_requested)"
+                            " FROM task WHERE seq = task_seq))");
     db_bind_i64(s, 1, parent_seq);
     db_bind_i64(s, 2, all);
     return row_run(s);
@@ -276,6 +277,22 @@ int family_totals(Db *db, int64_t task_seq, FamilyTotals *ret)
 }
 
 /* --- limits of versions ----------------------------------------------------------------------- */
+
+int family_limited(Db *db, int64_t task_seq, FamilyAmount *amount)
+{
+    DbStmt *s = db_stmt(db, "SELECT json_type(limits, '$.tokensPerTask') IS NULL,"
+                            " json_type(limits, '$.usdPerTask') IS NULL,"
+                            " json_type(limits, '$.toolCallsPerTask') IS NULL"
+                            " FROM task_payload WHERE seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_first(s);
+    if (r != 0) return r;
+    if (db_i64(s, 0)) amount->tokens = CAP_NONE;
+    if (db_i64(s, 1)) amount->nusd = CAP_NONE;
+    if (db_i64(s, 2)) amount->tool_calls = CAP_NONE;
+    db_reset(s);
+    return 0;
+}
 
 int family_version_limits(Db *db, Str version_id, FamilyAmount *ret)
 {

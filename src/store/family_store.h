@@ -41,7 +41,8 @@ MUST_CHECK int family_add(Db *db, const Family *parent, const FamilyChild *child
 MUST_CHECK int family_find(Db *db, int64_t parent_seq, Str key, Str fingerprint, int64_t *ret_seq,
                            bool *ret_same);
 
-/* Children are not found by their keys any more: all, or those that have not succeeded. */
+/* Children are not found by their keys any more: all, or those that have ended or are being stopped
+ * without success. Who still waits, runs or asks a person stays known: it is not begun twice. */
 MUST_CHECK int family_forget(Db *db, int64_t parent_seq, bool all);
 
 /* What a task has spent itself. */
@@ -78,6 +79,10 @@ typedef struct {
     TaskUsage usage;
 } FamilyTotals;
 MUST_CHECK int family_totals(Db *db, int64_t task_seq, FamilyTotals *ret);
+
+/* What is held for a task tells no limit from none: *amount of what it has no limit of becomes
+ * CAP_NONE. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int family_limited(Db *db, int64_t task_seq, FamilyAmount *amount);
 
 /* The limits that a version sets for each of its tasks. Returns 0, -ENOENT, -errno. */
 MUST_CHECK int family_version_limits(Db *db, Str version_id, FamilyAmount *ret);

@@ -222,6 +222,29 @@ int line_child(Db *db, Lane lane, LineHead *line)
 #define LOOK_ARENA_MAX (8 << 20)
 #define AHEAD_LINES_MAX 256 /* agents of a tenant whose tasks are counted */
 
+/* Children stand before who came after their parent: since when the first of a line really waits,
+ * and, if it jumped the queue, who waits behind such ones. Lowers *oldest_ms. */
+static int line_oldest(Db *db, Lane lane, const LineHead *head, int64_t *oldest_ms)
+{
+    int64_t created_ms;
+    if (head->ready_at_ms >= *oldest_ms) return 0;
+    DbStmt *s = db_stmt(db, "SELECT created_at_ms FROM task WHERE seq = ?1");
+    db_bind_i64(s, 1, head->seq);
+    int r = first_i64(s, &created_ms);
+    if (r != 0) return r;
+    *oldest_ms = MIN(*oldest_ms, MAX(head->ready_at_ms, created_ms));
+    if (created_ms <= head->ready_at_ms) return 0;
+    RowIn in = row_in(db, LINE_NO_CHILD_SQL);
+    in_i64(&in, (int64_t)lane);
+    in_text(&in, head->tenant);
+    in_text(&in, head->agent);
+    r = row_first(in.stmt);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    *oldest_ms = MIN(*oldest_ms, db_i64(in.stmt, 0));
+    db_reset(in.stmt);
+    return 0;
+}
+
 int lines_oldest(Db *db, Lane lane, int64_t *ret_ready_at_ms)
 {
     CLEANUP(arena_deinit) Arena arena;
@@ -231,9 +254,9 @@ int lines_oldest(Db *db, Lane lane, int64_t *ret_ready_at_ms)
     int r = gate_next(db, lane, &oldest_ms);
     if (r == 0) r = line_of_next_tenant(db, lane, STR(""), true, &arena, &head);
     for (int n = 0; r == 0 && n < LINES_LOOK_MAX; n++) {
-        oldest_ms = MIN(oldest_ms, head.ready_at_ms);
         LineHead next;
-        r = line_of_next_agent(db, lane, &head, &arena, &next);
+        r = line_oldest(db, lane, &head, &oldest_ms);
+        if (r == 0) r = line_of_next_agent(db, lane, &head, &arena, &next);
         if (r == -ENOENT) r = line_of_next_tenant(db, lane, head.tenant, false, &arena, &next);
         head = next;
     }

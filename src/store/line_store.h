@@ -64,8 +64,10 @@ MUST_CHECK int line_head(Db *db, Lane lane, LineHead *line);
 /* The first task of a line that was started by another. Returns as above. */
 MUST_CHECK int line_child(Db *db, Lane lane, LineHead *line);
 
-/* The earliest ready_at_ms in the lane's lines and of its tasks whose time has not come; INT64_MAX
- * for none. Looks at no more than LINES_LOOK_MAX lines. */
+/* Since when the task that has waited longest in the lane's lines does so (ready_at_ms, or
+ * created_at_ms if that is later: children are placed before who came after their parents), or when
+ * the first of its tasks whose time has not come is due, if that is earlier; INT64_MAX for none.
+ * Looks at no more than LINES_LOOK_MAX lines. */
 #define LINES_LOOK_MAX 4096
 MUST_CHECK int lines_oldest(Db *db, Lane lane, int64_t *ret_ready_at_ms);
 

@@ -43,6 +43,13 @@
     " AND parent_id IS NOT NULL"                       \
     " ORDER BY ready_at_ms, seq LIMIT 1"
 
+#define LINE_NO_CHILD_SQL /* task_ready */             \
+    "SELECT ready_at_ms, seq FROM task"                \
+    " WHERE state = 0 AND gate = 0 AND lane = ?1"      \
+    " AND coalesce(tenant_id, '') = ?2 AND agent = ?3" \
+    " AND +parent_id IS NULL"                          \
+    " ORDER BY ready_at_ms, seq LIMIT 1"
+
 #define LINE_AHEAD_SQL /* task_ready */                \
     "SELECT count(*) FROM (SELECT 1 FROM task"         \
     " WHERE state = 0 AND gate = 0 AND lane = ?1"      \

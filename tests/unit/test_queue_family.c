@@ -136,6 +136,19 @@ static int first_in_line_body(void *arg)
     CHECK(uuid_eq(claim_one(f, worker_of(1)).id, below.task.id)); /* before its uncle */
     CHECK(uuid_eq(claim_one(f, worker_of(1)).id, b.task.id));
     CHECK(uuid_eq(claim_one(f, worker_of(1)).id, later));
+
+    /* first, but not for hours: nor does it hide who is behind it */
+    pass_ms(1000);
+    start(f, ref, "c");
+    QueueStats stats;
+    CHECK_INT(queue_stats_wait(f->queue, &stats), 0);
+    CHECK_INT(stats.lane[LANE_LOW].oldest_ready_at_ms, real_now);
+    int64_t since_ms = real_now;
+    submit(f, LANE_LOW);
+    pass_ms(1000);
+    start(f, ref, "d");
+    CHECK_INT(queue_stats_wait(f->queue, &stats), 0);
+    CHECK_INT(stats.lane[LANE_LOW].oldest_ready_at_ms, since_ms);
     return 0;
 }
 
@@ -150,6 +163,15 @@ static int again_body(void *arg)
     TaskRef ref = root(f);
     ChildStarted a = start(f, ref, "k"), b = start(f, ref, "k");
     CHECK(b.task.existing && uuid_eq(a.task.id, b.task.id));
+    expect(&b.allotted, 1000, 2000, 3);
+    ChildNew free = child_new("free"); /* told as it was, not as what is held for it */
+    free.offered = (FamilyAmount){ CAP_NONE, 5, CAP_NONE };
+    for (int i = 0; i < 2; i++) {
+        CHECK_INT(queue_child_wait(f->queue, ref, &free, &b), 0);
+        CHECK(b.task.existing == (i == 1));
+        expect(&b.allotted, CAP_NONE, 5, CAP_NONE);
+    }
+    CHECK_INT(queue_child_cancel_wait(f->queue, ref, b.task.id), 0);
     ChildNew other = child_new("k");
     other.fingerprint = STR(PRINT_B);
     ChildStarted refused;
@@ -166,8 +188,8 @@ static int again_body(void *arg)
     CHECK_INT(c.task.state, TASK_RUNNING);
     QueueStats stats;
     queue_stats(f->queue, &stats);
-    CHECK_INT(stats.children_started, 1);
-    CHECK_INT(stats.children_found, 2);
+    CHECK_INT(stats.children_started, 2);
+    CHECK_INT(stats.children_found, 3);
     return 0;
 }
 
@@ -574,6 +596,38 @@ static void test_what_is_left_behind_is_stopped(void **state)
     run(state, left_body);
 }
 
+/* A family that has grown beyond what may be now is stopped whole. */
+static Uuid grown;
+
+static int grown_body(void *arg)
+{
+    Fixture *f = arg;
+    TaskRef ref = root(f);
+    grown = ref.id;
+    for (char key[2] = "a"; key[0] <= 'f'; key[0]++) start(f, ref, key);
+    return 0;
+}
+
+static int shrunk_body(void *arg)
+{
+    Fixture *f = arg;
+    TaskState state;
+    CHECK_INT(queue_cancel_wait(f->queue, grown, STR("api"), &state), 0);
+    CHECK_INT(state, TASK_RUNNING);
+    check_counts(f, LANE_LOW, 0, 1);
+    return 0;
+}
+
+static void test_fewer_are_allowed_now(void **state)
+{
+    Fixture *f = *state;
+    run(state, grown_body);
+    close_queue(f);
+    f->options.family = (FamilyBounds){ .depth_max = 2, .children_max = 2, .members_max = 3 };
+    open_queue(f);
+    run(state, shrunk_body);
+}
+
 /* Failing for now, or with its worker, a parent leaves its children alone. */
 static int retried_body(void *arg)
 {
@@ -593,6 +647,52 @@ static int retried_body(void *arg)
 static void test_retries_keep_what_there_is(void **state)
 {
     run(state, retried_body);
+}
+
+static ChildStarted claimed_child(Fixture *f, TaskRef ref, const char *key, TaskRef *ret)
+{
+    ChildStarted child = start(f, ref, key);
+    *ret = claim_one(f, worker_of(1));
+    CHECK(uuid_eq(ret->id, child.task.id));
+    return child;
+}
+
+/* A person has been asked, and what was begun below goes on: the retry finds it, and only who has
+ * ended without success is begun anew. A fresh one begins all anew, and nothing goes on beside. */
+static int escalated_body(void *arg)
+{
+    Fixture *f = arg;
+    TaskRef ref = root(f), run[4];
+    ChildStarted failed = claimed_child(f, ref, "failed", &run[0]);
+    ChildStarted done = claimed_child(f, ref, "done", &run[1]);
+    ChildStarted stopped = claimed_child(f, ref, "stopped", &run[2]);
+    ChildStarted runs = claimed_child(f, ref, "runs", &run[3]);
+    ChildStarted waits = start(f, ref, "waits");
+    CHECK_INT(finish(f, run[0], TASK_OUTCOME_FAILED_FINAL, NULL), 0);
+    CHECK_INT(finish(f, run[1], TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(queue_child_cancel_wait(f->queue, ref, stopped.task.id), 0);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_ESCALATED, NULL), 0);
+    CHECK_INT(queue_retry_wait(f->queue, ref.id, false), 0);
+    CHECK(uuid_eq(claim_one(f, worker_of(1)).id, waits.task.id));
+    ref = claim_one(f, worker_of(1));
+    CHECK(uuid_eq(start(f, ref, "done").task.id, done.task.id));
+    CHECK(uuid_eq(start(f, ref, "runs").task.id, runs.task.id));
+    CHECK(uuid_eq(start(f, ref, "waits").task.id, waits.task.id));
+    CHECK(!uuid_eq(start(f, ref, "failed").task.id, failed.task.id));
+    CHECK(!uuid_eq(start(f, ref, "stopped").task.id, stopped.task.id));
+
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_ESCALATED, NULL), 0);
+    CHECK_INT(queue_retry_wait(f->queue, ref.id, true), 0);
+    CHECK(get(f, runs.task.id).cancel_requested && get(f, waits.task.id).cancel_requested);
+    check_counts(f, LANE_LOW, 1, 3); /* the parent; the three that are to stop */
+    ref = claim_one(f, worker_of(1));
+    CHECK(!start(f, ref, "done").task.existing && !start(f, ref, "runs").task.existing);
+    return 0;
+}
+
+static void test_a_retry_doubles_nobody(void **state)
+{
+    run(state, escalated_body);
 }
 
 /* --- looking at them -------------------------------------------------------------------------- */
@@ -688,6 +788,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_cancel_reaches_the_tree, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_left_behind_is_stopped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retries_keep_what_there_is, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_retry_doubles_nobody, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fewer_are_allowed_now, setup, teardown),
         cmocka_unit_test_setup_teardown(test_waits_for_an_end, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many, setup, teardown),
     };

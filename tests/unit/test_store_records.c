@@ -516,6 +516,7 @@ static void check_plans(Db *db)
     check_plan(db, PLAN LINE_HEAD_SQL, "task_ready", false);
     check_plan(db, PLAN LINE_AHEAD_SQL, "task_ready", false);
     check_plan(db, PLAN LINE_CHILD_SQL, "task_ready_child", false);
+    check_plan(db, PLAN LINE_NO_CHILD_SQL, "task_ready", false);
     check_plan(db, PLAN TASK_DUE_SQL, "task_later", false);
     check_plan(db, PLAN TASK_NEXT_DUE_SQL, "task_later", false);
     check_plan(db, PLAN SESSION_ADMITTED_SQL, "task_session", false);
