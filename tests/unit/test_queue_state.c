@@ -1,7 +1,19 @@
 /* What agents keep in their sessions: versions, conditions, limits, fences, forgetting. */
 #include "queue_fixture.h"
 
-#define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define CASE(test) cmocka_unit_test_setup_teardown(test, setup_sessions, teardown)
+
+/* Tasks of a session run at the same time: that is what versions are for. */
+static int setup_sessions(void **state)
+{
+    int r = setup(state);
+    if (r != 0) return r;
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.session_tasks_max = 100;
+    open_queue(f);
+    return 0;
+}
 
 static TaskRef task_of(Fixture *f, Uuid worker, const char *session, const char *tenant)
 {
