@@ -1,5 +1,7 @@
 #include "rollout/control.h"
 
+#include <stdio.h>
+
 #include "base/log.h"
 #include "rollout/record.h"
 #include "store/agent_store.h"
@@ -108,11 +110,24 @@ int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str actor, int
 
 /* --- commands --------------------------------------------------------------------------------- */
 
+/* What has ended stays as it is, why it ended too. */
+static RolloutMove move_of_ended(const RolloutRow *row, RolloutCommand command)
+{
+    RolloutMove move = { .next = row->state, .refused = command != COMMAND_NONE };
+    snprintf(move.why, sizeof(move.why), "The rollout has ended: %s.",
+             rollout_state_name(row->state.state));
+    return move;
+}
+
 int control_command(Db *db, Str id, RolloutCommand command, Str actor, int64_t now_ms, Arena *arena,
                     RolloutRow *ret, RolloutMove *ret_move)
 {
     int r = rollout_get(db, id, arena, ret);
-    return r != 0 ? r : control_tick(db, ret, command, actor, now_ms, arena, ret_move);
+    if (r != 0) return r;
+    if (!rollout_state_is_end(ret->state.state))
+        return control_tick(db, ret, command, actor, now_ms, arena, ret_move);
+    if (ret_move) *ret_move = move_of_ended(ret, command);
+    return 0;
 }
 
 int control_end(Db *db, Str agent, RolloutCommand command, Str actor, int64_t now_ms,

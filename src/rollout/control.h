@@ -39,7 +39,7 @@ MUST_CHECK int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str
                             int64_t now_ms, Arena *arena, RolloutMove *ret_move);
 
 /* A person's command: a tick with it. -ENOENT: no such rollout. The move says whether it was
- * refused. */
+ * refused; one that has ended refuses all, and nothing is written. */
 MUST_CHECK int control_command(Db *db, Str id, RolloutCommand command, Str actor, int64_t now_ms,
                                Arena *arena, RolloutRow *ret, RolloutMove *ret_move);
 

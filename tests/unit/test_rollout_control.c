@@ -854,6 +854,32 @@ static void test_ticks_and_events_are_kept(void **state)
     run(state, leaves_records);
 }
 
+/* A command that comes too late leaves no trace in the record of the end. */
+static int stays_as_it_ended(void *arg)
+{
+    static const RolloutCommand late[] = { COMMAND_PAUSE, COMMAND_PROMOTE_ALL, COMMAND_ABORT };
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    Ask end = command(f, ID_1, COMMAND_ABORT);
+    CHECK_INT(end.row.state.state, ROLLOUT_ABORTED);
+    size_t ticks_n = left_by(f).ticks_n;
+    for (size_t i = 0; i < ARRAY_N(late); i++) {
+        Ask ask = command(f, ID_1, late[i]);
+        CHECK(ask.move.refused);
+        CHECK(str_find(str_of(ask.move.why), STR("has ended: aborted")) >= 0);
+    }
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_STR(ask.row.why, end.row.why);
+    CHECK_INT(ask.row.verdict, end.row.verdict);
+    CHECK_INT(left_by(f).ticks_n, ticks_n);
+    return 0;
+}
+
+static void test_an_end_refuses_commands(void **state)
+{
+    run(state, stays_as_it_ended);
+}
+
 static int many_ticks_job(Db *db, void *arg)
 {
     (void)arg;
@@ -962,6 +988,7 @@ int main(void)
         ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
         ON_QUEUE(test_only_active_ones_are_ticked),
         ON_QUEUE(test_ticks_and_events_are_kept),
+        ON_QUEUE(test_an_end_refuses_commands),
         ON_QUEUE(test_old_ticks_are_forgotten),
         cmocka_unit_test(test_harm),
         cmocka_unit_test(test_baseline),
