@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "base/diag.h"
+#include "base/log.h"
 #include "store/row.h"
 
 /* --- news ------------------------------------------------------------------------------------- */
@@ -204,7 +205,9 @@ static int rollup_put(Db *db, const RollupKey *key, const Rollup *rollup)
 int rollup_apply(Db *db, const RollupKey *key, const Rollup *difference, Rollup *scratch)
 {
     int r = rollup_get(db, key, scratch);
-    if (r == -ENOENT) return rollup_put(db, key, difference);
+    if (r == -EPROTO) /* no news would ever get past it */
+        LOG_ERROR("a rollup is begun anew", LOG_CSTR("why", diag_text_or(r)));
+    if (r == -ENOENT || r == -EPROTO) return rollup_put(db, key, difference);
     if (r != 0) return r;
     rollup_merge(scratch, difference);
     return rollup_put(db, key, scratch);

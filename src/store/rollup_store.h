@@ -60,8 +60,8 @@ typedef struct {
     Str agent, version_id;
 } RollupKey;
 
-/* Merges the difference into the rollup; it is made if need be. scratch: overwritten. -EPROTO
- * for one that cannot be read. */
+/* Merges the difference into the rollup; it is made if need be, and anew, which is logged, if it
+ * cannot be read. scratch: overwritten. */
 MUST_CHECK int rollup_apply(Db *db, const RollupKey *key, const Rollup *difference,
                             Rollup *scratch);
 

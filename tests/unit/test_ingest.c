@@ -137,6 +137,12 @@ static int escalated_tasks_wait(void *arg)
     CHECK_INT(rollup_signals(r).task_count, 0);
     CHECK_INT(r->canceled, 1);
     CHECK_INT(r->escalated, 0);
+    CHECK_INT(queue_retry_wait(f->queue, id, false), 0); /* a run of its own: it asks nobody */
+    pass_ms(20);
+    CHECK_INT(finish(f, claim_one(f, worker_of(1)), TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    r = last_hour(f);
+    CHECK_INT(r->succeeded, 1);
+    CHECK(rollup_signals(r).escalation_rate == 0);
     return 0;
 }
 
@@ -361,6 +367,33 @@ static void test_many_minutes(void **state)
     run(state, many_minutes);
 }
 
+static int spoil_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "UPDATE rollup SET bytes = x'0102'"), NULL);
+}
+
+/* One that cannot be read keeps no news from being taken, those of others least of all. */
+static int goes_on_from_unreadable(void *arg)
+{
+    Fixture *f = arg;
+    int64_t news = 0;
+    add_worker(f, 1, WORKER_REMOTE);
+    end_one(f, TASK_OUTCOME_SUCCEEDED, 5);
+    CHECK_INT(last_hour(f)->cost_nusd, 5);
+    CHECK_INT(store_call_wait(f->store, spoil_job, NULL), 0);
+    end_one(f, TASK_OUTCOME_SUCCEEDED, 7);
+    CHECK_INT(ingest_wait(f->store, &news), 0);
+    CHECK_INT(news, 1);
+    CHECK_INT(last_hour(f)->cost_nusd, 7);
+    return 0;
+}
+
+static void test_unreadable_rollups_are_begun_anew(void **state)
+{
+    run(state, goes_on_from_unreadable);
+}
+
 static int purge_job(Db *db, void *arg)
 {
     return rollup_purge(db, *(int64_t *)arg);
@@ -403,6 +436,7 @@ int main(void)
         CASE(test_late_calls_of_a_retried_task),
         CASE(test_conduct_is_counted),
         CASE(test_many_minutes),
+        CASE(test_unreadable_rollups_are_begun_anew),
         CASE(test_old_spans_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
