@@ -169,6 +169,37 @@ static void test_many_versions(void **state)
     run(state, many_versions);
 }
 
+static int spoil_job(Db *db, void *arg)
+{
+    DbStmt *s = db_stmt(db, "UPDATE rollup SET bytes = x'0102' WHERE version_id = ?1");
+    db_bind_text(s, 1, str_of(arg));
+    return db_run(s, NULL);
+}
+
+/* A day of one that cannot be read is left out; the other's is looked at, and both go on. */
+static int unreadable_day(void *arg)
+{
+    Fixture *f = arg;
+    int64_t first = 20000 * DAY;
+    Known a = { .version = VERSION_A }, b = { .version = VERSION_B };
+    add_day(f, first, VERSION_A, 0.8);
+    add_day(f, first, VERSION_B, 0.8);
+    CHECK_INT(store_call_wait(f->store, spoil_job, (void *)(uintptr_t)VERSION_A), 0);
+    add_day(f, first + DAY, VERSION_A, 0.8);
+    add_day(f, first + DAY, VERSION_B, 0.8);
+    CHECK_INT(look(f, first + 3 * DAY), 0);
+    CHECK_INT(store_read_wait(f->store, known_job, &a), 0);
+    CHECK_INT(store_read_wait(f->store, known_job, &b), 0);
+    CHECK_INT(a.days, 1);
+    CHECK_INT(b.days, 2);
+    return 0;
+}
+
+static void test_unreadable_day(void **state)
+{
+    run(state, unreadable_day);
+}
+
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -176,6 +207,6 @@ int main(void)
     static CusumWork work;
     watch_configure(&config, 365, &work);
     const struct CMUnitTest tests[] = { CASE(test_decline), CASE(test_restart),
-                                        CASE(test_many_versions) };
+                                        CASE(test_many_versions), CASE(test_unreadable_day) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
