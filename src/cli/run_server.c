@@ -197,7 +197,7 @@ static int ticker_fiber(void *arg)
         int r = queue_tick_wait(p->queue);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("controller tick failed", LOG_CSTR("why", diag_text_or(r)));
-        r = control_tick_all_wait(p->queue, clock_real_ms());
+        r = control_tick_all_wait(p->queue, clock_real_ms(), NULL);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("rollouts were not ticked", LOG_CSTR("why", diag_text_or(r)));
         r = ingest_wait(p->store, NULL);

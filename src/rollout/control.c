@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "base/diag.h"
 #include "base/log.h"
 #include "rollout/record.h"
 #include "store/agent_store.h"
@@ -198,28 +199,81 @@ int control_checked(Db *db, Str id, const ControlChecked *checked, Arena *arena,
 
 /* --- every second ----------------------------------------------------------------------------- */
 
-int control_tick_all_job(Db *db, void *arg)
-{
-    ControlTickAll *all = arg;
-    RolloutRow *rows;
+typedef struct {
+    int64_t after_seq, now_ms;
+    Arena arena;
+    const RolloutRow *rows; /* as they were when they were listed */
     size_t n;
-    int64_t after = 0;
-    int r;
-    CLEANUP(arena_deinit) Arena arena;
-    arena_init(&arena, 64 * ARENA_BYTES);
-    do { /* a page at a time: there may be as many as there are agents */
-        arena_clear(&arena);
-        r = rollout_list_active(db, after, &arena, &rows, &n);
-        for (size_t i = 0; r == 0 && i < n; i++) {
-            RolloutMove move;
-            after = rows[i].seq;
-            r = control_tick(db, &rows[i], COMMAND_NONE, STR_NULL, all->now_ms, &arena, &move);
-            all->ticked++;
-            if (r == 0) all->actions |= move.actions;
-            if (r == 0) all->changed += (move.actions & ROLLOUT_DO_TELL) != 0;
-        }
-    } while (r == 0 && n == ROLLOUT_LIST_MAX);
+    ControlTickAll done;
+} TickJob;
+
+static void tick_job_deinit(TickJob *job)
+{
+    arena_deinit(&job->arena);
+}
+
+static int list_job(Db *db, void *arg)
+{
+    TickJob *job = arg;
+    RolloutRow *rows = NULL;
+    int r = rollout_list_active(db, job->after_seq, &job->arena, &rows, &job->n);
+    job->rows = rows;
     return r;
+}
+
+static int tick_one(Db *db, Str id, int64_t now_ms, Arena *arena, ControlTickAll *done)
+{
+    RolloutRow row;
+    RolloutMove move;
+    int r = rollout_get(db, id, arena, &row);
+    if (r != 0) return r;
+    if (rollout_state_is_end(row.state.state)) return 0;
+    r = control_tick(db, &row, COMMAND_NONE, STR_NULL, now_ms, arena, &move);
+    if (r != 0) return r;
+    done->ticked++;
+    done->actions |= move.actions;
+    done->changed += (move.actions & ROLLOUT_DO_TELL) != 0;
+    return 0;
+}
+
+static int tick_job(Db *db, void *arg)
+{
+    TickJob *job = arg;
+    int r = 0;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, ARENA_BYTES);
+    job->done = (ControlTickAll){ 0 };
+    for (size_t i = 0; r == 0 && i < job->n; i++) {
+        arena_clear(&arena);
+        r = tick_one(db, job->rows[i].id, job->now_ms, &arena, &job->done);
+    }
+    return r;
+}
+
+static void sum_up(ControlTickAll *all, const ControlTickAll *done)
+{
+    all->ticked += done->ticked;
+    all->changed += done->changed;
+    all->actions |= done->actions;
+}
+
+/* All in one commit; if that fails each in its own, so that one bad rollout holds up no other. */
+static int tick_page_wait(Store *store, TickJob *page, ControlTickAll *all)
+{
+    int r = store_call_wait(store, tick_job, page);
+    if (r == 0) sum_up(all, &page->done);
+    if (r == 0 || r == -ECANCELED) return r;
+    for (size_t i = 0; i < page->n; i++) {
+        TickJob one = { .now_ms = page->now_ms, .rows = &page->rows[i], .n = 1 };
+        r = store_call_wait(store, tick_job, &one);
+        if (r == -ECANCELED) return r;
+        if (r == 0) sum_up(all, &one.done);
+        if (r == 0) continue;
+        all->failed++;
+        LOG_ERROR("a rollout was not ticked", LOG_STR("rollout", page->rows[i].id),
+                  LOG_STR("agent", page->rows[i].agent), LOG_CSTR("why", diag_text_or(r)));
+    }
+    return 0;
 }
 
 static int any_active_job(Db *db, void *arg)
@@ -227,13 +281,30 @@ static int any_active_job(Db *db, void *arg)
     return rollout_any_active(db, arg);
 }
 
-int control_tick_all_wait(Queue *queue, int64_t now_ms)
+/* A page at a time: there may be as many as there are agents. */
+static int tick_pages_wait(Store *store, int64_t now_ms, ControlTickAll *all)
+{
+    CLEANUP(tick_job_deinit) TickJob page = { .now_ms = now_ms };
+    arena_init(&page.arena, 64 * ARENA_BYTES);
+    do {
+        arena_clear(&page.arena);
+        int r = store_read_wait(store, list_job, &page);
+        if (r == 0 && page.n > 0) r = tick_page_wait(store, &page, all);
+        if (r != 0) return r;
+        if (page.n > 0) page.after_seq = page.rows[page.n - 1].seq;
+    } while (page.n == ROLLOUT_LIST_MAX);
+    return 0;
+}
+
+int control_tick_all_wait(Queue *queue, int64_t now_ms, ControlTickAll *ret)
 {
     bool any = false;
-    ControlTickAll all = { .now_ms = now_ms };
-    int r = store_read_wait(queue_store(queue), any_active_job, &any);
-    if (r == 0 && any) r = store_call_wait(queue_store(queue), control_tick_all_job, &all);
-    if (r == 0) control_signal(queue, all.actions);
+    ControlTickAll all = { 0 };
+    Store *store = queue_store(queue);
+    int r = store_read_wait(store, any_active_job, &any);
+    if (r == 0 && any) r = tick_pages_wait(store, now_ms, &all);
+    control_signal(queue, all.actions);
+    if (ret) *ret = all;
     return r;
 }
 

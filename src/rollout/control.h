@@ -71,16 +71,15 @@ MUST_CHECK int control_publish_wait(Queue *queue, const Str *urls, size_t urls_n
 /* After the commit: tells who has to know at once. Any thread. */
 void control_signal(Queue *queue, unsigned actions);
 
-/* A store job: ticks every active rollout. arg: ControlTickAll. */
 typedef struct {
-    int64_t now_ms;
-    int64_t ticked;   /* out */
-    int64_t changed;  /* out: went to another state or step */
-    unsigned actions; /* out: of all of them, for control_signal */
+    int64_t ticked;
+    int64_t changed;  /* went to another state or step */
+    int64_t failed;   /* could not be ticked, which is logged */
+    unsigned actions; /* of all of them; they have been signaled */
 } ControlTickAll;
-int control_tick_all_job(Db *db, void *arg);
 
-/* On a fiber: that job, when any rollout is active; else nothing is written. */
-MUST_CHECK int control_tick_all_wait(Queue *queue, int64_t now_ms);
+/* On a fiber: ticks every active rollout; without one nothing is written. One that fails holds up
+ * no other. ret may be NULL. */
+MUST_CHECK int control_tick_all_wait(Queue *queue, int64_t now_ms, ControlTickAll *ret);
 
 #endif

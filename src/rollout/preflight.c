@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "base/diag.h"
+#include "base/log.h"
 #include "codec/digest.h"
 #include "logic/version.h"
 #include "net/dial.h"
@@ -337,6 +338,7 @@ int preflight_run_wait(const PreflightOptions *options, Str rollout_id, Arena *a
 }
 
 typedef struct {
+    int64_t after_seq;
     Arena *arena;
     RolloutRow *rows;
     size_t n;
@@ -345,21 +347,42 @@ typedef struct {
 static int stale_job(Db *db, void *arg)
 {
     StaleJob *job = arg;
-    return rollout_list_active(db, 0, job->arena, &job->rows, &job->n);
+    return rollout_list_active(db, job->after_seq, job->arena, &job->rows, &job->n);
+}
+
+static bool is_stale(const RolloutRow *row, int64_t now_ms)
+{
+    return row->state.state == ROLLOUT_PREFLIGHT &&
+           now_ms - row->state.state_since_ms >= PREFLIGHT_STALE_MS;
+}
+
+/* Returns 0, whatever becomes of them, or -ECANCELED. */
+static int check_stale_wait(const PreflightOptions *options, const StaleJob *page, int64_t now_ms)
+{
+    for (size_t i = 0; i < page->n; i++) {
+        const RolloutRow *row = &page->rows[i];
+        RolloutRow after;
+        if (!is_stale(row, now_ms)) continue;
+        int r = preflight_run_wait(options, row->id, page->arena, &after);
+        if (r == -ECANCELED) return r;
+        if (r != 0)
+            LOG_ERROR("a rollout was not checked", LOG_STR("rollout", row->id),
+                      LOG_STR("agent", row->agent), LOG_CSTR("why", diag_text_or(r)));
+    }
+    return 0;
 }
 
 int preflight_stale_wait(const PreflightOptions *options, int64_t now_ms)
 {
     CLEANUP(arena_deinit) Arena arena;
     arena_init(&arena, WORK_BYTES_MAX);
-    StaleJob job = { .arena = &arena };
-    int r = store_read_wait(queue_store(options->queue), stale_job, &job);
-    for (size_t i = 0; i < job.n && r == 0; i++) {
-        const RolloutRow *row = &job.rows[i];
-        RolloutRow after;
-        if (row->state.state != ROLLOUT_PREFLIGHT) continue;
-        if (now_ms - row->state.state_since_ms < PREFLIGHT_STALE_MS) continue;
-        r = preflight_run_wait(options, row->id, &arena, &after);
-    }
-    return r;
+    StaleJob page = { .arena = &arena };
+    do {
+        arena_clear(&arena);
+        int r = store_read_wait(queue_store(options->queue), stale_job, &page);
+        if (r == 0) r = check_stale_wait(options, &page, now_ms);
+        if (r != 0) return r;
+        if (page.n > 0) page.after_seq = page.rows[page.n - 1].seq;
+    } while (page.n == ROLLOUT_LIST_MAX);
+    return 0;
 }

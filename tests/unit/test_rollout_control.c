@@ -759,24 +759,59 @@ static void test_unreadable_evidence_is_gathered_anew(void **state)
     run(state, gathers_anew);
 }
 
+static ControlTickAll tick_all(Fixture *f)
+{
+    ControlTickAll all;
+    CHECK_INT(control_tick_all_wait(f->queue, real_now, &all), 0);
+    return all;
+}
+
 static int ticks_all(void *arg)
 {
     Fixture *f = arg;
     (void)start(f, ID_1);
-    ControlTickAll all = { .now_ms = real_now };
-    CHECK_INT(store_call_wait(f->store, control_tick_all_job, &all), 0);
+    ControlTickAll all = tick_all(f);
     CHECK_INT(all.ticked, 1);
     CHECK_INT(all.changed, 0);
     (void)command(f, ID_1, COMMAND_ABORT);
-    all = (ControlTickAll){ .now_ms = real_now };
-    CHECK_INT(store_call_wait(f->store, control_tick_all_job, &all), 0);
-    CHECK_INT(all.ticked, 0);
+    CHECK_INT(tick_all(f).ticked, 0);
     return 0;
 }
 
 static void test_only_active_ones_are_ticked(void **state)
 {
     run(state, ticks_all);
+}
+
+/* The same rollout of other agents; the block of the first is of a program to come. */
+static int copy_job(Db *db, void *arg)
+{
+    (void)arg;
+    int r = db_run(db_stmt(db, "CREATE TEMP TABLE copy AS SELECT * FROM rollout"), NULL);
+    for (int i = 1; r == 0 && i <= 3; i++) {
+        DbStmt *s = db_stmt(db, "UPDATE copy SET seq = seq + 1, id = id || ?1, agent = 'a' || ?1");
+        db_bind_i64(s, 1, i);
+        r = db_run(s, NULL);
+        if (r == 0) r = db_run(db_stmt(db, "INSERT INTO rollout SELECT * FROM copy"), NULL);
+    }
+    if (r != 0) return r;
+    return db_run(db_stmt(db, "UPDATE rollout SET block = '{' WHERE agent = 'a1'"), NULL);
+}
+
+static int ticks_the_others(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    CHECK_INT(store_call_wait(f->store, copy_job, NULL), 0);
+    ControlTickAll all = tick_all(f);
+    CHECK_INT(all.ticked, 3);
+    CHECK_INT(all.failed, 1);
+    return 0;
+}
+
+static void test_a_bad_one_holds_up_no_other(void **state)
+{
+    run(state, ticks_the_others);
 }
 
 /* --- what is left behind ---------------------------------------------------------------------- */
@@ -987,6 +1022,7 @@ int main(void)
         ON_QUEUE(test_it_survives_a_restart),
         ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
         ON_QUEUE(test_only_active_ones_are_ticked),
+        ON_QUEUE(test_a_bad_one_holds_up_no_other),
         ON_QUEUE(test_ticks_and_events_are_kept),
         ON_QUEUE(test_an_end_refuses_commands),
         ON_QUEUE(test_old_ticks_are_forgotten),
