@@ -39,6 +39,8 @@ static void add_tasks(Rollup *r, Rng *rng)
 {
     for (int i = 0; i < TASKS; i++) {
         int64_t calls = (int64_t)(rng_next(rng) % 4);
+        uint64_t bits = rng_next(rng); /* about a quarter of them set */
+        bits &= rng_next(rng);
         RollupTask task = { .outcome = rng_uniform(rng) < 0.02 ? OUTCOME_FAILED : OUTCOME_SUCCEEDED,
                             .escalated = rng_uniform(rng) < 0.05,
                             .latency_ms = (int64_t)(1000 * rng_lognormal(rng, 4, 0.7)),
@@ -47,7 +49,7 @@ static void add_tasks(Rollup *r, Rng *rng)
                             .llm_calls = 1 + calls,
                             .tool_calls = calls,
                             .has_fingerprint = true,
-                            .fingerprint = rng_next(rng) & rng_next(rng) };
+                            .fingerprint = bits };
         rollup_add_task(r, &task);
         rollup_add_tool(r, STR("orders"), calls);
         rollup_add_tool(r, STR("refund"), rng_uniform(rng) < 0.1);
