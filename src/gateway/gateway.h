@@ -165,7 +165,8 @@ typedef struct {
      * call fails. Cannot be abandoned: a cancelled caller still waits for it. */
     int (*call_record_wait)(void *ctx, const GatewayCall *call);
     /* May be NULL. Makes the reservation durable before anything is sent (what is known then is
-     * set: id to hold), so that a crash charges it. Returns as above. */
+     * set: id to hold), so that a crash charges it. Returns as above, or -EAGAIN: not this call,
+     * which may be made again, and nothing is the matter with others. */
     int (*call_hold_wait)(void *ctx, const GatewayCall *call);
     void *ctx;
     /* May be NULL: nothing is recorded or replayed. What it returns lives in arena. Returns 0,

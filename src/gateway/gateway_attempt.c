@@ -186,13 +186,16 @@ static int give_back_wait(ModelCall *call, int r)
 {
     release(call);
     call_cache_land(call);
-    if (r == -ESTALE) gateway_task_stop(call->task, GATEWAY_STOP_STALE);
-    else
+    if (r == -ESTALE) {
+        gateway_task_stop(call->task, GATEWAY_STOP_STALE);
+        call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(GATEWAY_STOP_STALE));
+    } else if (r == -EAGAIN) {
+        call_problem(call, PROBLEM_AWAY, NULL, "%s", diag_text_or(r));
+    } else {
         LOG_ERROR("reservation not recorded", LOG_CSTR("call", call->record.id),
                   LOG_CSTR("why", diag_text_or(r)));
-    if (r == -ESTALE)
-        call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(GATEWAY_STOP_STALE));
-    else call_problem(call, PROBLEM_INTERNAL, NULL, "the reservation could not be recorded");
+        call_problem(call, PROBLEM_INTERNAL, NULL, "the reservation could not be recorded");
+    }
     reply_problem_wait(call);
     return r;
 }

@@ -65,10 +65,12 @@ static void child_ended(Run *run, Child *child, const FamilyAmount *spent)
     gateway_task_lend_end(run->gateway, &child->allotted, spent);
 }
 
+/* Who is being started stands among what is held until that is answered: start_done adds it. */
 static void children_take(Run *run, const FamilyRow *rows, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         Child *child = child_find(&run->children, rows[i].id);
+        if (!child && run->children.starts > 0) continue;
         if (!child) child = child_add(run, rows[i].id, &rows[i].allotted);
         if (!child->ended && task_state_ended(rows[i].state))
             child_ended(run, child, &rows[i].charged);
@@ -178,6 +180,7 @@ typedef struct {
     uint8_t print[CHILD_FINGERPRINT_BYTES];
     char text[CHILD_KEY_BYTES_MAX + 1];
     bool counted;
+    int64_t number; /* of this body, from 0; counted only */
 } ChildKey;
 
 static void key_make(Run *run, const ChildAsk *ask, ChildKey *ret)
@@ -191,15 +194,18 @@ static void key_make(Run *run, const ChildAsk *ask, ChildKey *ret)
     }
     struct ChildCount *count = count_of(&run->children, ret->print);
     hex_encode(hex, ret->print, CHILD_FINGERPRINT_BYTES);
-    snprintf(ret->text, sizeof ret->text, "body:%s:%" PRId64, hex, count->n++);
+    ret->number = count->n++;
+    snprintf(ret->text, sizeof ret->text, "body:%s:%" PRId64, hex, ret->number);
 }
 
-/* A request that started nothing does not count. */
+/* A request that started nothing does not count, unless another of the same body was made
+ * meanwhile: that has the next number, which must not be given twice. */
 static void key_undo(Run *run, const ChildKey *key)
 {
     RunChildren *c = &run->children;
     if (!key->counted || c->closed) return;
     struct ChildCount *count = count_of(c, key->print);
+    if (count->n != key->number + 1) return;
     if (--count->n == 0) *count = c->counts[--c->counts_n];
 }
 
@@ -245,6 +251,7 @@ static void start_done(Run *run, const FamilyAmount *offered, const LinkChild *c
 {
     FamilyAmount nothing = { 0 };
     gateway_task_lend_end(run->gateway, offered, &nothing);
+    run->children.starts--;
     if (!child || child->status || child_find(&run->children, child->id)) return;
     FamilyAmount hold = family_hold(&child->allotted);
     child_add(run, child->id, &hold);
@@ -264,6 +271,7 @@ int children_start_wait(Run *run, const ChildAsk *ask, Arena *arena, LinkChild *
     /* with nothing left an earlier child may still be found */
     CapReason reason = family_allot(&left, &ask->asked, &offered);
     gateway_task_lend(run->gateway, &offered);
+    run->children.starts++;
     ChildNew child = { .key = str_of(key.text),
                        .fingerprint = str_make((const char *)key.print, sizeof key.print),
                        .agent = ask->agent,
@@ -290,12 +298,14 @@ void children_waiting(Run *run, bool begins)
     if (!begins && --c->waits == 0) run->host->resume(run->host->ctx, run);
 }
 
-int children_end_wait(Run *run, Uuid id, int64_t deadline_ms)
+int children_end_wait(Run *run, Uuid id, int64_t wait_ms)
 {
     Child *child = child_find(&run->children, id);
     int r = 0;
     if (!child) return -ENOENT;
     if (child->ended) return 0;
+    if (wait_ms == 0) return -ETIMEDOUT;
+    int64_t deadline_ms = deadline_after(wait_ms);
     children_waiting(run, true);
     while (r == 0 && !child->ended && !run->children.closed)
         r = cond_wait(&run->changed, deadline_ms);

@@ -243,7 +243,7 @@ static int get_wait(Run *run, HttpReq *req, Uuid id)
     int r = duration_read_wait(req, &wait_ms);
     if (r != 0) return r == DOOR_REPLIED ? 0 : r;
     if (wait_ms > 0 && run->door_tasks_n > DOOR_WAITS_MAX) return crowded_wait(run, req);
-    r = children_end_wait(run, id, deadline_after(wait_ms));
+    r = children_end_wait(run, id, wait_ms);
     if (r == -ENOENT) return none_wait(req);
     if (r != 0 && r != -ETIMEDOUT) return failed_wait(req, r);
     arena_init(&arena, TASK_BYTES_MAX);

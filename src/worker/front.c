@@ -180,11 +180,13 @@ static int on_call_wait(void *ctx, const GatewayCall *call)
     return r > 0 ? -EIO : r;
 }
 
-/* What a lost lease had set aside is not there for calls that begin now. */
+/* What a lost lease had set aside is not there for calls that begin now; those under way on it go
+ * on. */
 static int on_hold_wait(void *ctx, const GatewayCall *call)
 {
     FrontTask *t = ctx;
-    if (t->retired) return -ESTALE;
+    if (t->retired)
+        return diag_set(-EAGAIN, "the server has just registered anew: try again in a moment");
     RunHost *host = t->front->host;
     return host->holds ? holds_put(host->holds, call, t->ref) : 0;
 }

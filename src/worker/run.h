@@ -45,7 +45,8 @@ typedef struct {
     int64_t ended_n;
     struct ChildCount *counts; /* of bodies: no more than there are children and recordings */
     size_t counts_n;
-    size_t waits; /* under way for them */
+    size_t starts; /* under way; none that the control plane has not answered is on the list */
+    size_t waits;  /* under way for them */
     FiberRef watcher;
     bool watching, closed;
 } RunChildren;

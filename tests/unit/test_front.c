@@ -31,7 +31,8 @@ typedef struct {
     uint8_t accounts;
     int account_error; /* of account_wait */
     int64_t account_delay_ms;
-    int record_errors; /* of calls_wait, so many times */
+    int record_errors;      /* of calls_wait, so many times */
+    bool leases_on_failure; /* once, while the record of a failed call is taken */
     size_t idle_n;
 } Port;
 
@@ -64,6 +65,10 @@ static int on_calls(WorkerLink *link, TaskRef task, Uuid payer_id, const Gateway
                                                  .outcome = calls->outcome,
                                                  .nusd = calls->charged.nusd,
                                                  .full_hold = calls->full_hold };
+    if (port->leases_on_failure && calls->outcome != GATEWAY_COMPLETE) {
+        port->leases_on_failure = false;
+        front_lease(port->front, id_of(101));
+    }
     return 0;
 }
 
@@ -339,6 +344,50 @@ static void test_crowd(void **state)
     rig_run(crowd_wait);
 }
 
+/* A call that is to be tried again when the lease is lost is sent away: its caller's others, also of
+ * the lease before, go on. */
+static void late_wait(void *arg)
+{
+    Port *port = xcalloc(1, sizeof *port);
+    port_open_wait(port, arg);
+    port_begin(port);
+    Ask slow = {
+        .port = port, .key = "one", .user = "u1", .text = "[[sim mode=slow delay=2000]] x"
+    };
+    slow.stream = true;
+    ask_start(&slow);
+    busy_until(port, 1);
+    port->leases_on_failure = true;
+    Ask late = ask_wait(port, "one", "u1", "[[sim mode=fail]]", false);
+    CHECK(!port->leases_on_failure);
+    CHECK_INT(late.status, 503);
+    CHECK(late.retry[0] != 0);
+    CHECK_HAS(buf_str(&late.body), "registered anew");
+    CHECK_INT(status_wait(port, "one", "u1"), 200);
+    ask_end_wait(&slow);
+    CHECK_INT(slow.status, 200);
+    CHECK_HAS(buf_str(&slow.body), "data: [DONE]");
+    CHECK_INT(port->records_n, 3);
+    CHECK_INT(port->records[2].outcome, GATEWAY_COMPLETE);
+    buf_deinit(&slow.body);
+    buf_deinit(&late.body);
+    port_close_wait(port);
+    free(port);
+}
+
+static void with_retries(void *arg)
+{
+    Rig *rig = arg;
+    for (size_t i = 0; i < 4; i++) rig->providers[i].retries_max = 2;
+    rig->config.retry_initial_ms = 10;
+}
+
+static void test_late(void **state)
+{
+    (void)state;
+    rig_run_configured(with_retries, late_wait, rig_no_stub, NULL);
+}
+
 /* A call of the lease before is recorded as paid under that one; one that begins is not. */
 static void lease_wait(void *arg)
 {
@@ -498,9 +547,10 @@ static void test_no_account(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_serves), cmocka_unit_test(test_crowd),
-        cmocka_unit_test(test_lease),  cmocka_unit_test(test_lanes),
-        cmocka_unit_test(test_stream), cmocka_unit_test(test_no_account),
+        cmocka_unit_test(test_serves),     cmocka_unit_test(test_crowd),
+        cmocka_unit_test(test_lease),      cmocka_unit_test(test_late),
+        cmocka_unit_test(test_lanes),      cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_no_account),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

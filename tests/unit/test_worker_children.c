@@ -60,6 +60,24 @@ static void test_who_waits_has_no_slot(void **state)
     bench_with((Bench){ .scenario = one_slot_scenario, .configure = one_slot, .lease_ms = 3000 });
 }
 
+/* Who only looks does not give its slot away. */
+static int look_scenario(Bench *b)
+{
+    deploy(b, "def root(): return wait(start('leaf')[1]['taskId'], 0)[1]['status']\n", "");
+    Task task = bench_run(b, "\"root\"");
+    expect(&task, "\"queued\"");
+    WorkerStats stats;
+    worker_stats(b->worker, &stats);
+    CHECK_INT(stats.suspensions, 0);
+    return 0;
+}
+
+static void test_who_looks_keeps_its_slot(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = look_scenario, .configure = one_slot, .lease_ms = 3000 });
+}
+
 static void one_suspended(Bench *b, WorkerOptions *options)
 {
     one_slot(b, options);
@@ -229,6 +247,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_who_waits_has_no_slot),
+        cmocka_unit_test(test_who_looks_keeps_its_slot),
         cmocka_unit_test(test_only_so_many_wait_without_one),
         cmocka_unit_test(test_calls_wait_for_what_is_lent),
         cmocka_unit_test(test_nothing_is_left),
