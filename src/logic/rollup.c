@@ -266,7 +266,8 @@ bool tool_use_next(Str *rest, Str *ret_name, int64_t *ret_calls)
 
 static void put(Buf *out, int64_t value)
 {
-    uint64_t v = ((uint64_t)value << 1) ^ (uint64_t)(value >> 63); /* small negatives stay short */
+    uint64_t v = (uint64_t)value << 1;
+    if (value < 0) v = ~v; /* small negatives stay short */
     for (; v >= 0x80; v >>= 7) buf_add_char(out, (char)(v | 0x80));
     buf_add_char(out, (char)v);
 }

@@ -1,11 +1,13 @@
 /* Calls without a task: whose they are, and their records. */
+#include "base/diag.h"
 #include "queue/queue_private.h"
 #include "store/account_store.h"
 #include "sys/entropy.h"
 
 typedef struct {
     const BudgetOwner *owner;
-    Uuid id; /* for a new one */
+    Uuid id;  /* for a new one */
+    bool low; /* the disk has no room for a new one */
     int64_t now_ms;
     Uuid account;
 } AccountJob;
@@ -13,13 +15,17 @@ typedef struct {
 static int account_job(Db *db, void *arg)
 {
     AccountJob *job = arg;
-    return account_get(db, job->owner, job->id, job->now_ms, &job->account);
+    if (!job->low) return account_get(db, job->owner, job->id, job->now_ms, &job->account);
+    int r = account_find(db, job->owner, &job->account);
+    return r == -ENOENT ? diag_set(-ENOSPC, "the disk is nearly full: no new accounts") : r;
 }
 
 int queue_account_wait(Queue *queue, const BudgetOwner *owner, Uuid *ret)
 {
     uint8_t random[UUID7_RANDOM_BYTES];
-    AccountJob job = { .owner = owner, .now_ms = queue_now_ms(queue) };
+    AccountJob job = { .owner = owner,
+                       .low = store_room_low(queue->store),
+                       .now_ms = queue_now_ms(queue) };
     entropy_fill(random, sizeof random);
     job.id = uuid7_make(job.now_ms, random);
     int r = store_call_wait(queue->store, account_job, &job);

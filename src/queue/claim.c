@@ -121,7 +121,7 @@ static int claim_tasks(Db *db, ClaimJob *job)
     return r;
 }
 
-#define LOOK_AGAIN_MS 5 /* when a look did not reach all lines */
+#define LOOK_AGAIN_MS 25 /* when a look did not reach all lines; each costs the store some */
 
 static int claim_next_ready(Db *db, ClaimJob *job)
 {

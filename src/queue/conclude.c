@@ -120,7 +120,7 @@ static int next_if_answered(Db *db, const TaskHead *head, const TaskProgress *pr
                             const Conclusion *c, TaskNext *ret)
 {
     bool answered = false;
-    int r = escalation_answered(db, head->seq, &answered);
+    int r = escalation_settled_since(db, head->seq, head->started_at_ms, &answered);
     if (r == 0 && answered)
         *ret = task_after_attempt(progress, TASK_OUTCOME_RELEASED, c->now_ms, c->random);
     if (r != 0 || !answered) return r;

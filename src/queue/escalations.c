@@ -82,15 +82,6 @@ int queue_escalate_wait(Queue *queue, TaskRef task, const EscalationAsk *ask, Ar
 
 /* --- what becomes of the task ----------------------------------------------------------------- */
 
-/* An attempt that ends escalated while somebody has answered already: the task goes on at once. */
-int escalation_answered(Db *db, int64_t task_seq, bool *ret)
-{
-    int64_t all = 0, pending = 0;
-    int r = escalation_counts(db, task_seq, &all, &pending);
-    *ret = all > 0 && pending == 0;
-    return r;
-}
-
 /* The task goes on, with the time it has left: that in which it waited is not counted. */
 static int resume(Db *db, const TaskHead *head, int64_t now_ms, Effects *effects)
 {

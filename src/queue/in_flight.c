@@ -93,7 +93,13 @@ int hold_lose(Queue *queue, Db *db, Uuid dead_id, const BudgetHold *hold)
                   .charged_tokens = hold->charge.tokens,
                   .worker_id = dead_id };
     JournalKept kept = { 0 };
-    int r = calls_book(queue, db, hold->task, &call, 1, &kept);
+    bool account = hold->task.fence == TASK_FENCE_ACCOUNT;
+    TaskHead head;
+    int r = account ? 0 : task_head(db, hold->task.id, &head);
+    /* a task at rest was counted without it */
+    if (r == 0 && !account) r = rollup_news_add(db, head.seq, -1, NEWS_TASK | NEWS_SCORE);
+    if (r == 0) r = calls_book(queue, db, hold->task, &call, 1, &kept);
+    if (r == 0 && !account) r = rollup_news_add(db, head.seq, 1, NEWS_TASK | NEWS_SCORE);
     return r == -ENOENT ? 0 : r;
 }
 

@@ -720,13 +720,16 @@ typedef struct {
     EndAll all;
 } HoldsJob;
 
-/* Ends what the dead worker ran, then books and closes, all in one. */
+/* Books what the dead worker had in flight, ends what it ran, whose totals then have it, and
+ * closes, all in one. */
 static int holds_job(Db *db, void *arg)
 {
     HoldsJob *job = arg;
     WorkerState state;
     job->more = false;
     int r = worker_lives(db, job->worker_id);
+    for (size_t i = 0; i < job->n && r == 0; i++)
+        r = hold_lose(job->queue, db, job->dead_id, &job->holds[i]);
     if (r != 0) return r;
     r = worker_state(db, job->dead_id, &state);
     if (r == 0 && state <= WORKER_DRAINING) {
@@ -734,10 +737,7 @@ static int holds_job(Db *db, void *arg)
         job->more = job->all.more;
         if (r == 0 && !job->more) r = worker_set_state(db, job->dead_id, WORKER_LOST);
     } else if (r == -ENOENT) r = 0;
-    if (r != 0 || job->more) return r;
-    for (size_t i = 0; i < job->n && r == 0; i++)
-        r = hold_lose(job->queue, db, job->dead_id, &job->holds[i]);
-    return r == 0 ? budget_slices_close(db, job->dead_id) : r;
+    return r == 0 && !job->more ? budget_slices_close(db, job->dead_id) : r;
 }
 
 static void holds_news(Queue *queue, const HoldsJob *job)

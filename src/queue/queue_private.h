@@ -333,8 +333,6 @@ MUST_CHECK int journal_keep(const Queue *queue, Db *db, const JournalOf *of,
                             JournalKept *kept);
 /* Any thread, without the lock. */
 void journal_apply(Queue *queue, Uuid task_id, const JournalKept *kept);
-/* Inside a job: whether everything the task has asked is settled; false when it asked nothing. */
-MUST_CHECK int escalation_answered(Db *db, int64_t task_seq, bool *ret);
 /* Submits what schedules are due. */
 MUST_CHECK int schedules_tick_wait(Queue *queue);
 /* Ends questions that nobody has answered in time. */

@@ -46,6 +46,7 @@ static int64_t last_until(const Schedule *s, int64_t at_ms, int64_t now_ms)
 
 typedef struct {
     int64_t now_ms;
+    ScheduleBehind behind;
     Arena *arena;
     Schedule schedule;
     ScheduleFired fired;
@@ -55,7 +56,7 @@ typedef struct {
 static int due_job(Db *db, void *arg)
 {
     FireJob *job = arg;
-    int r = schedule_due(db, job->now_ms, job->arena, &job->schedule);
+    int r = schedule_due(db, job->now_ms, &job->behind, job->arena, &job->schedule);
     job->found = r == 0;
     return r == -ENOENT ? 0 : r;
 }
@@ -107,11 +108,12 @@ static void decide(FireJob *job)
     job->fired.next_at_ms = next_of(s, job->fired.at_ms);
 }
 
-/* Returns 0, QUEUE_E_FULL (it stays due), -errno. */
+/* Returns 0, QUEUE_E_FULL (of the lane or the disk: it stays due), -errno. */
 static int fire_one(Queue *queue, FireJob *job)
 {
     decide(job);
     int r = job->fired.fired ? submit(queue, job) : 0;
+    if (r == -ENOSPC) r = QUEUE_E_FULL;
     if (r < 0 || r == QUEUE_E_FULL) return r;
     if (r > 0) {
         job->fired.error = arena_str(job->arena, str_of(diag_text()));
@@ -126,16 +128,24 @@ static int fire_one(Queue *queue, FireJob *job)
     return store_call_wait(queue->store, move_job, job);
 }
 
+/* One whose lane is full does not hold up those behind it. */
 int schedules_tick_wait(Queue *queue)
 {
+    CLEANUP(arena_deinit) Arena kept;
+    ScheduleBehind behind = { .name = STR("") };
+    arena_init(&kept, ARENA_MAX);
     for (int i = 0; i < FIRED_MAX; i++) {
         CLEANUP(arena_deinit) Arena arena;
-        FireJob job = { .now_ms = queue_now_ms(queue), .arena = &arena };
+        FireJob job = { .now_ms = queue_now_ms(queue), .behind = behind, .arena = &arena };
         arena_init(&arena, ARENA_MAX);
         int r = store_read_wait(queue->store, due_job, &job);
         if (r != 0 || !job.found) return r;
         r = fire_one(queue, &job);
-        if (r != 0) return r == QUEUE_E_FULL ? 0 : r;
+        if (r < 0) return r;
+        if (r != QUEUE_E_FULL) continue;
+        behind.next_at_ms = job.schedule.next_at_ms;
+        behind.name = arena_str(&kept, job.schedule.name);
+        if (!behind.name.ptr) return -ENOMEM;
     }
     return 0;
 }

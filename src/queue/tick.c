@@ -164,6 +164,7 @@ int queue_tick_wait(Queue *queue)
     for (int i = 0; i < EXPIRED_WORKERS_MAX && found && r == 0; i++) r = expire_one(queue, &found);
     if (r == 0) r = tidy(queue);
     if (r == 0) r = escalations_tick_wait(queue);
-    if (r == 0) r = schedules_tick_wait(queue);
-    return r == 0 ? wake_ready(queue) : r;
+    int fired = r == 0 ? schedules_tick_wait(queue) : 0;
+    if (r == 0) r = wake_ready(queue); /* whatever became of schedules */
+    return r == 0 ? fired : r;
 }

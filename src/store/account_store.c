@@ -2,7 +2,7 @@
 
 #include "store/row.h"
 
-static int account_find(Db *db, const BudgetOwner *owner, Uuid *ret)
+int account_find(Db *db, const BudgetOwner *owner, Uuid *ret)
 {
     RowIn in = row_in(db, "SELECT id FROM account"
                           " WHERE tenant_id = ?1 AND agent = ?2 AND user_id = ?3");

@@ -19,6 +19,9 @@ typedef struct {
 
 #define ACCOUNT_LIST_MAX 1000
 
+/* The account of the owner. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int account_find(Db *db, const BudgetOwner *owner, Uuid *ret);
+
 /* The account of the owner, made with id when there is none. Returns 0 or -errno. */
 MUST_CHECK int account_get(Db *db, const BudgetOwner *owner, Uuid id, int64_t now_ms, Uuid *ret);
 

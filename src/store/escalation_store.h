@@ -43,6 +43,9 @@ MUST_CHECK int escalation_find(Db *db, int64_t task_seq, const uint8_t key[SHA25
 /* The one that waits the longest; likewise. */
 MUST_CHECK int escalation_pending(Db *db, int64_t task_seq, Arena *arena, Escalation *ret);
 
+/* Whether none is pending, and the last was settled at or after since_ms. */
+MUST_CHECK int escalation_settled_since(Db *db, int64_t task_seq, int64_t since_ms, bool *ret);
+
 /* How many the task has, and how many of these are pending. */
 MUST_CHECK int escalation_counts(Db *db, int64_t task_seq, int64_t *ret_all, int64_t *ret_pending);
 

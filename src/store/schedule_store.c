@@ -95,11 +95,14 @@ int schedule_get(Db *db, Str name, Arena *arena, Schedule *ret)
     return schedule_first(in.stmt, arena, ret);
 }
 
-int schedule_due(Db *db, int64_t now_ms, Arena *arena, Schedule *ret)
+int schedule_due(Db *db, int64_t now_ms, const ScheduleBehind *behind, Arena *arena, Schedule *ret)
 {
     RowIn in = row_in(db, "SELECT " SCHEDULE_COLUMNS " FROM schedule WHERE next_at_ms > 0"
-                          " AND next_at_ms <= ?1 ORDER BY next_at_ms LIMIT 1");
+                          " AND next_at_ms <= ?1 AND (next_at_ms, name) > (?2, ?3)"
+                          " ORDER BY next_at_ms, name LIMIT 1");
     in_i64(&in, now_ms);
+    in_i64(&in, behind->next_at_ms);
+    in_text(&in, behind->name);
     return schedule_first(in.stmt, arena, ret);
 }
 

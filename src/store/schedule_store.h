@@ -40,8 +40,15 @@ typedef struct {
 MUST_CHECK int schedule_put(Db *db, const Schedule *schedule);
 /* Texts live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */
 MUST_CHECK int schedule_get(Db *db, Str name, Arena *arena, Schedule *ret);
+/* Behind which one to look: next_at_ms 0 and an empty name: from the first on. */
+typedef struct {
+    int64_t next_at_ms;
+    Str name;
+} ScheduleBehind;
+
 /* The one that is due the longest at now_ms; likewise. */
-MUST_CHECK int schedule_due(Db *db, int64_t now_ms, Arena *arena, Schedule *ret);
+MUST_CHECK int schedule_due(Db *db, int64_t now_ms, const ScheduleBehind *behind, Arena *arena,
+                            Schedule *ret);
 /* By name, at most SCHEDULES_MAX. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int schedule_list(Db *db, Arena *arena, Schedule **ret, size_t *ret_n);
 /* Returns 0, -ENOENT, -errno. */
