@@ -36,8 +36,8 @@ MUST_CHECK int children_start_wait(Run *run, const ChildAsk *ask, Arena *arena, 
 /* What was asked for with this body has been answered otherwise: it counts as asked for. */
 void children_skip(Run *run, Str body);
 
-/* Waits for the end of a child, at most wait_ms (0: only looks, and keeps the slot). Returns 0, -ETIMEDOUT, -ENOENT (the task
- * has started no such task), -ECANCELED. */
+/* Waits for the end of a child, at most wait_ms (0: only looks, and keeps the slot). Returns 0,
+ * -ETIMEDOUT, -ENOENT (the task has started no such task), -ECANCELED. */
 MUST_CHECK int children_end_wait(Run *run, Uuid id, int64_t wait_ms);
 
 /* The run begins (ends) to wait for children. Never waits. */

@@ -344,8 +344,8 @@ static void test_crowd(void **state)
     rig_run(crowd_wait);
 }
 
-/* A call that is to be tried again when the lease is lost is sent away: its caller's others, also of
- * the lease before, go on. */
+/* A call that is to be tried again when the lease is lost is sent away: its caller's others go on,
+ * also those of the lease before. */
 static void late_wait(void *arg)
 {
     Port *port = xcalloc(1, sizeof *port);
