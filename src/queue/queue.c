@@ -153,6 +153,7 @@ int queue_open(Store *store, const QueueOptions *options, Queue **ret)
     int r = recover(queue);
     if (r == 0) r = ledger_open(queue);
     if (r != 0) return r;
+    rates_note(queue); /* what arrives before the first tick counts too */
     *ret = TAKE(queue);
     return 0;
 }

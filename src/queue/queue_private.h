@@ -273,6 +273,12 @@ int64_t choice_next(Choice *choice);
 /* It was started (or, not started, ended instead). Returns 0 or -errno. */
 MUST_CHECK int choice_made(Choice *choice, Db *db, bool started);
 
+/* --- figures over time (tick.c) --------------------------------------------------------------- */
+
+/* Takes a look at arrivals, starts and ends; the first one is where they are counted from. Any
+ * thread, without the lock. */
+void rates_note(Queue *queue);
+
 /* --- waiting ---------------------------------------------------------------------------------- */
 
 uint64_t mark_read(Queue *queue, const Mark *mark);

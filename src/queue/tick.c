@@ -133,7 +133,7 @@ static int wake_ready(Queue *queue)
 }
 
 /* How fast tasks come, start and end. */
-static void rates_note(Queue *queue)
+void rates_note(Queue *queue)
 {
     int64_t now_ms = queue_steady_ms(queue);
     pthread_mutex_lock(&queue->lock);
