@@ -93,7 +93,7 @@ int tool_subagent_wait(ToolCall *call)
     if (child.status)
         return tool_problem(call, TOOL_OUTCOME_FAILED, "the agent was not started: %.*s",
                             STR_ARG(child.detail));
-    r = children_end_wait(run, child.id, deadline_ms);
+    r = children_end_wait(run, child.id, MAX(deadline_ms - clock_mono_ms(), 0));
     if (r == -ETIMEDOUT) return timed_out_wait(call, child.id);
     return r == 0 ? result_wait(call, child.id) : r;
 }
