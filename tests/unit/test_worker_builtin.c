@@ -13,6 +13,7 @@ typedef struct {
     const char *says[SAYS_MAX]; /* bodies, in order; the last one again and again */
     int status[SAYS_MAX];       /* 0: 200 */
     atomic_int asked;
+    char made[SAYS_MAX][512];   /* bodies that are made; here they outlive the stub's threads */
     char seen[SAYS_MAX][16384]; /* the requests: path and body */
 } Model;
 
@@ -487,8 +488,10 @@ static bool asked_with(int n, const char *past)
 static int remembers(Bench *b)
 {
     deploy(b, "sim/small", "  memory: {window: 5}\n");
-    for (int i = 0; i < SAYS_MAX; i++)
-        model->says[i] = arena_printf(&b->arena, CHAT_SAYS("answer %d"), i).ptr;
+    for (int i = 0; i < SAYS_MAX; i++) {
+        snprintf(model->made[i], sizeof model->made[i], CHAT_SAYS("answer %d"), i);
+        model->says[i] = model->made[i];
+    }
     for (int i = 0; i < 4; i++)
         run_in_session(b, arena_printf(&b->arena, "\"question %d\"", i).ptr, "s");
     CHECK(!asked_with(0, "assistant"));
