@@ -32,13 +32,6 @@ static void kf64(JsonOut *out, const char *key, double value)
     json_out_f64(out, value);
 }
 
-static void text_or_null(JsonOut *out, const char *key, Str text)
-{
-    json_out_key(out, key);
-    if (str_empty(text)) json_out_null(out);
-    else json_out_str(out, text);
-}
-
 static void alarm_write(JsonOut *out, const Alarm *alarm)
 {
     json_out_object(out);
@@ -54,8 +47,8 @@ static void alarm_write(JsonOut *out, const Alarm *alarm)
     kf64(out, "p", alarm->p);
     json_out_kstr(out, "text", alarm->text);
     json_out_ktime(out, "acknowledgedAt", alarm->acknowledged_at_ms);
-    text_or_null(out, "acknowledgedBy", alarm->acknowledged_by);
-    text_or_null(out, "note", alarm->note);
+    json_out_kstr_or_null(out, "acknowledgedBy", alarm->acknowledged_by);
+    json_out_kstr_or_null(out, "note", alarm->note);
     json_out_object_end(out);
 }
 

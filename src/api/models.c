@@ -109,21 +109,14 @@ int model_no_route_wait(ApiCall *call, Str allow)
 
 /* --- accounts --------------------------------------------------------------------------------- */
 
-static void text_or_null(JsonOut *out, const char *key, Str text)
-{
-    json_out_key(out, key);
-    if (str_empty(text)) json_out_null(out);
-    else json_out_str(out, text);
-}
-
 static void account_write(JsonOut *out, const Account *a)
 {
     char id[UUID_TEXT_MAX], at[TIME_TEXT_MAX], usd[MONEY_TEXT_MAX];
     json_out_object(out);
     json_out_kcstr(out, "accountId", uuid_text(a->id, id));
     json_out_kstr(out, "tenantId", a->tenant);
-    text_or_null(out, "agent", a->agent);
-    text_or_null(out, "userId", a->user);
+    json_out_kstr_or_null(out, "agent", a->agent);
+    json_out_kstr_or_null(out, "userId", a->user);
     json_out_kcstr(out, "createdAt", time_format(a->created_at_ms, at));
     json_out_kcstr(out, "usedAt", time_format(a->used_at_ms, at));
     json_out_ki64(out, "llmCalls", a->calls);

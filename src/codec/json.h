@@ -129,6 +129,9 @@ void json_out_kcstr(JsonOut *out, const char *key, const char *s);
 void json_out_ki64(JsonOut *out, const char *key, int64_t v);
 void json_out_kbool(JsonOut *out, const char *key, bool b);
 void json_out_kraw(JsonOut *out, const char *key, Str json_text);
+/* null when s is empty */
+void json_out_kstr_or_null(JsonOut *out, const char *key, Str s);
+void json_out_kraw_or_null(JsonOut *out, const char *key, Str json_text);
 void json_out_kval(JsonOut *out, const char *key, const Json *v);
 
 /* --- canonical form (RFC 8785, JCS) ----------------------------------------------------------- */

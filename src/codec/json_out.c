@@ -303,6 +303,20 @@ void json_out_kraw(JsonOut *out, const char *key, Str json_text)
     json_out_raw(out, json_text);
 }
 
+void json_out_kstr_or_null(JsonOut *out, const char *key, Str s)
+{
+    json_out_key(out, key);
+    if (s.len) json_out_str(out, s);
+    else json_out_null(out);
+}
+
+void json_out_kraw_or_null(JsonOut *out, const char *key, Str json_text)
+{
+    json_out_key(out, key);
+    if (json_text.len) json_out_raw(out, json_text);
+    else json_out_null(out);
+}
+
 void json_out_kval(JsonOut *out, const char *key, const Json *v)
 {
     json_out_key(out, key);

@@ -75,6 +75,13 @@ static bool is_account(TaskRef task)
     return task.fence == TASK_FENCE_ACCOUNT;
 }
 
+/* fence: as in task_facts; of no account. */
+static int facts_of(Db *db, TaskRef task, int64_t fence, Arena *arena, TaskFacts *ret)
+{
+    return is_account(task) ? account_facts(db, task.id, arena, ret)
+                            : task_facts(db, task.id, fence, arena, ret);
+}
+
 /* Returns 0, -ENOENT (the task does not run under that fence), -ENOMEM, -errno. */
 static int known_task(KnownTasks *tasks, Db *db, TaskRef task, KnownTask **ret)
 {
@@ -82,8 +89,7 @@ static int known_task(KnownTasks *tasks, Db *db, TaskRef task, KnownTask **ret)
     if (known->task.fence == task.fence && uuid_eq(known->task.id, task.id)) return 0;
     known_clear(known);
     arena_init(&known->arena, FACTS_BYTES_MAX);
-    int r = is_account(task) ? account_facts(db, task.id, &known->arena, &known->facts)
-                             : task_facts(db, task.id, task.fence, &known->arena, &known->facts);
+    int r = facts_of(db, task, task.fence, &known->arena, &known->facts);
     if (r == 0) known->task = task;
     else arena_deinit(&known->arena);
     return r;
@@ -285,8 +291,7 @@ int calls_book(Queue *queue, Db *db, TaskRef task, const Call *calls, size_t n, 
     TaskUsage sum = { 0 };
     booking_init(&b, queue, db);
     known_tasks_forget(queue->known, task.id); /* its journal moves on */
-    int r = is_account(task) ? account_facts(db, task.id, &b.arena, &facts)
-                             : task_facts(db, task.id, 0, &b.arena, &facts);
+    int r = facts_of(db, task, 0, &b.arena, &facts);
     for (size_t i = 0; i < n && r == 0; i++) {
         r = call_add(&b, &facts, &calls[i], &facts.journal, NULL, kept);
         if (r == 0) usage_add(&sum, &calls[i]);

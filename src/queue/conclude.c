@@ -121,9 +121,8 @@ static int next_if_answered(Db *db, const TaskHead *head, const TaskProgress *pr
 {
     bool answered = false;
     int r = escalation_settled_since(db, head->seq, head->started_at_ms, &answered);
-    if (r == 0 && answered)
-        *ret = task_after_attempt(progress, TASK_OUTCOME_RELEASED, c->now_ms, c->random);
     if (r != 0 || !answered) return r;
+    *ret = task_after_attempt(progress, TASK_OUTCOME_RELEASED, c->now_ms, c->random);
     EscalationState last = ESCALATION_ANSWERED;
     r = escalation_last(db, head->seq, &last);
     if (r == 0 && last == ESCALATION_EXPIRED) {

@@ -132,6 +132,18 @@ static const char *worker_path(const HttpLink *http, const char *verb, char out[
     return out;
 }
 
+/* Asks about the worker with what out has; of ask: how long, how much, and what 404 means. */
+static int question_wait(HttpLink *http, const char *verb, const JsonOut *out, Ask ask,
+                         Arena *arena, const Json **ret)
+{
+    char path[PATH_BYTES_MAX];
+    if (!json_out_ok(out)) return -ENOMEM;
+    ask.method = "POST";
+    ask.path = worker_path(http, verb, path);
+    ask.body = buf_str(out->buf);
+    return ask_json_wait(http, &ask, arena, ret);
+}
+
 /* POSTs what was written to a route of the worker; no answer is expected. */
 static int post_wait(HttpLink *http, const char *verb, const JsonOut *out)
 {
@@ -218,7 +230,6 @@ static int http_claim_wait(WorkerLink *link, const LaneConfig *free, int64_t wai
 {
     HttpLink *http = http_of(link);
     CLEANUP(buf_deinit) Buf body = { 0 };
-    char path[PATH_BYTES_MAX];
     const Json *v;
     buf_init(&body, 1024);
     JsonOut out = json_out(&body);
@@ -228,15 +239,12 @@ static int http_claim_wait(WorkerLink *link, const LaneConfig *free, int64_t wai
     json_out_ki64(&out, "waitMs", wait_ms);
     json_out_object_end(&out);
     Ask ask = {
-        .method = "POST",
-        .path = worker_path(http, "claim", path),
-        .body = buf_str(&body),
         .timeout_ms = wait_ms + http->timeout_ms,
         .reply_bytes_max = WIRE_CLAIM_BYTES_MAX,
         .absent = LINK_E_NO_WORKER,
     };
     *ret_n = 0;
-    int r = ask_json_wait(http, &ask, arena, &v);
+    int r = question_wait(http, "claim", &out, ask, arena, &v);
     return r == 0 ? tasks_read(arena, json_get(v, "tasks"), ret, ret_n) : r;
 }
 
@@ -266,21 +274,16 @@ static int http_heartbeat_wait(WorkerLink *link, const Heartbeat *beat, Arena *a
 {
     HttpLink *http = http_of(link);
     CLEANUP(buf_deinit) Buf body = { 0 };
-    char path[PATH_BYTES_MAX];
     const Json *v;
     buf_init(&body, REQUEST_BYTES_MAX);
     JsonOut out = json_out(&body);
     heartbeat_write(&out, beat);
-    if (!json_out_ok(&out)) return -ENOMEM;
     Ask ask = {
-        .method = "POST",
-        .path = worker_path(http, "heartbeat", path),
-        .body = buf_str(&body),
         .timeout_ms = MIN(http->timeout_ms, http->lease.lease_ms / 3),
         .reply_bytes_max = REPLY_BYTES_MAX,
         .absent = LINK_E_NO_WORKER,
     };
-    int r = ask_json_wait(http, &ask, arena, &v);
+    int r = question_wait(http, "heartbeat", &out, ask, arena, &v);
     return r == 0 ? wire_beat_read(arena, v, beat->held, beat->held_n, ret) : r;
 }
 
@@ -336,21 +339,16 @@ static int http_cache_wait(WorkerLink *link, const CacheFigures *figures, int64_
 {
     HttpLink *http = http_of(link);
     CLEANUP(buf_deinit) Buf body = { 0 };
-    char path[PATH_BYTES_MAX];
     const Json *v;
     buf_init(&body, REQUEST_BYTES_MAX);
     JsonOut out = json_out(&body);
     wire_cache_write(&out, figures, seen);
-    if (!json_out_ok(&out)) return -ENOMEM;
     Ask ask = {
-        .method = "POST",
-        .path = worker_path(http, "cache", path),
-        .body = buf_str(&body),
         .timeout_ms = MIN(http->timeout_ms, http->lease.lease_ms / 3),
         .reply_bytes_max = REPLY_BYTES_MAX,
         .absent = LINK_E_NO_WORKER,
     };
-    int r = ask_json_wait(http, &ask, arena, &v);
+    int r = question_wait(http, "cache", &out, ask, arena, &v);
     return r == 0 ? wire_news_read(arena, v, ret) : r;
 }
 
@@ -360,22 +358,17 @@ static int http_rates_wait(WorkerLink *link, const RateTelling *telling, Gateway
     HttpLink *http = http_of(link);
     CLEANUP(arena_deinit) Arena arena = { 0 };
     CLEANUP(buf_deinit) Buf body = { 0 };
-    char path[PATH_BYTES_MAX];
     const Json *v;
     arena_init(&arena, REPLY_ARENA_BYTES_MAX);
     buf_init(&body, REQUEST_BYTES_MAX);
     JsonOut out = json_out(&body);
     wire_telling_write(&out, telling);
-    if (!json_out_ok(&out)) return -ENOMEM;
     Ask ask = {
-        .method = "POST",
-        .path = worker_path(http, "rates", path),
-        .body = buf_str(&body),
         .timeout_ms = MIN(http->timeout_ms, http->lease.lease_ms / 3),
         .reply_bytes_max = REPLY_BYTES_MAX,
         .absent = LINK_E_NO_WORKER,
     };
-    int r = ask_json_wait(http, &ask, &arena, &v);
+    int r = question_wait(http, "rates", &out, ask, &arena, &v);
     return r == 0 ? wire_shares_read(v, telling, ret, ret_ttl_ms) : r;
 }
 
@@ -496,21 +489,16 @@ static int http_state_wait(WorkerLink *link, TaskRef task, const StateAsk *ask, 
 {
     HttpLink *http = http_of(link);
     CLEANUP(buf_deinit) Buf body = { 0 };
-    char path[PATH_BYTES_MAX];
     const Json *v;
     buf_init(&body, REQUEST_BYTES_MAX);
     JsonOut out = json_out(&body);
     wire_state_ask_write(&out, task, ask);
-    if (!json_out_ok(&out)) return -ENOMEM;
     Ask question = {
-        .method = "POST",
-        .path = worker_path(http, "state", path),
-        .body = buf_str(&body),
         .timeout_ms = http->timeout_ms,
         .reply_bytes_max = JOURNAL_BYTES_MAX,
         .absent = LINK_E_STALE,
     };
-    int r = ask_json_wait(http, &question, arena, &v);
+    int r = question_wait(http, "state", &out, question, arena, &v);
     if (r == 0) r = wire_state_reply_read(arena, v, ret);
     return r == -EINVAL ? diag_prefix(-EPROTO, "state") : r;
 }
@@ -520,21 +508,16 @@ static int http_escalate_wait(WorkerLink *link, TaskRef task, const EscalationAs
 {
     HttpLink *http = http_of(link);
     CLEANUP(buf_deinit) Buf body = { 0 };
-    char path[PATH_BYTES_MAX];
     const Json *v;
     buf_init(&body, REPLY_BYTES_MAX);
     JsonOut out = json_out(&body);
     wire_escalation_ask_write(&out, task, ask);
-    if (!json_out_ok(&out)) return -ENOMEM;
     Ask question = {
-        .method = "POST",
-        .path = worker_path(http, "escalate", path),
-        .body = buf_str(&body),
         .timeout_ms = http->timeout_ms,
         .reply_bytes_max = 2 * REPLY_BYTES_MAX,
         .absent = LINK_E_STALE,
     };
-    int r = ask_json_wait(http, &question, arena, &v);
+    int r = question_wait(http, "escalate", &out, question, arena, &v);
     if (r == 0) r = wire_escalation_reply_read(arena, v, ret);
     return r == -EINVAL ? diag_prefix(-EPROTO, "escalate") : r;
 }
@@ -544,21 +527,16 @@ static int http_grants_wait(WorkerLink *link, const BudgetAsk *ask, int64_t wait
 {
     HttpLink *http = http_of(link);
     CLEANUP(buf_deinit) Buf body = { 0 };
-    char path[PATH_BYTES_MAX];
     const Json *v;
     buf_init(&body, REPLY_BYTES_MAX);
     JsonOut out = json_out(&body);
     wire_ask_write(&out, ask, wait_ms);
-    if (!json_out_ok(&out)) return -ENOMEM;
     Ask question = {
-        .method = "POST",
-        .path = worker_path(http, "grants", path),
-        .body = buf_str(&body),
         .timeout_ms = wait_ms + http->timeout_ms,
         .reply_bytes_max = REPLY_BYTES_MAX,
         .absent = LINK_E_NO_WORKER,
     };
-    int r = ask_json_wait(http, &question, arena, &v);
+    int r = question_wait(http, "grants", &out, question, arena, &v);
     if (r == 0) r = wire_answer_read(arena, v, ret);
     return r == -EINVAL ? diag_prefix(-EPROTO, "grants") : r;
 }

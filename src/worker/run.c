@@ -95,13 +95,6 @@ static void limits_write(JsonOut *out, const CapLimits *limits)
     json_out_object_end(out);
 }
 
-static void text_or_null(JsonOut *out, const char *key, Str text)
-{
-    json_out_key(out, key);
-    if (text.len) json_out_str(out, text);
-    else json_out_null(out);
-}
-
 int run_input(Run *run, Buf *buf)
 {
     char at[TIME_TEXT_MAX];
@@ -113,8 +106,8 @@ int run_input(Run *run, Buf *buf)
     json_out_kstr(&out, "versionId", run->task.version_id);
     json_out_ki64(&out, "attempt", run->task.attempt);
     json_out_kraw(&out, "input", run->task.input.len ? run->task.input : STR("null"));
-    text_or_null(&out, "sessionId", run->task.session_id);
-    text_or_null(&out, "userId", run->task.user_id);
+    json_out_kstr_or_null(&out, "sessionId", run->task.session_id);
+    json_out_kstr_or_null(&out, "userId", run->task.user_id);
     json_out_key(&out, "flags");
     gateway_task_flags(run->gateway, &out);
     limits_write(&out, &run->limits);

@@ -28,18 +28,6 @@ int wire_text_of(Arena *arena, const Json *v, Str *ret)
     return ret->ptr ? 0 : diag_set(-ENOMEM, "a value is too large");
 }
 
-static void out_text_or_null(JsonOut *out, const char *key, Str text)
-{
-    json_out_key(out, key);
-    if (text.len) json_out_str(out, text);
-    else json_out_null(out);
-}
-
-static void out_json_or_null(JsonOut *out, const char *key, Str json)
-{
-    json_out_kraw(out, key, json.len ? json : STR("null"));
-}
-
 static int64_t count_of(const Json *v, const char *key)
 {
     return MIN(MAX(json_i64_or(json_get(v, key), 0), 0), CAP_CALL_MAX);
@@ -145,13 +133,13 @@ void wire_task_write(JsonOut *out, const LinkTask *task)
     json_out_kstr(out, "agent", task->agent);
     json_out_kstr(out, "versionId", task->version_id);
     json_out_kcstr(out, "lane", lane_name(task->lane));
-    out_json_or_null(out, "input", task->input);
-    out_json_or_null(out, "limits", task->limits);
-    out_json_or_null(out, "metadata", task->metadata);
-    out_text_or_null(out, "sessionId", task->session_id);
-    out_text_or_null(out, "userId", task->user_id);
-    out_text_or_null(out, "tenantId", task->tenant_id);
-    out_text_or_null(out, "traceparent", task->traceparent);
+    json_out_kraw_or_null(out, "input", task->input);
+    json_out_kraw_or_null(out, "limits", task->limits);
+    json_out_kraw_or_null(out, "metadata", task->metadata);
+    json_out_kstr_or_null(out, "sessionId", task->session_id);
+    json_out_kstr_or_null(out, "userId", task->user_id);
+    json_out_kstr_or_null(out, "tenantId", task->tenant_id);
+    json_out_kstr_or_null(out, "traceparent", task->traceparent);
     json_out_key(out, "remainingMs");
     if (task->remaining_ms == LINK_NO_DEADLINE) json_out_null(out);
     else json_out_i64(out, task->remaining_ms);
@@ -396,10 +384,10 @@ void wire_finish_write(JsonOut *out, const TaskFinish *finish)
     json_out_object(out);
     wire_ref_write(out, finish->task);
     json_out_kcstr(out, "outcome", task_outcome_name(finish->outcome));
-    out_json_or_null(out, "result", finish->result);
+    json_out_kraw_or_null(out, "result", finish->result);
     error_write(out, finish);
-    out_text_or_null(out, "stoppedBy", finish->stopped_by);
-    out_text_or_null(out, "sandbox", finish->sandbox);
+    json_out_kstr_or_null(out, "stoppedBy", finish->stopped_by);
+    json_out_kstr_or_null(out, "sandbox", finish->sandbox);
     json_out_ki64(out, "retryAfterMs", finish->retry_after_ms);
     usage_write(out, "usage", &finish->usage);
     conduct_write(out, &finish->conduct);
@@ -435,7 +423,7 @@ void wire_score_write(JsonOut *out, const TaskScore *score)
     json_out_kstr(out, "name", score->name);
     json_out_key(out, "value");
     json_out_f64(out, score->value);
-    out_text_or_null(out, "comment", score->comment);
+    json_out_kstr_or_null(out, "comment", score->comment);
     json_out_object_end(out);
 }
 
@@ -610,7 +598,7 @@ void wire_call_write(JsonOut *out, const GatewayCall *call)
     json_out_kbool(out, "streamed", call->streamed);
     json_out_kbool(out, "simulated", call->simulated);
     json_out_kbool(out, "cached", call->cached);
-    out_text_or_null(out, "degradedBy", str_of(call->degraded_by));
+    json_out_kstr_or_null(out, "degradedBy", str_of(call->degraded_by));
     json_out_kbool(out, "clientGone", call->client_gone);
     json_out_ki64(out, "status", call->status);
     json_out_kstr(out, "outcome", call_outcome(call));
@@ -619,7 +607,7 @@ void wire_call_write(JsonOut *out, const GatewayCall *call)
     json_out_kcstr(out, "startedAt", time_format(call->started_real_ms, at));
     json_out_ki64(out, "ttfbUs", call->ttfb_us);
     json_out_ki64(out, "durationUs", call->duration_us);
-    out_text_or_null(out, "error", call->error);
+    json_out_kstr_or_null(out, "error", call->error);
     json_out_kbool(out, "replayed", call->replayed);
     json_out_kbool(out, "replayMissed", call->replay_missed);
     json_out_key(out, "recording");

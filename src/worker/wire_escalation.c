@@ -8,13 +8,6 @@ static int invalid(const char *name)
     return diag_set(-EINVAL, "`%s` is missing or not what it should be", name);
 }
 
-static void raw_or_null(JsonOut *out, const char *key, Str json)
-{
-    json_out_key(out, key);
-    if (json.len) json_out_raw(out, json);
-    else json_out_null(out);
-}
-
 /* A value as text; absent where the marker says so, because null is an answer too. */
 static int raw_read(Arena *arena, const Json *v, const char *key, bool there, Str *ret)
 {
@@ -39,9 +32,9 @@ void wire_escalation_ask_write(JsonOut *out, TaskRef task, const EscalationAsk *
     json_out_ki64(out, "occurrence", ask->occurrence);
     json_out_kstr(out, "question", ask->question);
     json_out_ki64(out, "timeoutMs", ask->timeout_ms);
-    raw_or_null(out, "context", ask->context);
+    json_out_kraw_or_null(out, "context", ask->context);
     json_out_kbool(out, "hasDefault", ask->fallback.len > 0);
-    raw_or_null(out, "default", ask->fallback);
+    json_out_kraw_or_null(out, "default", ask->fallback);
     json_out_object_end(out);
 }
 
@@ -68,7 +61,7 @@ void wire_escalation_reply_write(JsonOut *out, const EscalationReply *reply)
 {
     json_out_object(out);
     json_out_kcstr(out, "state", escalation_state_name(reply->state));
-    raw_or_null(out, "answer", reply->answer);
+    json_out_kraw_or_null(out, "answer", reply->answer);
     json_out_kstr(out, "by", reply->by);
     json_out_object_end(out);
 }
