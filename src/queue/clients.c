@@ -119,7 +119,8 @@ static int submit_routed(Db *db, SubmitJob *job, const TaskRow *row, int64_t seq
     if (!str_empty(job->task->version_id)) return rollout_mark_task(db, seq, ROLLOUT_SEQ_PINNED);
     if (job->rollout.seq == 0) return 0;
     job->unit.task_seq = seq;
-    job->unit.eligible_ms = row->ready_at_ms;
+    /* in order of assignment, though a clock goes back: before a cursor it would not be seen */
+    job->unit.eligible_ms = MAX(row->ready_at_ms, job->rollout.seen_ms);
     int r = rollout_mark_task(db, seq, job->rollout.seq);
     if (r == 0 && job->unit_is_new) r = rollout_unit_put(db, job->rollout.seq, &job->unit);
     return r;
@@ -211,6 +212,8 @@ static int submit_job(Db *db, void *arg)
     SubmitJob *job = arg;
     CLEANUP(arena_deinit) Arena arena;
     arena_init(&arena, SMALL_ARENA_MAX);
+    job->now_ms = queue_now_ms(
+        job->queue); /* here: in the order of commits, however long it waited */
     int r = submit_known(db, job, &arena);
     if (r != -ENOENT) return r;
     r = submit_choose(db, job, &arena);
@@ -221,7 +224,7 @@ int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
 {
     assert(task->lane < LANE_N_ && task->time_limit_ms >= 0);
     assert(task->idempotency_key.len <= IDEMPOTENCY_KEY_BYTES_MAX);
-    SubmitJob job = { .queue = queue, .task = task, .now_ms = queue_now_ms(queue) };
+    SubmitJob job = { .queue = queue, .task = task };
     int r = queue_room(queue);
     if (r == 0) r = queue_reserve(queue, task->lane);
     if (r != 0) return r;

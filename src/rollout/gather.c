@@ -9,9 +9,6 @@
 #define HISTORY_MAX 2000 /* tasks that a baseline is taken from */
 #define HISTORY_MIN 20
 
-/* Tasks may still be submitted for a moment that has passed for the controller. */
-#define ELIGIBLE_LAG_MS 1000
-
 /* --- baseline --------------------------------------------------------------------------------- */
 
 static int compare_i64(const void *a, const void *b)
@@ -168,8 +165,7 @@ static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group
     if (group != EVIDENCE_FAST && !has_group(&g->spec, group)) return 0;
     for (int64_t taken = 0; taken < GATHER_UNITS_MAX;) {
         size_t n = GATHER_BATCH, i = 0;
-        int r = rollout_outcomes(db, row->seq, row->cursors[group], now_ms - ELIGIBLE_LAG_MS,
-                                 g->outcomes, &n);
+        int r = rollout_outcomes(db, row->seq, row->cursors[group], now_ms, g->outcomes, &n);
         if (r != 0) return r;
         for (; i < n; i++) {
             bool scored = false;
@@ -192,8 +188,7 @@ static int count_seen(Db *db, Gather *g, RolloutRow *row, int64_t now_ms)
 {
     for (int64_t taken = 0; taken < GATHER_UNITS_MAX;) {
         size_t n = GATHER_BATCH;
-        int r = rollout_outcomes(db, row->seq, row->seen, now_ms - ELIGIBLE_LAG_MS, g->outcomes,
-                                 &n);
+        int r = rollout_outcomes(db, row->seq, row->seen, now_ms, g->outcomes, &n);
         if (r != 0 || n == 0) return r;
         for (size_t i = 0; i < n; i++)
             evidence_seen(&g->evidence, g->outcomes[i].canary, g->outcomes[i].pi);

@@ -161,7 +161,7 @@ int rollout_active(Db *db, Str agent, Arena *arena, RolloutRow *ret)
 
 int rollout_routing(Db *db, Str agent, RolloutRouting *ret)
 {
-    RowIn in = row_in(db, "SELECT seq, weight_bp, id, version_id, unit FROM rollout"
+    RowIn in = row_in(db, "SELECT seq, weight_bp, id, version_id, unit, seen_ms FROM rollout"
                           " WHERE agent = ?1 AND state < 5");
     in_text(&in, agent);
     int r = row_first(in.stmt);
@@ -172,6 +172,7 @@ int rollout_routing(Db *db, Str agent, RolloutRouting *ret)
     fits &= str_copy(ret->version_id, sizeof(ret->version_id), db_str(in.stmt, 3));
     assert(fits);
     ret->unit = (RouteBy)db_i64(in.stmt, 4);
+    ret->seen_ms = db_i64(in.stmt, 5);
     db_reset(in.stmt);
     return 0;
 }

@@ -63,6 +63,7 @@ typedef struct {
     char id[ROLLOUT_ID_MAX], version_id[ROLLOUT_VERSION_MAX];
     int32_t weight_bp;
     RouteBy unit;
+    int64_t seen_ms; /* units up to this moment have been consumed: a new one is not before it */
 } RolloutRouting;
 MUST_CHECK int rollout_routing(Db *db, Str agent, RolloutRouting *ret);
 

@@ -232,6 +232,31 @@ static void test_an_equal_version_is_promoted(void **state)
     run(state, promotes);
 }
 
+/* Whatever the clock does, a unit is assigned after those that were consumed before it. */
+static int clock_goes_back(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    (void)submit_sessions(f, 0, 10);
+    end_tasks(f, 0);
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK(ask.row.cursors[0].task_seq > 0);
+    RolloutCursor before = ask.row.cursors[0];
+    real_now -= 3600000;
+    (void)submit_sessions(f, 100, 110);
+    real_now += 3600000;
+    end_tasks(f, 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, before.task_seq + 10);
+    CHECK_INT(ask.row.cursors[0].eligible_ms, before.eligible_ms);
+    return 0;
+}
+
+static void test_a_clock_that_goes_back_loses_no_unit(void **state)
+{
+    run(state, clock_goes_back);
+}
+
 static int rolls_back(void *arg)
 {
     Fixture *f = arg;
@@ -1005,6 +1030,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         ON_QUEUE(test_an_equal_version_is_promoted),
+        ON_QUEUE(test_a_clock_that_goes_back_loses_no_unit),
         ON_QUEUE(test_a_bad_version_is_rolled_back),
         ON_QUEUE(test_a_named_version_is_kept),
         ON_QUEUE(test_a_newer_one_supersedes),
