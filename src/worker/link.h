@@ -208,6 +208,10 @@ typedef struct {
      * not checked. Returns 0, LINK_E_NO_VERSION, -EFBIG (more than out takes). */
     int (*artifact_wait)(WorkerLink *link, const LinkVersion *version, Buf *out);
 
+    /* Says that the worker drains: claims end, the one under way, too. Returns 0,
+     * LINK_E_NO_WORKER. */
+    int (*drain_wait)(WorkerLink *link);
+
     /* Says goodbye: what is still held is released. Returns 0, LINK_E_NO_WORKER. */
     int (*leave_wait)(WorkerLink *link);
 

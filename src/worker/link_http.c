@@ -372,16 +372,33 @@ static int http_rates_wait(WorkerLink *link, const RateTelling *telling, Gateway
     return r == 0 ? wire_shares_read(v, telling, ret, ret_ttl_ms) : r;
 }
 
+/* A word of the worker about itself. */
+static int say_wait(HttpLink *http, const char *verb, int64_t timeout_ms)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    char path[PATH_BYTES_MAX];
+    arena_init(&arena, REPLY_ARENA_BYTES_MAX);
+    Ask ask = {
+        .method = "POST",
+        .path = worker_path(http, verb, path),
+        .body = STR("{}"),
+        .timeout_ms = timeout_ms,
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_NO_WORKER,
+    };
+    return ask_wait(http, &ask, &arena, NULL);
+}
+
+static int http_drain_wait(WorkerLink *link)
+{
+    HttpLink *http = http_of(link);
+    return say_wait(http, "drain", MIN(http->timeout_ms, http->lease.lease_ms / 3));
+}
+
 static int http_leave_wait(WorkerLink *link)
 {
     HttpLink *http = http_of(link);
-    CLEANUP(buf_deinit) Buf body = { 0 };
-    buf_init(&body, 16);
-    JsonOut out = json_out(&body);
-    json_out_object(&out);
-    json_out_object_end(&out);
-    int r = post_wait(http, "leave", &out);
-    return r == LINK_E_STALE ? LINK_E_NO_WORKER : r;
+    return say_wait(http, "leave", http->timeout_ms);
 }
 
 /* --- reports ---------------------------------------------------------------------------------- */
@@ -786,6 +803,7 @@ static const WorkerLinkOps http_ops = {
     .logs_wait = http_logs_wait,
     .version_wait = http_version_wait,
     .artifact_wait = http_artifact_wait,
+    .drain_wait = http_drain_wait,
     .leave_wait = http_leave_wait,
     .free = http_free,
 };

@@ -370,6 +370,12 @@ static int local_rates_wait(WorkerLink *link, const RateTelling *telling, Gatewa
     return rate_board_tell(local->board, str_of(uuid_text(local->worker_id, id)), telling, ret);
 }
 
+static int local_drain_wait(WorkerLink *link)
+{
+    LocalLink *local = local_of(link);
+    return outcome(queue_drain_wait(local->queue, local->worker_id));
+}
+
 static int local_leave_wait(WorkerLink *link)
 {
     LocalLink *local = local_of(link);
@@ -410,6 +416,7 @@ static const WorkerLinkOps local_ops = {
     .logs_wait = local_logs_wait,
     .version_wait = local_version_wait,
     .artifact_wait = local_artifact_wait,
+    .drain_wait = local_drain_wait,
     .leave_wait = local_leave_wait,
     .free = local_free,
 };

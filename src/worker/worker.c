@@ -35,6 +35,7 @@
 #define SUSPENDED_A_SLOT_MAX 16 /* runs that wait for others */
 #define RATES_EVERY_MS 1000
 #define FRONT_CLOSE_MS 5000 /* for calls that were stopped to settle */
+#define CLAIM_END_MS 2000   /* for a claim under way when a drain begins */
 #define RATES_PAUSE_MS 20   /* at least so long between two of them */
 
 struct WorkerHost {
@@ -64,6 +65,9 @@ struct WorkerHost {
     int64_t suspended_max; /* 0: by the number of slots */
     Cond changed;          /* slots, registration, draining, the end of a run */
     FiberRef heart, rates, claimers[SLOTS_CLAIMS_MAX];
+    FiberRef drainer;
+    int64_t claims_n; /* under way: tasks may be on their way here */
+    bool drain_told;
 
     /* for worker_stats, any thread */
     pthread_mutex_t mutex;
@@ -381,7 +385,9 @@ static int claimer_main(void *arg)
             if (cond_wait(&w->changed, DEADLINE_NONE) < 0) break;
             continue;
         }
+        w->claims_n++;
         int r = claim_once_wait(w, claim, &free_slots);
+        w->claims_n--;
         slots_promise_end(&w->slots, claim);
         changed(w);
         if (r == -ECANCELED) break;
@@ -410,6 +416,7 @@ static int register_once_wait(WorkerHost *w)
     gateway_budget_reset(w->host.gateway);
     if (w->front) front_lease(w->front, w->host.worker_id);
     w->registered = true;
+    w->drain_told = false;
     w->registrations++;
     LOG_INFO("worker registered", LOG_CSTR("worker", w->lease.worker_id),
              LOG_INT("leaseMs", w->lease.lease_ms));
@@ -417,10 +424,10 @@ static int register_once_wait(WorkerHost *w)
     return 0;
 }
 
-/* Nothing runs, and no call of others is under way. */
+/* Nothing runs or is on its way here, and no call of others is under way. */
 static bool is_idle(const WorkerHost *w)
 {
-    return list_empty(&w->runs) && (!w->front || front_idle(w->front));
+    return w->claims_n == 0 && list_empty(&w->runs) && (!w->front || front_idle(w->front));
 }
 
 static bool may_end(const WorkerHost *w)
@@ -496,6 +503,7 @@ static void beat_obey(WorkerHost *w, const HeartbeatReply *beat)
         Run *run = run_find(w, beat->stops[i].task);
         if (run) run_stop(run, beat->stops[i].reason == HOLD_CANCEL ? RUN_CANCELED : RUN_STALE);
     }
+    w->drain_told |= beat->draining;
     if (beat->draining && !w->draining) worker_drain(w);
 }
 
@@ -606,6 +614,16 @@ static void holds_prove_wait(WorkerHost *w)
     }
 }
 
+/* Tells the control plane that the worker drains, unless it knows. What fails is tried again with
+ * the next heartbeat. */
+static void drain_tell_wait(WorkerHost *w)
+{
+    if (w->drain_told || !w->registered) return;
+    int r = w->link->ops->drain_wait(w->link);
+    if (r == 0) w->drain_told = true;
+    else if (r < 0 && r != -ECANCELED) LOG_WARN("drain not told", LOG_CSTR("why", diag_text_or(r)));
+}
+
 /* *ret_mark is set on success. */
 static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
 {
@@ -619,6 +637,7 @@ static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
     r = w->link->ops->heartbeat_wait(w->link, &told, &arena, &beat);
     if (r != 0) return r;
     beat_obey(w, &beat);
+    if (w->draining) drain_tell_wait(w);
     flags_follow_wait(w, beat.flags_revision);
     gateway_budget_beat(w->host.gateway, beat.budget_epoch, beat.budget_wanted);
     holds_prove_wait(w);
@@ -724,13 +743,25 @@ static void claimers_cancel(WorkerHost *w)
     for (size_t i = 0; i < ARRAY_N(w->claimers); i++) fiber_cancel(w->claimers[i]);
 }
 
+/* A claim that was cut off could have taken a task already, which nobody would run until this
+ * worker has left. So the control plane is asked to end it, and what it still brings is run. */
+static int drainer_main(void *arg)
+{
+    WorkerHost *w = arg;
+    drain_tell_wait(w);
+    LOG_INFO("worker drains", LOG_INT("running", slots_running(&w->slots)));
+    int64_t deadline_ms = deadline_after(CLAIM_END_MS);
+    while (w->claims_n > 0 && cond_wait(&w->changed, deadline_ms) == 0) continue;
+    claimers_cancel(w);
+    return 0;
+}
+
 void worker_drain(WorkerHost *w)
 {
     if (w->draining) return;
-    LOG_INFO("worker drains", LOG_INT("running", slots_running(&w->slots)));
     w->draining = true;
     if (w->front) front_drain(w->front);
-    claimers_cancel(w);
+    if (fiber_spawn("drain", drainer_main, w, &w->drainer) < 0) claimers_cancel(w);
     LIST_EACH (&w->runs, node) {
         Run *run = CONTAINER_OF(node, Run, node);
         if (run->suspended) run_stop(run, RUN_KILLED);
@@ -741,6 +772,7 @@ void worker_drain(WorkerHost *w)
 void worker_kill(WorkerHost *w)
 {
     worker_drain(w);
+    claimers_cancel(w);
     w->killed = true;
     if (w->front) front_stop(w->front);
     stop_all(w, RUN_KILLED);
@@ -775,6 +807,8 @@ static int fibers_start(WorkerHost *w)
 /* Claims that are being given up may still bring tasks: they are waited for first. */
 static void drained_wait(WorkerHost *w)
 {
+    fiber_cancel(w->drainer);
+    fiber_join_wait(w->drainer, NULL);
     for (size_t i = 0; i < ARRAY_N(w->claimers); i++) fiber_join_wait(w->claimers[i], NULL);
     while (!list_empty(&w->runs)) cond_wait(&w->changed, DEADLINE_NONE);
 }

@@ -54,7 +54,8 @@ MUST_CHECK int worker_open_wait(const WorkerOptions *options, WorkerHost **ret);
  * for ever. Returns 0, -ECANCELED (as if killed), -EACCES (the key was refused at the start). */
 MUST_CHECK int worker_run_wait(WorkerHost *worker);
 
-/* Claims nothing any more; what runs is finished, then worker_run_wait returns. */
+/* Tells the control plane, and claims nothing any more once it knows; what runs is finished, then
+ * worker_run_wait returns. On a fiber or in a callback of the loop. */
 void worker_drain(WorkerHost *worker);
 
 /* Ends what runs at once, by SIGKILL where it is a process, and gives the tasks back as released.

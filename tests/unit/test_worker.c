@@ -1,4 +1,5 @@
 /* The worker with real processes: agents that do well, fail, hang, flood and are stopped. */
+#include "store/worker_store.h"
 #include "worker_bench.h"
 
 /* --- results ---------------------------------------------------------------------------------- */
@@ -254,12 +255,38 @@ static void test_cancel_is_graceful_and_quick(void **state)
     bench(graceful);
 }
 
+typedef struct {
+    Uuid id;
+    WorkerState state;
+} WorkerAsk;
+
+static int state_job(Db *db, void *arg)
+{
+    WorkerAsk *ask = arg;
+    return worker_state(db, ask->id, &ask->state);
+}
+
+/* What the worker claims before the control plane knows that it drains is run. */
+static void drain_known_wait(Bench *b)
+{
+    WorkerStats stats;
+    WorkerAsk ask = { .state = WORKER_ACTIVE };
+    worker_stats(b->worker, &stats);
+    CHECK_INT(uuid_from_text(str_of(stats.id), &ask.id), 0);
+    while (ask.state == WORKER_ACTIVE) {
+        fiber_sleep_wait(2);
+        CHECK_INT(store_call_wait(queue_store(b->queue), state_job, &ask), 0);
+    }
+    CHECK_INT(ask.state, WORKER_DRAINING);
+}
+
 static int drain(Bench *b)
 {
     bench_deploy(b, "sh", "echo ready >&2; read line; sleep 0.3; echo done", "");
     Uuid first = bench_submit(b, "null", NULL);
     bench_log_until(b, first, "ready");
     worker_drain(b->worker);
+    drain_known_wait(b);
     Uuid second = bench_submit(b, "null", NULL);
     CHECK_INT(bench_end(b, first).state, TASK_SUCCEEDED); /* what runs is finished */
     fiber_join_wait(b->runner, NULL);

@@ -186,6 +186,12 @@ static int flaky_artifact(WorkerLink *link, const LinkVersion *version, Buf *out
     return r;
 }
 
+static int flaky_drain(WorkerLink *link)
+{
+    Flaky *f = flaky_of(link);
+    return f->inner->ops->drain_wait(f->inner);
+}
+
 static int flaky_leave(WorkerLink *link)
 {
     Flaky *f = flaky_of(link);
@@ -220,6 +226,7 @@ static const WorkerLinkOps flaky_ops = {
     .logs_wait = flaky_logs,
     .version_wait = flaky_version,
     .artifact_wait = flaky_artifact,
+    .drain_wait = flaky_drain,
     .leave_wait = flaky_leave,
     .free = flaky_free,
 };
