@@ -8,8 +8,8 @@
 
 /* Opens (and creates) the database in dir as the connection that writes and checkpoints; a second
  * one in the process is a programming error and ends it. pages_max: 0, or the most 4 KiB pages.
- * Returns 0 or -errno with diag. */
-MUST_CHECK int db_open_writer(const char *dir, int64_t pages_max, Db **ret);
+ * wal_pages: 0, or how long the log may grow. Returns 0 or -errno with diag. */
+MUST_CHECK int db_open_writer(const char *dir, int64_t pages_max, int64_t wal_pages, Db **ret);
 
 /* A connection that can neither write nor checkpoint. The writer must be open, and close last. */
 MUST_CHECK int db_open_reader(const char *dir, Db **ret);

@@ -30,8 +30,9 @@ struct DbStmt {
 struct Db {
     sqlite3 *handle;
     bool writer;
-    int failure;   /* see db_failure */
-    int wal_pages; /* in the log after the last commit */
+    int failure;           /* see db_failure */
+    int64_t wal_pages;     /* in the log after the last commit, */
+    int64_t wal_pages_max; /* after which it is moved into the database */
     List open;
     DbStmt *stmts[DB_STMTS_MAX]; /* by the address of the text */
     size_t stmts_n;
@@ -277,7 +278,7 @@ static int wal_committed(void *ctx, sqlite3 *handle, const char *name, int pages
 int db_checkpoint_if_due(Db *db)
 {
     assert(db->writer && sqlite3_get_autocommit(db->handle));
-    if (db->wal_pages < WAL_PAGES_CHECKPOINT) return 0;
+    if (db->wal_pages < db->wal_pages_max) return 0;
     /* PASSIVE does not wait for a reader; what it could not move, the next one will */
     int left = 0, moved = 0;
     int rc = sqlite3_wal_checkpoint_v2(db->handle, NULL, SQLITE_CHECKPOINT_PASSIVE, &left, &moved);
@@ -413,11 +414,12 @@ static int writer_setup(Db *db, int64_t pages_max)
     return db_script(db, limit);
 }
 
-int db_open_writer(const char *dir, int64_t pages_max, Db **ret)
+int db_open_writer(const char *dir, int64_t pages_max, int64_t wal_pages, Db **ret)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, library_setup);
     CLEANUP(db_closep) Db *db = db_new(true);
+    db->wal_pages_max = wal_pages ? wal_pages : WAL_PAGES_CHECKPOINT;
     int r = handle_open(db, dir, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     if (r == 0) r = writer_setup(db, pages_max);
     if (r != 0) return r;

@@ -458,11 +458,12 @@ static int lock_take(const char *dir, int *ret_fd)
     return 0;
 }
 
-static int open_files(Store *store, int64_t pages_max)
+static int open_files(Store *store, const StoreOptions *options)
 {
     int r = make_dirs(store->path);
     if (r == 0) r = lock_take(store->path, &store->lock_fd);
-    if (r == 0) r = db_open_writer(store->path, pages_max, &store->writer);
+    if (r == 0)
+        r = db_open_writer(store->path, options->pages_max, options->wal_pages, &store->writer);
     if (r == 0) r = migrations_run(store->writer);
     if (r == 0) r = sync_dir(store->path);
     if (r == 0) r = db_open_reader(store->path, &store->reader);
@@ -494,7 +495,7 @@ int store_open(const StoreOptions *options, Store **ret)
     jobs_init(&store->reads, waiting);
     store->reserve_bytes = options->reserve_bytes;
     store->room_bytes = INT64_MAX;
-    int r = open_files(store, options->pages_max);
+    int r = open_files(store, options);
     if (r == 0) room_look(store);
     if (r == 0) r = start_threads(store);
     if (r != 0) return r;

@@ -26,6 +26,7 @@ typedef struct {
     size_t waiting_jobs_max; /* more answer -EAGAIN; 0: 65536 */
     int64_t reserve_bytes;   /* see store_room_low; 0: none is kept */
     int64_t pages_max;       /* size of the database in 4 KiB pages, -ENOSPC beyond; 0: the disk */
+    int64_t wal_pages;       /* of log after which it is moved into the database; 0: 16384 */
 } StoreOptions;
 
 /* Opens, locks, migrates. Returns 0, -EBUSY (another process has it), -EPROTO (written by a newer

@@ -475,8 +475,8 @@ static void test_second_process(void **state)
 static int child_two_writers(const char *path)
 {
     Db *a = NULL, *b = NULL;
-    if (db_open_writer(path, 0, &a) != 0) return 1;
-    return db_open_writer(path, 0, &b) == 0 ? 2 : 3;
+    if (db_open_writer(path, 0, 0, &a) != 0) return 1;
+    return db_open_writer(path, 0, 0, &b) == 0 ? 2 : 3;
 }
 
 static void test_second_writer_aborts(void **state)
@@ -558,7 +558,7 @@ static void test_migration_steps(void **state)
     TempDir dir;
     temp_dir_init(&dir);
     Db *db = NULL;
-    assert_int_equal(db_open_writer(dir.path, 0, &db), 0);
+    assert_int_equal(db_open_writer(dir.path, 0, 0, &db), 0);
     assert_int_equal(migrations_run_steps(db, steps_broken, 2), -EIO);
     assert_non_null(strstr(diag_text(), "migration 2 (two)"));
     assert_int_equal(db_script(db, "INSERT INTO one VALUES (1)"), 0); /* the first one stays */
@@ -583,7 +583,7 @@ static void test_migration_changed(void **state)
     TempDir dir;
     temp_dir_init(&dir);
     Db *db = NULL;
-    assert_int_equal(db_open_writer(dir.path, 0, &db), 0);
+    assert_int_equal(db_open_writer(dir.path, 0, 0, &db), 0);
     assert_int_equal(migrations_run_steps(db, steps, 1), 0);
     assert_int_equal(migrations_run_steps(db, steps_changed, 1), -EPROTO);
     assert_non_null(strstr(diag_text(), "another build"));

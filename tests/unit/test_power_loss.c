@@ -1,0 +1,181 @@
+/* The power fails: whatever a disk may then hold, everything acknowledged is there, once, and every
+ * sum is right. With less syncing (synchronous=NORMAL) acknowledgements are lost, which shows that
+ * they could be.
+ *
+ *     test_power_loss [IMAGES [SEED]] */
+#include "tests/unit/disk_world.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include "sys/entropy.h"
+
+#define IMAGES_A_ROUND 10
+#define ROUNDS_A_DISK 4 /* on what the round before left */
+#define IMAGES_OF_NORMAL 40
+
+static uint64_t seed;
+static int64_t images_wanted = 100;
+
+typedef struct {
+    TempDir dir;
+    DiskState base; /* what a round begins with */
+    Random random;
+    int64_t next;
+    size_t images, bytes, acks, lost, damaged, kinds[IMAGE_N_];
+} PowerLoss;
+
+static void say_seed(int sig)
+{
+    char text[64];
+    int n = snprintf(text, sizeof text, "signal %d: seed %" PRIu64 "\n", sig, seed);
+    if (write(STDERR_FILENO, text, (size_t)n) < 0) _exit(2);
+    signal(sig, SIG_DFL);
+}
+
+/* A round of work, with a restart in the middle of some. */
+static Told *work(PowerLoss *p)
+{
+    disk_insert(&p->base);
+    Told *told = disk_shared_alloc(sizeof *told);
+    memset(told, 0, sizeof *told);
+    told->next = p->next;
+    World w = { .told = told, .random = { random_next(&p->random) } };
+    w.turns = (int)random_range(&p->random, 1, 12);
+    w.wal_pages = random_range(&p->random, 10, 200);
+    for (int64_t runs = random_range(&p->random, 1, 2); runs > 0; runs--) {
+        assert_int_equal(world_open(&w, p->dir.path), 0);
+        world_run(&w);
+        world_close(&w);
+    }
+    check_none();
+    p->next = told->next;
+    return told;
+}
+
+/* The files as they were found, for who looks for the reason. */
+static void keep(const PowerLoss *p, const DiskState *found, const char *why)
+{
+    static const char *const suffixes[DISK_NAMES] = { "", "-wal", "-journal" };
+    for (int i = 0; i < DISK_NAMES; i++) {
+        char path[512];
+        if (found->names[i] < 0) continue;
+        const DiskFile *file = &found->files[found->names[i]];
+        snprintf(path, sizeof path, "%s-lost.db%s", p->dir.path, suffixes[i]);
+        FILE *f = fopen(path, "w");
+        if (!f || fwrite(file->bytes, 1, file->n, f) != file->n || fclose(f) != 0)
+            DIE("cannot write %s", path);
+    }
+    fail_msg("image %zu of seed %" PRIu64 ": %s; it is kept as %s-lost.db", p->images, seed, why,
+             p->dir.path);
+}
+
+/* Opens the image, and looks. */
+static const char *inspect(PowerLoss *p, const DiskState *image, Inspection *in)
+{
+    Told *scratch = xcalloc(1, sizeof *scratch);
+    World w = { .told = scratch, .random = { random_next(&p->random) } };
+    scratch->next = p->next;
+    disk_insert(image);
+    const char *wrong = "it cannot be opened";
+    if (world_open(&w, p->dir.path) == 0) {
+        wrong = world_inspect(&w, in);
+        world_close(&w);
+    }
+    free(scratch);
+    return wrong;
+}
+
+static size_t some_cut(PowerLoss *p, size_t end)
+{
+    return (size_t)random_range(&p->random, 0, (int64_t)end);
+}
+
+/* Images of what has just been done. The last is where the next round begins, if all is well. */
+static void images(PowerLoss *p, const Told *told, size_t n, bool durable)
+{
+    DiskState *found = xcalloc(n, sizeof *found), base = p->base;
+    Inspection *ins = xcalloc(n, sizeof *ins);
+    size_t acks_n = told->acks_n; /* what is told lies where the next disk's log will */
+    Ack *acks = xcalloc(acks_n + 1, sizeof *acks);
+    memcpy(acks, told->acks, acks_n * sizeof *acks);
+    for (size_t i = 0; i < n; i++) {
+        ImageKind kind = (ImageKind)(random_next(&p->random) % IMAGE_N_);
+        ins[i] = (Inspection){ .acks = acks, .n = acks_n, .cut = some_cut(p, disk.log->entries_n) };
+        disk_image(&base, ins[i].cut, kind, &p->random, &found[i]);
+        p->kinds[kind]++;
+    }
+    for (size_t i = 0; i < n; i++, p->images++) {
+        const char *wrong = inspect(p, &found[i], &ins[i]);
+        if (wrong && durable) keep(p, &found[i], wrong);
+        p->lost += ins[i].lost > 0;
+        p->damaged += wrong && !ins[i].lost;
+        for (size_t j = 0; j < acks_n; j++) p->acks += acks[j].at <= ins[i].cut;
+        if (i + 1 < n || !durable) disk_state_deinit(&found[i]);
+    }
+    if (durable) {
+        disk_state_deinit(&p->base);
+        disk_state_copy(&disk.now, &p->base);
+        disk_state_deinit(&found[n - 1]);
+    }
+    free(found), free(ins), free(acks);
+}
+
+static void run_images(PowerLoss *p, size_t n, bool durable)
+{
+    *p = (PowerLoss){ .random = { seed } };
+    temp_dir_init(&p->dir);
+    disk.sync_less = !durable;
+    for (int round = 0; p->images < n; round++) {
+        if (round % ROUNDS_A_DISK == 0) {
+            disk_state_deinit(&p->base);
+            world_begin(p->dir.path, &p->base);
+        }
+        images(p, work(p), MIN(n - p->images, IMAGES_A_ROUND), durable);
+    }
+    disk.sync_less = false;
+    disk_state_deinit(&p->base);
+    temp_dir_deinit(&p->dir);
+}
+
+static void test_nothing_is_lost(void **state)
+{
+    (void)state;
+    PowerLoss p;
+    run_images(&p, (size_t)images_wanted, true);
+    print_message("%zu images (seed %" PRIu64 "), %zu acknowledgements in them: 0 lost\n", p.images,
+                  seed, p.acks);
+    assert_int_equal(p.lost + p.damaged, 0);
+}
+
+static void test_less_syncing_loses(void **state)
+{
+    (void)state;
+    PowerLoss p;
+    size_t n = MAX(IMAGES_OF_NORMAL, (size_t)images_wanted / 10);
+    run_images(&p, n, false);
+    print_message("synchronous=NORMAL: %zu of %zu images have lost what was acknowledged\n", p.lost,
+                  p.images);
+    assert_true(p.lost > 0);
+}
+
+int main(int argc, char **argv)
+{
+    int64_t given = 0;
+    log_setup(LOG_ERROR_, LOG_LOGFMT);
+    seed = entropy_u64() >> 1;
+    if (argc > 1 && str_to_i64(str_of(argv[1]), &images_wanted) != 0) return 2;
+    if (argc > 2) {
+        if (str_to_i64(str_of(argv[2]), &given) != 0) return 2;
+        seed = (uint64_t)given;
+    }
+    signal(SIGABRT, say_seed);
+    signal(SIGSEGV, say_seed);
+    (void)setenv("TMPDIR", "/dev/shm", 0); /* for the lock alone: the database is in memory */
+    disk_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nothing_is_lost),
+        cmocka_unit_test(test_less_syncing_loses),
+    };
+    return cmocka_run_group_tests_name("power_loss", tests, NULL, NULL);
+}
