@@ -28,6 +28,9 @@ typedef struct {
     Queue *queue;                 /* required; artifacts lie below the path of its store */
     Metrics *metrics;             /* required */
     const GatewayConfig *gateway; /* models and prices, to warn at upload; NULL: no such warnings */
+    const GatewayConfig
+        *preflight; /* what a rollout's version needs is looked up in it; one without
+                                     * routes, or NULL: workers alone know the models */
     const AddrGuard *webhook_guard; /* to refuse a hopeless webhookUrl at once; NULL: not checked */
 
     WebhookSecrets *webhook_secrets; /* to rotate them; NULL: they cannot be */

@@ -37,6 +37,8 @@ int rollout_whole_read(Db *db, const RolloutRow *row, Arena *arena, RolloutWhole
     ret->row = *row;
     int r = control_spec(row, arena, &ret->spec);
     if (r == 0) r = rollout_pace(db, row->seq, clock_real_ms(), &ret->pace);
+    if (r == 0) r = serving_load(db, row->control_id, arena, &ret->stable);
+    if (r == -ENOENT) r = 0;
     if (r != 0) return r;
     r = rollout_evidence_get(db, row->seq, ret->spec.evidence.metrics_n, &ret->evidence);
     if (r != -ENOENT && r != -EPROTO) return r;
@@ -77,7 +79,8 @@ static int reply_wait(ApiCall *call, const RolloutWhole *whole)
 {
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
-    rollout_write(&json.out, &whole->row, &whole->spec, &whole->evidence, &whole->pace);
+    rollout_write(&json.out, &whole->row, &whole->spec, &whole->evidence, &whole->pace,
+                  &whole->stable);
     return api_json_wait(call, 200, &json);
 }
 
@@ -99,7 +102,7 @@ static int list_write(ApiCall *call, const ReadJob *job, JsonOut *out)
     for (size_t i = 0; i < job->n; i++) {
         int r = control_spec(&job->rows[i], &call->req->arena, spec);
         if (r < 0) return r;
-        rollout_write(out, &job->rows[i], spec, NULL, NULL);
+        rollout_write(out, &job->rows[i], spec, NULL, NULL, NULL);
     }
     json_out_array_end(out);
     json_out_object_end(out);
@@ -328,7 +331,7 @@ static int begin_problem_wait(ApiCall *call, int r)
 static int preflight_wait(ApiCall *call, Str id)
 {
     RolloutRow row;
-    PreflightOptions options = { call->api->options.queue, call->api->options.gateway };
+    PreflightOptions options = { call->api->options.queue, call->api->options.preflight };
     int r = preflight_run_wait(&options, id, &call->req->arena, &row);
     if (r < 0) return api_fail_wait(call, r);
     if (row.state.state != ROLLOUT_ABORTED) return 0;

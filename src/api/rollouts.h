@@ -4,6 +4,7 @@
 
 #include "api/route.h"
 #include "rollout/control.h"
+#include "rollout/serving.h"
 #include "store/version_store.h"
 
 extern const Param rollouts_params[];
@@ -24,6 +25,7 @@ typedef struct {
     RolloutSpec spec;
     Evidence evidence;
     RolloutPace pace;
+    ServingLoad stable; /* what it leaves; no version id: it was never routed to */
 } RolloutWhole;
 MUST_CHECK int rollout_whole_read(Db *db, const RolloutRow *row, Arena *arena, RolloutWhole *ret);
 

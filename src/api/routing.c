@@ -49,7 +49,21 @@ typedef struct {
     Agent agent;
     RolloutWhole *rollout; /* filled when active; NULL: not asked for */
     bool active;
+    ServingLoad *leaving; /* versions that drain, or are warm */
+    size_t leaving_n;
 } AgentRead;
+
+static int leaving_read(Db *db, AgentRead *read)
+{
+    Serving *rows = NULL;
+    int r = serving_leaving(db, read->name, STR_NULL, read->arena, &rows, &read->leaving_n);
+    if (r != 0) return r;
+    read->leaving = ARENA_ARRAY(read->arena, ServingLoad, read->leaving_n + 1);
+    if (!read->leaving) return -ENOMEM;
+    for (size_t i = 0; r == 0 && i < read->leaving_n; i++)
+        r = serving_load(db, rows[i].version_id, read->arena, &read->leaving[i]);
+    return r;
+}
 
 static int agent_job(Db *db, void *arg)
 {
@@ -57,6 +71,8 @@ static int agent_job(Db *db, void *arg)
     RolloutRow row;
     int r = agent_get(db, read->name, read->arena, &read->agent);
     if (r != 0 || !read->rollout) return r;
+    r = leaving_read(db, read);
+    if (r != 0) return r;
     r = rollout_active(db, read->name, read->arena, &row);
     read->active = r == 0;
     if (r != 0) return r == -ENOENT ? 0 : r;
@@ -105,10 +121,14 @@ static void put_routing(JsonOut *out, const AgentRead *read)
         put_arm(out, agent->version_id, WEIGHT_BP_ALL - canary_bp);
     if (canary_bp > 0) put_arm(out, row->version_id, canary_bp);
     json_out_array_end(out);
+    json_out_key(out, "leaving");
+    json_out_array(out);
+    for (size_t i = 0; i < read->leaving_n; i++) serving_write(out, &read->leaving[i]);
+    json_out_array_end(out);
     if (read->active) {
         json_out_key(out, "rollout");
         rollout_write(out, row, &read->rollout->spec, &read->rollout->evidence,
-                      &read->rollout->pace);
+                      &read->rollout->pace, &read->rollout->stable);
     }
     json_out_object_end(out);
 }
@@ -146,6 +166,7 @@ static int switch_job(Db *db, void *arg)
     Switch *s = arg;
     int r = control_end(db, s->agent, COMMAND_SUPERSEDE, STR_NULL, s->now_ms, &s->actions);
     if (r == 0) r = routing_set(db, s->agent, s->version_id, s->now_ms);
+    if (r == 0) r = serving_moved(db, s->agent, s->now_ms);
     return r == 0 ? agent_set_settings(db, s->agent, s->settings) : r;
 }
 

@@ -88,14 +88,16 @@ const Schema api_schemas[] = {
     { "VersionChange", "component:string old:any new:any diff:string" },
 
     { "Routing", "agent:string versionId:hex? previousVersionId:hex? changedAt:time? "
-                 "arms:[RoutingArm] rollout?:Rollout" },
+                 "arms:[RoutingArm] leaving:[VersionServing] rollout?:Rollout" },
+    { "VersionServing", "versionId:hex state:string since:time queued:integer running:integer" },
     { "RoutingArm", "versionId:hex weight:number" },
     { "RolloutList", "rollouts:[Rollout]" },
     { "Rollout",
       "rolloutId:uuid agent:string versionId:hex stableVersionId:hex strategy:string "
       "state:string step:integer steps:[number] weight:number verdict:string "
       "why:string preflight:[PreflightCheck] createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
-      "expectedUnitsLeft?:number? sampleRatioOk?:boolean expectedSecondsLeft?:number?" },
+      "expectedUnitsLeft?:number? sampleRatioOk?:boolean expectedSecondsLeft?:number? "
+      "stable?:VersionServing" },
     { "RolloutTickList", "ticks:[RolloutTick]" },
     { "RolloutTick", "n:integer at:time state:string step:integer verdict:string why:string "
                      "inputs:object" },

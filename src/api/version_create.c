@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "codec/yaml.h"
 #include "observe/task_json.h"
+#include "rollout/serving.h"
 #include "rollout/settings.h"
 #include "store/agent_store.h"
 #include "store/artifact_store.h"
@@ -103,6 +104,7 @@ static int version_job(Db *db, void *arg)
     if (r == -ENOENT) {
         r = routing_set(db, u->agent, version.id, u->now_ms);
         if (r == 0) r = agent_set_settings(db, u->agent, u->settings);
+        if (r == 0) r = serving_moved(db, u->agent, u->now_ms);
         stable = version.id;
     }
     u->routed = r == 0 && str_eq(stable, version.id);

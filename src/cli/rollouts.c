@@ -76,6 +76,19 @@ static void print_left(Client *client, const Json *v)
     if (units > 0) putchar('\n');
 }
 
+/* The stable version, when it is left. */
+static void print_stable(const Json *stable)
+{
+    Str state = member(stable, "state");
+    if (!stable || str_eq(state, STR("serving"))) return;
+    printf("stable %.12s is %.*s", member(stable, "versionId").ptr, STR_ARG(state));
+    if (str_eq(state, STR("draining")))
+        printf(": %" PRId64 " queued, %" PRId64 " running",
+               json_i64_or(json_get(stable, "queued"), 0),
+               json_i64_or(json_get(stable, "running"), 0));
+    putchar('\n');
+}
+
 static void print_rollout(Client *client, const Json *v)
 {
     static const char *const names[] = {
@@ -88,6 +101,7 @@ static void print_rollout(Client *client, const Json *v)
            json_f64_or(json_get(v, "weight"), 0), STR_ARG(member(v, "why")));
     printf("compared: %" PRId64 " stable units, %" PRId64 " canary units\n",
            json_i64_or(json_get(units, "stable"), 0), json_i64_or(json_get(units, "canary"), 0));
+    print_stable(json_get(v, "stable"));
     print_left(client, v);
     for (JsonIter it = json_iter(json_get(v, "preflight")); json_next(&it);)
         if (!str_eq(member(it.value, "result"), STR("skipped")))

@@ -20,6 +20,7 @@
 #include "rollout/drift_watch.h"
 #include "rollout/ingest.h"
 #include "rollout/preflight.h"
+#include "rollout/serving.h"
 #include "store/artifact_store.h"
 #include "store/call_store.h"
 #include "store/worker_store.h"
@@ -66,7 +67,7 @@ struct Program {
     Breakers *webhook_breakers;
     RateBoard *board;
     WatchConfig watch; /* for drift */
-    FiberRef ticker, runner;
+    FiberRef ticker, checker, runner;
     bool runner_ended, draining;
     int status;
 };
@@ -143,6 +144,7 @@ static int api_start_wait(Program *p)
     ApiOptions options = { .queue = p->queue,
                            .metrics = p->metrics,
                            .gateway = p->mode == CONFIG_DEV ? &p->config.gateway : NULL,
+                           .preflight = &p->config.gateway,
                            .webhook_guard = &p->config.webhook_guard,
                            .webhook_secrets = p->webhook_secrets,
                            .keys = (const uint8_t(*)[SHA256_BYTES])p->config.keys,
@@ -206,14 +208,26 @@ static int ticker_fiber(void *arg)
         if (r == 0) r = drift_watch_wait(p->store, &p->watch, clock_real_ms(), NULL);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("days were not looked at", LOG_CSTR("why", diag_text_or(r)));
-        r = preflight_stale_wait(&(PreflightOptions){ p->queue, &p->config.gateway },
-                                 clock_real_ms());
+        r = serving_tick_wait(p->store, clock_real_ms());
         if (r < 0 && r != -ECANCELED)
-            LOG_ERROR("rollouts were not checked", LOG_CSTR("why", diag_text_or(r)));
+            LOG_ERROR("versions that drain were not looked at", LOG_CSTR("why", diag_text_or(r)));
         r = control_publish_wait(p->queue, p->config.receivers, p->config.receivers_n,
                                  clock_real_ms());
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("events were not published", LOG_CSTR("why", diag_text_or(r)));
+    }
+    return 0;
+}
+
+/* Apart from the ticks: a provider that does not answer holds up nothing but checks. */
+static int checker_fiber(void *arg)
+{
+    Program *p = arg;
+    PreflightOptions options = { p->queue, &p->config.gateway };
+    while (fiber_sleep_wait(TICK_MS) == 0) {
+        int r = preflight_stale_wait(&options, clock_real_ms());
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("rollouts were not checked", LOG_CSTR("why", diag_text_or(r)));
     }
     return 0;
 }
@@ -385,6 +399,8 @@ static int start_wait(Program *p)
     if (r == 0 && p->mode != CONFIG_WORKER) r = webhooks_start_here(p);
     if (r == 0 && p->mode != CONFIG_WORKER)
         r = fiber_spawn("controller", ticker_fiber, p, &p->ticker);
+    if (r == 0 && p->mode != CONFIG_WORKER)
+        r = fiber_spawn("preflights", checker_fiber, p, &p->checker);
     if (r == 0 && gateway) r = worker_start_wait(p);
     return r;
 }
@@ -412,6 +428,8 @@ static void run_wait(Program *p)
 static void stop_wait(Program *p)
 {
     if (p->worker || p->gateway) worker_stop_wait(p);
+    fiber_cancel(p->checker);
+    fiber_join_wait(p->checker, NULL);
     fiber_cancel(p->ticker);
     fiber_join_wait(p->ticker, NULL);
     if (p->webhooks) metrics_remove(p->metrics, p->webhooks);

@@ -5,6 +5,7 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "rollout/record.h"
+#include "rollout/serving.h"
 #include "store/agent_store.h"
 #include "store/event_store.h"
 
@@ -86,6 +87,8 @@ static int tick(Db *db, Gather *g, RolloutRow *row, const RolloutInput *input, A
     if (ret->actions & ROLLOUT_DO_TELL) row->changed_at_ms = input->now_ms;
     int r = act(db, row, ret, input->now_ms);
     if (r == 0) r = rollout_update(db, row);
+    if (r == 0 && (ret->actions & (ROLLOUT_DO_ROUTE | ROLLOUT_DO_STABLE)))
+        r = serving_moved(db, row->agent, input->now_ms);
     if (r == 0) r = record_tick(db, row, &from, g, input, ret);
     if (r == 0) tell(row, ret);
     return r;

@@ -115,7 +115,7 @@ static int add_event(Db *db, const char *what, const RolloutRow *row, const Roll
     json_out_kcstr(&out, "from", rollout_state_name(from->state.state));
     if (!str_empty(input->actor)) json_out_kstr(&out, "by", input->actor);
     json_out_key(&out, "rollout");
-    rollout_write(&out, row, &g->spec, &g->evidence, NULL);
+    rollout_write(&out, row, &g->spec, &g->evidence, NULL, NULL);
     json_out_object_end(&out);
     if (!json_out_ok(&out)) return -ENOMEM;
     return event_insert(db, &(Event){ .at_ms = input->now_ms,

@@ -89,7 +89,7 @@ double rollout_seconds_left(const RolloutRow *row, const RolloutSpec *spec,
 }
 
 void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
-                   const Evidence *evidence, const RolloutPace *pace)
+                   const Evidence *evidence, const RolloutPace *pace, const ServingLoad *stable)
 {
     json_out_object(out);
     json_out_kstr(out, "rolloutId", row->id);
@@ -109,5 +109,9 @@ void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
     if (evidence) rollout_write_evidence(out, row, spec, evidence);
     if (evidence && pace)
         put_number(out, "expectedSecondsLeft", rollout_seconds_left(row, spec, evidence, pace));
+    if (stable && !str_empty(stable->serving.version_id)) {
+        json_out_key(out, "stable");
+        serving_write(out, stable);
+    }
     json_out_object_end(out);
 }

@@ -3,11 +3,13 @@
 #define GANTRY_ROLLOUT_ROLLOUT_JSON_H
 
 #include "rollout/control.h"
+#include "rollout/serving.h"
 
 /* Writes the object. evidence may be NULL: then without units and metrics (lists). pace may be
- * NULL: then without the time that is left. */
+ * NULL: then without the time that is left. stable may be NULL: then without what the stable
+ * version has left. */
 void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
-                   const Evidence *evidence, const RolloutPace *pace);
+                   const Evidence *evidence, const RolloutPace *pace, const ServingLoad *stable);
 
 /* Seconds until the step is decided at this pace, if the evidence goes on as it does; NaN: cannot
  * be told. */

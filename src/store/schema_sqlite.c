@@ -490,6 +490,19 @@ static const char tried_tasks[] =
     "CREATE INDEX task_tried_routed ON task (rollout_seq, version_id, seq)"
     " WHERE attempt > 0 AND rollout_seq > 0;";
 
+/* state: ServingState. witness: a task that the version still has. */
+static const char serving[] =
+    "CREATE TABLE serving ("
+    " version_id TEXT PRIMARY KEY, agent TEXT NOT NULL, state INTEGER NOT NULL,"
+    " since_ms INTEGER NOT NULL, witness INTEGER NOT NULL DEFAULT 0"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX serving_now ON serving (agent) WHERE state = 0;"
+    "CREATE INDEX serving_leaving ON serving (version_id) WHERE state IN (1, 2);"
+    "INSERT INTO serving (version_id, agent, state, since_ms)"
+    " SELECT version_id, agent, 0, changed_at_ms FROM routing;"
+    "INSERT OR IGNORE INTO serving (version_id, agent, state, since_ms)"
+    " SELECT version_id, agent, 0, changed_at_ms FROM rollout WHERE state < 5 AND weight_bp > 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -521,5 +534,6 @@ const Migration schema_steps[] = {
     { 28, "schedules", schedules },
     { 29, "rollup due", rollup_due },
     { 30, "tried tasks", tried_tasks },
+    { 31, "serving", serving },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

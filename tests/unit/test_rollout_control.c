@@ -5,6 +5,7 @@
 
 #include "rollout/control.h"
 #include "rollout/record.h"
+#include "rollout/serving.h"
 #include "store/event_store.h"
 #include "store/score_store.h"
 #include "store/webhook_store.h"
@@ -74,7 +75,8 @@ static int routed_job(Db *db, void *arg)
 
 static int route_job(Db *db, void *arg)
 {
-    return routing_set(db, STR("support"), str_of(arg), real_now);
+    int r = routing_set(db, STR("support"), str_of(arg), real_now);
+    return r == 0 ? serving_moved(db, STR("support"), real_now) : r;
 }
 
 typedef struct {
@@ -325,6 +327,113 @@ static int supersedes(void *arg)
 static void test_a_newer_one_supersedes(void **state)
 {
     run(state, supersedes);
+}
+
+/* --- versions that are left ------------------------------------------------------------------- */
+
+typedef struct {
+    Str version_id;
+    Arena *arena;
+    ServingLoad load;
+    EventPage events;
+} LeftVersion;
+
+static int left_version_job(Db *db, void *arg)
+{
+    LeftVersion *left = arg;
+    int r = event_list(db, &(EventFilter){ .subject = left->version_id, .limit = 10 }, left->arena,
+                       &left->events);
+    return r == 0 ? serving_load(db, left->version_id, left->arena, &left->load) : r;
+}
+
+/* After a tick. */
+static LeftVersion left_version(Fixture *f, const char *version)
+{
+    LeftVersion left = { .version_id = str_of(version), .arena = &f->arena };
+    CHECK_INT(serving_tick_wait(f->store, real_now), 0);
+    CHECK_INT(store_read_wait(f->store, left_version_job, &left), 0);
+    return left;
+}
+
+static void check_left(Fixture *f, const char *version, ServingState state, int64_t queued,
+                       int64_t running, size_t events)
+{
+    LeftVersion left = left_version(f, version);
+    CHECK_INT(left.load.serving.state, state);
+    CHECK_INT(left.load.queued, queued);
+    CHECK_INT(left.load.running, running);
+    CHECK_INT(left.events.n, events);
+}
+
+#define BLUE_GREEN "{\"strategy\":\"blue-green\",\"holdFor\":\"1h\"}"
+
+/* Ends what the worker has taken. */
+static void end_claimed(Fixture *f, Uuid worker, int n)
+{
+    for (int i = 0; i < n; i++) {
+        TaskState state;
+        TaskRef ref = claim_one(f, worker);
+        CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    }
+}
+
+static int drains(void *arg)
+{
+    Fixture *f = arg;
+    TaskState state;
+    CHECK_INT(store_call_wait(f->store, route_job, (void *)(uintptr_t)VERSION_C), 0);
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    (void)submit_sessions(f, 0, 3);
+    TaskRef running = claim_one(f, worker);
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = BLUE_GREEN;
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK_INT(submit_sessions(f, 0, 10), 10); /* all at once, whatever they had */
+    check_left(f, VERSION_C, SERVING_DRAINS, 2, 1, 1);
+    CHECK_INT(left_version(f, VERSION_C).load.serving.witness, 1);
+    check_left(f, VERSION_B, SERVING_TAKES, 0, 0, 0);
+    CHECK_INT(finish(f, running, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    check_left(f, VERSION_C, SERVING_DRAINS, 2, 0, 1);
+    end_claimed(f, worker, 2); /* the oldest first: its own */
+    check_left(f, VERSION_C, SERVING_WARM, 0, 0, 2);
+    ask = command(f, ID_1, COMMAND_ABORT); /* the way back is open */
+    CHECK_INT(submit_sessions(f, 20, 30), 0);
+    check_left(f, VERSION_C, SERVING_TAKES, 0, 0, 2);
+    check_left(f, VERSION_B, SERVING_GONE, 0, 0, 2); /* drained in that moment: its tasks went */
+    return 0;
+}
+
+static void test_the_version_that_is_left_drains(void **state)
+{
+    run(state, drains);
+}
+
+static int drains_after_completion(void *arg)
+{
+    Fixture *f = arg;
+    CHECK_INT(store_call_wait(f->store, route_job, (void *)(uintptr_t)VERSION_C), 0);
+    (void)submit_pinned(f, VERSION_C);
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = BLUE_GREEN;
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    pass_ms(3700000);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_COMPLETED);
+    check_left(f, VERSION_C, SERVING_DRAINS, 1, 0, 1); /* as long as it has one, named or not */
+    end_tasks(f, 0);
+    check_left(f, VERSION_C, SERVING_GONE, 0, 0, 2);
+    (void)submit_pinned(f, VERSION_C); /* who names it still gets it */
+    check_left(f, VERSION_C, SERVING_GONE, 0, 0, 2);
+    Back b = { .back = { .to = STR(VERSION_C) }, .arena = &f->arena };
+    CHECK_INT(store_call_wait(f->store, back_job, &b), 0);
+    check_left(f, VERSION_C, SERVING_TAKES, 0, 0, 2);
+    check_left(f, VERSION_B, SERVING_GONE, 0, 0, 2);
+    return 0;
+}
+
+static void test_what_is_left_for_good_is_decommissioned(void **state)
+{
+    run(state, drains_after_completion);
 }
 
 static Back go_back(Fixture *f, const char *to, int want)
@@ -898,8 +1007,8 @@ static int leaves_records(void *arg)
     CHECK_STR(left.page.events[left.page.n - 1].type, STR("rollout.preflight"));
     CHECK(left.pending);
     CHECK_INT(store_call_wait(f->store, publish_job, &left), 0);
-    CHECK_INT(left.added, 2 * left.page.n);
-    CHECK_INT(left.due.n, 2 * left.page.n);
+    CHECK_INT(left.added, 2 * (left.page.n + 1)); /* that the version drains is one too */
+    CHECK_INT(left.due.n, left.added);
     CHECK(str_find(left.due.rows[0].body, STR("{\"type\":\"rollout.preflight\"")) == 0);
     CHECK(!str_eq(left.due.rows[0].webhook_id, left.due.rows[1].webhook_id));
     CHECK(!left_by(f).pending);
@@ -1032,6 +1141,8 @@ int main(void)
         ON_QUEUE(test_an_equal_version_is_promoted),
         ON_QUEUE(test_a_clock_that_goes_back_loses_no_unit),
         ON_QUEUE(test_a_bad_version_is_rolled_back),
+        ON_QUEUE(test_the_version_that_is_left_drains),
+        ON_QUEUE(test_what_is_left_for_good_is_decommissioned),
         ON_QUEUE(test_a_named_version_is_kept),
         ON_QUEUE(test_a_newer_one_supersedes),
         ON_QUEUE(test_back_from_what_was_promoted_meanwhile),
