@@ -39,7 +39,7 @@ format: ## rewrite src/ and tests/ in the house format
 	@tools/bootstrap --lint
 	@tools/lint --fix
 
-bench: ## measure speed (installs nginx and wrk to compare with)
+bench: ## measure speed (installs nginx and wrk to compare with; queues of others where they are)
 	@tools/bootstrap --bench
 	@$(MAKE) build
 	@GANTRY="$(abspath $(BUILD)/gantry)" tools/bench $(ARGS)

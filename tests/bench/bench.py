@@ -10,9 +10,13 @@
             itself, nginx as plain reverse proxy, and Portkey's gateway where npm can bring it
   lanes     what a claim costs while 1,000, 100,000 and 1,000,000 tasks wait; waits of people beside
             100,000 low tasks, of a quiet tenant beside one that floods
+  queue     durable enqueue over HTTP, claim and finish, no-op tasks end to end, latency at low load, beside
+            graphile-worker, pg-boss and BullMQ (default and tuned), and beside the disk's fsync rate; the
+            same while 1,000, 100,000 and 1,000,000 tasks wait
 
 CPU-us a request (a streamed event) is what the server's processes used (user + system, /proc/PID/stat) by
 the requests answered. submit needs wrk, gateway a C compiler and nginx; a part is skipped without them.
+queue needs a C compiler; its peers PostgreSQL, Redis or Valkey, node and npm.
 """
 
 import argparse
@@ -459,15 +463,21 @@ def bench_ingest(gantry, _work):
     subprocess.run([os.path.join(os.path.dirname(gantry), "tests", "unit", "bench_ingest")], check=True, stderr=subprocess.DEVNULL)
 
 
+def bench_queue(gantry, work, seconds, rounds):
+    import queue_bench  # pylint: disable=import-outside-toplevel,cyclic-import
+    queue_bench.run(gantry, work, seconds, rounds)
+
+
 PARTS = {"startup": (bench_startup, False), "latency": (bench_latency, False),
          "submit": (bench_submit, True), "gateway": (bench_gateway, True),
-         "lanes": (bench_lanes, False), "ingest": (bench_ingest, False)}
+         "lanes": (bench_lanes, False), "ingest": (bench_ingest, False), "queue": (bench_queue, False)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--seconds", type=int, default=5, help="of load a measurement (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="of queue, interleaved with its peers (default 3)")
     args = parser.parse_args()
     gantry = os.path.abspath(os.environ.get("GANTRY", "build/gantry"))
     unknown = [p for p in args.parts if p not in PARTS]
@@ -481,6 +491,8 @@ def main():
             run, needs_tools = PARTS[name]
             if needs_tools and not tools:
                 print(f"\n{name}: SKIPPED, wrk, nginx and cc are needed (`tools/bootstrap --bench` installs them)")
+            elif name == "queue":
+                run(gantry, work, args.seconds, args.rounds)
             elif needs_tools:
                 run(gantry, work, args.seconds)
             else:

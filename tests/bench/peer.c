@@ -7,6 +7,7 @@
  *         t200   200 tokens, each an event of its own when the body has "stream":true
  *         i20    20 ms between events (0: all at once)
  *       GET /stats: {"requests":N,"tokens":N,"open":N}
+ *       GET /ping: {"status":"Healthy"}, as a server agent; any answer will do for its invocations
  *
  *   peer load PORT[,PORT...] PATH CONNECTIONS SECONDS WARMUP BODY [HEADER...]
  *       sends BODY (@FILE: what it holds) again and again on each connection, spread over the
@@ -245,6 +246,10 @@ static void serve(Conn *c)
                 (long long)requests, (long long)tokens, (long long)opened);
             send_all(c->fd, out.bytes, out.len);
             shutdown(c->fd, SHUT_WR);
+        } else if (strncmp(c->in, "GET /ping", 9) == 0) {
+            static const char healthy[] = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                                          "Content-Length: 20\r\n\r\n{\"status\":\"Healthy\"}";
+            send_all(c->fd, healthy, sizeof healthy - 1);
         } else {
             char *model = strstr(c->in + head, "\"model\"");
             model = model ? strchr(model + 7, '"') + 1 : "";
