@@ -31,6 +31,9 @@ MUST_CHECK int db_savepoint_undo(Db *db);
  * there was none. */
 int db_failure(const Db *db);
 
+/* What the failure was, until the next db_begin; "" if there was none. */
+const char *db_failure_text(const Db *db);
+
 /* Gives up the rows of every statement that a job left open. */
 void db_reset_open(Db *db);
 

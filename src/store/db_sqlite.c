@@ -30,7 +30,8 @@ struct DbStmt {
 struct Db {
     sqlite3 *handle;
     bool writer;
-    int failure;           /* see db_failure */
+    int failure;           /* see db_failure, */
+    Diag failure_diag;     /* db_failure_text */
     int64_t wal_pages;     /* in the log after the last commit, */
     int64_t wal_pages_max; /* after which it is moved into the database */
     List open;
@@ -73,14 +74,22 @@ static int fail(Db *db, int rc, const char *what)
 {
     int r = errno_of(rc);
     assert(r < 0);
-    bool spoils = r == -ENOSPC || r == -EIO || r == -ENOMEM;
-    if (spoils && db->failure == 0) db->failure = r;
-    return diag_set(r, "database: %s: %s (SQLite code %d)", what, sqlite3_errmsg(db->handle), rc);
+    bool spoils = r == -ENOSPC || r == -EIO || r == -ENOMEM, first = spoils && db->failure == 0;
+    const char *text = sqlite3_errmsg(db->handle);
+    if (first) db->failure = r;
+    diag_set(r, "database: %s (SQLite code %d): %s", text, rc, what);
+    if (first) str_copy(db->failure_diag.text, DIAG_BYTES_MAX, str_of(diag_text()));
+    return r;
 }
 
 int db_failure(const Db *db)
 {
     return db->failure;
+}
+
+const char *db_failure_text(const Db *db)
+{
+    return db->failure ? db->failure_diag.text : "";
 }
 
 /* --- statements ------------------------------------------------------------------------------- */

@@ -154,10 +154,12 @@ static int job_run(Db *db, Job *job)
 
 /* What was promised may not be on the disk, and asking again would be told that all is well
  * (https://wiki.postgresql.org/wiki/Fsync_Errors): the truth is found by starting anew. */
-static NO_RETURN void disk_broken(void)
+static NO_RETURN void disk_broken(const Db *db, int code)
 {
-    LOG_ERROR("database failed, stopping", LOG_CSTR("detail", diag_text()));
-    DIE("the database cannot be written: %s", diag_text());
+    const char *text = db_failure_text(db);
+    if (!text[0]) text = diag_text_or(code);
+    LOG_ERROR("database failed, stopping", LOG_CSTR("detail", text));
+    DIE("the database cannot be written: %s", text);
 }
 
 /* Runs one of several jobs; its changes stay only if it returns 0. */
@@ -241,7 +243,7 @@ static void batch_fail(Job *batch, int code)
 static void batch_run(Store *store, Job *batch, size_t n)
 {
     int r = batch_transact(store, batch, n);
-    if (r != 0 && r != -ENOSPC && r != -ENOMEM) disk_broken();
+    if (r != 0 && r != -ENOSPC && r != -ENOMEM) disk_broken(store->writer, r);
     if (r != 0) batch_fail(batch, r);
     if (r == -ENOSPC) atomic_fetch_add(&store->disk_full, 1);
     atomic_fetch_add(&store->jobs, n);
@@ -298,7 +300,7 @@ static void *writer_main(void *arg)
     while ((batch = jobs_take(&store->writes, store->batch_jobs_max, &n)) != NULL) {
         batch_run(store, batch, n);
         int r = db_checkpoint_if_due(store->writer);
-        if (r != 0 && r != -ENOSPC && r != -EBUSY) disk_broken();
+        if (r != 0 && r != -ENOSPC && r != -EBUSY) disk_broken(store->writer, r);
         room_look(store);
         writer_linger(store, n);
     }

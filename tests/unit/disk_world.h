@@ -120,6 +120,19 @@ static inline void world_cancel_some(World *w)
     if (r == 0) told(w, (Ack){ .kind = ACK_CANCEL, .id = id, .state = state });
 }
 
+/* Reads what is there, on the other connection. */
+static inline void world_look(World *w, Uuid id)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    Task task = { 0 };
+    int r, tries = 0;
+    arena_init(&arena, 1 << 20);
+    do {
+        r = queue_get_wait(w->f.queue, id, TASK_PART_PAYLOAD, &arena, &task);
+    } while (world_again(w, r, tries++));
+    CHECK(r <= 0);
+}
+
 static int world_client(void *arg)
 {
     World *w = arg;
@@ -132,6 +145,7 @@ static int world_client(void *arg)
         } while (world_again(w, r, tries++));
         if (r == 0) told(w, (Ack){ .kind = ACK_SUBMIT, .id = summary.id, .n = n });
         CHECK(r <= 0);
+        if (r == 0) world_look(w, summary.id);
         if (w->told->acks_n && random_next(&w->random) % 8 == 0) world_cancel_some(w);
     }
     w->clients_busy--;
