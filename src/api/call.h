@@ -140,6 +140,7 @@ int routing_get_run_wait(ApiCall *call);
 int queue_get_run_wait(ApiCall *call);
 int scaling_get_run_wait(ApiCall *call);
 int worker_list_run_wait(ApiCall *call);
+int worker_get_run_wait(ApiCall *call);
 int worker_register_run_wait(ApiCall *call);
 int worker_drain_run_wait(ApiCall *call);
 int worker_claim_run_wait(ApiCall *call);

@@ -6,6 +6,9 @@
     "status:integer contentType:string streamed:boolean complete:boolean "                   \
     "answerBytes:integer requestBytes:integer"
 #define STATE_FIELDS "key:string version:integer bytes:integer updatedAt:time contentType:string"
+#define WORKER_FIELDS                                                                  \
+    "workerId:uuid name:string kind:string state:string slots:object running:integer " \
+    "registeredAt:time heartbeatAt:time?"
 #define TASK_USAGE                                                                    \
     "inputTokens:integer outputTokens:integer cachedTokens:integer llmCalls:integer " \
     "toolCalls:integer "
@@ -132,8 +135,9 @@ const Schema api_schemas[] = {
                       "workers:integer desiredWorkers:integer arrivalsPerSecond:number "
                       "serviceMs:integer" },
     { "WorkerList", "workers:[Worker]" },
-    { "Worker", "workerId:uuid name:string kind:string state:string slots:object running:integer "
-                "registeredAt:time heartbeatAt:time?" },
+    { "Worker", WORKER_FIELDS },
+    { "WorkerDetail", WORKER_FIELDS " busyUntil:time? tasks:[WorkerTask]" },
+    { "WorkerTask", "taskId:uuid attempt:integer priority:string startedAt:time deadline:time?" },
     { "WorkerStatus", "workerId:uuid state:string" },
     { "CacheState", "workers:[WorkerCache] " CACHE_FIGURES },
     { "WorkerCache", "workerId:uuid name:string " CACHE_FIGURES },

@@ -11,6 +11,8 @@
 #include "worker/wire.h"
 
 #define NAME_BYTES_MAX 100
+#define VERSION_ARENA_BYTES_MAX ((size_t)64 << 20)
+#define WALL_SECONDS_MAX 604800 /* as the manifest allows */
 #define CLAIM_WAIT_MAX_MS 60000
 #define HEARTBEATS_A_LEASE 3
 #define CALLS_MAX 64
@@ -256,9 +258,8 @@ int scaling_get_run_wait(ApiCall *call)
     return api_json_wait(call, 200, &json);
 }
 
-static void worker_write(JsonOut *out, const Worker *worker)
+static void worker_members(JsonOut *out, const Worker *worker)
 {
-    json_out_object(out);
     json_out_kuuid(out, "workerId", worker->id);
     json_out_kstr(out, "name", worker->name);
     json_out_kcstr(out, "kind", worker_kind_name(worker->kind));
@@ -267,7 +268,6 @@ static void worker_write(JsonOut *out, const Worker *worker)
     json_out_ki64(out, "running", worker->running);
     json_out_ktime(out, "registeredAt", worker->registered_at_ms);
     json_out_ktime(out, "heartbeatAt", worker->heartbeat_at_ms);
-    json_out_object_end(out);
 }
 
 int worker_list_run_wait(ApiCall *call)
@@ -280,9 +280,123 @@ int worker_list_run_wait(ApiCall *call)
     json_out_object(&json.out);
     json_out_key(&json.out, "workers");
     json_out_array(&json.out);
-    for (size_t i = 0; i < read.roster.n; i++) worker_write(&json.out, &read.roster.workers[i]);
+    for (size_t i = 0; i < read.roster.n; i++) {
+        json_out_object(&json.out);
+        worker_members(&json.out, &read.roster.workers[i]);
+        json_out_object_end(&json.out);
+    }
     json_out_array_end(&json.out);
     json_out_object_end(&json.out);
+    return api_json_wait(call, 200, &json);
+}
+
+/* A worker and what it runs. */
+typedef struct {
+    TaskHead head;
+    int64_t until_ms; /* of the attempt: its own limit, or the task's deadline; 0: neither */
+} WorkerTask;
+
+typedef struct {
+    Arena *arena;
+    Uuid id;
+    Worker worker;
+    WorkerTask *tasks;
+    size_t n;
+    Str version_id; /* whose limit was read last */
+    int64_t wall_ms;
+} WorkerRead;
+
+/* How long an attempt of the version may take; 0: unknown. */
+static int wall_read(Db *db, WorkerRead *read, Str version_id)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    Version version;
+    const Json *v;
+    if (str_eq(read->version_id, version_id)) return 0;
+    arena_init(&arena, VERSION_ARENA_BYTES_MAX);
+    int r = version_get(db, version_id, &arena, &version);
+    if (r != 0) return r;
+    r = json_parse(&arena, version.components, NULL, &v, NULL);
+    int64_t seconds = r == 0 ? json_i64_or(json_get(json_get(v, "limits"), "secondsPerTask"), 0)
+                             : 0;
+    read->version_id = version_id;
+    read->wall_ms = MAX(0, MIN(seconds, WALL_SECONDS_MAX)) * 1000;
+    return 0;
+}
+
+static int worker_task_read(Db *db, WorkerRead *read, WorkerTask *task)
+{
+    Task row;
+    int r = task_get_by_seq(db, task->head.seq, 0, read->arena, &row);
+    if (r == 0) r = wall_read(db, read, row.version_id);
+    if (r != 0) return r;
+    int64_t own_ms = read->wall_ms ? row.started_at_ms + read->wall_ms : INT64_MAX;
+    int64_t until_ms = row.deadline_at_ms ? MIN(row.deadline_at_ms, own_ms) : own_ms;
+    task->until_ms = until_ms == INT64_MAX ? 0 : until_ms;
+    return 0;
+}
+
+static int worker_job(Db *db, void *arg)
+{
+    WorkerRead *read = arg;
+    size_t n = HEARTBEAT_TASKS_MAX; /* no worker holds more */
+    int r = worker_get(db, read->id, read->arena, &read->worker);
+    if (r != 0) return r;
+    TaskHead *heads = ARENA_ARRAY(read->arena, TaskHead, n);
+    if (!heads) return -ENOMEM;
+    r = task_running_of(db, read->id, 0, heads, &n);
+    if (r != 0) return r;
+    read->tasks = ARENA_ARRAY(read->arena, WorkerTask, n);
+    if (!read->tasks) return -ENOMEM;
+    for (; r == 0 && read->n < n; read->n++) {
+        read->tasks[read->n].head = heads[read->n];
+        r = worker_task_read(db, read, &read->tasks[read->n]);
+    }
+    return r;
+}
+
+static void worker_task_write(JsonOut *out, const WorkerTask *task)
+{
+    json_out_object(out);
+    json_out_kuuid(out, "taskId", task->head.id);
+    json_out_ki64(out, "attempt", task->head.attempt);
+    json_out_kcstr(out, "priority", lane_name(task->head.lane));
+    json_out_ktime(out, "startedAt", task->head.started_at_ms);
+    json_out_ktime(out, "deadline", task->until_ms);
+    json_out_object_end(out);
+}
+
+/* When the last of its tasks has run out of time; 0: nothing runs, or something without a limit. */
+static int64_t worker_busy_until_ms(const WorkerRead *read)
+{
+    int64_t until_ms = 0;
+    for (size_t i = 0; i < read->n; i++) {
+        if (read->tasks[i].until_ms == 0) return 0;
+        until_ms = MAX(until_ms, read->tasks[i].until_ms);
+    }
+    return until_ms;
+}
+
+int worker_get_run_wait(ApiCall *call)
+{
+    WorkerRead read = { .arena = &call->req->arena };
+    int r = api_worker_id_wait(call, &read.id);
+    if (r != 0) return r;
+    r = store_read_wait(queue_store(call->api->options.queue), worker_job, &read);
+    if (r == -ENOENT)
+        return api_problem_wait(call, 404, "worker_not_found", "there is no such worker");
+    if (r < 0) return api_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
+    api_json(&json, API_JSON_BYTES_MAX);
+    JsonOut *out = &json.out;
+    json_out_object(out);
+    worker_members(out, &read.worker);
+    json_out_ktime(out, "busyUntil", worker_busy_until_ms(&read));
+    json_out_key(out, "tasks");
+    json_out_array(out);
+    for (size_t i = 0; i < read.n; i++) worker_task_write(out, &read.tasks[i]);
+    json_out_array_end(out);
+    json_out_object_end(out);
     return api_json_wait(call, 200, &json);
 }
 

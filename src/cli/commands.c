@@ -194,6 +194,8 @@ const Command commands[] = {
       "are this process's: configuration or OPENAI_API_KEY, ANTHROPIC_API_KEY. SIGTERM drains: running\n"
       "tasks finish, then it exits 0; a second one kills them and hands them back.",
       worker_flags, worker_run, false },
+    { "worker", "get", "WORKER", 1, 1, "what a worker runs, and until when at most", NULL, NO_FLAGS,
+      worker_get_run, false },
     { "worker", "drain", "WORKER", 1, 1, "let a worker finish what it runs and take nothing new",
       NULL, NO_FLAGS, worker_drain_run, false },
     { "run", NULL, "AGENT [INPUT|-]", 1, 2, "submit a task, follow it and print its result",

@@ -86,6 +86,35 @@ static int workers_body(Client *client)
     return EXIT_OK;
 }
 
+static Str second_of(const Json *v, const char *name)
+{
+    Str at = member(v, name);
+    return at.len ? str_sub(at, 0, 19) : STR("-");
+}
+
+static int worker_get_body(Client *client)
+{
+    static const char *const names[] = {
+        "TASK", "ATTEMPT", "PRIORITY", "STARTED", "DEADLINE", NULL
+    };
+    ClientAnswer answer;
+    Table table;
+    int status;
+    Str path = client_printf(client, "/api/workers/%.*s",
+                             STR_ARG(client_encoded(client, client->in->args[0])));
+    if (!fetch(client, arena_cstr(&client->arena, path), "tasks", &answer, &status)) return status;
+    printf("%.*s  %.*s  %.*s  busy until %.*s\n", STR_ARG(member(answer.json, "workerId")),
+           STR_ARG(member(answer.json, "name")), STR_ARG(member(answer.json, "state")),
+           STR_ARG(second_of(answer.json, "busyUntil")));
+    table_init(&table, &client->arena, names);
+    for (JsonIter it = json_iter(json_get(answer.json, "tasks")); json_next(&it);)
+        table_add(&table, (Str[]){ member(it.value, "taskId"), number(client, it.value, "attempt"),
+                                   member(it.value, "priority"), second_of(it.value, "startedAt"),
+                                   second_of(it.value, "deadline") });
+    table_print(&table);
+    return EXIT_OK;
+}
+
 static int worker_drain_body(Client *client)
 {
     ClientAnswer answer;
@@ -111,6 +140,11 @@ int queue_run(const Invocation *in)
 int workers_run(const Invocation *in)
 {
     return client_main(in, workers_body);
+}
+
+int worker_get_run(const Invocation *in)
+{
+    return client_main(in, worker_get_body);
 }
 
 int worker_drain_run(const Invocation *in)

@@ -163,6 +163,16 @@ static void test_heartbeat_and_drain(void **state)
     EXPECT_TEXT(text(&reply, "state"), "draining");
     reply = heartbeat(f, worker, task);
     assert_true(json_bool(member(&reply, "draining"), false));
+
+    reply = get(f, format(f, "/api/workers/%s", worker)); /* how long it may take */
+    EXPECT(reply, 200);
+    EXPECT_TEXT(text(&reply, "state"), "draining");
+    const Json *held = json_at(member(&reply, "tasks"), 0);
+    EXPECT_TEXT(json_str(json_get(held, "taskId")),
+                arena_cstr(&f->arena, json_str(json_get(task, "taskId"))));
+    assert_true(json_str(json_get(held, "deadline")).len > 0);
+    EXPECT_TEXT(json_str(json_get(held, "deadline")),
+                arena_cstr(&f->arena, text(&reply, "busyUntil")));
     submit(f, "{\"input\":1}");
     reply = post(f, route(f, worker, "claim"), "{\"free\":" FREE(1) ",\"waitMs\":1000}");
     EXPECT(reply, 404);
