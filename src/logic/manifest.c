@@ -347,6 +347,14 @@ static const ShapeMember limits_members[] = {
     { "tokensPerTask", SHAPE_INT, AT(limits.tokens), .least = 1, .most = 1000000000000 },
     { "toolCallsPerTask", SHAPE_INT, AT(limits.tool_calls), .most = 1000000 },
     { "secondsPerTask", SHAPE_INT, AT(limits.seconds), .least = 1, .most = 604800 },
+    { "memoryBytes", SHAPE_INT, AT(limits.resources.memory_bytes), .least = 16 << 20,
+      .most = RESOURCE_BYTES_MAX },
+    { "cpuSeconds", SHAPE_INT, AT(limits.resources.cpu_seconds), .least = 1, .most = 604800 },
+    { "processes", SHAPE_INT, AT(limits.resources.processes), .least = 1, .most = 10000 },
+    { "files", SHAPE_INT, AT(limits.resources.files), .least = 16, .most = 1048576 },
+    { "outputBytes", SHAPE_INT, AT(limits.resources.output_bytes), .least = 1, .most = 8388608 },
+    { "scratchBytes", SHAPE_INT, AT(limits.resources.scratch_bytes), .least = 4096,
+      .most = RESOURCE_BYTES_MAX },
     { "usdPerTask", SHAPE_MONEY, AT(limits.usd_nusd), .least = 1, .most = 1000000 * NUSD_PER_USD },
 };
 static const ShapeMember backoff_members[] = {

@@ -21,6 +21,12 @@
  *   spec.limits.toolCallsPerTask  40        0..1e6
  *   spec.limits.secondsPerTask    600       1..604800 (7 days)
  *   spec.limits.usdPerTask        "0.50"    money as text, above 0
+ *   spec.limits.memoryBytes       none      16 MiB..1 TiB, see logic/resource.h for these
+ *   spec.limits.cpuSeconds        none      1..604800
+ *   spec.limits.processes         none      1..10000
+ *   spec.limits.files             none      16..1048576
+ *   spec.limits.outputBytes       none      1..8 MiB
+ *   spec.limits.scratchBytes      none      4096..1 TiB
  *   spec.retry.maxAttempts        3         1..100
  *   spec.retry.backoff.initial    1s        0s..1h
  *   spec.retry.backoff.factor     2         1..10, three decimals at most
@@ -46,6 +52,7 @@
 #define GANTRY_LOGIC_MANIFEST_H
 
 #include "logic/issue.h"
+#include "logic/resource.h"
 #include "logic/retry.h"
 
 #define MANIFEST_BYTES_MAX 65536
@@ -77,6 +84,7 @@ typedef struct {
     int64_t tool_calls;
     int64_t seconds;
     int64_t usd_nusd;
+    ResourceLimits resources;
 } AgentLimits;
 
 typedef struct {

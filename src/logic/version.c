@@ -41,6 +41,7 @@ static void put_limits(JsonOut *out, const AgentLimits *limits)
     json_out_ki64(out, "toolCallsPerTask", limits->tool_calls);
     json_out_ki64(out, "secondsPerTask", limits->seconds);
     json_out_kstr(out, "usdPerTask", amount);
+    resource_limits_write(out, &limits->resources); /* those that are given: ids stay otherwise */
     json_out_object_end(out);
 }
 

@@ -55,7 +55,10 @@ NO_RETURN static void child_exec(const ProcessOptions *o, const char *program, c
     syscall(SYS_close_range, 3U, ~0U, 0U);
     limit_set(RLIMIT_DATA, o->memory_bytes_max);
     limit_set(RLIMIT_FSIZE, o->file_bytes_max);
-    limit_set(RLIMIT_CPU, o->cpu_seconds_max);
+    if (o->cpu_seconds_max > 0) { /* so that the signal tells */
+        struct rlimit cpu = { (rlim_t)o->cpu_seconds_max, (rlim_t)o->cpu_seconds_max + 1 };
+        setrlimit(RLIMIT_CPU, &cpu);
+    }
     limit_set(RLIMIT_NOFILE, o->files_max > 0 ? o->files_max : FILES_DEFAULT);
     limit_set(RLIMIT_CORE, 1);
     if (o->cwd && chdir(o->cwd) != 0) _exit(127);

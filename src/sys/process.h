@@ -18,7 +18,7 @@ typedef struct {
     int64_t memory_bytes_max; /* RLIMIT_DATA; 0: unlimited */
     int64_t file_bytes_max;   /* RLIMIT_FSIZE; 0: unlimited */
     int64_t files_max;        /* RLIMIT_NOFILE; 0: default 1024 */
-    int64_t cpu_seconds_max;  /* RLIMIT_CPU; 0: unlimited */
+    int64_t cpu_seconds_max;  /* RLIMIT_CPU: SIGXCPU, a second later SIGKILL; 0: unlimited */
 } ProcessOptions;
 
 typedef struct {

@@ -8,8 +8,9 @@
 #include "base/log.h"
 #include "sys/clock.h"
 
-#define KILL_WAIT_MS 5000 /* for the kernel to end a process after SIGKILL */
-#define DRAIN_MS 1000     /* for the pipes after the child's end */
+#define KILL_WAIT_MS 5000                        /* for the kernel to end a process after SIGKILL */
+#define DRAIN_MS 1000                            /* for the pipes after the child's end */
+#define MEMORY_MAPPED_BYTES (INT64_C(512) << 20) /* stacks of threads, heaps kept in reserve */
 #define ARGS_BYTES_MAX ((size_t)4 << 20)
 
 /* The child's three pipes, a fiber each. */
@@ -18,10 +19,11 @@ typedef struct {
     Process *process;
     Str input;
     ChildResult *result;
-    Buf line;    /* of stderr, not yet ended; what is longer is dropped */
+    Buf line; /* of stderr, not yet ended; what is longer is dropped */
+    AllowanceWatch watch;
     int reading; /* fibers that still read */
     Cond drained;
-    FiberRef feeder, out_reader, err_reader;
+    FiberRef feeder, out_reader, err_reader, watcher;
 } Pipes;
 
 /* --- stdin ------------------------------------------------------------------------------------ */
@@ -124,6 +126,42 @@ static int err_main(void *arg)
     return reader_end(pipes, r);
 }
 
+/* --- limits ----------------------------------------------------------------------------------- */
+
+static int watcher_main(void *arg)
+{
+    Pipes *pipes = arg;
+    return allowance_watch_wait(&pipes->watch);
+}
+
+static int watch_start(Pipes *pipes)
+{
+    const ResourceLimits *limits = &pipes->run->version->spec.resources;
+    pipes->watch = (AllowanceWatch){ .limits = limits,
+                                     .session = process_pid(pipes->process),
+                                     .scratch = pipes->run->scratch };
+    if (!allowance_watched(limits)) return 0;
+    return fiber_spawn("limits", watcher_main, pipes, &pipes->watcher);
+}
+
+/* Whether a limit is why it failed. */
+static void watch_end_wait(Pipes *pipes)
+{
+    ChildResult *result = pipes->result;
+    fiber_shield();
+    fiber_cancel(pipes->watcher);
+    fiber_join_wait(pipes->watcher, NULL);
+    fiber_unshield();
+    if (!result->how.signal && !result->how.exit_code) return;
+    result->over = allowance_blame(&pipes->watch, result->how.signal,
+                                   str_make(result->tail, result->tail_len));
+    if (result->over == RESOURCE_NONE) return;
+    atomic_fetch_add(&pipes->run->host->counters.limits_hit[result->over], 1);
+    LOG_WARN("limit reached", LOG_CSTR("limit", resource_name(result->over)),
+             LOG_INT("memoryBytes", pipes->watch.use.memory_bytes),
+             LOG_INT("processes", pipes->watch.use.processes));
+}
+
 /* --- life ------------------------------------------------------------------------------------- */
 
 static int pipes_start(Pipes *pipes)
@@ -133,6 +171,7 @@ static int pipes_start(Pipes *pipes)
     if (r == 0) pipes->reading++;
     if (r == 0) r = fiber_spawn("child stderr", err_main, pipes, &pipes->err_reader);
     if (r == 0) pipes->reading++;
+    if (r == 0) r = watch_start(pipes);
     return r < 0 ? diag_set(r, "no fibers for the program's pipes") : 0;
 }
 
@@ -178,6 +217,7 @@ static int child_wait(const ChildOptions *o, Process *process, ChildResult *ret)
     if (r == 0) r = process_exit_wait(process, o->deadline_ms, &ret->how);
     if (r < 0) child_end_wait(o, process, &ret->how);
     pipes_stop_wait(&pipes);
+    watch_end_wait(&pipes);
     buf_deinit(&pipes.line);
     return r;
 }
@@ -192,11 +232,22 @@ static int argv_make(const Str *command, size_t command_n, Arena *arena, const c
     return 0;
 }
 
+/* What the kernel keeps, of each process. Memory only roughly: programs map more than they use, so
+ * it only stops what grows faster than anybody looks. */
+static void limits_of_process(const ResourceLimits *limits, ProcessOptions *options)
+{
+    options->files_max = limits->files;
+    options->cpu_seconds_max = limits->cpu_seconds;
+    options->file_bytes_max = limits->scratch_bytes;
+    if (limits->memory_bytes > 0)
+        options->memory_bytes_max = 2 * limits->memory_bytes + MEMORY_MAPPED_BYTES;
+}
+
 int child_start(Run *run, const Str *command, size_t command_n, bool agent, Process **ret)
 {
     CLEANUP(arena_deinit) Arena arena = { 0 };
-    ProcessOptions options = { .cwd = run->version->dir,
-                               .memory_bytes_max = run->host->memory_bytes_max };
+    ProcessOptions options = { .cwd = run->version->dir };
+    limits_of_process(&run->version->spec.resources, &options);
     if (command_n == 0) return diag_set(-ENOENT, "no command is given");
     arena_init(&arena, ARGS_BYTES_MAX);
     int r = argv_make(command, command_n, &arena, &options.argv);

@@ -8,6 +8,7 @@
 #ifndef GANTRY_WORKER_CHILD_H
 #define GANTRY_WORKER_CHILD_H
 
+#include "worker/allowance.h"
 #include "worker/run.h"
 
 #define CHILD_TAIL_BYTES 2048
@@ -23,7 +24,8 @@ typedef struct {
     int64_t grace_ms;    /* between SIGTERM and SIGKILL */
 } ChildOptions;
 
-/* Starts a program in the version's directory with the environment of a tool or of the agent.
+/* Starts a program in the version's directory with the environment of a tool or of the agent, under
+ * the limits of the version that the kernel keeps.
  * Returns as process_spawn. */
 MUST_CHECK int child_start(Run *run, const Str *command, size_t command_n, bool agent,
                            Process **ret);
@@ -32,13 +34,14 @@ typedef struct {
     ProcessExit how;
     Buf output;     /* stdout */
     bool too_large; /* it wrote more than output_bytes_max, and was killed */
+    Resource over;  /* the limit of its version that made it fail */
     size_t tail_len;
     char tail[CHILD_TAIL_BYTES]; /* the last lines of stderr */
 } ChildResult;
 
-/* Runs in the version's directory. On a fiber. Returns 0 (it ended; also when too_large),
- * -ETIMEDOUT and -ECANCELED (it was made to end; a run that was killed or is stale gets no grace),
- * -ENOENT and -EACCES (no such program), -errno; with diag. */
+/* Runs in the version's directory, under its limits. On a fiber. Returns 0 (it ended; also when
+ * too_large), -ETIMEDOUT and -ECANCELED (it was made to end; a run that was killed or is stale gets
+ * no grace), -ENOENT and -EACCES (no such program), -errno; with diag. */
 MUST_CHECK int child_run_wait(const ChildOptions *options, ChildResult *ret);
 
 /* Large: on the heap. */

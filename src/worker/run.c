@@ -406,7 +406,8 @@ static void end_by_cap(Run *run, const GatewayTotals *totals)
 {
     bool failed = run->end.outcome == TASK_OUTCOME_FAILED_FINAL ||
                   run->end.outcome == TASK_OUTCOME_FAILED_RETRYABLE;
-    if (totals->stopped_by == CAP_BY_NOTHING || run->stop != RUN_GOING) return;
+    bool limit = run->end.outcome == TASK_OUTCOME_CAPPED && run->end.stopped_by;
+    if (totals->stopped_by == CAP_BY_NOTHING || run->stop != RUN_GOING || limit) return;
     run->end.stopped_by = cap_reason_name(totals->stopped_by);
     if (totals->stopped_by == CAP_BY_BUDGET) {
         const char *name = arena_cstr(&run->arena, str_of(totals->stopped_by_budget));
@@ -541,6 +542,13 @@ static int gateway_open(Run *run)
         .on_lent_wait = on_lent_wait,
     };
     return gateway_task_open(run->host->gateway, &options, &run->gateway);
+}
+
+size_t run_output_max(const Run *run)
+{
+    size_t most = run->host->output_bytes_max;
+    int64_t own = run->version->spec.resources.output_bytes;
+    return own > 0 ? MIN((size_t)own, most) : most;
 }
 
 static void deadline_set(Run *run)

@@ -26,13 +26,14 @@ typedef struct {
     atomic_uint_fast64_t started, stale, outputs_too_large, log_lines_dropped;
     atomic_uint_fast64_t stuck; /* ended because they did nothing any more */
     atomic_uint_fast64_t tool_outcomes[TOOL_OUTCOME_N_];
-    atomic_uint_fast64_t tool_us;             /* spent by those that ran */
-    atomic_uint_fast64_t tools_crowded;       /* refused: DOOR_CALLS_MAX under way */
-    atomic_uint_fast64_t children_crowded;    /* refused: DOOR_WAITS_MAX under way */
-    atomic_uint_fast64_t suspensions;         /* slots given back by runs that wait */
-    atomic_uint_fast64_t suspensions_refused; /* not given back: too many wait already */
-    atomic_uint_fast64_t mcp_crowded;         /* refused: too many MCP sessions */
-    atomic_uint_fast64_t tools_not_recorded;  /* beyond RUN_TOOL_RECORDS_MAX */
+    atomic_uint_fast64_t tool_us;                 /* spent by those that ran */
+    atomic_uint_fast64_t tools_crowded;           /* refused: DOOR_CALLS_MAX under way */
+    atomic_uint_fast64_t children_crowded;        /* refused: DOOR_WAITS_MAX under way */
+    atomic_uint_fast64_t suspensions;             /* slots given back by runs that wait */
+    atomic_uint_fast64_t suspensions_refused;     /* not given back: too many wait already */
+    atomic_uint_fast64_t mcp_crowded;             /* refused: too many MCP sessions */
+    atomic_uint_fast64_t tools_not_recorded;      /* beyond RUN_TOOL_RECORDS_MAX */
+    atomic_uint_fast64_t limits_hit[RESOURCE_N_]; /* by agents and tools */
     atomic_uint_fast64_t ended[TASK_OUTCOME_N_];
 } RunCounters;
 
@@ -72,7 +73,6 @@ typedef struct RunHost {
     int64_t grace_ms;
     int64_t stuck_ms; /* see stuck.h; 0: never */
     size_t output_bytes_max, log_bytes_max;
-    int64_t memory_bytes_max;
     size_t mcp_sessions_n; /* of all runs */
     bool torn_down;        /* the loop ends: reports are tried once */
     RunCounters counters;
@@ -168,6 +168,9 @@ MUST_CHECK int run_record_tool_wait(Run *run, const ToolRecord *record);
 /* Sets run->end to a failure; the detail is formatted. Returns 0. */
 int run_fail(Run *run, TaskOutcome outcome, const char *code, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
+
+/* Of the agent's result: as its version says, or as the worker allows. */
+size_t run_output_max(const Run *run);
 
 /* Sets run->end to success. The result is text itself when that is JSON, else text as a JSON
  * string; nothing when it is empty. objects_only: numbers, strings and the like count as text.

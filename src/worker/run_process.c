@@ -34,14 +34,34 @@ static int ended(Run *run, const ChildResult *child)
 
 static int too_large(Run *run)
 {
+    bool own = run->version->spec.resources.output_bytes > 0;
     atomic_fetch_add(&run->host->counters.outputs_too_large, 1);
-    return run_fail(run, TASK_OUTCOME_FAILED_FINAL, "output_too_large",
-                    "the agent wrote more than %zu bytes to stdout", run->host->output_bytes_max);
+    run_fail(run, TASK_OUTCOME_FAILED_FINAL, "output_too_large",
+             "the agent wrote more than %zu bytes to stdout%s", run_output_max(run),
+             own ? " (limits.outputBytes in agent.yaml)" : "");
+    run->end.stopped_by = resource_name(RESOURCE_OUTPUT);
+    return 0;
+}
+
+/* As with other caps of a task, another attempt would only reach it again. */
+static int over(Run *run, const ChildResult *child)
+{
+    const char *name = resource_name(child->over);
+    int64_t limit = resource_limit(&run->version->spec.resources, child->over);
+    Str what = arena_printf(&run->arena,
+                            "the agent used more than limits.%s in agent.yaml allows (%" PRId64
+                            "): raise it there, or let the agent use less",
+                            name, limit);
+    int r = failed(run, child, "resource_limit", what);
+    run->end.outcome = TASK_OUTCOME_CAPPED;
+    run->end.stopped_by = name;
+    return r;
 }
 
 static int end_read_wait(Run *run, const ChildResult *child)
 {
     if (child->too_large) return too_large(run);
+    if (child->over) return over(run, child);
     if (child->how.signal) return killed(run, child);
     if (child->how.exit_code) return ended(run, child);
     return run_succeed_wait(run, buf_str(&child->output), false);
@@ -50,7 +70,7 @@ static int end_read_wait(Run *run, const ChildResult *child)
 int run_process_wait(Run *run)
 {
     const Spec *spec = &run->version->spec;
-    CLEANUP(child_result_freep) ChildResult *child = child_result_new(run->host->output_bytes_max);
+    CLEANUP(child_result_freep) ChildResult *child = child_result_new(run_output_max(run));
     CLEANUP(buf_deinit) Buf input = { 0 };
     buf_init(&input, RUN_ARENA_BYTES_MAX);
     int r = run_input(run, &input);
@@ -61,7 +81,7 @@ int run_process_wait(Run *run)
         .command_n = spec->command_n,
         .agent = true,
         .input = buf_str(&input),
-        .output_bytes_max = run->host->output_bytes_max,
+        .output_bytes_max = run_output_max(run),
         .deadline_ms = DEADLINE_NONE, /* the supervisor has the clock */
         .grace_ms = run->host->grace_ms,
     };

@@ -86,7 +86,7 @@ static int invoke_wait(Run *run)
     CLEANUP(arena_deinit) Arena arena = { 0 };
     CLEANUP(buf_deinit) Buf input = { 0 };
     HttpResponse response;
-    size_t output_max = run->host->output_bytes_max;
+    size_t output_max = run_output_max(run);
     arena_init(&arena, output_max * 3 + PING_BYTES_MAX);
     buf_init(&input, RUN_ARENA_BYTES_MAX);
     int r = run_input(run, &input);
@@ -95,8 +95,10 @@ static int invoke_wait(Run *run)
     if (r == -ECANCELED || r == -ENOMEM) return r;
     if (r == -EMSGSIZE) {
         atomic_fetch_add(&run->host->counters.outputs_too_large, 1);
-        return run_fail(run, TASK_OUTCOME_FAILED_FINAL, "output_too_large",
-                        "the agent answered more than %zu bytes", output_max);
+        run_fail(run, TASK_OUTCOME_FAILED_FINAL, "output_too_large",
+                 "the agent answered more than %zu bytes", output_max);
+        run->end.stopped_by = resource_name(RESOURCE_OUTPUT);
+        return 0;
     }
     if (r != 0) {
         run->version->pinged = false;

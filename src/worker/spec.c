@@ -86,6 +86,8 @@ static int parts_read(Arena *arena, const Json *v, Spec *spec)
     if (r == 0)
         r = strings_read(arena, json_get(v, "fallbacks"), &spec->fallbacks, &spec->fallbacks_n);
     if (r == 0) r = limits_read(json_get(v, "limits"), &spec->limits);
+    if (r == 0 && resource_limits_read(json_get(v, "limits"), &spec->resources) < 0)
+        r = broken("limits");
     if (r == 0) r = tools_read(arena, json_get(v, "tools"), spec);
     if (r < 0) return r;
     spec->agent = json_str(json_get(v, "agent"));

@@ -24,6 +24,7 @@ typedef struct {
     const Json *sampling; /* an object */
     int64_t memory_window;
     CapLimits limits;
+    ResourceLimits resources;
 } Spec;
 
 /* Reads components (canonical JSON, see logic/version.h). Returns 0, -EINVAL (not components, or of

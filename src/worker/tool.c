@@ -89,6 +89,10 @@ static int command_read(ToolCall *call, int r, const ChildResult *child)
     int tail_bytes = (int)child->tail_len;
     if (r == -ETIMEDOUT) return tool_timed_out(call);
     if (child->too_large) return tool_too_large(call);
+    if (child->over)
+        return tool_problem(call, TOOL_OUTCOME_FAILED,
+                            "the tool used more than limits.%s in agent.yaml allows\n%.*s",
+                            resource_name(child->over), tail_bytes, child->tail);
     if (child->how.signal)
         return tool_problem(call, TOOL_OUTCOME_TROUBLE, "the tool was killed by signal %d\n%.*s",
                             child->how.signal, tail_bytes, child->tail);

@@ -118,6 +118,7 @@ void worker_stats(const WorkerHost *worker, WorkerStats *ret)
     ret->mcp_crowded = atomic_load(&c->mcp_crowded);
     ret->tools_not_recorded = atomic_load(&c->tools_not_recorded);
     ret->versions_fetched = versions_fetched(w->host.versions);
+    for (int i = 0; i < RESOURCE_N_; i++) ret->limits_hit[i] = atomic_load(&c->limits_hit[i]);
     for (int i = 0; i < TASK_OUTCOME_N_; i++) ret->ended[i] = atomic_load(&c->ended[i]);
 }
 
@@ -228,7 +229,6 @@ static void options_copy(WorkerHost *w, const WorkerOptions *o)
         .stuck_ms = o->stuck_ms,
         .output_bytes_max = o->output_bytes_max ? o->output_bytes_max : OUTPUT_BYTES_MAX_DEFAULT,
         .log_bytes_max = o->log_bytes_max ? o->log_bytes_max : LOG_BYTES_MAX_DEFAULT,
-        .memory_bytes_max = o->memory_bytes_max,
     };
 }
 

@@ -15,6 +15,7 @@
 #ifndef GANTRY_WORKER_WORKER_H
 #define GANTRY_WORKER_WORKER_H
 
+#include "logic/resource.h"
 #include "net/breakers.h"
 #include "worker/front.h"
 #include "worker/link.h"
@@ -32,16 +33,15 @@ typedef struct {
     const char *dir;  /* versions and scratch; made if absent, used by one worker at a time */
     int64_t grace_ms; /* between SIGTERM and SIGKILL; 0: 5000 */
     int64_t stuck_ms; /* an agent that does nothing for so long is ended; 0: never */
-    size_t output_bytes_max;  /* of an agent's stdout; 0: 8 MiB */
-    size_t log_bytes_max;     /* kept of an attempt's log; 0: 1 MiB */
-    size_t versions_max;      /* unpacked at the same time; 0: 64 */
-    int64_t memory_bytes_max; /* of one agent process; 0: unlimited */
-    int64_t suspended_max;    /* tasks that wait for others without a slot; 0: 16 a slot */
-    const char *path;         /* PATH of agents; NULL: the usual directories */
-    const char *node_path;    /* NODE_PATH of agents; NULL: unset */
-    Front *front;             /* of this loop; what it has for callers of models; NULL: none */
-    bool front_only;          /* claims nothing: slots are not looked at */
-    const AddrGuard *guard;   /* what http tools may reach; NULL: public addresses only */
+    size_t output_bytes_max; /* of an agent's stdout; 0: 8 MiB */
+    size_t log_bytes_max;    /* kept of an attempt's log; 0: 1 MiB */
+    size_t versions_max;     /* unpacked at the same time; 0: 64 */
+    int64_t suspended_max;   /* tasks that wait for others without a slot; 0: 16 a slot */
+    const char *path;        /* PATH of agents; NULL: the usual directories */
+    const char *node_path;   /* NODE_PATH of agents; NULL: unset */
+    Front *front;            /* of this loop; what it has for callers of models; NULL: none */
+    bool front_only;         /* claims nothing: slots are not looked at */
+    const AddrGuard *guard;  /* what http tools may reach; NULL: public addresses only */
 } WorkerOptions;
 
 /* Takes the directory (a lock file in it) and clears what an earlier process left there. On a
@@ -78,6 +78,7 @@ typedef struct {
     uint64_t leases_lost;
     uint64_t heartbeats_failed;
     uint64_t outputs_too_large;
+    uint64_t limits_hit[RESOURCE_N_]; /* limits of a version that ended an agent or a tool */
     uint64_t log_lines_dropped;
     uint64_t tool_calls, tool_errors; /* that ran; of these, that did not go well */
     uint64_t tools[TOOL_OUTCOME_N_];

@@ -1,0 +1,214 @@
+#include "worker/allowance.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <fts.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "sys/clock.h"
+#include "sys/fiber.h"
+#include "sys/loop.h"
+
+#define LOOK_MS 100
+#define LOOK_SHARE 5    /* of the time at most one part in so many is spent looking */
+#define SCRATCH_LOOKS 5 /* the directory is walked at one look of so many */
+#define SCRATCH_FILES_MAX 100000
+#define PROCESSES_MAX 32768 /* more are not looked at */
+#define STAT_BYTES_MAX 1024
+#define KILL_ROUNDS 20 /* a program may start others faster than one look ends them */
+
+typedef struct {
+    AllowanceWatch *watch;
+    ResourceProcess *processes;
+    size_t n, room;
+    int64_t ms; /* that the look took */
+} Look;
+
+/* --- /proc ------------------------------------------------------------------------------------ */
+
+static bool proc_read(const char *pid, const char *name, char text[STAT_BYTES_MAX])
+{
+    char path[64];
+    if (snprintf(path, sizeof path, "/proc/%s/%s", pid, name) >= (int)sizeof path) return false;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    ssize_t n = read(fd, text, STAT_BYTES_MAX - 1);
+    close(fd);
+    if (n <= 0) return false;
+    text[n] = '\0';
+    return true;
+}
+
+/* The fields after the name, which may hold anything: state, ppid, pgrp, session, ..., utime (14th
+ * of all), stime, and those of children that were waited for. */
+static bool process_read(const char *pid, ResourceProcess *ret)
+{
+    char text[STAT_BYTES_MAX], state;
+    long ticks = sysconf(_SC_CLK_TCK);
+    unsigned long user, system;
+    long waited_user, waited_system;
+    int parent, session;
+    if (!proc_read(pid, "stat", text)) return false;
+    const char *after = strrchr(text, ')');
+    if (!after ||
+        sscanf(after + 1, " %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld", &state,
+               &parent, &session, &user, &system, &waited_user, &waited_system) != 7)
+        return false;
+    if (state == 'Z' || state == 'X') return false;
+    int64_t all = (int64_t)(user + system) + waited_user + waited_system;
+    *ret = (ResourceProcess){
+        .pid = (int)strtol(pid, NULL, 10),
+        .parent = parent,
+        .session = session,
+        .cpu_ms = all * 1000 / ticks,
+    };
+    return true;
+}
+
+static void processes_read(Look *look)
+{
+    DIR *proc = opendir("/proc");
+    look->n = 0;
+    if (!proc) return;
+    for (struct dirent *entry; (entry = readdir(proc)) != NULL && look->n < PROCESSES_MAX;) {
+        if (!isdigit((unsigned char)entry->d_name[0])) continue;
+        if (look->n == look->room) {
+            look->room = look->room ? 2 * look->room : 256;
+            look->processes = xrealloc(look->processes, look->room * sizeof *look->processes);
+        }
+        look->n += process_read(entry->d_name, &look->processes[look->n]);
+    }
+    closedir(proc);
+}
+
+/* Pages of its own: what it shares with others, such as files, is not the task's. */
+static int64_t memory_of(const char *pid)
+{
+    char text[STAT_BYTES_MAX];
+    long long resident, shared;
+    if (!proc_read(pid, "statm", text)) return 0;
+    if (sscanf(text, "%*d %lld %lld", &resident, &shared) != 2) return 0;
+    return MAX(resident - shared, 0) * sysconf(_SC_PAGESIZE);
+}
+
+static int64_t files_of(const char *pid)
+{
+    char path[64];
+    int64_t n = -2; /* . and .. */
+    if (snprintf(path, sizeof path, "/proc/%s/fd", pid) >= (int)sizeof path) return 0;
+    DIR *dir = opendir(path);
+    if (!dir) return 0;
+    while (readdir(dir)) n++;
+    closedir(dir);
+    return n;
+}
+
+/* --- the directory ---------------------------------------------------------------------------- */
+
+/* What lies below the directory, on the disk; it may change meanwhile. */
+static int64_t directory_bytes(const char *path, int64_t enough)
+{
+    char *paths[] = { (char *)path, NULL };
+    int64_t sum = 0, files = 0;
+    FTS *walk = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR | FTS_XDEV, NULL);
+    if (!walk) return 0;
+    for (FTSENT *e; sum <= enough && files < SCRATCH_FILES_MAX && (e = fts_read(walk)) != NULL;) {
+        if (e->fts_info == FTS_DP || e->fts_info == FTS_NS || e->fts_info == FTS_ERR) continue;
+        sum += (int64_t)e->fts_statp->st_blocks * 512;
+        files++;
+    }
+    fts_close(walk);
+    return sum;
+}
+
+/* --- looking ---------------------------------------------------------------------------------- */
+
+static void tree_look(Look *look)
+{
+    AllowanceWatch *w = look->watch;
+    bool memory = w->limits->memory_bytes > 0, files = w->limits->files > 0;
+    processes_read(look);
+    int64_t scratch_bytes = w->use.scratch_bytes;
+    w->use = resource_sum(look->processes, look->n, w->session);
+    w->use.scratch_bytes = scratch_bytes;
+    for (size_t i = 0; i < look->n; i++) {
+        char pid[16];
+        if (!look->processes[i].own) continue;
+        snprintf(pid, sizeof pid, "%d", look->processes[i].pid);
+        if (memory) w->use.memory_bytes += memory_of(pid);
+        if (files) w->files_full |= files_of(pid) >= w->limits->files;
+    }
+}
+
+static void tree_kill(Look *look)
+{
+    for (int round = 0; round < KILL_ROUNDS; round++) {
+        for (size_t i = 0; i < look->n; i++)
+            if (look->processes[i].own) kill(look->processes[i].pid, SIGKILL);
+        processes_read(look);
+        if (resource_sum(look->processes, look->n, look->watch->session).processes == 0) return;
+    }
+}
+
+static bool needs_tree(const ResourceLimits *l)
+{
+    return l->memory_bytes > 0 || l->cpu_seconds > 0 || l->processes > 0 || l->files > 0;
+}
+
+static int look_job(void *arg)
+{
+    Look *look = arg;
+    AllowanceWatch *w = look->watch;
+    int64_t begun_ms = clock_mono_ms(), scratch_max = w->limits->scratch_bytes;
+    if (w->scratch && scratch_max > 0 && w->looks++ % SCRATCH_LOOKS == 0)
+        w->use.scratch_bytes = directory_bytes(w->scratch, scratch_max);
+    if (needs_tree(w->limits)) tree_look(look);
+    w->over = resource_over(w->limits, &w->use);
+    if (w->over && !needs_tree(w->limits)) tree_look(look);
+    if (w->over) tree_kill(look);
+    look->ms = clock_mono_ms() - begun_ms;
+    return 0;
+}
+
+bool allowance_watched(const ResourceLimits *limits)
+{
+    return needs_tree(limits) || limits->scratch_bytes > 0;
+}
+
+int allowance_watch_wait(AllowanceWatch *watch)
+{
+    Look look = { .watch = watch };
+    int r = 0;
+    while (r == 0 && !watch->over) {
+        r = fiber_sleep_wait(MAX(LOOK_MS, look.ms * LOOK_SHARE));
+        if (r == 0) r = work_wait(look_job, &look);
+    }
+    free(look.processes);
+    return r;
+}
+
+/* --- afterwards ------------------------------------------------------------------------------- */
+
+static bool says(Str text, const char *words)
+{
+    size_t n = strlen(words);
+    for (size_t i = 0; i + n <= text.len; i++)
+        if (strncasecmp(text.ptr + i, words, n) == 0) return true;
+    return false;
+}
+
+Resource allowance_blame(const AllowanceWatch *watch, int signal, Str last_words)
+{
+    const ResourceLimits *limits = watch->limits;
+    if (watch->over) return watch->over;
+    if (limits->cpu_seconds > 0 && signal == SIGXCPU) return RESOURCE_CPU;
+    bool large = says(last_words, "file too large") || says(last_words, "file size limit exceeded");
+    if (limits->scratch_bytes > 0 && (signal == SIGXFSZ || large)) return RESOURCE_SCRATCH;
+    bool full = watch->files_full || says(last_words, "too many open files");
+    return limits->files > 0 && full ? RESOURCE_FILES : RESOURCE_NONE;
+}

@@ -1,0 +1,32 @@
+/* Allowance: looks at what a program and everything it has started use of the machine, and ends all
+ * of it when that is too much. Private to worker/.
+ *
+ * It looks ten times a second (less often where a look takes long), so for a moment more can be
+ * used; the limits that the kernel keeps for each process (process.h) bound what happens meanwhile.
+ */
+#ifndef GANTRY_WORKER_ALLOWANCE_H
+#define GANTRY_WORKER_ALLOWANCE_H
+
+#include "logic/resource.h"
+
+typedef struct {
+    const ResourceLimits *limits;
+    int session;         /* the program's process id: it leads a session of its own */
+    const char *scratch; /* its directory; NULL: not looked at */
+    int looks;
+    ResourceUse use; /* out: at the last look */
+    Resource over;   /* out: of what it used too much; all of it was sent SIGKILL */
+    bool files_full; /* out: one of its processes had as many files open as it may */
+} AllowanceWatch;
+
+/* Whether there is anything to look at. */
+bool allowance_watched(const ResourceLimits *limits);
+
+/* Looks again and again until something is over its limit. On a fiber. Returns 0, -ECANCELED. */
+MUST_CHECK int allowance_watch_wait(AllowanceWatch *watch);
+
+/* What made a program fail that has ended by itself: the signal of a limit that the kernel keeps,
+ * or what its last words (of stderr) say. signal: 0 when it exited. */
+Resource allowance_blame(const AllowanceWatch *watch, int signal, Str last_words);
+
+#endif
