@@ -268,13 +268,16 @@ static void usage_add(TaskUsage *sum, const Call *call)
 }
 
 /* Returns 0, DB_E_CONFLICT (it is there already, recording and all), -errno. */
-static int call_add(Booking *b, const TaskFacts *facts, const Call *call, JournalFill *fill,
+static int call_add(Booking *b, TaskFacts *facts, const Call *call, JournalFill *fill,
                     JournalLast *last, JournalKept *kept)
 {
+    int64_t row = facts->seq < 0 ? 0 : facts->last_call_id; /* accounts have no list */
+    int r = call_insert(b->db, facts->seq, call, &row);
+    if (r == 0) facts->last_call_id = row;
     JournalOf of = { .task_seq = facts->seq,
+                     .call_row = row,
                      .attempt = facts->attempt,
                      .version_id = facts->version_id };
-    int r = call_insert(b->db, facts->seq, call, &of.call_row);
     if (r == 0) r = owner_add(b, facts, call);
     if (r == 0) r = spend_sum_add(b, facts, call);
     if (r == 0 && facts->seq < 0) r = account_add(b->db, facts->seq, call);
@@ -298,6 +301,7 @@ int calls_book(Queue *queue, Db *db, TaskRef task, const Call *calls, size_t n, 
         if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
     }
     if (r == 0 && !is_account(task)) r = task_add_usage(db, facts.seq, &sum);
+    if (r == 0 && !is_account(task)) r = call_note_last(db, facts.seq, facts.last_call_id);
     if (r == 0 && !is_account(task)) r = family_late(db, facts.seq, &sum);
     if (r == 0 && kept->recordings + kept->dropped)
         r = journal_fill_write(db, facts.seq, &facts.journal);
@@ -382,7 +386,7 @@ static int report_add(Booking *b, Report *report)
     }
     if (r != 0 || account) return r;
     r = task_add_usage_held(b->db, known->facts.seq, report->task.fence, &sum,
-                            &known->facts.journal, &fill);
+                            &known->facts.journal, &fill, known->facts.last_call_id);
     known->facts.journal = fill;
     return r;
 }

@@ -2,15 +2,15 @@
 
 #include "store/row.h"
 
-int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *ret_row)
+int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *last_id)
 {
     RowIn in = row_in(db,
                       "INSERT INTO call (task_seq, attempt, fence, at_ms, duration_ms, provider,"
                       " model, protocol, outcome, streamed, replayed, status, input_tokens,"
                       " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id,"
-                      " cached, degraded, charged_tokens)"
+                      " cached, degraded, charged_tokens, before_id)"
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21)");
+                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)");
     in_i64(&in, task_seq);
     in_i64(&in, c->attempt);
     in_i64(&in, c->fence);
@@ -32,9 +32,18 @@ int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *ret_row)
     in_i64(&in, c->cached);
     in_text_or_null(&in, c->degraded);
     in_i64(&in, c->charged_tokens);
+    in_i64(&in, *last_id);
     int r = db_run(in.stmt, NULL);
-    if (ret_row) *ret_row = db_last_insert_id(db);
+    if (r == 0) *last_id = db_last_insert_id(db);
     return r;
+}
+
+int call_note_last(Db *db, int64_t task_seq, int64_t last_id)
+{
+    DbStmt *s = db_stmt(db, "UPDATE task SET last_call_id = ?2 WHERE seq = ?1");
+    db_bind_i64(s, 1, task_seq);
+    db_bind_i64(s, 2, last_id);
+    return row_change(s);
 }
 
 static void call_read(RowOut *out, void *ret)
@@ -68,11 +77,12 @@ static void call_read(RowOut *out, void *ret)
 int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = CALL_LIST_MAX, .size = sizeof(Call) };
-    DbStmt *s = db_stmt(db, "SELECT id, attempt, fence, at_ms, duration_ms, provider, model,"
-                            " protocol, outcome, streamed, replayed, status, input_tokens,"
-                            " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id,"
-                            " cached, degraded"
-                            " FROM call WHERE task_seq = ?1 ORDER BY id");
+    DbStmt *s = db_stmt(db, CALLS_OF_TASK
+                        "SELECT id, attempt, fence, at_ms, duration_ms, provider, model,"
+                        " protocol, outcome, streamed, replayed, status, input_tokens,"
+                        " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id,"
+                        " cached, degraded"
+                        " FROM call WHERE id IN calls ORDER BY id");
     db_bind_i64(s, 1, task_seq);
     int r = row_list_fill(&list, s, call_read);
     if (r != 0) return r;

@@ -7,6 +7,12 @@
 
 #define CALL_LIST_MAX 5000
 
+/* The ids of the calls of task ?1, from its last one back. */
+#define CALLS_OF_TASK                                                                  \
+    "WITH RECURSIVE calls (id) AS (SELECT last_call_id FROM task WHERE seq = ?1"       \
+    " AND last_call_id > 0 UNION ALL SELECT before_id FROM calls JOIN call USING (id)" \
+    " WHERE before_id > 0) "
+
 typedef struct {
     int64_t id;  /* set by the store */
     Str call_id; /* the gateway's, by which a call is kept once; empty: unknown */
@@ -33,9 +39,14 @@ typedef struct {
     bool replay_missed;          /* an attempt before had made other calls than this one */
 } Call;
 
-/* ret_row: or NULL; the id of its row. Returns 0, DB_E_CONFLICT (the task has a call of that
- * call_id already: nothing was changed), -errno. */
-MUST_CHECK int call_insert(Db *db, int64_t task_seq, const Call *call, int64_t *ret_row);
+/* last_id: in, the task's call before it, 0 for its first; out, the new one, which the task's row
+ * must be told. Returns 0, DB_E_CONFLICT (the task has a call of that call_id already: nothing was
+ * changed), -errno. */
+MUST_CHECK int call_insert(Db *db, int64_t task_seq, const Call *call, int64_t *last_id);
+
+/* The chain of a task's calls is in that order; its row has the last. Returns 0, -ENOENT,
+ * -errno. */
+MUST_CHECK int call_note_last(Db *db, int64_t task_seq, int64_t last_id);
 
 /* Calls of a task in order, at most CALL_LIST_MAX; texts live in arena. Returns 0, -ENOMEM, -errno.
  */

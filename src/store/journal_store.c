@@ -3,6 +3,7 @@
 #include "base/diag.h"
 #include "codec/gzip.h"
 #include "logic/task.h"
+#include "store/call_store.h"
 #include "store/row.h"
 
 #define PURGE_TASKS_MAX 16 /* looked at at a time */
@@ -198,8 +199,8 @@ int journal_add(Db *db, const JournalOf *of, const JournalNew *rec, const Journa
 /* --- reading ---------------------------------------------------------------------------------- */
 
 /* The recordings of task ?1. */
-#define OF_TASK                                      \
-    "id IN (SELECT id FROM call WHERE task_seq = ?1" \
+#define OF_TASK                   \
+    "id IN (SELECT id FROM calls" \
     " UNION ALL SELECT id FROM journal WHERE task_seq = ?1 AND id < 0)"
 
 #define JOURNAL_COLUMNS                                                            \
@@ -230,10 +231,11 @@ int journal_list(Db *db, int64_t task_seq, bool servable, int64_t after, size_t 
                  JournalRow **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = max, .size = sizeof(JournalRow) };
-    RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS " FROM journal WHERE " OF_TASK " AND n > ?2"
-                          " AND (?3 = 0 OR (version_id = (SELECT version_id FROM task"
-                          " WHERE seq = ?1) AND n > (SELECT served_from FROM journal_task"
-                          " WHERE task_seq = ?1))) ORDER BY n");
+    RowIn in = row_in(db, CALLS_OF_TASK
+                      "SELECT " JOURNAL_COLUMNS " FROM journal WHERE " OF_TASK " AND n > ?2"
+                      " AND (?3 = 0 OR (version_id = (SELECT version_id FROM task"
+                      " WHERE seq = ?1) AND n > (SELECT served_from FROM journal_task"
+                      " WHERE task_seq = ?1))) ORDER BY n");
     in_i64(&in, task_seq);
     in_i64(&in, after);
     in_i64(&in, servable);
@@ -246,7 +248,8 @@ int journal_list(Db *db, int64_t task_seq, bool servable, int64_t after, size_t 
 
 int journal_get(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalRow *ret)
 {
-    RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS " FROM journal WHERE " OF_TASK " AND n = ?2");
+    RowIn in = row_in(db, CALLS_OF_TASK "SELECT " JOURNAL_COLUMNS " FROM journal WHERE " OF_TASK
+                                        " AND n = ?2");
     in_i64(&in, task_seq);
     in_i64(&in, n);
     int r = row_first(in.stmt);
@@ -262,8 +265,8 @@ int journal_get(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalRow *r
 
 int journal_answer(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalBytes *ret)
 {
-    RowIn in = row_in(db, "SELECT answer_bytes, answer_gzip, answer FROM journal"
-                          " WHERE " OF_TASK " AND n = ?2");
+    RowIn in = row_in(db, CALLS_OF_TASK "SELECT answer_bytes, answer_gzip, answer FROM journal"
+                                        " WHERE " OF_TASK " AND n = ?2");
     in_i64(&in, task_seq);
     in_i64(&in, n);
     int r = row_first(in.stmt);
@@ -314,7 +317,7 @@ static int base_read(Db *db, int64_t id, int64_t *ret)
 
 static int id_read(Db *db, int64_t task_seq, int64_t n, int64_t *ret)
 {
-    RowIn in = row_in(db, "SELECT id FROM journal WHERE " OF_TASK " AND n = ?2");
+    RowIn in = row_in(db, CALLS_OF_TASK "SELECT id FROM journal WHERE " OF_TASK " AND n = ?2");
     in_i64(&in, task_seq);
     in_i64(&in, n);
     int r = row_first(in.stmt);
@@ -367,8 +370,8 @@ int journal_request(Db *db, int64_t task_seq, int64_t n, Buf *out)
 /* Deletes up to max recordings of the task, and all trace of its journal when there are no more. */
 static int purge_rows(Db *db, int64_t task_seq, int64_t max, int64_t *ret_n)
 {
-    DbStmt *s = db_stmt(db, "DELETE FROM journal WHERE id IN (SELECT id FROM journal"
-                            " WHERE " OF_TASK " ORDER BY n LIMIT ?2)");
+    DbStmt *s = db_stmt(db, CALLS_OF_TASK "DELETE FROM journal WHERE id IN (SELECT id FROM journal"
+                                          " WHERE " OF_TASK " ORDER BY n LIMIT ?2)");
     db_bind_i64(s, 1, task_seq);
     db_bind_i64(s, 2, max);
     int r = db_run(s, ret_n);

@@ -503,6 +503,19 @@ static const char serving[] =
     "INSERT OR IGNORE INTO serving (version_id, agent, state, since_ms)"
     " SELECT version_id, agent, 0, changed_at_ms FROM rollout WHERE state < 5 AND weight_bp > 0;";
 
+/* Calls of many tasks end at a time. Found by their task each would go to a page of its own; their
+ * ids grow, so that by these they go to one. Those of a task are a chain, from its last one
+ * back. */
+static const char calls_chain[] =
+    "ALTER TABLE call ADD COLUMN before_id INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE task ADD COLUMN last_call_id INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE call SET before_id = chain.before FROM (SELECT id AS of, lag(id, 1, 0) OVER"
+    " (PARTITION BY task_seq ORDER BY id) AS before FROM call) AS chain WHERE chain.of = id;"
+    "UPDATE task SET last_call_id ="
+    " coalesce((SELECT max(id) FROM call WHERE task_seq = task.seq), 0);"
+    "DROP INDEX call_by_task;"
+    "CREATE UNIQUE INDEX call_once ON call (call_id, task_seq) WHERE call_id IS NOT NULL;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -535,5 +548,6 @@ const Migration schema_steps[] = {
     { 29, "rollup due", rollup_due },
     { 30, "tried tasks", tried_tasks },
     { 31, "serving", serving },
+    { 32, "calls chain", calls_chain },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -389,10 +389,10 @@ int task_add_usage(Db *db, int64_t seq, const TaskUsage *u)
 }
 
 int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *u,
-                        const JournalFill *was, const JournalFill *is)
+                        const JournalFill *was, const JournalFill *is, int64_t last_call_id)
 {
     RowIn in = usage_in(db_stmt(db, ADD_USAGE_SQL ", journal_n = ?12, journal_bytes = ?13,"
-                                                  " journal_closed = ?14"
+                                                  " journal_closed = ?14, last_call_id = ?19"
                                                   " WHERE seq = ?1 AND state = 1 AND fence = ?15"
                                                   " AND journal_n = ?16 AND journal_bytes = ?17"
                                                   " AND journal_closed = ?18"),
@@ -404,6 +404,7 @@ int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *u,
     in_i64(&in, was->recordings);
     in_i64(&in, was->bytes);
     in_i64(&in, was->closed);
+    in_i64(&in, last_call_id);
     return row_change(in.stmt);
 }
 
@@ -412,7 +413,7 @@ int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFacts *ret)
     RowIn in = row_in(
         db,
         "SELECT seq, attempt, agent, version_id, tenant_id, user_id, journal_n,"
-        " journal_bytes, journal_closed FROM task WHERE id = ?1 AND (?2 = 0 OR (state = 1 AND fence = ?2))");
+        " journal_bytes, journal_closed, last_call_id FROM task WHERE id = ?1 AND (?2 = 0 OR (state = 1 AND fence = ?2))");
     in_uuid(&in, &id);
     in_i64(&in, fence);
     int r = row_first(in.stmt);
@@ -427,6 +428,7 @@ int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFacts *ret)
     ret->journal.recordings = out_i64(&out);
     ret->journal.bytes = out_i64(&out);
     ret->journal.closed = out_i64(&out) != 0;
+    ret->last_call_id = out_i64(&out);
     db_reset(in.stmt);
     return out.full ? -ENOMEM : 0;
 }

@@ -171,13 +171,15 @@ MUST_CHECK int task_add_usage(Db *db, int64_t seq, const TaskUsage *usage);
 /* The same for a task that runs under the fence and whose journal is filled as in was: is is put in
  * its place. Returns 0, -ENOENT (it is not so), -errno. */
 MUST_CHECK int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *usage,
-                                   const JournalFill *was, const JournalFill *is);
+                                   const JournalFill *was, const JournalFill *is,
+                                   int64_t last_call_id);
 
 /* Of whom and of what a task is. */
 typedef struct {
     int64_t seq, attempt;
     Str agent, version_id, tenant_id, user_id;
     JournalFill journal;
+    int64_t last_call_id; /* see call_insert */
 } TaskFacts;
 
 /* Texts live in arena. fence: the task runs under it; 0: in any state. Returns 0, -ENOENT, -ENOMEM,

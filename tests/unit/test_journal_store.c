@@ -88,6 +88,16 @@ static JournalNew with_request(JournalNew rec, Str base_text, const char *base, 
     return rec;
 }
 
+static int64_t last_call(Db *db, int64_t seq)
+{
+    DbStmt *s = db_stmt(db, "SELECT last_call_id FROM task WHERE seq = ?1");
+    db_bind_i64(s, 1, seq);
+    CHECK_INT(db_step(s), DB_E_ROW);
+    int64_t id = db_i64(s, 0);
+    db_reset(s);
+    return id;
+}
+
 /* Models' answers belong to calls. */
 static int add_within(Db *db, int64_t seq, const JournalNew *rec, const JournalLimits *limits)
 {
@@ -98,7 +108,11 @@ static int add_within(Db *db, int64_t seq, const JournalNew *rec, const JournalL
                   .model = STR("m"),
                   .protocol = STR("chat"),
                   .outcome = STR("complete") };
-    if (rec->kind == REPLAY_MODEL) CHECK_INT(call_insert(db, seq, &call, &of.call_row), 0);
+    if (rec->kind == REPLAY_MODEL) {
+        of.call_row = last_call(db, seq);
+        CHECK_INT(call_insert(db, seq, &call, &of.call_row), 0);
+        CHECK_INT(call_note_last(db, seq, of.call_row), 0);
+    }
     CHECK_INT(journal_fill_read(db, seq, &fill), 0);
     int r = journal_add(db, &of, rec, limits, &fill, NULL);
     CHECK_INT(journal_fill_write(db, seq, &fill), 0);

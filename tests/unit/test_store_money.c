@@ -150,7 +150,8 @@ static void call_add(Db *db, Random *r, Sums *sums, int64_t from_hour)
                   .outcome = STR("ok"),
                   .input_tokens = 10,
                   .cost_nusd = random_range(r, 0, 1000) };
-    CHECK_INT(call_insert(db, seq, &call, NULL), 0);
+    int64_t last = 0;
+    CHECK_INT(call_insert(db, seq, &call, &last), 0);
     char agent[16], user[16];
     snprintf(agent, sizeof agent, "agent-%d", (int)(seq % 3));
     snprintf(user, sizeof user, "user-%d", (int)(seq % 7));

@@ -568,13 +568,25 @@ static int job_calls_and_logs(Db *db, void *arg)
                           .cost_nusd = 5 };
     TaskLogLine *lines, line = { .attempt = 1, .seq = 1, .stream = TASK_LOG_STDERR };
     size_t n;
-    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
+    int64_t last = 0, other = 0;
+    int64_t seq = put_task(db, 1, LANE_NORMAL, 0, "a");
+    int64_t of_other = put_task(db, 2, LANE_NORMAL, 0, "a");
+    CHECK_INT(call_insert(db, seq, &call, &last), 0);
     call.at_ms = 9;
     call.call_id = STR("c-1");
-    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
-    CHECK_INT(call_insert(db, 3, &call, NULL), DB_E_CONFLICT);
-    CHECK_INT(call_insert(db, 4, &call, NULL), 0);
-    CHECK_INT(call_list(db, 3, arena, &calls, &n), 0);
+    CHECK_INT(call_insert(db, of_other, &call, &other), 0);
+    CHECK_INT(call_note_last(db, of_other, other), 0);
+    int64_t first = last;
+    CHECK_INT(call_insert(db, seq, &call, &last), 0);
+    CHECK(last > first);
+    first = last;
+    CHECK_INT(call_insert(db, seq, &call, &last), DB_E_CONFLICT);
+    CHECK_INT(last, first);
+    CHECK_INT(call_list(db, seq, arena, &calls, &n), 0);
+    CHECK_INT(n, 0); /* the task's row does not know them */
+    CHECK_INT(call_note_last(db, 99, last), -ENOENT);
+    CHECK_INT(call_note_last(db, seq, last), 0);
+    CHECK_INT(call_list(db, seq, arena, &calls, &n), 0);
     CHECK_INT(n, 2);
     CHECK_INT(calls[1].at_ms, 9);
     CHECK_STR(calls[1].call_id, STR("c-1"));
@@ -609,6 +621,7 @@ static int job_calls_recent(Db *db, void *arg)
     Arena *arena = arg;
     CallUse *uses;
     size_t n;
+    int64_t last = 0;
     Call call = { .attempt = 1,
                   .provider = STR("openai"),
                   .model = STR("m"),
@@ -618,19 +631,19 @@ static int job_calls_recent(Db *db, void *arg)
     for (int i = 0; i < 4; i++) {
         call.at_ms = 1000 + i;
         call.charged_tokens = i == 3 ? 100 : 0; /* its usage is not known */
-        CHECK_INT(call_insert(db, 3, &call, NULL), 0);
+        CHECK_INT(call_insert(db, 3, &call, &last), 0);
     }
     call.cached = true;
-    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
+    CHECK_INT(call_insert(db, 3, &call, &last), 0);
     call.cached = false;
     call.replayed = true;
-    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
+    CHECK_INT(call_insert(db, 3, &call, &last), 0);
     call.replayed = false;
     call.outcome = STR("unreached");
-    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
+    CHECK_INT(call_insert(db, 3, &call, &last), 0);
     call.model = STR("other");
     call.outcome = STR("upstream_error");
-    CHECK_INT(call_insert(db, 3, &call, NULL), 0);
+    CHECK_INT(call_insert(db, 3, &call, &last), 0);
     CHECK_INT(call_recent(db, 1001, arena, &uses, &n), 0);
     CHECK_INT(n, 2);
     CHECK_STR(uses[0].model, STR("m"));
