@@ -19,8 +19,8 @@
 
 #define LOCK_FILE "gantry.lock"
 #define BATCH_JOBS_DEFAULT 512
-#define COMMIT_SIBLINGS 8 /* jobs in a batch that tell that more are on their way */
-#define COMMIT_DELAY_US 500
+#define COMMIT_SIBLINGS 3 /* jobs in a batch that tell that more are on their way */
+#define COMMIT_DELAY_MS 2
 #define WAITING_JOBS_DEFAULT 65536
 #define PATH_BYTES_MAX 4096
 
@@ -48,6 +48,7 @@ typedef struct {
     pthread_cond_t some;
     Job *head, **tail;
     size_t n, max;
+    size_t wanted; /* by the thread before it wakes up */
     bool closing;
 } JobQueue;
 
@@ -74,10 +75,14 @@ struct Store {
 
 static void jobs_init(JobQueue *q, size_t max)
 {
-    *q = (JobQueue){ .max = max };
+    pthread_condattr_t attr;
+    *q = (JobQueue){ .max = max, .wanted = 1 };
     q->tail = &q->head;
     pthread_mutex_init(&q->lock, NULL);
-    pthread_cond_init(&q->some, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&q->some, &attr);
+    pthread_condattr_destroy(&attr);
 }
 
 static void jobs_deinit(JobQueue *q)
@@ -97,17 +102,38 @@ static bool jobs_put(JobQueue *q, Job *job)
         job->next = NULL;
         *q->tail = job;
         q->tail = &job->next;
-        if (q->n++ == 0) pthread_cond_signal(&q->some);
+        if (++q->n == q->wanted) pthread_cond_signal(&q->some);
     }
     pthread_mutex_unlock(&q->lock);
     return fits;
 }
 
-/* The longest waiting jobs, at most max; waits for one. NULL: the queue is closed and empty. */
-static Job *jobs_take(JobQueue *q, size_t max, size_t *ret_n)
+/* Under load a little patience makes the next batch larger, and a commit costs the same for few and
+ * for many (commit_delay and commit_siblings of PostgreSQL): where some came at a time, the first
+ * waits for as many again. */
+static void jobs_linger(JobQueue *q, size_t last_n)
+{
+    struct timespec until;
+    if (last_n < COMMIT_SIBLINGS || q->n >= last_n) return;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += COMMIT_DELAY_MS * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    q->wanted = last_n;
+    while (q->n < last_n && !q->closing)
+        if (pthread_cond_timedwait(&q->some, &q->lock, &until) != 0) break;
+    q->wanted = 1;
+}
+
+/* The longest waiting jobs, at most max; waits for one, and then for others if last_n came at the
+ * time before. NULL: the queue is closed and empty. */
+static Job *jobs_take(JobQueue *q, size_t max, size_t last_n, size_t *ret_n)
 {
     pthread_mutex_lock(&q->lock);
     while (q->n == 0 && !q->closing) pthread_cond_wait(&q->some, &q->lock);
+    jobs_linger(q, last_n);
     Job *first = q->head, **end = &q->head;
     size_t n = MIN(q->n, max);
     for (size_t i = 0; i < n; i++) end = &(*end)->next;
@@ -281,28 +307,16 @@ static void room_look(Store *store)
     if (!low && was_low) LOG_INFO("disk has room again", LOG_INT("bytesLeft", room));
 }
 
-/* Under load a little patience makes the next batch larger, and a commit costs the same for few and
- * for many (commit_delay and commit_siblings of PostgreSQL). */
-static void writer_linger(Store *store, size_t last_n)
-{
-    if (last_n < COMMIT_SIBLINGS) return;
-    pthread_mutex_lock(&store->writes.lock);
-    bool enough = store->writes.n > last_n || store->writes.closing;
-    pthread_mutex_unlock(&store->writes.lock);
-    if (!enough) usleep(COMMIT_DELAY_US);
-}
-
 static void *writer_main(void *arg)
 {
     Store *store = arg;
-    size_t n;
+    size_t n = 0;
     Job *batch;
-    while ((batch = jobs_take(&store->writes, store->batch_jobs_max, &n)) != NULL) {
+    while ((batch = jobs_take(&store->writes, store->batch_jobs_max, n, &n)) != NULL) {
         batch_run(store, batch, n);
         int r = db_checkpoint_if_due(store->writer);
         if (r != 0 && r != -ENOSPC && r != -EBUSY) disk_broken(store->writer, r);
         room_look(store);
-        writer_linger(store, n);
     }
     return NULL;
 }
@@ -325,7 +339,7 @@ static void *reader_main(void *arg)
     Store *store = arg;
     size_t n;
     Job *job;
-    while ((job = jobs_take(&store->reads, 1, &n)) != NULL) {
+    while ((job = jobs_take(&store->reads, 1, 0, &n)) != NULL) {
         job->result = read_transact(store->reader, job);
         atomic_fetch_add(&store->reads_done, 1);
         job_acknowledge(job);
