@@ -17,19 +17,18 @@ typedef struct {
     CapReason by; /* what keeps it from being more; CAP_BY_NOTHING: it is all that is wanted */
 } CapFit;
 
-static CapFit fit(const CapLimits *limits, const CapCall *call, int64_t want, int64_t spent_tokens,
-                  int64_t spent_nusd)
+static CapFit fit(const CapLimits *limits, const CapCall *call, const PriceLine *price,
+                  int64_t want, CapHold spent)
 {
-    int64_t tokens = room(limits->tokens, spent_tokens);
+    int64_t tokens = room(limits->tokens, spent.tokens);
     if (tokens < call->in_ub) return (CapFit){ -1, CAP_BY_TOKENS };
-    int64_t nusd = room(limits->usd_nusd, spent_nusd);
-    if (price_hold(call->price, call->in_ub, 0, &call->terms) > nusd)
-        return (CapFit){ -1, CAP_BY_USD };
-
     int64_t by_tokens = (tokens - call->in_ub) / call->n;
-    int64_t by_usd = price_output_affordable(call->price, call->in_ub, &call->terms, nusd) /
-                     call->n;
-    if (want <= by_tokens && want <= by_usd) return (CapFit){ want, CAP_BY_NOTHING };
+    int64_t nusd = room(limits->usd_nusd, spent.nusd);
+    if (want <= by_tokens && price_line_hold(price, want * call->n) <= nusd)
+        return (CapFit){ want, CAP_BY_NOTHING };
+    if (price_line_hold(price, 0) > nusd) return (CapFit){ -1, CAP_BY_USD };
+
+    int64_t by_usd = price_line_affords(price, nusd) / call->n;
     if (by_tokens <= by_usd) return (CapFit){ by_tokens, CAP_BY_TOKENS };
     return (CapFit){ by_usd, CAP_BY_USD };
 }
@@ -64,14 +63,18 @@ static bool out_of_time(const CapLimits *limits, const CapState *state, int64_t 
     return limits->wall_ms != CAP_NONE && now_ms - state->started_ms >= limits->wall_ms;
 }
 
-static CapVerdict admit(CapState *state, const CapLimits *limits, const CapCall *call, int64_t out,
-                        int64_t want)
+static CapHold hold_of(const CapCall *call, const PriceLine *price, int64_t out)
 {
-    int64_t out_all = out * call->n;
+    return (CapHold){ .tokens = call->in_ub + out * call->n,
+                      .nusd = price_line_hold(price, out * call->n) };
+}
+
+static CapVerdict admit(CapState *state, const CapLimits *limits, const CapCall *call,
+                        const PriceLine *price, int64_t out, int64_t want)
+{
     CapVerdict v = {
         .kind = CAP_ADMIT,
-        .hold = { .tokens = call->in_ub + out_all,
-                  .nusd = price_hold(call->price, call->in_ub, out_all, &call->terms) },
+        .hold = hold_of(call, price, out),
         .out_cap = out,
         .clamped = out < want,
         .tools_spent = call->has_tools && state->tool_calls >= limits->tool_calls,
@@ -86,17 +89,19 @@ static CapVerdict admit(CapState *state, const CapLimits *limits, const CapCall 
 
 /* Whether the call may go ahead now, and with what output. Reserves nothing. */
 static CapVerdict look(const CapLimits *limits, const CapState *state, const CapCall *call,
-                       int64_t now_ms, CapWish *ret_wish, CapFit *ret_now)
+                       const PriceLine *price, int64_t now_ms, CapWish *ret_wish, CapFit *ret_now)
 {
-    assert(call->n >= 1 && call->in_ub >= 0 && call->price);
+    assert(call->n >= 1 && call->in_ub >= 0);
     if (out_of_time(limits, state, now_ms)) return refuse(CAP_BY_SECONDS);
     if (state->tool_calls > limits->tool_calls) return refuse(CAP_BY_TOOL_CALLS);
 
     CapWish wish = wish_of(call);
-    CapFit ever = fit(limits, call, wish.want, state->settled_tokens, state->settled_nusd);
+    CapHold settled = { state->settled_tokens, state->settled_nusd };
+    CapHold taken = { settled.tokens + state->reserved_tokens,
+                      money_add(settled.nusd, state->reserved_nusd) };
+    CapFit ever = fit(limits, call, price, wish.want, settled);
     if (ever.out < wish.least) return refuse(ever.by);
-    CapFit now = fit(limits, call, wish.want, state->settled_tokens + state->reserved_tokens,
-                     money_add(state->settled_nusd, state->reserved_nusd));
+    CapFit now = fit(limits, call, price, wish.want, taken);
     assert(now.out <= ever.out);
     *ret_wish = wish;
     *ret_now = now;
@@ -118,18 +123,13 @@ CapVerdict cap_admit_within(const CapLimits *limits, CapState *state, const CapC
 {
     CapWish wish;
     CapFit now;
-    CapVerdict v = look(limits, state, call, now_ms, &wish, &now);
+    PriceLine price = price_line(call->price, call->in_ub, &call->terms);
+    CapVerdict v = look(limits, state, call, &price, now_ms, &wish, &now);
     if (v.kind != CAP_ADMIT) return v;
     CapLimits within = { .tokens = most->tokens, .usd_nusd = most->nusd };
-    CapFit fits = fit(&within, call, now.out, 0, 0);
+    CapFit fits = fit(&within, call, &price, now.out, (CapHold){ 0 });
     if (fits.out < wish.least) return (CapVerdict){ .kind = CAP_WAIT, .reason = fits.by };
-    return admit(state, limits, call, fits.out, wish.want);
-}
-
-static CapHold hold_of(const CapCall *call, int64_t out)
-{
-    return (CapHold){ .tokens = call->in_ub + out * call->n,
-                      .nusd = price_hold(call->price, call->in_ub, out * call->n, &call->terms) };
+    return admit(state, limits, call, &price, fits.out, wish.want);
 }
 
 CapVerdict cap_look(const CapLimits *limits, const CapState *state, const CapCall *call,
@@ -137,11 +137,12 @@ CapVerdict cap_look(const CapLimits *limits, const CapState *state, const CapCal
 {
     CapWish wish;
     CapFit now;
-    CapVerdict v = look(limits, state, call, now_ms, &wish, &now);
+    PriceLine price = price_line(call->price, call->in_ub, &call->terms);
+    CapVerdict v = look(limits, state, call, &price, now_ms, &wish, &now);
     if (v.kind != CAP_ADMIT) return v;
-    *ret = (CapNeed){ .min = hold_of(call, wish.least),
-                      .good = hold_of(call, MIN(wish.good, now.out)),
-                      .want = hold_of(call, now.out) };
+    *ret = (CapNeed){ .min = hold_of(call, &price, wish.least),
+                      .good = hold_of(call, &price, MIN(wish.good, now.out)),
+                      .want = hold_of(call, &price, now.out) };
     return v;
 }
 

@@ -372,37 +372,58 @@ static int64_t hold_factor(const Price *price, const PriceTerms *terms)
 }
 
 /* All but the output. */
-static Sum hold_fixed(const Price *price, int64_t in_ub, int64_t rate, const PriceTerms *terms)
+static Sum hold_fixed(const Price *price, int64_t in_ub, int64_t rate, int64_t factor,
+                      const PriceTerms *terms)
 {
     int64_t fee = 0;
     for (ServerTool tool = 0; tool < SERVER_N_; tool++)
         if (terms->server_tools & 1u << tool)
             fee = MAX(fee, fee_of(price, tool, terms->search_size));
     Sum sum = { 0 };
-    add(&sum, in_ub, rate, hold_factor(price, terms));
+    add(&sum, in_ub, rate, factor);
     add_fee(&sum, terms->server_uses, fee);
     add_once(&sum, price, terms);
     return sum;
 }
 
-int64_t price_hold(const Price *price, int64_t in_ub, int64_t out_ub, const PriceTerms *terms)
+PriceLine price_line(const Price *price, int64_t in_ub, const PriceTerms *terms)
 {
     Dearest rate = dearest(price, in_ub, terms);
-    Sum sum = hold_fixed(price, in_ub, rate.input, terms);
-    add(&sum, out_ub, rate.output, hold_factor(price, terms));
+    int64_t factor = hold_factor(price, terms);
+    Sum fixed = hold_fixed(price, in_ub, rate.input, factor, terms);
+    return (PriceLine){ .fixed_atto = fixed.atto,
+                        .fixed_full = fixed.full,
+                        .output_rate = rate.output,
+                        .factor = factor };
+}
+
+int64_t price_line_hold(const PriceLine *line, int64_t out_ub)
+{
+    Sum sum = { .atto = line->fixed_atto, .full = line->fixed_full };
+    add(&sum, out_ub, line->output_rate, line->factor);
     return sum_nusd(&sum);
+}
+
+int64_t price_line_affords(const PriceLine *line, int64_t budget_nusd)
+{
+    assert(budget_nusd >= 0);
+    __int128 budget = (__int128)budget_nusd * ATTO_PER_NANO;
+    if (line->fixed_full || line->fixed_atto > budget) return 0;
+    if (line->output_rate == 0) return INT64_MAX;
+    __int128 n = (budget - line->fixed_atto) / ((__int128)line->output_rate * line->factor);
+    assert(n >= 0);
+    return n > INT64_MAX ? INT64_MAX : (int64_t)n;
+}
+
+int64_t price_hold(const Price *price, int64_t in_ub, int64_t out_ub, const PriceTerms *terms)
+{
+    PriceLine line = price_line(price, in_ub, terms);
+    return price_line_hold(&line, out_ub);
 }
 
 int64_t price_output_affordable(const Price *price, int64_t in_ub, const PriceTerms *terms,
                                 int64_t budget_nusd)
 {
-    Dearest rate = dearest(price, in_ub, terms);
-    Sum fixed = hold_fixed(price, in_ub, rate.input, terms);
-    assert(budget_nusd >= 0);
-    __int128 budget = (__int128)budget_nusd * ATTO_PER_NANO;
-    if (fixed.full || fixed.atto > budget) return 0;
-    if (rate.output == 0) return INT64_MAX;
-    __int128 n = (budget - fixed.atto) / ((__int128)rate.output * hold_factor(price, terms));
-    assert(n >= 0);
-    return n > INT64_MAX ? INT64_MAX : (int64_t)n;
+    PriceLine line = price_line(price, in_ub, terms);
+    return price_line_affords(&line, budget_nusd);
 }

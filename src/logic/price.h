@@ -80,6 +80,7 @@ struct PriceTable {
     const PriceTable *below; /* looked into next; NULL: the built-in list is */
     const Price **sorted;    /* by model */
     size_t n, cap;
+    size_t patterns_n; /* of n */
 };
 
 /* An empty table (the built-in list lies below it); entries are copied into the arena. */
@@ -144,6 +145,20 @@ const char *price_lacks(const Price *price, const PriceTerms *terms);
  * What cannot be told counts as the dearer case: parts that overlap, parts beyond their totals, a
  * service whose rates are not known. Saturates at INT64_MAX. */
 int64_t price_cost(const Price *price, const Usage *usage, const PriceTerms *terms);
+
+/* What a call can cost at most, by its output: something fixed, and so much a token. In
+ * attousd. */
+typedef struct {
+    __int128 fixed_atto;
+    bool fixed_full; /* more than fits */
+    int64_t output_rate, factor;
+} PriceLine;
+
+PriceLine price_line(const Price *price, int64_t in_ub, const PriceTerms *terms);
+
+/* As price_hold and price_output_affordable, for those who ask more than once. */
+int64_t price_line_hold(const PriceLine *line, int64_t out_ub);
+int64_t price_line_affords(const PriceLine *line, int64_t budget_nusd);
 
 /* The most the call can cost, in nano-USD: all input at the dearest input rate that may apply, all
  * output at the dearest output rate. Saturates at INT64_MAX. For every usage within in_ub, out_ub

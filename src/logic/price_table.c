@@ -125,7 +125,8 @@ int64_t price_image_tokens(const Price *price)
 
 static bool is_pattern(const Price *price)
 {
-    return str_ends_with(price->model, STR("*"));
+    Str model = price->model;
+    return model.len > 0 && model.ptr[model.len - 1] == '*';
 }
 
 /* Place of model among the table's entries, or where it belongs; *ret_found tells which. */
@@ -180,14 +181,21 @@ static const Price *find_exact(FindFn find, const PriceTable *table, Str provide
     return find(table, str_skip(model, prefix));
 }
 
+/* The longer of best and price, if it is a pattern that the model matches. */
+static const Price *longer(const Price *best, const Price *price, Str model)
+{
+    assert(price->base.input >= 0);
+    if (!is_pattern(price) || (best && best->model.len >= price->model.len)) return best;
+    return glob_match(price->model, model) ? price : best;
+}
+
 static const Price *find_pattern(const PriceTable *table, Str model)
 {
-    const Price *best = NULL, *price;
-    for (size_t i = 0; (price = price_at(table, i)); i++) {
-        if (!is_pattern(price) || !glob_match(price->model, model)) continue;
-        assert(price->base.input >= 0);
-        if (!best || price->model.len > best->model.len) best = price;
-    }
+    const Price *best = NULL;
+    for (; table; table = table->below)
+        for (size_t i = 0; table->patterns_n && i < table->n; i++)
+            best = longer(best, table->sorted[i], model);
+    for (size_t i = 0; i < ARRAY_N(builtin); i++) best = longer(best, &builtin[i], model);
     return best;
 }
 
@@ -312,6 +320,7 @@ int price_table_add(PriceTable *table, const Price *price)
         const Price **at = table->sorted + place;
         memmove(at + 1, at, (table->n - place) * sizeof *at);
         table->n++;
+        table->patterns_n += is_pattern(copy);
     }
     table->sorted[place] = copy;
     assert(table->n <= table->cap && table->n <= PRICE_ENTRIES_MAX);
