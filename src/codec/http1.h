@@ -119,6 +119,7 @@ bool http1_value_ok(Str value);
 bool http1_add_status(Buf *buf, int status);
 /* Appends "name: value\r\n"; asserts that both are as http1_name_ok and http1_value_ok want. */
 bool http1_add_field(Buf *buf, Str name, Str value);
+bool http1_add_port(Buf *buf, uint16_t port); /* ":80", after the name of a host */
 bool http1_add_content_length(Buf *buf, uint64_t bytes);
 bool http1_add_chunked(Buf *buf);
 /* The empty line. */

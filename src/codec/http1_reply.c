@@ -59,16 +59,17 @@ const char *http1_status_text(int status)
 }
 
 /* tchar of RFC 9110 section 5.6.2. */
-static bool token_byte_ok(char c)
-{
-    bool alnum = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    return alnum || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
-}
+static const bool token_bytes[256] = {
+    ['0' ... '9'] = true, ['a' ... 'z'] = true, ['A' ... 'Z'] = true, ['!'] = true,  ['#'] = true,
+    ['$'] = true,         ['%'] = true,         ['&'] = true,         ['\''] = true, ['*'] = true,
+    ['+'] = true,         ['-'] = true,         ['.'] = true,         ['^'] = true,  ['_'] = true,
+    ['`'] = true,         ['|'] = true,         ['~'] = true
+};
 
 bool http1_name_ok(Str name)
 {
     for (size_t i = 0; i < name.len; i++)
-        if (!token_byte_ok(name.ptr[i])) return false;
+        if (!token_bytes[(unsigned char)name.ptr[i]]) return false;
     return name.len > 0;
 }
 
@@ -108,7 +109,7 @@ bool http1_add_field(Buf *buf, Str name, Str value)
 }
 
 /* Digits of v in a base up to 16, at the end of out; returns them. Faster than snprintf, which the
- * head of every answer would pay for. */
+ * head of every message would pay for. */
 static Str number_text(uint64_t v, unsigned base, char out[HTTP1_CHUNK_LINE_MAX])
 {
     size_t at = HTTP1_CHUNK_LINE_MAX;
@@ -117,6 +118,12 @@ static Str number_text(uint64_t v, unsigned base, char out[HTTP1_CHUNK_LINE_MAX]
         v /= base;
     } while (v > 0);
     return str_make(out + at, HTTP1_CHUNK_LINE_MAX - at);
+}
+
+bool http1_add_port(Buf *buf, uint16_t port)
+{
+    char digits[HTTP1_CHUNK_LINE_MAX];
+    return buf_add(buf, STR(":")) && buf_add(buf, number_text(port, 10, digits));
 }
 
 bool http1_add_content_length(Buf *buf, uint64_t bytes)

@@ -148,15 +148,19 @@ static int authority_read(Arena *arena, Str authority, Url *ret)
 }
 
 /* RFC 3986 appendix A: pchar, '/' and '?'; brackets and '|' too, which clients write in queries. */
-static bool path_byte_ok(char c)
-{
-    return is_alnum(c) || (c != '\0' && strchr("-._~!$&'()*+,;=:@/?%[]|", c));
-}
+static const bool path_bytes[256] = {
+    ['0' ... '9'] = true, ['a' ... 'z'] = true, ['A' ... 'Z'] = true, ['-'] = true, ['.'] = true,
+    ['_'] = true,         ['~'] = true,         ['!'] = true,         ['$'] = true, ['&'] = true,
+    ['\''] = true,        ['('] = true,         [')'] = true,         ['*'] = true, ['+'] = true,
+    [','] = true,         [';'] = true,         ['='] = true,         [':'] = true, ['@'] = true,
+    ['/'] = true,         ['?'] = true,         ['%'] = true,         ['['] = true, [']'] = true,
+    ['|'] = true
+};
 
 static int path_check(Str text)
 {
     for (size_t i = 0; i < text.len; i++) {
-        if (!path_byte_ok(text.ptr[i]))
+        if (!path_bytes[(unsigned char)text.ptr[i]])
             return diag_set(-EINVAL, "the URL holds a byte that must be percent-encoded");
         if (text.ptr[i] != '%') continue;
         if (i + 2 >= text.len || hex_digit(text.ptr[i + 1]) < 0 || hex_digit(text.ptr[i + 2]) < 0)

@@ -59,9 +59,9 @@ static CapHold booked(const ModelCall *call, Charge charge)
     PriceTerms terms = call->target->terms;
     terms.seconds = (clock_mono_us() - call->started_us + 999999) / 1000000;
     /* no call is dearer than that, whatever its provider says: sums must not overflow */
-    return (
-        CapHold){ .tokens = MIN(money_add(usage->input_tokens, usage->output_tokens), CAP_CALL_MAX),
-                  .nusd = MIN(price_cost(call->target->price, usage, &terms), CAP_CALL_MAX) };
+    int64_t tokens = money_add(usage->input_tokens, usage->output_tokens);
+    int64_t nusd = price_cost(call->target->price, usage, &terms);
+    return (CapHold){ .tokens = MIN(tokens, CAP_CALL_MAX), .nusd = MIN(nusd, CAP_CALL_MAX) };
 }
 
 static void settle(ModelCall *call, Charge charge)

@@ -196,8 +196,8 @@ static int add_fields(HttpCall *call, const HttpCallOptions *options)
         Str name = str_of(options->fields[i].name), value = options->fields[i].value;
         if (!http1_name_ok(name) || !http1_value_ok(value))
             return diag_set(-EINVAL, "the header field \"%.*s\" cannot be sent", STR_ARG(name));
-        if (str_empty(value)) buf_printf(&call->head, "%.*s:\r\n", STR_ARG(name));
-        else http1_add_field(&call->head, name, value);
+        if (!str_empty(value)) http1_add_field(&call->head, name, value);
+        else if (buf_add(&call->head, name)) buf_add(&call->head, STR(":\r\n"));
     }
     if (!is_named(options, "user-agent"))
         http1_add_field(&call->head, STR("User-Agent"), STR("gantry/" GANTRY_VERSION));
@@ -221,7 +221,7 @@ static int make_head(HttpCall *call, const HttpCallOptions *options)
                     url->query, STR(" HTTP/1.1\r\nHost: "),
                     url->host };
     for (size_t i = 0; i < ARRAY_N(parts); i++) buf_add(&call->head, parts[i]);
-    if (!url->port_default) buf_printf(&call->head, ":%u", url->port);
+    if (!url->port_default) http1_add_port(&call->head, url->port);
     buf_add(&call->head, STR("\r\n"));
     int r = add_fields(call, options);
     if (r < 0) return r;
