@@ -6,6 +6,7 @@
 #include "base/money.h"
 #include "codec/url.h"
 #include "codec/yaml.h"
+#include "logic/grade.h"
 #include "logic/lane.h"
 #include "logic/shape.h"
 
@@ -386,6 +387,7 @@ static const ShapeMember spec_members[] = {
     { "retry", SHAPE_OBJECT, MEMBERS(retry_members) },
     { "concurrency", SHAPE_OBJECT, MEMBERS(concurrency_members) },
     { "rollout", SHAPE_OBJECT, MEMBERS(rollout_members), .rule = rule_rollout },
+    { "graders", SHAPE_JSON, NOWHERE, .rule = graders_check },
 };
 static const ShapeMember manifest_members[] = {
     { "apiVersion", SHAPE_WORD, true, SHAPE_NOWHERE, .words = api_words },
@@ -440,6 +442,17 @@ static void check_backoff(IssueList *issues, const Draft *d)
     IssuePath spec = ISSUE_KEY(NULL, STR("spec")), retry = ISSUE_KEY(&spec, STR("retry"));
     IssuePath backoff = ISSUE_KEY(&retry, STR("backoff")), at = ISSUE_KEY(&backoff, STR("max"));
     issue_error(issues, &at, "must not be shorter than `initial`");
+}
+
+static void check_judges(IssueList *issues, const Json *spec, const Draft *d)
+{
+    IssuePath up = ISSUE_KEY(NULL, STR("spec")), graders = ISSUE_KEY(&up, STR("graders"));
+    size_t i = 0;
+    for (JsonIter it = json_iter(json_get(spec, "graders")); json_next(&it); i++) {
+        IssuePath one = ISSUE_INDEX(&graders, i), at = ISSUE_KEY(&one, STR("agent"));
+        if (!str_empty(d->name) && str_eq(json_str(json_get(it.value, "agent")), d->name))
+            issue_error(issues, &at, "an agent cannot judge itself");
+    }
 }
 
 /* --- the whole ------------------------------------------------------------------------------ */
@@ -503,6 +516,7 @@ static int spec_fill(Arena *arena, const Draft *d, const Json *spec, AgentSpec *
         .tasks_max = d->tasks_max,
         .session_max = d->session_max,
         .rollout = json_get(spec, "rollout"),
+        .graders = json_get(spec, "graders"),
     };
     ret->retry.factor_milli = milli_of(d->factor);
     assert(ret->retry.factor_milli >= RETRY_FACTOR_ONE);
@@ -564,6 +578,7 @@ static int check_all(Arena *arena, const Json *root, IssueList *issues, AgentSpe
         if (!word || str_eq(json_str(word), str_of(runtime_words[draft.runtime])))
             check_runtime(issues, spec, (Runtime)draft.runtime);
         check_backoff(issues, &draft);
+        check_judges(issues, spec, &draft);
     }
     issue_sort(issues);
     if (issues->failed) return -ENOMEM;

@@ -40,6 +40,7 @@
  *                                           {rollbackMargin, promoteMargin, ratio}};
  *                                           holdFor 0s..30d; deadline 0s..90d, onDeadline pause
  *                                           (default) | rollback
+ *   spec.graders                  none      see logic/grade.h; not part of the version
  *
  * Sampling: temperature 0..2, topP 0..1, topK 1..1000, maxOutputTokens 1..1e9, seed (a whole number
  * within 2^53), stop (1..16 strings), presencePenalty and frequencyPenalty -2..2, reasoningEffort
@@ -106,6 +107,7 @@ typedef struct {
     RetryPolicy retry;
     int64_t tasks_max, session_max; /* spec.concurrency; -1: absent */
     const Json *rollout; /* the checked object as written (durations are text); NULL: absent */
+    const Json *graders; /* likewise, an array */
 } AgentSpec;
 
 typedef Issue ManifestError;
