@@ -160,7 +160,7 @@ const Schema api_schemas[] = {
       "tokenCostPerTask:usd? tokenCostPerTaskNusd:integer? tokensPerTask:number? "
       "llmCallsPerTask:number? toolCallsPerTask:number? latencyP50:number? latencyP95:number? "
       "latencyP99:number? responsePatternVariance:number? patternShift:number? "
-      "toolCallDistribution:object?" },
+      "toolCallDistribution:object? graders:object" },
     { "Document", "openapi:string info:object servers:[object] security:[object] tags:[object] "
                   "paths:object components:object" },
 

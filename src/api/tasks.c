@@ -233,6 +233,9 @@ static int score_read_wait(ApiCall *call, TaskScore *ret)
         return api_problem_wait(call, 400, "member_invalid",
                                 "`name` is to be at most %d bytes of text",
                                 TASK_SCORE_NAME_BYTES_MAX);
+    if (score_name_is_grader(ret->name))
+        return api_problem_wait(call, 400, "member_invalid",
+                                "`name`: \"" SCORE_OF_GRADER "…\" are the scores of graders");
     if (ret->comment.len > TASK_SCORE_COMMENT_BYTES_MAX)
         return api_problem_wait(call, 400, "member_invalid", "`comment` has more than %d bytes",
                                 TASK_SCORE_COMMENT_BYTES_MAX);

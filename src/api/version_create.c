@@ -103,11 +103,12 @@ static int version_job(Db *db, void *arg)
     if (r == 0) r = routing_get(db, u->agent, &u->arena, &stable);
     if (r == -ENOENT) {
         r = routing_set(db, u->agent, version.id, u->now_ms);
-        if (r == 0) r = agent_set_settings(db, u->agent, u->settings);
         if (r == 0) r = serving_moved(db, u->agent, u->now_ms);
         stable = version.id;
     }
     u->routed = r == 0 && str_eq(stable, version.id);
+    /* what belongs to the agent may differ where the version is the same */
+    if (u->routed) r = agent_set_settings(db, u->agent, u->settings);
     return r < 0 ? r : version_get(db, version.id, &u->arena, &u->version);
 }
 

@@ -60,6 +60,23 @@ static void print_tools(const Json *versions)
     }
 }
 
+/* A line a grader and version. */
+static void print_graders(Client *client, const Json *versions)
+{
+    static const char *const names[] = { "GRADER", "VERSION", "SCORE", "TASKS", "FAILED", NULL };
+    Table table;
+    bool any = false;
+    table_init(&table, &client->arena, names);
+    for (JsonIter it = json_iter(versions); json_next(&it);) {
+        Str version = str_sub(json_str(json_get(it.value, "versionId")), 0, 12);
+        for (JsonIter g = json_iter(json_get(it.value, "graders")); json_next(&g); any = true)
+            table_add(&table, (Str[]){ g.key, version, shown(client, g.value, "score", "3", 1),
+                                       shown(client, g.value, "scoredCount", "n", 1),
+                                       shown(client, g.value, "failedCount", "n", 1) });
+    }
+    if (any) table_print(&table);
+}
+
 static int metrics_body(Client *client)
 {
     const char *window = flag(client->in, "window");
@@ -75,6 +92,7 @@ static int metrics_body(Client *client)
     if (client->in->output != OUTPUT_TABLE) return EXIT_OK;
     print_versions(client, versions);
     print_tools(versions);
+    print_graders(client, versions);
     return EXIT_OK;
 }
 

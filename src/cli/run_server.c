@@ -18,6 +18,7 @@
 #include "queue/ledger.h"
 #include "rollout/control.h"
 #include "rollout/drift_watch.h"
+#include "rollout/grading.h"
 #include "rollout/ingest.h"
 #include "rollout/preflight.h"
 #include "rollout/serving.h"
@@ -67,7 +68,7 @@ struct Program {
     Breakers *webhook_breakers;
     RateBoard *board;
     WatchConfig watch; /* for drift */
-    FiberRef ticker, checker, runner;
+    FiberRef ticker, checker, grader, runner;
     bool runner_ended, draining;
     int status;
 };
@@ -228,6 +229,18 @@ static int checker_fiber(void *arg)
         int r = preflight_stale_wait(&options, clock_real_ms());
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("rollouts were not checked", LOG_CSTR("why", diag_text_or(r)));
+    }
+    return 0;
+}
+
+/* Apart from the controller, which must not wait for it. */
+static int grader_fiber(void *arg)
+{
+    Program *p = arg;
+    while (fiber_sleep_wait(TICK_MS) == 0) {
+        int r = grading_wait(p->queue, NULL);
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("tasks were not graded", LOG_CSTR("why", diag_text_or(r)));
     }
     return 0;
 }
@@ -401,6 +414,7 @@ static int start_wait(Program *p)
         r = fiber_spawn("controller", ticker_fiber, p, &p->ticker);
     if (r == 0 && p->mode != CONFIG_WORKER)
         r = fiber_spawn("preflights", checker_fiber, p, &p->checker);
+    if (r == 0 && p->mode != CONFIG_WORKER) r = fiber_spawn("grader", grader_fiber, p, &p->grader);
     if (r == 0 && gateway) r = worker_start_wait(p);
     return r;
 }
@@ -431,7 +445,9 @@ static void stop_wait(Program *p)
     fiber_cancel(p->checker);
     fiber_join_wait(p->checker, NULL);
     fiber_cancel(p->ticker);
+    fiber_cancel(p->grader);
     fiber_join_wait(p->ticker, NULL);
+    fiber_join_wait(p->grader, NULL);
     if (p->webhooks) metrics_remove(p->metrics, p->webhooks);
     webhooks_stop_wait(TAKE(p->webhooks), deadline_after(CLOSE_MS));
     api_stop_wait(p);

@@ -73,6 +73,21 @@ static int shift_read(Db *db, VersionSignals *v, Watch *watch)
     return r == -ENOENT || r == -EPROTO ? 0 : r;
 }
 
+/* They come by version, so a version's are together. */
+static int graders_read_sums(Db *db, Collector *c)
+{
+    GradeSum *sums;
+    size_t n;
+    int64_t from_ms = c->query->now_ms - c->query->window_ms;
+    int r = grade_sum_list(db, c->query->agent, from_ms, c->arena, &sums, &n);
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        VersionSignals *v = map_get(&c->by_version, sums[i].version_id);
+        if (!v) continue; /* its tasks came to rest before the window, in the same hour */
+        if (v->graders_n++ == 0) v->graders = &sums[i];
+    }
+    return r;
+}
+
 static int collect_job(Db *db, void *arg)
 {
     Collector *c = arg;
@@ -89,7 +104,7 @@ static int collect_job(Db *db, void *arg)
         r = age_read(db, c, c->out->versions[i]);
         if (r == 0) r = shift_read(db, c->out->versions[i], watch);
     }
-    return r;
+    return r == 0 ? graders_read_sums(db, c) : r;
 }
 
 static int newest_first(const void *a, const void *b)
@@ -180,6 +195,22 @@ static void tools_write(JsonOut *out, const Rollup *r)
     json_out_object_end(out);
 }
 
+static void graders_write(JsonOut *out, const VersionSignals *v)
+{
+    json_out_key(out, "graders");
+    json_out_object(out);
+    for (size_t i = 0; i < v->graders_n; i++) {
+        const GradeSum *sum = &v->graders[i];
+        json_out_key_str(out, sum->grader);
+        json_out_object(out);
+        kf64(out, "score", sum->scored > 0 ? sum->score_sum / (double)sum->scored : NAN);
+        json_out_ki64(out, "scoredCount", sum->scored);
+        json_out_ki64(out, "failedCount", sum->failed);
+        json_out_object_end(out);
+    }
+    json_out_object_end(out);
+}
+
 void signals_json(JsonOut *out, const VersionSignals *v, int64_t now_ms)
 {
     static const struct {
@@ -221,5 +252,6 @@ void signals_json(JsonOut *out, const VersionSignals *v, int64_t now_ms)
     for (size_t i = 0; i < ARRAY_N(others); i++)
         kf64(out, others[i].name, signal_figure(others[i].kind, v, now_ms));
     tools_write(out, &v->sum);
+    graders_write(out, v);
     json_out_object_end(out);
 }

@@ -10,6 +10,7 @@
 #include "codec/json.h"
 #include "logic/rollup.h"
 #include "queue/queue.h"
+#include "store/grade_store.h"
 
 #define SIGNALS_VERSIONS_MAX 500 /* further versions are left out: those of the last in order */
 
@@ -18,8 +19,10 @@ typedef struct {
     int64_t version_created_at_ms; /* 0: unknown */
     int64_t newest_ms;             /* start of its newest rollup */
     Rollup sum;
-    RollupSignals figures; /* of sum */
-    double pattern_shift;  /* NaN: there is no baseline yet */
+    RollupSignals figures;   /* of sum */
+    double pattern_shift;    /* NaN: there is no baseline yet */
+    const GradeSum *graders; /* by name; of whole hours */
+    size_t graders_n;
 } VersionSignals;
 
 typedef struct {

@@ -174,6 +174,35 @@ typedef struct {
  * QUEUE_E_NO_TASK, QUEUE_E_STALE (not held under that fence), QUEUE_E_SCORES, -errno. */
 MUST_CHECK int queue_score_wait(Queue *queue, const TaskScore *score, double *ret_quality);
 
+/* Whether it is a grader's name: nobody else may score by it. */
+static inline bool score_name_is_grader(Str name)
+{
+    return str_starts_with(name, STR(SCORE_OF_GRADER));
+}
+
+/* What a grader said of a task. */
+typedef struct {
+    Str grader;   /* its name */
+    double value; /* 0..1; NaN: it could not tell */
+    double weight;
+    Str comment; /* may be empty */
+} Grade;
+
+/* All that is to be said of a task that waits to be graded (store/grade_store.h); agent to
+ * finished_at_ms as they were read. */
+typedef struct {
+    int64_t seq;
+    Uuid id;
+    Str agent, version_id;
+    int64_t finished_at_ms;
+    const Grade *grades;
+    size_t n;
+} TaskGrades;
+
+/* Keeps them all, as scores by the names "grader:NAME", and the tasks wait no longer; one that did
+ * not wait any more is left as it is. Returns 0 or -errno. */
+MUST_CHECK int queue_grade_wait(Queue *queue, const TaskGrades *tasks, size_t n);
+
 /* Why a queued task does not run, and when it may. */
 typedef enum { PLACE_SLOT, PLACE_SESSION, PLACE_TIME, PLACE_N_ } PlaceKind;
 const char *place_kind_name(PlaceKind kind); /* "slot", "session", "time" */
@@ -577,6 +606,7 @@ typedef struct {
     uint64_t journal_purged;                    /* recordings deleted after their time */
     uint64_t schedules_fired, schedules_missed; /* times: a task each, passed over by policy, */
     uint64_t schedules_failed;                  /* without a task: see last_error */
+    uint64_t graded, grades_failed;             /* tasks, and of graders that could not tell */
     uint64_t escalations[ESCALATION_STATE_N_];  /* asked (PENDING), and how they ended */
     uint64_t state_reads, state_writes;         /* of sessions; writes that were made, */
     uint64_t state_mismatches, state_refused;   /* that met another version, had no room */

@@ -320,6 +320,14 @@ MUST_CHECK int task_conclude(const Queue *queue, Db *db, const TaskHead *head,
 MUST_CHECK int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskState state,
                                   Str error_code, Str by, int64_t now_ms, Effects *effects);
 
+/* The task's quality becomes the mean of its scores; its version's changes with it. Returns 0 or
+ * -errno. */
+MUST_CHECK int score_changed(Db *db, const TaskHead *head);
+
+/* A line of the task's log, as far as there is room. Returns 0 or -errno. */
+MUST_CHECK int score_log(const Queue *queue, Db *db, const TaskHead *head, Str text,
+                         int64_t now_ms);
+
 /* Says so; returns QUEUE_E_STALE. */
 int task_stale(void);
 

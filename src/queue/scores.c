@@ -13,35 +13,41 @@ typedef struct {
     double quality;
 } ScoreJob;
 
-/* A line of the task's log says where the score came from. */
-static int score_log(const Queue *queue, Db *db, const TaskHead *head, const ScoreJob *job)
+int score_log(const Queue *queue, Db *db, const TaskHead *head, Str text, int64_t now_ms)
 {
-    const TaskScore *score = job->score;
     int64_t bytes, dropped;
-    CLEANUP(arena_deinit) Arena arena;
-    arena_init(&arena, SCRATCH_ARENA_MAX);
-    Str text = arena_printf(&arena, "scored %.*s=%g%s%.*s", STR_ARG(score->name), score->value,
-                            str_empty(score->comment) ? "" : ": ", STR_ARG(score->comment));
     int r = task_log_usage(db, head->seq, &bytes, &dropped);
     if (r != 0) return r;
     if (!text.ptr || (int64_t)text.len > queue->options.log_bytes_max - bytes)
         return task_set_log_usage(db, head->seq, bytes, dropped + 1);
     /* lines are numbered by the worker, from 1: the time as a number is above them all */
     TaskLogLine line = { .attempt = head->attempt,
-                         .seq = job->now_ms,
-                         .at_ms = job->now_ms,
+                         .seq = now_ms,
+                         .at_ms = now_ms,
                          .stream = TASK_LOG_SYSTEM,
                          .text = text };
     while ((r = task_log_insert(db, head->seq, &line)) == DB_E_CONFLICT) line.seq++;
     return r == 0 ? task_set_log_usage(db, head->seq, bytes + (int64_t)text.len, dropped) : r;
 }
 
-/* The task's quality becomes the mean of its scores; its version's changes with it. */
-static int quality_change(Db *db, const TaskHead *head, const ScoreJob *job)
+int score_changed(Db *db, const TaskHead *head)
 {
-    int r = rollup_news_add(db, head->seq, -1, NEWS_SCORE);
-    if (r == 0) r = task_set_quality(db, head->id, job->quality);
+    double quality;
+    int r = score_mean(db, head->seq, &quality);
+    if (r == 0) r = rollup_news_add(db, head->seq, -1, NEWS_SCORE);
+    if (r == 0) r = task_set_quality(db, head->id, quality);
     return r == 0 ? rollup_news_add(db, head->seq, 1, NEWS_SCORE) : r;
+}
+
+/* A line of the task's log says where the score came from. */
+static int score_told(Db *db, const TaskHead *head, const ScoreJob *job)
+{
+    const TaskScore *score = job->score;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, SCRATCH_ARENA_MAX);
+    Str text = arena_printf(&arena, "scored %.*s=%g%s%.*s", STR_ARG(score->name), score->value,
+                            str_empty(score->comment) ? "" : ": ", STR_ARG(score->comment));
+    return score_log(job->queue, db, head, text, job->now_ms);
 }
 
 static int score_job(Db *db, void *arg)
@@ -54,14 +60,18 @@ static int score_job(Db *db, void *arg)
     if (r == -ENOENT) return diag_set(QUEUE_E_NO_TASK, "there is no such task");
     if (r != 0) return r;
     int put = score_put(db, head.seq,
-                        &(Score){ score->name, score->value, score->comment, job->now_ms });
+                        &(Score){ .name = score->name,
+                                  .value = score->value,
+                                  .weight = 1,
+                                  .comment = score->comment,
+                                  .at_ms = job->now_ms });
     if (put < 0) return put;
     if (put == SCORE_E_FULL)
         return diag_set(QUEUE_E_SCORES, "the task has scores by %d names already", SCORE_NAMES_MAX);
     r = score_mean(db, head.seq, &job->quality);
     if (r != 0 || put == SCORE_E_SAME) return r;
-    r = quality_change(db, &head, job);
-    return r == 0 ? score_log(job->queue, db, &head, job) : r;
+    r = score_changed(db, &head);
+    return r == 0 ? score_told(db, &head, job) : r;
 }
 
 int queue_score_wait(Queue *queue, const TaskScore *score, double *ret_quality)

@@ -2,6 +2,7 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "queue/queue_private.h"
+#include "store/grade_store.h"
 #include "store/idempotency_store.h"
 #include "sys/entropy.h"
 
@@ -94,6 +95,7 @@ static int tidy_job(Db *db, void *arg)
     r = idempotency_purge(db, keys_before_ms, PURGE_KEYS_MAX, &purged);
     if (r == 0) r = ledger_purge(job->queue, db, job->now_ms);
     if (r == 0) r = rollup_purge(db, job->now_ms);
+    if (r == 0) r = grade_sum_purge(db, job->now_ms);
     if (r == 0) r = in_flight_purge(job->queue, db);
     if (r == 0)
         r = session_purge(db, job->now_ms - job->queue->options.state_kept_ms, PURGE_KEYS_MAX,

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "store/agent_store.h"
+#include "store/grade_store.h"
 #include "store/rollup_store.h"
 #include "store/version_store.h"
 
@@ -109,6 +110,7 @@ int ingest_job(Db *db, void *arg)
     if (r == 0 && in->news > 0) r = rollup_news_delete(db, in->last_n);
     int64_t news = in->news;
     if (r == 0) r = rollup_due_read(db, (size_t)(INGEST_NEWS_MAX - news), fold, in);
+    if (r == 0 && in->news > news) r = grade_add_due(db, in->last_n);
     if (r == 0 && in->news > news) r = rollup_due_delete(db, in->last_n);
     for (size_t i = 0; r == 0 && i < in->n; i++) r = apply(db, in, &in->cells[i]);
     if (r != 0) return r;

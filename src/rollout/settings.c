@@ -16,6 +16,7 @@ int settings_of_spec(Arena *arena, const AgentSpec *spec, Str *ret)
         agent_concurrency_write(&out, &(AgentConcurrency){ spec->tasks_max, spec->session_max });
     }
     if (spec->rollout) json_out_kval(&out, "rollout", spec->rollout);
+    if (spec->graders) json_out_kval(&out, "graders", spec->graders);
     json_out_object_end(&out);
     *ret = arena_str(arena, buf_str(&text));
     return json_out_ok(&out) && ret->ptr ? 0 : -ENOMEM;

@@ -1,5 +1,5 @@
-/* Settings: what an agent takes over from a version when all its tasks go there: "retry" and
- * "rollout", as store/agent_store.h keeps them. Pure; any thread. */
+/* Settings: what an agent takes over from a version when all its tasks go there: "retry",
+ * "concurrency", "rollout" and "graders", as store/agent_store.h keeps them. Pure; any thread. */
 #ifndef GANTRY_ROLLOUT_SETTINGS_H
 #define GANTRY_ROLLOUT_SETTINGS_H
 

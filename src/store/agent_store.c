@@ -41,13 +41,9 @@ void agent_concurrency_write(JsonOut *out, const AgentConcurrency *concurrency)
     json_out_object_end(out);
 }
 
-static AgentConcurrency concurrency_read(Str settings)
+static AgentConcurrency concurrency_read(const Json *settings)
 {
-    CLEANUP(arena_deinit) Arena arena;
-    const Json *json = NULL;
-    arena_init(&arena, SETTINGS_ARENA_MAX);
-    if (json_parse(&arena, settings, NULL, &json, NULL) != 0) json = NULL;
-    json = json_get(json, "concurrency");
+    const Json *json = json_get(settings, "concurrency");
     return (AgentConcurrency){ MAX(json_i64_or(json_get(json, "tasks"), -1), -1),
                                MAX(json_i64_or(json_get(json, "perSession"), -1), -1) };
 }
@@ -66,13 +62,19 @@ int agent_ensure(Db *db, Str name, int64_t now_ms)
 
 int agent_set_settings(Db *db, Str name, Str settings)
 {
-    AgentConcurrency concurrency = concurrency_read(settings); /* a column, for claims to read */
-    RowIn in = row_in(db, "UPDATE agent SET settings = ?1, tasks_max = ?3, session_max = ?4"
-                          " WHERE name = ?2");
+    CLEANUP(arena_deinit) Arena arena;
+    const Json *json = NULL;
+    arena_init(&arena, SETTINGS_ARENA_MAX);
+    if (json_parse(&arena, settings, NULL, &json, NULL) != 0) json = NULL;
+    AgentConcurrency concurrency = concurrency_read(json);
+    /* columns of what is looked at for every task */
+    RowIn in = row_in(db, "UPDATE agent SET settings = ?1, tasks_max = ?3, session_max = ?4,"
+                          " graders = ?5 WHERE name = ?2");
     in_text(&in, settings);
     in_text(&in, name);
     in_i64(&in, concurrency.tasks);
     in_i64(&in, concurrency.per_session);
+    in_i64(&in, (int64_t)json_len(json_get(json, "graders")));
     return row_change(in.stmt);
 }
 

@@ -11,7 +11,8 @@
 
 typedef struct {
     Str name;
-    Str settings;            /* JSON object: "retry", "rollout"; "{}" when none were given */
+    Str settings; /* JSON object: "retry", "concurrency", "rollout", "graders"; "{}" when none were
+                     given */
     Str version_id;          /* stable version, empty while nothing is deployed */
     Str previous_version_id; /* what a rollback without an argument goes to; may be empty */
     int64_t created_at_ms;

@@ -516,6 +516,18 @@ static const char calls_chain[] =
     "DROP INDEX call_by_task;"
     "CREATE UNIQUE INDEX call_once ON call (call_id, task_seq) WHERE call_id IS NOT NULL;";
 
+/* grade: tasks at rest that wait for the graders of their agent. grade_sum: what these said, by
+ * the hour in which the task came to rest. graders: how many an agent's settings have. */
+static const char graders[] =
+    "ALTER TABLE agent ADD COLUMN graders INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE task_score ADD COLUMN weight REAL NOT NULL DEFAULT 1;"
+    "CREATE TABLE grade (task_seq INTEGER PRIMARY KEY) STRICT;"
+    "CREATE TABLE grade_sum ("
+    " hour_ms INTEGER NOT NULL, agent TEXT NOT NULL, version_id TEXT NOT NULL,"
+    " grader TEXT NOT NULL, scored INTEGER NOT NULL, score_sum REAL NOT NULL,"
+    " failed INTEGER NOT NULL, PRIMARY KEY (hour_ms, agent, version_id, grader)"
+    ") STRICT, WITHOUT ROWID;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -549,5 +561,6 @@ const Migration schema_steps[] = {
     { 30, "tried tasks", tried_tasks },
     { 31, "serving", serving },
     { 32, "calls chain", calls_chain },
+    { 33, "graders", graders },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -6,11 +6,13 @@
 
 #include "store/db.h"
 
-#define SCORE_NAMES_MAX 32 /* of a task */
+#define SCORE_NAMES_MAX 32        /* of a task */
+#define SCORE_OF_GRADER "grader:" /* what names of scores by graders begin with */
 
 typedef struct {
-    Str name;     /* who or what judged */
-    double value; /* 0..1 */
+    Str name;      /* who or what judged */
+    double value;  /* 0..1 */
+    double weight; /* in the mean, 0 or more */
     Str comment;
     int64_t at_ms;
 } Score;
@@ -24,7 +26,7 @@ MUST_CHECK int score_put(Db *db, int64_t task_seq, const Score *score);
 /* The score of that name; NaN: there is none. */
 MUST_CHECK int score_get(Db *db, int64_t task_seq, Str name, double *ret);
 
-/* The mean over names; NaN without any. */
+/* The weighted mean over names; NaN without any, or without weight. */
 MUST_CHECK int score_mean(Db *db, int64_t task_seq, double *ret);
 
 /* By name, at most SCORE_NAMES_MAX; texts live in arena. Returns 0, -ENOMEM, -errno. */

@@ -1,5 +1,7 @@
 #include "store/task_store.h"
 
+#include <math.h>
+
 #include "store/line_store.h"
 #include "store/row.h"
 #include "store/task_sql.h"
@@ -457,9 +459,9 @@ int task_set_log_usage(Db *db, int64_t seq, int64_t bytes, int64_t dropped)
 
 int task_set_quality(Db *db, Uuid id, double quality)
 {
-    assert(quality >= 0 && quality <= 1);
+    assert(isnan(quality) || (quality >= 0 && quality <= 1));
     DbStmt *s = db_stmt(db, "UPDATE task SET quality = ?1 WHERE id = ?2");
-    db_bind_f64(s, 1, quality);
+    db_bind_f64(s, 1, quality); /* NaN becomes NULL */
     db_bind_blob(s, 2, str_make((const char *)id.bytes, sizeof id.bytes));
     return row_change(s);
 }

@@ -190,7 +190,7 @@ MUST_CHECK int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFact
 MUST_CHECK int task_log_usage(Db *db, int64_t seq, int64_t *ret_bytes, int64_t *ret_dropped);
 MUST_CHECK int task_set_log_usage(Db *db, int64_t seq, int64_t bytes, int64_t dropped);
 
-/* quality in 0..1. Returns 0, -ENOENT, -errno. */
+/* quality in 0..1; NaN: none. Returns 0, -ENOENT, -errno. */
 MUST_CHECK int task_set_quality(Db *db, Uuid id, double quality);
 
 /* --- reading ---------------------------------------------------------------------------------- */

@@ -138,6 +138,7 @@ static const char *score_read(Arena *arena, Str body, TaskScore *ret)
     if (str_empty(ret->name)) ret->name = STR("agent");
     if (!(ret->value >= 0 && ret->value <= 1)) return "`value` is to be a number from 0 to 1";
     if (ret->name.len > TASK_SCORE_NAME_BYTES_MAX) return "`name` is too long";
+    if (score_name_is_grader(ret->name)) return "`name` is a grader's";
     return ret->comment.len > TASK_SCORE_COMMENT_BYTES_MAX ? "`comment` is too long" : NULL;
 }
 
