@@ -15,6 +15,7 @@
 #include "sys/loop.h"
 
 #define LOOK_MS 100
+#define MEMORY_MAPPED_BYTES (INT64_C(512) << 20) /* stacks of threads, heaps kept in reserve */
 #define LOOK_SHARE 5    /* of the time at most one part in so many is spent looking */
 #define SCRATCH_LOOKS 5 /* the directory is walked at one look of so many */
 #define SCRATCH_FILES_MAX 100000
@@ -190,6 +191,17 @@ int allowance_watch_wait(AllowanceWatch *watch)
     }
     free(look.processes);
     return r;
+}
+
+/* What the kernel keeps, of each process. Memory only roughly: programs map more than they use, so
+ * it only stops what grows faster than anybody looks. */
+void allowance_of_process(const ResourceLimits *limits, ProcessOptions *options)
+{
+    options->files_max = limits->files;
+    options->cpu_seconds_max = limits->cpu_seconds;
+    options->file_bytes_max = limits->scratch_bytes;
+    if (limits->memory_bytes > 0)
+        options->memory_bytes_max = 2 * limits->memory_bytes + MEMORY_MAPPED_BYTES;
 }
 
 /* --- afterwards ------------------------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 #define GANTRY_WORKER_ALLOWANCE_H
 
 #include "logic/resource.h"
+#include "sys/process.h"
 
 typedef struct {
     const ResourceLimits *limits;
@@ -18,6 +19,9 @@ typedef struct {
     Resource over;   /* out: of what it used too much; all of it was sent SIGKILL */
     bool files_full; /* out: one of its processes had as many files open as it may */
 } AllowanceWatch;
+
+/* Those that the kernel keeps for each process. */
+void allowance_of_process(const ResourceLimits *limits, ProcessOptions *options);
 
 /* Whether there is anything to look at. */
 bool allowance_watched(const ResourceLimits *limits);

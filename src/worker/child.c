@@ -8,9 +8,8 @@
 #include "base/log.h"
 #include "sys/clock.h"
 
-#define KILL_WAIT_MS 5000                        /* for the kernel to end a process after SIGKILL */
-#define DRAIN_MS 1000                            /* for the pipes after the child's end */
-#define MEMORY_MAPPED_BYTES (INT64_C(512) << 20) /* stacks of threads, heaps kept in reserve */
+#define KILL_WAIT_MS 5000 /* for the kernel to end a process after SIGKILL */
+#define DRAIN_MS 1000     /* for the pipes after the child's end */
 #define ARGS_BYTES_MAX ((size_t)4 << 20)
 
 /* The child's three pipes, a fiber each. */
@@ -232,22 +231,11 @@ static int argv_make(const Str *command, size_t command_n, Arena *arena, const c
     return 0;
 }
 
-/* What the kernel keeps, of each process. Memory only roughly: programs map more than they use, so
- * it only stops what grows faster than anybody looks. */
-static void limits_of_process(const ResourceLimits *limits, ProcessOptions *options)
-{
-    options->files_max = limits->files;
-    options->cpu_seconds_max = limits->cpu_seconds;
-    options->file_bytes_max = limits->scratch_bytes;
-    if (limits->memory_bytes > 0)
-        options->memory_bytes_max = 2 * limits->memory_bytes + MEMORY_MAPPED_BYTES;
-}
-
 int child_start(Run *run, const Str *command, size_t command_n, bool agent, Process **ret)
 {
     CLEANUP(arena_deinit) Arena arena = { 0 };
     ProcessOptions options = { .cwd = run->version->dir };
-    limits_of_process(&run->version->spec.resources, &options);
+    allowance_of_process(&run->version->spec.resources, &options);
     if (command_n == 0) return diag_set(-ENOENT, "no command is given");
     arena_init(&arena, ARGS_BYTES_MAX);
     int r = argv_make(command, command_n, &arena, &options.argv);

@@ -536,7 +536,8 @@ static int gateway_open(Run *run)
         .tools_n = spec->tools.n,
         .declared = spec->tools_path.len ? &spec->tools : NULL,
         .sink = &run->sink,
-        .listen = spec->runtime == RUNTIME_PROCESS,
+        .listen = spec->runtime == RUNTIME_PROCESS ||
+                  (spec->runtime == RUNTIME_SERVER && spec->command_n > 0),
         .door = door_handler,
         .door_ctx = run,
         .on_lent_wait = on_lent_wait,

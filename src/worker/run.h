@@ -59,6 +59,7 @@ typedef struct RunHost {
     const GatewayConfig *models;
     HttpClient *client;
     Versions *versions;
+    struct Servers *servers; /* those that it has started itself */
     const AddrGuard *guard;
     Breakers *breakers;                    /* of tool sources */
     void (*flags_doubted_wait)(void *ctx); /* reads the flags anew; on a run's fiber */

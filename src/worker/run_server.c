@@ -1,7 +1,7 @@
 #include "base/diag.h"
 #include "codec/url.h"
 #include "sys/clock.h"
-#include "worker/run.h"
+#include "worker/servers.h"
 
 #define PING_BYTES_MAX 65536
 #define PING_TIMEOUT_MS 10000
@@ -13,18 +13,25 @@ static int unreachable(Run *run, const char *what, int r)
                     diag_text_or(r));
 }
 
-static int request_wait(Run *run, const char *path, Str body, int64_t deadline_ms, size_t body_max,
-                        Arena *arena, HttpResponse *ret)
+static int request_wait(Run *run, Str base, const char *path, Str body, int64_t deadline_ms,
+                        size_t body_max, Arena *arena, HttpResponse *ret)
 {
-    HttpClientField fields[] = {
+    HttpClientField fields[5] = {
         { "content-type", STR("application/json") },
         { "x-gantry-task", str_of(run->id) },
-        { "traceparent", run->task.traceparent },
     };
+    size_t n = 2;
+    if (run->task.traceparent.len)
+        fields[n++] = (HttpClientField){ "traceparent", run->task.traceparent };
+    if (!run->version->spec.url.len) { /* of this task: the server has others, too */
+        const char *door = gateway_task_anthropic_url(run->gateway);
+        fields[n++] = (HttpClientField){ "x-gantry-url", str_of(door) };
+        fields[n++] = (HttpClientField){ "x-gantry-key", str_of(gateway_task_key(run->gateway)) };
+    }
     HttpCallOptions options = {
-        .url = url_join(arena, run->version->spec.url, str_of(path)),
+        .url = url_join(arena, base, str_of(path)),
         .fields = fields,
-        .fields_n = run->task.traceparent.len ? 3 : 2,
+        .fields_n = n,
         .body = body,
         .deadline_ms = deadline_ms,
         .idle_timeout_ms = run->limits.wall_ms, /* the supervisor has the clock */
@@ -51,8 +58,8 @@ static int ping_wait(Run *run, bool *ret_ok)
     *ret_ok = run->version->pinged;
     if (*ret_ok) return 0;
     arena_init(&arena, PING_BYTES_MAX * 20);
-    int r = request_wait(run, "/ping", STR_NULL, deadline_after(PING_TIMEOUT_MS), PING_BYTES_MAX,
-                         &arena, &response);
+    int r = request_wait(run, run->version->spec.url, "/ping", STR_NULL,
+                         deadline_after(PING_TIMEOUT_MS), PING_BYTES_MAX, &arena, &response);
     if (r == -ECANCELED || r == -ENOMEM) return r;
     if (r != 0) return unreachable(run, "GET /ping", r);
     if (!is_healthy(&arena, &response))
@@ -81,7 +88,17 @@ static int answer_wait(Run *run, const HttpResponse *response)
     return 0;
 }
 
-static int invoke_wait(Run *run)
+static int broken_off_wait(Run *run, Server *server, int r)
+{
+    Str what = arena_str(&run->arena, str_of(diag_text_or(r)));
+    Str why = server ? server_reason_wait(server) : STR_NULL;
+    return run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "agent_unreachable",
+                    "POST /invocations: %.*s%s%.*s", STR_ARG(what), why.len ? ": " : "",
+                    STR_ARG(why));
+}
+
+/* base: where the server is. server: one of this worker; NULL: it runs elsewhere. */
+static int invoke_wait(Run *run, Str base, Server *server)
 {
     CLEANUP(arena_deinit) Arena arena = { 0 };
     CLEANUP(buf_deinit) Buf input = { 0 };
@@ -91,7 +108,7 @@ static int invoke_wait(Run *run)
     buf_init(&input, RUN_ARENA_BYTES_MAX);
     int r = run_input(run, &input);
     if (r < 0) return r;
-    r = request_wait(run, "/invocations", buf_str(&input), 0, output_max, &arena, &response);
+    r = request_wait(run, base, "/invocations", buf_str(&input), 0, output_max, &arena, &response);
     if (r == -ECANCELED || r == -ENOMEM) return r;
     if (r == -EMSGSIZE) {
         atomic_fetch_add(&run->host->counters.outputs_too_large, 1);
@@ -102,17 +119,26 @@ static int invoke_wait(Run *run)
     }
     if (r != 0) {
         run->version->pinged = false;
-        return unreachable(run, "POST /invocations", r);
+        return broken_off_wait(run, server, r);
     }
     return answer_wait(run, &response);
+}
+
+static int own_wait(Run *run)
+{
+    Server *server;
+    int r = server_ref_wait(run->host->servers, run, &server);
+    if (r == SERVER_E_DOWN) return unreachable(run, "the agent's server is down", r);
+    if (r < 0) return r;
+    r = invoke_wait(run, server_url(server), server);
+    server_unref(server, run);
+    return r;
 }
 
 int run_server_wait(Run *run)
 {
     bool ok;
-    if (!run->version->spec.url.len)
-        return run_fail(run, TASK_OUTCOME_FAILED_FINAL, "runtime_not_supported",
-                        "servers started from a command are not supported yet: give a url");
+    if (!run->version->spec.url.len) return own_wait(run);
     int r = ping_wait(run, &ok);
-    return r < 0 || !ok ? r : invoke_wait(run);
+    return r < 0 || !ok ? r : invoke_wait(run, run->version->spec.url, NULL);
 }

@@ -13,7 +13,9 @@
 #include "logic/flag.h"
 #include "store/price_store.h"
 #include "sys/clock.h"
+#include "worker/log_file.h"
 #include "worker/run.h"
+#include "worker/servers.h"
 #include "worker/slots.h"
 #include "worker/tool.h"
 #include "worker/wire.h"
@@ -35,8 +37,9 @@
 #define SUSPENDED_A_SLOT_MAX 16 /* runs that wait for others */
 #define RATES_EVERY_MS 1000
 #define FRONT_CLOSE_MS 5000 /* for calls that were stopped to settle */
-#define CLAIM_END_MS 2000   /* for a claim under way when a drain begins */
-#define RATES_PAUSE_MS 20   /* at least so long between two of them */
+#define LOGS_KEPT (SERVERS_MAX * LOG_FILES_MAX)
+#define CLAIM_END_MS 2000 /* for a claim under way when a drain begins */
+#define RATES_PAUSE_MS 20 /* at least so long between two of them */
 
 struct WorkerHost {
     WorkerLink *link;
@@ -160,6 +163,15 @@ static int dir_empty(const char *dir, const char *name)
     return r == 0 ? fs_dir_make(path) : r;
 }
 
+/* Logs of server agents outlive the process. */
+static int dir_logs(const char *dir)
+{
+    char path[FS_PATH_MAX + 16];
+    snprintf(path, sizeof path, "%s/logs", dir);
+    int r = fs_dir_make(path);
+    return r == 0 ? log_files_prune(path, LOGS_KEPT) : r;
+}
+
 static int dir_job(void *arg)
 {
     DirJob *job = arg;
@@ -170,6 +182,8 @@ static int dir_job(void *arg)
     r = dir_lock(job->worker, job->path);
     if (r == 0) r = dir_empty(job->path, "versions");
     if (r == 0) r = dir_empty(job->path, "tasks");
+    if (r == 0) r = dir_empty(job->path, "servers");
+    if (r == 0) r = dir_logs(job->path);
     if (r == 0) r = dir_holds(job->worker, job->path);
     return r;
 }
@@ -252,6 +266,7 @@ int worker_open_wait(const WorkerOptions *o, WorkerHost **ret)
     w->stats.slots = w->slots.total;
     int r = dir_take_wait(w, o->versions_max ? o->versions_max : VERSIONS_MAX_DEFAULT);
     if (r < 0) return r;
+    w->host.servers = servers_new(&w->host, &o->servers);
     *ret = TAKE(w);
     return 0;
 }
@@ -261,6 +276,7 @@ void worker_free(WorkerHost *w)
     if (!w) return;
     assert(list_empty(&w->runs));
     arena_deinit(&w->flags_arena);
+    servers_close_wait(TAKE(w->host.servers)); /* none runs */
     versions_free(w->host.versions);
     holds_close(w->host.holds);
     breakers_free(w->host.breakers);
@@ -838,6 +854,7 @@ static void end_wait(WorkerHost *w)
     fiber_shield();
     worker_kill(w);
     drained_wait(w);
+    servers_close_wait(TAKE(w->host.servers));
     if (w->front) front_close_wait(w->front, deadline_after(FRONT_CLOSE_MS));
     w->over = true;
     fiber_cancel(w->heart);

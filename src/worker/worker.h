@@ -23,6 +23,13 @@
 /* (`Worker` is the row in the store.) */
 typedef struct WorkerHost WorkerHost;
 
+/* Server agents that the worker starts itself. */
+typedef struct {
+    int64_t idle_ms;  /* unwanted for so long, a server ends; 0: 10 minutes */
+    int64_t ping_ms;  /* between pings of one that is ready; 0: 5000 */
+    int64_t start_ms; /* until it must be healthy; 0: 30,000 */
+} ServersOptions;
+
 typedef struct {
     WorkerLink *link;            /* borrowed, as all pointers here */
     Gateway *gateway;            /* of this loop */
@@ -39,6 +46,7 @@ typedef struct {
     int64_t suspended_max;   /* tasks that wait for others without a slot; 0: 16 a slot */
     const char *path;        /* PATH of agents; NULL: the usual directories */
     const char *node_path;   /* NODE_PATH of agents; NULL: unset */
+    ServersOptions servers;  /* server agents that it starts itself */
     Front *front;            /* of this loop; what it has for callers of models; NULL: none */
     bool front_only;         /* claims nothing: slots are not looked at */
     const AddrGuard *guard;  /* what http tools may reach; NULL: public addresses only */

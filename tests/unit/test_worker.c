@@ -173,23 +173,32 @@ static void test_failures_say_why(void **state)
     bench(failure);
 }
 
+static void make_impatient(Bench *b, WorkerOptions *options)
+{
+    (void)b;
+    options->servers.start_ms = 200;
+}
+
 static int server_command(Bench *b)
 {
     bench_deploy_files(
         b,
         (BenchFile[]){ { "agent.yaml", "apiVersion: gantry/v1\nkind: Agent\nmetadata: {name: a}\n"
-                                       "spec: {runtime: server, command: [cat]}\n" } },
+                                       "spec: {runtime: server, command: [cat], code: .,"
+                                       " retry: {maxAttempts: 1}}\n" } },
         1);
     Task task = bench_run(b, "null");
     CHECK_INT(task.state, TASK_FAILED);
-    CHECK_STR(task.error_code, STR("runtime_not_supported"));
+    CHECK_STR(task.error_code, STR("agent_unreachable"));
+    CHECK_HAS(task.error_detail, "did not answer GET /ping");
     return 0;
 }
 
-static void test_server_by_command_is_refused(void **state)
+static void test_a_server_that_does_not_answer(void **state)
 {
     (void)state;
-    bench(server_command);
+    bench_with(
+        (Bench){ .scenario = server_command, .configure = make_impatient, .lease_ms = 3000 });
 }
 
 /* --- stopping --------------------------------------------------------------------------------- */
@@ -533,7 +542,7 @@ int main(void)
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_exit_75_is_tried_again),
         cmocka_unit_test(test_failures_say_why),
-        cmocka_unit_test(test_server_by_command_is_refused),
+        cmocka_unit_test(test_a_server_that_does_not_answer),
         cmocka_unit_test(test_timeout_kills_the_group),
         cmocka_unit_test(test_cancel_is_graceful_and_quick),
         cmocka_unit_test(test_drain),

@@ -13,6 +13,7 @@
 #include "codec/tar.h"
 #include "tests/unit/temp_dir.h"
 #include "worker/fs.h"
+#include "worker/log_file.h"
 
 static int setup(void **state)
 {
@@ -162,6 +163,50 @@ static void test_remove_of_a_deep_tree(void **state)
     assert_false(is_there(path_in(dir, "d")));
 }
 
+static int64_t size_of(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+/* Files are turned over before they grow too large; what is oldest is dropped. */
+static void test_log_files(void **state)
+{
+    TempDir *dir = *state;
+    LogFile log = { 0 };
+    char name[32];
+    assert_int_equal(log_file_open(&log, path_in(dir, "a.log"), 100), 0);
+    for (int i = 0; i < 1000; i++) log_file_add(&log, STR("ten bytes\n"));
+    log_file_add(&log, STR_NULL);
+    assert_int_equal(log.dropped, 0);
+    log_file_close(&log);
+    assert_int_equal(size_of(path_in(dir, "a.log")), 100);
+    for (int i = 1; i < LOG_FILES_MAX; i++) {
+        snprintf(name, sizeof name, "a.log.%d", i);
+        assert_int_equal(size_of(path_in(dir, name)), 100);
+    }
+    snprintf(name, sizeof name, "a.log.%d", LOG_FILES_MAX);
+    assert_false(is_there(path_in(dir, name)));
+
+    /* another process goes on where this one has ended */
+    assert_int_equal(log_file_open(&log, path_in(dir, "a.log"), 105), 0);
+    log_file_add(&log, STR("12345"));
+    assert_int_equal(size_of(path_in(dir, "a.log")), 105);
+    log_file_add(&log, STR("6"));
+    assert_int_equal(size_of(path_in(dir, "a.log")), 1);
+    log_file_close(&log);
+    log_file_add(&log, STR("lost"));
+    assert_int_equal(log.dropped, 4);
+    assert_int_equal(log_files_prune(dir->path, 2), 0);
+    int left = 0;
+    for (int i = 0; i <= LOG_FILES_MAX; i++) {
+        snprintf(name, sizeof name, i ? "a.log.%d" : "a.log", i);
+        left += is_there(path_in(dir, name));
+    }
+    assert_int_equal(left, 2);
+    assert_true(is_there(path_in(dir, "a.log")));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -169,6 +214,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_damaged_archives_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_remove_follows_no_symlink, setup, teardown),
         cmocka_unit_test_setup_teardown(test_remove_of_a_deep_tree, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_log_files, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

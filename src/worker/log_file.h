@@ -1,0 +1,36 @@
+/* LogFile: what a server agent writes, in files that are turned over before they grow too large.
+ *
+ * PATH is written to; when it is full it becomes PATH.1, that PATH.2, and so on; the last one is
+ * dropped. Everything blocks on files: call it through work_wait, one call at a time.
+ */
+#ifndef GANTRY_WORKER_LOG_FILE_H
+#define GANTRY_WORKER_LOG_FILE_H
+
+#include "worker/fs.h"
+
+#define LOG_FILE_BYTES_MAX (INT64_C(4) << 20)
+#define LOG_FILES_MAX 4 /* with the one that is written to */
+
+/* Zeroed before log_file_open. */
+typedef struct {
+    char path[FS_PATH_MAX];
+    int64_t bytes_max;
+    int64_t bytes;
+    int64_t dropped; /* bytes that could not be written */
+    int fd;          /* valid while open */
+    bool open;
+} LogFile;
+
+/* Appends to what is there. bytes_max: of a file. Returns 0 or -errno with diag. */
+MUST_CHECK int log_file_open(LogFile *log, const char *path, int64_t bytes_max);
+
+/* What cannot be written (the disk is full) is counted and dropped. */
+void log_file_add(LogFile *log, Str text);
+
+/* Harmless when it is not open. */
+void log_file_close(LogFile *log);
+
+/* Removes all but the latest files of a directory. Returns 0 or -errno with diag. */
+MUST_CHECK int log_files_prune(const char *dir, size_t keep);
+
+#endif

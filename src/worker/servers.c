@@ -1,0 +1,633 @@
+#include "worker/servers.h"
+
+#include <arpa/inet.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "codec/url.h"
+#include "logic/warm.h"
+#include "sys/clock.h"
+#include "worker/allowance.h"
+#include "worker/log_file.h"
+
+#define IDLE_MS_DEFAULT 600000
+#define PING_MS_DEFAULT 5000
+#define START_MS_DEFAULT 30000
+#define SICK_PING_MS 500
+#define START_PING_MS 50
+#define PING_TIMEOUT_MS 3000
+#define PING_BYTES_MAX 65536
+#define KILL_WAIT_MS 5000
+#define REASON_WAIT_MS 1000
+#define LAST_WORDS_MS 500 /* for what is in the pipes after its end */
+#define REASON_BYTES_MAX 1024
+#define WORDS_BYTES_MAX 512 /* the last ones */
+#define ENV_MAX 16
+
+typedef struct {
+    Server *server;
+    Stream *stream;
+    Buf line; /* not yet ended */
+    bool ended;
+    FiberRef fiber;
+} Pipe;
+
+struct Server {
+    ListNode node;
+    Servers *owner;
+    char id[VERSION_ID_LEN + 1];
+    VersionUse *version; /* held while it is kept */
+    Warm warm;
+    uint64_t fails; /* so far */
+    char reason[REASON_BYTES_MAX];
+    char words[WORDS_BYTES_MAX]; /* the end of what it wrote last */
+    char scratch[FS_PATH_MAX], url[64];
+    uint16_t port;
+    int64_t started_ms, used_ms; /* clock_mono_ms */
+    bool busy;                   /* HealthyBusy: works on something of its own */
+
+    size_t refs;
+    Run *only; /* while refs is 1 */
+    Process *process;
+    ProcessExit how;
+    bool exited;
+    ResourceLimits limits;
+    AllowanceWatch watch;
+    LogFile log;
+    bool writing; /* to the log, on the pool */
+    Cond written;
+    Pipe out, err;
+    FiberRef keeper, waiter, watcher;
+    Cond changed;
+};
+
+struct Servers {
+    RunHost *host;
+    ServersOptions options;
+    List list;
+    size_t n;
+    bool closing;
+    Cond changed; /* one has gone */
+    ServersStats stats;
+};
+
+Servers *servers_new(RunHost *host, const ServersOptions *o)
+{
+    Servers *all = xcalloc(1, sizeof *all);
+    all->host = host;
+    all->options = (ServersOptions){ .idle_ms = o->idle_ms ? o->idle_ms : IDLE_MS_DEFAULT,
+                                     .ping_ms = o->ping_ms ? o->ping_ms : PING_MS_DEFAULT,
+                                     .start_ms = o->start_ms ? o->start_ms : START_MS_DEFAULT };
+    list_init(&all->list);
+    cond_init(&all->changed);
+    return all;
+}
+
+void servers_stats(const Servers *all, ServersStats *ret)
+{
+    *ret = all->stats;
+}
+
+Str server_url(const Server *s)
+{
+    return str_of(s->url);
+}
+
+Str server_reason_wait(Server *s)
+{
+    uint64_t fails = s->fails;
+    int64_t deadline_ms = deadline_after(REASON_WAIT_MS);
+    while (s->warm.state == WARM_READY && s->fails == fails &&
+           cond_wait(&s->changed, deadline_ms) == 0)
+        continue;
+    return s->warm.state == WARM_READY ? STR_NULL : str_of(s->reason);
+}
+
+/* --- what it writes --------------------------------------------------------------------------- */
+
+typedef struct {
+    Server *server;
+    Str text;
+} WriteJob;
+
+static int write_job(void *arg)
+{
+    WriteJob *job = arg;
+    log_file_add(&job->server->log, job->text);
+    return 0;
+}
+
+/* The log has no lock: one writes at a time. Waits even for a cancelled caller. */
+static void write_wait(Server *s, Str text)
+{
+    fiber_shield();
+    while (s->writing) cond_wait(&s->written, DEADLINE_NONE);
+    s->writing = true;
+    (void)work_wait(write_job, &(WriteJob){ s, text });
+    s->writing = false;
+    cond_signal(&s->written);
+    fiber_unshield();
+}
+
+/* Lines of a server that has one task belong to that. */
+static void lines_tell(Pipe *pipe, Str text)
+{
+    Server *s = pipe->server;
+    while (text.len) {
+        bool ended;
+        Str part;
+        text = str_split(text, '\n', &part, &ended);
+        buf_add(&pipe->line, str_sub(part, 0, LOG_LINE_BYTES_MAX - pipe->line.len));
+        if (!ended) break;
+        if (s->refs == 1 && s->only)
+            task_log_add(&s->only->log, TASK_LOG_STDERR, buf_str(&pipe->line));
+        buf_clear(&pipe->line);
+    }
+}
+
+/* The end of what it wrote. */
+static void words_keep(Server *s, Str text)
+{
+    size_t room = WORDS_BYTES_MAX - 1, have = strlen(s->words);
+    if (text.len > room) text = str_sub(text, text.len - room, room);
+    size_t drop = have + text.len > room ? have + text.len - room : 0;
+    memmove(s->words, s->words + drop, have - drop);
+    memcpy(s->words + have - drop, text.ptr, text.len);
+    s->words[have - drop + text.len] = '\0';
+}
+
+static int pipe_main(void *arg)
+{
+    Pipe *pipe = arg;
+    Server *s = pipe->server;
+    Str got;
+    int r;
+    while ((r = stream_fill_wait(pipe->stream, 0, DEADLINE_NONE, &got)) == 0) {
+        lines_tell(pipe, got);
+        words_keep(s, got);
+        write_wait(s, got);
+        stream_consume(pipe->stream, got.len);
+        if (fiber_yield_wait() < 0) break;
+    }
+    pipe->ended = true;
+    cond_broadcast(&s->changed);
+    return r;
+}
+
+static int pipe_start(Server *s, Pipe *pipe, Stream *stream)
+{
+    *pipe = (Pipe){ .server = s, .stream = stream };
+    buf_init(&pipe->line, LOG_LINE_BYTES_MAX);
+    return fiber_spawn("server's output", pipe_main, pipe, &pipe->fiber);
+}
+
+static void pipe_end_wait(Pipe *pipe)
+{
+    fiber_cancel(pipe->fiber);
+    fiber_join_wait(pipe->fiber, NULL);
+    buf_deinit(&pipe->line);
+    *pipe = (Pipe){ 0 };
+}
+
+/* --- its process ------------------------------------------------------------------------------ */
+
+/* A port that nobody has now. */
+static int port_find(uint16_t *ret)
+{
+    struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t len = sizeof addr;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return diag_set(-errno, "no socket: %s", strerror(errno));
+    int r = bind(fd, (struct sockaddr *)&addr, len) != 0 ||
+                    getsockname(fd, (struct sockaddr *)&addr, &len) != 0
+                ? -errno
+                : 0;
+    close(fd);
+    *ret = ntohs(addr.sin_port);
+    return r < 0 ? diag_set(r, "no port is free: %s", strerror(-r)) : 0;
+}
+
+typedef struct {
+    Arena *arena;
+    const char **items;
+    size_t n;
+    bool failed;
+} Env;
+
+PRINTF_LIKE(2, 3) static void env_add(Env *env, const char *fmt, ...)
+{
+    char text[FS_PATH_MAX + 64];
+    va_list args;
+    va_start(args, fmt);
+    int n = vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    assert(env->n + 1 < ENV_MAX);
+    env->items[env->n] = n > 0 && n < (int)sizeof text ? arena_cstr(env->arena, str_of(text))
+                                                       : NULL;
+    env->failed |= !env->items[env->n++];
+}
+
+static int env_make(Server *s, Arena *arena, const char *const **ret)
+{
+    const RunHost *host = s->owner->host;
+    const Spec *spec = &s->version->spec;
+    Env env = { .arena = arena, .items = ARENA_ARRAY(arena, const char *, ENV_MAX) };
+    if (!env.items) return -ENOMEM;
+    env_add(&env, "PATH=%s", host->path);
+    env_add(&env, "LANG=C.UTF-8");
+    env_add(&env, "HOME=%s/home", s->scratch);
+    env_add(&env, "TMPDIR=%s/tmp", s->scratch);
+    env_add(&env, "PORT=%u", (unsigned)s->port);
+    env_add(&env, "GANTRY_PORT=%u", (unsigned)s->port);
+    env_add(&env, "PYTHONUNBUFFERED=1");
+    if (spec->model.len) env_add(&env, "GANTRY_MODEL=%.*s", STR_ARG(spec->model));
+    if (spec->prompt_path.len)
+        env_add(&env, "GANTRY_PROMPT_FILE=%s/%.*s", s->version->dir, STR_ARG(spec->prompt_path));
+    if (host->node_path) env_add(&env, "NODE_PATH=%s", host->node_path);
+    *ret = env.items;
+    return env.failed ? -ENOMEM : 0;
+}
+
+/* Its directories and its log. */
+static int prepare_job(void *arg)
+{
+    Server *s = arg;
+    char path[FS_PATH_MAX + 128];
+    int r = fs_remove(s->scratch);
+    snprintf(path, sizeof path, "%s/home", s->scratch);
+    if (r == 0) r = fs_dir_make(path);
+    snprintf(path, sizeof path, "%s/tmp", s->scratch);
+    if (r == 0) r = fs_dir_make(path);
+    snprintf(path, sizeof path, "%s/logs/%.*s-%.12s.log", s->owner->host->dir,
+             STR_ARG(s->version->spec.agent), s->id);
+    return r == 0 && !s->log.open ? log_file_open(&s->log, path, LOG_FILE_BYTES_MAX) : r;
+}
+
+static int remove_job(void *arg)
+{
+    Server *s = arg;
+    log_file_close(&s->log);
+    return fs_remove(s->scratch);
+}
+
+static int waiter_main(void *arg)
+{
+    Server *s = arg;
+    int r = process_exit_wait(s->process, DEADLINE_NONE, &s->how);
+    if (r == 0) s->exited = true;
+    cond_broadcast(&s->changed);
+    return r;
+}
+
+static int watcher_main(void *arg)
+{
+    Server *s = arg;
+    return allowance_watch_wait(&s->watch);
+}
+
+static int process_start(Server *s)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    const Spec *spec = &s->version->spec;
+    ProcessOptions options = { .cwd = s->version->dir };
+    arena_init(&arena, 1 << 20);
+    const char **argv = ARENA_ARRAY(&arena, const char *, spec->command_n + 1);
+    if (!argv) return -ENOMEM;
+    for (size_t i = 0; i < spec->command_n; i++)
+        if (!(argv[i] = arena_cstr(&arena, spec->command[i]))) return -ENOMEM;
+    options.argv = argv;
+    int r = env_make(s, &arena, &options.env);
+    allowance_of_process(&s->limits, &options);
+    return r == 0 ? process_spawn(&options, &s->process) : r;
+}
+
+static int fibers_start(Server *s)
+{
+    int r = fiber_spawn("server's exit", waiter_main, s, &s->waiter);
+    if (r == 0) r = pipe_start(s, &s->out, process_stdout(s->process));
+    if (r == 0) r = pipe_start(s, &s->err, process_stderr(s->process));
+    s->watch = (AllowanceWatch){ .limits = &s->limits,
+                                 .session = process_pid(s->process),
+                                 .scratch = s->scratch };
+    if (r == 0 && allowance_watched(&s->limits))
+        r = fiber_spawn("server's limits", watcher_main, s, &s->watcher);
+    return r;
+}
+
+/* Everything of the process is gone afterwards. */
+static void process_end_wait(Server *s)
+{
+    fiber_shield();
+    fiber_cancel(s->watcher);
+    fiber_join_wait(s->watcher, NULL);
+    fiber_cancel(s->waiter);
+    fiber_join_wait(s->waiter, NULL);
+    if (s->process) {
+        pipe_end_wait(&s->out);
+        pipe_end_wait(&s->err);
+    }
+    process_free(TAKE(s->process));
+    s->exited = false;
+    fiber_unshield();
+}
+
+/* --- its life --------------------------------------------------------------------------------- */
+
+static void reason_exit(Server *s)
+{
+    Str words = str_trim(str_of(s->words));
+    const char *limit = resource_name(s->watch.over);
+    if (s->watch.over)
+        snprintf(s->reason, sizeof s->reason,
+                 "the server was ended: it used more than limits.%s in agent.yaml allows", limit);
+    else if (s->how.signal)
+        snprintf(s->reason, sizeof s->reason, "the server was killed by signal %d%s%.*s",
+                 s->how.signal, words.len ? "\n" : "", STR_ARG(words));
+    else
+        snprintf(s->reason, sizeof s->reason, "the server ended with exit code %d%s%.*s",
+                 s->how.exit_code, words.len ? "\n" : "", STR_ARG(words));
+    if (s->watch.over) atomic_fetch_add(&s->owner->host->counters.limits_hit[s->watch.over], 1);
+}
+
+static void step_wait(Server *s, WarmEvent event);
+
+static void start_wait(Server *s)
+{
+    s->exited = false;
+    s->words[0] = s->reason[0] = '\0';
+    s->how = (ProcessExit){ 0 };
+    s->watch = (AllowanceWatch){ 0 };
+    s->started_ms = clock_mono_ms();
+    int r = port_find(&s->port);
+    if (r == 0) r = work_wait(prepare_job, s);
+    snprintf(s->url, sizeof s->url, "http://127.0.0.1:%u", (unsigned)s->port);
+    if (r == 0) r = process_start(s);
+    if (r == 0) r = fibers_start(s);
+    s->owner->stats.started += r == 0;
+    if (r == 0) return;
+    snprintf(s->reason, sizeof s->reason, "the server could not be started: %s", diag_text_or(r));
+    process_end_wait(s);
+    step_wait(s, WARM_ON_EXIT);
+}
+
+static void step_wait(Server *s, WarmEvent event)
+{
+    WarmState before = s->warm.state;
+    int64_t rest_ms = s->warm.rest_until_ms;
+    WarmAction action = warm_step(&s->warm, event, clock_mono_ms());
+    bool failed = s->warm.rest_until_ms != rest_ms;
+    s->fails += failed;
+    s->owner->stats.failed += failed;
+    if (before != s->warm.state)
+        LOG_INFO("server agent", LOG_STR("agent", s->version->spec.agent),
+                 LOG_STR("version", str_make(s->id, 12)),
+                 LOG_CSTR("state", warm_state_name(s->warm.state)), LOG_CSTR("why", s->reason));
+    cond_broadcast(&s->changed);
+    if (action == WARM_DO_END) process_signal(s->process, SIGTERM);
+    if (action == WARM_DO_START) start_wait(s);
+}
+
+/* Asks it how it is. Returns 0 (well), 1 (not), -ECANCELED. */
+static int ping_wait(Server *s)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    HttpResponse response;
+    const Json *v;
+    arena_init(&arena, PING_BYTES_MAX * 20);
+    HttpCallOptions options = { .url = url_join(&arena, str_of(s->url), STR("/ping")),
+                                .deadline_ms = deadline_after(PING_TIMEOUT_MS),
+                                .idle_timeout_ms = PING_TIMEOUT_MS };
+    if (!options.url.ptr) return 1;
+    int r = http_fetch_wait(s->owner->host->client, &options, PING_BYTES_MAX, &arena, &response);
+    if (r == -ECANCELED) return r;
+    if (r != 0 || response.status != 200) return 1;
+    if (json_parse(&arena, response.body, NULL, &v, NULL) < 0) return 1;
+    Str status = json_str(json_get(v, "status"));
+    s->busy = str_eq(status, STR("HealthyBusy"));
+    return s->busy || str_eq(status, STR("Healthy")) ? 0 : 1;
+}
+
+static void exit_wait(Server *s)
+{
+    int64_t deadline_ms = deadline_after(LAST_WORDS_MS);
+    while (!(s->out.ended && s->err.ended) && cond_wait(&s->changed, deadline_ms) == 0) continue;
+    if (s->warm.state != WARM_ENDING) reason_exit(s);
+    process_end_wait(s);
+    step_wait(s, WARM_ON_EXIT);
+}
+
+/* Sleeps until something has changed. -ETIMEDOUT: nothing has. */
+static int change_wait(Server *s, int64_t deadline_ms)
+{
+    if (s->exited || s->owner->closing) return 0;
+    return cond_wait(&s->changed, deadline_ms);
+}
+
+static int starting_wait(Server *s)
+{
+    int64_t until_ms = s->started_ms + s->owner->options.start_ms;
+    if (clock_mono_ms() >= until_ms) {
+        snprintf(s->reason, sizeof s->reason,
+                 "the server did not answer GET /ping at port $PORT within %" PRId64 " ms",
+                 s->owner->options.start_ms);
+        step_wait(s, WARM_ON_LATE);
+        return 0;
+    }
+    int r = ping_wait(s);
+    if (r < 0) return r;
+    if (r == 0 && !s->exited) {
+        s->used_ms = clock_mono_ms();
+        step_wait(s, WARM_ON_PING_OK);
+        return 0;
+    }
+    r = change_wait(s, deadline_after(START_PING_MS));
+    return r == -ETIMEDOUT ? 0 : r;
+}
+
+static bool is_idle(const Server *s)
+{
+    return s->refs == 0 && !s->busy && clock_mono_ms() - s->used_ms >= s->owner->options.idle_ms;
+}
+
+/* Ready or sick: asked now and then. */
+static int kept_wait(Server *s)
+{
+    const ServersOptions *o = &s->owner->options;
+    int64_t every_ms = s->warm.state == WARM_SICK ? SICK_PING_MS : o->ping_ms;
+    int r = change_wait(s, deadline_after(MIN(every_ms, o->idle_ms)));
+    if (r != -ETIMEDOUT) return r;
+    if (is_idle(s)) {
+        step_wait(s, WARM_ON_IDLE);
+        return 0;
+    }
+    r = ping_wait(s);
+    if (r < 0) return r;
+    if (r > 0) str_copy(s->reason, sizeof s->reason, STR("the server does not answer GET /ping"));
+    step_wait(s, r == 0 ? WARM_ON_PING_OK : WARM_ON_PING_BAD);
+    return 0;
+}
+
+static int ending_wait(Server *s)
+{
+    int64_t deadline_ms = deadline_after(s->owner->host->grace_ms);
+    while (!s->exited && cond_wait(&s->changed, deadline_ms) == 0) continue;
+    if (s->exited) return 0;
+    process_signal(s->process, SIGKILL);
+    deadline_ms = deadline_after(KILL_WAIT_MS);
+    while (!s->exited && cond_wait(&s->changed, deadline_ms) == 0) continue;
+    if (!s->exited) LOG_ERROR("a process does not end", LOG_INT("pid", process_pid(s->process)));
+    s->exited = true;
+    return 0;
+}
+
+static int resting_wait(Server *s)
+{
+    int r = change_wait(s, s->warm.rest_until_ms);
+    if (r == -ETIMEDOUT) step_wait(s, WARM_ON_RESTED);
+    return r == -ETIMEDOUT ? 0 : r;
+}
+
+static bool is_running(const Server *s)
+{
+    return s->warm.state != WARM_OFF && s->warm.state != WARM_RESTING;
+}
+
+static int live_wait(Server *s)
+{
+    if (s->exited && is_running(s)) {
+        exit_wait(s);
+        return 0;
+    }
+    if (s->owner->closing && !s->warm.drained) step_wait(s, WARM_ON_DRAIN);
+    switch (s->warm.state) {
+    case WARM_OFF: step_wait(s, WARM_ON_WANTED); return 0;
+    case WARM_STARTING: return starting_wait(s);
+    case WARM_READY:
+    case WARM_SICK: return kept_wait(s);
+    case WARM_ENDING: return ending_wait(s);
+    case WARM_RESTING: return resting_wait(s);
+    case WARM_STATE_N_: break;
+    }
+    return -EINVAL;
+}
+
+/* As long as it runs, or somebody wants it. A rest is kept even if nobody does. */
+static int keeper_main(void *arg)
+{
+    Server *s = arg;
+    Servers *all = s->owner;
+    while (s->warm.state != WARM_OFF || (s->refs > 0 && !all->closing)) {
+        if (live_wait(s) < 0) break;
+    }
+    fiber_shield();
+    process_end_wait(s);
+    if (s->scratch[0] && work_wait(remove_job, s) < 0) LOG_WARN("cannot remove scratch space");
+    version_unref(all->host->versions, s->version);
+    while (s->refs > 0) cond_wait(&s->changed, DEADLINE_NONE); /* the loop ends: they are stopped */
+    fiber_unshield();
+    list_remove(&s->node);
+    all->n--;
+    free(s);
+    cond_broadcast(&all->changed);
+    return 0;
+}
+
+/* --- finding it ------------------------------------------------------------------------------- */
+
+static Server *server_find(Servers *all, Str id)
+{
+    LIST_EACH (&all->list, node) {
+        Server *s = CONTAINER_OF(node, Server, node);
+        if (str_eq(str_of(s->id), id)) return s;
+    }
+    return NULL;
+}
+
+/* The version is there: the run holds it. */
+static int server_new_wait(Servers *all, Run *run, Server **ret)
+{
+    VersionUse *version;
+    int r = version_ref_wait(all->host->versions, run->task.version_id, &version);
+    if (r != 0) return r < 0 ? r : diag_set(-EIO, "the version has gone");
+    Server *s = server_find(all, str_of(version->id)); /* another was faster */
+    if (s) {
+        version_unref(all->host->versions, version);
+        *ret = s;
+        return 0;
+    }
+    s = xcalloc(1, sizeof *s);
+    s->owner = all;
+    s->version = version;
+    s->limits = version->spec.resources;
+    s->limits.cpu_seconds = s->limits.output_bytes = 0; /* of tasks, not of their server */
+    str_copy(s->id, sizeof s->id, str_of(version->id));
+    snprintf(s->scratch, sizeof s->scratch, "%s/servers/%s", all->host->dir, s->id);
+    cond_init(&s->changed);
+    cond_init(&s->written);
+    s->refs = 1; /* for as long as its keeper has not begun */
+    list_push_back(&all->list, &s->node);
+    all->n++;
+    r = fiber_spawn("server agent", keeper_main, s, &s->keeper);
+    s->refs = 0;
+    *ret = s;
+    if (r == 0) return 0;
+    list_remove(&s->node);
+    all->n--;
+    version_unref(all->host->versions, version);
+    free(s);
+    return r;
+}
+
+static int ready_wait(Server *s)
+{
+    uint64_t fails = s->fails;
+    while (s->warm.state != WARM_READY) {
+        if (s->fails != fails) return diag_set(SERVER_E_DOWN, "%s", s->reason);
+        int r = cond_wait(&s->changed, DEADLINE_NONE);
+        if (r < 0) return r;
+    }
+    return 0;
+}
+
+int server_ref_wait(Servers *all, Run *run, Server **ret)
+{
+    Server *s = server_find(all, str_of(run->version->id));
+    if (!s && all->n >= SERVERS_MAX) {
+        all->stats.crowded++;
+        return diag_set(SERVER_E_DOWN, "%d server agents run already", SERVERS_MAX);
+    }
+    int r = s ? 0 : server_new_wait(all, run, &s);
+    if (r != 0) return r;
+    s->refs++;
+    s->only = run;
+    r = ready_wait(s);
+    if (r == 0) *ret = s;
+    else server_unref(s, run);
+    return r;
+}
+
+void server_unref(Server *s, Run *run)
+{
+    assert(s->refs > 0);
+    s->refs--;
+    s->used_ms = clock_mono_ms();
+    if (s->only == run) s->only = NULL;
+    cond_broadcast(&s->changed);
+}
+
+void servers_close_wait(Servers *all)
+{
+    if (!all) return;
+    all->closing = true;
+    LIST_EACH (&all->list, node) cond_broadcast(&CONTAINER_OF(node, Server, node)->changed);
+    fiber_shield();
+    while (all->n > 0) cond_wait(&all->changed, DEADLINE_NONE);
+    fiber_unshield();
+    free(all);
+}
