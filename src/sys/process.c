@@ -39,14 +39,32 @@ static void limit_set(int what, int64_t max)
     setrlimit((__rlimit_resource_t)what, &limit);
 }
 
+/* Leaves the parent's process group. What was sent to that meanwhile, such as a SIGTERM by whoever
+ * ends the parent, is not for this process, whose work is to be finished; what the parent has sent
+ * stays pending. All signals are blocked. */
+static void group_leave(pid_t parent)
+{
+    static const struct timespec at_once = { 0 };
+    bool meant[32] = { false };
+    sigset_t all;
+    siginfo_t info;
+    int s;
+    sigfillset(&all);
+    setsid();
+    while ((s = sigtimedwait(&all, &info, &at_once)) > 0)
+        if (s < (int)ARRAY_N(meant)) meant[s] |= info.si_code == SI_USER && info.si_pid == parent;
+    for (s = 1; s < (int)ARRAY_N(meant); s++)
+        if (meant[s]) kill(getpid(), s);
+}
+
 NO_RETURN static void child_exec(const ProcessOptions *o, const char *program, const int fds[3],
                                  pid_t parent)
 {
     sigset_t none;
     sigemptyset(&none);
+    group_leave(parent);
     for (int s = 1; s < 32; s++) signal(s, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(127); /* it died before the line above */
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);

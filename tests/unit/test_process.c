@@ -1,6 +1,7 @@
 #include "tests/unit/sys_harness.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -119,6 +120,27 @@ static void test_newborn_is_signalled(void **state)
     int caught = 0;
     harness_run(newborn_main, &caught);
     assert_int_equal(caught, 0);
+}
+
+static bool shout; /* as whoever signals the whole group would, just after the fork */
+
+static void on_fork_child(void)
+{
+    if (shout) kill(getpid(), SIGTERM);
+}
+
+/* Who ends a process by its group must not hit what that has just started. */
+static void test_newborn_has_left_the_group(void **state)
+{
+    (void)state;
+    assert_int_equal(pthread_atfork(NULL, NULL, on_fork_child), 0);
+    shout = true;
+    Run run = { .script = "echo lives" };
+    harness_run(run_main, &run);
+    shout = false;
+    assert_int_equal(run.spawned, 0);
+    assert_int_equal(run.exit.signal, 0);
+    assert_string_equal(run.out, "lives\n");
 }
 
 static void test_leftovers_die_with_the_child(void **state)
@@ -270,6 +292,7 @@ int main(void)
         cmocka_unit_test(test_io_and_exit_code),
         cmocka_unit_test(test_group_is_killed_whole),
         cmocka_unit_test(test_newborn_is_signalled),
+        cmocka_unit_test(test_newborn_has_left_the_group),
         cmocka_unit_test(test_leftovers_die_with_the_child),
         cmocka_unit_test(test_only_three_descriptors),
         cmocka_unit_test(test_hidden_from_its_children),
