@@ -21,6 +21,16 @@ static const Flag worker_flags[] = {
     { "sim", NULL, "also serve sim/* models by the built-in simulator" },
     { 0 },
 };
+static const Flag supervise_flags[] = {
+    { "min", "N", "workers to keep at least (default 1)" },
+    { "max", "N", "workers to keep at most (default 4)" },
+    { "down-every", "D", "between two workers that are given up (default 10s)" },
+    { "config", "FILE", "configuration of the workers" },
+    { "data", "DIR", "where their directories and logs are kept (default gantry-workers)" },
+    { "name", "NAME", "how they are called in listings: NAME-1, ... (default supervised)" },
+    { "sim", NULL, "the workers also serve sim/* models by the built-in simulator" },
+    { 0 },
+};
 static const Flag config_flags[] = {
     { "config", "FILE", "configuration (default ./gantry.yaml if it is there)" },
     { 0 },
@@ -198,6 +208,11 @@ const Command commands[] = {
       worker_get_run, false },
     { "worker", "drain", "WORKER", 1, 1, "let a worker finish what it runs and take nothing new",
       NULL, NO_FLAGS, worker_drain_run, false },
+    { "supervise", NULL, "", 0, 0, "keep as many workers on this machine as the lanes need",
+      "Asks the server for the workers that its lanes need, and starts and drains `gantry worker`\n"
+      "processes by that: more at once, fewer one by one. SIGHUP replaces them one after another, new ones\n"
+      "first, which then run the program file as it is now. SIGTERM drains them and exits 0.",
+      supervise_flags, supervise_run, false },
     { "run", NULL, "AGENT [INPUT|-]", 1, 2, "submit a task, follow it and print its result",
       "INPUT is JSON, or text; `-` reads it from standard input. The result goes to stdout, progress to\n"
       "stderr. Exit 0 when it succeeded, 1 when it failed, 8 when it is still pending at the timeout.\n\n"

@@ -106,6 +106,7 @@ static const Setting settings[] = {
     { "scaling.utilizationPercent", SETTING_INT, AT(scaling.utilization_percent), 1, 100 },
     { "scaling.workersMin", SETTING_INT, AT(scaling.workers_min), 0, 10000 },
     { "scaling.workersMax", SETTING_INT, AT(scaling.workers_max), 0, 10000 },
+    { "scaling.downAfter", SETTING_DURATION, AT(scaling.down_ms), 1000, DAY_MS },
     { "concurrency.perAgent", SETTING_INT, AT(agent_tasks_max), 0, LANE_SLOTS_MAX },
     { "concurrency.perTenant", SETTING_INT, AT(tenant_tasks_max), 0, LANE_SLOTS_MAX },
     { "concurrency.perSession", SETTING_INT, AT(session_tasks_max), 0, LANE_SLOTS_MAX },

@@ -37,6 +37,7 @@ int rollback_run(const Invocation *in);
 int agents_run(const Invocation *in);
 int queue_run(const Invocation *in);
 int workers_run(const Invocation *in);
+int supervise_run(const Invocation *in);
 int worker_get_run(const Invocation *in);
 int worker_drain_run(const Invocation *in);
 int doctor_run(const Invocation *in);

@@ -5,17 +5,28 @@
 #define SLACK 0.05      /* of a worker: not worth another one */
 #define RAN_LEAST 0.001 /* of an attempt, by which nothing is known any more */
 
+static int64_t down_ms(const ScalingRule *rule)
+{
+    return rule->down_ms > 0 ? rule->down_ms : SCALING_DOWN_MS;
+}
+
+/* In which rates are averaged, and a backlog should be worked off. */
+static double part_of(const ScalingRule *rule)
+{
+    return (double)down_ms(rule) / SCALING_SOON_PARTS;
+}
+
 static double rate(int64_t now, int64_t before, int64_t past_ms)
 {
     return (double)MAX(0, now - before) * 1000 / (double)past_ms;
 }
 
 /* What happened since the last look. Means start at the first figures, not at nothing. */
-static void rates_step(Scaling *s, const ScalingView *view)
+static void rates_step(Scaling *s, const ScalingRule *rule, const ScalingView *view)
 {
     int64_t past_ms = view->now_ms - s->last.now_ms;
     if (past_ms <= 0) return;
-    double weight = s->begun ? 1 - exp(-(double)past_ms / SCALING_RATE_MS) : 1;
+    double weight = s->begun ? 1 - exp(-(double)past_ms / part_of(rule)) : 1;
     double kept = exp(-(double)past_ms / SCALING_SERVICE_MS);
     s->arrivals_per_s += (rate(view->arrived, s->last.arrived, past_ms) - s->arrivals_per_s) *
                          weight;
@@ -30,15 +41,15 @@ static double need_of(const Scaling *s, const ScalingRule *rule, const ScalingVi
 {
     double service_ms = (double)scaling_service_ms(s);
     double slots = s->arrivals_per_s * service_ms / 1000 * 100 / (double)rule->utilization_percent;
-    slots += (double)view->queued * service_ms / SCALING_DRAIN_MS;
+    slots += (double)view->queued * service_ms / part_of(rule);
     if (view->queued > 0 || view->running > 0) slots = MAX(slots, 1);
     return MIN(slots, SCALING_SLOTS_MAX);
 }
 
 /* Puts a need into the parts; returns the highest of them. */
-static double highest_step(Scaling *s, int64_t now_ms, double need)
+static double highest_step(Scaling *s, const ScalingRule *rule, int64_t now_ms, double need)
 {
-    int64_t part_ms = SCALING_DOWN_MS / SCALING_PARTS;
+    int64_t part_ms = MAX(down_ms(rule) / SCALING_PARTS, 1);
     int64_t turns = MIN((now_ms - s->part_at_ms) / part_ms, SCALING_PARTS);
     for (int64_t t = 0; t < turns; t++) {
         for (int i = SCALING_PARTS - 1; i > 0; i--) s->most[i] = s->most[i - 1];
@@ -58,8 +69,8 @@ void scaling_step(Scaling *s, const ScalingRule *rule, const ScalingView *view)
         s->last = *view;
         s->part_at_ms = view->now_ms;
     }
-    rates_step(s, view);
-    s->slots = highest_step(s, view->now_ms, need_of(s, rule, view));
+    rates_step(s, rule, view);
+    s->slots = highest_step(s, rule, view->now_ms, need_of(s, rule, view));
 }
 
 int64_t scaling_service_ms(const Scaling *s)

@@ -2,29 +2,33 @@
  *
  * Slots in use are the rate of arrivals times the time a task takes (Little's law); with a target
  * for how far slots should be taken, that is the slots needed. What waits is to be worked off
- * within SCALING_DRAIN_MS. Rates are smoothed. More is wanted at once; less only when the need has
- * been lower for SCALING_DOWN_MS, and then as much as the highest need of that time. Pure; whoever
- * holds it guards it. Starts zeroed.
+ * soon (a fifth of ScalingRule.down_ms). Rates are smoothed. More is wanted at once; less only when
+ * the need has been lower for ScalingRule.down_ms, and then as much as the highest need of that
+ * time. Pure; whoever holds it guards it. Starts zeroed.
  */
 #ifndef GANTRY_LOGIC_SCALING_H
 #define GANTRY_LOGIC_SCALING_H
 
 #include "base/common.h"
 
-#define SCALING_RATE_MS 60000     /* time constant of rates */
 #define SCALING_SERVICE_MS 300000 /* and of how long tasks take */
-#define SCALING_DRAIN_MS 60000    /* a backlog should be gone after that */
-#define SCALING_DOWN_MS 300000    /* of lower need before a worker is given up */
-#define SCALING_PARTS 10          /* the time above is watched in so many parts */
+#define SCALING_DOWN_MS 300000    /* default: of lower need before a worker is given up */
+#define SCALING_SOON_PARTS \
+    5                    /* rates are averaged over, a backlog is gone in, one part in so many */
+#define SCALING_PARTS 10 /* the time above is watched in so many parts */
 #define SCALING_SLOTS_MAX 1e9
 
 typedef struct {
     int64_t utilization_percent; /* target, 1..100 */
     int64_t workers_min, workers_max;
+    int64_t down_ms; /* of lower need before a worker is given up; 0: SCALING_DOWN_MS */
 } ScalingRule;
 
-#define SCALING_RULE_DEFAULT \
-    ((ScalingRule){ .utilization_percent = 70, .workers_min = 0, .workers_max = 100 })
+#define SCALING_RULE_DEFAULT                   \
+    ((ScalingRule){ .utilization_percent = 70, \
+                    .workers_min = 0,          \
+                    .workers_max = 100,        \
+                    .down_ms = SCALING_DOWN_MS })
 
 /* What is to be seen of a lane, every second or so. */
 typedef struct {

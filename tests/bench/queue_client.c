@@ -1,5 +1,5 @@
-/* A client of the task API and of the worker protocol for benchmarks, cheap so that the server is what
- * is measured: one thread, epoll, nothing but libc; a request at a time on each connection.
+/* A client of the task API and of the worker protocol for benchmarks, cheap so that the server is
+ * what is measured: one thread, epoll, nothing but libc; a request at a time on each connection.
  *
  *   queue_client PORT KEY SUBMIT_CONNS WORK_CONNS WORKER BATCH COUNT GAP_MS BODY
  *

@@ -1,0 +1,380 @@
+/* supervise: keeps as many worker processes on this machine as the lanes need. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "cli/client.h"
+#include "cli/verbs.h"
+#include "codec/duration.h"
+#include "logic/fleet.h"
+#include "sys/clock.h"
+#include "sys/process.h"
+#include "sys/signals.h"
+#include "worker/log_file.h"
+
+#define TICK_MS 500
+#define TICK_AWAY_MS 3000 /* while the control plane does not answer */
+#define MAX_DEFAULT 4
+#define DOWN_EVERY_MS_DEFAULT 10000
+#define ENV_BYTES_MAX ((size_t)4 << 20)
+#define NAME_BYTES_MAX 100
+#define MEMBERS_MAX (2 * FLEET_MAX)
+
+typedef struct Supervisor Supervisor;
+
+/* A worker process. */
+typedef struct {
+    ListNode node;
+    Supervisor *owner;
+    int64_t number; /* of its directory and name, 1.. */
+    char name[NAME_BYTES_MAX + 16];
+    FleetMember state;
+    Process *process;
+    LogFile log;
+    bool writing;
+    Cond written;
+    FiberRef out, err;
+} Member;
+
+struct Supervisor {
+    Client *client;
+    const char *dir, *name;
+    char program[FS_PATH_MAX];
+    FleetRule rule;
+    Fleet fleet;
+    List members;
+    size_t n;
+    int64_t wanted; /* as the control plane last said */
+    bool ending;
+};
+
+/* --- what a worker writes --------------------------------------------------------------------- */
+
+typedef struct {
+    Member *member;
+    Str text;
+} WriteJob;
+
+static int write_job(void *arg)
+{
+    WriteJob *job = arg;
+    log_file_add(&job->member->log, job->text);
+    return 0;
+}
+
+/* The log has no lock: one writes at a time. */
+static void write_wait(Member *m, Str text)
+{
+    fiber_shield();
+    while (m->writing) cond_wait(&m->written, DEADLINE_NONE);
+    m->writing = true;
+    (void)work_wait(write_job, &(WriteJob){ m, text });
+    m->writing = false;
+    cond_signal(&m->written);
+    fiber_unshield();
+}
+
+static int copy_wait(Member *m, Stream *stream)
+{
+    Str got;
+    int r;
+    while ((r = stream_fill_wait(stream, 0, DEADLINE_NONE, &got)) == 0) {
+        write_wait(m, got);
+        stream_consume(stream, got.len);
+    }
+    return r;
+}
+
+static int out_main(void *arg)
+{
+    Member *m = arg;
+    return copy_wait(m, process_stdout(m->process));
+}
+
+static int err_main(void *arg)
+{
+    Member *m = arg;
+    return copy_wait(m, process_stderr(m->process));
+}
+
+/* --- a worker's life -------------------------------------------------------------------------- */
+
+static int64_t number_free(const Supervisor *s)
+{
+    for (int64_t number = 1;; number++) {
+        bool taken = false;
+        LIST_EACH (&s->members, node) taken |= CONTAINER_OF(node, Member, node)->number == number;
+        if (!taken) return number;
+    }
+}
+
+extern char **environ;
+
+/* This process's, so that models' keys and settings are the worker's too. */
+static const char *const *env_make(const Supervisor *s, Arena *arena)
+{
+    size_t n = 0, k = 0;
+    const char *key = s->client->in->key;
+    while (environ[n]) n++;
+    const char **env = ARENA_ARRAY(arena, const char *, n + 2);
+    if (!env) return NULL;
+    for (size_t i = 0; i < n; i++)
+        if (strncmp(environ[i], "GANTRY_API_KEY=", 15) != 0) env[k++] = environ[i];
+    if (key) env[k++] = arena_printf(arena, "GANTRY_API_KEY=%s", key).ptr;
+    env[k] = NULL;
+    return env;
+}
+
+static int process_start(Member *m)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    const Invocation *in = m->owner->client->in;
+    struct rlimit files;
+    char data[FS_PATH_MAX + 32];
+    const char *argv[16] = { m->owner->program, "worker", "--server", in->server,
+                             "--data",          data,     "--name",   m->name };
+    size_t n = 8;
+    snprintf(data, sizeof data, "%s/worker-%" PRId64, m->owner->dir, m->number);
+    if (flag(in, "config")) {
+        argv[n++] = "--config";
+        argv[n++] = flag(in, "config");
+    }
+    if (flag_given(in, "sim")) argv[n++] = "--sim";
+    arena_init(&arena, ENV_BYTES_MAX);
+    ProcessOptions options = { .argv = argv, .env = env_make(m->owner, &arena) };
+    if (!options.env) return diag_set(-ENOMEM, "the environment is too large");
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0)
+        options.files_max = (int64_t)MIN(files.rlim_cur, (rlim_t)INT64_MAX);
+    return process_spawn(&options, &m->process);
+}
+
+static int log_job(void *arg)
+{
+    Member *m = arg;
+    char path[FS_PATH_MAX + 32];
+    snprintf(path, sizeof path, "%s/worker-%" PRId64 ".log", m->owner->dir, m->number);
+    int r = fs_dir_make(m->owner->dir);
+    return r == 0 ? log_file_open(&m->log, path, LOG_FILE_BYTES_MAX) : r;
+}
+
+static void member_free_wait(Member *m)
+{
+    fiber_cancel(m->out);
+    fiber_cancel(m->err);
+    fiber_join_wait(m->out, NULL);
+    fiber_join_wait(m->err, NULL);
+    process_free(m->process);
+    log_file_close(&m->log);
+    list_remove(&m->node);
+    m->owner->n--;
+    free(m);
+}
+
+static void member_start_wait(Supervisor *s)
+{
+    Member *m = xcalloc(1, sizeof *m);
+    m->owner = s;
+    m->number = number_free(s);
+    m->state = (FleetMember){ .generation = s->fleet.generation, .started_ms = clock_mono_ms() };
+    snprintf(m->name, sizeof m->name, "%s-%" PRId64, s->name, m->number);
+    cond_init(&m->written);
+    list_push_back(&s->members, &m->node);
+    s->n++;
+    int r = work_wait(log_job, m);
+    if (r == 0) r = process_start(m);
+    if (r == 0) r = fiber_spawn("worker's stdout", out_main, m, &m->out);
+    if (r == 0) r = fiber_spawn("worker's stderr", err_main, m, &m->err);
+    if (r == 0) {
+        LOG_INFO("worker started", LOG_CSTR("name", m->name),
+                 LOG_INT("pid", process_pid(m->process)));
+        return;
+    }
+    LOG_ERROR("worker not started", LOG_CSTR("why", diag_text_or(r)));
+    fleet_failed(&s->fleet, clock_mono_ms());
+    member_free_wait(m);
+}
+
+static void member_drain(Member *m)
+{
+    LOG_INFO("worker told to drain", LOG_CSTR("name", m->name));
+    m->state.state = MEMBER_DRAINING;
+    process_signal(m->process, SIGTERM);
+}
+
+static void members_reap_wait(Supervisor *s)
+{
+    LIST_EACH (&s->members, node) {
+        Member *m = CONTAINER_OF(node, Member, node);
+        ProcessExit how = { 0 };
+        if (process_exit_wait(m->process, clock_mono_ms(), &how) != 0) continue;
+        bool asked = m->state.state == MEMBER_DRAINING;
+        if (!asked && !(how.exit_code == 0 && how.signal == 0)) {
+            LOG_ERROR("worker ended by itself", LOG_CSTR("name", m->name),
+                      LOG_INT("exitCode", how.exit_code), LOG_INT("signal", how.signal));
+            fleet_failed(&s->fleet, clock_mono_ms());
+        } else {
+            LOG_INFO("worker ended", LOG_CSTR("name", m->name));
+        }
+        member_free_wait(m);
+    }
+}
+
+/* --- what is wanted --------------------------------------------------------------------------- */
+
+static Member *member_find(Supervisor *s, Str name)
+{
+    LIST_EACH (&s->members, node) {
+        Member *m = CONTAINER_OF(node, Member, node);
+        if (str_eq(str_of(m->name), name)) return m;
+    }
+    return NULL;
+}
+
+static int get_wait(Supervisor *s, const char *path, ClientAnswer *ret)
+{
+    int r = client_call_wait(s->client, "GET", str_of(path), STR_NULL, NULL, ret);
+    return r == EXIT_OK && ret->json ? 0 : -EIO;
+}
+
+/* Which of them work; *ret_others: workers elsewhere. */
+static int workers_read_wait(Supervisor *s, int64_t *ret_others)
+{
+    ClientAnswer answer;
+    int r = get_wait(s, "/api/workers", &answer);
+    if (r < 0) return r;
+    *ret_others = 0;
+    for (JsonIter it = json_iter(json_get(answer.json, "workers")); json_next(&it);) {
+        Member *m = member_find(s, json_str(json_get(it.value, "name")));
+        bool remote = str_eq(json_str(json_get(it.value, "kind")), STR("remote"));
+        if (!remote || !str_eq(json_str(json_get(it.value, "state")), STR("active"))) continue;
+        if (!m) ++*ret_others;
+        else if (m->state.state == MEMBER_STARTING) m->state.state = MEMBER_WORKING;
+    }
+    return 0;
+}
+
+/* What the lane needs that needs most: shared slots serve them all. Without an answer the last one
+ * holds. */
+static int wanted_read_wait(Supervisor *s)
+{
+    static const char *const paths[] = { "/api/scaling/critical", "/api/scaling/normal",
+                                         "/api/scaling/low" };
+    ClientAnswer answer;
+    int64_t most = 0, others = 0;
+    arena_clear(&s->client->arena);
+    int r = workers_read_wait(s, &others);
+    for (size_t i = 0; r == 0 && i < ARRAY_N(paths); i++) {
+        r = get_wait(s, paths[i], &answer);
+        if (r == 0) most = MAX(most, json_i64_or(json_get(answer.json, "desiredWorkers"), 0));
+    }
+    if (r == 0) s->wanted = most - others;
+    return r;
+}
+
+static void plan_wait(Supervisor *s)
+{
+    FleetMember states[MEMBERS_MAX];
+    Member *members[MEMBERS_MAX];
+    size_t n = 0;
+    LIST_EACH (&s->members, node) {
+        members[n] = CONTAINER_OF(node, Member, node);
+        states[n] = members[n]->state;
+        if (++n == MEMBERS_MAX) break;
+    }
+    FleetPlan plan = fleet_plan(&s->fleet, &s->rule, states, n, s->wanted, clock_mono_ms());
+    if (plan.drain >= 0) member_drain(members[plan.drain]);
+    for (int64_t i = 0; i < plan.start; i++) member_start_wait(s);
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static void end_begin(Supervisor *s)
+{
+    fprintf(stderr, "gantry: draining %zu workers; once more to stop what they run\n", s->n);
+    s->ending = true;
+    LIST_EACH (&s->members, node) member_drain(CONTAINER_OF(node, Member, node));
+}
+
+static int live_wait(Supervisor *s, Signals *signals)
+{
+    int64_t next_ms = clock_mono_ms();
+    while (!s->ending || s->n > 0) {
+        int r = signals_wait(signals, s->ending ? deadline_after(TICK_MS / 10) : next_ms);
+        if (r == SIGHUP) fleet_replace(&s->fleet);
+        else if (r > 0) end_begin(s); /* a second time, too: the workers stop what they run */
+        else if (r != -ETIMEDOUT) return r;
+        members_reap_wait(s);
+        if (s->ending || clock_mono_ms() < next_ms) continue;
+        r = wanted_read_wait(s);
+        plan_wait(s);
+        next_ms = deadline_after(r == 0 ? TICK_MS : TICK_AWAY_MS);
+    }
+    return 0;
+}
+
+static int number_of(const Invocation *in, const char *name, int64_t otherwise, int64_t *ret)
+{
+    const char *text = flag(in, name);
+    *ret = otherwise;
+    if (!text) return 0;
+    if (str_to_i64(str_of(text), ret) == 0 && *ret >= 0 && *ret <= FLEET_MAX) return 0;
+    fprintf(stderr, "gantry: --%s must be a number from 0 to %d\n", name, FLEET_MAX);
+    return -EINVAL;
+}
+
+static int rule_read(const Invocation *in, FleetRule *ret)
+{
+    const char *every = flag(in, "down-every");
+    if (number_of(in, "min", 1, &ret->min) < 0) return -EINVAL;
+    if (number_of(in, "max", MAX(MAX_DEFAULT, ret->min), &ret->max) < 0) return -EINVAL;
+    ret->down_every_ms = DOWN_EVERY_MS_DEFAULT;
+    if (every && duration_parse(str_of(every), &ret->down_every_ms) < 0) {
+        fprintf(stderr, "gantry: --down-every: %s\n", diag_text_or(-EINVAL));
+        return -EINVAL;
+    }
+    if (ret->max >= ret->min && ret->max > 0) return 0;
+    fprintf(stderr, "gantry: --max must be at least 1 and not less than --min\n");
+    return -EINVAL;
+}
+
+static int program_find(char out[FS_PATH_MAX])
+{
+    ssize_t n = readlink("/proc/self/exe", out, FS_PATH_MAX - 1);
+    if (n <= 0) return diag_set(-errno, "cannot find this program: %s", strerror(errno));
+    out[n] = '\0';
+    return 0;
+}
+
+static int supervise_body(Client *client)
+{
+    static const int watched[] = { SIGINT, SIGTERM, SIGHUP };
+    CLEANUP(freep) Supervisor *s = xcalloc(1, sizeof *s);
+    s->client = client;
+    s->dir = flag(client->in, "data") ? flag(client->in, "data") : "gantry-workers";
+    s->name = flag(client->in, "name") ? flag(client->in, "name") : "supervised";
+    list_init(&s->members);
+    if (rule_read(client->in, &s->rule) < 0) return EXIT_USAGE;
+    if (strlen(s->name) > NAME_BYTES_MAX - 16) return EXIT_USAGE;
+    if (program_find(s->program) < 0) {
+        fprintf(stderr, "gantry: %s\n", diag_text());
+        return EXIT_FAILED;
+    }
+    Signals *signals = signals_open(watched, ARRAY_N(watched));
+    fprintf(stderr, "gantry: %" PRId64 " to %" PRId64 " workers for %s\n", s->rule.min, s->rule.max,
+            client->in->server);
+    int r = live_wait(s, signals);
+    signals_close(signals);
+    return r < 0 ? EXIT_FAILED : EXIT_OK;
+}
+
+int supervise_run(const Invocation *in)
+{
+    signal(SIGPIPE, SIG_IGN);
+    process_files_raise();
+    process_hide(); /* the keys of models and of the API are in its environment */
+    return client_main(in, supervise_body);
+}

@@ -1,0 +1,57 @@
+#include "logic/fleet.h"
+
+typedef struct {
+    int64_t young, working; /* of this generation, not draining; of these, those that work */
+    int64_t old;            /* index of one of an earlier generation, or -1 */
+    int64_t latest;         /* index of the young one that was started last, or -1 */
+} Count;
+
+static Count count(const Fleet *fleet, const FleetMember *members, size_t n)
+{
+    Count c = { .old = -1, .latest = -1 };
+    for (size_t i = 0; i < n; i++) {
+        const FleetMember *m = &members[i];
+        if (m->state == MEMBER_DRAINING) continue;
+        if (m->generation != fleet->generation) {
+            if (c.old < 0) c.old = (int64_t)i;
+            continue;
+        }
+        c.young++;
+        c.working += m->state == MEMBER_WORKING;
+        if (c.latest < 0 || m->started_ms >= members[c.latest].started_ms) c.latest = (int64_t)i;
+    }
+    return c;
+}
+
+FleetPlan fleet_plan(Fleet *fleet, const FleetRule *rule, const FleetMember *members, size_t n,
+                     int64_t wanted, int64_t now_ms)
+{
+    assert(rule->min >= 0 && rule->max >= rule->min && rule->max <= FLEET_MAX);
+    int64_t target = MIN(MAX(wanted, rule->min), rule->max);
+    Count c = count(fleet, members, n);
+    FleetPlan plan = { .drain = -1 };
+    bool due = fleet->drained_at_ms == 0 || now_ms - fleet->drained_at_ms >= rule->down_every_ms;
+    int64_t room = MAX(2 * rule->max - (int64_t)n, 0); /* with those that drain */
+    if (c.young < target && now_ms >= fleet->rest_until_ms)
+        plan.start = MIN(MIN(target - c.young, MAX(c.young, 1)), room);
+    bool makes_room = room == 0 && c.young < target; /* replaced again before it was done */
+    if (c.old >= 0 && (c.working >= target || makes_room)) plan.drain = c.old;
+    else if (c.old < 0 && c.young > target && due) plan.drain = c.latest;
+    if (plan.drain >= 0) fleet->drained_at_ms = now_ms;
+    return plan;
+}
+
+void fleet_failed(Fleet *fleet, int64_t now_ms)
+{
+    int64_t rest_ms = FLEET_REST_MS;
+    if (now_ms - fleet->failed_at_ms >= FLEET_STABLE_MS + FLEET_REST_MS_MAX) fleet->failures = 0;
+    for (int64_t i = 0; i < fleet->failures && rest_ms < FLEET_REST_MS_MAX; i++) rest_ms *= 2;
+    fleet->failures++;
+    fleet->failed_at_ms = now_ms;
+    fleet->rest_until_ms = now_ms + MIN(rest_ms, FLEET_REST_MS_MAX);
+}
+
+void fleet_replace(Fleet *fleet)
+{
+    fleet->generation++;
+}
