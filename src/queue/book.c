@@ -376,19 +376,20 @@ static int report_add(Booking *b, Report *report)
     report->kept = (JournalKept){ 0 };
     report->stale = false;
     int r = known_task(b->queue->known, b->db, report->task, &known);
-    JournalFill fill = r == 0 ? known->facts.journal : (JournalFill){ 0 };
+    TaskCalls was = { 0 };
+    if (r == 0) was = (TaskCalls){ known->facts.journal, known->facts.last_call_id };
+    TaskCalls is = was;
     for (size_t i = 0; i < report->n && r == 0; i++) {
         Call call = report->calls[i];
         if (!account) call.attempt = known->facts.attempt;
         if (!account) call.fence = report->task.fence;
-        r = call_add(b, &known->facts, &call, &fill, &known->last, &report->kept);
+        r = call_add(b, &known->facts, &call, &is.journal, &known->last, &report->kept);
         if (r == 0) usage_add(&sum, &call);
     }
     if (r != 0 || account) return r;
-    r = task_add_usage_held(b->db, known->facts.seq, report->task.fence, &sum,
-                            &known->facts.journal, &fill, known->facts.last_call_id);
-    known->facts.journal = fill;
-    return r;
+    is.last_id = known->facts.last_call_id;
+    known->facts.journal = is.journal;
+    return task_add_usage_held(b->db, known->facts.seq, report->task.fence, &sum, &was, &is);
 }
 
 static int reports_job(Db *db, void *const *args, size_t n)

@@ -391,22 +391,24 @@ int task_add_usage(Db *db, int64_t seq, const TaskUsage *u)
 }
 
 int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *u,
-                        const JournalFill *was, const JournalFill *is, int64_t last_call_id)
+                        const TaskCalls *was, const TaskCalls *is)
 {
     RowIn in = usage_in(db_stmt(db, ADD_USAGE_SQL ", journal_n = ?12, journal_bytes = ?13,"
                                                   " journal_closed = ?14, last_call_id = ?19"
                                                   " WHERE seq = ?1 AND state = 1 AND fence = ?15"
                                                   " AND journal_n = ?16 AND journal_bytes = ?17"
-                                                  " AND journal_closed = ?18"),
+                                                  " AND journal_closed = ?18"
+                                                  " AND last_call_id = ?20"),
                         seq, u);
-    in_i64(&in, is->recordings);
-    in_i64(&in, is->bytes);
-    in_i64(&in, is->closed);
+    in_i64(&in, is->journal.recordings);
+    in_i64(&in, is->journal.bytes);
+    in_i64(&in, is->journal.closed);
     in_i64(&in, fence);
-    in_i64(&in, was->recordings);
-    in_i64(&in, was->bytes);
-    in_i64(&in, was->closed);
-    in_i64(&in, last_call_id);
+    in_i64(&in, was->journal.recordings);
+    in_i64(&in, was->journal.bytes);
+    in_i64(&in, was->journal.closed);
+    in_i64(&in, is->last_id);
+    in_i64(&in, was->last_id);
     return row_change(in.stmt);
 }
 

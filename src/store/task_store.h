@@ -168,11 +168,17 @@ MUST_CHECK int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_runn
 
 MUST_CHECK int task_add_usage(Db *db, int64_t seq, const TaskUsage *usage);
 
-/* The same for a task that runs under the fence and whose journal is filled as in was: is is put in
- * its place. Returns 0, -ENOENT (it is not so), -errno. */
+/* How far a task's calls have got. */
+typedef struct {
+    JournalFill journal;
+    int64_t last_id; /* see call_insert */
+} TaskCalls;
+
+/* The same for a task that runs under the fence and whose calls have got as far as was says: is is
+ * put in its place. Returns 0, -ENOENT (it is not so: what was is known from may have been undone),
+ * -errno. */
 MUST_CHECK int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *usage,
-                                   const JournalFill *was, const JournalFill *is,
-                                   int64_t last_call_id);
+                                   const TaskCalls *was, const TaskCalls *is);
 
 /* Of whom and of what a task is. */
 typedef struct {

@@ -306,6 +306,10 @@ static const char *const world_rules_sql[] = {
     "SELECT count(*) FROM (SELECT 1 FROM attempt GROUP BY fence HAVING count(*) > 1)",
     "SELECT (SELECT value FROM counter WHERE name = 'fence') <"
     " (SELECT coalesce(max(fence), 0) FROM attempt)",
+    "SELECT count(*) FROM task WHERE last_call_id <>"
+    " (SELECT coalesce(max(id), 0) FROM call WHERE task_seq = task.seq)",
+    "SELECT count(*) FROM call c WHERE before_id <>"
+    " (SELECT coalesce(max(id), 0) FROM call WHERE task_seq = c.task_seq AND id < c.id)",
     "SELECT integrity_check <> 'ok' FROM pragma_integrity_check",
 };
 
