@@ -287,6 +287,45 @@ static int call_add(Booking *b, TaskFacts *facts, const Call *call, JournalFill 
     return r;
 }
 
+/* Undoes what was charged for a call that was thought lost. */
+static int lost_refund(Booking *b, const TaskFacts *facts, const Call *lost, Uuid worker_id)
+{
+    const BudgetOwner owner = { facts->agent, facts->tenant_id, facts->user_id };
+    const SpendKey key = { .hour_ms = lost->at_ms - lost->at_ms % SPEND_HOUR_MS,
+                           .agent = facts->agent,
+                           .version_id = facts->version_id,
+                           .user_id = facts->user_id,
+                           .tenant_id = facts->tenant_id,
+                           .model = lost->model,
+                           .provider = lost->provider };
+    const CapHold charge = { lost->charged_tokens, lost->cost_nusd };
+    const TaskUsage less = { .llm_calls = -1,
+                             .cost_nusd = -lost->cost_nusd,
+                             .charged_tokens = -lost->charged_tokens };
+    int r = ledger_refund(b->queue, b->db, &owner, worker_id, lost->at_ms, &charge);
+    if (r == 0) r = spend_add(b->db, &key, &(Spend){ .calls = -1, .cost_nusd = -lost->cost_nusd });
+    if (facts->seq < 0) return r == 0 ? account_refund(b->db, facts->seq, lost->cost_nusd) : r;
+    if (r == 0) r = task_add_usage(b->db, facts->seq, &less);
+    return r == 0 ? family_late(b->db, facts->seq, &less) : r;
+}
+
+/* The task has it already. Most often it was sent twice, for the answer was lost. But its worker
+ * may have outlived its lease, at whose end the call was recorded as lost and charged in full: then
+ * this is what became of it. */
+static int call_known(Booking *b, const TaskFacts *facts, const Call *call, TaskUsage *sum)
+{
+    Call lost;
+    if (str_eq(call->outcome, STR(CALL_LOST))) return 0;
+    int r = call_replace_lost(b->db, facts->seq, call, &b->arena, &lost);
+    if (r == -ENOENT) return 0;
+    if (r == 0) r = lost_refund(b, facts, &lost, call->worker_id);
+    if (r == 0) r = owner_add(b, facts, call);
+    if (r == 0) r = spend_sum_add(b, facts, call);
+    if (r == 0 && facts->seq < 0) r = account_add(b->db, facts->seq, call);
+    if (r == 0) usage_add(sum, call);
+    return r;
+}
+
 int calls_book(Queue *queue, Db *db, TaskRef task, const Call *calls, size_t n, JournalKept *kept)
 {
     Booking b;
@@ -298,7 +337,7 @@ int calls_book(Queue *queue, Db *db, TaskRef task, const Call *calls, size_t n, 
     for (size_t i = 0; i < n && r == 0; i++) {
         r = call_add(&b, &facts, &calls[i], &facts.journal, NULL, kept);
         if (r == 0) usage_add(&sum, &calls[i]);
-        if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
+        if (r == DB_E_CONFLICT) r = call_known(&b, &facts, &calls[i], &sum);
     }
     if (r == 0 && !is_account(task)) r = task_add_usage(db, facts.seq, &sum);
     if (r == 0 && !is_account(task)) r = call_note_last(db, facts.seq, facts.last_call_id);

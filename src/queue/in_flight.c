@@ -88,7 +88,7 @@ int hold_lose(Queue *queue, Db *db, Uuid dead_id, const BudgetHold *hold)
                   .provider = hold->provider,
                   .model = hold->model,
                   .protocol = STR(""),
-                  .outcome = STR("lost"),
+                  .outcome = STR(CALL_LOST),
                   .cost_nusd = hold->charge.nusd,
                   .charged_tokens = hold->charge.tokens,
                   .worker_id = dead_id };

@@ -311,6 +311,14 @@ int64_t ledger_day_ms(int64_t at_ms)
     return window_of(BUDGET_DAY, at_ms).start_ms;
 }
 
+/* The slice of the worker in the window of at_ms, of a rule's scope; text: for its name. */
+static BudgetSliceKey slice_key(const BudgetScope *scope, Uuid worker_id, int64_t at_ms,
+                                char text[BUDGET_SCOPE_TEXT_MAX])
+{
+    return (BudgetSliceKey){ str_of(budget_scope_text(scope, text)),
+                             window_of(scope->period, at_ms).start_ms, worker_id };
+}
+
 int ledger_settle(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id, int64_t at_ms,
                   const CapHold *spent)
 {
@@ -320,12 +328,45 @@ int ledger_settle(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id
     int r = 0;
     for (size_t i = 0; i < n && r == 0; i++) {
         char text[BUDGET_SCOPE_TEXT_MAX];
-        int64_t start_ms = window_of(scopes[i].scope.period, at_ms).start_ms;
-        BudgetSliceKey key = { str_of(budget_scope_text(&scopes[i].scope, text)), start_ms,
-                               worker_id };
+        BudgetSliceKey key = slice_key(&scopes[i].scope, worker_id, at_ms, text);
         int64_t amount = amount_of(spent, scopes[i].scope.unit);
         r = budget_slice_settle(db, &key, amount);
-        askers_refuse(queue, &scopes[i].scope, start_ms, amount);
+        askers_refuse(queue, &scopes[i].scope, key.start_ms, amount);
+    }
+    return r;
+}
+
+/* Takes up to *less off what the slice has settled, and off *less. It is returned, and does not
+ * become outstanding with a worker that may be gone. */
+static int slice_refund(Db *db, const BudgetSliceKey *key, int64_t *less)
+{
+    BudgetSlice before;
+    int r = budget_slice_get(db, key, &before);
+    if (r != 0) return r;
+    int64_t part = MIN(*less, before.settled);
+    BudgetSlice after = before;
+    after.settled -= part;
+    after.returned += budget_outstanding(&after) - budget_outstanding(&before);
+    *less -= part;
+    if (part == 0) return 0;
+    r = budget_slice_put(db, key, &after);
+    return r == 0 ? budget_slice_settle(db, key, -part) : r;
+}
+
+int ledger_refund(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id, int64_t at_ms,
+                  const CapHold *less)
+{
+    const RuleList *rules = &queue->ledger.rules;
+    BudgetRule scopes[BUDGET_SCOPES_MAX];
+    size_t n = budget_rules_of(rules->list, rules->n, owner, scopes);
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        char text[BUDGET_SCOPE_TEXT_MAX];
+        BudgetSliceKey key = slice_key(&scopes[i].scope, worker_id, at_ms, text);
+        int64_t amount = amount_of(less, scopes[i].scope.unit);
+        r = slice_refund(db, &key, &amount);
+        key.worker_id = (Uuid){ 0 }; /* what became of slices of workers that are gone */
+        if (r == 0) r = slice_refund(db, &key, &amount);
     }
     return r;
 }

@@ -170,6 +170,10 @@ int64_t ledger_day_ms(int64_t at_ms);
 MUST_CHECK int ledger_settle(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id,
                              int64_t at_ms, const CapHold *spent);
 
+/* Inside a job: such calls have cost so much less than was booked. */
+MUST_CHECK int ledger_refund(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id,
+                             int64_t at_ms, const CapHold *less);
+
 /* Somebody who waits for a budget may get it now, or never. Any thread, without the lock. */
 void ledger_changed(Queue *queue);
 

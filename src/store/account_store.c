@@ -67,6 +67,15 @@ int account_add(Db *db, int64_t seq, const Call *call)
     return row_change(in.stmt);
 }
 
+int account_refund(Db *db, int64_t seq, int64_t cost_nusd)
+{
+    RowIn in = row_in(db, "UPDATE account SET calls = calls - 1, cost_nusd = plus(cost_nusd, -?2)"
+                          " WHERE seq = ?1");
+    in_i64(&in, seq);
+    in_i64(&in, cost_nusd);
+    return row_change(in.stmt);
+}
+
 static void account_read(RowOut *out, void *ret)
 {
     Account *a = ret;

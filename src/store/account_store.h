@@ -32,6 +32,9 @@ MUST_CHECK int account_facts(Db *db, Uuid id, Arena *arena, TaskFacts *ret);
 /* Adds a call that call_insert has just inserted. Returns 0 or -errno. */
 MUST_CHECK int account_add(Db *db, int64_t seq, const Call *call);
 
+/* Takes back one that was lost and was charged so much. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int account_refund(Db *db, int64_t seq, int64_t cost_nusd);
+
 /* Accounts, those used last first, at most max of them; tenant: of that one only, unless empty.
  * Texts live in arena. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int account_list(Db *db, Str tenant, size_t max, Arena *arena, Account **ret,

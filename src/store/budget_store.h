@@ -51,7 +51,7 @@ typedef struct {
 MUST_CHECK int budget_slice_get(Db *db, const BudgetSliceKey *key, BudgetSlice *ret);
 /* Sets granted and returned; settled stays. */
 MUST_CHECK int budget_slice_put(Db *db, const BudgetSliceKey *key, const BudgetSlice *slice);
-/* Adds to settled. */
+/* Adds to settled; spent may be negative. */
 MUST_CHECK int budget_slice_settle(Db *db, const BudgetSliceKey *key, int64_t spent);
 /* The window's calls have cost spent: what workers' slices do not say of that is nobody's. */
 MUST_CHECK int budget_slice_found(Db *db, Str scope, int64_t start_ms, int64_t spent);

@@ -38,6 +38,54 @@ int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *last_id)
     return r;
 }
 
+static int lost_read(Db *db, int64_t task_seq, Str call_id, Arena *arena, Call *ret)
+{
+    RowIn in = row_in(db, "SELECT id, at_ms, provider, model, cost_nusd, charged_tokens FROM call"
+                          " WHERE call_id = ?1 AND task_seq = ?2 AND outcome = '" CALL_LOST "'");
+    in_text(&in, call_id);
+    in_i64(&in, task_seq);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    RowOut out = row_out(in.stmt, arena);
+    *ret = (Call){ .call_id = call_id, .outcome = STR(CALL_LOST) };
+    ret->id = out_i64(&out);
+    ret->at_ms = out_i64(&out);
+    ret->provider = out_text(&out);
+    ret->model = out_text(&out);
+    ret->cost_nusd = out_i64(&out);
+    ret->charged_tokens = out_i64(&out);
+    return row_out_end(&out);
+}
+
+int call_replace_lost(Db *db, int64_t task_seq, const Call *c, Arena *arena, Call *ret_lost)
+{
+    int r = lost_read(db, task_seq, c->call_id, arena, ret_lost);
+    if (r != 0) return r;
+    RowIn in = row_in(db, "UPDATE call SET duration_ms = ?2, provider = ?3, model = ?4,"
+                          " protocol = ?5, outcome = ?6, streamed = ?7, replayed = ?8,"
+                          " status = ?9, input_tokens = ?10, output_tokens = ?11,"
+                          " cached_tokens = ?12, reasoning_tokens = ?13, cost_nusd = ?14,"
+                          " cached = ?15, degraded = ?16, charged_tokens = ?17 WHERE id = ?1");
+    in_i64(&in, ret_lost->id);
+    in_i64(&in, c->duration_ms);
+    in_text(&in, c->provider);
+    in_text(&in, c->model);
+    in_text(&in, c->protocol);
+    in_text(&in, c->outcome);
+    in_i64(&in, c->streamed);
+    in_i64(&in, c->replayed);
+    in_i64(&in, c->status);
+    in_i64(&in, c->input_tokens);
+    in_i64(&in, c->output_tokens);
+    in_i64(&in, c->cached_tokens);
+    in_i64(&in, c->reasoning_tokens);
+    in_i64(&in, c->cost_nusd);
+    in_i64(&in, c->cached);
+    in_text_or_null(&in, c->degraded);
+    in_i64(&in, c->charged_tokens);
+    return row_change(in.stmt);
+}
+
 int call_note_last(Db *db, int64_t task_seq, int64_t last_id)
 {
     DbStmt *s = db_stmt(db, "UPDATE task SET last_call_id = ?2 WHERE seq = ?1");

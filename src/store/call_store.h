@@ -13,6 +13,9 @@
     " AND last_call_id > 0 UNION ALL SELECT before_id FROM calls JOIN call USING (id)" \
     " WHERE before_id > 0) "
 
+/* The outcome of calls whose worker died with them. */
+#define CALL_LOST "lost"
+
 typedef struct {
     int64_t id;  /* set by the store */
     Str call_id; /* the gateway's, by which a call is kept once; empty: unknown */
@@ -43,6 +46,12 @@ typedef struct {
  * must be told. Returns 0, DB_E_CONFLICT (the task has a call of that call_id already: nothing was
  * changed), -errno. */
 MUST_CHECK int call_insert(Db *db, int64_t task_seq, const Call *call, int64_t *last_id);
+
+/* Puts what is known of a call after all in the place of its row, if that says that it was lost.
+ * ret_lost: what it said; texts live in arena. Returns 0, -ENOENT (it says something else),
+ * -ENOMEM, -errno. */
+MUST_CHECK int call_replace_lost(Db *db, int64_t task_seq, const Call *call, Arena *arena,
+                                 Call *ret_lost);
 
 /* The chain of a task's calls is in that order; its row has the last. Returns 0, -ENOENT,
  * -errno. */
