@@ -238,7 +238,7 @@ static int grader_fiber(void *arg)
 {
     Program *p = arg;
     while (fiber_sleep_wait(TICK_MS) == 0) {
-        int r = grading_wait(p->queue, NULL);
+        int r = grading_wait(p->queue, clock_real_ms(), NULL);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("tasks were not graded", LOG_CSTR("why", diag_text_or(r)));
     }

@@ -440,6 +440,8 @@ static const FieldFamily queue_families[] = {
     COUNTER_OF(QueueStats, graded, "gantry_graded_tasks", "Tasks that graders have looked at"),
     COUNTER_OF(QueueStats, grades_failed, "gantry_grades_failed",
                "Scores that a grader could not give"),
+    COUNTER_OF(QueueStats, grades_held, "gantry_grades_held",
+               "Scores a judge was not asked for, for want of money or room"),
     COUNTER_OF(QueueStats, escalations[ESCALATION_PENDING], "gantry_escalations",
                "Questions put to a person"),
     COUNTER_OF(QueueStats, escalations[ESCALATION_ANSWERED], "gantry_escalations_answered",

@@ -206,6 +206,7 @@ static void graders_write(JsonOut *out, const VersionSignals *v)
         kf64(out, "score", sum->scored > 0 ? sum->score_sum / (double)sum->scored : NAN);
         json_out_ki64(out, "scoredCount", sum->scored);
         json_out_ki64(out, "failedCount", sum->failed);
+        json_out_ki64(out, "heldCount", sum->held);
         json_out_object_end(out);
     }
     json_out_object_end(out);

@@ -12,7 +12,7 @@ typedef struct {
     const TaskGrades *tasks;
     size_t n;
     int64_t now_ms;
-    int64_t graded, failed;
+    int64_t graded, failed, held;
 } GradeJob;
 
 static int sum_add(Db *db, const TaskGrades *task, const Grade *grade)
@@ -24,7 +24,8 @@ static int sum_add(Db *db, const TaskGrades *task, const Grade *grade)
                                       .grader = grade->grader,
                                       .scored = told,
                                       .score_sum = told ? grade->value : 0,
-                                      .failed = !told });
+                                      .failed = !told && !grade->held,
+                                      .held = grade->held });
 }
 
 /* A task that people have scored by very many names has no room for more. */
@@ -32,7 +33,8 @@ static int grade_one(GradeJob *job, Db *db, const TaskGrades *task, const Grade 
                      Arena *arena, Buf *log)
 {
     int r = sum_add(db, task, grade);
-    job->failed += isnan(grade->value);
+    job->failed += isnan(grade->value) && !grade->held;
+    job->held += grade->held;
     if (r != 0 || isnan(grade->value)) return r;
     Str name = arena_printf(arena, SCORE_OF_GRADER "%.*s", STR_ARG(grade->grader));
     if (!name.ptr) return -ENOMEM;
@@ -43,6 +45,7 @@ static int grade_one(GradeJob *job, Db *db, const TaskGrades *task, const Grade 
                             .comment = grade->comment,
                             .at_ms = job->now_ms });
     buf_printf(log, " %.*s=%g", STR_ARG(grade->grader), grade->value);
+    if (!str_empty(grade->comment)) buf_printf(log, " (%.*s)", STR_ARG(grade->comment));
     return r > 0 ? 0 : r;
 }
 
@@ -70,7 +73,7 @@ static int grade_job(Db *db, void *arg)
 {
     GradeJob *job = arg;
     int r = 0;
-    job->graded = job->failed = 0;
+    job->graded = job->failed = job->held = 0;
     for (size_t i = 0; r == 0 && i < job->n; i++) r = grade_all(job, db, &job->tasks[i]);
     return r;
 }
@@ -83,6 +86,7 @@ int queue_grade_wait(Queue *queue, const TaskGrades *tasks, size_t n)
     pthread_mutex_lock(&queue->lock);
     queue->stats.graded += (uint64_t)job.graded;
     queue->stats.grades_failed += (uint64_t)job.failed;
+    queue->stats.grades_held += (uint64_t)job.held;
     pthread_mutex_unlock(&queue->lock);
     for (size_t i = 0; i < n; i++) queue_task_changed(queue, tasks[i].id);
     return 0;

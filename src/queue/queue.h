@@ -184,6 +184,7 @@ static inline bool score_name_is_grader(Str name)
 typedef struct {
     Str grader;   /* its name */
     double value; /* 0..1; NaN: it could not tell */
+    bool held;    /* it was not asked, for want of money or room; value is NaN */
     double weight;
     Str comment; /* may be empty */
 } Grade;
@@ -607,6 +608,7 @@ typedef struct {
     uint64_t schedules_fired, schedules_missed; /* times: a task each, passed over by policy, */
     uint64_t schedules_failed;                  /* without a task: see last_error */
     uint64_t graded, grades_failed;             /* tasks, and of graders that could not tell */
+    uint64_t grades_held;                       /* for want of a judge's money, or room */
     uint64_t escalations[ESCALATION_STATE_N_];  /* asked (PENDING), and how they ended */
     uint64_t state_reads, state_writes;         /* of sessions; writes that were made, */
     uint64_t state_mismatches, state_refused;   /* that met another version, had no room */

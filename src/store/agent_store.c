@@ -48,6 +48,14 @@ static AgentConcurrency concurrency_read(const Json *settings)
                                MAX(json_i64_or(json_get(json, "perSession"), -1), -1) };
 }
 
+static int64_t judges_of(const Json *settings)
+{
+    int64_t n = 0;
+    for (JsonIter it = json_iter(json_get(settings, "graders")); json_next(&it);)
+        n += str_eq(json_str(json_get(it.value, "type")), STR("judge"));
+    return n;
+}
+
 /* --- agents ----------------------------------------------------------------------------------- */
 
 int agent_ensure(Db *db, Str name, int64_t now_ms)
@@ -69,13 +77,25 @@ int agent_set_settings(Db *db, Str name, Str settings)
     AgentConcurrency concurrency = concurrency_read(json);
     /* columns of what is looked at for every task */
     RowIn in = row_in(db, "UPDATE agent SET settings = ?1, tasks_max = ?3, session_max = ?4,"
-                          " graders = ?5 WHERE name = ?2");
+                          " graders = ?5, judges = ?6 WHERE name = ?2");
     in_text(&in, settings);
     in_text(&in, name);
     in_i64(&in, concurrency.tasks);
     in_i64(&in, concurrency.per_session);
     in_i64(&in, (int64_t)json_len(json_get(json, "graders")));
+    in_i64(&in, judges_of(json));
     return row_change(in.stmt);
+}
+
+int agent_judges(Db *db, Str name, int64_t *ret)
+{
+    RowIn in = row_in(db, "SELECT judges FROM agent WHERE name = ?1");
+    in_text(&in, name);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = db_i64(in.stmt, 0);
+    db_reset(in.stmt);
+    return 0;
 }
 
 int agent_concurrency(Db *db, Str name, AgentConcurrency *ret)

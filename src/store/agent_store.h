@@ -35,6 +35,9 @@ void agent_concurrency_write(JsonOut *out, const AgentConcurrency *concurrency);
 /* As last set. Returns 0, -ENOENT, -errno. */
 MUST_CHECK int agent_concurrency(Db *db, Str name, AgentConcurrency *ret);
 
+/* How many of its graders ask a judge. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int agent_judges(Db *db, Str name, int64_t *ret);
+
 /* Adds the agent unless it is there. Returns 0 or -errno. */
 MUST_CHECK int agent_ensure(Db *db, Str name, int64_t now_ms);
 

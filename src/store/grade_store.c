@@ -35,6 +35,8 @@ static void grade_read(RowOut *out, void *ret)
     task->tools = out_text(out);
     task->result = out_text(out);
     task->settings = out_text(out);
+    task->input = out_text(out);
+    task->judged = out_i64(out) != 0;
 }
 
 int grade_next(Db *db, int64_t after_seq, size_t max, size_t result_max, Arena *arena,
@@ -44,11 +46,14 @@ int grade_next(Db *db, int64_t after_seq, size_t max, size_t result_max, Arena *
     RowIn in = row_in(
         db, "SELECT t.seq, t.id, t.agent, t.version_id, t.finished_at_ms,"
             " t.started_at_ms, t.cost_nusd, t.tool_calls, t.tools,"
-            " CASE WHEN length(CAST(r.result AS BLOB)) <= ?3 THEN r.result END, a.settings"
+            " CASE WHEN length(CAST(r.result AS BLOB)) <= ?3 THEN r.result END, a.settings,"
+            " CASE WHEN length(CAST(p.input AS BLOB)) <= ?3 THEN p.input END,"
+            " g.judged"
             " FROM grade g CROSS JOIN task t ON t.seq = g.task_seq"
             " CROSS JOIN agent a ON a.name = t.agent"
             " LEFT JOIN task_result r ON r.seq = t.seq"
-            " WHERE g.task_seq > ?1 ORDER BY g.task_seq LIMIT ?2");
+            " LEFT JOIN task_payload p ON p.seq = t.seq AND a.judges > 0"
+            " WHERE g.task_seq > ?1 AND g.judged <> 1 ORDER BY g.task_seq LIMIT ?2");
     in_i64(&in, after_seq);
     in_i64(&in, (int64_t)max);
     in_i64(&in, (int64_t)result_max);
@@ -63,7 +68,8 @@ int grade_drop(Db *db, int64_t task_seq)
 {
     RowIn in = row_in(db, "DELETE FROM grade WHERE task_seq = ?1");
     in_i64(&in, task_seq);
-    return row_change(in.stmt);
+    int r = row_change(in.stmt);
+    return r == 0 ? judging_forget(db, task_seq) : r;
 }
 
 int grade_count(Db *db, int64_t *ret)
@@ -81,10 +87,10 @@ int grade_count(Db *db, int64_t *ret)
 int grade_sum_add(Db *db, int64_t at_ms, const GradeSum *sum)
 {
     RowIn in = row_in(db, "INSERT INTO grade_sum (hour_ms, agent, version_id, grader, scored,"
-                          " score_sum, failed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+                          " score_sum, failed, held) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
                           " ON CONFLICT DO UPDATE SET scored = scored + excluded.scored,"
                           " score_sum = score_sum + excluded.score_sum,"
-                          " failed = failed + excluded.failed");
+                          " failed = failed + excluded.failed, held = held + excluded.held");
     in_i64(&in, at_ms - at_ms % GRADE_HOUR_MS);
     in_text(&in, sum->agent);
     in_text(&in, sum->version_id);
@@ -92,6 +98,7 @@ int grade_sum_add(Db *db, int64_t at_ms, const GradeSum *sum)
     in_i64(&in, sum->scored);
     db_bind_f64(in.stmt, in.index++, sum->score_sum);
     in_i64(&in, sum->failed);
+    in_i64(&in, sum->held);
     return row_run(in.stmt);
 }
 
@@ -104,13 +111,14 @@ static void sum_read(RowOut *out, void *ret)
     sum->scored = out_i64(out);
     sum->score_sum = db_f64(out->stmt, out->column++);
     sum->failed = out_i64(out);
+    sum->held = out_i64(out);
 }
 
 int grade_sum_list(Db *db, Str agent, int64_t from_ms, Arena *arena, GradeSum **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = GRADE_SUMS_MAX, .size = sizeof(GradeSum) };
     RowIn in = row_in(db, "SELECT agent, version_id, grader, sum(scored), total(score_sum),"
-                          " sum(failed) FROM grade_sum WHERE hour_ms >= ?1"
+                          " sum(failed), sum(held) FROM grade_sum WHERE hour_ms >= ?1"
                           " AND (?2 IS NULL OR agent = ?2) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3");
     from_ms = MAX(from_ms, 0);
     in_i64(&in, from_ms - from_ms % GRADE_HOUR_MS);

@@ -9,8 +9,7 @@
 #ifndef GANTRY_STORE_GRADE_STORE_H
 #define GANTRY_STORE_GRADE_STORE_H
 
-#include "codec/uuid.h"
-#include "store/db.h"
+#include "store/judge_store.h"
 
 /* Of tasks that are due for the rollups (store/rollup_store.h) up to that number: those to be
  * graded. What has been graded before is not again. */
@@ -25,13 +24,17 @@ typedef struct {
     Str tools;    /* for tool_use_next */
     Str result;   /* JSON; empty: it is longer than result_max */
     Str settings; /* of its agent */
+    Str input;    /* JSON; empty: as for result */
+    bool judged;  /* its judges have answered: judging_list */
 } GradeTask;
 
-/* Those after after_seq in order, at most max; live in arena. Also -ENOMEM. */
+/* Those after after_seq in order that do not wait for judges, at most max; live in arena. Also
+ * -ENOMEM. */
 MUST_CHECK int grade_next(Db *db, int64_t after_seq, size_t max, size_t result_max, Arena *arena,
                           GradeTask **ret, size_t *ret_n);
 
-/* It waits no longer. Returns 0, -ENOENT (it does not wait), -errno. */
+/* It waits no longer, and its judgings are forgotten. Returns 0, -ENOENT (it does not wait),
+ * -errno. */
 MUST_CHECK int grade_drop(Db *db, int64_t task_seq);
 
 /* How many wait. */
@@ -48,6 +51,7 @@ typedef struct {
     int64_t scored; /* tasks */
     double score_sum;
     int64_t failed; /* tasks of which it could not tell */
+    int64_t held;   /* of which it was not asked, for want of money or room */
 } GradeSum;
 
 /* Adds to the hour that at_ms lies in: when the task came to rest. */

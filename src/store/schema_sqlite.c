@@ -528,6 +528,18 @@ static const char graders[] =
     " failed INTEGER NOT NULL, PRIMARY KEY (hour_ms, agent, version_id, grader)"
     ") STRICT, WITHOUT ROWID;";
 
+/* judged: 1: waits for its judges; 2: these have answered. judging: judge_store.h. */
+static const char judges[] =
+    "ALTER TABLE agent ADD COLUMN judges INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE grade ADD COLUMN judged INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE grade_sum ADD COLUMN held INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TABLE judging ("
+    " of INTEGER NOT NULL, grader TEXT NOT NULL, state INTEGER NOT NULL, judge_id BLOB,"
+    " tries INTEGER NOT NULL, asked_at_ms INTEGER NOT NULL, value REAL, comment TEXT,"
+    " PRIMARY KEY (of, grader)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX judging_open ON judging (asked_at_ms) WHERE state = 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -562,5 +574,6 @@ const Migration schema_steps[] = {
     { 31, "serving", serving },
     { 32, "calls chain", calls_chain },
     { 33, "graders", graders },
+    { 34, "judges", judges },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -39,7 +39,7 @@ static int64_t grade(Fixture *f)
 {
     int64_t n = -1;
     CHECK_INT(ingest_wait(f->store, NULL), 0);
-    CHECK_INT(grading_wait(f->queue, &n), 0);
+    CHECK_INT(grading_wait(f->queue, real_now, &n), 0);
     return n;
 }
 
