@@ -71,6 +71,7 @@ static const Setting settings[] = {
     { "limits.tasksPerFamily", SETTING_INT, AT(family.members_max), 1, 10000 },
     { "limits.diskReserveBytes", SETTING_INT, AT(disk_reserve_bytes), 0, INT64_C(1) << 60 },
     { "limits.logBytesPerTask", SETTING_INT, AT(log_bytes_max), 1024, INT64_C(1) << 30 },
+    { "tasks.keep", SETTING_DURATION, AT(tasks_kept_ms), 0, 36500 * DAY_MS },
     { "journal.keep", SETTING_DURATION, AT(journal_kept_ms), 1000, 3650 * DAY_MS },
     { "journal.bytesPerTask", SETTING_INT, AT(journal_bytes_max), 4096, INT64_C(1) << 40 },
     { "journal.recordingsPerTask", SETTING_INT, AT(journal_recordings_max), 1, 20000 },
@@ -967,14 +968,15 @@ static void read_journal(Reader *rd, const Json *v)
 static void read_document(Reader *rd, const Json *doc)
 {
     static const char *const names[] = {
-        "server",  "log",      "limits", "timeouts",    "worker",  "lanes", "providers", "models",
-        "prices",  "webhooks", "tools",  "auth",        "budgets", "cache", "breakers",  "retries",
-        "waiting", "journal",  "state",  "concurrency", "scaling", "drift", NULL
+        "server",   "log",     "limits",   "timeouts", "worker", "lanes",       "providers",
+        "models",   "prices",  "webhooks", "tools",    "auth",   "budgets",     "cache",
+        "breakers", "retries", "waiting",  "journal",  "state",  "concurrency", "scaling",
+        "drift",    "tasks",   "spend",    NULL
     };
     static const char *const scalar_blocks[] = { "server",  "log",   "limits",      "timeouts",
                                                  "worker",  "lanes", "breakers",    "retries",
                                                  "waiting", "state", "concurrency", "scaling",
-                                                 "drift" };
+                                                 "drift",   "tasks", "spend" };
     if (json_type(doc) == JSON_NULL) return;
     if (!check_members(rd, NULL, doc, names)) return;
     for (size_t i = 0; i < ARRAY_N(scalar_blocks); i++) {
@@ -1118,6 +1120,7 @@ void config_init(Config *config, ConfigMode mode)
                         .webhook_concurrent = 8,
                         .webhook_concurrent_per_host = 4,
                         .log_bytes_max = 1 << 20,
+                        .tasks_kept_ms = 35 * DAY_MS,
                         .journal_kept_ms = 7 * DAY_MS,
                         .spend_kept_ms = 400 * DAY_MS,
                         .journal_bytes_max = 32 << 20,

@@ -62,10 +62,14 @@ static int submit_known(Db *db, SubmitJob *job, Arena *arena)
     int r = idempotency_get(db, new->tenant_id, new->idempotency_key, new->fingerprint,
                             &job->summary.id, &same);
     if (r != 0) return r;
+    r = task_get(db, job->summary.id, 0, arena, &task);
+    if (r == -ENOENT) { /* it has had its time, and the key with it */
+        r = idempotency_forget(db, new->tenant_id, new->idempotency_key);
+        return r == 0 ? -ENOENT : r;
+    }
+    if (r != 0) return r;
     if (!same)
         return diag_set(QUEUE_E_KEY_REUSED, "the idempotency key was used for another request");
-    r = task_get(db, job->summary.id, 0, arena, &task);
-    if (r != 0) return diag_set(-EIO, "the task of an idempotency key is gone");
     job->summary.state = task.state;
     job->summary.lane = task.lane;
     job->summary.existing = true;

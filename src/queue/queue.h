@@ -72,6 +72,7 @@ typedef struct {
     int64_t lease_ms;               /* of a worker; 0: 10,000 */
     int64_t log_bytes_max;          /* log text kept a task; 0: 1 MiB */
     int64_t key_kept_ms;            /* idempotency keys are remembered this long; 0: 48 hours */
+    int64_t tasks_kept_ms;          /* after their end, at least key_kept_ms; 0: for ever */
     int64_t journal_bytes_max;      /* of recordings kept a task; 0: 32 MiB */
     int64_t journal_recordings_max; /* a task; 0: 2000 */
     int64_t journal_kept_ms;        /* how long after a task has come to rest; 0: 7 days */
@@ -573,8 +574,8 @@ MUST_CHECK int queue_schedule_put_wait(Queue *queue, const Schedule *schedule, A
 /* --- controller ------------------------------------------------------------------------------- */
 
 /* Once a second, by one fiber: takes tasks from workers whose lease ran out, ends tasks far past
- * their deadline, wakes claimers for tasks that became ready, forgets old idempotency keys. Bounded
- * work a call. Returns 0 or -errno. */
+ * their deadline, wakes claimers for tasks that became ready, forgets old idempotency keys and what
+ * is older than it is to be kept. Bounded work a call. Returns 0 or -errno. */
 MUST_CHECK int queue_tick_wait(Queue *queue);
 
 /* --- figures ---------------------------------------------------------------------------------- */
@@ -605,6 +606,7 @@ typedef struct {
     uint64_t journal_dropped;                   /* not kept because the task's journal was full, */
     uint64_t journal_closed;                    /* journals that became full, */
     uint64_t journal_purged;                    /* recordings deleted after their time */
+    uint64_t tasks_purged, rows_purged;         /* deleted after their time; rows of all tables */
     uint64_t schedules_fired, schedules_missed; /* times: a task each, passed over by policy, */
     uint64_t schedules_failed;                  /* without a task: see last_error */
     uint64_t graded, grades_failed;             /* tasks, and of graders that could not tell */

@@ -9,6 +9,7 @@
 #include "queue/ledger.h"
 #include "queue/queue.h"
 #include "store/line_store.h"
+#include "store/retention_store.h"
 #include "store/rollout_store.h"
 #include "store/rollup_store.h"
 
@@ -69,11 +70,13 @@ struct Queue {
     Store *store;
     QueueOptions options; /* defaults filled in */
     QueueClock clock;
-    int64_t steady_base_ms; /* makes steady time from monotonic time */
-    Uuid7Gen ids;           /* the store thread's */
-    KnownTasks *known;      /* the store thread's */
-    Turns *turns;           /* likewise */
-    int64_t purge_at_ms;    /* the ticking fiber's */
+    int64_t steady_base_ms;  /* makes steady time from monotonic time */
+    Uuid7Gen ids;            /* the store thread's */
+    KnownTasks *known;       /* the store thread's */
+    Turns *turns;            /* likewise */
+    int64_t purge_at_ms;     /* the ticking fiber's */
+    RetentionWalk retention; /* likewise */
+    int64_t retention_at_ms; /* likewise: when to begin the next walk */
 
     pthread_mutex_t lock; /* guards what follows; never held across a wait */
     QueueStats stats;
@@ -357,6 +360,8 @@ MUST_CHECK int schedules_tick_wait(Queue *queue);
 MUST_CHECK int escalations_tick_wait(Queue *queue);
 
 /* Likewise, of sessions. */
+/* Some of what is older than it is to be kept is deleted; by the ticking fiber. */
+MUST_CHECK int retention_tick_wait(Queue *queue);
 void states_purged(Queue *queue, int64_t n);
 void journal_purged(Queue *queue, int64_t recordings);
 

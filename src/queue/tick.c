@@ -63,6 +63,7 @@ typedef struct {
     Queue *queue;
     int64_t now_ms;
     bool purge;         /* old keys and workers too */
+    bool more;          /* more of them, at the next tick */
     int64_t recordings; /* deleted */
     int64_t states;     /* likewise */
     EndAll overdue;
@@ -93,6 +94,7 @@ static int tidy_job(Db *db, void *arg)
                           &job->recordings);
     if (r != 0 || !job->purge) return r;
     r = idempotency_purge(db, keys_before_ms, PURGE_KEYS_MAX, &purged);
+    job->more = purged == PURGE_KEYS_MAX;
     if (r == 0) r = ledger_purge(job->queue, db, job->now_ms);
     if (r == 0) r = rollup_purge(db, job->now_ms);
     if (r == 0) r = grade_sum_purge(db, job->now_ms);
@@ -100,6 +102,7 @@ static int tidy_job(Db *db, void *arg)
     if (r == 0)
         r = session_purge(db, job->now_ms - job->queue->options.state_kept_ms, PURGE_KEYS_MAX,
                           &job->states);
+    job->more |= job->states >= PURGE_KEYS_MAX;
     return r != 0 ? r : worker_purge(db, job->now_ms - GONE_WORKERS_KEPT_MS);
 }
 
@@ -110,7 +113,7 @@ static int tidy(Queue *queue)
     job.purge = steady_ms >= queue->purge_at_ms;
     int r = store_call_wait(queue->store, tidy_job, &job);
     if (r != 0) return r;
-    if (job.purge) queue->purge_at_ms = steady_ms + PURGE_EVERY_MS;
+    if (job.purge && !job.more) queue->purge_at_ms = steady_ms + PURGE_EVERY_MS;
     queue_apply_all(queue, &job.overdue);
     journal_purged(queue, job.recordings);
     states_purged(queue, job.states);
@@ -168,5 +171,6 @@ int queue_tick_wait(Queue *queue)
     if (r == 0) r = escalations_tick_wait(queue);
     int fired = r == 0 ? schedules_tick_wait(queue) : 0;
     if (r == 0) r = wake_ready(queue); /* whatever became of schedules */
+    if (r == 0) r = retention_tick_wait(queue);
     return r == 0 ? fired : r;
 }

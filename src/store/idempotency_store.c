@@ -30,6 +30,14 @@ int idempotency_get(Db *db, Str tenant, Str key, Str fingerprint, Uuid *ret_task
     return 0;
 }
 
+int idempotency_forget(Db *db, Str tenant, Str key)
+{
+    RowIn in = row_in(db, "DELETE FROM idempotency WHERE tenant = ?1 AND key = ?2");
+    in_text(&in, tenant);
+    in_text(&in, key);
+    return row_run(in.stmt);
+}
+
 int idempotency_purge(Db *db, int64_t before_ms, size_t limit, int64_t *ret_n)
 {
     DbStmt *s = db_stmt(db, "DELETE FROM idempotency WHERE (tenant, key) IN"

@@ -14,6 +14,9 @@ MUST_CHECK int idempotency_insert(Db *db, Str tenant, Str key, Str fingerprint, 
 MUST_CHECK int idempotency_get(Db *db, Str tenant, Str key, Str fingerprint, Uuid *ret_task_id,
                                bool *ret_same);
 
+/* The key is as if it had never been used. Returns 0 or -errno. */
+MUST_CHECK int idempotency_forget(Db *db, Str tenant, Str key);
+
 /* Forgets keys created before ms, the oldest first, at most limit. Returns 0 or -errno. */
 MUST_CHECK int idempotency_purge(Db *db, int64_t before_ms, size_t limit, int64_t *ret_n);
 
