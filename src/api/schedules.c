@@ -35,7 +35,7 @@ static void schedule_write(JsonOut *out, const Schedule *s)
     json_out_kstr(out, "agent", s->agent);
     json_out_kstr(out, "cron", s->cron);
     json_out_kcstr(out, "timeZone", zone_name());
-    json_out_kraw(out, "input", s->input);
+    if (!str_empty(s->input)) json_out_kraw(out, "input", s->input);
     json_out_kcstr(out, "priority", lane_name(s->lane));
     json_out_kcstr(out, "missed", missed_policy_name(s->missed));
     json_out_kbool(out, "paused", s->paused);

@@ -55,7 +55,7 @@ const Schema api_schemas[] = {
                               "degradedCalls:integer" },
     { "TaskPage", "tasks:[Task] nextCursor:string?" },
     { "ScheduleList", "schedules:[Schedule]" },
-    { "Schedule", "name:string agent:string cron:string timeZone:string input:any priority:string "
+    { "Schedule", "name:string agent:string cron:string timeZone:string input?:any priority:string "
                   "missed:string paused:boolean nextAt:time? lastAt:time? lastTaskId:uuid? "
                   "lastError?:string" },
     { "TasksRetried", "retried:integer skipped:integer more:boolean" },

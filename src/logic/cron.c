@@ -96,6 +96,17 @@ static int not_five(void)
     return diag_set(-EINVAL, "a cron expression has five fields, or is @daily or the like");
 }
 
+/* Whether some month that was asked for has one of the days asked for. */
+static bool can_fire(const Cron *c)
+{
+    static const int days_of[] = { 0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 };
+    if (!c->any_day && !c->any_weekday) return true; /* the day of the week will do */
+    for (int month = 1; month <= 12; month++)
+        if ((c->months >> month & 1) && (c->days & ((UINT64_C(2) << days_of[month]) - 2)))
+            return true;
+    return false;
+}
+
 int cron_parse(Str text, Cron *ret)
 {
     uint64_t bits[ARRAY_N(fields)] = { 0 };
@@ -119,7 +130,7 @@ int cron_parse(Str text, Cron *ret)
                    .every_hour = stars[1],
                    .any_day = stars[2],
                    .any_weekday = stars[4] };
-    return 0;
+    return can_fire(ret) ? 0 : diag_set(-EINVAL, "no month asked for has such a day");
 }
 
 /* --- when ------------------------------------------------------------------------------------- */

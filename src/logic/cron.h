@@ -22,7 +22,7 @@ typedef struct {
     bool any_day, any_weekday;              /* likewise */
 } Cron;
 
-/* Returns 0 or -EINVAL with diag. */
+/* Returns 0 or -EINVAL with diag: also when there is no such day, as with 30 February. */
 MUST_CHECK int cron_parse(Str text, Cron *ret);
 
 /* Local time minus UTC at that time (Unix time), in milliseconds. */

@@ -19,6 +19,7 @@
 #define HOST_CONCURRENT_DEFAULT 4
 #define TIMEOUT_DEFAULT_MS 15000
 #define POLL_DEFAULT_MS 1000
+#define MORE_HOSTS_MS 100 /* between two parts of the hosts, when there are so many */
 #define LISTEN_MS 30000
 #define POSTPONED_MS_MIN 100
 #define ANSWER_BYTES_MAX (64 << 10)
@@ -434,6 +435,10 @@ static int dispatch_wait(Webhooks *w, int64_t *ret_sleep_ms)
         str_copy(w->last_host, sizeof w->last_host, due->rows[i].host);
     }
     if (due->more && due->n > 0) w->dirty = true; /* go on where it ended */
+    if (!str_empty(due->last_host)) {
+        str_copy(w->last_host, sizeof w->last_host, due->last_host);
+        *ret_sleep_ms = MIN(*ret_sleep_ms, MORE_HOSTS_MS);
+    }
     if (due->next_at_ms != INT64_MAX)
         *ret_sleep_ms = MIN(*ret_sleep_ms, MAX(due->next_at_ms - clock_real_ms(), 0));
     return 0;

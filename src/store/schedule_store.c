@@ -56,9 +56,10 @@ int schedule_put(Db *db, const Schedule *s)
     return row_run(in.stmt);
 }
 
-#define SCHEDULE_COLUMNS                                                                     \
-    "name, agent, cron, input, lane, missed, paused, next_at_ms, updated_at_ms, last_at_ms," \
-    " last_task_id, last_error"
+#define SCHEDULE_COLUMNS_WITH(input)                                                 \
+    "name, agent, cron, " input ", lane, missed, paused, next_at_ms, updated_at_ms," \
+    " last_at_ms, last_task_id, last_error"
+#define SCHEDULE_COLUMNS SCHEDULE_COLUMNS_WITH("input")
 
 static void schedule_read(RowOut *out, void *ret)
 {
@@ -109,7 +110,7 @@ int schedule_due(Db *db, int64_t now_ms, const ScheduleBehind *behind, Arena *ar
 int schedule_list(Db *db, Arena *arena, Schedule **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = SCHEDULES_MAX, .size = sizeof(Schedule) };
-    DbStmt *s = db_stmt(db, "SELECT " SCHEDULE_COLUMNS " FROM schedule ORDER BY name");
+    DbStmt *s = db_stmt(db, "SELECT " SCHEDULE_COLUMNS_WITH("NULL") " FROM schedule ORDER BY name");
     int r = row_list_fill(&list, s, schedule_read);
     if (r != 0) return r;
     *ret = list.rows;

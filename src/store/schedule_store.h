@@ -49,7 +49,7 @@ typedef struct {
 /* The one that is due the longest at now_ms; likewise. */
 MUST_CHECK int schedule_due(Db *db, int64_t now_ms, const ScheduleBehind *behind, Arena *arena,
                             Schedule *ret);
-/* By name, at most SCHEDULES_MAX. Returns 0, -ENOMEM, -errno. */
+/* By name, at most SCHEDULES_MAX, without their inputs. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int schedule_list(Db *db, Arena *arena, Schedule **ret, size_t *ret_n);
 /* Returns 0, -ENOENT, -errno. */
 MUST_CHECK int schedule_delete(Db *db, Str name);

@@ -142,8 +142,11 @@ static int hosts_walk(Search *s, Str after, bool from_start, Str until)
         int r = host_next(s, after, from_start, &host, &at_ms);
         if (r != 0) return r == -ENOENT ? 0 : r;
         if (!str_empty(until) && str_cmp(host, until) > 0) return 0;
-        s->ret->more |= s->hosts == WEBHOOK_HOSTS_MAX;
-        if (s->hosts == WEBHOOK_HOSTS_MAX) return 0;
+        if (s->hosts == WEBHOOK_HOSTS_MAX) {
+            s->ret->more = true;
+            if (str_empty(s->ret->last_host)) s->ret->last_host = after;
+            return 0;
+        }
         if (at_ms <= s->search->now_ms) r = host_due(s, host);
         else s->ret->next_at_ms = MIN(s->ret->next_at_ms, at_ms);
         if (r != 0) return r;

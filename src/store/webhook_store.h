@@ -61,6 +61,8 @@ typedef struct {
     int64_t next_at_ms; /* when the next one after these is due; INT64_MAX: none */
     bool hosts_full;    /* something due was left because its host has all it may have */
     bool more;          /* there are more hosts than were looked at, or limit was reached */
+    Str last_host;      /* looked at last, when more hosts are left than one search looks at; else
+                           empty. The next search goes on behind it. */
 } WebhookDue;
 
 /* Pending rows due at now_ms, of each host the longest due first. Returns 0, -ENOMEM, -errno. */

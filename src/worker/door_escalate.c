@@ -60,6 +60,16 @@ static int64_t occurrence(Run *run, const uint8_t key[SHA256_BYTES])
     return n;
 }
 
+/* It was not put: the next one like it is in its place. */
+static void occurrence_undo(Run *run, const EscalationAsk *ask)
+{
+    for (size_t i = run->asked_n; i-- > 0;) {
+        if (memcmp(run->asked[i], ask->key, SHA256_BYTES) != 0) continue;
+        memmove(run->asked[i], run->asked[--run->asked_n], SHA256_BYTES);
+        return;
+    }
+}
+
 /* Reads the body; answers when it is none. Returns 0, or what the answer returned. */
 static int ask_read_wait(Run *run, HttpReq *req, Str body, EscalationAsk *ret)
 {
@@ -161,6 +171,7 @@ int door_escalate_wait(Run *run, HttpReq *req)
     if (r != 0 || req->replied) return r;
     r = put_wait(run, &ask, &req->arena, &reply);
     if (r == 0) return reply_wait(run, req, &reply);
+    occurrence_undo(run, &ask);
     if (r == LINK_E_STALE || r == LINK_E_NO_WORKER) {
         run_stop(run, RUN_STALE);
         return -ECANCELED;

@@ -68,18 +68,35 @@ static void test_fields(void **state)
     expect("@daily", utc, "2026-01-01T00:00:00Z", "2026-01-02T00:00");
     expect("@hourly", utc, "2026-01-01T00:10:00Z", "2026-01-01T01:00");
     expect("  0   6 *  * * ", utc, "2026-01-01T00:10:00Z", "2026-01-01T06:00");
-    Cron never = parsed("0 0 31 2 *");
-    assert_true(cron_next(&never, at("2026-01-01T00:00:00Z"), utc) == INT64_MAX);
+    expect("0 0 30 2 MON", utc, "2026-01-01T00:00:00Z", "2026-02-02T00:00"); /* either */
+    expect("0 0 30,31 2,4 *", utc, "2026-01-01T00:00:00Z", "2026-04-30T00:00");
 }
 
 static void test_refused(void **state)
 {
     (void)state;
-    static const char *const bad[] = { "",           "* * * *",      "* * * * * *", "60 * * * *",
-                                       "* 24 * * *", "* * 0 * *",    "* * 32 * *",  "* * * 13 *",
-                                       "* * * * 8",  "5-1 * * * *",  "*/0 * * * *", "5/2 * * * *",
-                                       "a * * * *",  "1,,2 * * * *", "-1 * * * *",  "@often",
-                                       "1- * * * *", "* * * JANU *", "*/99 * * * *" };
+    static const char *const bad[] = { "",
+                                       "* * * *",
+                                       "* * * * * *",
+                                       "60 * * * *",
+                                       "* 24 * * *",
+                                       "* * 0 * *",
+                                       "* * 32 * *",
+                                       "* * * 13 *",
+                                       "* * * * 8",
+                                       "5-1 * * * *",
+                                       "*/0 * * * *",
+                                       "5/2 * * * *",
+                                       "a * * * *",
+                                       "1,,2 * * * *",
+                                       "-1 * * * *",
+                                       "@often",
+                                       "1- * * * *",
+                                       "* * * JANU *",
+                                       "*/99 * * * *",
+                                       "0 0 30 2 *",
+                                       "0 0 31 4,6 *",
+                                       "0 0 31 2 */2" };
     Cron cron;
     for (size_t i = 0; i < ARRAY_N(bad); i++)
         if (cron_parse(str_of(bad[i]), &cron) != -EINVAL) fail_msg("\"%s\" is taken", bad[i]);

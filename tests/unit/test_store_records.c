@@ -818,6 +818,34 @@ static int job_webhook_dead(Db *db, void *arg)
     return 0;
 }
 
+/* More hosts than one search looks at, whose webhooks are due later; behind them some that are. */
+static int job_webhook_many_hosts(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    char host[16];
+    Webhook w = { .webhook_id = STR("msg"), .task_seq = 3, .url = STR("u"), .body = STR("{}") };
+    for (int i = 0; i < WEBHOOK_HOSTS_MAX + 10; i++) {
+        snprintf(host, sizeof host, i < WEBHOOK_HOSTS_MAX ? "h%05d:1" : "z%05d:1", i);
+        w.host = str_of(host);
+        w.next_at_ms = i < WEBHOOK_HOSTS_MAX ? 1000 : 5;
+        CHECK_INT(webhook_insert(db, &w), 0);
+    }
+    WebhookDue due = due_at(db, arena, (WebhookSearch){ .now_ms = 99 });
+    CHECK_INT(due.n, 0);
+    CHECK(due.more && due.last_host.len > 0);
+    due = due_at(db, arena, (WebhookSearch){ .now_ms = 99, .after_host = due.last_host });
+    CHECK_INT(due.n, 10);
+    CHECK_STR(due.rows[0].host, STR("z01024:1"));
+    due = due_at(db, arena, (WebhookSearch){ .now_ms = 99, .after_host = STR("h00000:1") });
+    CHECK(due.last_host.len > 0); /* the second part of the circle does not take it away */
+    return 0;
+}
+
+static void test_webhook_many_hosts(void **state)
+{
+    run(state, job_webhook_many_hosts);
+}
+
 static void test_webhook_hosts(void **state)
 {
     run(state, job_webhook_hosts);
@@ -954,9 +982,9 @@ int main(void)
         TEST(test_list),          TEST(test_list_is_bounded),
         TEST(test_plans),         TEST(test_calls_and_logs),
         TEST(test_calls_recent),  TEST(test_webhooks),
-        TEST(test_webhook_hosts), TEST(test_webhook_dead),
-        TEST(test_keys),          TEST(test_workers),
-        TEST(test_artifacts),
+        TEST(test_webhook_hosts), TEST(test_webhook_many_hosts),
+        TEST(test_webhook_dead),  TEST(test_keys),
+        TEST(test_workers),       TEST(test_artifacts),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("store_records", tests, NULL, NULL);
