@@ -7,7 +7,7 @@ ARGS ?=
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := build
-.PHONY: build dev demo test quick lint format bench fuzz sanitize install clean help bootstrap
+.PHONY: build dev demo test quick lint format bench soak fuzz sanitize install clean help bootstrap
 
 # Installs what is missing, and costs a moment when nothing is.
 bootstrap:
@@ -43,6 +43,9 @@ bench: ## measure speed (installs nginx and wrk to compare with; queues of other
 	@tools/bootstrap --bench
 	@$(MAKE) build
 	@GANTRY="$(abspath $(BUILD)/gantry)" tools/bench $(ARGS)
+
+soak: build ## load with faults for 15 minutes: memory, descriptors and the database's log must stay flat
+	@GANTRY="$(abspath $(BUILD)/gantry)" python3 tests/bench/soak.py $(ARGS)
 
 fuzz: ## fuzz each target for GANTRY_FUZZ_SECONDS (default here: 60)
 	@tools/bootstrap --fuzz
