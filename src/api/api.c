@@ -108,8 +108,8 @@ static void allow_add(Buf *allow, const char *method)
     if (strcmp(method, "GET") == 0) buf_add(allow, STR(", HEAD"));
 }
 
-/* Sets call->route and its parameters; allow lists the methods of the path, "" when no route has
- * it. */
+/* Sets call->route and its parameters. When there is none, allow lists the methods of the path, ""
+ * when no route has it. */
 static void route_find(ApiCall *call, Buf *allow)
 {
     for (size_t i = 0; i < api_routes_n; i++) {
@@ -117,9 +117,10 @@ static void route_find(ApiCall *call, Buf *allow)
         Str params[URL_PARAMS_MAX] = { 0 };
         if (url_path_match(route->pattern, call->req->path, params) < 0) continue;
         allow_add(allow, route->method);
-        if (call->route || !method_fits(route, call->req->method)) continue;
+        if (!method_fits(route, call->req->method)) continue;
         call->route = route;
         memcpy(call->params, params, sizeof params);
+        return;
     }
 }
 

@@ -330,11 +330,19 @@ static bool begins_like(const char *pattern, Str path)
     return true;
 }
 
+/* And most of the rest by this: what stands behind the last parameter. */
+static bool ends_like(Str pattern, Str path)
+{
+    for (size_t i = 1; i <= pattern.len && pattern.ptr[pattern.len - i] != '}'; i++)
+        if (i > path.len || path.ptr[path.len - i] != pattern.ptr[pattern.len - i]) return false;
+    return true;
+}
+
 int url_path_match(const char *pattern, Str path, Str ret_params[URL_PARAMS_MAX])
 {
     Str want, have, pattern_rest = str_of(pattern);
     int n = 0;
-    if (!begins_like(pattern, path)) return -ENOENT;
+    if (!begins_like(pattern, path) || !ends_like(pattern_rest, path)) return -ENOENT;
     while (url_path_next(&pattern_rest, &want)) {
         Str whole = path;
         if (!url_path_next(&path, &have)) return -ENOENT;
