@@ -295,6 +295,7 @@ static int worker_start_wait(Program *p)
                               .path = getenv("GANTRY_AGENT_PATH"),
                               .guard = &p->config.tool_guard };
     int r = worker_open_wait(&options, &p->worker);
+    if (r == 0 && p->metrics) metrics_add_worker(p->metrics, p->worker);
     return r < 0 ? r : fiber_spawn("worker", runner_fiber, p, &p->runner);
 }
 
@@ -303,6 +304,7 @@ static void worker_stop_wait(Program *p)
     fiber_cancel(p->runner);
     fiber_join_wait(p->runner, NULL);
     if (p->metrics && p->gateway) metrics_remove(p->metrics, p->gateway);
+    if (p->metrics && p->worker) metrics_remove(p->metrics, p->worker);
     worker_free(TAKE(p->worker));
     link_free(TAKE(p->link));
     gateway_free(TAKE(p->gateway));

@@ -28,6 +28,7 @@ typedef enum {
     PART_WEBHOOKS,
     PART_BOARD,
     PART_FRONT,
+    PART_WORKER,
     PART_N_
 } PartKind;
 
@@ -110,6 +111,11 @@ void metrics_add_webhooks(Metrics *m, const Webhooks *webhooks)
 void metrics_add_front(Metrics *m, const Front *front)
 {
     part_add(m, PART_FRONT, front);
+}
+
+void metrics_add_worker(Metrics *m, const WorkerHost *worker)
+{
+    part_add(m, PART_WORKER, worker);
 }
 
 void metrics_remove(Metrics *m, const void *part)
@@ -200,6 +206,7 @@ typedef struct {
     HttpServerStats http;
     WebhookStats webhooks;
     FrontStats front;
+    WorkerStats worker;
 } PartSums;
 
 static void http_add(HttpServerStats *sum, const HttpServer *server)
@@ -244,6 +251,8 @@ static PartSums parts_sum(Metrics *m)
         webhooks_add(&sum.webhooks, m->parts[PART_WEBHOOKS][i]);
     for (size_t i = 0; i < m->parts_n[PART_FRONT]; i++) /* there is one */
         front_stats(m->parts[PART_FRONT][i], &sum.front);
+    for (size_t i = 0; i < m->parts_n[PART_WORKER]; i++) /* likewise */
+        worker_stats(m->parts[PART_WORKER][i], &sum.worker);
     pthread_mutex_unlock(&m->lock);
     return sum;
 }
@@ -259,6 +268,14 @@ static const FieldFamily part_families[] = {
              "Keys and users whose calls have a place in memory"),
     COUNTER_OF(PartSums, front.evicted, "gantry_front_evicted",
                "Keys and users that made room for others"),
+    COUNTER_OF(PartSums, worker.stuck, "gantry_agents_stuck",
+               "Attempts ended by this process because the agent did nothing any more"),
+    GAUGE_OF(PartSums, worker.suspended, "gantry_tasks_suspended",
+             "Tasks here that wait for sub-agents without a slot"),
+    COUNTER_OF(PartSums, worker.suspensions, "gantry_suspensions",
+               "Times a task here has given its slot back to wait for sub-agents"),
+    COUNTER_OF(PartSums, worker.suspensions_refused, "gantry_suspensions_refused",
+               "Waits that kept their slot because too many tasks wait"),
     COUNTER_OF(PartSums, slow_slices, "gantry_loop_slow_slices",
                "Times something held an event loop for more than 50 ms"),
     COUNTER_OF(PartSums, http.connections, "gantry_http_connections", "Connections accepted"),

@@ -14,6 +14,7 @@
 #include "queue/queue.h"
 #include "sys/loop.h"
 #include "worker/front.h"
+#include "worker/worker.h"
 
 typedef struct Metrics Metrics;
 
@@ -31,7 +32,8 @@ void metrics_add_server(Metrics *metrics, const HttpServer *server);
 void metrics_add_gateway(Metrics *metrics, const Gateway *gateway);
 void metrics_add_board(Metrics *metrics, RateBoard *board); /* at most one */
 void metrics_add_webhooks(Metrics *metrics, const Webhooks *webhooks);
-void metrics_add_front(Metrics *metrics, const Front *front); /* at most one */
+void metrics_add_front(Metrics *metrics, const Front *front);        /* at most one */
+void metrics_add_worker(Metrics *metrics, const WorkerHost *worker); /* at most one */
 void metrics_remove(Metrics *metrics, const void *part);
 
 /* On a fiber. Appends all families. Figures that come from the store (versions, workers) are at
