@@ -397,6 +397,7 @@ static void tool_write(JsonOut *out, const ToolRecord *r)
     json_out_kstr(out, "source", r->source);
     json_out_kstr(out, "outcome", r->outcome);
     json_out_kbool(out, "replayed", r->replayed);
+    if (!str_empty(r->mode)) json_out_kstr(out, "mode", r->mode);
     json_out_ki64(out, "bytes", r->bytes);
 }
 

@@ -112,7 +112,7 @@ static const Member tools_members[] = {
     { "taskId", MEMBER_STRING, true, "", NULL },
     { "fence", MEMBER_INTEGER, true, "", NULL },
     { "tools", MEMBER_ARRAY, true,
-      "[{id, name, source, outcome, at, durationMs, bytes, replayed, counted}]", NULL },
+      "[{id, name, source, outcome, at, durationMs, bytes, replayed, counted, mode?}]", NULL },
 };
 const BodySpec tools_body = { .name = "WorkerToolsRequest",
                               .members = tools_members,
@@ -136,6 +136,7 @@ const Param worker_journal_params[] = {
     { "after", "integer", "List recordings numbered above this" },
     { "answer", "integer", "Or: the answer of the recording of this number" },
     { "request", "integer", "Or: its request, in canonical form" },
+    { "twin", "boolean", "true: of the production task that this one repeats in the shadow" },
     { 0 },
 };
 
@@ -718,6 +719,7 @@ static int journal_ask_wait(ApiCall *call, TaskRef *ret_task, JournalAsk *ret)
         ret->what = (JournalWhat)i;
         r = api_param_i64_wait(call, names[i], 0, INT64_MAX, 0, &ret->n);
     }
+    ret->twin = str_eq(api_param(call, "twin"), STR("true"));
     if (r != 0 || given == 1) return r;
     return api_problem_wait(call, 400, "parameter_invalid",
                             "one of `after`, `answer` and `request` is to be given");
@@ -729,9 +731,14 @@ static int journal_read_wait(ApiCall *call, TaskRef task, const JournalAsk *ask,
     Queue *queue = call->api->options.queue;
     switch (ask->what) {
     case JOURNAL_LIST:
+        if (ask->twin)
+            return queue_twin_list_wait(queue, task, ask->n, JOURNAL_PAGE_MAX, arena, &ret->rows,
+                                        &ret->rows_n);
         return queue_journal_list_wait(queue, task, ask->n, JOURNAL_PAGE_MAX, arena, &ret->rows,
                                        &ret->rows_n);
     case JOURNAL_ANSWER:
+        if (ask->twin)
+            return queue_twin_answer_wait(queue, task, ask->n, arena, &ret->row, &ret->answer);
         return queue_journal_answer_wait(queue, task, ask->n, arena, &ret->row, &ret->answer);
     case JOURNAL_REQUEST: break;
     }

@@ -144,6 +144,7 @@ typedef enum { JOURNAL_LIST, JOURNAL_ANSWER, JOURNAL_REQUEST } JournalWhat;
 typedef struct {
     JournalWhat what;
     int64_t n; /* LIST: recordings numbered above it; else the number of the one */
+    bool twin; /* LIST, ANSWER, of a shadow: of the production task that it repeats */
 } JournalAsk;
 
 #define JOURNAL_PAGE_MAX 500 /* rows of a LIST: when there are as many, ask again */
@@ -205,6 +206,9 @@ typedef struct {
     /* Handles paths under /gantry/v1/ other than /gantry/v1/task (state, tasks, escalate, ...). */
     HttpHandler door;
     void *door_ctx;
+    /* It repeats a production task, unseen: no budget but that of everything is charged, and no
+     * response is shared with others. */
+    bool shadow;
     /* A call begins (ends) to wait for what the task has lent; may be NULL. Must not wait. */
     void (*on_lent_wait)(void *ctx, bool begins);
 } GatewayTaskOptions;

@@ -202,7 +202,8 @@ int call_cache_wait(ModelCall *call)
     const CacheConfig *config = &call->task->gateway->config->cache;
     assert(call->target == &call->targets[0]);
     call->cache = CALL_CACHE_OFF;
-    if (!cache_is_on(config, call->task->options.agent, call->degrade.force_cache) ||
+    if (call->task->options.shadow ||
+        !cache_is_on(config, call->task->options.agent, call->degrade.force_cache) ||
         !cache_request_ok(&call->info, call->json) ||
         key_of(call, call->target, &call->cache_key) < 0)
         return 0;

@@ -68,9 +68,8 @@ static int ask_wait(const GatewayTask *task, const JournalAsk *ask, Arena *arena
 }
 
 /* Grows at the end of the journal's own arena. */
-static bool entries_add(TaskJournal *journal, const JournalReply *page)
+static bool entries_add(TaskJournal *journal, Replay *replay, const JournalReply *page)
 {
-    Replay *replay = &journal->replay;
     size_t n = replay->n + page->rows_n, size = sizeof *replay->entries;
     ReplayEntry *entries = replay->entries ? arena_realloc(&journal->arena, replay->entries,
                                                            replay->n * size, n * size)
@@ -87,20 +86,20 @@ static bool entries_add(TaskJournal *journal, const JournalReply *page)
     return true;
 }
 
-static int read_all_wait(GatewayTask *task)
+static int read_all_wait(GatewayTask *task, Replay *replay, bool twin)
 {
     TaskJournal *journal = &task->journal;
     CLEANUP(arena_deinit) Arena arena = { 0 };
     JournalReply page;
-    JournalAsk ask = { .what = JOURNAL_LIST };
+    JournalAsk ask = { .what = JOURNAL_LIST, .twin = twin };
     arena_init(&arena, ARENA_BYTES_MAX);
     do {
         arena_clear(&arena);
         int r = ask_wait(task, &ask, &arena, &page);
         if (r < 0) return r;
-        if (!entries_add(journal, &page)) {
+        if (!entries_add(journal, replay, &page)) {
             LOG_WARN("journal of a task is too long: its end is not replayed",
-                     LOG_INT("recordings", journal->replay.n));
+                     LOG_INT("recordings", replay->n));
             return 0;
         }
         if (page.rows_n) ask.n = page.rows[page.rows_n - 1].n;
@@ -118,11 +117,8 @@ static int read_wait(GatewayTask *task)
     }
     if (journal->state == REPLAY_READ) return 0;
     journal->state = REPLAY_READING;
-    int r = read_all_wait(task);
-    if (r < 0) {
-        journal->replay = (Replay){ 0 };
-        arena_clear(&journal->arena);
-    }
+    int r = read_all_wait(task, &journal->replay, false);
+    if (r < 0) journal->replay = (Replay){ 0 };
     journal->state = r < 0 ? REPLAY_UNREAD : REPLAY_READ;
     cond_broadcast(&journal->read);
     return r;
@@ -141,18 +137,17 @@ static int unpack_job(void *arg)
 
 /* The bytes of an answer. body is initialised. Returns 0, -ENOENT (not there, or unreadable: go
  * live), other -errno. */
-static int answer_wait(const GatewayTask *task, int64_t n, Arena *arena, JournalReply *ret,
-                       Buf *body)
+static int answer_wait(const GatewayTask *task, const JournalAsk *ask, Arena *arena,
+                       JournalReply *ret, Buf *body)
 {
-    JournalAsk ask = { .what = JOURNAL_ANSWER, .n = n };
-    int r = ask_wait(task, &ask, arena, ret);
+    int r = ask_wait(task, ask, arena, ret);
     if (r < 0) return r;
     UnpackJob job = { ret->answer.bytes, body };
     if (!ret->answer.gzip) r = buf_add(body, ret->answer.bytes) ? 0 : -EFBIG;
     else r = work_wait(unpack_job, &job);
     bool whole = r == 0 && (int64_t)body->len == ret->answer.n;
     if (whole || r == -ECANCELED) return r;
-    LOG_ERROR("recording is damaged: the call is made again", LOG_INT("recording", n));
+    LOG_ERROR("recording is damaged: the call is made again", LOG_INT("recording", ask->n));
     return -ENOENT;
 }
 
@@ -261,7 +256,8 @@ static int replay_wait(ModelCall *call)
     if (why == 0) {
         Recording recording = { .status = 0 };
         buf_init(&recording.body, GATEWAY_RECORDING_BYTES_MAX);
-        r = answer_wait(task, entry->n, &arena, &reply, &recording.body);
+        JournalAsk ask = { .what = JOURNAL_ANSWER, .n = entry->n };
+        r = answer_wait(task, &ask, &arena, &reply, &recording.body);
         if (r == 0) {
             recording.status = (int)reply.row.status;
             recording.streamed = reply.row.streamed;
@@ -517,7 +513,8 @@ int gateway_tool_replay_wait(GatewayTask *task, Str tool, const Json *args, Str 
     if (r < 0) return r;
     int why = replay_next(&task->journal.replay, REPLAY_TOOL, ret->key, &entry);
     if (why == 0) {
-        r = answer_wait(task, entry->n, arena, &reply, &body);
+        JournalAsk ask = { .what = JOURNAL_ANSWER, .n = entry->n };
+        r = answer_wait(task, &ask, arena, &reply, &body);
         if (r != 0 && r != -ENOENT) return r;
         why = r == 0 ? 0 : REPLAY_E_DAMAGED;
         entry = NULL;
@@ -531,6 +528,47 @@ int gateway_tool_replay_wait(GatewayTask *task, Str tool, const Json *args, Str 
     }
     if (why != REPLAY_E_END) miss_wait(task, why, entry, buf_str(&canonical));
     return GATEWAY_E_LIVE;
+}
+
+/* Waits for who reads, as read_wait. */
+static int twin_read_wait(GatewayTask *task)
+{
+    TaskJournal *journal = &task->journal;
+    while (journal->state == REPLAY_READING) {
+        int r = cond_wait(&journal->read, DEADLINE_NONE);
+        if (r < 0) return r;
+    }
+    if (journal->twin_read) return 0;
+    int was = journal->state;
+    journal->state = REPLAY_READING;
+    int r = read_all_wait(task, &journal->twin, true);
+    if (r < 0) journal->twin = (Replay){ 0 };
+    journal->twin_read = r == 0;
+    journal->state = was;
+    cond_broadcast(&journal->read);
+    return r;
+}
+
+int gateway_tool_twin_wait(GatewayTask *task, const ToolReplay *call, Arena *arena, ToolReplay *ret)
+{
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    const ReplayEntry *entry;
+    JournalReply reply;
+    buf_init(&body, GATEWAY_RECORDING_BYTES_MAX);
+    if (!task->options.shadow || !task->options.sink->journal_wait) return GATEWAY_E_LIVE;
+    int r = twin_read_wait(task);
+    if (r < 0) return r;
+    if (replay_next(&task->journal.twin, REPLAY_TOOL, call->key, &entry) != 0)
+        return GATEWAY_E_LIVE;
+    if (!ret) return 0;
+    JournalAsk ask = { .what = JOURNAL_ANSWER, .n = entry->n, .twin = true };
+    r = answer_wait(task, &ask, arena, &reply, &body);
+    if (r != 0) return r == -ENOENT ? GATEWAY_E_LIVE : r;
+    *ret = *call;
+    ret->status = reply.row.status;
+    ret->content_type = reply.row.content_type;
+    ret->body = arena_str(arena, buf_str(&body));
+    return ret->body.ptr ? 0 : -ENOMEM;
 }
 
 int gateway_tool_record_wait(GatewayTask *task, const ToolReplay *replay, Str tool, int64_t status,

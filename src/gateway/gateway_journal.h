@@ -28,6 +28,12 @@ typedef struct {
 MUST_CHECK int gateway_tool_replay_wait(GatewayTask *task, Str tool, const Json *args, Str text,
                                         Arena *arena, ToolReplay *ret);
 
+/* Of a shadow: what the production task that it repeats was given for the same call, in the order
+ * of its calls. call: as set by gateway_tool_replay_wait. ret NULL: it is only passed by. Returns
+ * 0, GATEWAY_E_LIVE (production made no such call), -errno: it cannot be known. */
+MUST_CHECK int gateway_tool_twin_wait(GatewayTask *task, const ToolReplay *call, Arena *arena,
+                                      ToolReplay *ret);
+
 /* Makes what the tool returned durable, to be called before it is given to the agent. replay: as
  * set by gateway_tool_replay_wait. Returns 0 (also when nothing is recorded for this task),
  * -ESTALE, -errno: it must not be given to the agent. Goes through when the fiber is cancelled. */

@@ -80,6 +80,8 @@ typedef struct {
     enum { REPLAY_UNREAD, REPLAY_READING, REPLAY_READ } state;
     Cond read;     /* state moved */
     Replay replay; /* entries in arena */
+    Replay twin;   /* likewise, of the production task that this one repeats */
+    bool twin_read;
     Arena arena;
     bool differed;    /* the first difference was told */
     Buf base;         /* the request of the newest recording of this attempt */

@@ -142,6 +142,8 @@ GatewayTask *gateway_task_by_key(const Gateway *gateway, Str key)
     return found;
 }
 
+#define OWNER(options, member) ((options)->shadow ? STR_NULL : (options)->member)
+
 int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, GatewayTask **ret)
 {
     assert(options->sink && options->sink->call_record_wait);
@@ -157,9 +159,9 @@ int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, Gatew
     task->tools_run = options->spent.tool_calls;
     task->wall_deadline_ms = wall_deadline(options);
     int r = copy_options(task, options) ? 0 : diag_set(-ENOMEM, "the task's texts are too large");
-    task->owner = purse_owner_ref(gateway->purse, &(BudgetOwner){ .agent = options->agent,
-                                                                  .tenant = options->tenant_id,
-                                                                  .user = options->user_id });
+    task->owner = purse_owner_ref(gateway->purse,
+                                  &(BudgetOwner){ OWNER(options, agent), OWNER(options, tenant_id),
+                                                  OWNER(options, user_id) });
     if (r == 0) journal_open(task);
     if (r == 0 && options->listen) r = task_listen(task);
     if (r < 0) {

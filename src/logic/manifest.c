@@ -8,6 +8,7 @@
 #include "codec/yaml.h"
 #include "logic/grade.h"
 #include "logic/lane.h"
+#include "logic/shadow.h"
 #include "logic/shape.h"
 
 #define DAY_MS INT64_C(86400000)
@@ -193,7 +194,7 @@ static void rule_margin(IssueList *issues, const IssuePath *path, const Json *v)
 
 /* --- rollout -------------------------------------------------------------------------------- */
 
-static const char *const strategy_words[] = { "canary", "blue-green", "immediate", NULL };
+static const char *const strategy_words[] = { "canary", "blue-green", "immediate", "shadow", NULL };
 
 static const ShapeMember step_members[] = {
     { "weight", SHAPE_NUMBER, true, SHAPE_NOWHERE, .least = 10, .most = 100000 },
@@ -246,6 +247,21 @@ static const char *const deadline_words[] = { "pause", "rollback", NULL };
 static const char *const unit_words[] = { "session", "user", "tenant", "task", NULL };
 static const char *const rollback_words[] = { "finish", "kill", NULL };
 
+static void rule_bool(IssueList *issues, const IssuePath *path, const Json *v)
+{
+    if (json_type(v) != JSON_BOOL) shape_expected(issues, path, v, "true or false");
+}
+
+static const ShapeMember shadow_members[] = {
+    { "share", SHAPE_NUMBER, .offset = SHAPE_NOWHERE, .least = 10, .most = 100000 },
+    { "control", SHAPE_NUMBER, .offset = SHAPE_NOWHERE, .least = 0, .most = 90000 },
+    { "tasks", SHAPE_INT, .offset = SHAPE_NOWHERE, .least = 1, .most = INT64_C(1000000000) },
+    { "for", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 30 * DAY_MS },
+    { "parallel", SHAPE_INT, .offset = SHAPE_NOWHERE, .least = 1, .most = SHADOW_PARALLEL_MAX },
+    { "budgetUsd", SHAPE_MONEY, .offset = SHAPE_NOWHERE, .least = 1, .most = INT64_MAX },
+    { "standsIn", SHAPE_JSON, .offset = SHAPE_NOWHERE, .rule = rule_bool },
+};
+
 static const ShapeMember rollout_members[] = {
     { "strategy", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = strategy_words },
     { "steps", SHAPE_OBJECTS, .offset = SHAPE_NOWHERE, .least = 1, .most = MANIFEST_STEPS_MAX,
@@ -255,6 +271,7 @@ static const ShapeMember rollout_members[] = {
     { "metrics", SHAPE_MAP, .offset = SHAPE_NOWHERE, .members = &metric_member, .members_n = 1,
       .rule = rule_metrics },
     { "holdFor", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 30 * DAY_MS },
+    { "shadow", SHAPE_OBJECT, .members = shadow_members, .members_n = ARRAY_N(shadow_members) },
     { "deadline", SHAPE_DURATION, .offset = SHAPE_NOWHERE, .most = 90 * DAY_MS },
     { "onDeadline", SHAPE_WORD, .offset = SHAPE_NOWHERE, .words = deadline_words },
     { "tripwires", SHAPE_OBJECT, .offset = SHAPE_NOWHERE, .members = tripwire_members,
@@ -287,7 +304,12 @@ static void rule_rollout(IssueList *issues, const IssuePath *path, const Json *v
     Str strategy = json_str(json_get(v, "strategy"));
     const Json *steps = json_get(v, "steps");
     IssuePath at = ISSUE_KEY(path, STR("steps"));
-    if (str_empty(strategy) || str_eq(strategy, STR("canary"))) check_weights(issues, &at, steps);
+    bool stepwise = str_empty(strategy) || str_eq(strategy, STR("canary")) ||
+                    str_eq(strategy, STR("shadow"));
+    IssuePath shadow = ISSUE_KEY(path, STR("shadow"));
+    if (str_eq(strategy, STR("immediate")) && json_get(v, "shadow"))
+        issue_error(issues, &shadow, "an immediate switch has nothing before it");
+    if (stepwise) check_weights(issues, &at, steps);
     else if (steps)
         issue_error(issues, &at, "belongs to the strategy canary, not to `%.*s`",
                     STR_ARG(str_sub(strategy, 0, 32)));

@@ -7,6 +7,14 @@ void pair_observe(EValue *v, ESide side, double delta, double d)
     else evalue_bet(v, delta - d, 1 - delta);
 }
 
+void pair_observe_null(EValue *v, const ENull *null, double harm, double production)
+{
+    assert(harm >= 0 && harm <= 1 && production >= 0 && production <= 1 && null->rho >= 0);
+    double d = harm - null->rho * production;
+    if (null->side == ESIDE_ROLLBACK) evalue_bet(v, d - null->delta, null->rho + null->delta);
+    else evalue_bet(v, null->delta - d, 1 - null->delta);
+}
+
 void preference_observe(EValue *v, double y)
 {
     assert(y >= 0 && y <= 1);

@@ -17,6 +17,10 @@
 void pair_observe(EValue *v, ESide side, double delta, double d);
 void preference_observe(EValue *v, double y);
 
+/* The same with the ratio of a null: D = harm - rho * harm of production, both in [0,1]; rollback a
+ * = rho + delta, promote a = 1 - delta: with a <= 0 there is nothing to learn, and nothing is. */
+void pair_observe_null(EValue *v, const ENull *null, double harm, double production);
+
 /* Probability of canary among judged units when all of the canary's and a random share s of the
  * control's are judged, 0 < s <= 1. */
 double judge_pi(double pi, double s);

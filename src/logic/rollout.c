@@ -211,12 +211,18 @@ static void pause_it(Tick *t)
     rollout_move(t, ROLLOUT_PAUSED);
 }
 
+/* Where evidence of the shadow leads to. */
+static size_t step_after_shadow(const Tick *t)
+{
+    return t->plan->shadow_is_first && t->plan->steps_n > 1 ? 1 : 0;
+}
+
 static void promote(Tick *t, bool all)
 {
     Rollout *r = &t->move->next;
     if (r->state == ROLLOUT_PAUSED) resume(t);
     if (r->state == ROLLOUT_SHADOW) {
-        enter_step(t, 0);
+        enter_step(t, t->in->shadow == CHECK_PASSED ? step_after_shadow(t) : 0);
         t->move->verdict = VERDICT_ADVANCE;
         if (!all) return;
     }
@@ -268,13 +274,14 @@ static bool decide_rollback(Tick *t)
         because(t->move, "Rolled back at once: %s.", tripwire_texts[in->tripwire]);
         return true;
     }
-    if (!in->evidence_rollback &&
-        !(in->shadow == CHECK_FAILED && t->move->next.state == ROLLOUT_SHADOW))
+    const Rollout *r = &t->move->next;
+    RolloutState state = r->state == ROLLOUT_PAUSED ? r->resumes : r->state;
+    if (!in->evidence_rollback && !(in->shadow == CHECK_FAILED && state == ROLLOUT_SHADOW))
         return false;
     Str culprit = str_empty(in->culprit) ? STR("its metrics") : str_sub(in->culprit, 0, 100);
     leave(t, ROLLOUT_ROLLED_BACK);
-    because(t->move, "Rolled back: %.*s of the new version is worse by more than its margin.",
-            STR_ARG(culprit));
+    because(t->move, "Rolled back: %.*s of the new version is worse by more than its margin%s.",
+            STR_ARG(culprit), in->evidence_rollback ? "" : ", in the shadow");
     return true;
 }
 
@@ -311,11 +318,28 @@ static void after_preflight(Tick *t)
 
 static void after_shadow(Tick *t)
 {
-    size_t step = t->plan->shadow_is_first && t->plan->steps_n > 1 ? 1 : 0;
+    if (t->plan->shadow_waits) {
+        because(t->move, "Held: in the shadow it was no worse; a person may promote it.");
+        return;
+    }
+    size_t step = step_after_shadow(t);
     enter_step(t, step);
     t->move->verdict = VERDICT_ADVANCE;
-    because(t->move, "In the shadow it was no worse; %g%% of new units go to it.",
+    because(t->move, "In the shadow it was no worse%s; %g%% of new units go to it.",
+            step > 0 ? ", which stands in for the first step" : "",
             percent(t->move->next.weight_bp));
+}
+
+static void in_shadow(Tick *t)
+{
+    const RolloutInput *in = t->in;
+    if (in->shadow_biased)
+        because(t->move, "Held: production repeated by itself differs from itself, so the shadow "
+                         "proves nothing.");
+    else if (in->shadow == CHECK_PASSED) after_shadow(t);
+    else if (!str_empty(in->shadow_why))
+        because(t->move, "Held in the shadow: %.*s.", STR_ARG(str_sub(in->shadow_why, 0, 180)));
+    else because(t->move, "Held: the comparison in the shadow is not decided yet.");
 }
 
 /* Why the step cannot be left yet; false: it can. */
@@ -378,7 +402,7 @@ static void at_deadline(Tick *t)
 /* Tells somebody, once, that the statistics cannot be trusted. */
 static void page_unhealthy(Tick *t)
 {
-    bool healthy = t->in->srm_ok && t->in->judge_ok;
+    bool healthy = t->in->srm_ok && t->in->judge_ok && !t->in->shadow_biased;
     if (!healthy && !t->move->next.paged) t->move->actions |= ROLLOUT_DO_PAGE;
     t->move->next.paged = !healthy;
 }
@@ -388,10 +412,7 @@ static void go_on(Tick *t)
     switch (t->move->next.state) {
     case ROLLOUT_PENDING: begin(t); break;
     case ROLLOUT_PREFLIGHT: after_preflight(t); break;
-    case ROLLOUT_SHADOW:
-        if (t->in->shadow == CHECK_PASSED) after_shadow(t);
-        else because(t->move, "Held: the comparison in the shadow is not decided yet.");
-        break;
+    case ROLLOUT_SHADOW: in_shadow(t); break;
     case ROLLOUT_STEP: at_step(t); break;
     case ROLLOUT_PAUSED:
         because(t->move, "Paused; evidence goes on, and still may roll it back.");

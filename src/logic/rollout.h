@@ -58,6 +58,7 @@ typedef struct {
     bool preflight;           /* check the version before it gets a task */
     bool shadow;              /* compare it on copies of production tasks first */
     bool shadow_is_first;     /* that evidence stands in for the first step */
+    bool shadow_waits;        /* and then for a person's promote */
     int64_t unit_wait_ms;     /* how long a unit may take to start, and to be scored */
     int64_t deadline_ms;      /* in live states, from the start or a resume on; 0: none */
     bool deadline_rolls_back; /* else it pauses and pages */
@@ -113,6 +114,8 @@ typedef struct {
     CheckResult preflight;
     Str preflight_why;      /* of a failed one: what is wrong */
     CheckResult shadow;     /* of the paired test */
+    bool shadow_biased;     /* production differs from itself: it proves nothing */
+    Str shadow_why;         /* what the paired test still waits for; may be empty */
     bool evidence_rollback; /* evidence_observe has decided so */
     Str culprit;            /* the metric that decided, may be empty */
     bool proved;            /* evidence_proved() of the current step */

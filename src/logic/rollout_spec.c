@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "base/money.h"
 #include "codec/duration.h"
 #include "logic/watermark.h"
 
@@ -154,6 +155,38 @@ static RouteBy read_unit(Str name)
     return ROUTE_BY_SESSION;
 }
 
+static int32_t percent_bp(const Json *v, int32_t usual_bp)
+{
+    return v ? (int32_t)round(json_f64_or(v, 0) * 100) : usual_bp;
+}
+
+static int64_t money_of(const Json *v, int64_t usual_nusd)
+{
+    int64_t nusd = usual_nusd;
+    if (json_type(v) != JSON_STRING) return v ? (int64_t)(json_f64_or(v, 0) * 1e9) : usual_nusd;
+    return money_from_text(json_str(v), NUSD_PER_USD, &nusd) == 0 ? nusd : usual_nusd;
+}
+
+/* After the steps and unitWait. */
+static void read_shadow(const Json *v, RolloutSpec *spec)
+{
+    RolloutPlan *plan = &spec->plan;
+    plan->shadow = v || spec->strategy == STRATEGY_SHADOW;
+    plan->shadow_waits = spec->strategy == STRATEGY_SHADOW;
+    plan->shadow_is_first = json_bool(json_get(v, "standsIn"), false) && plan->steps_n > 1;
+    spec->shadow = (ShadowPlan){
+        .share_bp = percent_bp(json_get(v, "share"), SHADOW_SHARE_BP),
+        .self_bp = percent_bp(json_get(v, "control"), SHADOW_SELF_BP),
+        .min_pairs = json_i64_or(json_get(v, "tasks"), ROLLOUT_MIN_TASKS),
+        .for_ms = duration_of(json_get(v, "for")),
+        .parallel = json_i64_or(json_get(v, "parallel"), SHADOW_PARALLEL),
+        .budget_nusd = money_of(json_get(v, "budgetUsd"), SHADOW_BUDGET_NUSD),
+        .wait_ms = SHADOW_WAIT_MS,
+        .score_wait_ms = plan->unit_wait_ms,
+        .exposure_bp = plan->steps[plan->shadow_is_first].weight_bp,
+    };
+}
+
 static void read_strategy(const Json *block, RolloutSpec *spec)
 {
     Str strategy = json_str(json_get(block, "strategy"));
@@ -164,7 +197,7 @@ static void read_strategy(const Json *block, RolloutSpec *spec)
         spec->strategy = STRATEGY_IMMEDIATE;
         spec->plan = rollout_plan_immediate();
     } else {
-        spec->strategy = STRATEGY_CANARY;
+        spec->strategy = str_eq(strategy, STR("shadow")) ? STRATEGY_SHADOW : STRATEGY_CANARY;
         spec->plan = rollout_plan_canary();
         spec->own_steps = json_len(json_get(block, "steps")) > 0;
         if (spec->own_steps) read_steps(json_get(block, "steps"), &spec->plan);
@@ -186,6 +219,7 @@ static void read_strategy(const Json *block, RolloutSpec *spec)
     spec->evaluation_at_least = json_f64_or(json_get(gate, "atLeast"), 0);
     spec->unit = read_unit(json_str(json_get(block, "unit")));
     spec->plan.kills = str_eq(json_str(json_get(block, "onRollback")), STR("kill"));
+    read_shadow(json_get(block, "shadow"), spec);
 }
 
 int rollout_spec_read(const Json *block, RolloutSpec *ret)

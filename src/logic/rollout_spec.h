@@ -1,6 +1,7 @@
 /* RolloutSpec: a rollout block as people write it, ready for the engine.
  *
- *   strategy    canary (default): steps, 5/25/50/100 without any; blue-green; immediate
+ *   strategy    canary (default): steps, 5/25/50/100 without any; blue-green; immediate; shadow:
+ *               as canary, but first in the shadow, until a person promotes it
  *   steps       {weight (percent), for, minTasks (50), gate}
  *   rollbackOn  {metric: margin}: absolute for rates and scores, a share of the control's for
  *               costPerTask and tokensPerTask. Rolled back beyond half the margin.
@@ -8,6 +9,9 @@
  *               ratio * control <= rollbackMargin (default half the other) and >= promoteMargin
  *               (default twice) at full traffic; ratio defaults to 1. Takes the place of rollbackOn
  *               for that metric.
+ *   shadow      first beside production, unseen (logic/shadow.h): {share (10 percent), control (20
+ *               percent of these), tasks (50), for, parallel (2), budgetUsd (5), standsIn (its
+ *               evidence stands in for the first step)}; `strategy: shadow` needs none
  *   holdFor     blue-green: how long blue stays warm
  *   tripwires   {costFactor (10), crashes (10)}; 0 turns one off (logic/tripwire.h)
  *   evaluation  {atLeast, tasks (20)}: the mean score of the version's last scored tasks that it
@@ -28,11 +32,17 @@
 #include "codec/json.h"
 #include "logic/rollout.h"
 #include "logic/route.h"
+#include "logic/shadow.h"
 #include "logic/tripwire.h"
 
 #define METRIC_NAME_MAX 64
 
-typedef enum { STRATEGY_CANARY, STRATEGY_BLUE_GREEN, STRATEGY_IMMEDIATE } Strategy;
+typedef enum {
+    STRATEGY_CANARY,
+    STRATEGY_BLUE_GREEN,
+    STRATEGY_IMMEDIATE,
+    STRATEGY_SHADOW,
+} Strategy;
 
 typedef struct {
     Strategy strategy;
@@ -42,6 +52,7 @@ typedef struct {
     int64_t evaluation_tasks;   /* scored ones that the version needs before it starts; 0: none */
     double evaluation_at_least; /* their mean score */
     RolloutPlan plan;
+    ShadowPlan shadow; /* when plan.shadow */
     EvidencePlan evidence;
     char names[EVIDENCE_METRICS_MAX][METRIC_NAME_MAX + 1];
 } RolloutSpec;

@@ -139,7 +139,7 @@ typedef struct {
     int effect;
     int64_t timeout_ms, output_bytes_max;
     ShapeStrs command;
-    Str agent;
+    Str agent, dry_run;
     struct {
         Str url;
         int method;
@@ -184,6 +184,7 @@ static const ShapeMember tool_members[] = {
     { "source", SHAPE_OBJECT, MEMBERS(source_members) },
     { "timeout", SHAPE_DURATION, AT(timeout_ms), .least = 10, .most = TIMEOUT_MAX_MS },
     { "outputBytesMax", SHAPE_INT, AT(output_bytes_max), .least = 1, .most = 16777216 },
+    { "dryRun", SHAPE_STR, AT(dry_run), .least = 1, .most = TOOL_NAME_BYTES_MAX },
 };
 static const ShapeMember file_members[] = {
     { "tools", SHAPE_JSON, true, SHAPE_NOWHERE },
@@ -224,6 +225,20 @@ static void check_numbers(IssueList *issues, const IssuePath *path, const Json *
                                            : ISSUE_INDEX(path, i);
         check_numbers(issues, &at, it.value);
     }
+}
+
+/* An argument that the tool does not know would be passed over, and the tool do its work. */
+static void check_dry_run(IssueList *issues, const IssuePath *path, const Json *v)
+{
+    const Json *name = json_get(v, "dryRun");
+    const Json *properties = json_get(json_get(v, "inputSchema"), "properties");
+    IssuePath at = ISSUE_KEY(path, STR("dryRun"));
+    if (json_type(name) != JSON_STRING) return;
+    for (JsonIter it = json_iter(properties); json_next(&it);)
+        if (str_eq(it.key, json_str(name)) &&
+            str_eq(json_str(json_get(it.value, "type")), STR("boolean")))
+            return;
+    issue_error(issues, &at, "expected a boolean argument that `inputSchema` declares");
 }
 
 static int headers_fill(Arena *arena, const Json *headers, Tool *tool)
@@ -284,6 +299,7 @@ static int tool_fill(Arena *arena, const Draft *d, const Json *v, Tool *ret)
         .deny = rules_or_none(d->deny),
         .timeout_ms = d->timeout_ms,
         .output_bytes_max = d->output_bytes_max,
+        .dry_run = d->dry_run,
     };
     if (!ret->input_schema &&
         json_parse(arena, STR("{\"type\":\"object\"}"), NULL, &ret->input_schema, NULL) != 0)
@@ -297,6 +313,7 @@ static int tool_read(IssueList *issues, const IssuePath *path, const Json *v, To
     if (json_get(json_get(v, "source"), "agent")) draft.timeout_ms = TIMEOUT_MAX_MS;
     shape_read(issues, path, v, tool_members, ARRAY_N(tool_members), &draft);
     check_source(issues, path, json_get(v, "source"));
+    check_dry_run(issues, path, v);
     check_numbers(issues, path, v);
     if (json_type(v) == JSON_OBJECT && str_empty(draft.description))
         issue_warn(issues, path, "has no description: a model chooses tools by what they say");
@@ -404,6 +421,14 @@ const Tool *tools_without_source(const ToolSet *set)
 {
     for (size_t i = 0; i < set->n; i++)
         if (set->items[i].source == TOOL_BY_AGENT) return &set->items[i];
+    return NULL;
+}
+
+const Tool *tools_write_without_source(const ToolSet *set)
+{
+    for (size_t i = 0; i < set->n; i++)
+        if (set->items[i].source == TOOL_BY_AGENT && set->items[i].effect == TOOL_WRITE)
+            return &set->items[i];
     return NULL;
 }
 
@@ -543,6 +568,7 @@ static void put_tool(JsonOut *out, const Tool *t)
     put_source(out, t);
     json_out_kcstr(out, "timeout", duration_format(t->timeout_ms, timeout));
     json_out_ki64(out, "outputBytesMax", t->output_bytes_max);
+    if (!str_empty(t->dry_run)) json_out_kstr(out, "dryRun", t->dry_run);
     json_out_object_end(out);
 }
 

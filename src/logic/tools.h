@@ -17,6 +17,8 @@
  *                           {"agent": "name"}; a header's value is text or {"env": "NAME"}
  *   timeout         30s     10ms..1h; 1h for {"agent"}
  *   outputBytesMax  65536   1..16777216; more is an error of the tool
+ *   dryRun          none    a boolean argument, declared in inputSchema, by which the tool changes
+ *                           nothing: so a shadow run may call one that writes
  *
  * Pure; any thread. Everything lives in the arena.
  */
@@ -64,6 +66,7 @@ typedef struct {
     Str agent;       /* TOOL_BY_SUBAGENT: who does it, as a task of its own */
     int64_t timeout_ms;
     int64_t output_bytes_max;
+    Str dry_run; /* the argument, set to true, that makes it change nothing; empty: there is none */
 } Tool;
 
 typedef struct {
@@ -86,6 +89,9 @@ const Tool *tools_find(const ToolSet *set, Str name);
 /* The first tool that nobody but the agent's own code could run, or NULL: a builtin agent has none.
  */
 const Tool *tools_without_source(const ToolSet *set);
+
+/* The first tool that changes something and is run by the agent's own code, or NULL. */
+const Tool *tools_write_without_source(const ToolSet *set);
 
 /* Whether the tool's rules let it be called with args; what is not an object has no arguments.
  * Returns 0 or TOOL_E_DENIED with diag saying which rule. */

@@ -178,22 +178,30 @@ static Str keep(Booking *b, Str text)
     return kept;
 }
 
+/* What repeats production's tasks is limited by its rollout, and by what limits everything. */
+static BudgetOwner owner_of(const TaskFacts *facts)
+{
+    if (facts->shadow) return (BudgetOwner){ STR_NULL };
+    return (BudgetOwner){ facts->agent, facts->tenant_id, facts->user_id };
+}
+
 static int owner_add(Booking *b, const TaskFacts *facts, const Call *call)
 {
     bool is_new;
     if (call->replayed || call->cached) return 0;
     if (call->charged_tokens == 0 && call->cost_nusd == 0) return 0;
     buf_clear(&b->key);
-    key_text(&b->key, facts->agent);
-    key_text(&b->key, facts->tenant_id);
-    key_text(&b->key, facts->user_id);
+    BudgetOwner owner = owner_of(facts);
+    key_text(&b->key, owner.agent);
+    key_text(&b->key, owner.tenant);
+    key_text(&b->key, owner.user);
     key_text(&b->key, str_make((const char *)call->worker_id.bytes, sizeof call->worker_id.bytes));
     key_i64(&b->key, ledger_day_ms(call->at_ms));
     OwnerSum *sum = sum_of(b, &b->owners, sizeof *sum, &is_new);
     if (!sum) return no_memory();
     if (is_new) {
-        sum->owner = (BudgetOwner){ keep(b, facts->agent), keep(b, facts->tenant_id),
-                                    keep(b, facts->user_id) };
+        sum->owner = (BudgetOwner){ keep(b, owner.agent), keep(b, owner.tenant),
+                                    keep(b, owner.user) };
         sum->worker_id = call->worker_id;
         sum->at_ms = call->at_ms;
     }
@@ -214,8 +222,9 @@ static int spend_sum_add(Booking *b, const TaskFacts *facts, const Call *call)
     key_i64(&b->key, key.hour_ms);
     key_text(&b->key, facts->version_id);
     key_text(&b->key, facts->agent);
-    key_text(&b->key, facts->user_id);
-    key_text(&b->key, facts->tenant_id);
+    BudgetOwner owner = owner_of(facts);
+    key_text(&b->key, owner.user);
+    key_text(&b->key, owner.tenant);
     key_text(&b->key, call->model);
     key_text(&b->key, call->provider);
     SpendSum *of = sum_of(b, &b->spends, sizeof *of, &is_new);
@@ -224,8 +233,8 @@ static int spend_sum_add(Booking *b, const TaskFacts *facts, const Call *call)
         of->key = key;
         of->key.agent = keep(b, facts->agent);
         of->key.version_id = keep(b, facts->version_id);
-        of->key.user_id = keep(b, facts->user_id);
-        of->key.tenant_id = keep(b, facts->tenant_id);
+        of->key.user_id = keep(b, owner.user);
+        of->key.tenant_id = keep(b, owner.tenant);
     }
     if (b->full) return no_memory();
     of->sum.calls++;

@@ -95,6 +95,20 @@ static int claim_chosen(Db *db, ClaimJob *job, Choice *choice)
     return r == -ENOMEM && job->n > 0 ? 0 : r; /* the rest stays queued */
 }
 
+/* What repeats production's tasks is started when nothing else could be, one a claim. */
+static int claim_shadow(Db *db, ClaimJob *job, const Choice *choice)
+{
+    int64_t seq;
+    bool none = job->n == 0 && job->late_n == 0 && !choice->more;
+    if (!none || lane_free(&job->claim->slots, &choice->use, LANE_LOW) == 0) return 0;
+    int r = shadow_next(db, &seq);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    r = claim_room(job);
+    if (r == 0) r = task_get_by_seq(db, seq, TASK_PART_PAYLOAD, job->arena, &job->tasks[0]);
+    if (r == 0) r = claim_fence(db, job);
+    return r == 0 ? claim_one(db, job, &job->tasks[0], job->fence) : r;
+}
+
 /* Whoever ends a task later wakes claimers of these lanes. */
 static void claim_limited(ClaimJob *job, const Choice *choice)
 {
@@ -115,6 +129,7 @@ static int claim_tasks(Db *db, ClaimJob *job)
     job->fences_left = 0;
     int r = choice_init(&choice, db, job->queue, job->claim, job->now_ms);
     if (r == 0) r = claim_chosen(db, job, &choice);
+    if (r == 0) r = claim_shadow(db, job, &choice);
     claim_limited(job, &choice);
     job->more = choice.more || job->late_n > 0;
     choice_deinit(&choice);
@@ -212,6 +227,7 @@ static void waits_note(Queue *queue, const Task *tasks, size_t n)
     pthread_mutex_lock(&queue->lock);
     for (size_t i = 0; i < n; i++) {
         Lane lane = tasks[i].lane;
+        if (!uuid_is_zero(tasks[i].shadow_of)) continue; /* nobody waits for it */
         int64_t ready_ms = MAX(tasks[i].ready_at_ms, tasks[i].created_at_ms);
         int64_t waited_ms = MAX(0, tasks[i].started_at_ms - ready_ms);
         bool late = waited_ms > queue->options.wait_objective_ms[lane];

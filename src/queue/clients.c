@@ -138,6 +138,7 @@ static int submit_session(Db *db, const SubmitJob *job, int64_t *ret_max)
     AgentConcurrency own = AGENT_CONCURRENCY_DEFAULT;
     *ret_max = 0;
     if (str_empty(new->session_id) || !uuid_is_zero(new->parent_id)) return 0;
+    if (!uuid_is_zero(new->shadow_of)) return 0;
     int r = agent_concurrency(db, str_of(job->summary.agent), &own);
     int64_t max = job->queue->options.session_tasks_max;
     if (own.per_session >= 0) max = own.per_session;
@@ -154,6 +155,7 @@ int submit_insert(Db *db, SubmitJob *job)
     TaskRow row = {
         .id = s->id,
         .parent_id = new->parent_id,
+        .shadow_of = new->shadow_of,
         .agent = str_of(s->agent),
         .version_id = str_of(s->version_id),
         .lane = new->lane,
@@ -326,6 +328,9 @@ static int retry_job(Db *db, void *arg)
     if (!uuid_is_zero(job->head.parent_id))
         return diag_set(QUEUE_E_STATE, "a sub-agent's task is tried again with the task that "
                                        "started it");
+    if (job->head.shadow)
+        return diag_set(QUEUE_E_STATE, "a task that repeats another beside production is not "
+                                       "tried again by hand");
     r = queue_reserve(job->queue, job->head.lane);
     if (r != 0) return r;
     job->reserved = true;

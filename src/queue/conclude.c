@@ -89,7 +89,7 @@ static int webhook_add(const Queue *queue, Db *db, const TaskHead *head, int64_t
 static int at_rest(const Queue *queue, Db *db, const TaskHead *head, int64_t now_ms,
                    Effects *effects)
 {
-    int r = rollup_news_add(db, head->seq, 1, NEWS_TASK | NEWS_SCORE);
+    int r = head->shadow ? 0 : rollup_news_add(db, head->seq, 1, NEWS_TASK | NEWS_SCORE);
     if (r == 0) r = webhook_add(queue, db, head, now_ms, effects);
     return r == 0 ? session_advance(db, head, now_ms, effects->ready) : r;
 }

@@ -47,6 +47,28 @@ static int ask_new(Db *db, AskJob *job, int64_t task_seq)
     return escalation_insert(db, &e);
 }
 
+/* No person is asked by a shadow: it gets what production's task was answered, else its own default
+ * answer, else nobody's (EXPIRED). That it has asked is counted. */
+static int ask_in_shadow(Db *db, AskJob *job, int64_t task_seq)
+{
+    Task task;
+    TaskHead twin;
+    Escalation e;
+    job->reply = (EscalationReply){ .state = ESCALATION_EXPIRED };
+    if (!str_empty(job->ask->fallback)) {
+        job->reply.state = ESCALATION_DEFAULTED;
+        job->reply.answer = job->ask->fallback;
+    }
+    int r = task_get_by_seq(db, task_seq, 0, job->arena, &task);
+    if (r == 0) r = task_count_escalation(db, task_seq);
+    if (r == 0) r = task_head(db, task.shadow_of, &twin);
+    if (r == 0)
+        r = escalation_find(db, twin.seq, job->ask->key, job->ask->occurrence, job->arena, &e);
+    if (r == 0 && (e.state == ESCALATION_ANSWERED || e.state == ESCALATION_DEFAULTED))
+        job->reply = reply_of(&e);
+    return r == -ENOENT ? 0 : r;
+}
+
 static int ask_job(Db *db, void *arg)
 {
     AskJob *job = arg;
@@ -54,6 +76,7 @@ static int ask_job(Db *db, void *arg)
     Escalation e;
     job->asked = false;
     int r = task_held(db, job->task, &head);
+    if (r == 0 && head.shadow) return ask_in_shadow(db, job, head.seq);
     if (r == 0)
         r = escalation_find(db, head.seq, job->ask->key, job->ask->occurrence, job->arena, &e);
     if (r == 0) job->reply = reply_of(&e);

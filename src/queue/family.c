@@ -177,15 +177,48 @@ static int limits_text(ChildJob *job, Str *ret)
     return json_out_ok(&out) && ret->ptr ? 0 : -ENOMEM;
 }
 
-/* Another agent's version is the routed one, as for any task. */
+/* A shadow's child is one too, and repeats the child that production's task has started with the
+ * same request. */
+static int child_twin(Db *db, const ChildJob *job, Uuid *ret)
+{
+    TaskHead parent, twin;
+    int64_t seq;
+    bool same;
+    *ret = job->parent.shadow_of;
+    if (uuid_is_zero(*ret)) return 0;
+    *ret = SHADOW_NO_TWIN;
+    int r = task_head(db, job->parent.shadow_of, &parent);
+    if (r == 0)
+        r = family_find(db, parent.seq, job->child->key, job->child->fingerprint, &seq, &same);
+    if (r == 0) r = task_head_by_seq(db, seq, &twin);
+    if (r == 0 && same) *ret = twin.id;
+    return r == -ENOENT ? 0 : r;
+}
+
+/* Another agent's version is the routed one, as for any task; of a shadow, which takes no part in
+ * that agent's rollouts, its stable one. */
+static int child_version(Db *db, ChildJob *job, bool same, Str *ret)
+{
+    *ret = same ? job->parent.version_id : STR_NULL;
+    if (same || uuid_is_zero(job->parent.shadow_of)) return 0;
+    int r = routing_get(db, job->child->agent, job->arena, ret);
+    return r == -ENOENT ? 0 : r; /* who submits says what is missing */
+}
+
 static int child_choose(Db *db, ChildJob *job)
 {
     const ChildNew *child = job->child;
     const Task *parent = &job->parent;
     bool same = str_empty(child->agent) || str_eq(child->agent, parent->agent);
+    Str version_id;
+    Uuid twin;
+    int r = child_twin(db, job, &twin);
+    if (r == 0) r = child_version(db, job, same, &version_id);
+    if (r != 0) return r;
     job->task = (TaskNew){ .agent = same ? parent->agent : child->agent,
-                           .version_id = same ? parent->version_id : STR_NULL,
+                           .version_id = version_id,
                            .parent_id = parent->id,
+                           .shadow_of = twin,
                            .lane = parent->lane,
                            .time_limit_ms = child->time_limit_ms,
                            .input = child->input,
@@ -194,7 +227,7 @@ static int child_choose(Db *db, ChildJob *job)
                            .tenant_id = parent->tenant_id,
                            .traceparent = child_trace(job) };
     FamilyAmount most;
-    int r = submit_choose(db, &job->submit, job->arena);
+    r = submit_choose(db, &job->submit, job->arena);
     if (r == 0) r = family_version_limits(db, str_of(job->submit.summary.version_id), &most);
     if (r == -ENOENT) return diag_set(-EIO, "a version is gone");
     if (r == 0) job->allotted = family_least(&child->offered, &most);

@@ -94,6 +94,7 @@ int queue_journal_add_wait(Queue *queue, TaskRef task, const JournalNew *recordi
 
 typedef struct {
     TaskRef task;
+    bool twin; /* of the production task that it repeats */
     int64_t after, n;
     size_t max;
     Arena *arena;
@@ -103,23 +104,37 @@ typedef struct {
     JournalBytes answer;
 } ReadJob;
 
+/* Whose recordings they are. -ENOENT: there is no such production task (any more). */
+static int read_of(Db *db, const ReadJob *job, int64_t *ret_seq)
+{
+    TaskHead head;
+    Task task;
+    int r = task_held(db, job->task, &head);
+    *ret_seq = head.seq;
+    if (r != 0 || !job->twin) return r;
+    r = task_get_by_seq(db, head.seq, 0, job->arena, &task);
+    if (r == 0) r = task_head(db, task.shadow_of, &head);
+    *ret_seq = head.seq;
+    return r;
+}
+
 static int list_job(Db *db, void *arg)
 {
     ReadJob *job = arg;
-    TaskHead head;
-    int r = task_held(db, job->task, &head);
+    int64_t seq;
+    int r = read_of(db, job, &seq);
+    if (r == -ENOENT && job->twin) return job->rows_n = 0, 0;
     if (r != 0) return r;
-    return journal_list(db, head.seq, true, job->after, job->max, job->arena, &job->rows,
-                        &job->rows_n);
+    return journal_list(db, seq, true, job->after, job->max, job->arena, &job->rows, &job->rows_n);
 }
 
 static int answer_job(Db *db, void *arg)
 {
     ReadJob *job = arg;
-    TaskHead head;
-    int r = task_held(db, job->task, &head);
-    if (r == 0) r = journal_get(db, head.seq, job->n, job->arena, &job->row);
-    return r == 0 ? journal_answer(db, head.seq, job->n, job->arena, &job->answer) : r;
+    int64_t seq;
+    int r = read_of(db, job, &seq);
+    if (r == 0) r = journal_get(db, seq, job->n, job->arena, &job->row);
+    return r == 0 ? journal_answer(db, seq, job->n, job->arena, &job->answer) : r;
 }
 
 static int request_job(Db *db, void *arg)
@@ -137,26 +152,50 @@ static int read_wait(Queue *queue, StoreFn fn, ReadJob *job)
     return r == -ENOENT ? diag_set(QUEUE_E_NO_RECORDING, "there is no such recording") : r;
 }
 
+static int rows_read_wait(Queue *queue, ReadJob *job, JournalRow **ret, size_t *ret_n)
+{
+    int r = read_wait(queue, list_job, job);
+    if (r != 0) return r;
+    *ret = job->rows;
+    *ret_n = job->rows_n;
+    return 0;
+}
+
+static int answer_read_wait(Queue *queue, ReadJob *job, JournalRow *ret_row, JournalBytes *ret)
+{
+    int r = read_wait(queue, answer_job, job);
+    if (r != 0) return r;
+    *ret_row = job->row;
+    *ret = job->answer;
+    return 0;
+}
+
 int queue_journal_list_wait(Queue *queue, TaskRef task, int64_t after, size_t max, Arena *arena,
                             JournalRow **ret, size_t *ret_n)
 {
     ReadJob job = { .task = task, .after = after, .max = max, .arena = arena };
-    int r = read_wait(queue, list_job, &job);
-    if (r != 0) return r;
-    *ret = job.rows;
-    *ret_n = job.rows_n;
-    return 0;
+    return rows_read_wait(queue, &job, ret, ret_n);
 }
 
 int queue_journal_answer_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena,
                               JournalRow *ret_row, JournalBytes *ret)
 {
     ReadJob job = { .task = task, .n = n, .arena = arena };
-    int r = read_wait(queue, answer_job, &job);
-    if (r != 0) return r;
-    *ret_row = job.row;
-    *ret = job.answer;
-    return 0;
+    return answer_read_wait(queue, &job, ret_row, ret);
+}
+
+int queue_twin_list_wait(Queue *queue, TaskRef task, int64_t after, size_t max, Arena *arena,
+                         JournalRow **ret, size_t *ret_n)
+{
+    ReadJob job = { .task = task, .twin = true, .after = after, .max = max, .arena = arena };
+    return rows_read_wait(queue, &job, ret, ret_n);
+}
+
+int queue_twin_answer_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena, JournalRow *ret_row,
+                           JournalBytes *ret)
+{
+    ReadJob job = { .task = task, .twin = true, .n = n, .arena = arena };
+    return answer_read_wait(queue, &job, ret_row, ret);
 }
 
 int queue_journal_request_wait(Queue *queue, TaskRef task, int64_t n, Buf *out)

@@ -25,6 +25,7 @@
 #include "store/schedule_store.h"
 #include "store/score_store.h"
 #include "store/session_store.h"
+#include "store/shadow_store.h"
 #include "store/store.h"
 #include "store/task_store.h"
 #include "store/tool_store.h"
@@ -116,6 +117,7 @@ typedef struct {
     Str agent;      /* empty: the only one */
     Str version_id; /* empty: what the agent routes to; whole id */
     Uuid parent_id; /* zero: none */
+    Uuid shadow_of; /* as in TaskRow: then it is in no session's order */
     Lane lane;
     int64_t run_at_ms;     /* calendar; 0 or past: now */
     int64_t time_limit_ms; /* from its first start; 0: unlimited */
@@ -407,6 +409,11 @@ MUST_CHECK int queue_journal_list_wait(Queue *queue, TaskRef task, int64_t after
                                        Arena *arena, JournalRow **ret, size_t *ret_n);
 MUST_CHECK int queue_journal_answer_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena,
                                          JournalRow *ret_row, JournalBytes *ret);
+/* Of a shadow: the same of the production task that it repeats. */
+MUST_CHECK int queue_twin_list_wait(Queue *queue, TaskRef task, int64_t after, size_t max,
+                                    Arena *arena, JournalRow **ret, size_t *ret_n);
+MUST_CHECK int queue_twin_answer_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena,
+                                      JournalRow *ret_row, JournalBytes *ret);
 MUST_CHECK int queue_journal_request_wait(Queue *queue, TaskRef task, int64_t n, Buf *out);
 
 /* Records calls of tools of a running attempt, each once by its id, and adds those that count to
@@ -543,6 +550,27 @@ MUST_CHECK int queue_child_get_wait(Queue *queue, TaskRef parent, Uuid id, Arena
 /* Cancels such a child and all below it, as queue_cancel_wait; one that has ended is left as it is.
  * Returns 0, QUEUE_E_STALE, QUEUE_E_NO_TASK, -errno. */
 MUST_CHECK int queue_child_cancel_wait(Queue *queue, TaskRef parent, Uuid id);
+
+/* --- shadows: tasks that repeat production's, unseen ------------------------------------------ */
+
+/* A shadow to be started: behind everything else, without webhook, session or budget of its own. */
+typedef struct {
+    int64_t task_seq;      /* production's */
+    Str version_id;        /* whole id, of the same agent: which repeats it */
+    int64_t allotted_nusd; /* what it may spend, with all it starts */
+} ShadowNew;
+
+#define SHADOWS_MAX 64 /* a call */
+
+/* Starts them for pairs of a rollout that are chosen (store/shadow_store.h), each once; what is
+ * gone or started meanwhile is left out. *ret_n: how many were started. Returns 0, -ENOMEM,
+ * -errno. */
+MUST_CHECK int queue_shadows_start_wait(Queue *queue, int64_t rollout_seq, const ShadowNew *news,
+                                        size_t n, size_t *ret_n);
+
+/* Stops what goes on of a rollout's shadows, at most SHADOWS_MAX pairs, and drops their pairs.
+ * *ret_n: how many pairs were there. Returns 0 or -errno. */
+MUST_CHECK int queue_shadows_stop_wait(Queue *queue, int64_t rollout_seq, size_t *ret_n);
 
 /* --- webhooks --------------------------------------------------------------------------------- */
 

@@ -23,7 +23,8 @@ int gate_new(Db *db, const TaskRow *row, int *ret)
     bool later = row->ready_at_ms > row->created_at_ms;
     int64_t admitted = 0;
     if (row->session_max == 0 || later) {
-        *ret = !later ? GATE_OPEN : row->session_max == 0 ? GATE_LATER : GATE_SCHEDULED;
+        int open = uuid_is_zero(row->shadow_of) ? GATE_OPEN : GATE_SHADOW;
+        *ret = !later ? open : row->session_max == 0 ? GATE_LATER : GATE_SCHEDULED;
         return 0;
     }
     RowIn in = row_in(db, SESSION_ADMITTED_SQL);
@@ -75,7 +76,8 @@ int gate_get(Db *db, int64_t seq, int *ret)
 
 static int gate_set(Db *db, int64_t seq, int gate)
 {
-    DbStmt *s = db_stmt(db, "UPDATE task SET gate = ?2 WHERE seq = ?1 AND state = 0");
+    DbStmt *s = db_stmt(db,
+                        "UPDATE task SET gate = " GATE_OF("?2") " WHERE seq = ?1 AND state = 0");
     db_bind_i64(s, 1, seq);
     db_bind_i64(s, 2, gate);
     return row_change(s);
@@ -114,6 +116,16 @@ int gate_next(Db *db, Lane lane, int64_t *ret_at_ms)
     int r = row_first(s);
     if (r != 0 && r != -ENOENT) return r;
     *ret_at_ms = r == 0 ? db_i64(s, 0) : INT64_MAX;
+    db_reset(s);
+    return 0;
+}
+
+int shadow_next(Db *db, int64_t *ret_seq)
+{
+    DbStmt *s = db_stmt(db, SHADOW_NEXT_SQL);
+    int r = row_first(s);
+    if (r != 0) return r;
+    *ret_seq = db_i64(s, 0);
     db_reset(s);
     return 0;
 }

@@ -2,8 +2,9 @@
  * or a tenant. Functions run inside a store job and return 0 or -errno with diag, unless they say
  * more.
  *
- * A queued task has one of these gates. Only open ones are claimed; the index of lines holds no
- * others, so a claim looks at tasks that can start and at nothing else.
+ * A queued task has one of these gates. Only open ones are claimed, and shadows where nothing is
+ * open; the index of lines holds no others, so a claim looks at tasks that can start and at nothing
+ * else.
  */
 #ifndef GANTRY_STORE_LINE_STORE_H
 #define GANTRY_STORE_LINE_STORE_H
@@ -16,6 +17,7 @@ enum {
     GATE_LATER = 1,     /* its time has not come: another attempt, or a start that was asked for */
     GATE_SCHEDULED = 2, /* likewise, and it takes its place in its session only then */
     GATE_SESSION = 3,   /* behind others of its session */
+    GATE_SHADOW = 4,    /* it repeats a production task: behind all that is open */
 };
 
 /* --- gates ------------------------------------------------------------------------------------ */
@@ -76,6 +78,9 @@ MUST_CHECK int lines_tenants(Db *db, Lane lane, int64_t max, int64_t *ret);
 
 /* Open tasks of the same tenant and lane that start before this one; at most max are counted. */
 MUST_CHECK int line_ahead(Db *db, const Task *task, int64_t max, int64_t *ret);
+
+/* The shadow that has waited longest. Returns 0, -ENOENT (none), -errno. */
+MUST_CHECK int shadow_next(Db *db, int64_t *ret_seq);
 
 /* --- running ---------------------------------------------------------------------------------- */
 

@@ -424,6 +424,7 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
 {
     RowIn in = row_in(db, "SELECT " OUTCOME_FIGURES " FROM task t WHERE t.version_id = ?1"
                           " AND t.finished_at_ms > 0 AND t.started_at_ms > 0"
+                          " AND t.shadow_of IS NULL"
                           " ORDER BY t.seq DESC LIMIT ?2");
     in_text(&in, version_id);
     in_i64(&in, (int64_t)*n);
@@ -440,9 +441,10 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
     "(SELECT seq, cost_nusd, stopped_by FROM task INDEXED BY task_tried_routed" \
     " WHERE rollout_seq = ?2 AND rollout_seq > 0 AND version_id = ?1"           \
     " AND attempt > 0 ORDER BY seq DESC LIMIT ?3)"
-#define TAIL_OF_VERSION                                                  \
-    "(SELECT seq, cost_nusd, stopped_by FROM task INDEXED BY task_tried" \
-    " WHERE version_id = ?1 AND ?2 = 0 AND attempt > 0 ORDER BY seq DESC LIMIT ?3)"
+#define TAIL_OF_VERSION                                                       \
+    "(SELECT seq, cost_nusd, stopped_by FROM task INDEXED BY task_tried"      \
+    " WHERE version_id = ?1 AND ?2 = 0 AND attempt > 0 AND shadow_of IS NULL" \
+    " ORDER BY seq DESC LIMIT ?3)"
 
 #define TAIL_TASKS(tail)                                                            \
     "SELECT cost_nusd, coalesce(stopped_by, '') IN ('tokensPerTask', 'usdPerTask')" \
@@ -500,7 +502,7 @@ int rollout_tail(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret)
 int rollout_scores(Db *db, Str version_id, int64_t *n, double *ret_mean)
 {
     RowIn in = row_in(db, "SELECT count(*), avg(quality) FROM (SELECT quality FROM task"
-                          " WHERE version_id = ?1 AND quality IS NOT NULL"
+                          " WHERE version_id = ?1 AND quality IS NOT NULL AND shadow_of IS NULL"
                           " ORDER BY seq DESC LIMIT ?2)");
     in_text(&in, version_id);
     in_i64(&in, *n);

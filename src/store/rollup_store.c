@@ -21,7 +21,8 @@ static int snapshot(Db *db, int64_t task_seq, int sign, unsigned what)
     RowIn in = row_in(db, "INSERT INTO rollup_news (sign, what, state, agent, version_id, at_ms,"
                           " started_at_ms, cost_nusd, tokens, llm_calls, tool_calls, degraded,"
                           " quality, fingerprint, tools, escalated)"
-                          " SELECT ?2, ?3, " FIGURES " FROM task WHERE seq = ?1 AND state >= 2");
+                          " SELECT ?2, ?3, " FIGURES " FROM task WHERE seq = ?1 AND state >= 2"
+                          " AND shadow_of IS NULL");
     in_i64(&in, task_seq);
     in_i64(&in, sign);
     in_i64(&in, what);

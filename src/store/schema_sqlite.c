@@ -540,6 +540,28 @@ static const char judges[] =
     ") STRICT, WITHOUT ROWID;"
     "CREATE INDEX judging_open ON judging (asked_at_ms) WHERE state = 0;";
 
+/* shadow_of: the production task that this one repeats, unseen (SHADOW_NO_TWIN: none in
+ * particular); such tasks stand in lines of their own. shadow_pair: what became of a production
+ * task that was chosen (logic/shadow.h); self: it is repeated with its own version. */
+static const char shadows[] =
+    "ALTER TABLE task ADD COLUMN shadow_of BLOB;"
+    "CREATE INDEX task_ready_shadow ON task (ready_at_ms, seq) WHERE state = 0 AND gate = 4;"
+    "CREATE INDEX task_shadows ON task (seq) WHERE shadow_of IS NOT NULL;"
+    "ALTER TABLE tool_call ADD COLUMN mode TEXT;"
+    "CREATE TABLE shadow_pair ("
+    " rollout_seq INTEGER NOT NULL, task_seq INTEGER NOT NULL, self INTEGER NOT NULL,"
+    " unit TEXT NOT NULL, state INTEGER NOT NULL DEFAULT 0, shadow_seq INTEGER NOT NULL DEFAULT 0,"
+    " chosen_at_ms INTEGER NOT NULL, ended_at_ms INTEGER NOT NULL DEFAULT 0,"
+    " differs INTEGER NOT NULL DEFAULT 0, path_differs INTEGER NOT NULL DEFAULT 0,"
+    " PRIMARY KEY (rollout_seq, task_seq)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE UNIQUE INDEX shadow_pair_unit ON shadow_pair (rollout_seq, unit);"
+    "CREATE INDEX shadow_pair_open ON shadow_pair (rollout_seq, task_seq) WHERE state < 2;"
+    "CREATE INDEX shadow_pair_of ON shadow_pair (shadow_seq) WHERE shadow_seq > 0;"
+    "CREATE TABLE shadow_evidence ("
+    " rollout_seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL"
+    ") STRICT;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -575,5 +597,6 @@ const Migration schema_steps[] = {
     { 32, "calls chain", calls_chain },
     { 33, "graders", graders },
     { 34, "judges", judges },
+    { 35, "shadows", shadows },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

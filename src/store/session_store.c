@@ -5,9 +5,10 @@
 /* --- sessions --------------------------------------------------------------------------------- */
 
 /* Who a task's session belongs to: tenant, agent, own, name. */
-#define TASK_OWNER                                        \
-    "coalesce(tenant_id, ''), agent, session_id IS NULL," \
-    " CASE WHEN session_id IS NULL THEN hex(id) ELSE session_id END"
+#define TASK_OWNER                                                                        \
+    "coalesce(tenant_id, ''), agent, session_id IS NULL OR shadow_of IS NOT NULL,"        \
+    " CASE WHEN session_id IS NULL OR shadow_of IS NOT NULL THEN hex(id) ELSE session_id" \
+    " END"
 
 int session_of_task(Db *db, int64_t task_seq, Session *ret)
 {

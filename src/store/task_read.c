@@ -14,8 +14,16 @@
     " input_tokens, output_tokens, cached_tokens, llm_calls, tool_calls,"        \
     " replayed_calls, cost_nusd, charged_tokens, cached_calls, degraded_calls,"  \
     " quality, session_id, user_id, tenant_id, webhook_url, traceparent,"        \
-    " error_code, error_detail, stopped_by, children"
-enum { COLUMN_SEQ, COLUMN_ID, COLUMN_STATE, COLUMN_LANE, COLUMN_AGENT, COLUMN_VERSION_ID };
+    " error_code, error_detail, stopped_by, children, shadow_of"
+enum {
+    COLUMN_SEQ,
+    COLUMN_ID,
+    COLUMN_STATE,
+    COLUMN_LANE,
+    COLUMN_AGENT,
+    COLUMN_VERSION_ID,
+    COLUMN_SHADOW_OF = 39,
+};
 
 /* --- one task --------------------------------------------------------------------------------- */
 
@@ -71,6 +79,7 @@ static void task_read(RowOut *out, Task *t)
     t->error_detail = out_text(out);
     t->stopped_by = out_text(out);
     t->children = out_i64(out);
+    t->shadow_of = out_uuid(out);
 }
 
 static int payload_read(Db *db, Task *t, Arena *arena)
@@ -147,6 +156,9 @@ static RowIn list_rows(Db *db, const TaskFilter *f, int64_t below_seq)
     else if (f->state == TASK_RUNNING)
         in = row_in(db, "SELECT " TASK_COLUMNS " FROM task WHERE seq IN (" TASK_LIST_RUNNING_SQL
                         ") ORDER BY seq DESC");
+    else if (f->shadows)
+        in = row_in(db, "SELECT " TASK_COLUMNS " FROM task INDEXED BY task_shadows"
+                        " WHERE seq < ?1 AND shadow_of IS NOT NULL ORDER BY seq DESC LIMIT ?2");
     else if (!str_empty(f->version_id))
         in = row_in(db, "SELECT " TASK_COLUMNS " FROM task WHERE seq < ?1 AND version_id = ?3"
                         " ORDER BY seq DESC LIMIT ?2");
@@ -158,7 +170,7 @@ static RowIn list_rows(Db *db, const TaskFilter *f, int64_t below_seq)
                         " ORDER BY seq DESC LIMIT ?2");
     in_i64(&in, below_seq);
     in_i64(&in, LIST_SCAN_MAX);
-    if (f->state == TASK_QUEUED || f->state == TASK_RUNNING) return in;
+    if (f->state == TASK_QUEUED || f->state == TASK_RUNNING || f->shadows) return in;
     if (!str_empty(f->version_id)) in_text(&in, f->version_id);
     else if (!str_empty(f->agent)) in_text(&in, f->agent);
     return in;
@@ -166,7 +178,8 @@ static RowIn list_rows(Db *db, const TaskFilter *f, int64_t below_seq)
 
 static bool list_takes(const TaskFilter *f, DbStmt *row)
 {
-    return (f->state < 0 || db_i64(row, COLUMN_STATE) == f->state) &&
+    return db_is_null(row, COLUMN_SHADOW_OF) != f->shadows &&
+           (f->state < 0 || db_i64(row, COLUMN_STATE) == f->state) &&
            (f->lane < 0 || db_i64(row, COLUMN_LANE) == f->lane) &&
            (str_empty(f->agent) || str_eq(db_str(row, COLUMN_AGENT), f->agent)) &&
            (str_empty(f->version_id) || str_eq(db_str(row, COLUMN_VERSION_ID), f->version_id));

@@ -9,6 +9,9 @@
 
 #include "store/task_store.h"
 
+/* The gate that a task gets where others get this one: shadows are never in an open line. */
+#define GATE_OF(gate) "CASE WHEN " gate " = 0 AND shadow_of IS NOT NULL THEN 4 ELSE " gate " END"
+
 /* The lines of a lane: open tasks, by tenant and agent. A claim hops from line to line. */
 #define LINE_COLUMNS "coalesce(tenant_id, ''), agent, ready_at_ms, seq"
 
@@ -88,33 +91,43 @@
     " + (SELECT count(*) FROM (SELECT 1" SESSION_OF_TASK     \
     " AND t.gate = 3 AND t.seq < ?1 LIMIT ?2))"
 
-#define RUNNING_OF_AGENT_SQL /* task_running_agent */ \
-    "SELECT count(*) FROM (SELECT 1 FROM task WHERE state = 1 AND agent = ?1 LIMIT ?2)"
+#define RUNNING_OF_AGENT_SQL /* task_running_agent */                         \
+    "SELECT count(*) FROM (SELECT 1 FROM task WHERE state = 1 AND agent = ?1" \
+    " AND shadow_of IS NULL LIMIT ?2)"
 
 #define RUNNING_OF_TENANT_SQL /* task_running_tenant */ \
     "SELECT count(*) FROM (SELECT 1 FROM task"          \
-    " WHERE state = 1 AND tenant_id = ?1 LIMIT ?2)"
+    " WHERE state = 1 AND tenant_id = ?1 AND shadow_of IS NULL LIMIT ?2)"
 
-/* Queued tasks stand in one of three indexes. */
+/* What repeats production's tasks. */
+#define SHADOW_NEXT_SQL /* task_ready_shadow */         \
+    "SELECT seq FROM task WHERE state = 0 AND gate = 4" \
+    " ORDER BY ready_at_ms, seq LIMIT 1"
+
+/* Queued tasks stand in one of four indexes. */
 #define QUEUED_OPEN "task INDEXED BY task_ready WHERE state = 0 AND gate = 0"
 #define QUEUED_LATER "task INDEXED BY task_later WHERE state = 0 AND gate IN (1, 2)"
 #define QUEUED_SESSION                                                          \
     "task INDEXED BY task_session WHERE session_max > 0 AND state IN (0, 1, 6)" \
     " AND session_id > '' AND gate = 3"
 
+#define QUEUED_SHADOW "task INDEXED BY task_ready_shadow WHERE state = 0 AND gate = 4"
+
 #define TASK_QUEUED_SQL                                                       \
     "SELECT seq FROM " QUEUED_OPEN " UNION ALL SELECT seq FROM " QUEUED_LATER \
-    " UNION ALL SELECT seq FROM " QUEUED_SESSION
+    " UNION ALL SELECT seq FROM " QUEUED_SESSION " UNION ALL SELECT seq FROM " QUEUED_SHADOW
 
 #define TASK_QUEUED_COUNT_SQL                                     \
     "SELECT (SELECT count(*) FROM " QUEUED_OPEN " AND lane = ?1)" \
     " + (SELECT count(*) FROM " QUEUED_LATER " AND lane = ?1)"    \
-    " + (SELECT count(*) FROM " QUEUED_SESSION " AND lane = ?1)"
+    " + (SELECT count(*) FROM " QUEUED_SESSION " AND lane = ?1)"  \
+    " + (SELECT count(*) FROM " QUEUED_SHADOW " AND lane = ?1)"
 
 #define TASK_HEAD_COLUMNS                                                    \
     "seq, id, lane, state, attempt, failures, losses, fence, started_at_ms," \
     " time_limit_ms, deadline_at_ms, worker_id, cancel_requested,"           \
-    " webhook_url IS NOT NULL, parent_id, children, session_max, tenant_id, agent"
+    " webhook_url IS NOT NULL, parent_id, children, session_max,"            \
+    " shadow_of IS NOT NULL, tenant_id, agent"
 
 /* Reads rows of these columns, at most *n; *n becomes their number. Returns 0 or -errno. */
 MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);

@@ -6,6 +6,9 @@
 #include "store/row.h"
 #include "store/task_sql.h"
 
+const Uuid SHADOW_NO_TWIN = { { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+                                0xff, 0xff, 0xff, 0xff, 0xff } };
+
 /* --- adding ----------------------------------------------------------------------------------- */
 
 static int payload_insert(Db *db, int64_t seq, const TaskRow *row)
@@ -28,9 +31,9 @@ int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
     if (r != 0) return r;
     RowIn in = row_in(db, "INSERT INTO task (id, state, lane, created_at_ms, ready_at_ms,"
                           " time_limit_ms, agent, version_id, parent_id, session_id, user_id,"
-                          " tenant_id, webhook_url, traceparent, session_max, gate)"
+                          " tenant_id, webhook_url, traceparent, session_max, gate, shadow_of)"
                           " VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,"
-                          " ?14, ?15)");
+                          " ?14, ?15, ?16)");
     in_uuid(&in, &row->id);
     in_i64(&in, (int64_t)row->lane);
     in_i64(&in, row->created_at_ms);
@@ -46,6 +49,7 @@ int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
     in_text_or_null(&in, row->traceparent);
     in_i64(&in, row->session_max);
     in_i64(&in, gate);
+    in_uuid(&in, &row->shadow_of);
     r = row_run(in.stmt);
     if (r != 0) return r;
     int64_t seq = db_last_insert_id(db);
@@ -76,6 +80,7 @@ static void head_read(RowOut *out, TaskHead *h)
     h->parent_id = out_uuid(out);
     h->children = out_i64(out);
     h->session_max = out_i64(out);
+    h->shadow = out_i64(out) != 0;
     Str tenant = db_str(out->stmt, out->column++), agent = db_str(out->stmt, out->column++);
     h->tenant = fair_key(tenant);
     h->kind = fair_key_pair(tenant, agent);
@@ -228,14 +233,15 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
 {
     TaskState state = end->next.state;
     bool again = state == TASK_QUEUED;
-    RowIn in = row_in(db,
-                      "UPDATE task SET state = ?2, failures = ?3, losses = ?4,"
-                      " ready_at_ms = CASE WHEN ?2 = 0 THEN ?5 ELSE ready_at_ms END, gate = ?10,"
-                      " finished_at_ms = ?6, error_code = ?7, error_detail = ?8,"
-                      " stopped_by = coalesce(?9, stopped_by),"
-                      " escalations = escalations + (?2 = 6),"
-                      " fingerprint = ?11, tools = ?12"
-                      " WHERE seq = ?1 AND state = 1");
+    RowIn in = row_in(
+        db, "UPDATE task SET state = ?2, failures = ?3, losses = ?4,"
+            " ready_at_ms = CASE WHEN ?2 = 0 THEN ?5 ELSE ready_at_ms END,"
+            " gate = " GATE_OF("?10") ","
+                                      " finished_at_ms = ?6, error_code = ?7, error_detail = ?8,"
+                                      " stopped_by = coalesce(?9, stopped_by),"
+                                      " escalations = escalations + (?2 = 6),"
+                                      " fingerprint = ?11, tools = ?12"
+                                      " WHERE seq = ?1 AND state = 1");
     in_i64(&in, head->seq);
     in_i64(&in, (int64_t)state);
     in_i64(&in, end->next.failures);
@@ -278,6 +284,13 @@ int task_stop(Db *db, int64_t seq, TaskState state, Str error_code, Str stopped_
     return row_change(in.stmt);
 }
 
+int task_count_escalation(Db *db, int64_t seq)
+{
+    DbStmt *s = db_stmt(db, "UPDATE task SET escalations = escalations + 1 WHERE seq = ?1");
+    db_bind_i64(s, 1, seq);
+    return row_change(s);
+}
+
 int task_request_cancel(Db *db, int64_t seq, Str stopped_by)
 {
     RowIn in = row_in(db, "UPDATE task SET cancel_requested = 1,"
@@ -293,12 +306,14 @@ int task_resume(Db *db, int64_t seq, int64_t now_ms)
     int r = gate_again(db, seq, &gate);
     if (r != 0) return r;
     DbStmt *s = db_stmt(
-        db, "UPDATE task SET state = 0, gate = ?3, ready_at_ms = ?2, error_code = NULL,"
-            " error_detail = NULL, stopped_by = NULL, deadline_at_ms ="
-            " CASE WHEN deadline_at_ms = 0 THEN 0 ELSE deadline_at_ms + max(0, ?2 -"
-            " coalesce((SELECT a.finished_at_ms FROM attempt AS a WHERE a.task_seq = task.seq"
-            " AND a.attempt = task.attempt), ?2)) END"
-            " WHERE seq = ?1 AND state = 6");
+        db,
+        "UPDATE task SET state = 0, gate = " GATE_OF(
+            "?3") ", ready_at_ms = ?2, error_code = NULL,"
+                  " error_detail = NULL, stopped_by = NULL, deadline_at_ms ="
+                  " CASE WHEN deadline_at_ms = 0 THEN 0 ELSE deadline_at_ms + max(0, ?2 -"
+                  " coalesce((SELECT a.finished_at_ms FROM attempt AS a WHERE a.task_seq = task.seq"
+                  " AND a.attempt = task.attempt), ?2)) END"
+                  " WHERE seq = ?1 AND state = 6");
     db_bind_i64(s, 1, seq);
     db_bind_i64(s, 2, now_ms);
     db_bind_i64(s, 3, gate);
@@ -311,11 +326,12 @@ int task_restart(Db *db, int64_t seq, int64_t now_ms)
     int r = gate_again(db, seq, &gate);
     if (r != 0) return r;
     DbStmt *s = db_stmt(
-        db, "UPDATE task SET state = 0, gate = ?3, ready_at_ms = ?2, failures = 0, losses = 0,"
-            " deadline_at_ms = 0, cancel_requested = 0, finished_at_ms = 0,"
-            " error_code = NULL, error_detail = NULL, stopped_by = NULL,"
-            " quality = NULL, fingerprint = NULL, tools = NULL, escalations = 0"
-            " WHERE seq = ?1 AND state >= 2");
+        db, "UPDATE task SET state = 0, gate = " GATE_OF(
+                "?3") ", ready_at_ms = ?2, failures = 0, losses = 0,"
+                      " deadline_at_ms = 0, cancel_requested = 0, finished_at_ms = 0,"
+                      " error_code = NULL, error_detail = NULL, stopped_by = NULL,"
+                      " quality = NULL, fingerprint = NULL, tools = NULL, escalations = 0"
+                      " WHERE seq = ?1 AND state >= 2");
     db_bind_i64(s, 1, seq);
     db_bind_i64(s, 2, now_ms);
     db_bind_i64(s, 3, gate);
@@ -414,10 +430,9 @@ int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *u,
 
 int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFacts *ret)
 {
-    RowIn in = row_in(
-        db,
-        "SELECT seq, attempt, agent, version_id, tenant_id, user_id, journal_n,"
-        " journal_bytes, journal_closed, last_call_id FROM task WHERE id = ?1 AND (?2 = 0 OR (state = 1 AND fence = ?2))");
+    RowIn in = row_in(db, "SELECT seq, attempt, agent, version_id, tenant_id, user_id, journal_n,"
+                          " journal_bytes, journal_closed, last_call_id, shadow_of IS NOT NULL"
+                          " FROM task WHERE id = ?1 AND (?2 = 0 OR (state = 1 AND fence = ?2))");
     in_uuid(&in, &id);
     in_i64(&in, fence);
     int r = row_first(in.stmt);
@@ -433,6 +448,7 @@ int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFacts *ret)
     ret->journal.bytes = out_i64(&out);
     ret->journal.closed = out_i64(&out) != 0;
     ret->last_call_id = out_i64(&out);
+    ret->shadow = out_i64(&out) != 0;
     db_reset(in.stmt);
     return out.full ? -ENOMEM : 0;
 }

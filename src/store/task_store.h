@@ -32,6 +32,7 @@ typedef struct {
     int64_t seq; /* order of submission */
     Uuid id;
     Uuid parent_id; /* the task that started this one; zero: none */
+    Uuid shadow_of; /* the production task that it repeats, unseen; zero: it is one itself */
     Str agent, version_id;
     Lane lane;
     TaskState state;
@@ -72,7 +73,12 @@ typedef struct {
     Str input, metadata, limits;
     Str session_id, user_id, tenant_id, webhook_url, traceparent;
     int64_t session_max; /* tasks of its session that may be under way; 0: any number */
+    Uuid shadow_of;      /* zero: it is a production task */
 } TaskRow;
+
+/* A shadow that repeats no task in particular: one that another has started, as production's has
+ * not. */
+extern const Uuid SHADOW_NO_TWIN;
 
 MUST_CHECK int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq);
 
@@ -94,6 +100,7 @@ typedef struct {
     Uuid parent_id;        /* zero: none */
     int64_t children;      /* that it has started */
     int64_t session_max;   /* as in TaskRow */
+    bool shadow;           /* it repeats a production task, unseen */
     uint64_t tenant, kind; /* as in logic/line.h */
 } TaskHead;
 
@@ -141,6 +148,9 @@ MUST_CHECK int task_end(Db *db, const TaskHead *head, const TaskEnd *end);
 MUST_CHECK int task_stop(Db *db, int64_t seq, TaskState state, Str error_code, Str stopped_by,
                          int64_t now_ms);
 
+/* It would have asked a person. */
+MUST_CHECK int task_count_escalation(Db *db, int64_t seq);
+
 /* Marks a running task. */
 MUST_CHECK int task_request_cancel(Db *db, int64_t seq, Str stopped_by);
 
@@ -186,6 +196,7 @@ typedef struct {
     Str agent, version_id, tenant_id, user_id;
     JournalFill journal;
     int64_t last_call_id; /* see call_insert */
+    bool shadow;
 } TaskFacts;
 
 /* Texts live in arena. fence: the task runs under it; 0: in any state. Returns 0, -ENOENT, -ENOMEM,
@@ -206,6 +217,7 @@ typedef struct {
     int lane;       /* a Lane, -1: any */
     Str agent;      /* empty: any */
     Str version_id; /* empty: any; whole id */
+    bool shadows;   /* shadows alone; else none of them */
     Str cursor;     /* empty: from the newest */
     size_t limit;   /* 0: PAGE_ROWS_DEFAULT */
 } TaskFilter;

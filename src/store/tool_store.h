@@ -17,6 +17,7 @@ typedef struct {
     int64_t bytes; /* of the result */
     bool replayed; /* an earlier attempt's result was given; nothing was run */
     bool counted;  /* by itself; a call that a model's answer asked for counts with the answer */
+    Str mode;      /* in a shadow: "live", "production", "dry_run", "stub"; else empty */
 } ToolRecord;
 
 /* Adds a call. Returns 0, DB_E_CONFLICT (it is there already: nothing was changed), -errno. */

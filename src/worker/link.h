@@ -71,6 +71,7 @@ typedef struct {
     Str session_id, user_id, tenant_id, traceparent;
     int64_t remaining_ms; /* until the task's deadline, may be negative; LINK_NO_DEADLINE: none */
     TaskUsage spent;      /* by earlier attempts */
+    bool shadow;          /* it repeats a production task: nothing outside may change by it */
 } LinkTask;
 
 /* A child that was started or found, or why not: then status is set. */

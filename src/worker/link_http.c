@@ -461,9 +461,9 @@ static int journal_path(const HttpLink *http, TaskRef task, const JournalAsk *as
         [JOURNAL_LIST] = "after", [JOURNAL_ANSWER] = "answer", [JOURNAL_REQUEST] = "request"
     };
     char id[UUID_TEXT_MAX], path[PATH_BYTES_MAX];
-    int n = snprintf(out, PATH_BYTES_MAX, "%s?task=%s&fence=%" PRId64 "&%s=%" PRId64,
+    int n = snprintf(out, PATH_BYTES_MAX, "%s?task=%s&fence=%" PRId64 "&%s=%" PRId64 "%s",
                      worker_path(http, "journal", path), uuid_text(task.id, id), task.fence,
-                     names[ask->what], ask->n);
+                     names[ask->what], ask->n, ask->twin ? "&twin=true" : "");
     return n < PATH_BYTES_MAX ? 0 : -EINVAL;
 }
 

@@ -147,9 +147,15 @@ static int local_journal_wait(WorkerLink *link, TaskRef task, const JournalAsk *
     Queue *queue = local_of(link)->queue;
     switch (ask->what) {
     case JOURNAL_LIST:
+        if (ask->twin)
+            return outcome(queue_twin_list_wait(queue, task, ask->n, JOURNAL_PAGE_MAX, arena,
+                                                &ret->rows, &ret->rows_n));
         return outcome(queue_journal_list_wait(queue, task, ask->n, JOURNAL_PAGE_MAX, arena,
                                                &ret->rows, &ret->rows_n));
     case JOURNAL_ANSWER:
+        if (ask->twin)
+            return outcome(
+                queue_twin_answer_wait(queue, task, ask->n, arena, &ret->row, &ret->answer));
         return outcome(
             queue_journal_answer_wait(queue, task, ask->n, arena, &ret->row, &ret->answer));
     case JOURNAL_REQUEST:

@@ -112,6 +112,7 @@ int run_input(Run *run, Buf *buf)
     gateway_task_flags(run->gateway, &out);
     limits_write(&out, &run->limits);
     json_out_kcstr(&out, "deadline", time_format(run->deadline_at_ms, at));
+    if (run->task.shadow) json_out_kbool(&out, "shadow", true);
     json_out_object_end(&out);
     return json_out_ok(&out) ? 0 : diag_set(-ENOMEM, "the input is too large");
 }
@@ -169,6 +170,7 @@ int run_env(const Run *run, Arena *arena, bool models, const char *const **ret)
     snprintf(dir, sizeof dir, "%s/tmp", run->scratch);
     env_add(&env, "TMPDIR", dir);
     env_add(&env, "GANTRY_TASK_ID", run->id);
+    if (run->task.shadow) env_add(&env, "GANTRY_SHADOW", "1");
     env_add_str(&env, "TRACEPARENT", run->task.traceparent);
     if (run->host->node_path) env_add(&env, "NODE_PATH", run->host->node_path);
     if (models) env_add_models(&env, run);
@@ -540,6 +542,7 @@ static int gateway_open(Run *run)
                   (spec->runtime == RUNTIME_SERVER && spec->command_n > 0),
         .door = door_handler,
         .door_ctx = run,
+        .shadow = run->task.shadow,
         .on_lent_wait = on_lent_wait,
     };
     return gateway_task_open(run->host->gateway, &options, &run->gateway);

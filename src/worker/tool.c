@@ -43,6 +43,13 @@ const char *tool_outcome_name(ToolOutcome outcome)
     return outcomes[outcome].name;
 }
 
+const char *tool_mode_name(ToolMode mode)
+{
+    static const char *const names[TOOL_MODE_N_] = { "", "live", "production", "dry_run", "stub" };
+    assert(mode < TOOL_MODE_N_);
+    return names[mode];
+}
+
 bool tool_outcome_ran(ToolOutcome outcome)
 {
     assert(outcome < TOOL_OUTCOME_N_);
@@ -340,27 +347,82 @@ static int guarded_wait(ToolCall *call)
     if (r != 0 || call->result.is_error) return r;
     r = count(call);
     if (r == 0 && !call->result.is_error) r = source_wait(call);
-    BreakerResult says = r < 0 ? BREAKER_UNTOLD : outcomes[call->result.outcome].says;
+    /* what a shadow meets must close no tool to production */
+    bool untold = r < 0 || call->run->task.shadow;
+    BreakerResult says = untold ? BREAKER_UNTOLD : outcomes[call->result.outcome].says;
     breakers_done(call->run->host->breakers, &ticket, says, clock_mono_ms() - call->began_ms);
     return r;
 }
 
 /* --- the journal ------------------------------------------------------------------------------ */
 
-/* What an earlier attempt was given, outcome and all: it went on from there. */
-static int replayed(ToolCall *call, const ToolReplay *replay)
+/* What was given before, outcome and all. */
+static int recorded(ToolCall *call, const ToolReplay *replay)
 {
-    gateway_task_tool_replayed(call->run->gateway, call->ask->call_id.len > 0);
-    if (call->tool->source == TOOL_BY_SUBAGENT) tool_subagent_replayed(call);
     for (int i = 0; i < TOOL_OUTCOME_N_; i++) {
         if (!str_eq(replay->content_type, str_of(outcomes[i].name))) continue;
         call->result = (ToolResult){ .text = replay->body.ptr ? replay->body : STR(""),
                                      .is_error = i != TOOL_OUTCOME_OK,
-                                     .replayed = true,
                                      .outcome = (ToolOutcome)i };
         return 0;
     }
     return diag_set(-EPROTO, "the journal has an outcome of a tool that is not known here");
+}
+
+/* An earlier attempt went on from there. */
+static int replayed_wait(ToolCall *call, const ToolReplay *replay)
+{
+    gateway_task_tool_replayed(call->run->gateway, call->ask->call_id.len > 0);
+    if (call->tool->source == TOOL_BY_SUBAGENT) tool_subagent_replayed(call);
+    int r = recorded(call, replay);
+    call->result.replayed = r == 0;
+    if (r < 0 || !call->run->task.shadow || call->tool->effect == TOOL_READ) return r;
+    r = gateway_tool_twin_wait(call->run->gateway, replay, call->arena, NULL);
+    return r == GATEWAY_E_LIVE ? 0 : r;
+}
+
+/* --- in the shadow ---------------------------------------------------------------------------- */
+
+/* The call again, with the argument by which the tool only tries. */
+static int dry_run_wait(ToolCall *call)
+{
+    CLEANUP(buf_deinit) Buf text;
+    buf_init(&text, ARGUMENTS_BYTES_MAX);
+    int r = json_member_set(call->arguments, call->tool->dry_run, STR("true"), &text);
+    if (r == 0) r = arguments_read(call, buf_str(&text));
+    return r == 0 && !call->result.is_error ? guarded_wait(call) : r;
+}
+
+static int stub(ToolCall *call)
+{
+    int r = count(call);
+    if (r != 0 || call->result.is_error) return r;
+    return tool_answer(call, STR("{\"stub\":true,\"note\":\"This run repeats a task that is done "
+                                 "already: the tool was not called, nothing was changed.\"}"));
+}
+
+/* Nothing outside may change: what reads is called, and so is another agent, who is in the shadow
+ * too. */
+static int shadow_wait(ToolCall *call, const ToolReplay *key)
+{
+    ToolReplay twin;
+    ToolMode mode = TOOL_MODE_LIVE;
+    if (call->tool->effect == TOOL_READ || call->tool->source == TOOL_BY_SUBAGENT) {
+        int r = guarded_wait(call);
+        call->result.mode = mode;
+        return r;
+    }
+    int r = gateway_tool_twin_wait(call->run->gateway, key, call->arena, &twin);
+    if (r == GATEWAY_E_LIVE) {
+        mode = call->tool->dry_run.len ? TOOL_MODE_DRY_RUN : TOOL_MODE_STUB;
+        r = mode == TOOL_MODE_STUB ? stub(call) : dry_run_wait(call);
+    } else if (r == 0) {
+        mode = TOOL_MODE_PRODUCTION;
+        r = count(call);
+        if (r == 0 && !call->result.is_error) r = recorded(call, &twin);
+    }
+    call->result.mode = mode;
+    return r;
 }
 
 /* Served from the journal, or called and recorded: a tool that has done its work for an earlier
@@ -371,9 +433,9 @@ static int journaled_wait(ToolCall *call)
     GatewayTask *task = call->run->gateway;
     Str name = call->tool->name;
     int r = gateway_tool_replay_wait(task, name, call->args, call->arguments, call->arena, &replay);
-    if (r == 0) return replayed(call, &replay);
+    if (r == 0) return replayed_wait(call, &replay);
     if (r != GATEWAY_E_LIVE) return r;
-    r = guarded_wait(call);
+    r = call->run->task.shadow ? shadow_wait(call, &replay) : guarded_wait(call);
     if (r < 0 || !tool_outcome_ran(call->result.outcome)) return r;
     return gateway_tool_record_wait(
         task, &replay, name, 0, str_of(tool_outcome_name(call->result.outcome)), call->result.text);
@@ -426,6 +488,7 @@ static int record_wait(const ToolCall *call, int64_t at_ms, int64_t ms)
         .bytes = (int64_t)call->result.text.len,
         .replayed = call->result.replayed,
         .counted = call->counted,
+        .mode = str_of(tool_mode_name(call->result.mode)),
     };
     if (!str_is_utf8(record.name) || str_empty(record.name)) record.name = STR("?");
     return run_record_tool_wait(call->run, &record);

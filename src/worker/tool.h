@@ -30,10 +30,23 @@ typedef struct {
 const char *tool_outcome_name(ToolOutcome outcome); /* "ok", "error", ... */
 bool tool_outcome_ran(ToolOutcome outcome);         /* the tool was started */
 
+/* How a call was answered. In a shadow nothing that writes is called: production's result for the
+ * same call is given again, else the tool only tries (dryRun), else a stub that says what it is. */
+typedef enum {
+    TOOL_MODE_USUAL, /* not in a shadow, or not answered */
+    TOOL_MODE_LIVE,
+    TOOL_MODE_PRODUCTION,
+    TOOL_MODE_DRY_RUN,
+    TOOL_MODE_STUB,
+    TOOL_MODE_N_
+} ToolMode;
+const char *tool_mode_name(ToolMode mode); /* "", "live", "production", "dry_run", "stub" */
+
 typedef struct {
     Str text; /* the result, or what went wrong in words for the model; in arena */
     bool is_error;
     bool replayed; /* what an earlier attempt was given */
+    ToolMode mode;
     ToolOutcome outcome;
     int64_t again_ms; /* TOOL_OUTCOME_OPEN: when to ask again (clock_mono_ms) */
 } ToolResult;

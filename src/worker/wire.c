@@ -122,6 +122,7 @@ LinkTask link_task_from(const Task *task, int64_t now_ms)
         .traceparent = task->traceparent,
         .remaining_ms = task->deadline_at_ms ? task->deadline_at_ms - now_ms : LINK_NO_DEADLINE,
         .spent = task->usage,
+        .shadow = !uuid_is_zero(task->shadow_of),
     };
 }
 
@@ -144,6 +145,7 @@ void wire_task_write(JsonOut *out, const LinkTask *task)
     if (task->remaining_ms == LINK_NO_DEADLINE) json_out_null(out);
     else json_out_i64(out, task->remaining_ms);
     usage_write(out, "spent", &task->spent);
+    if (task->shadow) json_out_kbool(out, "shadow", true);
     json_out_object_end(out);
 }
 
@@ -164,6 +166,7 @@ int wire_task_read(Arena *arena, const Json *v, LinkTask *ret)
     task.tenant_id = json_str(json_get(v, "tenantId"));
     task.traceparent = json_str(json_get(v, "traceparent"));
     task.spent = usage_read(json_get(v, "spent"));
+    task.shadow = json_bool(json_get(v, "shadow"), false);
     if ((r = wire_text_of(arena, json_get(v, "input"), &task.input)) < 0) return r;
     if ((r = wire_text_of(arena, json_get(v, "limits"), &task.limits)) < 0) return r;
     if ((r = wire_text_of(arena, json_get(v, "metadata"), &task.metadata)) < 0) return r;
@@ -458,6 +461,7 @@ void wire_tool_write(JsonOut *out, const ToolRecord *record)
     json_out_ki64(out, "bytes", record->bytes);
     json_out_kbool(out, "replayed", record->replayed);
     json_out_kbool(out, "counted", record->counted);
+    if (!str_empty(record->mode)) json_out_kstr(out, "mode", record->mode);
     json_out_object_end(out);
 }
 
@@ -472,6 +476,7 @@ int wire_tool_read(const Json *v, ToolRecord *ret)
         .bytes = count_of(v, "bytes"),
         .replayed = json_bool(json_get(v, "replayed"), false),
         .counted = json_bool(json_get(v, "counted"), false),
+        .mode = json_str(json_get(v, "mode")),
     };
     Uuid id;
     if (uuid_from_text(record.id, &id) < 0) return missing("id");

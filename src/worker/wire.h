@@ -34,7 +34,7 @@
  *   POST .../{id}/children/{taskId}/cancel  REF      204, 404, 409 stale
  *   POST .../{id}/leave         204
  *   GET  /api/flags             200 {"revision","flags":[FLAG]}, see logic/flag.h
- *   GET  .../{id}/journal       ?task=&fence= and one of &after=N, &answer=N, &request=N
+ *   GET  .../{id}/journal       ?task=&fence= and one of &after=N, &answer=N, &request=N, &twin
  *                               200 {"recordings":[ROW]}, ANSWER, {"request"}, 404, 409 stale
  *   POST .../{id}/journal       {"taskId","fence","recordings":[RECORDING]}
  *                               204, 409 stale

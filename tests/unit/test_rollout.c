@@ -112,8 +112,9 @@ static void check_tick(const Rollout *r, const RolloutPlan *plan, const RolloutI
         check_end(r, in, &m);
         return;
     }
+    RolloutState at = r->state == ROLLOUT_PAUSED ? r->resumes : r->state;
     bool bad = in->tripwire != TRIPWIRE_NONE || in->evidence_rollback ||
-               (r->state == ROLLOUT_SHADOW && in->shadow == CHECK_FAILED);
+               (at == ROLLOUT_SHADOW && in->shadow == CHECK_FAILED);
     if (is_live(r->state) && bad) assert_int_equal(m.next.state, ROLLOUT_ROLLED_BACK);
     else if (in->command == COMMAND_ABORT) assert_int_equal(m.next.state, ROLLOUT_ABORTED);
     else if (in->command == COMMAND_SUPERSEDE) assert_int_equal(m.next.state, ROLLOUT_SUPERSEDED);
