@@ -10,6 +10,7 @@
 #include "rollout/preflight.h"
 #include "rollout/rollout_json.h"
 #include "rollout/settings.h"
+#include "rollout/shadow.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
 
@@ -119,6 +120,46 @@ int rollout_list_run_wait(ApiCall *call)
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     r = list_write(call, &job, &json.out);
+    return r < 0 ? api_fail_wait(call, r) : api_json_wait(call, 200, &json);
+}
+
+/* --- its shadow ------------------------------------------------------------------------------- */
+
+typedef struct {
+    Str id;
+    int64_t now_ms;
+    Arena *arena;
+    RolloutSpec *spec;
+    ApiJson *json;
+} ShadowJob;
+
+#define NO_SHADOW 1
+
+static int shadow_job(Db *db, void *arg)
+{
+    ShadowJob *job = arg;
+    RolloutRow row;
+    int r = rollout_get(db, job->id, job->arena, &row);
+    if (r == 0) r = control_spec(&row, job->arena, job->spec);
+    if (r != 0) return r;
+    if (!job->spec->plan.shadow) return NO_SHADOW;
+    return shadow_report_write(db, &row, job->spec, job->now_ms, job->arena, &job->json->out);
+}
+
+int rollout_shadow_run_wait(ApiCall *call)
+{
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
+    CLEANUP(freep) RolloutSpec *spec = xcalloc(1, sizeof(*spec));
+    api_json(&json, API_JSON_BYTES_MAX);
+    ShadowJob job = { .id = call->params[0],
+                      .now_ms = clock_real_ms(),
+                      .arena = &call->req->arena,
+                      .spec = spec,
+                      .json = &json };
+    int r = store_read_wait(queue_store(call->api->options.queue), shadow_job, &job);
+    if (r == -ENOENT) return missing_wait(call);
+    if (r == NO_SHADOW)
+        return api_problem_wait(call, 404, "no_shadow", "this rollout has no shadow in its plan");
     return r < 0 ? api_fail_wait(call, r) : api_json_wait(call, 200, &json);
 }
 

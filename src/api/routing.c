@@ -13,11 +13,12 @@
 
 static const Member rollout_members[] = {
     { "versionId", MEMBER_STRING, true, "The version to go to: its id, or a prefix of it", NULL },
-    { "strategy", MEMBER_STRING, true, "How; shadow is not there yet",
+    { "strategy", MEMBER_STRING, true,
+      "How; shadow: beside production first, unseen, until somebody promotes it",
       "immediate|canary|blue-green|shadow" },
     { "rollout", MEMBER_OBJECT, false,
-      "The rollout block to go by instead of the version's: steps, rollbackOn, metrics, holdFor, "
-      "deadline, onDeadline",
+      "The rollout block to go by instead of the version's: steps, rollbackOn, metrics, shadow, "
+      "holdFor, deadline, onDeadline",
       NULL },
 };
 const BodySpec rollout_body = { .name = "RolloutRequest",
@@ -203,10 +204,6 @@ int rollout_create_run_wait(ApiCall *call)
     if (r != 0) return r;
     Str strategy = json_str(json_get(body, "strategy")), id = json_str(json_get(body, "versionId"));
     const Json *block = json_get(body, "rollout");
-    if (str_eq(strategy, STR("shadow")))
-        return api_problem_wait(call, 501, "strategy_not_available",
-                                "shadow rollouts are not built yet; use canary, blue-green or "
-                                "immediate");
     if (str_eq(strategy, STR("immediate"))) return switch_wait(call, &agent, id);
     r = version_of_agent_wait(call, &agent, id, &version);
     if (r == 0) r = rollout_begin_wait(call, &version, strategy, block);

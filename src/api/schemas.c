@@ -42,7 +42,8 @@ const Schema api_schemas[] = {
       "attempt:integer createdAt:time startedAt:time? finishedAt:time? readyAt?:time "
       "cancelRequested?:boolean stoppedBy?:string degraded?:boolean result?:any error?:TaskError "
       "escalation?:Escalation "
-      "usage:TaskUsage costUsd:usd costNusd:integer quality:number? parentTaskId?:uuid "
+      "usage:TaskUsage costUsd:usd costNusd:integer quality:number? parentTaskId?:uuid shadow?:boolean "
+      "shadowOf?:uuid "
       "sessionId?:string userId?:string tenantId?:string webhookUrl?:string "
       "metadata?:object queue?:TaskPlace children?:[Subagent] descendants?:Descendants" },
     { "TaskPlace", "waitsFor:string position?:integer expectedWaitMs:integer?" },
@@ -66,7 +67,7 @@ const Schema api_schemas[] = {
       "at:time type:string attempt?:integer workerId?:uuid? durationMs?:integer "
       "outcome?:string errorCode?:string errorDetail?:string sandbox?:string "
       "provider?:string model?:string status?:any streamed?:boolean "
-      "tool?:string source?:string bytes?:integer replayed?:boolean cached?:boolean degraded?:string inputTokens?:integer outputTokens?:integer "
+      "tool?:string source?:string bytes?:integer replayed?:boolean mode?:string cached?:boolean degraded?:string inputTokens?:integer outputTokens?:integer "
       "cachedTokens?:integer reasoningTokens?:integer costUsd?:usd "
       "costNusd?:integer seq?:integer stream?:string text?:string "
       "webhookId?:string url?:string state?:string attempts?:integer "
@@ -101,6 +102,21 @@ const Schema api_schemas[] = {
       "why:string preflight:[PreflightCheck] createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
       "expectedUnitsLeft?:number? sampleRatioOk?:boolean expectedSecondsLeft?:number? "
       "stable?:VersionServing" },
+    { "ShadowReport",
+      "rolloutId:uuid agent:string versionId:hex stableVersionId:hex state:string result:string "
+      "why:string plan:ShadowPlan candidatePairs:ShadowCounts selfPairs:ShadowCounts "
+      "differs:number? selfDiffers:number? toolPathDiffers:number? selfToolPathDiffers:number? "
+      "biased:boolean cost:ShadowCost metrics:object pairs:[ShadowPair]" },
+    { "ShadowPlan", "share:number control:number tasks:integer parallel:integer standsIn:boolean "
+                    "nextWeight:number" },
+    { "ShadowCounts", "chosen:integer started:integer compared:integer diverged:integer "
+                      "dropped:integer" },
+    { "ShadowCost", "budgetUsd:usd spentUsd:usd spentOnSelfUsd:usd productionUsd:usd "
+                    "candidateUsd:usd stopped:integer" },
+    { "ShadowPair", "state:string self:boolean differs:boolean toolPathDiffers:boolean "
+                    "production:ShadowSide? shadow:ShadowSide?" },
+    { "ShadowSide", "taskId:uuid status:string costUsd:usd seconds:number? toolCalls:integer "
+                    "quality:number?" },
     { "RolloutTickList", "ticks:[RolloutTick]" },
     { "RolloutTick", "n:integer at:time state:string step:integer verdict:string why:string "
                      "inputs:object" },

@@ -89,6 +89,7 @@ const Param task_list_params[] = {
     { "agent", "string", "Only tasks of this agent" },
     { "versionId", "string", "Only tasks of this version (its whole id)" },
     { "priority", "string", "Only tasks of this lane" },
+    { "shadow", "boolean", "true: only those that repeat a production task beside it; else none" },
     { "limit", "integer", "Tasks a page, 1 to 500; 50 when left out" },
     { "cursor", "string", "nextCursor of the page before" },
     { 0 },
@@ -114,6 +115,7 @@ static int filter_read_wait(ApiCall *call, TaskFilter *ret)
         .lane = str_empty(priority) ? -1 : (int)lane,
         .agent = api_param(call, "agent"),
         .version_id = api_param(call, "versionId"),
+        .shadows = str_eq(api_param(call, "shadow"), STR("true")),
         .cursor = api_param(call, "cursor"),
         .limit = (size_t)limit,
     };

@@ -75,7 +75,7 @@ static const Flag version_create_flags[] = {
     { 0 },
 };
 static const Flag deploy_flags[] = {
-    { "strategy", "canary|blue-green|immediate", "how to ship (default immediate)" },
+    { "strategy", "canary|blue-green|shadow|immediate", "how to ship (default immediate)" },
     { "steps", "LIST", "of a canary: percent[:at least so long],... such as 5:30m,25:30m,50,100" },
     { 0 },
 };
@@ -259,7 +259,8 @@ const Command commands[] = {
     { "deploy", NULL, "AGENT VERSION", 2, 2, "send new tasks to a version",
       "Strategy immediate switches all new tasks at once; running and queued ones keep their version.\n"
       "Strategy canary gives it a share of new sessions, compares, and promotes or rolls back by itself,\n"
-      "by the rollout block of its agent.yaml; blue-green switches and returns within holdFor.\n\n"
+      "by the rollout block of its agent.yaml; blue-green switches and returns within holdFor; shadow\n"
+      "repeats a share of production's tasks with it first, unseen, until somebody promotes it.\n\n"
       "  gantry deploy triage 9f3ac21d --strategy canary --steps 5:30m,25:30m,50:30m,100",
       deploy_flags, deploy_run, false },
     { "rollback", NULL, "AGENT", 1, 1, "return to the version before, whole", NULL, rollback_flags,
@@ -272,6 +273,8 @@ const Command commands[] = {
       rollout_list_run, false },
     { "rollout", "get", "ROLLOUT", 1, 1, "show a rollout with its evidence", NULL, NO_FLAGS,
       rollout_get_run, false },
+    { "rollout", "shadow", "ROLLOUT", 1, 1, "show how its version does beside production", NULL,
+      NO_FLAGS, rollout_shadow_run, false },
     { "rollout", "watch", "ROLLOUT", 1, 1, "follow a rollout to its end",
       "Exit 0 when it was completed, 7 when it was rolled back, aborted or superseded, 8 at the timeout.",
       NO_FLAGS, rollout_watch_run, false },

@@ -315,7 +315,7 @@ static void print_table(const Foresight *f, const Ending *endings)
 
 int foresee_run(const Invocation *in, const RolloutSpec *spec)
 {
-    if (spec->strategy != STRATEGY_CANARY)
+    if (spec->strategy != STRATEGY_CANARY && spec->strategy != STRATEGY_SHADOW)
         return fail(EXIT_USAGE,
                     "only a canary is decided by evidence: there is nothing to simulate");
     CLEANUP(freep) Foresight *f = xcalloc(1, sizeof(*f));

@@ -127,6 +127,7 @@ static int read_plan(Arena *arena, const char *path, RolloutSpec *ret)
     if (rollout_spec_read(block, ret) != 0)
         return fail(EXIT_USAGE, "%s: at most %d metrics, each name at most %d bytes", path,
                     EVIDENCE_METRICS_MAX, METRIC_NAME_MAX);
+    ret->plan.shadow = false; /* what is simulated is what follows */
     return EXIT_OK;
 }
 

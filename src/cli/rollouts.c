@@ -182,6 +182,88 @@ static int rollout_watch_body(Client *client)
     }
 }
 
+/* --- its shadow ------------------------------------------------------------------------------- */
+
+static int64_t count_of(const Json *v, const char *arm, const char *state)
+{
+    return json_i64_or(json_get(json_get(v, arm), state), 0);
+}
+
+static void print_pairs(const Json *v, const char *arm, const char *what)
+{
+    printf("%s: %" PRId64 " compared, %" PRId64 " diverged, %" PRId64 " dropped, %" PRId64
+           " under way, %" PRId64 " waiting\n",
+           what, count_of(v, arm, "compared"), count_of(v, arm, "diverged"),
+           count_of(v, arm, "dropped"), count_of(v, arm, "started"), count_of(v, arm, "chosen"));
+}
+
+static Str share_text(Client *client, const Json *v)
+{
+    if (json_type(v) == JSON_NULL || !v) return STR("-");
+    return client_printf(client, "%.0f%%", 100 * json_f64_or(v, 0));
+}
+
+static Str signed_text(Client *client, const Json *v)
+{
+    if (json_type(v) == JSON_NULL || !v) return STR("-");
+    return client_printf(client, "%+.3f", json_f64_or(v, 0));
+}
+
+static void print_shadow(Client *client, const Json *v)
+{
+    static const char *const names[] = {
+        "METRIC",         "HARM PRODUCTION", "HARM CANDIDATE", "DIFFERENCE", "SELF",
+        "LOG E ROLLBACK", "LOG E PROMOTE",   "PROVED",         NULL
+    };
+    Table table;
+    const Json *cost = json_get(v, "cost");
+    printf("%.*s  %.*s  %.12s in the shadow of %.12s: %.*s\n%.*s\n", STR_ARG(member(v, "agent")),
+           STR_ARG(member(v, "state")), member(v, "versionId").ptr,
+           member(v, "stableVersionId").ptr, STR_ARG(member(v, "result")),
+           STR_ARG(member(v, "why")));
+    print_pairs(v, "candidatePairs", "pairs");
+    print_pairs(v, "selfPairs", "production with itself");
+    printf("answers differ %.*s, self-noise %.*s; ways through the tools differ %.*s, self-noise "
+           "%.*s\n",
+           STR_ARG(share_text(client, json_get(v, "differs"))),
+           STR_ARG(share_text(client, json_get(v, "selfDiffers"))),
+           STR_ARG(share_text(client, json_get(v, "toolPathDiffers"))),
+           STR_ARG(share_text(client, json_get(v, "selfToolPathDiffers"))));
+    printf("spent %.*s of %.*s USD\n", STR_ARG(member(cost, "spentUsd")),
+           STR_ARG(member(cost, "budgetUsd")));
+    table_init(&table, &client->arena, names);
+    for (JsonIter it = json_iter(json_get(v, "metrics")); json_next(&it);) {
+        const Json *pairs = json_get(it.value, "candidate");
+        table_add(
+            &table,
+            (Str[]){ it.key, number_text(client, json_get(pairs, "harmProduction")),
+                     number_text(client, json_get(pairs, "harmShadow")),
+                     signed_text(client, json_get(pairs, "difference")),
+                     signed_text(client, json_get(json_get(it.value, "self"), "difference")),
+                     number_text(client, json_get(it.value, "logERollback")),
+                     number_text(client, json_get(it.value, "logEPromote")),
+                     json_bool(json_get(it.value, "proved"), false) ? STR("yes") : STR("no") });
+    }
+    table_print(&table);
+}
+
+static int rollout_shadow_body(Client *client)
+{
+    ClientAnswer answer;
+    Str path = rollout_path(client, "shadow");
+    int r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
+    if (r != EXIT_OK) return r;
+    if (client->in->output == OUTPUT_TABLE) print_shadow(client, answer.json);
+    else if (client->in->output == OUTPUT_JSON) client_print_json(&answer);
+    else client_print_jsonl(&answer, "pairs");
+    return EXIT_OK;
+}
+
+int rollout_shadow_run(const Invocation *in)
+{
+    return client_main(in, rollout_shadow_body);
+}
+
 /* --- its log ---------------------------------------------------------------------------------- */
 
 static int log_print(Client *client, Str path, const char *list)

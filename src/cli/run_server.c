@@ -22,6 +22,7 @@
 #include "rollout/ingest.h"
 #include "rollout/preflight.h"
 #include "rollout/serving.h"
+#include "rollout/shadow.h"
 #include "store/artifact_store.h"
 #include "store/call_store.h"
 #include "store/worker_store.h"
@@ -203,6 +204,9 @@ static int ticker_fiber(void *arg)
         r = control_tick_all_wait(p->queue, clock_real_ms(), NULL);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("rollouts were not ticked", LOG_CSTR("why", diag_text_or(r)));
+        r = shadow_tick_all_wait(p->queue, clock_real_ms());
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("shadows were not gone on with", LOG_CSTR("why", diag_text_or(r)));
         r = ingest_wait(p->store, NULL);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("tasks were not rolled up", LOG_CSTR("why", diag_text_or(r)));

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "rollout/record.h"
 #include "rollout/serving.h"
+#include "rollout/shadow.h"
 #include "store/agent_store.h"
 #include "store/event_store.h"
 
@@ -13,8 +14,16 @@
 
 /* --- deciding --------------------------------------------------------------------------------- */
 
-static RolloutInput input_of(const Gather *g, const RolloutRow *row, RolloutCommand command,
-                             Str actor, Tripwire tripwire, int64_t now_ms)
+/* Of what the first metric is that is worse than it may be. */
+static Str culprit_of(const Gather *g, const ShadowGather *shadow)
+{
+    if (g->evidence.rollback) return str_of(g->spec.names[g->evidence.culprit]);
+    return shadow->verdict == CHECK_FAILED ? str_of(g->spec.names[shadow->evidence.culprit])
+                                           : STR_NULL;
+}
+
+static RolloutInput input_of(const Gather *g, const ShadowGather *shadow, const RolloutRow *row,
+                             RolloutCommand command, Str actor, Tripwire tripwire, int64_t now_ms)
 {
     const Evidence *e = &g->evidence;
     return (RolloutInput){
@@ -24,9 +33,11 @@ static RolloutInput input_of(const Gather *g, const RolloutRow *row, RolloutComm
         .tripwire = tripwire,
         .preflight = row->preflight,
         .preflight_why = row->preflight_why,
-        .shadow = CHECK_RUNNING,
+        .shadow = shadow->verdict,
+        .shadow_biased = shadow->evidence.biased,
+        .shadow_why = str_of(shadow->why),
         .evidence_rollback = e->rollback,
-        .culprit = e->rollback ? str_of(g->spec.names[e->culprit]) : STR_NULL,
+        .culprit = culprit_of(g, shadow),
         .proved = evidence_proved(e, &g->spec.evidence, row->state.step),
         .unproved = rollout_spec_unproved(&g->spec, e, row->state.step),
         .canaries = evidence_canaries(e, &g->spec.evidence),
@@ -99,14 +110,17 @@ int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str actor, int
 {
     RolloutMove move;
     CLEANUP(freep) Gather *g = xcalloc(1, sizeof(*g));
+    CLEANUP(freep) ShadowGather *shadow = xcalloc(1, sizeof(*shadow));
     int r = gather(db, g, row, now_ms, arena);
     if (r == 0 && g->changed)
         r = rollout_evidence_put(db, row->seq, &g->evidence, g->spec.evidence.metrics_n);
+    if (r == 0 && shadow_is_on(row)) r = shadow_gather(db, shadow, row, &g->spec, now_ms);
     if (r != 0) return r;
+    g->changed |= shadow->changed;
     Tripwire tripwire;
     r = look(db, g, row, &tripwire);
     if (r != 0) return r;
-    RolloutInput input = input_of(g, row, command, actor, tripwire, now_ms);
+    RolloutInput input = input_of(g, shadow, row, command, actor, tripwire, now_ms);
     r = tick(db, g, row, &input, arena, &move);
     if (r == 0 && ret_move) *ret_move = move;
     return r;

@@ -105,19 +105,19 @@ void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
 
 /* --- evidence --------------------------------------------------------------------------------- */
 
-/* Scores in the metrics that are judged: quality is the mean of all, any other goes by its name. */
-static int read_scores(Db *db, Gather *g, const RolloutOutcome *o, bool *ret_all)
+int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, double *scores,
+                  bool *ret_all)
 {
     *ret_all = true;
-    for (size_t m = 0; m < g->spec.evidence.metrics_n; m++) {
-        Str name = str_of(g->spec.names[m]);
-        g->scores[m] = NAN;
-        if (g->spec.evidence.metrics[m].group != EVIDENCE_JUDGED) continue;
+    for (size_t m = 0; m < spec->evidence.metrics_n; m++) {
+        Str name = str_of(spec->names[m]);
+        scores[m] = NAN;
+        if (spec->evidence.metrics[m].group != EVIDENCE_JUDGED) continue;
         int r = 0;
-        if (str_eq(name, STR("quality"))) g->scores[m] = o->quality;
-        else r = score_get(db, o->at.task_seq, name, &g->scores[m]);
+        if (str_eq(name, STR("quality"))) scores[m] = o->quality;
+        else r = score_get(db, o->at.task_seq, name, &scores[m]);
         if (r != 0) return r;
-        *ret_all &= !isnan(g->scores[m]);
+        *ret_all &= !isnan(scores[m]);
     }
     return 0;
 }
@@ -169,7 +169,8 @@ static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group
         if (r != 0) return r;
         for (; i < n; i++) {
             bool scored = false;
-            if (group == EVIDENCE_JUDGED) r = read_scores(db, g, &g->outcomes[i], &scored);
+            if (group == EVIDENCE_JUDGED)
+                r = gather_scores(db, &g->spec, &g->outcomes[i], g->scores, &scored);
             if (r != 0) return r;
             Fate fate = fate_of(g, &g->outcomes[i], group, scored, now_ms);
             if (fate == FATE_OPEN) break;

@@ -33,6 +33,11 @@ MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *re
 void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
                  const RolloutOutcome *outcome, const double *scores, EvidenceUnit *ret);
 
+/* Scores of a task in the metrics that are judged: quality is the mean of all, any other goes by
+ * its name; NaN where there is none. scores: by metric. *ret_all: none is missing. */
+MUST_CHECK int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *outcome,
+                             double *scores, bool *ret_all);
+
 /* From a version's last tasks. Without enough of them caps stand where limits usually do. */
 RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n);
 MUST_CHECK int gather_history(Db *db, Str version_id, RolloutBaseline *ret);

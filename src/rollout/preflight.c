@@ -34,7 +34,7 @@ typedef struct {
     Arena arena;
     RolloutRow row;
     RolloutSpec *spec;
-    Version version;
+    Version version, control;
     int found; /* of the version: 0 or -ENOENT */
     int64_t scores;
     double mean;
@@ -73,6 +73,8 @@ static int load_job(Db *db, void *arg)
     if (r != 0) return r;
     p->found = version_get(db, p->row.version_id, &p->arena, &p->version);
     if (p->found < 0 && p->found != -ENOENT) return p->found;
+    if (p->spec->plan.shadow) r = version_get(db, p->row.control_id, &p->arena, &p->control);
+    if (r < 0 && r != -ENOENT) return r;
     p->scores = p->spec->evaluation_tasks;
     if (p->scores == 0) return 0;
     return rollout_scores(db, p->row.version_id, &p->scores, &p->mean);
@@ -129,22 +131,29 @@ static void check_prompt(Preflight *p)
         digest[3], digest[4], digest[5]);
 }
 
-static void check_tools(Preflight *p)
+/* The tools that a version declares; none: an empty set. Returns 0, TOOLS_E_INVALID, -ENOMEM. */
+static int tools_of(Preflight *p, const Json *components, ToolSet *ret)
 {
-    ToolSet tools = { 0 };
     Issue issue = { 0 };
     size_t n = 0;
-    const Json *definitions = json_get(json_get(p->components, "tools"), "definitions");
+    const Json *definitions = json_get(json_get(components, "tools"), "definitions");
     CLEANUP(buf_deinit) Buf text;
     buf_init(&text, TOOLS_BYTES_MAX * 2);
+    *ret = (ToolSet){ 0 };
+    if (json_len(definitions) == 0) return 0;
     JsonOut out = json_out(&text);
     json_out_value(&out, definitions);
-    if (json_len(definitions) == 0) {
+    return json_out_ok(&out) ? tools_parse(&p->arena, buf_str(&text), ret, &issue, 1, &n) : -ENOMEM;
+}
+
+static void check_tools(Preflight *p)
+{
+    ToolSet tools;
+    int r = tools_of(p, p->components, &tools);
+    if (r == 0 && tools.n == 0) {
         say(p, "tools", RESULT_SKIPPED, "the version declares none");
         return;
     }
-    int r = json_out_ok(&out) ? tools_parse(&p->arena, buf_str(&text), &tools, &issue, 1, &n)
-                              : -ENOMEM;
     const Tool *orphan = r == 0 && p->agent.runtime == RUNTIME_BUILTIN
                              ? tools_without_source(&tools)
                              : NULL;
@@ -155,6 +164,30 @@ static void check_tools(Preflight *p)
     else say(p, "tools", RESULT_PASSED, "%zu declared", tools.n);
 }
 
+/* The first tool that writes and is run by the agent's own code, where nobody can hold it back. */
+static const Tool *unsafe_tool(Preflight *p, const Json *components)
+{
+    ToolSet tools;
+    return tools_of(p, components, &tools) == 0 ? tools_write_without_source(&tools) : NULL;
+}
+
+static void check_shadow(Preflight *p)
+{
+    const Json *control = NULL;
+    if (!p->spec->plan.shadow) return;
+    const Tool *tool = unsafe_tool(p, p->components);
+    bool own = !tool && p->spec->shadow.self_bp > 0 &&
+               json_parse(&p->arena, p->control.components, NULL, &control, NULL) == 0;
+    if (own) tool = unsafe_tool(p, control);
+    if (!tool)
+        say(p, "shadow", RESULT_PASSED, "no tool that writes is run by the agent's own code");
+    else
+        say(p, "shadow", RESULT_FAILED,
+            "the tool \"%.*s\" of %s writes and has no source, so in the shadow it would really be "
+            "called",
+            STR_ARG(tool->name), own ? "the stable version" : "the version");
+}
+
 /* On the thread pool. */
 static int stored_work(void *arg)
 {
@@ -163,6 +196,7 @@ static int stored_work(void *arg)
     check_artifact(p);
     check_prompt(p);
     check_tools(p);
+    check_shadow(p);
     return 0;
 }
 

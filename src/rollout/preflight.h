@@ -6,6 +6,7 @@
  *   tools       are declared, and a builtin agent can run all of them
  *   model       every model is served by a configured provider, at a known price
  *   provider    takes connections
+ *   shadow      (where the plan has one) no tool that writes is run by the agent's own code
  *   evaluation  the version's scored tasks are as good as the rollout block wants
  *
  * Each passes, fails, or is skipped because there is nothing to check or this server cannot know

@@ -74,6 +74,7 @@ static void put_inputs(JsonOut *out, const RolloutRow *row, const Gather *g,
     json_out_kcstr(out, "tripwire", tripwire_name(input->tripwire));
     json_out_kcstr(out, "preflight", check_name(input->preflight));
     json_out_kcstr(out, "shadow", check_name(input->shadow));
+    if (!str_empty(input->shadow_why)) json_out_kstr(out, "shadowWhy", input->shadow_why);
     json_out_kbool(out, "evidenceAgainst", input->evidence_rollback);
     if (!str_empty(input->culprit)) json_out_kstr(out, "culprit", input->culprit);
     json_out_kbool(out, "proved", input->proved);

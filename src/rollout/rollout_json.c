@@ -6,7 +6,7 @@
 
 const char *strategy_name(Strategy strategy)
 {
-    static const char *const names[] = { "canary", "blue-green", "immediate" };
+    static const char *const names[] = { "canary", "blue-green", "immediate", "shadow" };
     assert(strategy < ARRAY_N(names));
     return names[strategy];
 }

@@ -20,7 +20,7 @@ double rollout_seconds_left(const RolloutRow *row, const RolloutSpec *spec,
 void rollout_write_evidence(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
                             const Evidence *evidence);
 
-/* "canary", "blue-green", "immediate". */
+/* "canary", "blue-green", "immediate", "shadow". */
 const char *strategy_name(Strategy strategy);
 
 #endif

@@ -1,0 +1,419 @@
+#include "rollout/shadow.h"
+
+#include <stdio.h>
+
+#include "base/diag.h"
+#include "base/log.h"
+#include "store/family_store.h"
+
+#define ARENA_BYTES ((size_t)4 << 20)
+#define TASKS_PAGE 256
+#define PAGES_MAX 16 /* of new tasks, a tick */
+#define LEFTOVERS_MAX 16
+#define UNIT_MAX 300
+
+bool shadow_is_on(const RolloutRow *row)
+{
+    const Rollout *r = &row->state;
+    return r->state == ROLLOUT_SHADOW ||
+           (r->state == ROLLOUT_PAUSED && r->resumes == ROLLOUT_SHADOW);
+}
+
+/* --- comparing -------------------------------------------------------------------------------- */
+
+/* One task of a pair. */
+typedef struct {
+    RolloutOutcome outcome;
+    EvidenceUnit harm;
+    bool scored;
+} Side;
+
+static int side_read(Db *db, const RolloutRow *row, const RolloutSpec *spec, int64_t task_seq,
+                     Side *ret)
+{
+    double scores[EVIDENCE_METRICS_MAX];
+    *ret = (Side){ .outcome = { .state = TASK_CANCELED } };
+    int r = task_seq > 0 ? shadow_outcome(db, task_seq, &ret->outcome) : -ENOENT;
+    if (r == -ENOENT) return 0; /* gone: as if it had been canceled */
+    if (r == 0) r = gather_scores(db, spec, &ret->outcome, scores, &ret->scored);
+    if (r == 0) gather_harm(spec, &row->baseline, &ret->outcome, scores, &ret->harm);
+    return r;
+}
+
+static ShadowSide side_news(const Side *side)
+{
+    return (ShadowSide){ .state = side->outcome.state,
+                         .started = side->outcome.started_at_ms > 0,
+                         .degraded = side->outcome.degraded,
+                         .scored = side->scored,
+                         .finished_at_ms = side->outcome.finished_at_ms };
+}
+
+static bool is_judged(const RolloutSpec *spec)
+{
+    for (size_t m = 0; m < spec->evidence.metrics_n; m++)
+        if (spec->evidence.metrics[m].group == EVIDENCE_JUDGED) return true;
+    return false;
+}
+
+typedef struct {
+    const RolloutRow *row;
+    const RolloutSpec *spec;
+    ShadowEvidence *evidence;
+    int64_t now_ms;
+} Comparing;
+
+static int compare(Db *db, Comparing *c, const ShadowRow *pair, const Side *production,
+                   const Side *shadow, ShadowPair *ret)
+{
+    *ret = (ShadowPair){ .self = pair->self,
+                         .production = production->harm,
+                         .shadow = shadow->harm };
+    int r = shadow_differ(db, pair->task_seq, pair->shadow_seq, &ret->differs, &ret->path_differs);
+    if (r == 0) r = shadow_cost(db, pair->task_seq, &ret->production_nusd);
+    if (r == 0) r = shadow_cost(db, pair->shadow_seq, &ret->shadow_nusd);
+    ret->differs |= production->outcome.state != shadow->outcome.state;
+    if (r == 0) shadow_observe(c->evidence, &c->spec->evidence, &c->spec->shadow, ret);
+    return r;
+}
+
+/* What is known now of one pair. */
+static int settle(Db *db, Comparing *c, const ShadowRow *pair, ShadowState fate,
+                  const Side *production, const Side *shadow)
+{
+    ShadowPair compared = { .self = false };
+    int64_t cost_nusd = 0;
+    int r = 0;
+    if (pair->shadow_seq > 0) r = shadow_cost(db, pair->shadow_seq, &cost_nusd);
+    if (r == 0 && fate == SHADOW_COMPARED) r = compare(db, c, pair, production, shadow, &compared);
+    if (r != 0) return r;
+    c->evidence->spent_nusd[pair->self] += cost_nusd;
+    c->evidence->dropped += fate == SHADOW_DROPPED;
+    if (fate == SHADOW_DIVERGED) {
+        c->evidence->results.diverged++;
+        c->evidence->paths.diverged++;
+    }
+    return shadow_settle(db, c->row->seq, pair->task_seq, fate, compared.differs,
+                         compared.path_differs, c->now_ms);
+}
+
+/* Whether what was allotted to the shadow has stopped it: less than its version may spend. */
+static int is_capped(Db *db, const Comparing *c, const ShadowRow *pair, bool *ret)
+{
+    int64_t allotted = 0;
+    FamilyAmount own;
+    int r = shadow_capped(db, pair->shadow_seq, ret);
+    if (r != 0 || !*ret) return r;
+    r = shadow_allotted(db, pair->shadow_seq, &allotted);
+    if (r == 0)
+        r = family_version_limits(db, pair->self ? c->row->control_id : c->row->version_id, &own);
+    *ret = r == 0 && allotted < own.nusd;
+    return r;
+}
+
+/* Returns 0 (it is settled), 1: its fate is open, -errno. */
+static int take(Db *db, Comparing *c, const ShadowRow *pair)
+{
+    Side production, shadow;
+    bool stubbed = false, capped = false, started = pair->state == SHADOW_STARTED;
+    int r = side_read(db, c->row, c->spec, pair->task_seq, &production);
+    if (r == 0) r = side_read(db, c->row, c->spec, pair->shadow_seq, &shadow);
+    if (r == 0 && started) r = shadow_stubbed(db, pair->shadow_seq, &stubbed);
+    if (r == 0 && started) r = is_capped(db, c, pair, &capped);
+    if (r != 0) return r;
+    ShadowNews news = { .state = pair->state,
+                        .production = side_news(&production),
+                        .shadow = side_news(&shadow),
+                        .stubbed = stubbed,
+                        .capped = capped,
+                        .judged = is_judged(c->spec),
+                        .chosen_at_ms = pair->chosen_at_ms };
+    ShadowState fate = shadow_fate(&news, &c->spec->shadow, c->now_ms);
+    if (fate == SHADOW_CHOSEN || fate == SHADOW_STARTED) return 1;
+    c->evidence->capped += fate == SHADOW_DROPPED && capped;
+    return settle(db, c, pair, fate, &production, &shadow);
+}
+
+/* The first time: from here on production's tasks are looked at. */
+static int begin(Db *db, ShadowEvidence *evidence, int64_t now_ms)
+{
+    shadow_init(evidence);
+    evidence->began_ms = now_ms;
+    return shadow_newest(db, &evidence->cursor_seq);
+}
+
+/* What another build has gathered is gathered anew from the pairs, which are still there. */
+static int evidence_load(Db *db, const RolloutRow *row, ShadowGather *shadow, int64_t now_ms)
+{
+    int r = shadow_evidence_get(db, row->seq, &shadow->evidence);
+    if (r == 0) return 0;
+    shadow->changed = true;
+    if (r == -EPROTO) r = shadow_reopen(db, row->seq);
+    return r == 0 || r == -ENOENT ? begin(db, &shadow->evidence, now_ms) : r;
+}
+
+static void tell_why(ShadowGather *shadow, const RolloutSpec *spec, int64_t now_ms)
+{
+    const ShadowEvidence *e = &shadow->evidence;
+    const ShadowPlan *plan = &spec->shadow;
+    int64_t pairs = shadow_pairs(e), lasted_ms = now_ms - e->began_ms;
+    int unproved = shadow_unproved(e, &spec->evidence);
+    shadow->why[0] = '\0';
+    if (shadow_allot(plan, e->spent_nusd[0] + e->spent_nusd[1], 0, INT64_MAX, 0) == 0)
+        snprintf(shadow->why, sizeof(shadow->why), "its budget is spent, and nothing is decided");
+    else if (e->capped > 0)
+        snprintf(shadow->why, sizeof(shadow->why),
+                 "its budget has stopped %" PRId64 " tasks, so it is too small to tell", e->capped);
+    else if (pairs < plan->min_pairs)
+        snprintf(shadow->why, sizeof(shadow->why),
+                 "%" PRId64 " of at least %" PRId64 " pairs are compared", pairs, plan->min_pairs);
+    else if (unproved >= 0)
+        snprintf(shadow->why, sizeof(shadow->why), "%s is not proved to be within its margin yet",
+                 spec->names[unproved]);
+    else if (lasted_ms < plan->for_ms)
+        snprintf(shadow->why, sizeof(shadow->why), "it lasts %" PRId64 " s more",
+                 (plan->for_ms - lasted_ms + 999) / 1000);
+}
+
+int shadow_gather(Db *db, ShadowGather *shadow, const RolloutRow *row, const RolloutSpec *spec,
+                  int64_t now_ms)
+{
+    size_t n = SHADOWS_OPEN_MAX;
+    CLEANUP(freep) ShadowRow *pairs = xcalloc(n, sizeof(*pairs));
+    Comparing c = { row, spec, &shadow->evidence, now_ms };
+    *shadow = (ShadowGather){ .changed = false };
+    int r = evidence_load(db, row, shadow, now_ms);
+    if (r == 0) r = shadow_open(db, row->seq, pairs, &n);
+    for (size_t i = 0; i < n && r == 0; i++) {
+        r = take(db, &c, &pairs[i]);
+        shadow->changed |= r == 0;
+    }
+    if (r >= 0 && shadow->changed) r = shadow_evidence_put(db, row->seq, &shadow->evidence);
+    if (r < 0) return r;
+    shadow->verdict = shadow_verdict(&shadow->evidence, &spec->evidence, &spec->shadow, now_ms);
+    tell_why(shadow, spec, now_ms);
+    return 0;
+}
+
+/* --- choosing --------------------------------------------------------------------------------- */
+
+typedef struct {
+    Str id; /* the rollout's */
+    int64_t now_ms;
+    Arena arena;
+
+    /* out: what is to be started now */
+    int64_t rollout_seq;
+    ShadowNew news[SHADOWS_MAX];
+    size_t news_n;
+} ChooseJob;
+
+static Str unit_of(const ShadowTask *task, RouteBy by, char out[UNIT_MAX])
+{
+    char id[UUID_TEXT_MAX];
+    RouteUnit kind;
+    RouteWho who = { .session = task->session_id,
+                     .user = task->user_id,
+                     .tenant = task->tenant_id,
+                     .task = str_of(uuid_text(task->id, id)) };
+    Str unit = route_unit(&who, by, &kind);
+    snprintf(out, UNIT_MAX, "%d:%.*s", (int)kind, (int)MIN(unit.len, (size_t)UNIT_MAX - 16),
+             unit.ptr);
+    return str_of(out);
+}
+
+static int choose_page(Db *db, const RolloutRow *row, const RolloutSpec *spec,
+                       const ShadowTask *tasks, size_t n, int64_t *open, int64_t now_ms)
+{
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        char text[UNIT_MAX];
+        Str unit = unit_of(&tasks[i], spec->unit, text);
+        ShadowChoice choice = shadow_choose(&spec->shadow, row->id, unit);
+        if (choice == SHADOW_NOT || *open >= SHADOWS_OPEN_MAX) continue;
+        r = shadow_add(db, row->seq, tasks[i].seq, choice == SHADOW_SELF, unit, now_ms);
+        *open += r == 0;
+        if (r == DB_E_CONFLICT) r = 0; /* its unit has one */
+    }
+    return r;
+}
+
+/* Production's new tasks, in the order in which they were submitted. */
+static int choose(Db *db, ChooseJob *job, const RolloutRow *row, const RolloutSpec *spec,
+                  ShadowEvidence *evidence)
+{
+    int64_t open, started, newest, from = evidence->cursor_seq;
+    ShadowTask *tasks = ARENA_ARRAY(&job->arena, ShadowTask, TASKS_PAGE);
+    if (!tasks) return -ENOMEM;
+    int r = shadow_newest(db, &newest);
+    if (r == 0) r = shadow_open_counts(db, row->seq, &open, &started);
+    for (int page = 0; page < PAGES_MAX && r == 0 && evidence->cursor_seq < newest; page++) {
+        size_t n = TASKS_PAGE;
+        r = shadow_tasks(db, row->control_id, evidence->cursor_seq, &job->arena, tasks, &n);
+        if (r == 0) r = choose_page(db, row, spec, tasks, n, &open, job->now_ms);
+        evidence->cursor_seq = n == TASKS_PAGE ? tasks[n - 1].seq : newest;
+    }
+    if (r != 0 || from == evidence->cursor_seq) return r;
+    return shadow_evidence_put(db, row->seq, evidence);
+}
+
+/* --- starting --------------------------------------------------------------------------------- */
+
+/* What those under way may still spend. */
+static int held_of(Db *db, const ShadowRow *pairs, size_t n, int64_t *ret_nusd, int64_t *ret_n)
+{
+    int r = 0;
+    *ret_nusd = *ret_n = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        int64_t allotted = 0, cost = 0;
+        if (pairs[i].state != SHADOW_STARTED) continue;
+        r = shadow_allotted(db, pairs[i].shadow_seq, &allotted);
+        if (r == 0) r = shadow_cost(db, pairs[i].shadow_seq, &cost);
+        *ret_nusd += MAX(allotted, cost);
+        (*ret_n)++;
+    }
+    return r;
+}
+
+/* Whether production's task is over and worth repeating. */
+static int is_due(Db *db, const ShadowRow *pair, bool *ret)
+{
+    RolloutOutcome o;
+    *ret = false;
+    if (pair->state != SHADOW_CHOSEN) return 0;
+    int r = shadow_outcome(db, pair->task_seq, &o);
+    if (r == 0)
+        *ret = (task_state_ended(o.state) || o.state == TASK_ESCALATED) && o.started_at_ms > 0 &&
+               !o.degraded && o.state != TASK_CANCELED;
+    return r == -ENOENT ? 0 : r;
+}
+
+static int start_list(Db *db, ChooseJob *job, const RolloutRow *row, const RolloutSpec *spec,
+                      const ShadowEvidence *evidence)
+{
+    FamilyAmount own[2];
+    int64_t held, running, spent = evidence->spent_nusd[0] + evidence->spent_nusd[1];
+    size_t n = SHADOWS_OPEN_MAX;
+    ShadowRow *pairs = ARENA_ARRAY(&job->arena, ShadowRow, SHADOWS_OPEN_MAX);
+    if (!pairs) return -ENOMEM;
+    int r = shadow_open(db, row->seq, pairs, &n);
+    if (r == 0) r = held_of(db, pairs, n, &held, &running);
+    if (r == 0) r = family_version_limits(db, row->version_id, &own[0]);
+    if (r == 0) r = family_version_limits(db, row->control_id, &own[1]);
+    for (size_t i = 0; i < n && r == 0 && running < spec->shadow.parallel; i++) {
+        bool due;
+        int64_t cost = 0;
+        r = is_due(db, &pairs[i], &due);
+        if (r != 0 || !due) continue;
+        r = shadow_cost(db, pairs[i].task_seq, &cost);
+        int64_t allotted = shadow_allot(&spec->shadow, spent, held, own[pairs[i].self].nusd, cost);
+        if (r != 0 || allotted == 0) return r;
+        Str version = pairs[i].self ? row->control_id : row->version_id;
+        job->news[job->news_n++] = (ShadowNew){ pairs[i].task_seq, version, allotted };
+        held += allotted;
+        running++;
+    }
+    return r;
+}
+
+/* Then more of them would be spent on nothing. */
+static bool is_decided(const ShadowEvidence *evidence, const RolloutSpec *spec, int64_t now_ms)
+{
+    return evidence->biased || evidence->capped > 0 ||
+           shadow_verdict(evidence, &spec->evidence, &spec->shadow, now_ms) != CHECK_RUNNING;
+}
+
+static int choose_job(Db *db, void *arg)
+{
+    ChooseJob *job = arg;
+    RolloutRow row;
+    arena_clear(&job->arena);
+    job->news_n = 0;
+    CLEANUP(freep) RolloutSpec *spec = xcalloc(1, sizeof(*spec));
+    CLEANUP(freep) ShadowEvidence *evidence = xcalloc(1, sizeof(*evidence));
+    int r = rollout_get(db, job->id, &job->arena, &row);
+    if (r != 0 || row.state.state != ROLLOUT_SHADOW) return r;
+    job->rollout_seq = row.seq;
+    r = control_spec(&row, &job->arena, spec);
+    if (r == 0) r = shadow_evidence_get(db, row.seq, evidence);
+    if (r == -ENOENT || r == -EPROTO) return 0; /* its tick comes first */
+    if (r == 0 && is_decided(evidence, spec, job->now_ms)) return 0;
+    if (r == 0) r = choose(db, job, &row, spec, evidence);
+    return r == 0 ? start_list(db, job, &row, spec, evidence) : r;
+}
+
+static void choose_job_deinit(ChooseJob *job)
+{
+    arena_deinit(&job->arena);
+}
+
+static int choose_wait(Queue *queue, Str id, int64_t now_ms)
+{
+    CLEANUP(choose_job_deinit) ChooseJob job = { .id = id, .now_ms = now_ms };
+    size_t started;
+    arena_init(&job.arena, 4 * ARENA_BYTES);
+    int r = store_call_wait(queue_store(queue), choose_job, &job);
+    if (r != 0 || job.news_n == 0) return r;
+    return queue_shadows_start_wait(queue, job.rollout_seq, job.news, job.news_n, &started);
+}
+
+/* --- every second ----------------------------------------------------------------------------- */
+
+typedef struct {
+    Arena *arena;
+    int64_t after_seq;
+    RolloutRow *rows;
+    size_t n;
+    int64_t leftovers[LEFTOVERS_MAX];
+    size_t leftovers_n;
+} LookJob;
+
+static int look_job(Db *db, void *arg)
+{
+    LookJob *job = arg;
+    job->leftovers_n = job->after_seq == 0 ? LEFTOVERS_MAX : 0;
+    int r = rollout_list_active(db, job->after_seq, job->arena, &job->rows, &job->n);
+    if (r == 0 && job->leftovers_n > 0) r = shadow_leftover(db, job->leftovers, &job->leftovers_n);
+    return r;
+}
+
+static int stop_wait(Queue *queue, const LookJob *look)
+{
+    int r = 0;
+    for (size_t i = 0; i < look->leftovers_n && r == 0; i++) {
+        size_t n;
+        r = queue_shadows_stop_wait(queue, look->leftovers[i], &n);
+    }
+    return r;
+}
+
+/* One that fails holds up no other. */
+static int choose_all_wait(Queue *queue, const LookJob *look, int64_t now_ms)
+{
+    for (size_t i = 0; i < look->n; i++) {
+        const RolloutRow *row = &look->rows[i];
+        if (row->state.state != ROLLOUT_SHADOW) continue;
+        int r = choose_wait(queue, row->id, now_ms);
+        if (r == -ECANCELED) return r;
+        if (r < 0)
+            LOG_ERROR("a shadow was not gone on with", LOG_STR("rollout", row->id),
+                      LOG_CSTR("why", diag_text_or(r)));
+    }
+    return 0;
+}
+
+int shadow_tick_all_wait(Queue *queue, int64_t now_ms)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, 64 * ARENA_BYTES);
+    LookJob look = { .arena = &arena };
+    do {
+        arena_clear(&arena);
+        int r = store_read_wait(queue_store(queue), look_job, &look);
+        if (r == 0) r = stop_wait(queue, &look);
+        if (r == 0) r = choose_all_wait(queue, &look, now_ms);
+        if (r != 0) return r;
+        if (look.n > 0) look.after_seq = look.rows[look.n - 1].seq;
+    } while (look.n == ROLLOUT_LIST_MAX);
+    return 0;
+}
