@@ -3,6 +3,7 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 BUILD ?= build
+SETUP ?=
 ARGS ?=
 
 MAKEFLAGS += --no-print-directory
@@ -14,7 +15,7 @@ bootstrap:
 	@tools/bootstrap
 
 $(BUILD)/build.ninja: | bootstrap
-	@meson setup "$(BUILD)" --prefix "$(PREFIX)"
+	@meson setup "$(BUILD)" --prefix "$(PREFIX)" $(SETUP)
 
 build: bootstrap $(BUILD)/build.ninja ## build the program: build/gantry
 	@ninja -C "$(BUILD)"
