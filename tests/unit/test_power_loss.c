@@ -25,11 +25,12 @@ typedef struct {
     size_t images, bytes, acks, lost, damaged, kinds[IMAGE_N_];
 } PowerLoss;
 
+/* Written beforehand: a signal handler must not format. */
+static char seed_text[64];
+
 static void say_seed(int sig)
 {
-    char text[64];
-    int n = snprintf(text, sizeof text, "signal %d: seed %" PRIu64 "\n", sig, seed);
-    if (write(STDERR_FILENO, text, (size_t)n) < 0) _exit(2);
+    if (write(STDERR_FILENO, seed_text, strlen(seed_text)) < 0) _exit(2);
     signal(sig, SIG_DFL);
 }
 
@@ -169,6 +170,7 @@ int main(int argc, char **argv)
         if (str_to_i64(str_of(argv[2]), &given) != 0) return 2;
         seed = (uint64_t)given;
     }
+    (void)snprintf(seed_text, sizeof seed_text, "stopped with seed %" PRIu64 "\n", seed);
     signal(SIGABRT, say_seed);
     signal(SIGSEGV, say_seed);
     (void)setenv("TMPDIR", "/dev/shm", 0); /* for the lock alone: the database is in memory */
