@@ -1018,6 +1018,51 @@ static void signals_write(OmOut *out, const Reading *in)
     }
 }
 
+#define TOOLS_SHOWN_MAX 10 /* of a version; the rest is "other" */
+
+/* Of the tools not shown yet the one that was called most, and before others of its kind. */
+static int32_t most_called(const Rollup *r, const bool *shown)
+{
+    int32_t best = -1;
+    for (int32_t i = 0; i < r->tools_n; i++)
+        if (!shown[i] && r->tools[i].calls > 0 &&
+            (best < 0 || r->tools[i].calls > r->tools[best].calls))
+            best = i;
+    return best;
+}
+
+static void tools_write(OmOut *out, const VersionSignals *v)
+{
+    const Rollup *r = &v->sum;
+    bool shown[ROLLUP_TOOLS_MAX] = { false };
+    int64_t all = r->other_calls;
+    for (int32_t i = 0; i < r->tools_n; i++) all += r->tools[i].calls;
+    if (all <= 0) return;
+    OmLabel labels[] = { { "agent", v->agent },
+                         { "version", str_sub(v->version_id, 0, SHOWN_VERSION_LEN) },
+                         { "tool", STR("other") } };
+    int64_t left = all;
+    for (int n = 0; n < TOOLS_SHOWN_MAX; n++) {
+        int32_t i = most_called(r, shown);
+        if (i < 0) break;
+        shown[i] = true;
+        left -= r->tools[i].calls;
+        labels[2].value = str_of(r->tools[i].name);
+        /* a tool of that very name is the rest's */
+        if (str_eq(labels[2].value, STR("other"))) left += r->tools[i].calls;
+        else om_sample(out, labels, 3, (double)r->tools[i].calls / (double)all);
+    }
+    labels[2].value = STR("other");
+    if (left > 0) om_sample(out, labels, 3, (double)left / (double)all);
+}
+
+static void all_tools_write(OmOut *out, const Reading *in)
+{
+    om_family(out, "gantry_tool_call_distribution", OM_GAUGE, NULL,
+              "Share of a tool in all calls of tools; of a version the ten called most");
+    for (size_t i = 0; i < in->signals.n; i++) tools_write(out, in->signals.versions[i]);
+}
+
 /* Alarms of the version at i and of it further down; 0 when it was counted before. */
 static int64_t alarms_of(const Reading *in, size_t at)
 {
@@ -1068,6 +1113,7 @@ static int stored_write_wait(Metrics *m, OmFormat format, Buf *out)
     workers_write(&om, &in);
     wanted_write(&om, &in, queue_options(m->queue));
     signals_write(&om, &in);
+    all_tools_write(&om, &in);
     alarms_write(&om, &in);
     budgets_write(&om, in.budgets, in.budgets_n);
     rollouts_write(&om, in.rollouts, in.rollouts_n);

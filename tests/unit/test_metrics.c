@@ -43,7 +43,9 @@ static Str some_history(ApiFixture *f)
     for (size_t i = 0; i < ARRAY_N(outcomes); i++) {
         const char *id = submit(f, "{\"input\":1,\"userId\":\"secret-user\"}");
         const char *usage = ",\"usage\":{\"inputTokens\":90,\"outputTokens\":10,\"llmCalls\":2,"
-                            "\"toolCalls\":1,\"costNusd\":3000000}";
+                            "\"toolCalls\":1,\"costNusd\":3000000},\"conduct\":{"
+                            "\"fingerprint\":\"00000000000000ff\",\"tools\":["
+                            "{\"name\":\"find\",\"calls\":3},{\"name\":\"pay\",\"calls\":1}]}";
         work_once(f, worker, outcomes[i], usage);
         if (i > 0) continue;
         Reply reply = post(f, format(f, "/api/tasks/%s/score", id), "{\"value\":0.5}");
@@ -81,6 +83,10 @@ static void test_figures(void **state)
     assert_true(sample(t, format(f, "gantry_quality_score%s", labels)) == 0.5);
     assert_true(sample(t, format(f, "gantry_tokens_per_task%s", labels)) == 100);
     assert_true(sample(t, format(f, "gantry_token_cost_per_task_usd%s", labels)) == 0.003);
+    labels = format(f, "{agent=\"support\",version=\"%.12s\",tool=\"find\"}", version.ptr);
+    assert_true(sample(t, format(f, "gantry_tool_call_distribution%s", labels)) == 0.75);
+    labels = format(f, "{agent=\"support\",version=\"%.12s\",tool=\"pay\"}", version.ptr);
+    assert_true(sample(t, format(f, "gantry_tool_call_distribution%s", labels)) == 0.25);
     assert_int_equal(str_find(t, STR("secret-user")), -1);
     assert_int_equal(str_find(t, version), -1); /* never the whole id */
 }
@@ -96,7 +102,7 @@ static bool one_of(Str name, const char *const *names, size_t n)
 static void check_labels(Str line)
 {
     static const char *const known[] = { "agent",    "version", "lane", "model",
-                                         "provider", "outcome", "step" };
+                                         "provider", "outcome", "step", "tool" };
     ptrdiff_t open = str_find_char(line, '{'), close = str_find_char(line, '}');
     if (open < 0) return;
     Str rest = str_sub(line, (size_t)open + 1, (size_t)(close - open - 1)), label, name;
