@@ -63,8 +63,8 @@ static void print_tools(const Json *versions)
 /* A line a grader and version. */
 static void print_graders(Client *client, const Json *versions)
 {
-    static const char *const names[] = { "GRADER", "VERSION", "SCORE", "TASKS",
-                                         "FAILED", "HELD",    NULL };
+    static const char *const names[] = { "GRADER", "VERSION", "SCORE",   "TASKS",
+                                         "FAILED", "HELD",    "ANCHORS", NULL };
     Table table;
     bool any = false;
     table_init(&table, &client->arena, names);
@@ -74,7 +74,8 @@ static void print_graders(Client *client, const Json *versions)
             table_add(&table, (Str[]){ g.key, version, shown(client, g.value, "score", "3", 1),
                                        shown(client, g.value, "scoredCount", "n", 1),
                                        shown(client, g.value, "failedCount", "n", 1),
-                                       shown(client, g.value, "heldCount", "n", 1) });
+                                       shown(client, g.value, "heldCount", "n", 1),
+                                       shown(client, g.value, "anchorScore", "3", 1) });
     }
     if (any) table_print(&table);
 }

@@ -16,6 +16,7 @@
 #include "observe/task_json.h"
 #include "observe/webhook.h"
 #include "queue/ledger.h"
+#include "rollout/anchors.h"
 #include "rollout/control.h"
 #include "rollout/drift_watch.h"
 #include "rollout/grading.h"
@@ -245,6 +246,9 @@ static int grader_fiber(void *arg)
         int r = grading_wait(p->queue, clock_real_ms(), NULL);
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("tasks were not graded", LOG_CSTR("why", diag_text_or(r)));
+        r = anchors_wait(p->queue, &p->watch, clock_real_ms(), NULL);
+        if (r < 0 && r != -ECANCELED)
+            LOG_ERROR("anchors were not judged", LOG_CSTR("why", diag_text_or(r)));
     }
     return 0;
 }

@@ -136,7 +136,6 @@ static const ShapeMember latency_members[] = {
 static const ShapeMember anchor_members[] = {
     { "input", SHAPE_JSON, true, NOWHERE },
     { "output", SHAPE_JSON, true, NOWHERE },
-    { "score", SHAPE_NUMBER, NOWHERE, .most = 1000 },
 };
 static const ShapeMember judge_members[] = {
     COMMON,

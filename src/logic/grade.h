@@ -13,7 +13,7 @@
  *   trajectory:step-count                   threshold: tool calls at most
  *   judge                                   agent: another agent, which says how good the result is
  *                                           share: of tasks, 0 < share <= 1 (1)
- *                                           anchors: [{input, output, score}], see docs/signals.md
+ *                                           anchors: [{input, output}], see logic/anchor.h
  *
  * not-TYPE turns contains to is-json and trajectory:tool-used round (there: none was called). Rules
  * give 1 or 0. weight, 0..100 (1): in a task's quality, which is the weighted mean of all scores.

@@ -73,17 +73,32 @@ static int shift_read(Db *db, VersionSignals *v, Watch *watch)
     return r == -ENOENT || r == -EPROTO ? 0 : r;
 }
 
+static int anchors_read(Db *db, GraderSignals *ret)
+{
+    AnchorChart chart;
+    int r = anchor_chart_get(db, ret->sum.agent, ret->sum.grader, &chart);
+    bool any = r == 0 && chart.series_n > 0;
+    ret->anchor_score = any ? chart.series[chart.series_n - 1] : NAN;
+    ret->anchor_chart = any ? fmax(chart.stricter.c, chart.milder.c) : NAN;
+    return r;
+}
+
 /* They come by version, so a version's are together. */
-static int graders_read_sums(Db *db, Collector *c)
+static int graders_collect(Db *db, Collector *c)
 {
     GradeSum *sums;
     size_t n;
     int64_t from_ms = c->query->now_ms - c->query->window_ms;
     int r = grade_sum_list(db, c->query->agent, from_ms, c->arena, &sums, &n);
+    if (r != 0) return r;
+    GraderSignals *graders = ARENA_ARRAY(c->arena, GraderSignals, n + 1);
+    if (!graders) return -ENOMEM;
     for (size_t i = 0; r == 0 && i < n; i++) {
+        graders[i].sum = sums[i];
+        r = anchors_read(db, &graders[i]);
         VersionSignals *v = map_get(&c->by_version, sums[i].version_id);
         if (!v) continue; /* its tasks came to rest before the window, in the same hour */
-        if (v->graders_n++ == 0) v->graders = &sums[i];
+        if (v->graders_n++ == 0) v->graders = &graders[i];
     }
     return r;
 }
@@ -104,7 +119,7 @@ static int collect_job(Db *db, void *arg)
         r = age_read(db, c, c->out->versions[i]);
         if (r == 0) r = shift_read(db, c->out->versions[i], watch);
     }
-    return r == 0 ? graders_read_sums(db, c) : r;
+    return r == 0 ? graders_collect(db, c) : r;
 }
 
 static int newest_first(const void *a, const void *b)
@@ -200,13 +215,16 @@ static void graders_write(JsonOut *out, const VersionSignals *v)
     json_out_key(out, "graders");
     json_out_object(out);
     for (size_t i = 0; i < v->graders_n; i++) {
-        const GradeSum *sum = &v->graders[i];
+        const GraderSignals *grader = &v->graders[i];
+        const GradeSum *sum = &grader->sum;
         json_out_key_str(out, sum->grader);
         json_out_object(out);
         kf64(out, "score", sum->scored > 0 ? sum->score_sum / (double)sum->scored : NAN);
         json_out_ki64(out, "scoredCount", sum->scored);
         json_out_ki64(out, "failedCount", sum->failed);
         json_out_ki64(out, "heldCount", sum->held);
+        kf64(out, "anchorScore", grader->anchor_score);
+        kf64(out, "anchorChart", grader->anchor_chart);
         json_out_object_end(out);
     }
     json_out_object_end(out);

@@ -10,18 +10,26 @@
 #include "codec/json.h"
 #include "logic/rollup.h"
 #include "queue/queue.h"
+#include "store/anchor_store.h"
 #include "store/grade_store.h"
 
 #define SIGNALS_VERSIONS_MAX 500 /* further versions are left out: those of the last in order */
+
+/* What a grader says of a version, of whole hours; and what its judge makes of its anchors. */
+typedef struct {
+    GradeSum sum;
+    double anchor_score; /* mean of the last day; NaN: there are none */
+    double anchor_chart; /* of the CUSUM that is nearer to its alarm */
+} GraderSignals;
 
 typedef struct {
     Str agent, version_id;
     int64_t version_created_at_ms; /* 0: unknown */
     int64_t newest_ms;             /* start of its newest rollup */
     Rollup sum;
-    RollupSignals figures;   /* of sum */
-    double pattern_shift;    /* NaN: there is no baseline yet */
-    const GradeSum *graders; /* by name; of whole hours */
+    RollupSignals figures;  /* of sum */
+    double pattern_shift;   /* NaN: there is no baseline yet */
+    GraderSignals *graders; /* by name */
     size_t graders_n;
 } VersionSignals;
 

@@ -4,10 +4,12 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "rollout/anchors.h"
 #include "rollout/record.h"
 #include "rollout/serving.h"
 #include "rollout/shadow.h"
 #include "store/agent_store.h"
+#include "store/alarm_store.h"
 #include "store/event_store.h"
 
 #define ARENA_BYTES ((size_t)4 << 20)
@@ -105,6 +107,17 @@ static int tick(Db *db, Gather *g, RolloutRow *row, const RolloutInput *input, A
     return r;
 }
 
+/* A judge that has changed compares nothing. */
+static int judge_look(Db *db, const Gather *g, const RolloutRow *row, bool *ret_ok)
+{
+    bool judged = false, changed = false;
+    for (size_t m = 0; m < g->spec.evidence.metrics_n; m++)
+        judged |= g->spec.evidence.metrics[m].group == EVIDENCE_JUDGED;
+    int r = judged ? alarm_any_open(db, row->agent, STR(ANCHOR_METRIC), &changed) : 0;
+    *ret_ok = !changed;
+    return r;
+}
+
 int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str actor, int64_t now_ms,
                  Arena *arena, RolloutMove *ret_move)
 {
@@ -121,7 +134,8 @@ int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str actor, int
     r = look(db, g, row, &tripwire);
     if (r != 0) return r;
     RolloutInput input = input_of(g, shadow, row, command, actor, tripwire, now_ms);
-    r = tick(db, g, row, &input, arena, &move);
+    r = judge_look(db, g, row, &input.judge_ok);
+    if (r == 0) r = tick(db, g, row, &input, arena, &move);
     if (r == 0 && ret_move) *ret_move = move;
     return r;
 }

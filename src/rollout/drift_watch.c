@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "codec/json.h"
 #include "codec/time_text.h"
+#include "rollout/anchors.h"
 #include "store/agent_store.h"
 #include "store/event_store.h"
 #include "store/rollup_store.h"
@@ -66,9 +67,17 @@ static int event_add(Db *db, const Alarm *alarm, int64_t id)
                                       .data = buf_str(&data) });
 }
 
-static int alarm_tell(Db *db, const Step *step, const WatchedVersion *of, const WatchAlarm *raised)
+int drift_alarm_tell(Db *db, const Alarm *alarm)
 {
     int64_t id;
+    LOG_WARN("drift", LOG_STR("agent", alarm->agent),
+             LOG_STR("version", str_sub(alarm->version_id, 0, 12)), LOG_STR("why", alarm->text));
+    int r = alarm_insert(db, alarm, &id);
+    return r == 0 ? event_add(db, alarm, id) : r;
+}
+
+static int alarm_tell(Db *db, const Step *step, const WatchedVersion *of, const WatchAlarm *raised)
+{
     Alarm alarm = { .agent = of->agent,
                     .version_id = of->version_id,
                     .metric = str_of(watch_metric_name(raised->metric)),
@@ -79,10 +88,7 @@ static int alarm_tell(Db *db, const Step *step, const WatchedVersion *of, const 
                     .slope = raised->slope,
                     .p = raised->p,
                     .text = str_of(raised->text) };
-    LOG_WARN("drift", LOG_STR("agent", of->agent),
-             LOG_STR("version", str_sub(of->version_id, 0, 12)), LOG_CSTR("why", raised->text));
-    int r = alarm_insert(db, &alarm, &id);
-    return r == 0 ? event_add(db, &alarm, id) : r;
+    return drift_alarm_tell(db, &alarm);
 }
 
 /* --- days ------------------------------------------------------------------------------------- */
@@ -189,6 +195,8 @@ static int acknowledge_job(Db *db, void *arg)
     arena_init(&arena, NAMES_ARENA_MAX);
     int r = alarm_get(db, ack->id, &arena, &alarm);
     if (r == 0) r = alarm_acknowledge(db, ack->id, ack->by, ack->note, ack->now_ms);
+    if (r == 0 && str_starts_with(alarm.metric, STR(ANCHOR_METRIC)))
+        return anchor_chart_forget(db, alarm.agent, str_skip(alarm.metric, strlen(ANCHOR_METRIC)));
     if (r != 0 || watch_metric_from(alarm.metric, &metric) != 0) return r;
     r = watch_get(db, alarm.agent, alarm.version_id, watch);
     if (r != 0) return r == -ENOENT || r == -EPROTO ? 0 : r;

@@ -16,6 +16,9 @@
 #define DRIFT_STEPS_MAX 64   /* transactions a call; what is left waits for the next */
 #define DRIFT_KEPT_MS (INT64_C(120) * 86400000) /* a version without tasks is forgotten */
 
+/* In a store job: keeps the alarm, with its event and a line of the log. Returns 0 or -errno. */
+MUST_CHECK int drift_alarm_tell(Db *db, const Alarm *alarm);
+
 /* On a fiber. Takes in the days that are over. ret_alarms (may be NULL): how many were raised.
  * Returns 0 or -errno with diag. */
 MUST_CHECK int drift_watch_wait(Store *store, const WatchConfig *config, int64_t now_ms,

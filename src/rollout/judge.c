@@ -102,9 +102,8 @@ static int submit_wait(Queue *queue, const Judging *judging, Str agent, Str inpu
 {
     uint8_t print[SHA256_BYTES];
     TaskSummary summary;
-    Str key = arena_printf(arena, "gantry.judge:%" PRId64 ":%.*s:%" PRId64 ":%" PRId64, judging->of,
-                           STR_ARG(judging->grader), judging->tries,
-                           judging->of < 0 ? judging->asked_at_ms : 0);
+    Str key = arena_printf(arena, "gantry.judge:%" PRId64 ":%.*s:%" PRId64, judging->of,
+                           STR_ARG(judging->grader), judging->tries);
     if (!key.ptr) return -ENOMEM;
     sha256(key, print);
     TaskNew task = { .agent = agent,

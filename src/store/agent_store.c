@@ -189,6 +189,17 @@ int agent_list(Db *db, Arena *arena, Agent **ret, size_t *ret_n)
     return 0;
 }
 
+int agent_list_judging(Db *db, Arena *arena, Agent **ret, size_t *ret_n)
+{
+    RowList list = { .arena = arena, .max = AGENT_LIST_MAX, .size = sizeof(Agent) };
+    DbStmt *s = db_stmt(db, AGENT_SELECT " WHERE a.judges > 0 ORDER BY a.name");
+    int r = row_list_fill(&list, s, agent_read);
+    if (r != 0) return r;
+    *ret = list.rows;
+    *ret_n = list.n;
+    return 0;
+}
+
 /* --- routing ---------------------------------------------------------------------------------- */
 
 int routing_set(Db *db, Str agent, Str version_id, int64_t now_ms)

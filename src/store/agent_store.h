@@ -61,6 +61,9 @@ MUST_CHECK int agent_only(Db *db, Arena *arena, Str *ret);
 /* All agents by name, at most AGENT_LIST_MAX. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int agent_list(Db *db, Arena *arena, Agent **ret, size_t *ret_n);
 
+/* Those of them that have a judge among their graders. */
+MUST_CHECK int agent_list_judging(Db *db, Arena *arena, Agent **ret, size_t *ret_n);
+
 /* Makes version_id the stable version; what was stable becomes the previous one. Setting the same
  * version again changes nothing. Returns 0, -ENOENT (no such agent, or the version is not its own),
  * -errno. */

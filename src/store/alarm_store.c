@@ -175,6 +175,19 @@ int alarm_list(Db *db, Str agent, bool open_only, Arena *arena, Alarm **ret, siz
     return 0;
 }
 
+int alarm_any_open(Db *db, Str agent, Str metric_prefix, bool *ret)
+{
+    RowIn in = row_in(db, "SELECT 1 FROM alarm WHERE agent = ?1 AND acknowledged_at_ms = 0"
+                          " AND substr(metric, 1, ?2) = ?3 LIMIT 1");
+    in_text(&in, agent);
+    in_i64(&in, (int64_t)metric_prefix.len);
+    in_text(&in, metric_prefix);
+    int r = row_first(in.stmt);
+    *ret = r == 0;
+    db_reset(in.stmt);
+    return r == -ENOENT ? 0 : r;
+}
+
 int alarm_get(Db *db, int64_t id, Arena *arena, Alarm *ret)
 {
     RowIn in = row_in(db, "SELECT " ALARM_COLUMNS " FROM alarm WHERE id = ?1");

@@ -55,6 +55,9 @@ MUST_CHECK int alarm_insert(Db *db, const Alarm *alarm, int64_t *ret_id);
 MUST_CHECK int alarm_list(Db *db, Str agent, bool open_only, Arena *arena, Alarm **ret,
                           size_t *ret_n);
 
+/* Whether one of the agent is open whose metric begins so. */
+MUST_CHECK int alarm_any_open(Db *db, Str agent, Str metric_prefix, bool *ret);
+
 /* Returns 0, -ENOENT, -ENOMEM, -errno. */
 MUST_CHECK int alarm_get(Db *db, int64_t id, Arena *arena, Alarm *ret);
 

@@ -13,7 +13,8 @@ int grade_add_due(Db *db, int64_t last_seq)
     RowIn in = row_in(db, "INSERT OR IGNORE INTO grade (task_seq) SELECT t.seq FROM rollup_due d"
                           " CROSS JOIN task t ON t.seq = d.task_seq"
                           " CROSS JOIN agent a ON a.name = t.agent"
-                          " WHERE d.task_seq <= ?1 AND t.state = 2 AND a.graders > 0"
+                          " WHERE d.task_seq <= ?1 AND t.state = 2 AND t.degraded_calls = 0"
+                          " AND a.graders > 0"
                           " AND NOT EXISTS (SELECT 1 FROM task_score s WHERE s.task_seq = t.seq"
                           " AND s.name >= 'grader:' AND s.name < 'grader;')");
     in_i64(&in, last_seq);

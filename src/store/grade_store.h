@@ -1,10 +1,10 @@
 /* Grades: tasks that wait for the graders of their agent (logic/grade.h), and what graders said of
  * versions, hour by hour.
  *
- * A task that succeeded, of an agent that has graders, gets a row when its end goes into the
- * rollups, in that transaction. Whoever keeps its scores deletes the row in the same transaction:
- * each is graded once, whatever dies in between. Functions run inside a store job. Unless they say
- * more, they return 0 or -errno with diag.
+ * A task that succeeded and was not degraded, of an agent that has graders, gets a row when its end
+ * goes into the rollups, in that transaction. Whoever keeps its scores deletes the row in the same
+ * transaction: each is graded once, whatever dies in between. Functions run inside a store job.
+ * Unless they say more, they return 0 or -errno with diag.
  */
 #ifndef GANTRY_STORE_GRADE_STORE_H
 #define GANTRY_STORE_GRADE_STORE_H

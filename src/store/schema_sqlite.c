@@ -562,6 +562,19 @@ static const char shadows[] =
     " rollout_seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL"
     ") STRICT;";
 
+/* anchor_store.h; of a judging: the negative id of a run. bytes: logic/anchor.h. */
+static const char anchors[] =
+    "CREATE TABLE anchor_run ("
+    " id INTEGER PRIMARY KEY, agent TEXT NOT NULL, grader TEXT NOT NULL,"
+    " judge_version TEXT NOT NULL, key INTEGER NOT NULL, day_ms INTEGER NOT NULL,"
+    " state INTEGER NOT NULL, UNIQUE (agent, grader, day_ms)"
+    ") STRICT;"
+    "CREATE INDEX anchor_run_asked ON anchor_run (id) WHERE state = 1;"
+    "CREATE TABLE anchor_chart ("
+    " agent TEXT NOT NULL, grader TEXT NOT NULL, bytes BLOB NOT NULL,"
+    " PRIMARY KEY (agent, grader)"
+    ") STRICT, WITHOUT ROWID;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -598,5 +611,6 @@ const Migration schema_steps[] = {
     { 33, "graders", graders },
     { 34, "judges", judges },
     { 35, "shadows", shadows },
+    { 36, "anchors", anchors },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -67,7 +67,7 @@ static void test_good_graders(void **state)
         "{\"name\":\"i\",\"type\":\"trajectory:tool-sequence\",\"value\":[\"find\",\"pay\"]},"
         "{\"name\":\"j\",\"type\":\"trajectory:step-count\",\"threshold\":5},"
         "{\"name\":\"k\",\"type\":\"judge\",\"agent\":\"critic\",\"share\":0.25,"
-        "\"anchors\":[{\"input\":\"q\",\"output\":\"a\",\"score\":1}]}]";
+        "\"anchors\":[{\"input\":\"q\",\"output\":\"a\"}]}]";
     assert_string_equal(wrong(text), "");
     Grader graders[GRADERS_MAX];
     assert_int_equal(graders_read(&arena, json_of(text), graders), 11);
