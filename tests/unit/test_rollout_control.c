@@ -6,6 +6,7 @@
 #include "rollout/control.h"
 #include "rollout/record.h"
 #include "rollout/serving.h"
+#include "store/alarm_store.h"
 #include "store/event_store.h"
 #include "store/score_store.h"
 #include "store/webhook_store.h"
@@ -603,6 +604,50 @@ static void test_scores_of_ones_own(void **state)
     run(state, waits_for_scores);
 }
 
+static int alarm_job(Db *db, void *arg)
+{
+    int64_t id;
+    Alarm alarm = { .agent = STR("support"),
+                    .version_id = STR(VERSION_C),
+                    .metric = str_of(arg),
+                    .text = STR("x") };
+    return alarm_insert(db, &alarm, &id);
+}
+
+static int all_seen_job(Db *db, void *arg)
+{
+    (void)arg;
+    int r = alarm_acknowledge(db, 1, STR("ada"), STR(""), 1);
+    return r == 0 ? alarm_acknowledge(db, 2, STR("ada"), STR(""), 1) : r;
+}
+
+/* Scores are compared while the judge that gives them is what it was. */
+static int holds_for_the_judge(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":5},{\"weight\":100}],"
+                "\"rollbackOn\":{\"politeness\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK_INT(store_call_wait(f->store, alarm_job, (void *)(uintptr_t) "qualityScore"), 0);
+    CHECK_INT(store_call_wait(f->store, alarm_job, (void *)(uintptr_t) "judge:helpful"), 0);
+    (void)submit_sessions(f, 0, 200);
+    end_tasks(f, 0);
+    CHECK_INT(store_call_wait(f->store, score_job, (void *)(uintptr_t) "politeness"), 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.weight_bp, 5000);
+    CHECK(strstr(ask.move.why, "judge has changed") != NULL);
+    CHECK_INT(store_call_wait(f->store, all_seen_job, NULL), 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.weight_bp, WEIGHT_BP_ALL);
+    return 0;
+}
+
+static void test_it_holds_for_a_judge_that_has_changed(void **state)
+{
+    run(state, holds_for_the_judge);
+}
+
 /* The first task waits for a worker that never comes; what follows it has ended. */
 static int passes_what_never_starts(void *arg)
 {
@@ -1154,6 +1199,7 @@ int main(void)
         ON_QUEUE(test_a_runaway_budget_trips),
         ON_QUEUE(test_degraded_tasks_are_left_out),
         ON_QUEUE(test_scores_of_ones_own),
+        ON_QUEUE(test_it_holds_for_a_judge_that_has_changed),
         ON_QUEUE(test_nothing_waits_for_ever),
         ON_QUEUE(test_the_unit_can_be_the_user),
         ON_QUEUE(test_it_survives_a_restart),
