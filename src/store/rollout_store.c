@@ -344,7 +344,8 @@ int rollout_unit_get(Db *db, int64_t rollout_seq, RouteUnit kind, Str unit, Rout
 int rollout_unit_put(Db *db, int64_t rollout_seq, const RolloutUnit *unit)
 {
     RowIn in = row_in(db, "INSERT INTO rollout_unit (rollout_seq, kind, unit, arm, counts,"
-                          " eligible_ms, task_seq, pi) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+                          " eligible_ms, task_seq, pi, first_arm)"
+                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?4)"
                           " ON CONFLICT (rollout_seq, kind, unit) DO UPDATE SET"
                           " arm = excluded.arm");
     in_i64(&in, rollout_seq);
@@ -380,7 +381,7 @@ static RolloutOutcome outcome_read(DbStmt *s, int from)
 int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t until_ms,
                      RolloutOutcome *ret, size_t *n)
 {
-    RowIn in = row_in(db, "SELECT u.eligible_ms, u.task_seq, u.arm, u.pi, " OUTCOME_FIGURES
+    RowIn in = row_in(db, "SELECT u.eligible_ms, u.task_seq, u.first_arm, u.pi, " OUTCOME_FIGURES
                           " FROM rollout_unit u JOIN task t ON t.seq = u.task_seq"
                           " WHERE u.rollout_seq = ?1 AND u.counts = 1"
                           " AND (u.eligible_ms, u.task_seq) > (?2, ?3) AND u.eligible_ms < ?4"

@@ -124,7 +124,8 @@ MUST_CHECK int rollout_unit_get(Db *db, int64_t rollout_seq, RouteUnit kind, Str
 /* Adds the unit, or changes the arm of one that is there. */
 MUST_CHECK int rollout_unit_put(Db *db, int64_t rollout_seq, const RolloutUnit *unit);
 
-/* A counted unit with its first task. */
+/* A counted unit with its first task, in the arm that it was given for that: a user who has gone
+ * over to the canary since was not there. */
 typedef struct {
     RolloutCursor at;
     bool canary;

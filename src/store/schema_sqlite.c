@@ -575,6 +575,11 @@ static const char anchors[] =
     " PRIMARY KEY (agent, grader)"
     ") STRICT, WITHOUT ROWID;";
 
+/* arm may change later, what its first task counts for does not. */
+static const char first_arms[] =
+    "ALTER TABLE rollout_unit ADD COLUMN first_arm INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE rollout_unit SET first_arm = arm WHERE arm <> 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -612,5 +617,6 @@ const Migration schema_steps[] = {
     { 34, "judges", judges },
     { 35, "shadows", shadows },
     { 36, "anchors", anchors },
+    { 37, "first arms", first_arms },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);
