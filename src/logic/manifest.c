@@ -236,6 +236,7 @@ static void rule_metrics(IssueList *issues, const IssuePath *path, const Json *v
 static const ShapeMember tripwire_members[] = {
     { "costFactor", SHAPE_INT, .offset = SHAPE_NOWHERE, .most = 1000000 },
     { "crashes", SHAPE_INT, .offset = SHAPE_NOWHERE, .most = 64 },
+    { "limits", SHAPE_INT, .offset = SHAPE_NOWHERE, .most = 64 },
 };
 
 static const ShapeMember evaluation_members[] = {

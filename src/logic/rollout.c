@@ -44,7 +44,7 @@ const char *rollout_verdict_name(RolloutVerdict verdict)
 static const char *const tripwire_texts[TRIPWIRE_N_] = {
     [TRIPWIRE_NONE] = "nothing",
     [TRIPWIRE_BUDGET] = "its spending ran away",
-    [TRIPWIRE_SANDBOX] = "it reached outside its sandbox",
+    [TRIPWIRE_SANDBOX] = "it reaches for more than its sandbox allows",
     [TRIPWIRE_CRASH_LOOP] = "it crashes again and again",
 };
 

@@ -214,6 +214,7 @@ static void read_strategy(const Json *block, RolloutSpec *spec)
     spec->tripwires = (TripwirePlan){
         .cost_factor = json_i64_or(json_get(tripwires, "costFactor"), TRIPWIRE_COST_FACTOR),
         .crashes = json_i64_or(json_get(tripwires, "crashes"), TRIPWIRE_CRASHES),
+        .limits = json_i64_or(json_get(tripwires, "limits"), TRIPWIRE_LIMITS),
     };
     if (gate) spec->evaluation_tasks = json_i64_or(json_get(gate, "tasks"), EVALUATION_TASKS);
     spec->evaluation_at_least = json_f64_or(json_get(gate, "atLeast"), 0);

@@ -13,7 +13,7 @@
  *               percent of these), tasks (50), for, parallel (2), budgetUsd (5), standsIn (its
  *               evidence stands in for the first step)}; `strategy: shadow` needs none
  *   holdFor     blue-green: how long blue stays warm
- *   tripwires   {costFactor (10), crashes (10)}; 0 turns one off (logic/tripwire.h)
+ *   tripwires   {costFactor (10), crashes (10), limits (3)}; 0 turns one off (logic/tripwire.h)
  *   evaluation  {atLeast, tasks (20)}: the mean score of the version's last scored tasks that it
  *               has to have before it gets a share
  *   onRollback  finish (default): running canary tasks end where they started; kill: they are

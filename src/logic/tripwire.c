@@ -54,10 +54,25 @@ static bool crashes_on(const TripwirePlan *plan, const TripwireTail *canary,
     return n < TRIPWIRE_CONTROL_MIN || 2 * crashes <= n;
 }
 
+static size_t limited_n(const TripwireTail *tail)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < tail->attempts_n; i++) n += tail->limited[i];
+    return n;
+}
+
+static bool breaks_out(const TripwirePlan *plan, const TripwireTail *canary,
+                       const TripwireTail *control)
+{
+    if (plan->limits <= 0) return false;
+    return (int64_t)limited_n(canary) >= plan->limits && limited_n(control) == 0;
+}
+
 Tripwire tripwire_look(const TripwirePlan *plan, const TripwireTail *canary,
                        const TripwireTail *control, int64_t cost_cap_nusd)
 {
     assert(cost_cap_nusd >= 0);
     if (runs_away(plan, canary, control, cost_cap_nusd)) return TRIPWIRE_BUDGET;
+    if (breaks_out(plan, canary, control)) return TRIPWIRE_SANDBOX;
     return crashes_on(plan, canary, control) ? TRIPWIRE_CRASH_LOOP : TRIPWIRE_NONE;
 }

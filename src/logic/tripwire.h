@@ -3,10 +3,13 @@
  *   budget      a few of the canary's tasks each cost many times what nearly all of the stable
  *               version's cost, or were stopped by their own caps on money or tokens while none of
  *               the stable version's was
+ *   sandbox     a few of the canary's attempts were ended because they used more of the machine
+ *               than their limits allow, and none of the stable version's was
  *   crash loop  the canary's last attempts all crashed, and those of the stable version mostly did
- *               not: it is not the world around them
+ *               not: it is not the world around them. A worker that dies counts once, whatever ran
+ *               there
  *
- * Both look at the last tasks of each version only, so they cost the same whatever has been. They
+ * All look at the last tasks of each version only, so they cost the same whatever has been. They
  * act on what cannot be chance for a version that works; everything else is for logic/evidence.h.
  * Pure; any thread.
  */
@@ -21,11 +24,13 @@
 #define TRIPWIRE_RUNAWAYS 3  /* tasks that ran away */
 #define TRIPWIRE_COST_FACTOR 10
 #define TRIPWIRE_CRASHES 10
+#define TRIPWIRE_LIMITS 3
 #define TRIPWIRE_CONTROL_MIN 4 /* attempts of the stable version that say anything */
 
 typedef struct {
     int64_t cost_factor; /* of the 99.5th percentile of the stable version; 0: off */
     int64_t crashes;     /* attempts in a row; 0: off */
+    int64_t limits;      /* attempts that reached a limit on memory, CPU time, ...; 0: off */
 } TripwirePlan;
 
 /* The last of a version, newest first. */
@@ -33,7 +38,8 @@ typedef struct {
     int64_t cost_nusd[TRIPWIRE_TASKS];
     bool capped[TRIPWIRE_TASKS]; /* stopped by its cap on money or tokens */
     size_t tasks_n;
-    TaskOutcome attempts[TRIPWIRE_ATTEMPTS]; /* ended ones */
+    TaskOutcome attempts[TRIPWIRE_ATTEMPTS]; /* ended ones; lost ones once a worker */
+    bool limited[TRIPWIRE_ATTEMPTS];         /* of these */
     size_t attempts_n;
 } TripwireTail;
 

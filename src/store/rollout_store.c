@@ -450,10 +450,15 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
 #define TAIL_TASKS(tail)                                                            \
     "SELECT cost_nusd, coalesce(stopped_by, '') IN ('tokensPerTask', 'usdPerTask')" \
     " FROM " tail
-#define TAIL_ATTEMPTS(tail)                                                 \
-    "SELECT a.outcome FROM " tail " t JOIN attempt a ON a.task_seq = t.seq" \
-    " WHERE a.finished_at_ms > 0 AND a.outcome IS NOT NULL"                 \
-    " ORDER BY a.finished_at_ms DESC, a.task_seq DESC, a.attempt DESC LIMIT ?4"
+/* A worker dies once, whatever it took along. */
+#define TAIL_ATTEMPTS(tail)                                                      \
+    "SELECT a.outcome, coalesce(a.error_code, '') = 'resource_limit' FROM " tail \
+    " t JOIN attempt a ON a.task_seq = t.seq"                                    \
+    " WHERE a.finished_at_ms > 0 AND a.outcome IS NOT NULL"                      \
+    " GROUP BY CASE a.outcome WHEN 'lost' THEN a.worker_id END,"                 \
+    " CASE a.outcome WHEN 'lost' THEN 0 ELSE a.task_seq END,"                    \
+    " CASE a.outcome WHEN 'lost' THEN 0 ELSE a.attempt END"                      \
+    " ORDER BY max(a.finished_at_ms) DESC, a.task_seq DESC, a.attempt DESC LIMIT ?4"
 
 static RowIn tail_in(Db *db, const char *sql, Str version_id, int64_t rollout_seq)
 {
@@ -488,6 +493,7 @@ static int tail_attempts(Db *db, Str version_id, int64_t rollout_seq, TripwireTa
         TaskOutcome outcome;
         if (task_outcome_from(db_str(in.stmt, 0), &outcome) < 0) continue;
         assert(ret->attempts_n < TRIPWIRE_ATTEMPTS);
+        ret->limited[ret->attempts_n] = db_i64(in.stmt, 1) != 0;
         ret->attempts[ret->attempts_n++] = outcome;
     }
     return r;

@@ -831,6 +831,68 @@ static void test_a_crash_loop_trips(void **state)
     run(state, crashes_at_once);
 }
 
+/* A canary whose attempts reach the limits of their sandbox. */
+static int breaks_out(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    int64_t reached = 0;
+    for (int i = 0; reached < TRIPWIRE_LIMITS; i++) {
+        bool canary = submit_sessions(f, i, i + 1) == 1;
+        TaskFinish end = { .task = claim_one(f, worker),
+                           .outcome = canary ? TASK_OUTCOME_FAILED_FINAL : TASK_OUTCOME_SUCCEEDED,
+                           .error_code = canary ? STR("resource_limit") : STR_NULL };
+        TaskState state;
+        CHECK_INT(command(f, ID_1, COMMAND_NONE).row.state.state, ROLLOUT_STEP);
+        CHECK_INT(queue_finish_wait(f->queue, &end, &state), 0);
+        reached += canary;
+        pass_ms(1);
+    }
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_ROLLED_BACK);
+    CHECK(str_find(ask.row.why, STR("sandbox")) >= 0);
+    return 0;
+}
+
+static void test_a_broken_sandbox_trips(void **state)
+{
+    run(state, breaks_out);
+}
+
+/* Workers that die with tasks of the canary: how many attempts that is. */
+static int64_t die(Fixture *f, int n)
+{
+    Uuid worker = add_worker(f, n, WORKER_REMOTE);
+    Task *tasks = NULL;
+    size_t claimed = claim(f, worker, roomy, &tasks);
+    pass_ms(3600000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    return (int64_t)claimed;
+}
+
+static int dies(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"strategy\":\"blue-green\",\"holdFor\":\"100h\"}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)submit_sessions(f, 0, 30);
+    for (int n = 1; n <= TRIPWIRE_CRASHES;
+         n++) { /* one death is one crash, whatever it takes along */
+        CHECK_INT(command(f, ID_1, COMMAND_NONE).row.state.state, ROLLOUT_STEP);
+        (void)submit_sessions(f, 100 * n, 100 * n + 5);
+        CHECK(die(f, n) > 0);
+    }
+    CHECK_INT(command(f, ID_1, COMMAND_NONE).row.state.state, ROLLOUT_ROLLED_BACK);
+    return 0;
+}
+
+static void test_a_worker_dies_once(void **state)
+{
+    run(state, dies);
+}
+
 /* Both versions crash: that of the stable one is not hidden by its tasks that wait. */
 static int crashes_alike(void *arg)
 {
@@ -1195,6 +1257,8 @@ int main(void)
         ON_QUEUE(test_running_tasks_are_killed_if_so_planned),
         ON_QUEUE(test_nothing_starts_unchecked),
         ON_QUEUE(test_a_crash_loop_trips),
+        ON_QUEUE(test_a_broken_sandbox_trips),
+        ON_QUEUE(test_a_worker_dies_once),
         ON_QUEUE(test_a_crash_loop_of_both_does_not),
         ON_QUEUE(test_a_runaway_budget_trips),
         ON_QUEUE(test_degraded_tasks_are_left_out),

@@ -8,7 +8,7 @@
 
 #include "logic/tripwire.h"
 
-static const TripwirePlan usual = { TRIPWIRE_COST_FACTOR, TRIPWIRE_CRASHES };
+static const TripwirePlan usual = { TRIPWIRE_COST_FACTOR, TRIPWIRE_CRASHES, TRIPWIRE_LIMITS };
 
 static TripwireTail attempts(TaskOutcome outcome, size_t n)
 {
@@ -38,7 +38,7 @@ static void test_crash_loop(void **state)
     assert_int_equal(tripwire_look(&usual, &ten, &good, 1), TRIPWIRE_NONE);
     TripwireTail lost = attempts(TASK_OUTCOME_LOST, TRIPWIRE_ATTEMPTS);
     assert_int_equal(tripwire_look(&usual, &lost, &good, 1), TRIPWIRE_CRASH_LOOP);
-    TripwirePlan off = { TRIPWIRE_COST_FACTOR, 0 };
+    TripwirePlan off = { TRIPWIRE_COST_FACTOR, 0, 0 };
     assert_int_equal(tripwire_look(&off, &lost, &good, 1), TRIPWIRE_NONE);
 }
 
@@ -64,7 +64,7 @@ static void test_budget(void **state)
     TripwireTail edge = costs(1000, 10, 10); /* ten times, not more */
     assert_int_equal(tripwire_look(&usual, &edge, &control, 100), TRIPWIRE_NONE);
     assert_int_equal(tripwire_look(&usual, &three, &control, INT64_MAX), TRIPWIRE_NONE);
-    TripwirePlan off = { 0, TRIPWIRE_CRASHES };
+    TripwirePlan off = { 0, TRIPWIRE_CRASHES, 0 };
     assert_int_equal(tripwire_look(&off, &three, &control, 100), TRIPWIRE_NONE);
 }
 
@@ -80,13 +80,26 @@ static void test_caps(void **state)
     assert_int_equal(tripwire_look(&usual, &canary, &control, 100), TRIPWIRE_NONE);
 }
 
+static void test_limits(void **state)
+{
+    (void)state;
+    TripwireTail canary = attempts(TASK_OUTCOME_SUCCEEDED, 30), control = canary;
+    canary.limited[1] = canary.limited[5] = true;
+    assert_int_equal(tripwire_look(&usual, &canary, &control, 1), TRIPWIRE_NONE);
+    canary.limited[29] = true;
+    assert_int_equal(tripwire_look(&usual, &canary, &control, 1), TRIPWIRE_SANDBOX);
+    TripwirePlan off = { TRIPWIRE_COST_FACTOR, TRIPWIRE_CRASHES, 0 };
+    assert_int_equal(tripwire_look(&off, &canary, &control, 1), TRIPWIRE_NONE);
+    control.limited[7] = true; /* the stable version does too: the limits are too narrow */
+    assert_int_equal(tripwire_look(&usual, &canary, &control, 1), TRIPWIRE_NONE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_crash_loop),
-        cmocka_unit_test(test_the_world_is_down),
-        cmocka_unit_test(test_budget),
-        cmocka_unit_test(test_caps),
+        cmocka_unit_test(test_crash_loop), cmocka_unit_test(test_the_world_is_down),
+        cmocka_unit_test(test_budget),     cmocka_unit_test(test_caps),
+        cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
