@@ -463,6 +463,11 @@ def bench_ingest(gantry, _work):
     subprocess.run([os.path.join(os.path.dirname(gantry), "tests", "unit", "bench_ingest")], check=True, stderr=subprocess.DEVNULL)
 
 
+def bench_rollouts(gantry, _work):
+    heading("rollouts, in an empty store and beside a million tasks")
+    subprocess.run([os.path.join(os.path.dirname(gantry), "tests", "unit", "bench_rollout_cost")], check=True, stderr=subprocess.DEVNULL)
+
+
 def bench_queue(gantry, work, seconds, rounds):
     import queue_bench  # pylint: disable=import-outside-toplevel,cyclic-import
     queue_bench.run(gantry, work, seconds, rounds)
@@ -470,7 +475,8 @@ def bench_queue(gantry, work, seconds, rounds):
 
 PARTS = {"startup": (bench_startup, False), "latency": (bench_latency, False),
          "submit": (bench_submit, True), "gateway": (bench_gateway, True),
-         "lanes": (bench_lanes, False), "ingest": (bench_ingest, False), "queue": (bench_queue, False)}
+         "lanes": (bench_lanes, False), "ingest": (bench_ingest, False), "rollouts": (bench_rollouts, False),
+         "queue": (bench_queue, False)}
 
 
 def main():
