@@ -7,8 +7,8 @@
  * a version; no advance without evidence, which is computed anew beside the controller; no queued
  * task where nothing is routed after a rollback; no unit skipped or counted twice.
  *
- * GANTRY_SEED=N replays a seed. As arguments: days and seeds, `test_sim_control 90 24` are dozens
- * of quarters. */
+ * GANTRY_SEED=N plays that seed (nearly the same each time: the jitter of retries is the queue's
+ * own). As arguments: days and seeds, `test_sim_control 90 24` are dozens of quarters. */
 #include "tests/unit/queue_fixture.h"
 
 #include <math.h>
@@ -651,7 +651,8 @@ static void test_production(void **state)
         (int)sim.tally.completed[1], (int)sim.tally.rolled_back[0], (int)sim.tally.rolled_back[1],
         (int)sim.tally.other, (int)sim.tally.advances, (int)sim.tally.killed[ROLLOUT_PREFLIGHT],
         (int)sim.tally.killed[ROLLOUT_STEP], (int)sim.tally.killed[ROLLOUT_PAUSED]);
-    if (one) return;
+    assert_true(sim.tally.tasks > 0 && sim.made > 0);
+    if (one || days_given * seeds_given < 60) return; /* too short to be sure of each */
     assert_true(sim.tally.completed[0] > 0 && sim.tally.rolled_back[1] > 0);
     assert_true(sim.tally.advances > 0 && sim.tally.killed[ROLLOUT_STEP] > 0);
 }
