@@ -48,6 +48,7 @@ static const Row rows[WARM_STATE_N_][WARM_EVENT_N_] = {
                     [WARM_ON_PING_BAD] = STAYS(WARM_SICK),
                     [WARM_ON_LATE] = ENDS,
                     [WARM_ON_EXIT] = FAILS,
+                    [WARM_ON_IDLE] = ENDS,
                     [WARM_ON_DRAIN] = ENDS },
     [WARM_ENDING] = { [WARM_ON_EXIT] = GOES(WARM_OFF), [WARM_ON_DRAIN] = STAYS(WARM_ENDING) },
     [WARM_RESTING] = { [WARM_ON_RESTED] = GOES(WARM_OFF), [WARM_ON_DRAIN] = GOES(WARM_OFF) },

@@ -26,13 +26,14 @@ typedef struct {
     atomic_uint_fast64_t started, stale, outputs_too_large, log_lines_dropped;
     atomic_uint_fast64_t stuck; /* ended because they did nothing any more */
     atomic_uint_fast64_t tool_outcomes[TOOL_OUTCOME_N_];
-    atomic_uint_fast64_t tool_us;                 /* spent by those that ran */
-    atomic_uint_fast64_t tools_crowded;           /* refused: DOOR_CALLS_MAX under way */
-    atomic_uint_fast64_t children_crowded;        /* refused: DOOR_WAITS_MAX under way */
-    atomic_uint_fast64_t suspensions;             /* slots given back by runs that wait */
-    atomic_uint_fast64_t suspensions_refused;     /* not given back: too many wait already */
-    atomic_uint_fast64_t mcp_crowded;             /* refused: too many MCP sessions */
-    atomic_uint_fast64_t tools_not_recorded;      /* beyond RUN_TOOL_RECORDS_MAX */
+    atomic_uint_fast64_t tool_us;             /* spent by those that ran */
+    atomic_uint_fast64_t tools_crowded;       /* refused: DOOR_CALLS_MAX under way */
+    atomic_uint_fast64_t children_crowded;    /* refused: DOOR_WAITS_MAX under way */
+    atomic_uint_fast64_t suspensions;         /* slots given back by runs that wait */
+    atomic_uint_fast64_t suspensions_refused; /* not given back: too many wait already */
+    atomic_uint_fast64_t mcp_crowded;         /* refused: too many MCP sessions */
+    atomic_uint_fast64_t tools_not_recorded;  /* beyond RUN_TOOL_RECORDS_MAX */
+    atomic_uint_fast64_t servers_started, servers_failed, servers_crowded;
     atomic_uint_fast64_t limits_hit[RESOURCE_N_]; /* by agents and tools */
     atomic_uint_fast64_t ended[TASK_OUTCOME_N_];
 } RunCounters;

@@ -51,6 +51,7 @@ struct Server {
     uint16_t port;
     int64_t started_ms, used_ms; /* clock_mono_ms */
     bool busy;                   /* HealthyBusy: works on something of its own */
+    bool given_up;               /* another needs its place */
 
     size_t refs;
     Run *only; /* while refs is 1 */
@@ -74,7 +75,6 @@ struct Servers {
     size_t n;
     bool closing;
     Cond changed; /* one has gone */
-    ServersStats stats;
 };
 
 Servers *servers_new(RunHost *host, const ServersOptions *o)
@@ -83,15 +83,11 @@ Servers *servers_new(RunHost *host, const ServersOptions *o)
     all->host = host;
     all->options = (ServersOptions){ .idle_ms = o->idle_ms ? o->idle_ms : IDLE_MS_DEFAULT,
                                      .ping_ms = o->ping_ms ? o->ping_ms : PING_MS_DEFAULT,
-                                     .start_ms = o->start_ms ? o->start_ms : START_MS_DEFAULT };
+                                     .start_ms = o->start_ms ? o->start_ms : START_MS_DEFAULT,
+                                     .max = o->max ? o->max : SERVERS_MAX };
     list_init(&all->list);
     cond_init(&all->changed);
     return all;
-}
-
-void servers_stats(const Servers *all, ServersStats *ret)
-{
-    *ret = all->stats;
 }
 
 Str server_url(const Server *s)
@@ -369,8 +365,10 @@ static void start_wait(Server *s)
     snprintf(s->url, sizeof s->url, "http://127.0.0.1:%u", (unsigned)s->port);
     if (r == 0) r = process_start(s);
     if (r == 0) r = fibers_start(s);
-    s->owner->stats.started += r == 0;
-    if (r == 0) return;
+    if (r == 0) {
+        atomic_fetch_add(&s->owner->host->counters.servers_started, 1);
+        return;
+    }
     snprintf(s->reason, sizeof s->reason, "the server could not be started: %s", diag_text_or(r));
     process_end_wait(s);
     step_wait(s, WARM_ON_EXIT);
@@ -383,7 +381,7 @@ static void step_wait(Server *s, WarmEvent event)
     WarmAction action = warm_step(&s->warm, event, clock_mono_ms());
     bool failed = s->warm.rest_until_ms != rest_ms;
     s->fails += failed;
-    s->owner->stats.failed += failed;
+    if (failed) atomic_fetch_add(&s->owner->host->counters.servers_failed, 1);
     if (before != s->warm.state)
         LOG_INFO("server agent", LOG_STR("agent", s->version->spec.agent),
                  LOG_STR("version", str_make(s->id, 12)),
@@ -452,7 +450,8 @@ static int starting_wait(Server *s)
 
 static bool is_idle(const Server *s)
 {
-    return s->refs == 0 && !s->busy && clock_mono_ms() - s->used_ms >= s->owner->options.idle_ms;
+    bool long_unused = clock_mono_ms() - s->used_ms >= s->owner->options.idle_ms;
+    return s->refs == 0 && !s->busy && (long_unused || s->given_up);
 }
 
 /* Ready or sick: asked now and then. */
@@ -460,7 +459,7 @@ static int kept_wait(Server *s)
 {
     const ServersOptions *o = &s->owner->options;
     int64_t every_ms = s->warm.state == WARM_SICK ? SICK_PING_MS : o->ping_ms;
-    int r = change_wait(s, deadline_after(MIN(every_ms, o->idle_ms)));
+    int r = is_idle(s) ? -ETIMEDOUT : change_wait(s, deadline_after(MIN(every_ms, o->idle_ms)));
     if (r != -ETIMEDOUT) return r;
     if (is_idle(s)) {
         step_wait(s, WARM_ON_IDLE);
@@ -523,6 +522,7 @@ static int keeper_main(void *arg)
     Server *s = arg;
     Servers *all = s->owner;
     while (s->warm.state != WARM_OFF || (s->refs > 0 && !all->closing)) {
+        if (s->warm.state == WARM_RESTING && s->given_up && s->refs == 0) break;
         if (live_wait(s) < 0) break;
     }
     fiber_shield();
@@ -595,16 +595,41 @@ static int ready_wait(Server *s)
     return 0;
 }
 
+/* The one that nobody wants for the longest time; NULL: all are wanted. */
+static Server *server_unwanted(Servers *all)
+{
+    Server *found = NULL;
+    LIST_EACH (&all->list, node) {
+        Server *s = CONTAINER_OF(node, Server, node);
+        if (s->refs == 0 && !s->busy && (!found || s->used_ms < found->used_ms)) found = s;
+    }
+    return found;
+}
+
+static int room_wait(Servers *all)
+{
+    while (all->n >= all->options.max) {
+        Server *s = server_unwanted(all);
+        if (!s) {
+            atomic_fetch_add(&all->host->counters.servers_crowded, 1);
+            return diag_set(SERVER_E_DOWN, "%zu server agents are at work already", all->n);
+        }
+        s->given_up = true;
+        cond_broadcast(&s->changed);
+        int r = cond_wait(&all->changed, DEADLINE_NONE);
+        if (r < 0) return r;
+    }
+    return 0;
+}
+
 int server_ref_wait(Servers *all, Run *run, Server **ret)
 {
     Server *s = server_find(all, str_of(run->version->id));
-    if (!s && all->n >= SERVERS_MAX) {
-        all->stats.crowded++;
-        return diag_set(SERVER_E_DOWN, "%d server agents run already", SERVERS_MAX);
-    }
-    int r = s ? 0 : server_new_wait(all, run, &s);
+    int r = s ? 0 : room_wait(all);
+    if (!s && r == 0) r = server_new_wait(all, run, &s);
     if (r != 0) return r;
     s->refs++;
+    s->given_up = false;
     s->only = run;
     r = ready_wait(s);
     if (r == 0) *ret = s;

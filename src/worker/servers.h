@@ -12,15 +12,10 @@
 #include "worker/run.h"
 #include "worker/worker.h"
 
-#define SERVERS_MAX 64 /* of a worker */
+#define SERVERS_MAX 64 /* of a worker; a further one takes the place of one that nobody wants */
 
 typedef struct Servers Servers;
 typedef struct Server Server;
-
-typedef struct {
-    uint64_t started, failed;
-    uint64_t crowded; /* tasks that found SERVERS_MAX servers, all wanted */
-} ServersStats;
 
 /* host is borrowed. */
 Servers *servers_new(RunHost *host, const ServersOptions *options);
@@ -38,8 +33,6 @@ Str server_url(const Server *server);
 /* After a task's request to it broke off: why it has ended, with its last words, or "" when it
  * lives on. Waits a moment for that; the text lives until the next wait. */
 Str server_reason_wait(Server *server);
-
-void servers_stats(const Servers *servers, ServersStats *ret);
 
 /* Ends all servers and frees; nothing may be in use. NULL is accepted. Waits even for a cancelled
  * caller. */

@@ -121,6 +121,9 @@ void worker_stats(const WorkerHost *worker, WorkerStats *ret)
     ret->mcp_crowded = atomic_load(&c->mcp_crowded);
     ret->tools_not_recorded = atomic_load(&c->tools_not_recorded);
     ret->versions_fetched = versions_fetched(w->host.versions);
+    ret->servers_started = atomic_load(&c->servers_started);
+    ret->servers_failed = atomic_load(&c->servers_failed);
+    ret->servers_crowded = atomic_load(&c->servers_crowded);
     for (int i = 0; i < RESOURCE_N_; i++) ret->limits_hit[i] = atomic_load(&c->limits_hit[i]);
     for (int i = 0; i < TASK_OUTCOME_N_; i++) ret->ended[i] = atomic_load(&c->ended[i]);
 }

@@ -28,6 +28,7 @@ typedef struct {
     int64_t idle_ms;  /* unwanted for so long, a server ends; 0: 10 minutes */
     int64_t ping_ms;  /* between pings of one that is ready; 0: 5000 */
     int64_t start_ms; /* until it must be healthy; 0: 30,000 */
+    size_t max;       /* at a time; 0: 64 */
 } ServersOptions;
 
 typedef struct {
@@ -86,6 +87,8 @@ typedef struct {
     uint64_t leases_lost;
     uint64_t heartbeats_failed;
     uint64_t outputs_too_large;
+    uint64_t servers_started, servers_failed; /* server agents */
+    uint64_t servers_crowded;         /* attempts for which there was no room for their server */
     uint64_t limits_hit[RESOURCE_N_]; /* limits of a version that ended an agent or a tool */
     uint64_t log_lines_dropped;
     uint64_t tool_calls, tool_errors; /* that ran; of these, that did not go well */

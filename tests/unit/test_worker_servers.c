@@ -1,0 +1,183 @@
+/* Server agents that the worker starts: one that is sick is replaced, one that nobody wants ends,
+ * and there are no more than there may be. */
+#include <sys/stat.h>
+
+#include "worker_bench.h"
+
+static const char agent_yaml[] =
+    "apiVersion: gantry/v1\nkind: Agent\nmetadata: {name: a}\n"
+    "spec: {runtime: server, command: [python3, agent.py], code: ., retry: {maxAttempts: 1}}\n";
+
+/* Says who it is. In the directory that its input names: sick makes its pings bad, started.NAME
+ * says that a task is in it, and NAME lets that go. */
+static const char agent_py[] =
+    "import http.server, json, os, time\n"
+    "box = None\n"
+    "class Handler(http.server.BaseHTTPRequestHandler):\n"
+    "    protocol_version = 'HTTP/1.1'\n"
+    "    def reply(self, status, value):\n"
+    "        text = json.dumps(value).encode()\n"
+    "        self.send_response(status)\n"
+    "        self.send_header('Content-Length', str(len(text)))\n"
+    "        self.end_headers()\n"
+    "        self.wfile.write(text)\n"
+    "    def do_GET(self):\n"
+    "        sick = box and os.path.exists(box + '/sick')\n"
+    "        self.reply(500 if sick else 200, {'status': 'Healthy'})\n"
+    "    def do_POST(self):\n"
+    "        global box\n"
+    "        given = json.loads(self.rfile.read(int(self.headers['Content-Length'])))['input']\n"
+    "        box, hold = given['box'], given.get('hold')\n"
+    "        if hold:\n"
+    "            open(box + '/started.' + hold, 'w').close()\n"
+    "            while not os.path.exists(box + '/' + hold): time.sleep(0.01)\n"
+    "        self.reply(200, os.getpid())\n"
+    "    def log_message(self, *args): pass\n"
+    "http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), Handler)"
+    ".serve_forever()\n";
+
+/* note makes it another version. */
+static void deploy(Bench *b, const char *note)
+{
+    BenchFile files[] = { { "agent.py", agent_py },
+                          { "agent.yaml", agent_yaml },
+                          { "note", note } };
+    bench_deploy_files(b, files, ARRAY_N(files));
+}
+
+static const char *in_box(Bench *b, const char *name)
+{
+    return arena_printf(&b->arena, "%s/%s", b->dir.path, name).ptr;
+}
+
+static void make_file(Bench *b, const char *name)
+{
+    FILE *f = fopen(in_box(b, name), "w");
+    CHECK(f != NULL);
+    if (f) fclose(f);
+}
+
+static void file_wait(Bench *b, const char *name)
+{
+    int64_t deadline_ms = deadline_after(BENCH_PATIENCE_MS);
+    while (access(in_box(b, name), F_OK) != 0 && clock_mono_ms() < deadline_ms) fiber_sleep_wait(5);
+    CHECK(access(in_box(b, name), F_OK) == 0);
+}
+
+static Uuid submit(Bench *b, const char *hold)
+{
+    Str input = arena_printf(&b->arena, "{\"box\":\"%s\",\"hold\":%s}", b->dir.path, hold);
+    TaskNew new = { .agent = STR("a"), .lane = LANE_NORMAL, .input = input };
+    TaskSummary summary = { 0 };
+    CHECK_INT(queue_submit_wait(b->queue, &new, &summary), 0);
+    return summary.id;
+}
+
+static pid_t pid_by(Bench *b, Uuid id)
+{
+    int64_t pid = 0;
+    Task task = bench_end(b, id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_INT(str_to_i64(task.result, &pid), 0);
+    return (pid_t)pid;
+}
+
+static WorkerStats stats_of(Bench *b)
+{
+    WorkerStats stats;
+    worker_stats(b->worker, &stats);
+    return stats;
+}
+
+static void look_often(Bench *b, WorkerOptions *options)
+{
+    (void)b;
+    options->servers = (ServersOptions){ .ping_ms = 50 };
+}
+
+static int sick(Bench *b)
+{
+    deploy(b, "");
+    pid_t first = pid_by(b, submit(b, "null"));
+    CHECK_INT(pid_by(b, submit(b, "null")), first);
+    make_file(b, "sick");
+    bench_dies(first);
+    CHECK_INT(unlink(in_box(b, "sick")), 0);
+    pid_t second = pid_by(b, submit(b, "null"));
+    CHECK(second != first);
+    CHECK(stats_of(b).servers_failed >= 1);
+    CHECK_INT(stats_of(b).servers_started, 2);
+    return 0;
+}
+
+static void test_a_sick_one_is_replaced(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = sick, .configure = look_often, .lease_ms = 3000 });
+}
+
+static void tire_soon(Bench *b, WorkerOptions *options)
+{
+    (void)b;
+    options->servers = (ServersOptions){ .idle_ms = 100 };
+}
+
+static int unwanted(Bench *b)
+{
+    deploy(b, "");
+    Uuid held = submit(b, "\"go\"");
+    file_wait(b, "started.go");
+    fiber_sleep_wait(300); /* longer than it may be idle: it is not */
+    make_file(b, "go");
+    pid_t pid = pid_by(b, held);
+    bench_dies(pid);
+    CHECK(pid_by(b, submit(b, "null")) != pid);
+    CHECK_INT(stats_of(b).servers_failed, 0);
+    return 0;
+}
+
+static void test_an_unwanted_one_ends(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = unwanted, .configure = tire_soon, .lease_ms = 3000 });
+}
+
+static void have_one(Bench *b, WorkerOptions *options)
+{
+    (void)b;
+    options->servers = (ServersOptions){ .max = 1 };
+}
+
+static int crowded(Bench *b)
+{
+    deploy(b, "1");
+    Uuid held = submit(b, "\"go\"");
+    file_wait(b, "started.go");
+    deploy(b, "2");
+    Task task = bench_end(b, submit(b, "null"));
+    CHECK_INT(task.state, TASK_FAILED);
+    CHECK_HAS(task.error_detail, "at work already");
+    CHECK_INT(stats_of(b).servers_crowded, 1);
+    make_file(b, "go");
+    pid_t first = pid_by(b, held);
+    CHECK(pid_by(b, submit(b, "null")) != first); /* in its place */
+    bench_dies(first);
+    CHECK_INT(stats_of(b).servers_crowded, 1);
+    return 0;
+}
+
+static void test_no_more_than_there_may_be(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = crowded, .configure = have_one, .lease_ms = 3000 });
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_sick_one_is_replaced),
+        cmocka_unit_test(test_an_unwanted_one_ends),
+        cmocka_unit_test(test_no_more_than_there_may_be),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
