@@ -316,12 +316,20 @@ static int fibers_start(Server *s)
     return r;
 }
 
-/* Everything of the process is gone afterwards. */
-static void process_end_wait(Server *s)
+/* What it has found can be read afterwards. */
+static void watch_end_wait(Server *s)
 {
     fiber_shield();
     fiber_cancel(s->watcher);
     fiber_join_wait(s->watcher, NULL);
+    fiber_unshield();
+}
+
+/* Everything of the process is gone afterwards. */
+static void process_end_wait(Server *s)
+{
+    fiber_shield();
+    watch_end_wait(s);
     fiber_cancel(s->waiter);
     fiber_join_wait(s->waiter, NULL);
     if (s->process) {
@@ -415,6 +423,7 @@ static void exit_wait(Server *s)
 {
     int64_t deadline_ms = deadline_after(LAST_WORDS_MS);
     while (!(s->out.ended && s->err.ended) && cond_wait(&s->changed, deadline_ms) == 0) continue;
+    watch_end_wait(s);
     if (s->warm.state != WARM_ENDING) reason_exit(s);
     process_end_wait(s);
     step_wait(s, WARM_ON_EXIT);
