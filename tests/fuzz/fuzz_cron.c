@@ -1,5 +1,5 @@
-/* Cron expressions: one that is taken fires, at whole minutes and later than asked, or at a leap day
- * that is more than eight years away; the same for an expression made of its own fields. */
+/* Cron expressions: one that is taken fires, at whole minutes and later than asked, or at a leap
+ * day that is more than eight years away; the same for an expression made of its own fields. */
 #include "logic/cron.h"
 #include "tests/fuzz/fuzz.h"
 
