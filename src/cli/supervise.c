@@ -112,8 +112,6 @@ static int64_t number_free(const Supervisor *s)
     }
 }
 
-extern char **environ;
-
 /* This process's, so that models' keys and settings are the worker's too. */
 static const char *const *env_make(const Supervisor *s, Arena *arena)
 {

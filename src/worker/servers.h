@@ -24,7 +24,7 @@ Servers *servers_new(RunHost *host, const ServersOptions *options);
  * with server_unref), SERVER_E_DOWN (it could not be started, or there are too many: another
  * attempt may find it well; with diag), -ECANCELED. */
 #define SERVER_E_DOWN 1
-MUST_CHECK int server_ref_wait(Servers *servers, Run *run, Server **ret);
+MUST_CHECK int server_ref_wait(Servers *all, Run *run, Server **ret);
 void server_unref(Server *server, Run *run);
 
 /* http://127.0.0.1:PORT */
@@ -36,6 +36,6 @@ Str server_reason_wait(Server *server);
 
 /* Ends all servers and frees; nothing may be in use. NULL is accepted. Waits even for a cancelled
  * caller. */
-void servers_close_wait(Servers *servers);
+void servers_close_wait(Servers *all);
 
 #endif
