@@ -865,6 +865,16 @@ static const FieldFamily rollout_families[] = {
     COUNTER_OF(RecordStats, fates[FATE_DROPPED], "gantry_rollout_units_dropped",
                "Units left out: canceled, never started, not scored, answered by another model"),
     COUNTER_OF(RecordStats, paged, "gantry_rollout_pages", "Times a rollout needed a person"),
+    COUNTER_OF(RecordStats, shadows[SHADOW_CHOSEN], "gantry_shadow_pairs_chosen",
+               "Production tasks that were chosen to be repeated unseen"),
+    COUNTER_OF(RecordStats, shadows[SHADOW_COMPARED], "gantry_shadow_pairs_compared",
+               "Pairs of a production task and its repetition that were compared"),
+    COUNTER_OF(RecordStats, shadows[SHADOW_DIVERGED], "gantry_shadow_pairs_diverged",
+               "Pairs left out because a tool had to be stubbed"),
+    COUNTER_OF(RecordStats, shadows[SHADOW_DROPPED], "gantry_shadow_pairs_dropped",
+               "Pairs left out: canceled, never started, not scored, stopped by the budget"),
+    COUNTER_OF(RecordStats, shadows_left_out, "gantry_shadow_tasks_left_out",
+               "Production tasks not chosen because too many pairs are open"),
 };
 
 static void rollout_counts_write(OmOut *out)

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "codec/json.h"
 #include "queue/queue_private.h"
+#include "store/grade_store.h"
 #include "store/webhook_store.h"
 
 #define SETTINGS_ARENA_MAX (1 << 20)
@@ -89,7 +90,8 @@ static int webhook_add(const Queue *queue, Db *db, const TaskHead *head, int64_t
 static int at_rest(const Queue *queue, Db *db, const TaskHead *head, int64_t now_ms,
                    Effects *effects)
 {
-    int r = head->shadow ? 0 : rollup_news_add(db, head->seq, 1, NEWS_TASK | NEWS_SCORE);
+    int r = head->shadow ? grade_add_shadow(db, head->seq)
+                         : rollup_news_add(db, head->seq, 1, NEWS_TASK | NEWS_SCORE);
     if (r == 0) r = webhook_add(queue, db, head, now_ms, effects);
     return r == 0 ? session_advance(db, head, now_ms, effects->ready) : r;
 }

@@ -29,10 +29,10 @@ static int sum_add(Db *db, const TaskGrades *task, const Grade *grade)
 }
 
 /* A task that people have scored by very many names has no room for more. */
-static int grade_one(GradeJob *job, Db *db, const TaskGrades *task, const Grade *grade,
+static int grade_one(GradeJob *job, Db *db, const TaskGrades *task, const Grade *grade, bool shadow,
                      Arena *arena, Buf *log)
 {
-    int r = sum_add(db, task, grade);
+    int r = shadow ? 0 : sum_add(db, task, grade);
     job->failed += isnan(grade->value) && !grade->held;
     job->held += grade->held;
     if (r != 0 || isnan(grade->value)) return r;
@@ -62,7 +62,7 @@ static int grade_all(GradeJob *job, Db *db, const TaskGrades *task)
     if (r != 0) return r;
     buf_printf(&log, "graded:");
     for (size_t i = 0; r == 0 && i < task->n; i++)
-        r = grade_one(job, db, task, &task->grades[i], &arena, &log);
+        r = grade_one(job, db, task, &task->grades[i], head.shadow, &arena, &log);
     if (r == 0) r = score_changed(db, &head);
     if (r == 0 && task->n > 0) r = score_log(job->queue, db, &head, buf_str(&log), job->now_ms);
     job->graded++;

@@ -13,7 +13,7 @@
 static struct {
     _Atomic uint64_t ticks, fates[FATE_N_], entered[ROLLOUT_N_], verdicts[VERDICT_N_],
         tripped[TRIPWIRE_N_];
-    _Atomic uint64_t paged;
+    _Atomic uint64_t paged, shadows[SHADOW_STATE_N_], shadows_left_out;
 } counts;
 
 static void count(_Atomic uint64_t *counter, uint64_t by)
@@ -39,6 +39,19 @@ void record_stats(RecordStats *ret)
     for (int i = 0; i < ROLLOUT_N_; i++) ret->entered[i] = counts.entered[i];
     for (int i = 0; i < VERDICT_N_; i++) ret->verdicts[i] = counts.verdicts[i];
     for (int i = 0; i < TRIPWIRE_N_; i++) ret->tripped[i] = counts.tripped[i];
+    for (int i = 0; i < SHADOW_STATE_N_; i++) ret->shadows[i] = counts.shadows[i];
+    ret->shadows_left_out = counts.shadows_left_out;
+}
+
+void record_shadow(ShadowState state)
+{
+    assert(state < SHADOW_STATE_N_);
+    count(&counts.shadows[state], 1);
+}
+
+void record_shadow_left_out(void)
+{
+    count(&counts.shadows_left_out, 1);
 }
 
 const char *tripwire_name(Tripwire tripwire)

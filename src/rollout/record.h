@@ -21,8 +21,14 @@ typedef struct {
     uint64_t verdicts[VERDICT_N_];
     uint64_t tripped[TRIPWIRE_N_];
     uint64_t paged;
+    uint64_t shadows[SHADOW_STATE_N_]; /* pairs: chosen, and what became of them */
+    uint64_t shadows_left_out;         /* for SHADOWS_OPEN_MAX */
 } RecordStats;
 void record_stats(RecordStats *ret);
+
+/* Counts a pair of a shadow that was chosen, or whose fate is known; or one left out. */
+void record_shadow(ShadowState state);
+void record_shadow_left_out(void);
 
 const char *tripwire_name(Tripwire tripwire); /* "budget", "sandbox", "crash_loop"; "none" */
 

@@ -4,6 +4,7 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "rollout/record.h"
 #include "store/family_store.h"
 
 #define ARENA_BYTES ((size_t)4 << 20)
@@ -87,6 +88,7 @@ static int settle(Db *db, Comparing *c, const ShadowRow *pair, ShadowState fate,
     if (pair->shadow_seq > 0) r = shadow_cost(db, pair->shadow_seq, &cost_nusd);
     if (r == 0 && fate == SHADOW_COMPARED) r = compare(db, c, pair, production, shadow, &compared);
     if (r != 0) return r;
+    record_shadow(fate);
     c->evidence->spent_nusd[pair->self] += cost_nusd;
     c->evidence->dropped += fate == SHADOW_DROPPED;
     if (fate == SHADOW_DIVERGED) {
@@ -230,9 +232,14 @@ static int choose_page(Db *db, const RolloutRow *row, const RolloutSpec *spec,
         char text[UNIT_MAX];
         Str unit = unit_of(&tasks[i], spec->unit, text);
         ShadowChoice choice = shadow_choose(&spec->shadow, row->id, unit);
-        if (choice == SHADOW_NOT || *open >= SHADOWS_OPEN_MAX) continue;
+        if (choice == SHADOW_NOT) continue;
+        if (*open >= SHADOWS_OPEN_MAX) {
+            record_shadow_left_out();
+            continue;
+        }
         r = shadow_add(db, row->seq, tasks[i].seq, choice == SHADOW_SELF, unit, now_ms);
         *open += r == 0;
+        if (r == 0) record_shadow(SHADOW_CHOSEN);
         if (r == DB_E_CONFLICT) r = 0; /* its unit has one */
     }
     return r;

@@ -21,6 +21,15 @@ int grade_add_due(Db *db, int64_t last_seq)
     return row_run(in.stmt);
 }
 
+int grade_add_shadow(Db *db, int64_t task_seq)
+{
+    RowIn in = row_in(db, "INSERT OR IGNORE INTO grade (task_seq) SELECT t.seq FROM task t"
+                          " CROSS JOIN agent a ON a.name = t.agent"
+                          " WHERE t.seq = ?1 AND t.state = 2 AND a.graders > 0");
+    in_i64(&in, task_seq);
+    return row_run(in.stmt);
+}
+
 static void grade_read(RowOut *out, void *ret)
 {
     GradeTask *task = ret;

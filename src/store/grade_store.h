@@ -15,6 +15,9 @@
  * graded. What has been graded before is not again. */
 MUST_CHECK int grade_add_due(Db *db, int64_t last_seq);
 
+/* A shadow, which no rollup tells of, likewise: its pair may wait for that. */
+MUST_CHECK int grade_add_shadow(Db *db, int64_t task_seq);
+
 /* A task that waits, as rules see it. */
 typedef struct {
     int64_t seq;

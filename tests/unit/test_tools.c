@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -184,6 +185,28 @@ static void test_sources(void **state)
                   ":1:32: [0].source: expected an object, found `cmd`\n");
 }
 
+#define DRY(more)                                                                                  \
+    "[{\"name\":\"a\",\"description\":\"b\",\"inputSchema\":{\"type\":\"object\",\"properties\":{" \
+    "\"only\":{\"type\":\"boolean\"},\"text\":{\"type\":\"string\"}}}" more "}]"
+
+static void test_dry_run(void **state)
+{
+    (void)state;
+    ToolSet set = parse_ok(DRY(",\"dryRun\":\"only\""));
+    assert_true(str_eq(set.items[0].dry_run, STR("only")));
+    Buf text;
+    buf_init(&text, 1 << 16);
+    assert_int_equal(tools_normalize(&set, &text), 0);
+    assert_non_null(strstr(text.ptr, "\"dryRun\":\"only\""));
+    buf_deinit(&text);
+    expect_errors(DRY(",\"dryRun\":\"text\""),
+                  ":1:130: [0].dryRun: expected a boolean argument that `inputSchema` declares\n");
+    assert_true(tools_write_without_source(&set) == &set.items[0]);
+    set = parse_ok(DRY(",\"effect\":\"read\""));
+    assert_null(tools_write_without_source(&set));
+    assert_true(str_empty(set.items[0].dry_run));
+}
+
 static void test_headers(void **state)
 {
     (void)state;
@@ -348,6 +371,7 @@ int main(void)
         cmocka_unit_test(test_not_json),
         cmocka_unit_test(test_errors_with_their_places),
         cmocka_unit_test(test_sources),
+        cmocka_unit_test(test_dry_run),
         cmocka_unit_test(test_headers),
         cmocka_unit_test(test_numbers_need_a_canonical_form),
         cmocka_unit_test(test_rules),
