@@ -8,7 +8,7 @@ ARGS ?=
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := build
-.PHONY: build dev demo test quick lint format bench soak fuzz sanitize install clean help bootstrap
+.PHONY: build dev demo test quick lint format bench soak fuzz sanitize torture install clean help bootstrap
 
 # Installs what is missing, and costs a moment when nothing is.
 bootstrap:
@@ -54,6 +54,12 @@ fuzz: ## fuzz each target for GANTRY_FUZZ_SECONDS (default here: 60)
 
 sanitize: bootstrap ## run the tests under ASan and UBSan, then under TSan
 	@tools/run-tests --only asan,tsan $(ARGS)
+
+torture: build ## kill it, cut its power, break its disk, at length (ARGS: of tests/torture/kill.py)
+	@ninja -C "$(BUILD)" tests/unit/test_power_loss tests/unit/test_disk_faults
+	@"$(BUILD)/tests/unit/test_power_loss" 20000
+	@"$(BUILD)/tests/unit/test_disk_faults" all
+	@GANTRY="$(abspath $(BUILD)/gantry)" tests/torture/kill.py $(ARGS)
 
 install: build ## install under PREFIX (/usr/local), below DESTDIR if given
 	@meson configure "$(BUILD)" -Dprefix="$(PREFIX)"
