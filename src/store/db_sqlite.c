@@ -46,6 +46,7 @@ static _Atomic int writers_open;
 
 static int errno_of(int rc)
 {
+    if (rc == SQLITE_IOERR_SHMSIZE) return -ENOSPC; /* -shm could not grow */
     switch (rc & 0xff) {
     case SQLITE_OK:
     case SQLITE_ROW:

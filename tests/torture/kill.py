@@ -335,7 +335,7 @@ def judge(data):
     judge_results(db, tasks)
     fates = collections.Counter(dict(db.execute("SELECT outcome, count(*) FROM call GROUP BY 1").fetchall()))
     errors = collections.Counter(dict(db.execute(
-        "SELECT error_code || ': ' || substr(error_detail, 1, 200), count(*) FROM task WHERE state = 3 GROUP BY 1").fetchall()))
+        "SELECT error_code, count(*) FROM task WHERE state = 3 GROUP BY 1").fetchall()))
     replayed = db.execute("SELECT count(*) FROM call WHERE replayed").fetchone()[0]
     attempts = db.execute("SELECT count(*) FROM attempt").fetchone()[0]
     print(f"{len(tasks)} tasks, {attempts} attempts; calls {dict(fates)}, of which {replayed} were replayed; upstream asked "

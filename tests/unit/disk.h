@@ -89,7 +89,7 @@ static const int disk_fault_codes[DISK_FAULT_N_] = {
     [DISK_FAULT_SYNC] = SQLITE_IOERR_FSYNC,
     [DISK_FAULT_TRUNCATE] = SQLITE_IOERR_WRITE,
     [DISK_FAULT_DELETE] = SQLITE_IOERR_DELETE,
-    [DISK_FAULT_SHM] = SQLITE_IOERR_SHMMAP,
+    [DISK_FAULT_SHM] = SQLITE_IOERR_SHMSIZE,
 };
 
 typedef struct DiskHandle DiskHandle;

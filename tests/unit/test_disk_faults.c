@@ -154,7 +154,8 @@ static void try_case(Faults *f, const Case *c)
         snprintf(why, sizeof why, "status %d:", status);
         report(f, c, why);
     }
-    if (c->fault == DISK_FAULT_FULL && died) report(f, c, "a full disk ended it:");
+    bool full = c->fault == DISK_FAULT_FULL || c->fault == DISK_FAULT_SHM;
+    if (full && died) report(f, c, "a full disk ended it:");
     look(f, c, told);
 }
 
