@@ -133,7 +133,8 @@ static HttpCallOptions options_for(Client *client, const ClientRequest *q,
                           .url = client_printf(client, "%.*s%.*s", STR_ARG(base), STR_ARG(q->path)),
                           .fields = fields,
                           .fields_n = n,
-                          .body = q->body };
+                          .body = q->body,
+                          .deadline_ms = q->timeout_ms ? deadline_after(q->timeout_ms) : 0 };
 }
 
 int client_request_wait(Client *client, const ClientRequest *q, ClientAnswer *ret)

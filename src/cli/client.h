@@ -36,6 +36,7 @@ typedef struct {
     const char *content_type;
     HttpClientField extra[4];
     size_t extra_n;
+    int64_t timeout_ms; /* 0: none */
 } ClientRequest;
 MUST_CHECK int client_request_wait(Client *client, const ClientRequest *request, ClientAnswer *ret);
 

@@ -17,6 +17,7 @@
 #include "worker/log_file.h"
 
 #define TICK_MS 500
+#define ANSWER_MS 5000    /* a control plane that says nothing must not make it deaf */
 #define TICK_AWAY_MS 3000 /* while the control plane does not answer */
 #define MAX_DEFAULT 4
 #define DOWN_EVERY_MS_DEFAULT 10000
@@ -234,7 +235,8 @@ static Member *member_find(Supervisor *s, Str name)
 
 static int get_wait(Supervisor *s, const char *path, ClientAnswer *ret)
 {
-    int r = client_call_wait(s->client, "GET", str_of(path), STR_NULL, NULL, ret);
+    ClientRequest q = { .method = "GET", .path = str_of(path), .timeout_ms = ANSWER_MS };
+    int r = client_request_wait(s->client, &q, ret);
     return r == EXIT_OK && ret->json ? 0 : -EIO;
 }
 

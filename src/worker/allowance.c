@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "sys/clock.h"
@@ -52,15 +53,16 @@ static bool process_read(const char *pid, ResourceProcess *ret)
     char text[STAT_BYTES_MAX], state;
     long ticks = sysconf(_SC_CLK_TCK);
     unsigned long user, system;
-    long waited_user, waited_system;
+    long waited_user, waited_system, threads;
     int parent, session;
     if (!proc_read(pid, "stat", text)) return false;
     const char *after = strrchr(text, ')');
     if (!after ||
-        sscanf(after + 1, " %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld", &state,
-               &parent, &session, &user, &system, &waited_user, &waited_system) != 7)
+        sscanf(after + 1, " %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld %*d %*d %ld",
+               &state, &parent, &session, &user, &system, &waited_user, &waited_system,
+               &threads) != 8)
         return false;
-    if (state == 'Z' || state == 'X') return false;
+    if (state == 'X' || (state == 'Z' && threads <= 1)) return false; /* others may go on */
     int64_t all = (int64_t)(user + system) + waited_user + waited_system;
     *ret = (ResourceProcess){
         .pid = (int)strtol(pid, NULL, 10),
@@ -97,18 +99,6 @@ static int64_t memory_of(const char *pid)
     return MAX(resident - shared, 0) * sysconf(_SC_PAGESIZE);
 }
 
-static int64_t files_of(const char *pid)
-{
-    char path[64];
-    int64_t n = -2; /* . and .. */
-    if (snprintf(path, sizeof path, "/proc/%s/fd", pid) >= (int)sizeof path) return 0;
-    DIR *dir = opendir(path);
-    if (!dir) return 0;
-    while (readdir(dir)) n++;
-    closedir(dir);
-    return n;
-}
-
 /* --- the directory ---------------------------------------------------------------------------- */
 
 /* What lies below the directory, on the disk; it may change meanwhile. */
@@ -132,7 +122,7 @@ static int64_t directory_bytes(const char *path, int64_t enough)
 static void tree_look(Look *look)
 {
     AllowanceWatch *w = look->watch;
-    bool memory = w->limits->memory_bytes > 0, files = w->limits->files > 0;
+    bool memory = w->limits->memory_bytes > 0;
     processes_read(look);
     int64_t scratch_bytes = w->use.scratch_bytes;
     w->use = resource_sum(look->processes, look->n, w->session);
@@ -142,7 +132,6 @@ static void tree_look(Look *look)
         if (!look->processes[i].own) continue;
         snprintf(pid, sizeof pid, "%d", look->processes[i].pid);
         if (memory) w->use.memory_bytes += memory_of(pid);
-        if (files) w->files_full |= files_of(pid) >= w->limits->files;
     }
 }
 
@@ -158,7 +147,7 @@ static void tree_kill(Look *look)
 
 static bool needs_tree(const ResourceLimits *l)
 {
-    return l->memory_bytes > 0 || l->cpu_seconds > 0 || l->processes > 0 || l->files > 0;
+    return l->memory_bytes > 0 || l->cpu_seconds > 0 || l->processes > 0;
 }
 
 static int look_job(void *arg)
@@ -214,13 +203,15 @@ static bool says(Str text, const char *words)
     return false;
 }
 
-Resource allowance_blame(const AllowanceWatch *watch, int signal, Str last_words)
+Resource allowance_blame(const AllowanceWatch *watch, int signal, int exit_code, Str last_words)
 {
     const ResourceLimits *limits = watch->limits;
     if (watch->over) return watch->over;
     if (limits->cpu_seconds > 0 && signal == SIGXCPU) return RESOURCE_CPU;
+    if (limits->scratch_bytes > 0 && signal == SIGXFSZ) return RESOURCE_SCRATCH;
+    if (exit_code == EX_TEMPFAIL) return RESOURCE_NONE; /* words may be about something else */
     bool large = says(last_words, "file too large") || says(last_words, "file size limit exceeded");
-    if (limits->scratch_bytes > 0 && (signal == SIGXFSZ || large)) return RESOURCE_SCRATCH;
-    bool full = watch->files_full || says(last_words, "too many open files");
+    if (limits->scratch_bytes > 0 && large) return RESOURCE_SCRATCH;
+    bool full = says(last_words, "too many open files");
     return limits->files > 0 && full ? RESOURCE_FILES : RESOURCE_NONE;
 }

@@ -17,7 +17,6 @@ typedef struct {
     int looks;
     ResourceUse use; /* out: at the last look */
     Resource over;   /* out: of what it used too much; all of it was sent SIGKILL */
-    bool files_full; /* out: one of its processes had as many files open as it may */
 } AllowanceWatch;
 
 /* Those that the kernel keeps for each process. */
@@ -30,7 +29,8 @@ bool allowance_watched(const ResourceLimits *limits);
 MUST_CHECK int allowance_watch_wait(AllowanceWatch *watch);
 
 /* What made a program fail that has ended by itself: the signal of a limit that the kernel keeps,
- * or what its last words (of stderr) say. signal: 0 when it exited. */
-Resource allowance_blame(const AllowanceWatch *watch, int signal, Str last_words);
+ * or what its last words (of stderr) say; not these when it asks to be tried again (exit code 75).
+ * signal: 0 when it exited. */
+Resource allowance_blame(const AllowanceWatch *watch, int signal, int exit_code, Str last_words);
 
 #endif

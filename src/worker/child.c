@@ -152,7 +152,7 @@ static void watch_end_wait(Pipes *pipes)
     fiber_join_wait(pipes->watcher, NULL);
     fiber_unshield();
     if (!result->how.signal && !result->how.exit_code) return;
-    result->over = allowance_blame(&pipes->watch, result->how.signal,
+    result->over = allowance_blame(&pipes->watch, result->how.signal, result->how.exit_code,
                                    str_make(result->tail, result->tail_len));
     if (result->over == RESOURCE_NONE) return;
     atomic_fetch_add(&pipes->run->host->counters.limits_hit[result->over], 1);

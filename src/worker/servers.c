@@ -49,9 +49,9 @@ struct Server {
     char words[WORDS_BYTES_MAX]; /* the end of what it wrote last */
     char scratch[FS_PATH_MAX], url[64];
     uint16_t port;
-    int64_t started_ms, used_ms; /* clock_mono_ms */
-    bool busy;                   /* HealthyBusy: works on something of its own */
-    bool given_up;               /* another needs its place */
+    int64_t started_ms, used_ms, pinged_ms; /* clock_mono_ms */
+    bool busy;                              /* HealthyBusy: works on something of its own */
+    bool given_up;                          /* another needs its place */
 
     size_t refs;
     Run *only; /* while refs is 1 */
@@ -405,6 +405,7 @@ static int ping_wait(Server *s)
     CLEANUP(arena_deinit) Arena arena = { 0 };
     HttpResponse response;
     const Json *v;
+    s->pinged_ms = clock_mono_ms();
     arena_init(&arena, PING_BYTES_MAX * 20);
     HttpCallOptions options = { .url = url_join(&arena, str_of(s->url), STR("/ping")),
                                 .deadline_ms = deadline_after(PING_TIMEOUT_MS),
@@ -463,18 +464,20 @@ static bool is_idle(const Server *s)
     return s->refs == 0 && !s->busy && (long_unused || s->given_up);
 }
 
-/* Ready or sick: asked now and then. */
+/* Ready or sick: asked now and then, however often tasks come and go. */
 static int kept_wait(Server *s)
 {
     const ServersOptions *o = &s->owner->options;
-    int64_t every_ms = s->warm.state == WARM_SICK ? SICK_PING_MS : o->ping_ms;
-    int r = is_idle(s) ? -ETIMEDOUT : change_wait(s, deadline_after(MIN(every_ms, o->idle_ms)));
-    if (r != -ETIMEDOUT) return r;
+    int64_t ping_ms = s->pinged_ms + (s->warm.state == WARM_SICK ? SICK_PING_MS : o->ping_ms);
     if (is_idle(s)) {
         step_wait(s, WARM_ON_IDLE);
         return 0;
     }
-    r = ping_wait(s);
+    if (clock_mono_ms() < ping_ms) {
+        int r = change_wait(s, MIN(ping_ms, deadline_after(o->idle_ms)));
+        return r == -ETIMEDOUT ? 0 : r;
+    }
+    int r = ping_wait(s);
     if (r < 0) return r;
     if (r > 0) str_copy(s->reason, sizeof s->reason, STR("the server does not answer GET /ping"));
     step_wait(s, r == 0 ? WARM_ON_PING_OK : WARM_ON_PING_BAD);
@@ -525,21 +528,38 @@ static int live_wait(Server *s)
     return -EINVAL;
 }
 
-/* As long as it runs, or somebody wants it. A rest is kept even if nobody does. */
-static int keeper_main(void *arg)
+static bool is_wanted(const Server *s)
 {
-    Server *s = arg;
-    Servers *all = s->owner;
-    while (s->warm.state != WARM_OFF || (s->refs > 0 && !all->closing)) {
+    return s->refs > 0 && !s->owner->closing;
+}
+
+/* As long as it runs, or somebody wants it. A rest is kept even if nobody does. Returns 0 or a
+ * negative errno (nobody will start it again). */
+static int keep_wait(Server *s)
+{
+    int r = 0;
+    while (r == 0 && (s->warm.state != WARM_OFF || is_wanted(s))) {
         if (s->warm.state == WARM_RESTING && s->given_up && s->refs == 0) break;
-        if (live_wait(s) < 0) break;
+        r = live_wait(s);
     }
     fiber_shield();
     process_end_wait(s);
     if (s->scratch[0] && work_wait(remove_job, s) < 0) LOG_WARN("cannot remove scratch space");
-    version_unref(all->host->versions, s->version);
+    fiber_unshield();
+    return r;
+}
+
+/* It is found until it is off the list: who has come while it was cleaned up after has it start
+ * once more. */
+static int keeper_main(void *arg)
+{
+    Server *s = arg;
+    Servers *all = s->owner;
+    while (keep_wait(s) == 0 && is_wanted(s)) continue;
+    fiber_shield();
     while (s->refs > 0) cond_wait(&s->changed, DEADLINE_NONE); /* the loop ends: they are stopped */
     fiber_unshield();
+    version_unref(all->host->versions, s->version);
     list_remove(&s->node);
     all->n--;
     free(s);
