@@ -52,17 +52,18 @@ int serving_moved(Db *db, Str agent, int64_t now_ms)
 
 /* --- every second ----------------------------------------------------------------------------- */
 
-/* What follows for one that leaves. */
+/* What follows for one that leaves. A warm one is left alone: to find that it has nothing is to
+ * look at all that is queued. */
 static int next_of(Db *db, const Serving *s, Serving *ret)
 {
     bool target;
     *ret = *s;
-    int r = serving_find_open(db, s, &ret->witness);
-    if (r == 0) r = serving_is_target(db, s, &target);
+    int r = serving_is_target(db, s, &target);
+    if (r != 0 || (target && s->state == SERVING_WARM)) return r;
+    r = serving_find_open(db, s, &ret->witness);
     if (r != 0) return r;
-    if (ret->witness == 0) ret->state = target ? SERVING_WARM : SERVING_GONE;
-    else if (!target)
-        ret->state = SERVING_DRAINS; /* a warm one may have got some: they end first */
+    if (ret->witness != 0) ret->state = SERVING_DRAINS; /* also one that was warm: they end first */
+    else ret->state = target ? SERVING_WARM : SERVING_GONE;
     return 0;
 }
 
