@@ -168,13 +168,14 @@ static int keep_wait(Queue *queue, const Round *round)
     for (size_t i = 0; i < round->n; i++) {
         const Item *item = &round->items[i];
         if (item->waits) continue;
-        kept[n++] = (TaskGrades){ .seq = item->task->seq,
-                                  .id = item->task->id,
-                                  .agent = item->task->agent,
-                                  .version_id = item->task->version_id,
-                                  .finished_at_ms = item->task->finished_at_ms,
-                                  .grades = item->grades,
-                                  .n = item->grades_n };
+        kept[n] = (TaskGrades){ .seq = item->task->seq,
+                                .id = item->task->id,
+                                .agent = item->task->agent,
+                                .version_id = item->task->version_id,
+                                .finished_at_ms = item->task->finished_at_ms,
+                                .grades = item->grades,
+                                .n = item->grades_n };
+        n++;
     }
     return n > 0 ? queue_grade_wait(queue, kept, n) : 0;
 }
