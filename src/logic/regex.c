@@ -57,6 +57,7 @@ typedef struct {
 struct Regex {
     Instruction program[REGEX_SIZE_MAX];
     uint32_t n;
+    size_t weight; /* what a character costs where all states are alive */
     bool any_case, dot_all, lines;
     Places now, next;
     uint32_t stack[2 * REGEX_SIZE_MAX];
@@ -358,16 +359,23 @@ static uint32_t put(Reader *rd, Instruction in)
     Regex *re = rd->re;
     if (re->n < REGEX_SIZE_MAX) re->program[re->n++] = in;
     else fails(rd, "is too long once its repetitions are written out");
+    re->weight += in.op == OP_SET ? MAX(in.set->n, 1) : 1;
+    if (re->weight > REGEX_WEIGHT_MAX) fails(rd, "repeats long sets too often");
     return re->n - 1;
 }
 
 static void put_node(Reader *rd, const Node *n);
 
-/* As often as must be, then as often as may be. */
+/* As often as must be, then as often as may be. What writes nothing is written once: only what
+ * grows ends at REGEX_SIZE_MAX. */
 static void put_repeat(Reader *rd, const Node *n)
 {
     Regex *re = rd->re;
-    for (uint32_t i = 0; i < n->min && !rd->wrong; i++) put_node(rd, n->a);
+    for (uint32_t i = 0; i < n->min && !rd->wrong; i++) {
+        uint32_t before = re->n;
+        put_node(rd, n->a);
+        if (re->n == before) break;
+    }
     if (n->max == NO_END) {
         uint32_t split = put(rd, (Instruction){ .op = OP_SPLIT });
         put_node(rd, n->a);

@@ -6,8 +6,8 @@
  * a newline too; (?m): ^ and $ are those of lines; (?is) and so on. Back-references and look-around
  * are refused. Characters are code points; \d \w \s and \b are ASCII's.
  *
- * All states are followed at once (Thompson 1968): at most REGEX_SIZE_MAX steps a character. Pure;
- * a Regex belongs to whoever made it.
+ * All states are followed at once (Thompson 1968): at most REGEX_SIZE_MAX steps a character, which
+ * look at REGEX_WEIGHT_MAX characters and ranges. Pure; a Regex belongs to whoever made it.
  */
 #ifndef GANTRY_LOGIC_REGEX_H
 #define GANTRY_LOGIC_REGEX_H
@@ -15,8 +15,9 @@
 #include "base/arena.h"
 
 #define REGEX_PATTERN_BYTES_MAX 1024
-#define REGEX_SIZE_MAX 1000 /* instructions, after {m,n} are written out */
-#define REGEX_GROUPS_MAX 32 /* within one another */
+#define REGEX_SIZE_MAX 1000   /* instructions, after {m,n} are written out */
+#define REGEX_WEIGHT_MAX 4000 /* of instructions: 1, of a set its ranges */
+#define REGEX_GROUPS_MAX 32   /* within one another */
 
 typedef struct Regex Regex;
 

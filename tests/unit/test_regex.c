@@ -131,6 +131,7 @@ static void test_refused(void **state)
         { "[a-\\d]", "has a range backwards, at byte 5" },
         { "a{3,2}", "has a repetition backwards, at byte 6" },
         { "a{1001}", "repeats too often, at byte 7" },
+        { "[a-cx-z0-468]{999}", "repeats long sets too often, at byte 18" },
         { "(a{100}){100}", "is too long once its repetitions are written out, at byte 13" },
     };
     for (size_t i = 0; i < ARRAY_N(cases); i++) {
@@ -171,13 +172,31 @@ static void test_it_does_not_explode(void **state)
         assert_int_equal(try(str_of(patterns[i]), buf_str(&text)), 0);
 }
 
+/* Repetitions of what writes no instruction: 10^12 rounds, were they gone through. */
+static void test_repeats_of_nothing(void **state)
+{
+    (void)state;
+    assert_int_equal(try(STR("^((((){1000}){1000}){1000}){1000}$"), STR("")), 1);
+    assert_int_equal(try(STR("^((((a{0}){1000}){1000}){1000}){1000}b$"), STR("b")), 1);
+    assert_int_equal(try(STR("((((){0,1000}){1000}){1000}){1000}"), STR("")), -EINVAL);
+    assert_int_equal(try(STR("^(a()()){3}$"), STR("aaa")), 1);
+}
+
+/* \w has four ranges. */
+static void test_weight(void **state)
+{
+    (void)state;
+    assert_int_equal(try(STR("\\w{999}"), STR("a")), 0);
+    assert_int_equal(try(STR("[\\w-]{999}"), STR("a")), -EINVAL);
+    assert_int_equal(try(STR("[\\w-]{700}"), STR("a")), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_matches),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_it_does_not_explode),
+        cmocka_unit_test(test_matches), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_limits),  cmocka_unit_test(test_repeats_of_nothing),
+        cmocka_unit_test(test_weight),  cmocka_unit_test(test_it_does_not_explode),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
