@@ -195,8 +195,8 @@ int grading_wait(Queue *queue, int64_t now_ms, int64_t *ret_tasks)
 {
     Judges judges;
     int64_t tasks = 0, after_seq = 0;
-    int r = judges_hear_wait(queue, now_ms);
-    if (r == 0) r = judges_look_wait(queue, now_ms, &judges);
+    int heard = judges_hear_wait(queue, now_ms); /* if not all were: other tasks need no judge */
+    int r = judges_look_wait(queue, now_ms, &judges);
     for (int i = 0; r == 0 && i < GRADING_ROUNDS_MAX; i++) {
         CLEANUP(round_freep) Round *round = xcalloc(1, sizeof(*round));
         arena_init(&round->arena, READ_ARENA_MAX);
@@ -207,5 +207,5 @@ int grading_wait(Queue *queue, int64_t now_ms, int64_t *ret_tasks)
         for (size_t n = 0; n < round->n; n++) tasks += !round->items[n].waits;
     }
     if (ret_tasks) *ret_tasks = tasks;
-    return r;
+    return r == 0 ? heard : r;
 }

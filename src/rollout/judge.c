@@ -146,6 +146,13 @@ static int not_asked(Judging *judging, const char *why, bool held)
     return 0;
 }
 
+/* Why nobody can be asked for now; NULL: that is not why. */
+static const char *hold_of(int r)
+{
+    if (r == QUEUE_E_FULL || r == -ENOSPC) return "the lane low is full";
+    return r == QUEUE_E_SWITCHED_OFF ? "the judge is switched off" : NULL;
+}
+
 int judge_ask_wait(Judges *judges, const Question *q, Arena *arena, Judging *ret)
 {
     const char *why = NULL;
@@ -164,8 +171,7 @@ int judge_ask_wait(Judges *judges, const Question *q, Arena *arena, Judging *ret
     r = input_write(q, arena, &input);
     if (r != 0 || !metadata.ptr) return -ENOMEM;
     r = submit_wait(judges->queue, ret, q->agent, input, metadata, arena, &ret->judge_id);
-    if (r == QUEUE_E_FULL || r == -ENOSPC) return not_asked(ret, "the lane low is full", true);
-    if (r == QUEUE_E_SWITCHED_OFF) return not_asked(ret, "the judge is switched off", true);
+    if (hold_of(r)) return not_asked(ret, hold_of(r), true);
     if (r > 0) return not_asked(ret, "the judge cannot be asked", false);
     judges->room -= r == 0;
     return r;
@@ -245,7 +251,8 @@ static int hear_wait(Queue *queue, HearJob *job, const JudgingNews *news)
         judging.state = JUDGING_HELD;
     if (judging.state == JUDGING_FAILED && ended && judging.tries < JUDGE_TRIES_MAX) {
         int r = again_wait(queue, news, &judging);
-        if (r < 0) return r;
+        if (hold_of(r)) (void)not_asked(&judging, hold_of(r), true);
+        else if (r < 0) return r;
         if (r == 0) judging.state = JUDGING_OPEN;
     }
     return store_call_wait(queue_store(queue), set_job, &judging);
@@ -253,12 +260,16 @@ static int hear_wait(Queue *queue, HearJob *job, const JudgingNews *news)
 
 int judges_hear_wait(Queue *queue, int64_t now_ms)
 {
-    int r = 0;
+    int r = 0, failed = 0;
     for (int i = 0; r == 0 && i < JUDGINGS_MAX / NEWS_MAX; i++) {
         CLEANUP(hear_free) HearJob job = { .overdue_ms = now_ms - JUDGE_WAIT_MS };
         arena_init(&job.arena, NEWS_ARENA_MAX);
         r = store_read_wait(queue_store(queue), news_job, &job);
-        for (size_t n = 0; r == 0 && n < job.n; n++) r = hear_wait(queue, &job, &job.news[n]);
+        for (size_t n = 0; r == 0 && n < job.n; n++) {
+            int one = hear_wait(queue, &job, &job.news[n]);
+            if (one != 0 && failed == 0) failed = one; /* the others are heard all the same */
+        }
+        if (r == 0) r = failed;
         if (job.n < NEWS_MAX) break;
     }
     return r;

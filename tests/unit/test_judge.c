@@ -155,6 +155,33 @@ static void test_no_answer_is_no_score(void **state)
     run(state, no_answer_is_no_score);
 }
 
+/* It cannot be asked once more, for want of room: who else waits to be graded does not wait on. */
+static int no_room_to_ask_again(void *arg)
+{
+    Fixture *f = arg;
+    begin(f);
+    Uuid id = end_one(f);
+    CHECK_INT(grade(f), 0);
+    Task first = question(f);
+    answer(f, &first, TASK_OUTCOME_SUCCEEDED, "\"good\"");
+    submit(f, LANE_LOW);
+    CHECK_INT(grade(f), 1);
+    CHECK(get(f, id).state == TASK_SUCCEEDED);
+    check_judge(f, 0, 0, 1, 0);
+    check_counts(f, LANE_LOW, 1, 0);
+    return 0;
+}
+
+static void test_no_room_to_ask_again(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.queued_max[LANE_LOW] = 1;
+    open_queue(f);
+    deploy(f, "critic", VERSION_B);
+    run(state, no_room_to_ask_again);
+}
+
 /* One that takes too long is stopped. */
 static int it_takes_too_long(void *arg)
 {
@@ -280,6 +307,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_it_is_asked_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_answer_is_no_score, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_room_to_ask_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_it_takes_too_long, setup, teardown),
         cmocka_unit_test_setup_teardown(test_it_has_no_money, setup, teardown),
         cmocka_unit_test_setup_teardown(test_there_is_no_judge, setup, teardown),
