@@ -83,7 +83,7 @@ static void origin_write(JsonOut *out, const Task *task, bool brief)
 {
     if (!uuid_is_zero(task->parent_id)) json_out_kuuid(out, "parentTaskId", task->parent_id);
     if (!uuid_is_zero(task->shadow_of)) json_out_kbool(out, "shadow", true);
-    if (!uuid_is_zero(task->shadow_of) && !uuid_eq(task->shadow_of, SHADOW_NO_TWIN))
+    if (!uuid_is_zero(task->shadow_of) && !uuid_eq(task->shadow_of, shadow_no_twin))
         json_out_kuuid(out, "shadowOf", task->shadow_of);
     kstr_if(out, "sessionId", task->session_id);
     kstr_if(out, "userId", task->user_id);

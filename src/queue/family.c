@@ -186,7 +186,7 @@ static int child_twin(Db *db, const ChildJob *job, Uuid *ret)
     bool same;
     *ret = job->parent.shadow_of;
     if (uuid_is_zero(*ret)) return 0;
-    *ret = SHADOW_NO_TWIN;
+    *ret = shadow_no_twin;
     int r = task_head(db, job->parent.shadow_of, &parent);
     if (r == 0)
         r = family_find(db, parent.seq, job->child->key, job->child->fingerprint, &seq, &same);

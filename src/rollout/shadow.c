@@ -103,7 +103,7 @@ static int settle(Db *db, Comparing *c, const ShadowRow *pair, ShadowState fate,
 static int is_capped(Db *db, const Comparing *c, const ShadowRow *pair, bool *ret)
 {
     int64_t allotted = 0;
-    FamilyAmount own;
+    FamilyAmount own = FAMILY_UNLIMITED;
     int r = shadow_capped(db, pair->shadow_seq, ret);
     if (r != 0 || !*ret) return r;
     r = shadow_allotted(db, pair->shadow_seq, &allotted);

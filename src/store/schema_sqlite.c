@@ -540,7 +540,7 @@ static const char judges[] =
     ") STRICT, WITHOUT ROWID;"
     "CREATE INDEX judging_open ON judging (asked_at_ms) WHERE state = 0;";
 
-/* shadow_of: the production task that this one repeats, unseen (SHADOW_NO_TWIN: none in
+/* shadow_of: the production task that this one repeats, unseen (shadow_no_twin: none in
  * particular); such tasks stand in lines of their own. shadow_pair: what became of a production
  * task that was chosen (logic/shadow.h); self: it is repeated with its own version. */
 static const char shadows[] =

@@ -78,7 +78,7 @@ typedef struct {
 
 /* A shadow that repeats no task in particular: one that another has started, as production's has
  * not. */
-extern const Uuid SHADOW_NO_TWIN;
+extern const Uuid shadow_no_twin;
 
 MUST_CHECK int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq);
 
