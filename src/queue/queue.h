@@ -188,6 +188,7 @@ typedef struct {
     Str grader;   /* its name */
     double value; /* 0..1; NaN: it could not tell */
     bool held;    /* it was not asked, for want of money or room; value is NaN */
+    bool judge;   /* without it there is no quality that could be compared */
     double weight;
     Str comment; /* may be empty */
 } Grade;

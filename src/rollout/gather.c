@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "store/grade_store.h"
 #include "store/score_store.h"
 
 #define HISTORY_MAX 2000 /* tasks that a baseline is taken from */
@@ -108,18 +109,23 @@ void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
 int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, double *scores,
                   bool *ret_all)
 {
+    bool judged = false, waits = false;
     *ret_all = true;
     for (size_t m = 0; m < spec->evidence.metrics_n; m++) {
         Str name = str_of(spec->names[m]);
         scores[m] = NAN;
         if (spec->evidence.metrics[m].group != EVIDENCE_JUDGED) continue;
         int r = 0;
+        judged = true;
+        if (str_eq(name, STR("quality")) && o->unjudged) continue; /* nor will it be told */
         if (str_eq(name, STR("quality"))) scores[m] = o->quality;
         else r = score_get(db, o->at.task_seq, name, &scores[m]);
         if (r != 0) return r;
         *ret_all &= !isnan(scores[m]);
     }
-    return 0;
+    int r = judged && *ret_all ? grade_waits(db, o->at.task_seq, &waits) : 0;
+    *ret_all &= !waits;
+    return r;
 }
 
 static Fate fate_of(const Gather *g, const RolloutOutcome *o, EvidenceGroup group, bool scored,

@@ -34,7 +34,9 @@ void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
                  const RolloutOutcome *outcome, const double *scores, EvidenceUnit *ret);
 
 /* Scores of a task in the metrics that are judged: quality is the mean of all, any other goes by
- * its name; NaN where there is none. scores: by metric. *ret_all: none is missing. */
+ * its name; NaN where there is none. scores: by metric. *ret_all: none is missing, and no grader is
+ * still to be heard. Where a judge that was asked did not tell, there is no quality, and none is
+ * missing: the mean of the others would flatter whoever makes judges fail. */
 MUST_CHECK int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *outcome,
                              double *scores, bool *ret_all);
 

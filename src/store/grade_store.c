@@ -4,6 +4,11 @@
 
 /* --- tasks that wait -------------------------------------------------------------------------- */
 
+#define IS_TO_BE_GRADED                                                    \
+    "t.state = 2 AND t.degraded_calls = 0 AND a.graders > 0"               \
+    " AND NOT EXISTS (SELECT 1 FROM task_score s WHERE s.task_seq = t.seq" \
+    " AND s.name >= 'grader:' AND s.name < 'grader;')"
+
 int grade_add_due(Db *db, int64_t last_seq)
 {
     DbStmt *any = db_stmt(db, "SELECT 1 FROM agent WHERE graders > 0 LIMIT 1");
@@ -13,10 +18,7 @@ int grade_add_due(Db *db, int64_t last_seq)
     RowIn in = row_in(db, "INSERT OR IGNORE INTO grade (task_seq) SELECT t.seq FROM rollup_due d"
                           " CROSS JOIN task t ON t.seq = d.task_seq"
                           " CROSS JOIN agent a ON a.name = t.agent"
-                          " WHERE d.task_seq <= ?1 AND t.state = 2 AND t.degraded_calls = 0"
-                          " AND a.graders > 0"
-                          " AND NOT EXISTS (SELECT 1 FROM task_score s WHERE s.task_seq = t.seq"
-                          " AND s.name >= 'grader:' AND s.name < 'grader;')");
+                          " WHERE d.task_seq <= ?1 AND " IS_TO_BE_GRADED);
     in_i64(&in, last_seq);
     return row_run(in.stmt);
 }
@@ -80,6 +82,21 @@ int grade_drop(Db *db, int64_t task_seq)
     in_i64(&in, task_seq);
     int r = row_change(in.stmt);
     return r == 0 ? judging_forget(db, task_seq) : r;
+}
+
+int grade_waits(Db *db, int64_t task_seq, bool *ret)
+{
+    RowIn in = row_in(db, "SELECT EXISTS (SELECT 1 FROM grade WHERE task_seq = ?1)"
+                          " OR EXISTS (SELECT 1 FROM rollup_due d"
+                          " CROSS JOIN task t ON t.seq = d.task_seq"
+                          " CROSS JOIN agent a ON a.name = t.agent"
+                          " WHERE d.task_seq = ?1 AND " IS_TO_BE_GRADED ")");
+    in_i64(&in, task_seq);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = db_i64(in.stmt, 0) != 0;
+    db_reset(in.stmt);
+    return 0;
 }
 
 int grade_count(Db *db, int64_t *ret)

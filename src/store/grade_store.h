@@ -40,6 +40,9 @@ MUST_CHECK int grade_next(Db *db, int64_t after_seq, size_t max, size_t result_m
  * -errno. */
 MUST_CHECK int grade_drop(Db *db, int64_t task_seq);
 
+/* Whether the task waits for its graders, or will as soon as its end is in the rollups. */
+MUST_CHECK int grade_waits(Db *db, int64_t task_seq, bool *ret);
+
 /* How many wait. */
 MUST_CHECK int grade_count(Db *db, int64_t *ret);
 

@@ -362,7 +362,7 @@ int rollout_unit_put(Db *db, int64_t rollout_seq, const RolloutUnit *unit)
 #define OUTCOME_FIGURES                                                             \
     "t.state, t.started_at_ms, t.finished_at_ms, t.cost_nusd,"                      \
     " t.input_tokens + t.output_tokens, t.tool_calls, t.quality, t.degraded_calls," \
-    " t.deadline_at_ms, t.escalations > 0"
+    " t.deadline_at_ms, t.escalations > 0, t.unjudged"
 
 static RolloutOutcome outcome_read(DbStmt *s, int from)
 {
@@ -375,7 +375,8 @@ static RolloutOutcome outcome_read(DbStmt *s, int from)
                              .quality = db_is_null(s, from + 6) ? NAN : db_f64(s, from + 6),
                              .degraded = db_i64(s, from + 7) > 0,
                              .deadline_at_ms = db_i64(s, from + 8),
-                             .escalated = db_i64(s, from + 9) != 0 };
+                             .escalated = db_i64(s, from + 9) != 0,
+                             .unjudged = db_i64(s, from + 10) != 0 };
 }
 
 int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t until_ms,

@@ -136,6 +136,7 @@ typedef struct {
     bool degraded;          /* the gateway answered with less than was asked for */
     int64_t deadline_at_ms; /* 0: none */
     bool escalated;         /* a person was asked, whatever came of it */
+    bool unjudged;          /* score_store.h: quality says nothing beside that of others */
 } RolloutOutcome;
 
 /* Counted units after the cursor whose tasks were eligible before until_ms, in eligible order; at

@@ -580,6 +580,9 @@ static const char first_arms[] =
     "ALTER TABLE rollout_unit ADD COLUMN first_arm INTEGER NOT NULL DEFAULT 0;"
     "UPDATE rollout_unit SET first_arm = arm WHERE arm <> 0;";
 
+/* A judge that was to tell its quality did not: score_store.h. */
+static const char unjudged[] = "ALTER TABLE task ADD COLUMN unjudged INTEGER NOT NULL DEFAULT 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -618,5 +621,6 @@ const Migration schema_steps[] = {
     { 35, "shadows", shadows },
     { 36, "anchors", anchors },
     { 37, "first arms", first_arms },
+    { 38, "unjudged", unjudged },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

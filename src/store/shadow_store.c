@@ -148,8 +148,9 @@ int shadow_reopen(Db *db, int64_t rollout_seq)
 
 #define FIGURES                                                                                  \
     "t.state, t.started_at_ms, t.finished_at_ms, t.cost_nusd, t.input_tokens + t.output_tokens," \
-    " t.tool_calls, t.quality, t.degraded_calls, t.deadline_at_ms, t.escalations > 0"
-#define FIGURES_N 10
+    " t.tool_calls, t.quality, t.degraded_calls, t.deadline_at_ms, t.escalations > 0,"           \
+    " t.unjudged"
+#define FIGURES_N 11
 
 static RolloutOutcome outcome_read(DbStmt *s, int from)
 {
@@ -162,7 +163,8 @@ static RolloutOutcome outcome_read(DbStmt *s, int from)
                              .quality = db_is_null(s, from + 6) ? (double)NAN : db_f64(s, from + 6),
                              .degraded = db_i64(s, from + 7) > 0,
                              .deadline_at_ms = db_i64(s, from + 8),
-                             .escalated = db_i64(s, from + 9) != 0 };
+                             .escalated = db_i64(s, from + 9) != 0,
+                             .unjudged = db_i64(s, from + 10) != 0 };
 }
 
 int shadow_outcome(Db *db, int64_t task_seq, RolloutOutcome *ret)
@@ -317,7 +319,7 @@ int shadow_last(Db *db, int64_t rollout_seq, size_t max, Arena *arena, ShadowSee
     RowIn in = row_in(db, "SELECT t.id, s.id, p.self, p.state, p.differs, p.path_differs, " FIGURES
                           ", s.state, s.started_at_ms, s.finished_at_ms, s.cost_nusd,"
                           " s.input_tokens + s.output_tokens, s.tool_calls, s.quality,"
-                          " s.degraded_calls, s.deadline_at_ms, s.escalations > 0"
+                          " s.degraded_calls, s.deadline_at_ms, s.escalations > 0, s.unjudged"
                           " FROM shadow_pair p JOIN task t ON t.seq = p.task_seq"
                           " LEFT JOIN task s ON s.seq = p.shadow_seq AND p.shadow_seq > 0"
                           " WHERE p.rollout_seq = ?1 ORDER BY p.task_seq DESC");

@@ -6,6 +6,7 @@
 #include "rollout/ingest.h"
 #include "rollout/judge.h"
 #include "store/grade_store.h"
+#include "store/shadow_store.h"
 
 /* --- shorthands ------------------------------------------------------------------------------- */
 
@@ -90,6 +91,32 @@ static void check_judge(Fixture *f, int64_t scored, int64_t failed, int64_t held
     CHECK_INT(job.sums[0].held, held);
 }
 
+typedef struct {
+    Uuid id;
+    bool waits, unjudged;
+} StandJob;
+
+static int stand_job(Db *db, void *arg)
+{
+    StandJob *job = arg;
+    TaskHead head;
+    RolloutOutcome outcome;
+    int r = task_head(db, job->id, &head);
+    if (r == 0) r = grade_waits(db, head.seq, &job->waits);
+    if (r == 0) r = shadow_outcome(db, head.seq, &outcome);
+    job->unjudged = r == 0 && outcome.unjudged;
+    return r;
+}
+
+/* Whether graders are still to be heard, and whether a judge was not. */
+static void check_stand(Fixture *f, Uuid id, bool waits, bool unjudged)
+{
+    StandJob job = { .id = id };
+    CHECK_INT(store_read_wait(f->store, stand_job, &job), 0);
+    CHECK_INT(job.waits, waits);
+    CHECK_INT(job.unjudged, unjudged);
+}
+
 static void begin(Fixture *f)
 {
     add_worker(f, 1, WORKER_REMOTE);
@@ -104,8 +131,10 @@ static int it_is_asked_once(void *arg)
     Fixture *f = arg;
     begin(f);
     Uuid id = end_one(f);
+    check_stand(f, id, true, false);
     CHECK_INT(grade(f), 0);
     CHECK_INT(grade(f), 0);
+    check_stand(f, id, true, false);
     CHECK(isnan(get(f, id).quality));
     Task task = question(f);
     CHECK_INT(task.lane, LANE_LOW);
@@ -117,6 +146,7 @@ static int it_is_asked_once(void *arg)
     answer(f, &task, TASK_OUTCOME_SUCCEEDED, "\"{\\\"reason\\\":\\\"so\\\",\\\"score\\\":0.5}\"");
     CHECK_INT(grade(f), 1);
     CHECK(get(f, id).quality == 0.75);
+    check_stand(f, id, false, false);
     check_judge(f, 1, 0, 0, 0);
     CHECK_INT(grade(f), 0);
     check_counts(f, LANE_LOW, 0, 0); /* and nobody judges the judge */
@@ -144,6 +174,7 @@ static int no_answer_is_no_score(void *arg)
     answer(f, &second, TASK_OUTCOME_FAILED_FINAL, "");
     CHECK_INT(grade(f), 1);
     CHECK(get(f, id).quality == 1);
+    check_stand(f, id, false, true); /* what others say is not compared */
     check_judge(f, 0, 1, 0, 0);
     check_counts(f, LANE_LOW, 0, 0);
     return 0;
@@ -212,6 +243,7 @@ static int it_has_no_money(void *arg)
     Uuid id = end_one(f);
     CHECK_INT(grade(f), 1);
     CHECK(get(f, id).quality == 1);
+    check_stand(f, id, false, true);
     check_judge(f, 0, 0, 1, 0);
     check_counts(f, LANE_LOW, 0, 0);
     QueueStats stats;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "rollout/control.h"
+#include "rollout/gather.h"
 #include "rollout/record.h"
 #include "rollout/serving.h"
 #include "store/alarm_store.h"
@@ -602,6 +603,59 @@ static int waits_for_scores(void *arg)
 static void test_scores_of_ones_own(void **state)
 {
     run(state, waits_for_scores);
+}
+
+static int sql_job(Db *db, void *arg)
+{
+    return db_run(db_stmt(db, arg), NULL);
+}
+
+static void sql(Fixture *f, const char *text)
+{
+    CHECK_INT(store_call_wait(f->store, sql_job, (void *)(uintptr_t)text), 0);
+}
+
+/* n: how many units have told their quality. */
+static int told_job(Db *db, void *arg)
+{
+    Ask *ask = arg;
+    RolloutSpec spec;
+    Evidence evidence;
+    int r = control_spec(&ask->row, ask->arena, &spec);
+    if (r == 0) r = rollout_evidence_get(db, ask->row.seq, spec.evidence.metrics_n, &evidence);
+    for (size_t m = 0; r == 0 && m < spec.evidence.metrics_n; m++)
+        if (strcmp(spec.names[m], "quality") == 0)
+            ask->n = evidence.metrics[m].past.n[0] + evidence.metrics[m].past.n[1];
+    return r;
+}
+
+/* A score that somebody is faster with than graders is not all that is said of a task; where a
+ * judge did not tell, nothing is. */
+static int waits_for_graders(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":5},{\"weight\":100}],"
+                "\"rollbackOn\":{\"quality\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)submit_sessions(f, 0, 200);
+    end_tasks(f, 0);
+    sql(f, "UPDATE task SET quality = 1");
+    sql(f, "INSERT INTO grade (task_seq, judged) VALUES (20, 1)");
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[EVIDENCE_JUDGED].task_seq, 19);
+    sql(f, "DELETE FROM grade");
+    sql(f, "UPDATE task SET unjudged = 1 WHERE seq BETWEEN 20 AND 60");
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[EVIDENCE_JUDGED].task_seq, 200); /* nobody waits for them */
+    CHECK_INT(store_read_wait(f->store, told_job, &ask), 0);
+    CHECK_INT(ask.n, 200 - 41);
+    return 0;
+}
+
+static void test_waits_for_graders(void **state)
+{
+    run(state, waits_for_graders);
 }
 
 static int alarm_job(Db *db, void *arg)
@@ -1263,6 +1317,7 @@ int main(void)
         ON_QUEUE(test_a_runaway_budget_trips),
         ON_QUEUE(test_degraded_tasks_are_left_out),
         ON_QUEUE(test_scores_of_ones_own),
+        ON_QUEUE(test_waits_for_graders),
         ON_QUEUE(test_it_holds_for_a_judge_that_has_changed),
         ON_QUEUE(test_nothing_waits_for_ever),
         ON_QUEUE(test_the_unit_can_be_the_user),
