@@ -539,12 +539,12 @@ static int twin_read_wait(GatewayTask *task)
         if (r < 0) return r;
     }
     if (journal->twin_read) return 0;
-    int was = journal->state;
+    bool own_read = journal->state == REPLAY_READ;
     journal->state = REPLAY_READING;
     int r = read_all_wait(task, &journal->twin, true);
     if (r < 0) journal->twin = (Replay){ 0 };
     journal->twin_read = r == 0;
-    journal->state = was;
+    journal->state = own_read ? REPLAY_READ : REPLAY_UNREAD;
     cond_broadcast(&journal->read);
     return r;
 }
