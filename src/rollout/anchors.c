@@ -221,7 +221,7 @@ static int close_one(Db *db, CloseJob *job, const AnchorRun *run, Arena *arena)
         sum += rows[i].value;
         told++;
     }
-    if (told > 0 && 2 * told >= (int64_t)n)
+    if (told > 0 && told == (int64_t)n) /* others have another mean */
         r = chart_day(db, job, run, fmin(sum / (double)told, 1), told);
     else
         LOG_WARN("anchors were not judged", LOG_STR("agent", run->agent),

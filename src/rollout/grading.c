@@ -12,6 +12,8 @@
 #define READ_ARENA_MAX ((size_t)128 << 20)
 #define LOOK_ARENA_MAX ((size_t)16 * GRADE_RESULT_BYTES_MAX + (1 << 20))
 
+static_assert(JUDGINGS_MAX - JUDGINGS_OF_TASKS_MAX >= GRADER_ANCHORS_MAX, "anchors find room");
+
 /* A task on its way through a round. */
 typedef struct {
     const GradeTask *task;
@@ -198,6 +200,7 @@ int grading_wait(Queue *queue, int64_t now_ms, int64_t *ret_tasks)
     int64_t tasks = 0, after_seq = 0;
     int heard = judges_hear_wait(queue, now_ms); /* if not all were: other tasks need no judge */
     int r = judges_look_wait(queue, now_ms, &judges);
+    judges.room = MAX(judges.room - (JUDGINGS_MAX - JUDGINGS_OF_TASKS_MAX), 0);
     for (int i = 0; r == 0 && i < GRADING_ROUNDS_MAX; i++) {
         CLEANUP(round_freep) Round *round = xcalloc(1, sizeof(*round));
         arena_init(&round->arena, READ_ARENA_MAX);

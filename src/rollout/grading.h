@@ -13,8 +13,8 @@
 #define GRADING_ROUNDS_MAX 256 /* a call; what is left waits for the next */
 
 /* On a fiber, one at a time. Takes in what judges have said, and grades the tasks that wait; of
- * those that are to be judged a part waits on, at most JUDGINGS_MAX. now_ms: calendar. ret_tasks
- * (may be NULL): how many. Returns 0 or -errno with diag. */
+ * those that are to be judged a part waits on, at most JUDGINGS_OF_TASKS_MAX. now_ms: calendar.
+ * ret_tasks (may be NULL): how many. Returns 0 or -errno with diag. */
 MUST_CHECK int grading_wait(Queue *queue, int64_t now_ms, int64_t *ret_tasks);
 
 #endif

@@ -4,8 +4,9 @@
  * spends has the budget of its name, what it does is in its own signals. It is told input and
  * output and nothing else: not which agent, version or arm. An answer that cannot be read is asked
  * for once more; then it is counted as failed, and no score. At most JUDGINGS_MAX are under way, in
- * the lane low; what is beyond, and all while the judge's budget is used up, goes unjudged and is
- * counted as held. Functions run on a fiber, one at a time.
+ * the lane low, of tasks JUDGINGS_OF_TASKS_MAX, so that anchors find room; what is beyond, and all
+ * while the judge's budget is used up, goes unjudged and is counted as held. Functions run on a
+ * fiber, one at a time.
  */
 #ifndef GANTRY_ROLLOUT_JUDGE_H
 #define GANTRY_ROLLOUT_JUDGE_H
@@ -14,6 +15,7 @@
 #include "store/judge_store.h"
 
 #define JUDGINGS_MAX 256
+#define JUDGINGS_OF_TASKS_MAX 206 /* the other places are kept for a grader's anchors */
 #define JUDGE_TRIES_MAX 2
 #define JUDGE_WAIT_MS INT64_C(1800000)   /* from the question to the answer */
 #define JUDGE_TASK_MS INT64_C(600000)    /* of the judge's task, from its first start */

@@ -158,12 +158,40 @@ static void test_a_judge_that_fails(void **state)
     run(state, a_judge_that_fails);
 }
 
+/* A day on which one of them is not answered has another mean, and is left out. */
+static int an_answer_short(void *arg)
+{
+    Fixture *f = arg;
+    add_worker(f, 1, WORKER_REMOTE);
+    set_graders(f, GRADERS("b"));
+    for (int i = 0; i < 30; i++) CHECK_INT(day(f, usual(i)), 0);
+    for (int i = 0; i < 4; i++) {
+        CHECK_INT(look(f), 0);
+        answer(f, 0.1);
+        answer(f, 2); /* no score */
+        CHECK_INT(look(f), 0);
+        answer(f, 2);
+        CHECK_INT(look(f), 0);
+        check_counts(f, LANE_LOW, 0, 0);
+        real_now += DAY_MS;
+    }
+    CHECK_INT(day(f, usual(0)), 0);
+    return 0;
+}
+
+static void test_an_answer_short(void **state)
+{
+    deploy(*state, "critic", VERSION_B);
+    run(state, an_answer_short);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_a_judge_that_changes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_other_examples, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_judge_that_fails, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_an_answer_short, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "logic/grade.h"
 #include "rollout/grading.h"
 #include "rollout/ingest.h"
 #include "rollout/judge.h"
@@ -301,9 +302,12 @@ static int ask(void *arg)
 {
     Fixture *f = arg;
     begin(f);
-    for (int i = 0; i < JUDGINGS_MAX + 1; i++) end_one(f);
+    for (int i = 0; i < JUDGINGS_OF_TASKS_MAX + 1; i++) end_one(f);
     CHECK_INT(grade(f), 1); /* more than that are not asked at a time */
-    check_judge(f, 0, 0, 1, JUDGINGS_MAX);
+    check_judge(f, 0, 0, 1, JUDGINGS_OF_TASKS_MAX);
+    Judges judges;
+    CHECK_INT(judges_look_wait(f->queue, real_now, &judges), 0);
+    CHECK_INT(judges.room, GRADER_ANCHORS_MAX); /* they are not kept out */
     return 0;
 }
 
@@ -312,15 +316,15 @@ static int ask_again(void *arg)
     Fixture *f = arg;
     add_worker(f, 2, WORKER_REMOTE);
     CHECK_INT(grade(f), 0);
-    check_counts(f, LANE_LOW, JUDGINGS_MAX, 0);
-    for (int i = 0; i < JUDGINGS_MAX; i++) {
+    check_counts(f, LANE_LOW, JUDGINGS_OF_TASKS_MAX, 0);
+    for (int i = 0; i < JUDGINGS_OF_TASKS_MAX; i++) {
         Task *tasks = NULL;
         LaneConfig one = { .shared = 1 };
         if (!CHECK_INT(claim(f, worker_of(2), one, &tasks), 1)) return 0;
         answer(f, &tasks[0], TASK_OUTCOME_SUCCEEDED, "{\"score\":1}");
     }
-    CHECK_INT(grade(f), JUDGINGS_MAX);
-    check_judge(f, JUDGINGS_MAX, 0, 1, 0);
+    CHECK_INT(grade(f), JUDGINGS_OF_TASKS_MAX);
+    check_judge(f, JUDGINGS_OF_TASKS_MAX, 0, 1, 0);
     return 0;
 }
 
