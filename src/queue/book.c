@@ -299,12 +299,12 @@ static int call_add(Booking *b, TaskFacts *facts, const Call *call, JournalFill 
 /* Undoes what was charged for a call that was thought lost. */
 static int lost_refund(Booking *b, const TaskFacts *facts, const Call *lost, Uuid worker_id)
 {
-    const BudgetOwner owner = { facts->agent, facts->tenant_id, facts->user_id };
+    const BudgetOwner owner = owner_of(facts);
     const SpendKey key = { .hour_ms = lost->at_ms - lost->at_ms % SPEND_HOUR_MS,
                            .agent = facts->agent,
                            .version_id = facts->version_id,
-                           .user_id = facts->user_id,
-                           .tenant_id = facts->tenant_id,
+                           .user_id = owner.user,
+                           .tenant_id = owner.tenant,
                            .model = lost->model,
                            .provider = lost->provider };
     const CapHold charge = { lost->charged_tokens, lost->cost_nusd };

@@ -88,14 +88,21 @@ static int spend(Fixture *f, Uuid worker, TaskRef ref, const char *id, int64_t n
     return queue_calls_add_wait(f->queue, ref, &call, 1);
 }
 
-static TaskRef running(Fixture *f, Uuid worker, const char *user)
+static TaskRef running_of(Fixture *f, Uuid worker, const char *user, Uuid shadow_of)
 {
-    TaskNew new = {
-        .agent = STR("support"), .input = STR("{}"), .user_id = str_of(user), .lane = LANE_NORMAL
-    };
+    TaskNew new = { .agent = STR("support"),
+                    .input = STR("{}"),
+                    .user_id = str_of(user),
+                    .lane = LANE_NORMAL,
+                    .shadow_of = shadow_of };
     TaskSummary summary;
     CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
     return claim_one(f, worker);
+}
+
+static TaskRef running(Fixture *f, Uuid worker, const char *user)
+{
+    return running_of(f, worker, user, (Uuid){ 0 });
 }
 
 /* --- booked together -------------------------------------------------------------------------- */
@@ -720,6 +727,18 @@ static int sums_job(Db *db, void *arg)
     return db_step(s) == DB_E_ROW && !db_i64(s, 0) && !db_i64(s, 1) && !db_i64(s, 2) ? 0 : -EIO;
 }
 
+/* What shadows and what users have cost is as their calls say. */
+static int spend_rows_job(Db *db, void *arg)
+{
+    (void)arg;
+    DbStmt *s = db_stmt(db, "SELECT (SELECT total_of(cost_nusd) FROM spend WHERE user_id = '')"
+                            " - (SELECT total_of(c.cost_nusd) FROM call c JOIN task t"
+                            " ON t.seq = c.task_seq WHERE t.shadow_of IS NOT NULL)");
+    bool same = db_step(s) == DB_E_ROW && db_i64(s, 0) == 0;
+    db_reset(s);
+    return same ? 0 : -EIO;
+}
+
 /* A worker loses its lease with a call in flight and goes on under another one: what it had set
  * aside then pays for the call, and what it has now is free for others. */
 static int body_lease_lost(void *arg)
@@ -765,6 +784,41 @@ static int body_lease_lost(void *arg)
 static void test_lease_lost(void **state)
 {
     run(state, body_lease_lost);
+}
+
+/* The same of a shadow, which counts for the budget of everything alone: nothing is given back to
+ * its agent and user, for nothing was charged to them. */
+static int body_shadow_lease_lost(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef real = running(f, one, "u1");
+    CHECK_INT(spend(f, one, real, "c1", 50, 5), 0);
+    CHECK_INT(finish(f, real, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    TaskRef ref = running_of(f, one, "u1", shadow_no_twin);
+    pass_ms(10001);
+    Uuid two = add_worker(f, 2, WORKER_REMOTE);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    BudgetHold hold = {
+        .call_id = STR("c2"), .task = ref, .charge = { 3, 200 }, .at_ms = real_now
+    };
+    CHECK_INT(queue_holds_wait(f->queue, two, one, &hold, 1), 0);
+    expect(f, "day", 250, 0);
+    expect(f, "user:u1:day-tokens", 5, 0);
+    for (int times = 0; times < 2; times++) {
+        CHECK_INT(spend(f, one, ref, "c2", 120, 2), QUEUE_E_STALE);
+        expect(f, "day", 170, 0);
+        expect(f, "user:u1:day-tokens", 5, 0);
+        CHECK_INT(get(f, ref.id).usage.cost_nusd, 120);
+        CHECK_INT(store_call_wait(f->store, sums_job, NULL), 0);
+        CHECK_INT(store_call_wait(f->store, spend_rows_job, NULL), 0);
+    }
+    return 0;
+}
+
+static void test_shadow_lease_lost(void **state)
+{
+    run(state, body_shadow_lease_lost);
 }
 
 /* A successor speaks before the lease has ended: its tasks are taken up again at once. */
@@ -1024,6 +1078,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_lost_and_proven, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_killed_for_good, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_lease_lost, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_shadow_lease_lost, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_successor, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_leave, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_unseen, setup_budgets, teardown),
