@@ -102,7 +102,9 @@ static void spent_read(RowOut *out, void *ret)
     "SELECT " key ", total_of(" amount ") FROM call c LEFT JOIN task t ON t.seq = c.task_seq" \
     " LEFT JOIN account a ON a.seq = c.task_seq"                                              \
     " WHERE c.at_ms >= ?1 AND c.replayed = 0 GROUP BY 1"
-#define SPENT_OF(column) "coalesce(t." column ", a." column ", '')"
+/* Shadows count for the budget of everything alone, as when they are booked. */
+#define SPENT_OF(column) \
+    "CASE WHEN t.shadow_of IS NULL THEN coalesce(t." column ", a." column ", '') ELSE '' END"
 
 int budget_spent_since(Db *db, BudgetKind kind, BudgetUnit unit, int64_t start_ms, Arena *arena,
                        BudgetSpent **ret, size_t *ret_n)

@@ -816,9 +816,23 @@ static int body_shadow_lease_lost(void *arg)
     return 0;
 }
 
+/* A budget that is set later finds what production's tasks have cost, and no shadow. */
+static int body_shadow_budget(void *arg)
+{
+    Fixture *f = arg;
+    CHECK_INT(set(f, "agent:support:day", 1000), 0);
+    CHECK_INT(set(f, "user:u1:month", 1000), 0);
+    CHECK_INT(set(f, "month", 1000), 0);
+    expect(f, "agent:support:day", 50, 0);
+    expect(f, "user:u1:month", 50, 0);
+    expect(f, "month", 170, 0);
+    return 0;
+}
+
 static void test_shadow_lease_lost(void **state)
 {
     run(state, body_shadow_lease_lost);
+    run(state, body_shadow_budget);
 }
 
 /* A successor speaks before the lease has ended: its tasks are taken up again at once. */
