@@ -138,7 +138,7 @@ static int record_delete(Db *db, RetentionWhat what, int64_t number, int64_t max
                                       : rows_delete(db, *sql, number, max - *rows, &n);
         if (r != 0) return r;
         *rows += n;
-        *ret_left = *rows >= max && sql[1];
+        *ret_left = *rows >= max && (sql[1] || strstr(*sql, "?2"));
         if (*ret_left) return 0;
     }
     return 0;

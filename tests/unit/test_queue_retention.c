@@ -310,6 +310,26 @@ static void test_records_without_a_task(void **state)
     run(state, body_others);
 }
 
+static int body_units(void *arg)
+{
+    Fixture *f = arg;
+    change(f, ROLLOUT_IN("6"));
+    change(f, "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)"
+              " INSERT INTO rollout_unit SELECT 7, 0, 'u' || i, 0, 1, 0, i, 0.5 FROM n");
+    RetentionWalk w = { .what = RETENTION_ROLLOUTS };
+    while (!w.over) {
+        CHECK_INT(store_call_wait(f->store, piece_job, &w), 0);
+        CHECK(w.all <= 10);
+    }
+    CHECK_INT(count(f, "SELECT count(*) FROM rollout_unit"), 0);
+    return 0;
+}
+
+static void test_a_rollouts_units_go_in_one_walk(void **state)
+{
+    run(state, body_units);
+}
+
 static int body_for_ever(void *arg)
 {
     Fixture *f = arg;
@@ -342,6 +362,7 @@ int main(void)
         CASE(test_families),
         CASE(test_a_key_goes_with_its_task),
         CASE(test_records_without_a_task),
+        CASE(test_a_rollouts_units_go_in_one_walk),
         CASE(test_kept_for_ever),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
