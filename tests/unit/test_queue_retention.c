@@ -316,12 +316,18 @@ static int body_units(void *arg)
     change(f, ROLLOUT_IN("6"));
     change(f, "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)"
               " INSERT INTO rollout_unit SELECT 7, 0, 'u' || i, 0, 1, 0, i, 0.5 FROM n");
+    change(f, "INSERT INTO shadow_pair (rollout_seq, task_seq, self, unit, state, chosen_at_ms)"
+              " SELECT rollout_seq, task_seq, 0, unit, 2, 0 FROM rollout_unit"
+              " UNION ALL SELECT 8, 1, 0, 'u', 2, 0");
+    change(f, "INSERT INTO shadow_evidence VALUES (7, x'00'), (8, x'00')");
     RetentionWalk w = { .what = RETENTION_ROLLOUTS };
     while (!w.over) {
         CHECK_INT(store_call_wait(f->store, piece_job, &w), 0);
         CHECK(w.all <= 10);
     }
     CHECK_INT(count(f, "SELECT count(*) FROM rollout_unit"), 0);
+    CHECK_INT(count(f, "SELECT count(*) FROM shadow_pair"), 1); /* another rollout's */
+    CHECK_INT(count(f, "SELECT count(*) FROM shadow_evidence"), 1);
     return 0;
 }
 
