@@ -295,7 +295,8 @@ static int body_others(void *arg)
     change(
         f,
         "INSERT INTO rollout_tick VALUES (7, 1, 0, 0, 0, 0, '', ''), (8, 1, 0, 0, 0, 0, '', '')");
-    change(f, "INSERT INTO rollout_unit VALUES (7, 0, 'u', 0, 1, 0, 1, 0.5)");
+    change(f, "INSERT INTO rollout_unit (rollout_seq, kind, unit, arm, counts,"
+              " eligible_ms, task_seq, pi) VALUES (7, 0, 'u', 0, 1, 0, 1, 0.5)");
     walk(f);
     CHECK_INT(count(f, "SELECT count(*) FROM call"), 0);
     CHECK_INT(count(f, "SELECT count(*) FROM webhook"), 1);
@@ -315,7 +316,9 @@ static int body_units(void *arg)
     Fixture *f = arg;
     change(f, ROLLOUT_IN("6"));
     change(f, "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)"
-              " INSERT INTO rollout_unit SELECT 7, 0, 'u' || i, 0, 1, 0, i, 0.5 FROM n");
+              " INSERT INTO rollout_unit (rollout_seq, kind, unit, arm, counts,"
+              " eligible_ms, task_seq, pi)"
+              " SELECT 7, 0, 'u' || i, 0, 1, 0, i, 0.5 FROM n");
     change(f, "INSERT INTO shadow_pair (rollout_seq, task_seq, self, unit, state, chosen_at_ms)"
               " SELECT rollout_seq, task_seq, 0, unit, 2, 0 FROM rollout_unit"
               " UNION ALL SELECT 8, 1, 0, 'u', 2, 0");
