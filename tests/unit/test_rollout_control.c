@@ -438,6 +438,34 @@ static void test_what_is_left_for_good_is_decommissioned(void **state)
     run(state, drains_after_completion);
 }
 
+/* One that may be returned to stays warm whatever it has, so nothing is looked for each second;
+ * what it has got meanwhile ends before it goes. */
+static int warm_with_a_task(void *arg)
+{
+    Fixture *f = arg;
+    CHECK_INT(store_call_wait(f->store, route_job, (void *)(uintptr_t)VERSION_C), 0);
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = BLUE_GREEN;
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    check_left(f, VERSION_C, SERVING_WARM, 0, 0, 2);
+    (void)submit_pinned(f, VERSION_C);
+    check_left(f, VERSION_C, SERVING_WARM, 1, 0, 2);
+    CHECK_INT(left_version(f, VERSION_C).load.serving.witness, 0);
+    pass_ms(3700000);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_COMPLETED);
+    check_left(f, VERSION_C, SERVING_DRAINS, 1, 0, 3);
+    CHECK_INT(left_version(f, VERSION_C).load.serving.witness, 1);
+    end_tasks(f, 0);
+    check_left(f, VERSION_C, SERVING_GONE, 0, 0, 4);
+    return 0;
+}
+
+static void test_a_warm_version_is_not_looked_through(void **state)
+{
+    run(state, warm_with_a_task);
+}
+
 static Back go_back(Fixture *f, const char *to, int want)
 {
     Back b = { .back = { .to = to ? str_of(to) : STR_NULL }, .arena = &f->arena };
@@ -1304,6 +1332,7 @@ int main(void)
         ON_QUEUE(test_a_bad_version_is_rolled_back),
         ON_QUEUE(test_the_version_that_is_left_drains),
         ON_QUEUE(test_what_is_left_for_good_is_decommissioned),
+        ON_QUEUE(test_a_warm_version_is_not_looked_through),
         ON_QUEUE(test_a_named_version_is_kept),
         ON_QUEUE(test_a_newer_one_supersedes),
         ON_QUEUE(test_back_from_what_was_promoted_meanwhile),
