@@ -205,6 +205,17 @@ static int child_version(Db *db, ChildJob *job, bool same, Str *ret)
     return r == -ENOENT ? 0 : r; /* who submits says what is missing */
 }
 
+/* What the agent's own code does is not held back. */
+static int child_harmless(Db *db, const ChildJob *job)
+{
+    bool writes = false;
+    if (uuid_is_zero(job->task.shadow_of)) return 0;
+    int r = family_version_writes(db, str_of(job->submit.summary.version_id), &writes);
+    if (r != 0 || !writes) return r;
+    return diag_set(QUEUE_E_SHADOW, "its own code runs a tool that writes, which would really "
+                                    "happen: a shadow does not start it");
+}
+
 static int child_choose(Db *db, ChildJob *job)
 {
     const ChildNew *child = job->child;
@@ -228,6 +239,7 @@ static int child_choose(Db *db, ChildJob *job)
                            .traceparent = child_trace(job) };
     FamilyAmount most;
     r = submit_choose(db, &job->submit, job->arena);
+    if (r == 0) r = child_harmless(db, job);
     if (r == 0) r = family_version_limits(db, str_of(job->submit.summary.version_id), &most);
     if (r == -ENOENT) return diag_set(-EIO, "a version is gone");
     if (r == 0) job->allotted = family_least(&child->offered, &most);
@@ -293,6 +305,7 @@ static ChildRefusal refusal_of(const ChildJob *job, int r)
     case QUEUE_E_NO_AGENT: return (ChildRefusal){ 404, "agent_not_found" };
     case QUEUE_E_NO_VERSION: return (ChildRefusal){ 404, "version_not_found" };
     case QUEUE_E_SWITCHED_OFF: return (ChildRefusal){ 403, "switched_off" };
+    case QUEUE_E_SHADOW: return (ChildRefusal){ 403, "shadow_writes" };
     default: return (ChildRefusal){ 0 };
     }
 }

@@ -52,6 +52,7 @@ enum {
     QUEUE_E_NO_WEBHOOK,   /* no such webhook, or no such disabled endpoint */
     QUEUE_E_NO_RECORDING, /* the task's journal has no such recording, or not its request */
     QUEUE_E_SCORES,       /* the task has been scored by too many names */
+    QUEUE_E_SHADOW,       /* a shadow must not start what really writes */
 };
 
 /* Where time comes from; tests give their own. */

@@ -99,17 +99,19 @@ static int settle(Db *db, Comparing *c, const ShadowRow *pair, ShadowState fate,
                          compared.path_differs, c->now_ms);
 }
 
-/* Whether what was allotted to the shadow has stopped it: less than its version may spend. */
+/* Whether what was allotted to the shadow has stopped it: less than its version may spend, and than
+ * who asked for production's task allowed that. */
 static int is_capped(Db *db, const Comparing *c, const ShadowRow *pair, bool *ret)
 {
-    int64_t allotted = 0;
+    int64_t allotted = 0, asked = 0;
     FamilyAmount own = FAMILY_UNLIMITED;
     int r = shadow_capped(db, pair->shadow_seq, ret);
     if (r != 0 || !*ret) return r;
     r = shadow_allotted(db, pair->shadow_seq, &allotted);
+    if (r == 0) r = shadow_allotted(db, pair->task_seq, &asked);
     if (r == 0)
         r = family_version_limits(db, pair->self ? c->row->control_id : c->row->version_id, &own);
-    *ret = r == 0 && allotted < own.nusd;
+    *ret = r == 0 && allotted < (asked > 0 ? MIN(asked, own.nusd) : own.nusd);
     return r;
 }
 

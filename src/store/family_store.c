@@ -294,6 +294,19 @@ int family_limited(Db *db, int64_t task_seq, FamilyAmount *amount)
     return 0;
 }
 
+int family_version_writes(Db *db, Str version_id, bool *ret)
+{
+    RowIn in = row_in(db, "SELECT EXISTS (SELECT 1 FROM json_each(components,"
+                          " '$.tools.definitions') WHERE json_extract(value, '$.effect') = 'write'"
+                          " AND json_type(value, '$.source') IS NULL) FROM version WHERE id = ?1");
+    in_text(&in, version_id);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = db_i64(in.stmt, 0) != 0;
+    db_reset(in.stmt);
+    return 0;
+}
+
 int family_version_limits(Db *db, Str version_id, FamilyAmount *ret)
 {
     RowIn in = row_in(db, "SELECT coalesce(json_extract(components, '$.limits.tokensPerTask'), -1),"

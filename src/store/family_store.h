@@ -84,6 +84,10 @@ MUST_CHECK int family_totals(Db *db, int64_t task_seq, FamilyTotals *ret);
  * CAP_NONE. Returns 0, -ENOENT, -errno. */
 MUST_CHECK int family_limited(Db *db, int64_t task_seq, FamilyAmount *amount);
 
+/* Whether the version declares a tool that writes and has no source: its own code runs it. Returns
+ * 0, -ENOENT, -errno. */
+MUST_CHECK int family_version_writes(Db *db, Str version_id, bool *ret);
+
 /* The limits that a version sets for each of its tasks. Returns 0, -ENOENT, -errno. */
 MUST_CHECK int family_version_limits(Db *db, Str version_id, FamilyAmount *ret);
 

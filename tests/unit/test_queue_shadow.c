@@ -212,6 +212,23 @@ static void record_tool(Fixture *f, TaskRef ref)
     CHECK_INT(queue_journal_add_wait(f->queue, ref, &tool, 1), 0);
 }
 
+/* An agent whose own code runs a tool that writes. */
+static int deploy_writer_job(Db *db, void *arg)
+{
+    (void)arg;
+    Version v = { .id = STR("dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"),
+                  .agent = STR("writer"),
+                  .components = STR(
+                      "{\"tools\":{\"definitions\":["
+                      "{\"name\":\"a\",\"effect\":\"read\"},"
+                      "{\"name\":\"b\",\"effect\":\"write\",\"source\":{\"agent\":\"x\"}},"
+                      "{\"name\":\"c\",\"effect\":\"write\"}]}}"),
+                  .manifest = STR("{}") };
+    int r = agent_ensure(db, v.agent, 1);
+    if (r == 0) r = version_insert(db, &v);
+    return r == 0 ? routing_set(db, v.agent, v.id, 1) : r;
+}
+
 /* What production does, and its shadow after it. */
 static int cut_off_body(void *arg)
 {
@@ -260,6 +277,15 @@ static int cut_off_body(void *arg)
     ChildStarted below = child_of(f, shadow);
     CHECK(uuid_eq(get(f, below.task.id).shadow_of, child.task.id));
     CHECK_STR(get(f, below.task.id).version_id, STR(VERSION_B));
+    CHECK_INT(store_call_wait(f->store, deploy_writer_job, f), 0);
+    ChildNew writes = { .key = STR("w"),
+                        .agent = STR("writer"),
+                        .fingerprint = STR("bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"),
+                        .input = STR("1"),
+                        .offered = { 1000, 2000, 3 } };
+    ChildStarted started = { .allotted = { 0 } };
+    CHECK_INT(queue_child_wait(f->queue, shadow, &writes, &started), 0);
+    CHECK_INT(started.refusal.status, 403);
 
     /* another task of the session sees what production has kept */
     CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
