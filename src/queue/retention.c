@@ -3,7 +3,7 @@
 #include "queue/queue_private.h"
 #include "sys/clock.h"
 
-#define ROWS_A_JOB 256 /* a few milliseconds: what others wait for at most */
+#define ROWS_A_JOB 512 /* a few milliseconds: what others wait for at most */
 #define TICK_MS 200    /* of each second: some thousand tasks */
 #define REST_MS 60000  /* after everything has been looked at */
 

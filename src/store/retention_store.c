@@ -5,7 +5,7 @@
 #include "store/call_store.h"
 #include "store/row.h"
 
-#define PAGE_MAX 64
+#define PAGE_MAX 128
 
 static_assert(TASK_SUCCEEDED == 2 && TASK_ESCALATED == 6, "the statements name them");
 static_assert(ROLLOUT_COMPLETED == 5, "likewise");

@@ -15,6 +15,7 @@ import os
 import pwd
 import shutil
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -68,12 +69,12 @@ def fsync_rate(work, append):
 # --- ours ---
 
 class Ours:
-    def __init__(self, gantry, work):
+    def __init__(self, gantry, work, data=None):
         self.gantry = gantry
         self.client = os.path.join(work, "queue_client")
         if not os.path.exists(self.client):
             subprocess.run(["cc", "-O2", "-D_GNU_SOURCE", "-o", self.client, os.path.join(HERE, "queue_client.c")], check=True)
-        self.server = bench.Server(gantry, work, "serve", env={"GANTRY_API_KEY": KEY}, config=CONFIG)
+        self.server = bench.Server(gantry, work, "serve", env={"GANTRY_API_KEY": KEY}, config=CONFIG, data=data)
         self.url = f"http://127.0.0.1:{self.server.port}"
         self.deploy(bench.agent_dir(work, "noop", bench.BUILTIN))
         self.worker = self.register()
@@ -350,8 +351,49 @@ def depth(gantry, work):
     ours.stop()
 
 
+# --- history ---
+
+OLD_TASKS = """
+WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)
+INSERT INTO task (id, state, lane, attempt, fence, created_at_ms, ready_at_ms, started_at_ms, finished_at_ms, agent, version_id)
+SELECT CAST(printf('%016d', i) AS BLOB), 2, 1, 1, 0, :at, :at, :at, :at, 'noop', (SELECT id FROM version LIMIT 1) FROM n
+"""
+OLD_ATTEMPTS = "INSERT INTO attempt SELECT seq, 1, 0, zeroblob(16), :at, :at, 'succeeded', NULL, NULL, NULL FROM task"
+OLD_INPUTS = "INSERT INTO task_payload SELECT seq, :input, NULL, NULL FROM task"
+
+
+def history(gantry, work):
+    bench.heading("queue, beside 1,000,000 tasks that ended 40 days ago, which are deleted meanwhile (tasks.keep: 35d)")
+    ours = Ours(gantry, work)
+    base = (ours.load(64, 0, 5000), ours.load(0, 32, 5000, batch=10))
+    ours.stop()
+    ours = Ours(gantry, work)
+    data = ours.server.data
+    ours.stop()
+    db = sqlite3.connect(os.path.join(data, "gantry.db"), isolation_level=None)
+    values = {"at": int((time.time() - 40 * 86400) * 1000), "input": json.dumps("x" * 200)}
+    for sql in ("BEGIN", OLD_TASKS, OLD_ATTEMPTS, OLD_INPUTS, "COMMIT"):
+        db.execute(sql, values if ":" in sql else {})
+    db.close()
+    ours = Ours(gantry, work, data)
+    began, deleted = time.monotonic(), purged(ours)
+    beside = (ours.load(64, 0, 5000), ours.load(0, 32, 5000, batch=10))
+    rate = (purged(ours) - deleted) / (time.monotonic() - began)
+    for name, put, got in (("no history", *base), ("beside them", *beside)):
+        print(f"  {name:<12} submit {put['per_s']:>6.0f}/s, p99 {put['submit_p99_us'] / 1000:>5.1f} ms; claim and finish {got['per_s']:>6.0f}/s")
+    print(f"  {rate:.0f} old tasks deleted a second meanwhile")
+    ours.stop()
+
+
+def purged(ours):
+    status, text = ours.server.call("GET", "/metrics", None, {"Authorization": f"Bearer {KEY}"})
+    found = [line for line in text.decode().splitlines() if line.startswith("gantry_tasks_purged_total ")]
+    return float(found[0].split()[1]) if status == 200 and found else 0.0
+
+
 def run(gantry, work, seconds, rounds):
     bench.heading("queue, beside others")
     compare(gantry, work, min(seconds, 2), rounds)
     end_to_end(gantry, work)
     depth(gantry, work)
+    history(gantry, work)
