@@ -358,8 +358,9 @@ WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000
 INSERT INTO task (id, state, lane, attempt, fence, created_at_ms, ready_at_ms, started_at_ms, finished_at_ms, agent, version_id)
 SELECT CAST(printf('%016d', i) AS BLOB), 2, 1, 1, 0, :at, :at, :at, :at, 'noop', (SELECT id FROM version LIMIT 1) FROM n
 """
-OLD_ATTEMPTS = "INSERT INTO attempt SELECT seq, 1, 0, zeroblob(16), :at, :at, 'succeeded', NULL, NULL, NULL FROM task"
-OLD_INPUTS = "INSERT INTO task_payload SELECT seq, :input, NULL, NULL FROM task"
+OLD_ATTEMPTS = ("INSERT INTO attempt (task_seq, attempt, fence, worker_id, started_at_ms, finished_at_ms, outcome)"
+                " SELECT seq, 1, 0, zeroblob(16), :at, :at, 'succeeded' FROM task")
+OLD_INPUTS = "INSERT INTO task_payload (seq, input) SELECT seq, :input FROM task"
 
 
 def history(gantry, work):

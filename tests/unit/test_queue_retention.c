@@ -160,7 +160,7 @@ static int body_everything(void *arg)
     submit(f, LANE_NORMAL); /* the newest stays */
     change(f, "UPDATE webhook SET state = 2");
     change(f, "INSERT INTO task_score (task_seq, name, value, at_ms) VALUES (1, 'x', 0.5, 0)");
-    change(f, "INSERT INTO journal_task VALUES (1, 0, 0, 0)");
+    change(f, "INSERT INTO journal_task (task_seq, due_ms) VALUES (1, 0)");
     change(f, CALL_OF("1", "0") ", " CALL_ROW("1", "1"));
     change(f, "UPDATE task SET last_call_id = 2 WHERE seq = 1");
     change(f, "INSERT INTO journal (id, task_seq, n, version_id, attempt, kind, name, key, at_ms,"
@@ -210,7 +210,8 @@ static int body_pieces(void *arg)
     submit(f, LANE_NORMAL);
     change(f, "DELETE FROM rollup_due");
     change(f, "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 100)"
-              " INSERT INTO task_log SELECT 1, 1, i, 0, 0, 'x' FROM n");
+              " INSERT INTO task_log (task_seq, attempt, seq, at_ms, stream, text)"
+              " SELECT 1, 1, i, 0, 0, 'x' FROM n");
     RetentionWalk w = { .what = RETENTION_TASKS };
     int steps = 0;
     int64_t rows = 0;
