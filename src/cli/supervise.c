@@ -36,8 +36,6 @@ typedef struct {
     FleetMember state;
     Process *process;
     LogFile log;
-    bool writing;
-    Cond written;
     FiberRef out, err;
 } Member;
 
@@ -55,36 +53,12 @@ struct Supervisor {
 
 /* --- what a worker writes --------------------------------------------------------------------- */
 
-typedef struct {
-    Member *member;
-    Str text;
-} WriteJob;
-
-static int write_job(void *arg)
-{
-    WriteJob *job = arg;
-    log_file_add(&job->member->log, job->text);
-    return 0;
-}
-
-/* The log has no lock: one writes at a time. */
-static void write_wait(Member *m, Str text)
-{
-    fiber_shield();
-    while (m->writing) cond_wait(&m->written, DEADLINE_NONE);
-    m->writing = true;
-    (void)work_wait(write_job, &(WriteJob){ m, text });
-    m->writing = false;
-    cond_signal(&m->written);
-    fiber_unshield();
-}
-
 static int copy_wait(Member *m, Stream *stream)
 {
     Str got;
     int r;
     while ((r = stream_fill_wait(stream, 0, DEADLINE_NONE, &got)) == 0) {
-        write_wait(m, got);
+        log_file_add_wait(&m->log, got);
         stream_consume(stream, got.len);
     }
     return r;
@@ -180,7 +154,7 @@ static void member_start_wait(Supervisor *s)
     m->number = number_free(s);
     m->state = (FleetMember){ .generation = s->fleet.generation, .started_ms = clock_mono_ms() };
     snprintf(m->name, sizeof m->name, "%s-%" PRId64, s->name, m->number);
-    cond_init(&m->written);
+    log_file_init(&m->log);
     list_push_back(&s->members, &m->node);
     s->n++;
     int r = work_wait(log_job, m);

@@ -1,6 +1,7 @@
 #include "logic/regex.h"
 
 #include "base/diag.h"
+#include "codec/utf8.h"
 
 #define COUNT_MAX 1000 /* {m,n} */
 #define NO_END UINT32_MAX
@@ -85,18 +86,6 @@ typedef struct {
     Regex *re;
 } Reader;
 
-/* The code point at *at, which moves behind it; s is valid UTF-8. */
-static uint32_t next_char(Str s, size_t *at)
-{
-    assert(*at < s.len);
-    unsigned char b = (unsigned char)s.ptr[(*at)++];
-    if (b < 0x80) return b;
-    uint32_t c = b >= 0xf0 ? b & 0x07u : b >= 0xe0 ? b & 0x0fu : b & 0x1fu;
-    while (*at < s.len && ((unsigned char)s.ptr[*at] & 0xc0) == 0x80)
-        c = c << 6 | ((unsigned char)s.ptr[(*at)++] & 0x3fu);
-    return c;
-}
-
 static bool sees(const Reader *rd, const char *text)
 {
     return str_starts_with(str_skip(rd->s, rd->at), str_of(text));
@@ -173,7 +162,7 @@ static bool read_escape(Reader *rd, char *ret_class, uint32_t *ret_c)
         fails(rd, "ends in a backslash");
         return false;
     }
-    *ret_c = next_char(rd->s, &rd->at);
+    *ret_c = utf8_next(rd->s, &rd->at);
     if (*ret_c < 0x80 && *ret_c > 0 && strchr("dDwWsS", (int)*ret_c)) {
         *ret_class = (char)*ret_c;
         return true;
@@ -202,7 +191,7 @@ static bool read_set_char(Reader *rd, uint32_t *ret_c)
 {
     char class = 0;
     if (!takes(rd, "\\")) {
-        *ret_c = next_char(rd->s, &rd->at);
+        *ret_c = utf8_next(rd->s, &rd->at);
         return false;
     }
     if (!read_escape(rd, &class, ret_c)) return false;
@@ -248,7 +237,7 @@ static Node *read_group(Reader *rd)
 static Node *read_atom(Reader *rd)
 {
     char class = 0;
-    uint32_t c = next_char(rd->s, &rd->at);
+    uint32_t c = utf8_next(rd->s, &rd->at);
     switch (c) {
     case '(': return read_group(rd);
     case '[': return read_set(rd);
@@ -523,7 +512,7 @@ bool regex_matches(Regex *re, Str text)
     for (size_t at = 0;;) {
         if (follow(re, now, 0, text, at)) return true;
         if (at == text.len) return false;
-        uint32_t c = next_char(text, &at);
+        uint32_t c = utf8_next(text, &at);
         next->n = 0;
         for (uint32_t i = 0; i < now->n; i++)
             if (reads(re, &re->program[now->dense[i]], c) &&

@@ -1,4 +1,5 @@
 #include "base/diag.h"
+#include "codec/utf8.h"
 #include "logic/schema.h"
 
 #define REPEATS_MAX 32 /* repeated atoms, each a level of recursion */
@@ -23,18 +24,6 @@ typedef struct {
 
 /* --- characters ----------------------------------------------------------------------------- */
 
-/* The code point at *at, which moves behind it. s is valid UTF-8 from there on, as JSON text is. */
-static uint32_t next_char(Str s, size_t *at)
-{
-    assert(*at < s.len);
-    unsigned char b = (unsigned char)s.ptr[(*at)++];
-    if (b < 0x80) return b;
-    uint32_t c = b >= 0xf0 ? b & 0x07u : b >= 0xe0 ? b & 0x0fu : b & 0x1fu;
-    while (*at < s.len && ((unsigned char)s.ptr[*at] & 0xc0) == 0x80)
-        c = c << 6 | ((unsigned char)s.ptr[(*at)++] & 0x3fu);
-    return c;
-}
-
 /* \d \w \s and their capital opposites, of ASCII and the spaces ECMAScript counts. */
 static bool class_has(uint32_t letter, uint32_t c)
 {
@@ -58,7 +47,7 @@ static bool class_has(uint32_t letter, uint32_t c)
 static const char *read_escape(Str s, size_t *at, Atom *ret)
 {
     if (*at >= s.len) return "ends in a backslash";
-    uint32_t c = next_char(s, at);
+    uint32_t c = utf8_next(s, at);
     static const char controls[] = "t\tn\nr\rf\fv\v";
     *ret = (Atom){ .kind = ATOM_CHAR, .c = c };
     for (const char *p = controls; *p; p += 2)
@@ -75,14 +64,14 @@ static const char *read_escape(Str s, size_t *at, Atom *ret)
 static const char *next_item(Str set, size_t *at, Atom *ret)
 {
     const char *wrong = NULL;
-    uint32_t c = next_char(set, at);
+    uint32_t c = utf8_next(set, at);
     *ret = (Atom){ .kind = ATOM_CHAR, .c = c };
     if (c == '\\') wrong = read_escape(set, at, ret);
     ret->max = ret->c;
     if (wrong || ret->kind == ATOM_CLASS) return wrong;
     if (*at + 1 >= set.len || set.ptr[*at] != '-') return NULL;
     ++*at;
-    Atom end = { .kind = ATOM_CHAR, .c = next_char(set, at) };
+    Atom end = { .kind = ATOM_CHAR, .c = utf8_next(set, at) };
     if (end.c == '\\') wrong = read_escape(set, at, &end);
     if (wrong) return wrong;
     if (end.kind != ATOM_CHAR || end.c < ret->c) return "has a range in brackets that ends early";
@@ -174,7 +163,7 @@ static const char *read_repeat(Str p, size_t *at, Atom *atom)
 static const char *next_atom(Str p, size_t *at, Atom *ret)
 {
     const char *wrong = NULL;
-    uint32_t c = next_char(p, at);
+    uint32_t c = utf8_next(p, at);
     *ret = (Atom){ .kind = ATOM_CHAR, .c = c };
     switch (c) {
     case '(':
@@ -234,13 +223,13 @@ static bool match_here(Match *m, size_t p, size_t t)
         uint32_t n = 0;
         for (; n < atom.min; n++) {
             if (last >= m->text.len || ++m->steps > SCHEMA_PATTERN_STEPS_MAX) return false;
-            if (!atom_has(&atom, next_char(m->text, &last))) return false;
+            if (!atom_has(&atom, utf8_next(m->text, &last))) return false;
         }
         t = last;
         for (; n < atom.max; n++) {
             if (match_here(m, p, t)) return true;
             if (t >= m->text.len || ++m->steps > SCHEMA_PATTERN_STEPS_MAX) return false;
-            if (!atom_has(&atom, next_char(m->text, &t))) return false;
+            if (!atom_has(&atom, utf8_next(m->text, &t))) return false;
         }
     }
     return true;
@@ -256,7 +245,7 @@ int schema_pattern(Str pattern, Str text)
     do {
         if (match_here(&m, 0, t)) return 0;
         if (anchored || t >= text.len) break;
-        (void)next_char(text, &t);
+        (void)utf8_next(text, &t);
     } while (++m.steps <= SCHEMA_PATTERN_STEPS_MAX);
     return SCHEMA_E_INVALID;
 }

@@ -2,6 +2,24 @@
 
 #include "store/row.h"
 
+/* From duration_ms to cost_nusd. */
+static void in_outcome(RowIn *in, const Call *c)
+{
+    in_i64(in, c->duration_ms);
+    in_text(in, c->provider);
+    in_text(in, c->model);
+    in_text(in, c->protocol);
+    in_text(in, c->outcome);
+    in_i64(in, c->streamed);
+    in_i64(in, c->replayed);
+    in_i64(in, c->status);
+    in_i64(in, c->input_tokens);
+    in_i64(in, c->output_tokens);
+    in_i64(in, c->cached_tokens);
+    in_i64(in, c->reasoning_tokens);
+    in_i64(in, c->cost_nusd);
+}
+
 int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *last_id)
 {
     RowIn in = row_in(db,
@@ -15,19 +33,7 @@ int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *last_id)
     in_i64(&in, c->attempt);
     in_i64(&in, c->fence);
     in_i64(&in, c->at_ms);
-    in_i64(&in, c->duration_ms);
-    in_text(&in, c->provider);
-    in_text(&in, c->model);
-    in_text(&in, c->protocol);
-    in_text(&in, c->outcome);
-    in_i64(&in, c->streamed);
-    in_i64(&in, c->replayed);
-    in_i64(&in, c->status);
-    in_i64(&in, c->input_tokens);
-    in_i64(&in, c->output_tokens);
-    in_i64(&in, c->cached_tokens);
-    in_i64(&in, c->reasoning_tokens);
-    in_i64(&in, c->cost_nusd);
+    in_outcome(&in, c);
     in_text_or_null(&in, c->call_id);
     in_i64(&in, c->cached);
     in_text_or_null(&in, c->degraded);
@@ -67,19 +73,7 @@ int call_replace_lost(Db *db, int64_t task_seq, const Call *c, Arena *arena, Cal
                           " cached_tokens = ?12, reasoning_tokens = ?13, cost_nusd = ?14,"
                           " cached = ?15, degraded = ?16, charged_tokens = ?17 WHERE id = ?1");
     in_i64(&in, ret_lost->id);
-    in_i64(&in, c->duration_ms);
-    in_text(&in, c->provider);
-    in_text(&in, c->model);
-    in_text(&in, c->protocol);
-    in_text(&in, c->outcome);
-    in_i64(&in, c->streamed);
-    in_i64(&in, c->replayed);
-    in_i64(&in, c->status);
-    in_i64(&in, c->input_tokens);
-    in_i64(&in, c->output_tokens);
-    in_i64(&in, c->cached_tokens);
-    in_i64(&in, c->reasoning_tokens);
-    in_i64(&in, c->cost_nusd);
+    in_outcome(&in, c);
     in_i64(&in, c->cached);
     in_text_or_null(&in, c->degraded);
     in_i64(&in, c->charged_tokens);

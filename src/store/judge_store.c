@@ -4,18 +4,23 @@
 
 #include "store/row.h"
 
+static void in_judging(RowIn *in, const Judging *row)
+{
+    in_i64(in, row->of);
+    in_text(in, row->grader);
+    in_i64(in, row->state);
+    in_uuid(in, &row->judge_id);
+    in_i64(in, row->tries);
+    in_i64(in, row->asked_at_ms);
+    db_bind_f64(in->stmt, in->index++, row->state == JUDGING_TOLD ? row->value : NAN);
+    in_text_or_null(in, row->comment);
+}
+
 int judging_add(Db *db, const Judging *row)
 {
     RowIn in = row_in(db, "INSERT INTO judging (of, grader, state, judge_id, tries, asked_at_ms,"
                           " value, comment) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)");
-    in_i64(&in, row->of);
-    in_text(&in, row->grader);
-    in_i64(&in, row->state);
-    in_uuid(&in, &row->judge_id);
-    in_i64(&in, row->tries);
-    in_i64(&in, row->asked_at_ms);
-    db_bind_f64(in.stmt, in.index++, row->state == JUDGING_TOLD ? row->value : NAN);
-    in_text_or_null(&in, row->comment);
+    in_judging(&in, row);
     return row_run(in.stmt);
 }
 
@@ -93,14 +98,7 @@ int judging_set(Db *db, const Judging *row)
     RowIn in = row_in(db, "UPDATE judging SET state = ?3, judge_id = ?4, tries = ?5,"
                           " asked_at_ms = ?6, value = ?7, comment = ?8"
                           " WHERE of = ?1 AND grader = ?2 AND state = 0");
-    in_i64(&in, row->of);
-    in_text(&in, row->grader);
-    in_i64(&in, row->state);
-    in_uuid(&in, &row->judge_id);
-    in_i64(&in, row->tries);
-    in_i64(&in, row->asked_at_ms);
-    db_bind_f64(in.stmt, in.index++, row->state == JUDGING_TOLD ? row->value : NAN);
-    in_text_or_null(&in, row->comment);
+    in_judging(&in, row);
     int r = row_run(in.stmt);
     if (r != 0 || row->state == JUDGING_OPEN) return r;
     in = row_in(db, "UPDATE grade SET judged = 2 WHERE task_seq = ?1 AND judged = 1 AND NOT EXISTS"

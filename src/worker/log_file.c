@@ -9,6 +9,7 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "sys/clock.h"
 
 #define NAME_BYTES_MAX (FS_PATH_MAX + 16)
 
@@ -57,6 +58,34 @@ void log_file_add(LogFile *log, Str text)
         text = str_sub(text, (size_t)n, SIZE_MAX);
     }
     log->dropped += (int64_t)text.len;
+}
+
+typedef struct {
+    LogFile *log;
+    Str text;
+} AddJob;
+
+static int add_job(void *arg)
+{
+    AddJob *job = arg;
+    log_file_add(job->log, job->text);
+    return 0;
+}
+
+void log_file_init(LogFile *log)
+{
+    cond_init(&log->written);
+}
+
+void log_file_add_wait(LogFile *log, Str text)
+{
+    fiber_shield();
+    while (log->writing) cond_wait(&log->written, DEADLINE_NONE);
+    log->writing = true;
+    (void)work_wait(add_job, &(AddJob){ log, text });
+    log->writing = false;
+    cond_signal(&log->written);
+    fiber_unshield();
 }
 
 void log_file_close(LogFile *log)

@@ -1,11 +1,13 @@
 /* LogFile: what a server agent writes, in files that are turned over before they grow too large.
  *
  * PATH is written to; when it is full it becomes PATH.1, that PATH.2, and so on; the last one is
- * dropped. Everything blocks on files: call it through work_wait, one call at a time.
+ * dropped. Everything but log_file_add_wait blocks on files: call it through work_wait, one call at
+ * a time.
  */
 #ifndef GANTRY_WORKER_LOG_FILE_H
 #define GANTRY_WORKER_LOG_FILE_H
 
+#include "sys/fiber.h"
 #include "worker/fs.h"
 
 #define LOG_FILE_BYTES_MAX (INT64_C(4) << 20)
@@ -19,13 +21,22 @@ typedef struct {
     int64_t dropped; /* bytes that could not be written */
     int fd;          /* valid while open */
     bool open;
+    bool writing; /* log_file_add_wait, on the pool */
+    Cond written;
 } LogFile;
+
+/* Of a zeroed one, before log_file_add_wait. */
+void log_file_init(LogFile *log);
 
 /* Appends to what is there. bytes_max: of a file. Returns 0 or -errno with diag. */
 MUST_CHECK int log_file_open(LogFile *log, const char *path, int64_t bytes_max);
 
 /* What cannot be written (the disk is full) is counted and dropped. */
 void log_file_add(LogFile *log, Str text);
+
+/* The same on the pool, for fibers of one loop: one writes at a time. Waits even for a cancelled
+ * caller. */
+void log_file_add_wait(LogFile *log, Str text);
 
 /* Harmless when it is not open. */
 void log_file_close(LogFile *log);

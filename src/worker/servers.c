@@ -61,8 +61,6 @@ struct Server {
     ResourceLimits limits;
     AllowanceWatch watch;
     LogFile log;
-    bool writing; /* to the log, on the pool */
-    Cond written;
     Pipe out, err;
     FiberRef keeper, waiter, watcher;
     Cond changed;
@@ -107,30 +105,6 @@ Str server_reason_wait(Server *s)
 
 /* --- what it writes --------------------------------------------------------------------------- */
 
-typedef struct {
-    Server *server;
-    Str text;
-} WriteJob;
-
-static int write_job(void *arg)
-{
-    WriteJob *job = arg;
-    log_file_add(&job->server->log, job->text);
-    return 0;
-}
-
-/* The log has no lock: one writes at a time. Waits even for a cancelled caller. */
-static void write_wait(Server *s, Str text)
-{
-    fiber_shield();
-    while (s->writing) cond_wait(&s->written, DEADLINE_NONE);
-    s->writing = true;
-    (void)work_wait(write_job, &(WriteJob){ s, text });
-    s->writing = false;
-    cond_signal(&s->written);
-    fiber_unshield();
-}
-
 /* Lines of a server that has one task belong to that. */
 static void lines_tell(Pipe *pipe, Str text)
 {
@@ -167,7 +141,7 @@ static int pipe_main(void *arg)
     while ((r = stream_fill_wait(pipe->stream, 0, DEADLINE_NONE, &got)) == 0) {
         lines_tell(pipe, got);
         words_keep(s, got);
-        write_wait(s, got);
+        log_file_add_wait(&s->log, got);
         stream_consume(pipe->stream, got.len);
         if (fiber_yield_wait() < 0) break;
     }
@@ -598,7 +572,7 @@ static int server_new_wait(Servers *all, Run *run, Server **ret)
     str_copy(s->id, sizeof s->id, str_of(version->id));
     snprintf(s->scratch, sizeof s->scratch, "%s/servers/%s", all->host->dir, s->id);
     cond_init(&s->changed);
-    cond_init(&s->written);
+    log_file_init(&s->log);
     s->refs = 1; /* for as long as its keeper has not begun */
     list_push_back(&all->list, &s->node);
     all->n++;
