@@ -158,11 +158,28 @@ static int look_job(void *arg)
     if (w->scratch && scratch_max > 0 && w->looks++ % SCRATCH_LOOKS == 0)
         w->use.scratch_bytes = directory_bytes(w->scratch, scratch_max);
     if (needs_tree(w->limits)) tree_look(look);
-    w->over = resource_over(w->limits, &w->use);
+    ResourceUse use = w->use;
+    if (w->cpu_over) use.cpu_ms = 0;
+    w->over = resource_over(w->limits, &use);
     if (w->over && !needs_tree(w->limits)) tree_look(look);
     if (w->over) tree_kill(look);
     look->ms = clock_mono_ms() - begun_ms;
     return 0;
+}
+
+static int kill_job(void *arg)
+{
+    tree_kill(arg);
+    return 0;
+}
+
+static int judge_wait(Look *look)
+{
+    AllowanceWatch *w = look->watch;
+    if (w->over || !w->cpu_over || !w->limits->cpu_seconds) return 0;
+    if (!w->cpu_over(w->ctx, w->use.cpu_ms)) return 0;
+    w->over = RESOURCE_CPU;
+    return work_wait(kill_job, look);
 }
 
 bool allowance_watched(const ResourceLimits *limits)
@@ -177,6 +194,7 @@ int allowance_watch_wait(AllowanceWatch *watch)
     while (r == 0 && !watch->over) {
         r = fiber_sleep_wait(MAX(LOOK_MS, look.ms * LOOK_SHARE));
         if (r == 0) r = work_wait(look_job, &look);
+        if (r == 0) r = judge_wait(&look);
     }
     free(look.processes);
     return r;

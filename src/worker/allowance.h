@@ -14,6 +14,10 @@ typedef struct {
     const ResourceLimits *limits;
     int session;         /* the program's process id: it leads a session of its own */
     const char *scratch; /* its directory; NULL: not looked at */
+    /* Judges the CPU time instead of limits, after each look, on the watching fiber; true: it is
+     * too much. NULL: limits do. */
+    bool (*cpu_over)(void *ctx, int64_t cpu_ms);
+    void *ctx;
     int looks;
     ResourceUse use; /* out: at the last look */
     Resource over;   /* out: of what it used too much; all of it was sent SIGKILL */

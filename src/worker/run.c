@@ -36,6 +36,20 @@ int run_fail(Run *run, TaskOutcome outcome, const char *code, const char *fmt, .
     return 0;
 }
 
+/* As with other caps of a task, another attempt of its own would only reach it again. */
+int run_fail_limit(Run *run, Resource over, bool crowd, Str last_words)
+{
+    const char *name = resource_name(over);
+    int64_t limit = resource_limit(&run->version->spec.resources, over);
+    run_fail(run, crowd ? TASK_OUTCOME_FAILED_RETRYABLE : TASK_OUTCOME_CAPPED, "resource_limit",
+             "the agent used more than limits.%s in agent.yaml allows (%" PRId64 ")%s: "
+             "raise it there, or let the agent use less%s%.*s",
+             name, limit, crowd ? ", together with other tasks of its server" : "",
+             last_words.len ? "\n" : "", STR_ARG(last_words));
+    run->end.stopped_by = name;
+    return 0;
+}
+
 typedef struct {
     Str text;
     bool objects_only;

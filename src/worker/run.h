@@ -171,6 +171,11 @@ MUST_CHECK int run_record_tool_wait(Run *run, const ToolRecord *record);
 int run_fail(Run *run, TaskOutcome outcome, const char *code, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
 
+/* Sets run->end: the agent has used more than this limit of its version allows, which is named.
+ * crowd: other tasks had a part in it, so another attempt may find room. last_words: may be empty.
+ * Returns 0. */
+int run_fail_limit(Run *run, Resource over, bool crowd, Str last_words);
+
 /* Of the agent's result: as its version says, or as the worker allows. */
 size_t run_output_max(const Run *run);
 

@@ -43,25 +43,12 @@ static int too_large(Run *run)
     return 0;
 }
 
-/* As with other caps of a task, another attempt would only reach it again. */
-static int over(Run *run, const ChildResult *child)
-{
-    const char *name = resource_name(child->over);
-    int64_t limit = resource_limit(&run->version->spec.resources, child->over);
-    Str what = arena_printf(&run->arena,
-                            "the agent used more than limits.%s in agent.yaml allows (%" PRId64
-                            "): raise it there, or let the agent use less",
-                            name, limit);
-    int r = failed(run, child, "resource_limit", what);
-    run->end.outcome = TASK_OUTCOME_CAPPED;
-    run->end.stopped_by = name;
-    return r;
-}
-
 static int end_read_wait(Run *run, const ChildResult *child)
 {
     if (child->too_large) return too_large(run);
-    if (child->over) return over(run, child);
+    if (child->over)
+        return run_fail_limit(run, child->over, false,
+                              str_trim(str_make(child->tail, child->tail_len)));
     if (child->how.signal) return killed(run, child);
     if (child->how.exit_code) return ended(run, child);
     return run_succeed_wait(run, buf_str(&child->output), false);

@@ -76,10 +76,12 @@ static int64_t retry_after_ms(const HttpResponse *response)
     return MIN(seconds, RETRY_AFTER_MAX_MS / 1000) * 1000;
 }
 
-static int answer_wait(Run *run, const HttpResponse *response)
+static int answer_wait(Run *run, ServerUse *use, const HttpResponse *response)
 {
     int status = response->status;
     if (status >= 200 && status <= 299) return run_succeed_wait(run, response->body, false);
+    Resource over = use && status >= 500 ? server_blame(use, response->body) : RESOURCE_NONE;
+    if (over) return run_fail_limit(run, over, false, str_sub(response->body, 0, 2000));
     run_fail(run,
              retry_status_may(status) ? TASK_OUTCOME_FAILED_RETRYABLE : TASK_OUTCOME_FAILED_FINAL,
              "agent_failed", "POST /invocations: HTTP %d: %.*s", status,
@@ -88,17 +90,18 @@ static int answer_wait(Run *run, const HttpResponse *response)
     return 0;
 }
 
-static int broken_off_wait(Run *run, Server *server, int r)
+static int broken_off_wait(Run *run, ServerUse *use, int r)
 {
     Str what = arena_str(&run->arena, str_of(diag_text_or(r)));
-    Str why = server ? server_reason_wait(server) : STR_NULL;
+    ServerFault fault = use ? server_fault_wait(use) : (ServerFault){ 0 };
+    if (fault.over) return run_fail_limit(run, fault.over, fault.crowd, STR_NULL);
     return run_fail(run, TASK_OUTCOME_FAILED_RETRYABLE, "agent_unreachable",
-                    "POST /invocations: %.*s%s%.*s", STR_ARG(what), why.len ? ": " : "",
-                    STR_ARG(why));
+                    "POST /invocations: %.*s%s%.*s", STR_ARG(what), fault.why.len ? ": " : "",
+                    STR_ARG(fault.why));
 }
 
-/* base: where the server is. server: one of this worker; NULL: it runs elsewhere. */
-static int invoke_wait(Run *run, Str base, Server *server)
+/* base: where the server is. use: of one of this worker; NULL: it runs elsewhere. */
+static int invoke_wait(Run *run, Str base, ServerUse *use)
 {
     CLEANUP(arena_deinit) Arena arena = { 0 };
     CLEANUP(buf_deinit) Buf input = { 0 };
@@ -119,19 +122,22 @@ static int invoke_wait(Run *run, Str base, Server *server)
     }
     if (r != 0) {
         run->version->pinged = false;
-        return broken_off_wait(run, server, r);
+        return broken_off_wait(run, use, r);
     }
-    return answer_wait(run, &response);
+    return answer_wait(run, use, &response);
 }
 
 static int own_wait(Run *run)
 {
-    Server *server;
-    int r = server_ref_wait(run->host->servers, run, &server);
+    ServerUse use;
+    ServerFault fault;
+    int r = server_ref_wait(run->host->servers, run, &use, &fault);
+    if (r == SERVER_E_DOWN && fault.over)
+        return run_fail_limit(run, fault.over, false, str_of(diag_text()));
     if (r == SERVER_E_DOWN) return unreachable(run, "the agent's server is down", r);
     if (r < 0) return r;
-    r = invoke_wait(run, server_url(server), server);
-    server_unref(server, run);
+    r = invoke_wait(run, server_url(use.server), &use);
+    server_unref(&use);
     return r;
 }
 

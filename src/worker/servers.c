@@ -53,13 +53,19 @@ struct Server {
     bool busy;                              /* HealthyBusy: works on something of its own */
     bool given_up;                          /* another needs its place */
 
-    size_t refs;
+    size_t refs; /* runs that have it or wait for it */
+    List uses;   /* those that have it */
+    size_t uses_n;
     Run *only; /* while refs is 1 */
+    int64_t cpu_seen_ms;
+    ServerUse *cpu_user; /* of them, the one that used too much CPU time */
     Process *process;
     ProcessExit how;
     bool exited;
     ResourceLimits limits;
     AllowanceWatch watch;
+    Resource over;               /* what has ended it last, with state and uses_n at that time */
+    bool over_early, over_crowd; /* it was starting; several had it */
     LogFile log;
     Pipe out, err;
     FiberRef keeper, waiter, watcher;
@@ -93,14 +99,29 @@ Str server_url(const Server *s)
     return str_of(s->url);
 }
 
-Str server_reason_wait(Server *s)
+Resource server_blame(const ServerUse *use, Str text)
 {
+    const Server *s = use->server;
+    if (!use->alone) return RESOURCE_NONE;
+    Resource over = allowance_blame(&s->watch, 0, EXIT_FAILURE, text);
+    if (!over) over = allowance_blame(&s->watch, 0, EXIT_FAILURE, str_of(s->words));
+    if (over) atomic_fetch_add(&s->owner->host->counters.limits_hit[over], 1);
+    return over;
+}
+
+ServerFault server_fault_wait(ServerUse *use)
+{
+    Server *s = use->server;
     uint64_t fails = s->fails;
     int64_t deadline_ms = deadline_after(REASON_WAIT_MS);
     while (s->warm.state == WARM_READY && s->fails == fails &&
            cond_wait(&s->changed, deadline_ms) == 0)
         continue;
-    return s->warm.state == WARM_READY ? STR_NULL : str_of(s->reason);
+    if (s->warm.state == WARM_READY) return (ServerFault){ .over = server_blame(use, STR_NULL) };
+    bool other = s->over_early || (s->over == RESOURCE_CPU && s->cpu_user != use);
+    return (ServerFault){ .why = str_of(s->reason),
+                          .over = other ? RESOURCE_NONE : s->over,
+                          .crowd = s->over == RESOURCE_CPU ? !use->alone : s->over_crowd };
 }
 
 /* --- what it writes --------------------------------------------------------------------------- */
@@ -255,6 +276,20 @@ static int waiter_main(void *arg)
     return r;
 }
 
+/* CPU time is a limit of tasks, not of the server: what it uses is divided among those it has. */
+static bool cpu_over(void *arg, int64_t cpu_ms)
+{
+    Server *s = arg;
+    int64_t used_ms = MAX(cpu_ms - s->cpu_seen_ms, 0), max_ms = s->limits.cpu_seconds * 1000;
+    s->cpu_seen_ms = cpu_ms;
+    LIST_EACH (&s->uses, node) {
+        ServerUse *use = CONTAINER_OF(node, ServerUse, node);
+        use->cpu_ms += used_ms / (int64_t)s->uses_n;
+        if (use->cpu_ms > max_ms && !s->cpu_user) s->cpu_user = use;
+    }
+    return s->cpu_user != NULL;
+}
+
 static int watcher_main(void *arg)
 {
     Server *s = arg;
@@ -273,7 +308,9 @@ static int process_start(Server *s)
         if (!(argv[i] = arena_cstr(&arena, spec->command[i]))) return -ENOMEM;
     options.argv = argv;
     int r = env_make(s, &arena, &options.env);
-    allowance_of_process(&s->limits, &options);
+    ResourceLimits limits = s->limits;
+    limits.cpu_seconds = 0; /* the kernel does not know which task it is for */
+    allowance_of_process(&limits, &options);
     return r == 0 ? process_spawn(&options, &s->process) : r;
 }
 
@@ -284,7 +321,10 @@ static int fibers_start(Server *s)
     if (r == 0) r = pipe_start(s, &s->err, process_stderr(s->process));
     s->watch = (AllowanceWatch){ .limits = &s->limits,
                                  .session = process_pid(s->process),
-                                 .scratch = s->scratch };
+                                 .scratch = s->scratch,
+                                 .cpu_over = cpu_over,
+                                 .ctx = s };
+    s->cpu_seen_ms = 0;
     if (r == 0 && allowance_watched(&s->limits))
         r = fiber_spawn("server's limits", watcher_main, s, &s->watcher);
     return r;
@@ -320,17 +360,20 @@ static void process_end_wait(Server *s)
 static void reason_exit(Server *s)
 {
     Str words = str_trim(str_of(s->words));
-    const char *limit = resource_name(s->watch.over);
-    if (s->watch.over)
+    s->over = allowance_blame(&s->watch, s->how.signal, s->how.exit_code, words);
+    s->over_early = s->warm.state == WARM_STARTING;
+    s->over_crowd = s->uses_n > 1;
+    if (s->over)
         snprintf(s->reason, sizeof s->reason,
-                 "the server was ended: it used more than limits.%s in agent.yaml allows", limit);
+                 "the server was ended: it used more than limits.%s in agent.yaml allows%s",
+                 resource_name(s->over), s->over == RESOURCE_CPU ? ", for another task" : "");
     else if (s->how.signal)
         snprintf(s->reason, sizeof s->reason, "the server was killed by signal %d%s%.*s",
                  s->how.signal, words.len ? "\n" : "", STR_ARG(words));
     else
         snprintf(s->reason, sizeof s->reason, "the server ended with exit code %d%s%.*s",
                  s->how.exit_code, words.len ? "\n" : "", STR_ARG(words));
-    if (s->watch.over) atomic_fetch_add(&s->owner->host->counters.limits_hit[s->watch.over], 1);
+    if (s->over) atomic_fetch_add(&s->owner->host->counters.limits_hit[s->over], 1);
 }
 
 static void step_wait(Server *s, WarmEvent event);
@@ -340,7 +383,9 @@ static void start_wait(Server *s)
     s->exited = false;
     s->words[0] = s->reason[0] = '\0';
     s->how = (ProcessExit){ 0 };
-    s->watch = (AllowanceWatch){ 0 };
+    s->watch = (AllowanceWatch){ .limits = &s->limits };
+    s->over = RESOURCE_NONE;
+    s->cpu_user = NULL;
     s->started_ms = clock_mono_ms();
     int r = port_find(&s->port);
     if (r == 0) r = work_wait(prepare_job, s);
@@ -568,9 +613,10 @@ static int server_new_wait(Servers *all, Run *run, Server **ret)
     s->owner = all;
     s->version = version;
     s->limits = version->spec.resources;
-    s->limits.cpu_seconds = s->limits.output_bytes = 0; /* of tasks, not of their server */
+    s->limits.output_bytes = 0; /* of tasks, not of their server */
     str_copy(s->id, sizeof s->id, str_of(version->id));
     snprintf(s->scratch, sizeof s->scratch, "%s/servers/%s", all->host->dir, s->id);
+    list_init(&s->uses);
     cond_init(&s->changed);
     log_file_init(&s->log);
     s->refs = 1; /* for as long as its keeper has not begun */
@@ -625,8 +671,28 @@ static int room_wait(Servers *all)
     return 0;
 }
 
-int server_ref_wait(Servers *all, Run *run, Server **ret)
+static void ref_end(Server *s, Run *run)
 {
+    assert(s->refs > 0);
+    s->refs--;
+    s->used_ms = clock_mono_ms();
+    if (s->only == run) s->only = NULL;
+    cond_broadcast(&s->changed);
+}
+
+/* What it wrote before the first has come is not of its doing. */
+static void use_begin(Server *s, Run *run, ServerUse *use)
+{
+    *use = (ServerUse){ .server = s, .run = run, .alone = s->uses_n == 0 };
+    if (use->alone) s->words[0] = '\0';
+    LIST_EACH (&s->uses, node) CONTAINER_OF(node, ServerUse, node)->alone = false;
+    list_push_back(&s->uses, &use->node);
+    s->uses_n++;
+}
+
+int server_ref_wait(Servers *all, Run *run, ServerUse *ret, ServerFault *ret_fault)
+{
+    *ret_fault = (ServerFault){ 0 };
     Server *s = server_find(all, str_of(run->version->id));
     int r = s ? 0 : room_wait(all);
     if (!s && r == 0) r = server_new_wait(all, run, &s);
@@ -635,18 +701,19 @@ int server_ref_wait(Servers *all, Run *run, Server **ret)
     s->given_up = false;
     s->only = run;
     r = ready_wait(s);
-    if (r == 0) *ret = s;
-    else server_unref(s, run);
+    if (r == SERVER_E_DOWN && s->over_early) ret_fault->over = s->over;
+    if (r == 0) use_begin(s, run, ret);
+    else ref_end(s, run);
     return r;
 }
 
-void server_unref(Server *s, Run *run)
+void server_unref(ServerUse *use)
 {
-    assert(s->refs > 0);
-    s->refs--;
-    s->used_ms = clock_mono_ms();
-    if (s->only == run) s->only = NULL;
-    cond_broadcast(&s->changed);
+    Server *s = use->server;
+    if (s->cpu_user == use) s->cpu_user = NULL;
+    list_remove(&use->node);
+    s->uses_n--;
+    ref_end(s, use->run);
 }
 
 void servers_close_wait(Servers *all)

@@ -20,19 +20,41 @@ typedef struct Server Server;
 /* host is borrowed. */
 Servers *servers_new(RunHost *host, const ServersOptions *options);
 
+/* A run in a server. Memory of the caller's, where it stays until server_unref. */
+typedef struct {
+    ListNode node;
+    Server *server;
+    Run *run;
+    bool alone; /* no other was in the server in its time */
+    int64_t
+        cpu_ms; /* its share of what the server has used in its time, with others in equal parts */
+} ServerUse;
+
+/* What went wrong with a server. */
+typedef struct {
+    Str why; /* with its last words; "": it lives on. Lives until the next wait */
+    Resource
+        over; /* the limit of its version that was reached, as far as this run had to do with it */
+    bool crowd; /* others had, too */
+} ServerFault;
+
 /* The server of the run's version, healthy, started if need be. On a fiber. Returns 0 (give it back
  * with server_unref), SERVER_E_DOWN (it could not be started, or there are too many: another
- * attempt may find it well; with diag), -ECANCELED. */
+ * attempt may find it well unless ret_fault names a limit; with diag), -ECANCELED. */
 #define SERVER_E_DOWN 1
-MUST_CHECK int server_ref_wait(Servers *all, Run *run, Server **ret);
-void server_unref(Server *server, Run *run);
+MUST_CHECK int server_ref_wait(Servers *all, Run *run, ServerUse *ret, ServerFault *ret_fault);
+void server_unref(ServerUse *use);
 
 /* http://127.0.0.1:PORT */
 Str server_url(const Server *server);
 
-/* After a task's request to it broke off: why it has ended, with its last words, or "" when it
- * lives on. Waits a moment for that; the text lives until the next wait. */
-Str server_reason_wait(Server *server);
+/* After a run's request to it broke off: why it has ended. Waits a moment for that. A server that
+ * lives on is asked what it wrote last: it may have been refused files. */
+ServerFault server_fault_wait(ServerUse *use);
+
+/* A limit that made a server fail which lives on: told by what it wrote since the run came, which
+ * must have it for itself, or by text of its answer. */
+Resource server_blame(const ServerUse *use, Str text);
 
 /* Ends all servers and frees; nothing may be in use. NULL is accepted. Waits even for a cancelled
  * caller. */
