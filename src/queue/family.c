@@ -6,6 +6,7 @@
 #include "codec/json.h"
 #include "queue/queue_private.h"
 #include "store/family_store.h"
+#include "store/tool_store.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
 
@@ -205,6 +206,12 @@ static int child_version(Db *db, ChildJob *job, bool same, Str *ret)
     return r == -ENOENT ? 0 : r; /* who submits says what is missing */
 }
 
+static int shadow_refuse(void)
+{
+    return diag_set(QUEUE_E_SHADOW, "its own code runs a tool that writes, which would really "
+                                    "happen: a shadow does not start it");
+}
+
 /* What the agent's own code does is not held back. */
 static int child_harmless(Db *db, const ChildJob *job)
 {
@@ -212,8 +219,7 @@ static int child_harmless(Db *db, const ChildJob *job)
     if (uuid_is_zero(job->task.shadow_of)) return 0;
     int r = family_version_writes(db, str_of(job->submit.summary.version_id), &writes);
     if (r != 0 || !writes) return r;
-    return diag_set(QUEUE_E_SHADOW, "its own code runs a tool that writes, which would really "
-                                    "happen: a shadow does not start it");
+    return shadow_refuse();
 }
 
 static int child_choose(Db *db, ChildJob *job)
@@ -310,6 +316,30 @@ static ChildRefusal refusal_of(const ChildJob *job, int r)
     }
 }
 
+/* A shadow that was refused went another way than production: as a stub among its calls that says,
+ * one for each agent. */
+static int refused_job(Db *db, void *arg)
+{
+    ChildJob *job = arg;
+    char id[UUID_TEXT_MAX];
+    uint8_t random[UUID7_RANDOM_BYTES];
+    TaskHead head;
+    bool known;
+    int64_t now_ms = queue_now_ms(job->queue);
+    int r = task_held(db, job->ref, &head);
+    if (r == 0) r = tool_record_stubbed(db, head.seq, job->task.agent, &known);
+    if (r != 0 || known) return r;
+    entropy_fill(random, sizeof random);
+    ToolRecord record = { .id = str_of(uuid_text(uuid7_make(now_ms, random), id)),
+                          .attempt = head.attempt,
+                          .name = job->task.agent,
+                          .source = STR("agent"),
+                          .outcome = STR("denied"),
+                          .at_ms = now_ms,
+                          .mode = STR("stub") };
+    return tool_record_insert(db, head.seq, &record);
+}
+
 static void children_count(Queue *queue, const ChildJob *job, int r)
 {
     pthread_mutex_lock(&queue->lock);
@@ -352,6 +382,10 @@ int queue_child_wait(Queue *queue, TaskRef parent, const ChildNew *child, ChildS
     arena_init(&arena, CHILD_ARENA_MAX);
     ChildJob job = { .queue = queue, .ref = parent, .child = child, .arena = &arena };
     int r = child_start_wait(queue, &job, &lane);
+    if (r == QUEUE_E_SHADOW) {
+        r = store_call_wait(queue->store, refused_job, &job);
+        if (r == 0) r = shadow_refuse();
+    }
     children_count(queue, &job, r);
     *ret = (ChildStarted){ .refusal = r > 0 ? refusal_of(&job, r) : (ChildRefusal){ 0 } };
     if (ret->refusal.status) return 0;

@@ -23,6 +23,19 @@ int tool_record_insert(Db *db, int64_t task_seq, const ToolRecord *record)
     return db_run(in.stmt, NULL);
 }
 
+int tool_record_stubbed(Db *db, int64_t task_seq, Str agent, bool *ret)
+{
+    RowIn in = row_in(db, "SELECT EXISTS (SELECT 1 FROM tool_call WHERE task_seq = ?1"
+                          " AND source = 'agent' AND mode = 'stub' AND name = ?2)");
+    in_i64(&in, task_seq);
+    in_text(&in, agent);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = db_i64(in.stmt, 0) != 0;
+    db_reset(in.stmt);
+    return 0;
+}
+
 static void record_read(RowOut *out, void *ret)
 {
     ToolRecord *record = ret;

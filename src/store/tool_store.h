@@ -10,7 +10,7 @@ typedef struct {
     Str id; /* UUIDv7, made by the worker: sorts by time */
     int64_t attempt;
     Str name;
-    Str source;  /* "command", "http", "mcp" */
+    Str source;  /* "command", "http", "mcp", "agent" */
     Str outcome; /* "ok", "error", ... */
     int64_t at_ms;
     int64_t duration_ms;
@@ -22,6 +22,9 @@ typedef struct {
 
 /* Adds a call. Returns 0, DB_E_CONFLICT (it is there already: nothing was changed), -errno. */
 MUST_CHECK int tool_record_insert(Db *db, int64_t task_seq, const ToolRecord *record);
+
+/* Whether the task has a stubbed call of a sub-agent of that name. */
+MUST_CHECK int tool_record_stubbed(Db *db, int64_t task_seq, Str agent, bool *ret);
 
 /* Of a task, in order of time, at most TOOL_RECORD_LIST_MAX; texts live in arena. Returns 0,
  * -ENOMEM, -errno. */

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "base/diag.h"
 #include "codec/digest.h"
 #include "rollout/control.h"
 #include "rollout/record.h"
@@ -223,6 +224,35 @@ static int deploy_writer_job(Db *db, void *arg)
                       "{\"name\":\"a\",\"effect\":\"read\"},"
                       "{\"name\":\"b\",\"effect\":\"write\",\"source\":{\"agent\":\"x\"}},"
                       "{\"name\":\"c\",\"effect\":\"write\"}]}}"),
+typedef struct {
+    Uuid id;
+    bool stubbed;
+    int64_t calls;
+} Stubbed;
+
+static int stubbed_job(Db *db, void *arg)
+{
+    Stubbed *s = arg;
+    TaskHead head;
+    int r = task_head(db, s->id, &head);
+    if (r == 0) r = shadow_stubbed(db, head.seq, &s->stubbed);
+    if (r != 0) return r;
+    DbStmt *count = db_stmt(db, "SELECT count(*) FROM tool_call WHERE task_seq = ?1");
+    db_bind_i64(count, 1, head.seq);
+    if (db_step(count) != DB_E_ROW) return -EIO;
+    s->calls = db_i64(count, 0);
+    db_reset(count);
+    return 0;
+}
+
+static void check_stubbed(Fixture *f, Uuid id, bool stubbed, int64_t calls)
+{
+    Stubbed s = { .id = id };
+    CHECK_INT(store_call_wait(f->store, stubbed_job, &s), 0);
+    CHECK_INT(s.stubbed, stubbed);
+    CHECK_INT(s.calls, calls);
+}
+
                   .manifest = STR("{}") };
     int r = agent_ensure(db, v.agent, 1);
     if (r == 0) r = version_insert(db, &v);
@@ -284,8 +314,13 @@ static int cut_off_body(void *arg)
                         .input = STR("1"),
                         .offered = { 1000, 2000, 3 } };
     ChildStarted started = { .allotted = { 0 } };
-    CHECK_INT(queue_child_wait(f->queue, shadow, &writes, &started), 0);
-    CHECK_INT(started.refusal.status, 403);
+    check_stubbed(f, shadow.id, false, 0);
+    for (int i = 0; i < 2; i++) { /* it goes another way than production: once */
+        CHECK_INT(queue_child_wait(f->queue, shadow, &writes, &started), 0);
+        CHECK_INT(started.refusal.status, 403);
+        CHECK(strstr(diag_text(), "a shadow does not start it"));
+        check_stubbed(f, shadow.id, true, 1);
+    }
 
     /* another task of the session sees what production has kept */
     CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
