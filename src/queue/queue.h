@@ -570,7 +570,8 @@ typedef struct {
 MUST_CHECK int queue_shadows_start_wait(Queue *queue, int64_t rollout_seq, const ShadowNew *news,
                                         size_t n, size_t *ret_n);
 
-/* Stops what goes on of a rollout's shadows, at most SHADOWS_MAX pairs, and drops their pairs.
+/* Stops what goes on of a rollout's shadows, at most SHADOWS_MAX pairs: those that are dropped, and
+ * when it is past its shadow all, whose pairs are then dropped.
  * *ret_n: how many pairs were there. Returns 0 or -errno. */
 MUST_CHECK int queue_shadows_stop_wait(Queue *queue, int64_t rollout_seq, size_t *ret_n);
 

@@ -143,19 +143,26 @@ static int stop_task(Db *db, StopJob *job, int64_t seq)
                               job->now_ms, &job->effects);
 }
 
+/* Dropped before it is stopped, so that it is not forgotten in between. */
+static int stop_pair(Db *db, StopJob *job, const ShadowRow *pair)
+{
+    int r = 0;
+    if (pair->state < SHADOW_COMPARED)
+        r = shadow_settle(db, job->rollout_seq, pair->task_seq, SHADOW_DROPPED, false, false,
+                          job->now_ms);
+    if (r == 0 && pair->shadow_seq > 0) r = stop_task(db, job, pair->shadow_seq);
+    return r == 0 ? shadow_stopped(db, job->rollout_seq, pair->task_seq) : r;
+}
+
 static int stop_job(Db *db, void *arg)
 {
     StopJob *job = arg;
     ShadowRow rows[SHADOWS_MAX];
+    int r;
     job->n = SHADOWS_MAX;
     job->effects = (Effects){ .stale = 0 };
-    int r = shadow_open(db, job->rollout_seq, rows, &job->n);
-    for (size_t i = 0; i < job->n && r == 0; i++) {
-        if (rows[i].state == SHADOW_STARTED) r = stop_task(db, job, rows[i].shadow_seq);
-        if (r == 0)
-            r = shadow_settle(db, job->rollout_seq, rows[i].task_seq, SHADOW_DROPPED, false, false,
-                              job->now_ms);
-    }
+    r = shadow_to_stop(db, job->rollout_seq, rows, &job->n);
+    for (size_t i = 0; i < job->n && r == 0; i++) r = stop_pair(db, job, &rows[i]);
     return r;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "base/money.h"
 #include "rollout/record.h"
 #include "store/family_store.h"
 
@@ -101,7 +102,7 @@ static int settle(Db *db, Comparing *c, const ShadowRow *pair, ShadowState fate,
 
 /* Whether what was allotted to the shadow has stopped it: less than its version may spend, and than
  * who asked for production's task allowed that. */
-static int is_capped(Db *db, const Comparing *c, const ShadowRow *pair, bool *ret)
+static int is_capped(Db *db, const RolloutRow *row, const ShadowRow *pair, bool *ret)
 {
     int64_t allotted = 0, asked = 0;
     FamilyAmount own = FAMILY_UNLIMITED;
@@ -109,8 +110,7 @@ static int is_capped(Db *db, const Comparing *c, const ShadowRow *pair, bool *re
     if (r != 0 || !*ret) return r;
     r = shadow_allotted(db, pair->shadow_seq, &allotted);
     if (r == 0) r = shadow_allotted(db, pair->task_seq, &asked);
-    if (r == 0)
-        r = family_version_limits(db, pair->self ? c->row->control_id : c->row->version_id, &own);
+    if (r == 0) r = family_version_limits(db, pair->self ? row->control_id : row->version_id, &own);
     *ret = r == 0 && allotted < (asked > 0 ? MIN(asked, own.nusd) : own.nusd);
     return r;
 }
@@ -123,7 +123,7 @@ static int take(Db *db, Comparing *c, const ShadowRow *pair)
     int r = side_read(db, c->row, c->spec, pair->task_seq, &production);
     if (r == 0) r = side_read(db, c->row, c->spec, pair->shadow_seq, &shadow);
     if (r == 0 && started) r = shadow_stubbed(db, pair->shadow_seq, &stubbed);
-    if (r == 0 && started) r = is_capped(db, c, pair, &capped);
+    if (r == 0 && started) r = is_capped(db, c->row, pair, &capped);
     if (r != 0) return r;
     ShadowNews news = { .state = pair->state,
                         .production = side_news(&production),
@@ -146,14 +146,26 @@ static int begin(Db *db, ShadowEvidence *evidence, int64_t now_ms)
     return shadow_newest(db, &evidence->cursor_seq);
 }
 
-/* What another build has gathered is gathered anew from the pairs, which are still there. */
+/* What another build has gathered is gathered anew from the pairs, which are still there: what was
+ * spent and what was stopped too. */
+static int begin_anew(Db *db, int64_t rollout_seq, ShadowEvidence *evidence, int64_t now_ms)
+{
+    int64_t began_ms, dropped;
+    int r = shadow_reopen(db, rollout_seq, &began_ms, &dropped);
+    if (r == 0) r = begin(db, evidence, now_ms);
+    if (r != 0) return r;
+    evidence->dropped = dropped;
+    if (began_ms > 0) evidence->began_ms = began_ms;
+    return 0;
+}
+
 static int evidence_load(Db *db, const RolloutRow *row, ShadowGather *shadow, int64_t now_ms)
 {
     int r = shadow_evidence_get(db, row->seq, &shadow->evidence);
     if (r == 0) return 0;
     shadow->changed = true;
-    if (r == -EPROTO) r = shadow_reopen(db, row->seq);
-    return r == 0 || r == -ENOENT ? begin(db, &shadow->evidence, now_ms) : r;
+    if (r == -EPROTO) return begin_anew(db, row->seq, &shadow->evidence, now_ms);
+    return r == -ENOENT ? begin(db, &shadow->evidence, now_ms) : r;
 }
 
 static void tell_why(ShadowGather *shadow, const RolloutSpec *spec, int64_t now_ms)
@@ -249,13 +261,12 @@ static int choose_page(Db *db, const RolloutRow *row, const RolloutSpec *spec,
 
 /* Production's new tasks, in the order in which they were submitted. */
 static int choose(Db *db, ChooseJob *job, const RolloutRow *row, const RolloutSpec *spec,
-                  ShadowEvidence *evidence)
+                  ShadowEvidence *evidence, int64_t open)
 {
-    int64_t open, started, newest, from = evidence->cursor_seq;
+    int64_t newest, from = evidence->cursor_seq;
     ShadowTask *tasks = ARENA_ARRAY(&job->arena, ShadowTask, TASKS_PAGE);
     if (!tasks) return -ENOMEM;
     int r = shadow_newest(db, &newest);
-    if (r == 0) r = shadow_open_counts(db, row->seq, &open, &started);
     for (int page = 0; page < PAGES_MAX && r == 0 && evidence->cursor_seq < newest; page++) {
         size_t n = TASKS_PAGE;
         r = shadow_tasks(db, row->control_id, evidence->cursor_seq, &job->arena, tasks, &n);
@@ -268,19 +279,35 @@ static int choose(Db *db, ChooseJob *job, const RolloutRow *row, const RolloutSp
 
 /* --- starting --------------------------------------------------------------------------------- */
 
-/* What those under way may still spend. */
-static int held_of(Db *db, const ShadowRow *pairs, size_t n, int64_t *ret_nusd, int64_t *ret_n)
+/* Of the pairs that are started. */
+typedef struct {
+    int64_t nusd;    /* what they have spent, or may still: what is settled is not among it */
+    int64_t running; /* one that is over takes no place, however long its scores take */
+    bool capped;     /* one was stopped by what it was allotted, so nothing will be decided */
+} Held;
+
+static int held_add(Db *db, const RolloutRow *row, const ShadowRow *pair, Held *held)
+{
+    RolloutOutcome o;
+    int64_t allotted = 0, cost = 0;
+    bool capped = false;
+    int r = shadow_outcome(db, pair->shadow_seq, &o);
+    if (r != 0) return r == -ENOENT ? 0 : r; /* gone: it is dropped */
+    bool over = task_state_ended(o.state);
+    r = over ? is_capped(db, row, pair, &capped) : shadow_allotted(db, pair->shadow_seq, &allotted);
+    if (r == 0) r = shadow_cost(db, pair->shadow_seq, &cost);
+    held->nusd = money_add(held->nusd, MAX(allotted, cost));
+    held->running += !over;
+    held->capped |= capped;
+    return r;
+}
+
+static int held_of(Db *db, const RolloutRow *row, const ShadowRow *pairs, size_t n, Held *ret)
 {
     int r = 0;
-    *ret_nusd = *ret_n = 0;
-    for (size_t i = 0; i < n && r == 0; i++) {
-        int64_t allotted = 0, cost = 0;
-        if (pairs[i].state != SHADOW_STARTED) continue;
-        r = shadow_allotted(db, pairs[i].shadow_seq, &allotted);
-        if (r == 0) r = shadow_cost(db, pairs[i].shadow_seq, &cost);
-        *ret_nusd += MAX(allotted, cost);
-        (*ret_n)++;
-    }
+    *ret = (Held){ .capped = false };
+    for (size_t i = 0; i < n && r == 0; i++)
+        if (pairs[i].state == SHADOW_STARTED) r = held_add(db, row, &pairs[i], ret);
     return r;
 }
 
@@ -301,26 +328,29 @@ static int start_list(Db *db, ChooseJob *job, const RolloutRow *row, const Rollo
                       const ShadowEvidence *evidence)
 {
     FamilyAmount own[2];
-    int64_t held, running, spent = evidence->spent_nusd[0] + evidence->spent_nusd[1];
+    Held held;
+    int64_t spent = evidence->spent_nusd[0] + evidence->spent_nusd[1];
     size_t n = SHADOWS_OPEN_MAX;
     ShadowRow *pairs = ARENA_ARRAY(&job->arena, ShadowRow, SHADOWS_OPEN_MAX);
     if (!pairs) return -ENOMEM;
     int r = shadow_open(db, row->seq, pairs, &n);
-    if (r == 0) r = held_of(db, pairs, n, &held, &running);
+    if (r == 0) r = held_of(db, row, pairs, n, &held);
+    if (r == 0 && held.capped) return 0;
     if (r == 0) r = family_version_limits(db, row->version_id, &own[0]);
     if (r == 0) r = family_version_limits(db, row->control_id, &own[1]);
-    for (size_t i = 0; i < n && r == 0 && running < spec->shadow.parallel; i++) {
+    for (size_t i = 0; i < n && r == 0 && held.running < spec->shadow.parallel; i++) {
         bool due;
         int64_t cost = 0;
         r = is_due(db, &pairs[i], &due);
         if (r != 0 || !due) continue;
         r = shadow_cost(db, pairs[i].task_seq, &cost);
-        int64_t allotted = shadow_allot(&spec->shadow, spent, held, own[pairs[i].self].nusd, cost);
+        int64_t allotted = shadow_allot(&spec->shadow, spent, held.nusd, own[pairs[i].self].nusd,
+                                        cost);
         if (r != 0 || allotted == 0) return r;
         Str version = pairs[i].self ? row->control_id : row->version_id;
         job->news[job->news_n++] = (ShadowNew){ pairs[i].task_seq, version, allotted };
-        held += allotted;
-        running++;
+        held.nusd += allotted;
+        held.running++;
     }
     return r;
 }
@@ -347,7 +377,10 @@ static int choose_job(Db *db, void *arg)
     if (r == 0) r = shadow_evidence_get(db, row.seq, evidence);
     if (r == -ENOENT || r == -EPROTO) return 0; /* its tick comes first */
     if (r == 0 && is_decided(evidence, spec, job->now_ms)) return 0;
-    if (r == 0) r = choose(db, job, &row, spec, evidence);
+    int64_t open = 0, started;
+    if (r == 0) r = shadow_open_counts(db, row.seq, &open, &started);
+    if (r == 0 && open > SHADOWS_OPEN_MAX) return 0; /* gathered anew: not all is known yet */
+    if (r == 0) r = choose(db, job, &row, spec, evidence, open);
     return r == 0 ? start_list(db, job, &row, spec, evidence) : r;
 }
 

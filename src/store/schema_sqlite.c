@@ -583,6 +583,11 @@ static const char first_arms[] =
 /* A judge that was to tell its quality did not: score_store.h. */
 static const char unjudged[] = "ALTER TABLE task ADD COLUMN unjudged INTEGER NOT NULL DEFAULT 0;";
 
+/* stopping: the pair is dropped, and its shadow, which had not ended, has still to be stopped. */
+static const char shadows_stopping[] =
+    "ALTER TABLE shadow_pair ADD COLUMN stopping INTEGER NOT NULL DEFAULT 0;"
+    "CREATE INDEX shadow_pair_stopping ON shadow_pair (rollout_seq, task_seq) WHERE stopping = 1;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -622,5 +627,6 @@ const Migration schema_steps[] = {
     { 36, "anchors", anchors },
     { 37, "first arms", first_arms },
     { 38, "unjudged", unjudged },
+    { 39, "shadows stopping", shadows_stopping },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

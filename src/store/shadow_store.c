@@ -65,11 +65,11 @@ int shadow_add(Db *db, int64_t rollout_seq, int64_t task_seq, bool self, Str uni
 
 /* --- pairs ------------------------------------------------------------------------------------ */
 
-int shadow_open(Db *db, int64_t rollout_seq, ShadowRow *ret, size_t *n)
+#define PAIR_COLUMNS "SELECT task_seq, shadow_seq, self, state, chosen_at_ms FROM shadow_pair"
+
+static int pairs_read(Db *db, const char *sql, int64_t rollout_seq, ShadowRow *ret, size_t *n)
 {
-    RowIn in = row_in(db, "SELECT task_seq, shadow_seq, self, state, chosen_at_ms FROM shadow_pair"
-                          " INDEXED BY shadow_pair_open WHERE rollout_seq = ?1 AND state < 2"
-                          " ORDER BY task_seq LIMIT ?2");
+    RowIn in = row_in(db, sql);
     in_i64(&in, rollout_seq);
     in_i64(&in, (int64_t)*n);
     size_t found = 0;
@@ -82,6 +82,13 @@ int shadow_open(Db *db, int64_t rollout_seq, ShadowRow *ret, size_t *n)
                                     .chosen_at_ms = db_i64(in.stmt, 4) };
     if (r == 0) *n = found;
     return r;
+}
+
+int shadow_open(Db *db, int64_t rollout_seq, ShadowRow *ret, size_t *n)
+{
+    const char *sql = PAIR_COLUMNS " INDEXED BY shadow_pair_open WHERE rollout_seq = ?1"
+                                   " AND state < 2 ORDER BY task_seq LIMIT ?2";
+    return pairs_read(db, sql, rollout_seq, ret, n);
 }
 
 int shadow_open_counts(Db *db, int64_t rollout_seq, int64_t *ret_open, int64_t *ret_started)
@@ -97,18 +104,39 @@ int shadow_open_counts(Db *db, int64_t rollout_seq, int64_t *ret_open, int64_t *
     return 0;
 }
 
+/* states: 2 shadow, 4 paused, which goes on from 2 */
+#define PAST_SHADOW "NOT (r.state = 2 OR (r.state = 4 AND r.resumes = 2))"
+
 int shadow_leftover(Db *db, int64_t *ret_seqs, size_t *n)
 {
-    /* states: 2 shadow, 4 paused, which goes on from 2 */
-    RowIn in = row_in(db, "SELECT DISTINCT p.rollout_seq FROM shadow_pair p"
-                          " JOIN rollout r ON r.seq = p.rollout_seq WHERE p.state < 2"
-                          " AND NOT (r.state = 2 OR (r.state = 4 AND r.resumes = 2)) LIMIT ?1");
+    RowIn in = row_in(db, "SELECT p.rollout_seq FROM shadow_pair p"
+                          " JOIN rollout r ON r.seq = p.rollout_seq"
+                          " WHERE p.state < 2 AND " PAST_SHADOW
+                          " UNION SELECT rollout_seq FROM shadow_pair WHERE stopping = 1 LIMIT ?1");
     in_i64(&in, (int64_t)*n);
     size_t found = 0;
     int r;
     while ((r = db_step(in.stmt)) == DB_E_ROW) ret_seqs[found++] = db_i64(in.stmt, 0);
     if (r == 0) *n = found;
     return r;
+}
+
+int shadow_to_stop(Db *db, int64_t rollout_seq, ShadowRow *ret, size_t *n)
+{
+    const char *sql = PAIR_COLUMNS " WHERE rollout_seq = ?1 AND stopping = 1"
+                                   " UNION ALL " PAIR_COLUMNS " WHERE rollout_seq = ?1"
+                                   " AND state < 2 AND EXISTS (SELECT 1 FROM rollout r"
+                                   " WHERE r.seq = ?1 AND " PAST_SHADOW ") LIMIT ?2";
+    return pairs_read(db, sql, rollout_seq, ret, n);
+}
+
+int shadow_stopped(Db *db, int64_t rollout_seq, int64_t task_seq)
+{
+    RowIn in = row_in(db, "UPDATE shadow_pair SET stopping = 0"
+                          " WHERE rollout_seq = ?1 AND task_seq = ?2");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, task_seq);
+    return row_change(in.stmt);
 }
 
 int shadow_started(Db *db, int64_t rollout_seq, int64_t task_seq, int64_t shadow_seq)
@@ -125,8 +153,11 @@ int shadow_settle(Db *db, int64_t rollout_seq, int64_t task_seq, ShadowState sta
                   bool path_differs, int64_t now_ms)
 {
     assert(state >= SHADOW_COMPARED && state < SHADOW_STATE_N_);
-    RowIn in = row_in(db, "UPDATE shadow_pair SET state = ?3, differs = ?4, path_differs = ?5,"
-                          " ended_at_ms = ?6 WHERE rollout_seq = ?1 AND task_seq = ?2");
+    RowIn in = row_in(
+        db,
+        "UPDATE shadow_pair SET state = ?3, differs = ?4, path_differs = ?5,"
+        " ended_at_ms = ?6, stopping = ?3 = 4 AND EXISTS (SELECT 1 FROM task t"
+        " WHERE t.seq = shadow_seq AND t.state IN (0, 1, 6)) WHERE rollout_seq = ?1 AND task_seq = ?2");
     in_i64(&in, rollout_seq);
     in_i64(&in, task_seq);
     in_i64(&in, state);
@@ -136,12 +167,22 @@ int shadow_settle(Db *db, int64_t rollout_seq, int64_t task_seq, ShadowState sta
     return row_change(in.stmt);
 }
 
-int shadow_reopen(Db *db, int64_t rollout_seq)
+int shadow_reopen(Db *db, int64_t rollout_seq, int64_t *ret_began_ms, int64_t *ret_dropped)
 {
-    RowIn in = row_in(db, "UPDATE shadow_pair SET state = 1 WHERE rollout_seq = ?1"
-                          " AND state IN (2, 3) AND shadow_seq > 0");
+    RowIn in = row_in(db, "UPDATE shadow_pair SET state = 1, stopping = 0 WHERE rollout_seq = ?1"
+                          " AND state >= 2 AND shadow_seq > 0");
     in_i64(&in, rollout_seq);
-    return row_run(in.stmt);
+    int r = row_run(in.stmt);
+    if (r != 0) return r;
+    in = row_in(db, "SELECT coalesce(min(chosen_at_ms), 0), coalesce(sum(state = 4), 0)"
+                    " FROM shadow_pair WHERE rollout_seq = ?1");
+    in_i64(&in, rollout_seq);
+    r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret_began_ms = db_i64(in.stmt, 0);
+    *ret_dropped = db_i64(in.stmt, 1);
+    db_reset(in.stmt);
+    return 0;
 }
 
 /* --- what a task was like --------------------------------------------------------------------- */

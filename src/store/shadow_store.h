@@ -45,18 +45,29 @@ MUST_CHECK int shadow_open(Db *db, int64_t rollout_seq, ShadowRow *ret, size_t *
 MUST_CHECK int shadow_open_counts(Db *db, int64_t rollout_seq, int64_t *ret_open,
                                   int64_t *ret_started);
 
-/* Open pairs of rollouts that have ended, or are past their shadow. At most *n rollouts. */
+/* Rollouts with something to stop: open pairs although they have ended or are past their shadow, or
+ * dropped ones whose shadows go on. At most *n rollouts. */
 MUST_CHECK int shadow_leftover(Db *db, int64_t *ret_seqs, size_t *n);
+
+/* Of such a rollout what is to be stopped: all of it when it is past its shadow. At most *n pairs,
+ * which becomes their number. */
+MUST_CHECK int shadow_to_stop(Db *db, int64_t rollout_seq, ShadowRow *ret, size_t *n);
+
+/* The shadow of a dropped pair has been stopped, or asked to. */
+MUST_CHECK int shadow_stopped(Db *db, int64_t rollout_seq, int64_t task_seq);
 
 /* CHOSEN -> STARTED. */
 MUST_CHECK int shadow_started(Db *db, int64_t rollout_seq, int64_t task_seq, int64_t shadow_seq);
 
-/* Its fate is known. */
+/* Its fate is known. A shadow of a dropped pair that has not ended is then to be stopped. */
 MUST_CHECK int shadow_settle(Db *db, int64_t rollout_seq, int64_t task_seq, ShadowState state,
                              bool differs, bool path_differs, int64_t now_ms);
 
-/* Every settled pair that was started is open again: their evidence is gathered anew. */
-MUST_CHECK int shadow_reopen(Db *db, int64_t rollout_seq);
+/* Every settled pair that was started is open again, dropped ones too: their evidence is gathered
+ * anew. *ret_began_ms: when the first pair was chosen; 0: none was. *ret_dropped: those that were
+ * dropped before they were started, which stay so. */
+MUST_CHECK int shadow_reopen(Db *db, int64_t rollout_seq, int64_t *ret_began_ms,
+                             int64_t *ret_dropped);
 
 /* The figures of a task. Also -ENOENT. */
 MUST_CHECK int shadow_outcome(Db *db, int64_t task_seq, RolloutOutcome *ret);

@@ -11,15 +11,23 @@
 #include "rollout/shadow.h"
 
 #define ID_1 "11111111-1111-7111-8111-111111111111"
-#define BLOCK                                                                                \
+#define BLOCK_OF(metrics)                                                                    \
     "{\"strategy\":\"canary\",\"steps\":[{\"weight\":50,\"minTasks\":20},{\"weight\":100}]," \
-    "\"rollbackOn\":{\"errorRate\":0.1},\"shadow\":{\"share\":100,\"control\":0,\"parallel\":2}}"
+    "\"rollbackOn\":{" metrics "},\"shadow\":{\"share\":100,\"control\":0,\"parallel\":2}}"
+#define BLOCK BLOCK_OF("\"errorRate\":0.1")
+#define BLOCK_JUDGED BLOCK_OF("\"quality\":0.1")
 
 /* --- a rollout in its shadow ------------------------------------------------------------------ */
 
+typedef struct {
+    Fixture *f;
+    const char *block;
+} Start;
+
 static int start_job(Db *db, void *arg)
 {
-    Fixture *f = arg;
+    const Start *how = arg;
+    Fixture *f = how->f;
     RolloutRow row;
     Version v = { .id = STR(VERSION_B),
                   .agent = STR("support"),
@@ -28,7 +36,7 @@ static int start_job(Db *db, void *arg)
     ControlStart start = { .id = STR(ID_1),
                            .agent = STR("support"),
                            .version_id = STR(VERSION_B),
-                           .block = STR(BLOCK),
+                           .block = str_of(how->block),
                            .settings = STR("{}"),
                            .now_ms = real_now };
     ControlChecked checked = { .passed = true, .checks = STR("[]"), .now_ms = real_now };
@@ -69,11 +77,27 @@ static void tick(Fixture *f)
     CHECK_INT(shadow_tick_all_wait(f->queue, real_now), 0);
 }
 
+static void begin_with(Fixture *f, const char *block)
+{
+    Start how = { f, block };
+    add_worker(f, 1, WORKER_EMBEDDED);
+    CHECK_INT(store_call_wait(f->store, start_job, &how), 0);
+    tick(f);
+}
+
 static void begin(Fixture *f)
 {
-    add_worker(f, 1, WORKER_EMBEDDED);
-    CHECK_INT(store_call_wait(f->store, start_job, f), 0);
-    tick(f);
+    begin_with(f, BLOCK);
+}
+
+static int sql_job(Db *db, void *arg)
+{
+    return db_run(db_stmt(db, arg), NULL);
+}
+
+static void sql(Fixture *f, const char *text)
+{
+    CHECK_INT(store_call_wait(f->store, sql_job, (void *)(uintptr_t)text), 0);
 }
 
 static TaskRef claim_of(Fixture *f, const LaneConfig *slots)
@@ -200,30 +224,6 @@ static ChildStarted child_of(Fixture *f, TaskRef parent)
     return started;
 }
 
-static void record_tool(Fixture *f, TaskRef ref)
-{
-    JournalNew tool = { .kind = REPLAY_TOOL,
-                        .name = STR("book"),
-                        .call_id = STR("t1"),
-                        .key = "key",
-                        .at_ms = real_now,
-                        .content_type = STR("ok"),
-                        .complete = true,
-                        .answer = { STR("booked"), false, 6 } };
-    CHECK_INT(queue_journal_add_wait(f->queue, ref, &tool, 1), 0);
-}
-
-/* An agent whose own code runs a tool that writes. */
-static int deploy_writer_job(Db *db, void *arg)
-{
-    (void)arg;
-    Version v = { .id = STR("dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"),
-                  .agent = STR("writer"),
-                  .components = STR(
-                      "{\"tools\":{\"definitions\":["
-                      "{\"name\":\"a\",\"effect\":\"read\"},"
-                      "{\"name\":\"b\",\"effect\":\"write\",\"source\":{\"agent\":\"x\"}},"
-                      "{\"name\":\"c\",\"effect\":\"write\"}]}}"),
 typedef struct {
     Uuid id;
     bool stubbed;
@@ -253,6 +253,30 @@ static void check_stubbed(Fixture *f, Uuid id, bool stubbed, int64_t calls)
     CHECK_INT(s.calls, calls);
 }
 
+static void record_tool(Fixture *f, TaskRef ref)
+{
+    JournalNew tool = { .kind = REPLAY_TOOL,
+                        .name = STR("book"),
+                        .call_id = STR("t1"),
+                        .key = "key",
+                        .at_ms = real_now,
+                        .content_type = STR("ok"),
+                        .complete = true,
+                        .answer = { STR("booked"), false, 6 } };
+    CHECK_INT(queue_journal_add_wait(f->queue, ref, &tool, 1), 0);
+}
+
+/* An agent whose own code runs a tool that writes. */
+static int deploy_writer_job(Db *db, void *arg)
+{
+    (void)arg;
+    Version v = { .id = STR("dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"),
+                  .agent = STR("writer"),
+                  .components = STR(
+                      "{\"tools\":{\"definitions\":["
+                      "{\"name\":\"a\",\"effect\":\"read\"},"
+                      "{\"name\":\"b\",\"effect\":\"write\",\"source\":{\"agent\":\"x\"}},"
+                      "{\"name\":\"c\",\"effect\":\"write\"}]}}"),
                   .manifest = STR("{}") };
     int r = agent_ensure(db, v.agent, 1);
     if (r == 0) r = version_insert(db, &v);
@@ -361,6 +385,132 @@ static void test_stop(void **state)
     run(state, stop_body);
 }
 
+/* What says nothing any more is not left behind: neither waiting for ever nor running on. */
+static int dropped_body(void *arg)
+{
+    Fixture *f = arg;
+    begin(f);
+    for (int i = 0; i < 4; i++) produce(f);
+    tick(f);
+    check_counts(f, LANE_LOW, 2, 0);
+    pass_ms(SHADOW_WAIT_MS);
+    tick(f); /* too late to be started */
+    CHECK_INT(counts_of(f).n[0][SHADOW_DROPPED], 4);
+    check_counts(f, LANE_LOW, 0, 0);
+    produce(f);
+    tick(f);
+    tick(f);
+    TaskRef running = claim_one(f, worker_of(1));
+    pass_ms(SHADOW_WAIT_MS);
+    tick(f);
+    CHECK(!get(f, running.id).cancel_requested);
+    pass_ms(SHADOW_WAIT_MS);
+    tick(f);
+    CHECK_INT(counts_of(f).n[0][SHADOW_DROPPED], 5);
+    CHECK(get(f, running.id).cancel_requested);
+    return 0;
+}
+
+static void test_dropped(void **state)
+{
+    run(state, dropped_body);
+}
+
+/* --- at a time -------------------------------------------------------------------------------- */
+
+static void end_shadows(Fixture *f, int n)
+{
+    TaskState state;
+    for (int i = 0; i < n; i++)
+        CHECK_INT(finish(f, claim_one(f, worker_of(1)), TASK_OUTCOME_SUCCEEDED, &state), 0);
+}
+
+/* One that is over makes room, however long its scores take; what it has spent stays held. */
+static int room_body(void *arg)
+{
+    Fixture *f = arg;
+    begin_with(f, BLOCK_JUDGED);
+    for (int i = 0; i < 8; i++) produce(f);
+    tick(f);
+    CHECK_INT(counts_of(f).n[0][SHADOW_STARTED], 2);
+    end_shadows(f, 2);
+    tick(f);
+    CHECK_INT(counts_of(f).n[0][SHADOW_STARTED], 4);
+    CHECK_INT(counts_of(f).n[0][SHADOW_COMPARED], 0);
+    check_counts(f, LANE_LOW, 2, 0);
+    end_shadows(f, 1);
+    /* 5 USD: four have spent 4.8, and another can do nothing with what is left */
+    sql(f, "UPDATE task SET cost_nusd = 1200000000 WHERE shadow_of IS NOT NULL");
+    tick(f);
+    CHECK_INT(counts_of(f).n[0][SHADOW_STARTED], 4);
+    /* one that was stopped by its part shows that the budget is too small: no more are tried */
+    sql(f, "UPDATE task SET cost_nusd = 0 WHERE shadow_of IS NOT NULL");
+    sql(f, "UPDATE task SET stopped_by = 'usdPerTask' WHERE seq ="
+           " (SELECT max(seq) FROM task WHERE shadow_of IS NOT NULL AND state = 2)");
+    tick(f);
+    CHECK_INT(counts_of(f).n[0][SHADOW_CHOSEN], 4);
+    sql(f, "UPDATE task SET stopped_by = NULL WHERE shadow_of IS NOT NULL");
+    tick(f);
+    CHECK_INT(counts_of(f).n[0][SHADOW_STARTED], 5);
+    return 0;
+}
+
+static void test_room(void **state)
+{
+    run(state, room_body);
+}
+
+static int evidence_job(Db *db, void *arg)
+{
+    RolloutRow row;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, 1 << 20);
+    int r = rollout_get(db, STR(ID_1), &arena, &row);
+    return r == 0 ? shadow_evidence_get(db, row.seq, arg) : r;
+}
+
+static ShadowEvidence evidence_of(Fixture *f)
+{
+    ShadowEvidence e;
+    CHECK_INT(store_call_wait(f->store, evidence_job, &e), 0);
+    return e;
+}
+
+/* Another build's evidence is gathered anew: what was spent and what has stopped it too. */
+static int anew_body(void *arg)
+{
+    Fixture *f = arg;
+    begin(f);
+    for (int i = 0; i < 3; i++) produce(f);
+    tick(f);
+    end_shadows(f, 2);
+    sql(f, "UPDATE task SET cost_nusd = 1200000000 WHERE shadow_of IS NOT NULL");
+    sql(f, "UPDATE task SET stopped_by = 'usdPerTask' WHERE seq ="
+           " (SELECT max(seq) FROM task WHERE shadow_of IS NOT NULL)");
+    tick(f);
+    ShadowEvidence before = evidence_of(f);
+    CHECK_INT(before.capped, 1);
+    sql(f, "UPDATE shadow_evidence SET bytes = x'00'");
+    for (int i = 0; i < 2; i++) {
+        tick(f);
+        CHECK_INT(counts_of(f).n[0][SHADOW_COMPARED], 1);
+        CHECK_INT(counts_of(f).n[0][SHADOW_DROPPED], 1);
+        CHECK_INT(counts_of(f).n[0][SHADOW_CHOSEN], 1); /* and nothing more is spent */
+    }
+    ShadowEvidence after = evidence_of(f);
+    CHECK_INT(after.capped, 1);
+    CHECK_INT(after.dropped, before.dropped);
+    CHECK_INT(after.spent_nusd[0], INT64_C(2400000000));
+    CHECK_INT(shadow_pairs(&after), 1);
+    CHECK(after.began_ms <= before.began_ms + 5000);
+    return 0;
+}
+
+static void test_anew(void **state)
+{
+    run(state, anew_body);
+}
+
 /* No more are chosen than are kept open; nothing waits for the rest. */
 static int bound_body(void *arg)
 {
@@ -390,6 +540,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_behind, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cut_off, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_dropped, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bound, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
