@@ -10,6 +10,8 @@
 static LogLevel least_level = LOG_INFO_;
 static LogFormat line_format = LOG_LOGFMT;
 static atomic_uint_fast64_t dropped;
+static bool (*line_write)(Str line);
+static _Thread_local bool writing;
 static _Thread_local LogContext own;
 static _Thread_local LogContext *current;
 
@@ -25,6 +27,21 @@ void log_setup(LogLevel least, LogFormat format)
     assert(least < LOG_LEVEL_N_);
     least_level = least;
     line_format = format;
+}
+
+void log_to(bool (*write)(Str line))
+{
+    line_write = write;
+}
+
+/* Whether it went where lines are to go. */
+static bool line_taken(Str line)
+{
+    if (!line_write || writing) return false;
+    writing = true;
+    bool taken = line_write(line);
+    writing = false;
+    return taken;
 }
 
 int log_level_from(Str name, LogLevel *ret)
@@ -159,6 +176,7 @@ void log_write(LogLevel level, const char *event, const LogField *fields)
     if (line_format == LOG_JSON) line.text[line.len++] = '}';
     line.text[line.len++] = '\n';
     assert(line.len <= sizeof line.text);
+    if (line_taken(str_make(line.text, line.len))) return;
     if (write(STDERR_FILENO, line.text, line.len) != (ssize_t)line.len)
         atomic_fetch_add(&dropped, 1);
 }

@@ -1,4 +1,4 @@
-/* Structured logs: one line a record on stderr, as logfmt (default) or JSON.
+/* Structured logs: one line a record on stderr, or in a file (log_to), as logfmt (default) or JSON.
  *
  *     LOG_INFO("task finished", LOG_STR("outcome", s), LOG_INT("attempt", n));
  *
@@ -45,6 +45,10 @@ typedef struct {
 
 /* Set once at start, before other threads exist. */
 void log_setup(LogLevel least, LogFormat format);
+
+/* Lines go to write (from any thread, one at a time a thread) instead of stderr; those it returns
+ * false for, and what it logs itself, to stderr all the same. NULL: none. Set as log_setup. */
+void log_to(bool (*write)(Str line));
 
 /* "debug", "info", "warn", "error" -> level; 0 or -EINVAL. */
 MUST_CHECK int log_level_from(Str name, LogLevel *ret);

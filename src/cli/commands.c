@@ -5,6 +5,7 @@
 static const Flag dev_flags[] = {
     { "port", "N", "port of the API (default 7070; 0: any free one)" },
     { "data", "DIR", "where the database and artifacts are kept (default .gantry)" },
+    { "log-file", "FILE", "log there instead of to stderr: 4 files of 4 MiB, turned over" },
     { "config", "FILE", "configuration (default ./gantry.yaml if it is there)" },
     { 0 },
 };
@@ -12,12 +13,14 @@ static const Flag serve_flags[] = {
     { "config", "FILE", "configuration (default ./gantry.yaml if it is there)" },
     { "port", "N", "port of the API (default 7070; 0: any free one)" },
     { "data", "DIR", "where the database and artifacts are kept" },
+    { "log-file", "FILE", "log there instead of to stderr: 4 files of 4 MiB, turned over" },
     { 0 },
 };
 static const Flag worker_flags[] = {
     { "config", "FILE", "configuration: providers, prices, lanes, worker" },
     { "data", "DIR", "where code and scratch directories are kept" },
     { "name", "NAME", "how this worker is called in listings (default: the host's name)" },
+    { "log-file", "FILE", "log there instead of to stderr: 4 files of 4 MiB, turned over" },
     { "sim", NULL, "also serve sim/* models by the built-in simulator" },
     { 0 },
 };
@@ -28,6 +31,7 @@ static const Flag supervise_flags[] = {
     { "config", "FILE", "configuration of the workers" },
     { "data", "DIR", "where their directories and logs are kept (default gantry-workers)" },
     { "name", "NAME", "how they are called in listings: NAME-1, ... (default supervised)" },
+    { "log-file", "FILE", "its own log, instead of to stderr: 4 files of 4 MiB, turned over" },
     { "sim", NULL, "the workers also serve sim/* models by the built-in simulator" },
     { 0 },
 };

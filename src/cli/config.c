@@ -60,6 +60,7 @@ static const Setting settings[] = {
     { "server.publicUrl", SETTING_TEXT, AT(public_url), 0, 0 },
     { "log.level", SETTING_TEXT, AT(log_level), 0, 0 },
     { "log.format", SETTING_TEXT, AT(log_format), 0, 0 },
+    { "log.file", SETTING_TEXT, AT(log_file), 0, 0 },
     { "limits.bodyBytes", SETTING_INT, AT(body_bytes_max), 1024, INT64_C(1) << 30 },
     { "limits.headBytes", SETTING_INT, AT(head_bytes_max), 1024, 1 << 20 },
     { "limits.headFields", SETTING_INT, AT(fields_max), 8, 1000 },
@@ -1141,6 +1142,7 @@ void config_init(Config *config, ConfigMode mode)
     keep_text(config, &config->public_url, STR(""));
     keep_text(config, &config->small_model, STR(""));
     keep_text(config, &config->log_level, mode == CONFIG_DEV ? STR("warn") : STR("info"));
+    keep_text(config, &config->log_file, STR(""));
     keep_text(config, &config->log_format, mode == CONFIG_DEV ? STR("logfmt") : STR("json"));
     price_table_init(&config->prices, &config->arena);
     config->providers = ARENA_ARRAY(&config->arena, GatewayProvider, PROVIDERS_MAX);

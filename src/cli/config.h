@@ -37,6 +37,7 @@ typedef struct {
 
     /* log */
     char *log_level, *log_format;
+    char *log_file; /* "": stderr */
 
     /* limits and time-outs of the HTTP server */
     int64_t body_bytes_max, head_bytes_max, fields_max, target_bytes_max, connections_max;

@@ -30,6 +30,7 @@
 #include "sys/clock.h"
 #include "sys/process.h"
 #include "sys/signals.h"
+#include "worker/log_file.h"
 #include "worker/worker.h"
 
 #define TICK_MS 1000
@@ -641,6 +642,9 @@ static int load_config(Program *p)
     LogLevel level = LOG_INFO_;
     if (log_level_from(str_of(p->config.log_level), &level) < 0) return EXIT_USAGE;
     log_setup(level, strcmp(p->config.log_format, "json") == 0 ? LOG_JSON : LOG_LOGFMT);
+    const char *file = flag(p->in, "log-file") ? flag(p->in, "log-file") : p->config.log_file;
+    if (*file && strcmp(file, "-") != 0 && log_file_take_log(file, LOG_FILE_BYTES_MAX) < 0)
+        return fail(EXIT_FAILED, "%s", diag_text_or(-EIO));
     if (p->mode == CONFIG_WORKER) return EXIT_OK;
     return override_number(flag(p->in, "port"), "port", 65535, &p->config.port);
 }
@@ -692,6 +696,7 @@ static int program_run(const Invocation *in, ConfigMode mode)
         status = p->status;
     }
     close_services(p);
+    log_file_leave_log();
     config_deinit(&p->config);
     free(p);
     return status;

@@ -108,9 +108,11 @@ static int process_start(Member *m)
     const Invocation *in = m->owner->client->in;
     struct rlimit files;
     char data[FS_PATH_MAX + 32];
-    const char *argv[16] = { m->owner->program, "worker", "--server", in->server,
-                             "--data",          data,     "--name",   m->name };
-    size_t n = 8;
+    /* what a worker logs is read from its pipe; a file of the configuration would be all
+     * workers' */
+    const char *argv[16] = { m->owner->program, "worker", "--server",   in->server, "--data", data,
+                             "--name",          m->name,  "--log-file", "-" };
+    size_t n = 10;
     snprintf(data, sizeof data, "%s/worker-%" PRId64, m->owner->dir, m->number);
     if (flag(in, "config")) {
         argv[n++] = "--config";
@@ -347,8 +349,15 @@ static int supervise_body(Client *client)
 
 int supervise_run(const Invocation *in)
 {
+    const char *file = flag(in, "log-file");
     signal(SIGPIPE, SIG_IGN);
     process_files_raise();
     process_hide(); /* the keys of models and of the API are in its environment */
-    return client_main(in, supervise_body);
+    if (file && log_file_take_log(file, LOG_FILE_BYTES_MAX) < 0) {
+        fprintf(stderr, "gantry: %s\n", diag_text_or(-EIO));
+        return EXIT_FAILED;
+    }
+    int status = client_main(in, supervise_body);
+    log_file_leave_log();
+    return status;
 }

@@ -2,8 +2,10 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +21,10 @@ static int file_open(LogFile *log)
     log->fd = open(log->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (log->fd < 0) return diag_set(-errno, "cannot open %s: %s", log->path, strerror(errno));
     log->open = true;
+    if (log->alone && flock(log->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        log_file_close(log);
+        return diag_set(-EBUSY, "another process logs to %s", log->path);
+    }
     log->bytes = fstat(log->fd, &st) == 0 ? st.st_size : 0;
     return 0;
 }
@@ -93,6 +99,35 @@ void log_file_close(LogFile *log)
     if (!log->open) return;
     close(log->fd);
     log->open = false;
+}
+
+/* --- of this process -------------------------------------------------------------------------- */
+
+static pthread_mutex_t own_mutex = PTHREAD_MUTEX_INITIALIZER;
+static LogFile own;
+
+static bool own_add(Str line)
+{
+    pthread_mutex_lock(&own_mutex);
+    int64_t dropped = own.dropped;
+    log_file_add(&own, line);
+    bool all = own.dropped == dropped;
+    pthread_mutex_unlock(&own_mutex);
+    return all;
+}
+
+int log_file_take_log(const char *path, int64_t bytes_max)
+{
+    own = (LogFile){ .alone = true };
+    int r = log_file_open(&own, path, bytes_max);
+    if (r == 0) log_to(own_add);
+    return r;
+}
+
+void log_file_leave_log(void)
+{
+    log_to(NULL);
+    log_file_close(&own);
 }
 
 /* --- a directory of them ---------------------------------------------------------------------- */

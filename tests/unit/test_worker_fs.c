@@ -5,11 +5,13 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/diag.h"
+#include "base/log.h"
 #include "codec/tar.h"
 #include "tests/unit/temp_dir.h"
 #include "worker/fs.h"
@@ -207,9 +209,56 @@ static void test_log_files(void **state)
     assert_true(is_there(path_in(dir, "a.log")));
 }
 
+#define LINES 300
+#define WRITERS 4
+
+static void *lines_write(void *arg)
+{
+    for (int i = 0; i < LINES; i++) LOG_INFO("written", LOG_INT("writer", *(int *)arg));
+    return NULL;
+}
+
+/* Lines of all threads, whole, in files of their size; another process may not log there. */
+static void test_own_log(void **state)
+{
+    TempDir *dir = *state;
+    pthread_t threads[WRITERS];
+    int numbers[WRITERS];
+    LogFile other = { .alone = true };
+    assert_int_equal(log_file_take_log(path_in(dir, "own.log"), 1 << 20), 0);
+    assert_int_equal(log_file_open(&other, path_in(dir, "own.log"), 100), -EBUSY);
+    for (int i = 0; i < WRITERS; i++) {
+        numbers[i] = i;
+        assert_int_equal(pthread_create(&threads[i], NULL, lines_write, &numbers[i]), 0);
+    }
+    for (int i = 0; i < WRITERS; i++) assert_int_equal(pthread_join(threads[i], NULL), 0);
+    log_file_leave_log();
+    FILE *file = fopen(path_in(dir, "own.log"), "r");
+    char line[256];
+    int n = 0;
+    assert_non_null(file);
+    for (; fgets(line, sizeof line, file); n++)
+        assert_true(strncmp(line, "time=", 5) == 0 && strstr(line, "event=written writer="));
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(n, LINES * WRITERS);
+
+    /* turned over it is still this process's alone */
+    assert_int_equal(log_file_take_log(path_in(dir, "own.log"), 100), 0);
+    LOG_INFO("a line that is longer than half of what the file takes, so that it is turned over");
+    LOG_INFO("a line that is longer than half of what the file takes, so that it is turned over");
+    assert_in_range(size_of(path_in(dir, "own.log")), 1, 200);
+    assert_in_range(size_of(path_in(dir, "own.log.1")), 1, 200);
+    assert_int_equal(log_file_open(&other, path_in(dir, "own.log"), 100), -EBUSY);
+    log_file_leave_log();
+    LOG_INFO("this line goes to stderr");
+    assert_int_equal(log_file_open(&other, path_in(dir, "own.log"), 100), 0);
+    log_file_close(&other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_own_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unpack_and_protect, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damaged_archives_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_remove_follows_no_symlink, setup, teardown),
