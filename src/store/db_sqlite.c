@@ -17,6 +17,7 @@
 #define DB_STMTS_MAX 512           /* power of two; at most half of it is used */
 #define WAL_PAGES_CHECKPOINT 16384 /* 64 MiB: rarer checkpoints rewrite hot pages less often */
 #define READER_BUSY_MS 5000
+#define WRITER_BUSY_MS 10000
 #define LOOKASIDE_BYTES 1200
 #define LOOKASIDE_N 1000
 
@@ -239,11 +240,22 @@ int db_script(Db *db, const char *sql)
 
 /* --- transactions ----------------------------------------------------------------------------- */
 
+/* A reader that comes upon the log's header while it is being changed takes the write lock for a
+ * second look (walIndexReadHdr of SQLite), and may be put aside by the system while it has it. Only
+ * this waits for it: a checkpoint that finds readers goes on without. */
+static int begin_immediate(Db *db)
+{
+    sqlite3_busy_timeout(db->handle, WRITER_BUSY_MS);
+    int r = db_run(db_stmt(db, "BEGIN IMMEDIATE"), NULL);
+    sqlite3_busy_timeout(db->handle, 0);
+    return r;
+}
+
 int db_begin(Db *db)
 {
     assert(sqlite3_get_autocommit(db->handle));
     db->failure = 0;
-    return db_run(db_stmt(db, db->writer ? "BEGIN IMMEDIATE" : "BEGIN"), NULL);
+    return db->writer ? begin_immediate(db) : db_run(db_stmt(db, "BEGIN"), NULL);
 }
 
 int db_commit(Db *db)

@@ -1,5 +1,6 @@
 #include "tests/unit/sys_harness.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -486,6 +487,41 @@ static void test_second_writer_aborts(void **state)
     assert_int_equal(in_child(child_two_writers, f->dir.path), 1000 + SIGABRT);
 }
 
+/* Readers of SQLite take the write lock for a moment when they find the log's header half written;
+ * another process does here what one of our threads would, and is slow to give it back. */
+#define WAL_WRITE_LOCK_AT 120 /* a byte of the file -shm, by SQLite's "WAL-mode File Format" */
+
+static NO_RETURN void hold_write_lock(const char *shm, int said)
+{
+    struct flock lock = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = WAL_WRITE_LOCK_AT, .l_len = 1
+    };
+    int fd = open(shm, O_RDWR | O_CLOEXEC);
+    if (fd < 0 || fcntl(fd, F_SETLKW, &lock) != 0 || write(said, "h", 1) != 1) _exit(1);
+    usleep(150 * 1000);
+    _exit(0);
+}
+
+static void test_write_lock_is_waited_for(void **state)
+{
+    Fixture *f = *state;
+    char shm[PATH_MAX], said;
+    int pipe_fds[2], status;
+    assert_int_equal(store_call(f->store, job_put, "first"), 0); /* -shm is there now */
+    snprintf(shm, sizeof shm, "%s/gantry.db-shm", f->dir.path);
+    assert_int_equal(pipe(pipe_fds), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) hold_write_lock(shm, pipe_fds[1]);
+    assert_int_equal(read(pipe_fds[0], &said, 1), 1);
+    assert_int_equal(store_call(f->store, job_put, "second"), 0);
+    assert_int_equal(count(f->store), 2);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
 static void test_wal_reset_fixed(void **state)
 {
     (void)state;
@@ -606,6 +642,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_log_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_process, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_writer_aborts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_write_lock_is_waited_for, setup, teardown),
         cmocka_unit_test(test_wal_reset_fixed),
         cmocka_unit_test_setup_teardown(test_open_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_makes_directories, setup, teardown),
