@@ -1,10 +1,12 @@
 // The official SDK's server with one tool: `node server.mjs stdio`, or `node server.mjs events|json PORT`.
-import { randomUUID } from "node:crypto";
+import { randomUUID, webcrypto } from "node:crypto";
 import { createServer } from "node:http";
 import { Server } from "@modelcontextprotocol/sdk/server/index.js";
 import { StdioServerTransport } from "@modelcontextprotocol/sdk/server/stdio.js";
 import { StreamableHTTPServerTransport } from "@modelcontextprotocol/sdk/server/streamableHttp.js";
 import { CallToolRequestSchema, ListToolsRequestSchema } from "@modelcontextprotocol/sdk/types.js";
+
+globalThis.crypto ??= webcrypto; // the SDK takes it as given; node has it since 19
 
 let description = "Says it louder";
 const schema = { type: "object", properties: { text: { type: "string" } }, required: ["text"] };
