@@ -19,9 +19,10 @@
 #include "logic/rollout.h"
 #include "logic/task.h"
 
-#define TRIPWIRE_TASKS 64    /* looked at, of each version */
-#define TRIPWIRE_ATTEMPTS 64 /* the same */
-#define TRIPWIRE_RUNAWAYS 3  /* tasks that ran away */
+#define TRIPWIRE_TASKS 64        /* looked at, of each version */
+#define TRIPWIRE_ATTEMPTS 64     /* the same */
+#define TRIPWIRE_DEEP_TASKS 2048 /* whose attempts are looked at while workers die */
+#define TRIPWIRE_RUNAWAYS 3      /* tasks that ran away */
 #define TRIPWIRE_COST_FACTOR 10
 #define TRIPWIRE_CRASHES 10
 #define TRIPWIRE_LIMITS 3

@@ -461,12 +461,12 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
     " CASE a.outcome WHEN 'lost' THEN 0 ELSE a.attempt END"                      \
     " ORDER BY max(a.finished_at_ms) DESC, a.task_seq DESC, a.attempt DESC LIMIT ?4"
 
-static RowIn tail_in(Db *db, const char *sql, Str version_id, int64_t rollout_seq)
+static RowIn tail_in(Db *db, const char *sql, Str version_id, int64_t rollout_seq, int64_t tasks)
 {
     RowIn in = row_in(db, sql);
     in_text(&in, version_id);
     in_i64(&in, rollout_seq);
-    in_i64(&in, TRIPWIRE_TASKS);
+    in_i64(&in, tasks);
     return in;
 }
 
@@ -474,7 +474,7 @@ static int tail_tasks(Db *db, Str version_id, int64_t rollout_seq, TripwireTail 
 {
     int r;
     const char *sql = rollout_seq > 0 ? TAIL_TASKS(TAIL_OF_ROLLOUT) : TAIL_TASKS(TAIL_OF_VERSION);
-    RowIn in = tail_in(db, sql, version_id, rollout_seq);
+    RowIn in = tail_in(db, sql, version_id, rollout_seq, TRIPWIRE_TASKS);
     while ((r = db_step(in.stmt)) == DB_E_ROW) {
         assert(ret->tasks_n < TRIPWIRE_TASKS);
         ret->cost_nusd[ret->tasks_n] = db_i64(in.stmt, 0);
@@ -483,13 +483,15 @@ static int tail_tasks(Db *db, Str version_id, int64_t rollout_seq, TripwireTail 
     return r;
 }
 
-static int tail_attempts(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret)
+static int tail_attempts(Db *db, Str version_id, int64_t rollout_seq, int64_t tasks,
+                         TripwireTail *ret)
 {
     int r;
     const char *sql = rollout_seq > 0 ? TAIL_ATTEMPTS(TAIL_OF_ROLLOUT)
                                       : TAIL_ATTEMPTS(TAIL_OF_VERSION);
-    RowIn in = tail_in(db, sql, version_id, rollout_seq);
+    RowIn in = tail_in(db, sql, version_id, rollout_seq, tasks);
     in_i64(&in, TRIPWIRE_ATTEMPTS);
+    ret->attempts_n = 0;
     while ((r = db_step(in.stmt)) == DB_E_ROW) {
         TaskOutcome outcome;
         if (task_outcome_from(db_str(in.stmt, 0), &outcome) < 0) continue;
@@ -500,11 +502,25 @@ static int tail_attempts(Db *db, Str version_id, int64_t rollout_seq, TripwireTa
     return r;
 }
 
+/* Whether workers died and nothing succeeded: the last tasks may all have been lost together, on
+ * workers that run more of them than are looked at, and each is lost a few times only. */
+static bool tail_dies(const TripwireTail *tail)
+{
+    bool lost = false;
+    for (size_t i = 0; i < tail->attempts_n; i++) {
+        if (tail->attempts[i] == TASK_OUTCOME_SUCCEEDED) return false;
+        lost |= tail->attempts[i] == TASK_OUTCOME_LOST;
+    }
+    return lost && tail->tasks_n == TRIPWIRE_TASKS && tail->attempts_n < TRIPWIRE_ATTEMPTS;
+}
+
 int rollout_tail(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret)
 {
     *ret = (TripwireTail){ 0 };
     int r = tail_tasks(db, version_id, rollout_seq, ret);
-    return r != 0 ? r : tail_attempts(db, version_id, rollout_seq, ret);
+    if (r == 0) r = tail_attempts(db, version_id, rollout_seq, TRIPWIRE_TASKS, ret);
+    if (r != 0 || !tail_dies(ret)) return r;
+    return tail_attempts(db, version_id, rollout_seq, TRIPWIRE_DEEP_TASKS, ret);
 }
 
 int rollout_scores(Db *db, Str version_id, int64_t *n, double *ret_mean)

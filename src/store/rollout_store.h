@@ -157,7 +157,8 @@ MUST_CHECK int rollout_pace(Db *db, int64_t rollout_seq, int64_t now_ms, Rollout
 MUST_CHECK int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n);
 
 /* The last started tasks of the version that the rollout routed (0: whatever routed them), and
- * their ended attempts. Reads TRIPWIRE_TASKS rows whatever there has been, or waits. */
+ * their ended attempts. Reads TRIPWIRE_TASKS rows whatever there has been, or waits; where workers
+ * died and nothing succeeded, TRIPWIRE_DEEP_TASKS. */
 MUST_CHECK int rollout_tail(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret);
 
 /* Mean quality of the version's last scored tasks, at most *n, which becomes their number. NaN

@@ -975,6 +975,29 @@ static void test_a_worker_dies_once(void **state)
     run(state, dies);
 }
 
+/* Workers with more slots than tasks are looked at: a task is lost a few times only, so the deaths
+ * are spread over more tasks than that. */
+static int dies_with_many(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"strategy\":\"blue-green\",\"holdFor\":\"100h\"}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    for (int n = 1; n <= TRIPWIRE_CRASHES; n++) {
+        CHECK_INT(command(f, ID_1, COMMAND_NONE).row.state.state, ROLLOUT_STEP);
+        if (n % 5 == 1) (void)submit_sessions(f, 100 * n, 100 * n + TRIPWIRE_TASKS + 2);
+        CHECK_INT(die(f, n), TRIPWIRE_TASKS + 2);
+        pass_ms(3600000); /* lost again and again they wait longer */
+    }
+    CHECK_INT(command(f, ID_1, COMMAND_NONE).row.state.state, ROLLOUT_ROLLED_BACK);
+    return 0;
+}
+
+static void test_deaths_of_large_workers(void **state)
+{
+    run(state, dies_with_many);
+}
+
 /* Both versions crash: that of the stable one is not hidden by its tasks that wait. */
 static int crashes_alike(void *arg)
 {
@@ -1342,6 +1365,7 @@ int main(void)
         ON_QUEUE(test_a_crash_loop_trips),
         ON_QUEUE(test_a_broken_sandbox_trips),
         ON_QUEUE(test_a_worker_dies_once),
+        ON_QUEUE(test_deaths_of_large_workers),
         ON_QUEUE(test_a_crash_loop_of_both_does_not),
         ON_QUEUE(test_a_runaway_budget_trips),
         ON_QUEUE(test_degraded_tasks_are_left_out),
