@@ -40,6 +40,7 @@ const BodySpec claim_body = { .name = "WorkerClaimRequest",
 static const Member heartbeat_members[] = {
     { "tasks", MEMBER_ARRAY, true, "What the worker holds: [{taskId, fence}]", NULL },
     { "holds", MEMBER_ARRAY, false, "Its model calls in flight, as in WorkerHoldsRequest", NULL },
+    { "counts", MEMBER_OBJECT, false, "What it has counted since its start, for /metrics", NULL },
 };
 const BodySpec heartbeat_body = { .name = "WorkerHeartbeatRequest",
                                   .members = heartbeat_members,
@@ -595,6 +596,8 @@ int worker_heartbeat_run_wait(ApiCall *call)
     for (JsonIter it = json_iter(tasks); json_next(&it);)
         if (wire_ref_read(it.value, &held[n++]) < 0) return wire_problem_wait(call, -EINVAL);
     Heartbeat told = { .held = held, .held_n = n };
+    WorkerCounts counts = worker_counts_read(json_get(body, "counts"));
+    if (json_get(body, "counts")) told.counts = &counts;
     r = wire_holds_read(&call->req->arena, json_get(body, "holds"), &told.calls, &told.calls_n);
     if (r < 0) return wire_problem_wait(call, r);
     r = queue_heartbeat_wait(call->api->options.queue, id, &told, &call->req->arena, &beat);

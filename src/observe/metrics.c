@@ -1009,6 +1009,108 @@ static void workers_write(OmOut *out, const Reading *in)
     }
 }
 
+#define WORKERS_SHOWN_MAX 100 /* the ones registered last; the rest is added up as "other" */
+#define WORKER_ID_SHOWN 12    /* of its end, which differs most */
+
+/* Those that tell what nothing else does; of the control plane's own worker, too. */
+static const struct {
+    WorkerCount count;
+    const char *name, *help;
+} worker_families[] = {
+    { WORKER_COUNT_ATTEMPTS, "gantry_worker_attempts", "Attempts it has begun" },
+    { WORKER_COUNT_SUSPENDED, "gantry_worker_suspended",
+      "Tasks in it that wait for sub-agents without a slot" },
+    { WORKER_COUNT_SUSPENSIONS, "gantry_worker_suspensions",
+      "Times a task has given its slot back to wait for sub-agents" },
+    { WORKER_COUNT_SUSPENSIONS_REFUSED, "gantry_worker_suspensions_refused",
+      "Waits that kept their slot because too many tasks wait" },
+    { WORKER_COUNT_STUCK, "gantry_worker_agents_stuck",
+      "Attempts it ended because the agent did nothing any more" },
+    { WORKER_COUNT_STALE, "gantry_worker_stale", "Attempts whose end nobody wanted any more" },
+    { WORKER_COUNT_LEASES_LOST, "gantry_worker_leases_lost", "Times it has lost its lease" },
+    { WORKER_COUNT_HEARTBEATS_FAILED, "gantry_worker_heartbeats_failed",
+      "Heartbeats that did not get through" },
+    { WORKER_COUNT_LIMIT_MEMORY, "gantry_worker_limit_memory",
+      "Agents and tools ended at limits.memoryBytes" },
+    { WORKER_COUNT_LIMIT_CPU, "gantry_worker_limit_cpu",
+      "Agents and tools ended at limits.cpuSeconds" },
+    { WORKER_COUNT_LIMIT_PROCESSES, "gantry_worker_limit_processes",
+      "Agents and tools ended at limits.processes" },
+    { WORKER_COUNT_LIMIT_FILES, "gantry_worker_limit_files",
+      "Agents and tools that failed at limits.files" },
+    { WORKER_COUNT_LIMIT_SCRATCH, "gantry_worker_limit_scratch",
+      "Agents and tools ended at limits.scratchBytes" },
+    { WORKER_COUNT_LIMIT_OUTPUT, "gantry_worker_limit_output",
+      "Agents whose result was too large" },
+    { WORKER_COUNT_SERVERS_STARTED, "gantry_worker_server_agents_started",
+      "Server agents it has started" },
+    { WORKER_COUNT_SERVERS_FAILED, "gantry_worker_server_agents_failed",
+      "Server agents that ended by themselves, fell sick or did not start" },
+    { WORKER_COUNT_SERVERS_CROWDED, "gantry_worker_server_agents_crowded",
+      "Attempts that found no room for their server agent" },
+    { WORKER_COUNT_TOOL_CALLS, "gantry_worker_tool_calls", "Tools it has run" },
+    { WORKER_COUNT_TOOL_ERRORS, "gantry_worker_tool_errors",
+      "Tools it has run that did not go well" },
+    { WORKER_COUNT_TOOLS_CROWDED, "gantry_worker_tools_crowded",
+      "Tool calls refused because too many were under way in their task" },
+    { WORKER_COUNT_CHILDREN_CROWDED, "gantry_worker_children_crowded",
+      "Requests about sub-agents refused because too many were under way in their task" },
+    { WORKER_COUNT_MCP_CROWDED, "gantry_worker_mcp_crowded",
+      "Calls refused because there were too many MCP sessions" },
+    { WORKER_COUNT_VERSIONS_FETCHED, "gantry_worker_versions_fetched",
+      "Versions it has fetched and unpacked" },
+    { WORKER_COUNT_LOG_LINES_DROPPED, "gantry_worker_log_lines_dropped",
+      "Lines of agents that were too many for their task's log" },
+};
+_Static_assert(ARRAY_N(worker_families) == WORKER_COUNT_N_, "a count of workers is not shown");
+
+typedef struct {
+    Str name;
+    char id[UUID_TEXT_MAX];
+    WorkerCounts counts;
+} WorkerShown;
+
+/* Of the roster; returns how many, the last perhaps all others. */
+static size_t counts_gather(Queue *queue, const WorkerRoster *roster, WorkerShown *out)
+{
+    size_t n = 0;
+    WorkerShown rest = { .name = STR("other") };
+    bool more = false;
+    for (size_t i = 0; i < roster->n; i++) {
+        WorkerShown one = { .name = roster->workers[i].name };
+        if (!queue_worker_counts(queue, roster->workers[i].id, &one.counts)) continue;
+        uuid_text(roster->workers[i].id, one.id);
+        if (n < WORKERS_SHOWN_MAX) {
+            out[n++] = one;
+            continue;
+        }
+        more = true;
+        for (int k = 0; k < WORKER_COUNT_N_; k++) rest.counts.v[k] += one.counts.v[k];
+    }
+    if (more) out[n++] = rest;
+    return n;
+}
+
+static void worker_counts_show(OmOut *out, Queue *queue, const WorkerRoster *roster)
+{
+    WorkerShown *shown = xcalloc(WORKERS_SHOWN_MAX + 1, sizeof *shown);
+    size_t n = counts_gather(queue, roster, shown);
+    for (size_t f = 0; f < ARRAY_N(worker_families); f++) {
+        WorkerCount count = worker_families[f].count;
+        om_family(out, worker_families[f].name,
+                  count == WORKER_COUNT_SUSPENDED ? OM_GAUGE : OM_COUNTER, NULL,
+                  worker_families[f].help);
+        for (size_t i = 0; i < n; i++) {
+            Str id = str_of(shown[i].id);
+            OmLabel labels[] = { { "worker", shown[i].name },
+                                 { "id", str_sub(id, id.len - MIN(id.len, WORKER_ID_SHOWN),
+                                                 WORKER_ID_SHOWN) } };
+            om_sample_i64(out, labels, 2, shown[i].counts.v[count]);
+        }
+    }
+    free(shown);
+}
+
 static const struct {
     const char *name, *unit, *help;
 } signal_families[SIGNAL_N_] = {
@@ -1141,6 +1243,7 @@ static int stored_write_wait(Metrics *m, OmFormat format, Buf *out)
     OmOut om = om_out(out, format);
     workers_write(&om, &in);
     wanted_write(&om, &in, queue_options(m->queue));
+    worker_counts_show(&om, m->queue, &in.roster);
     signals_write(&om, &in);
     all_tools_write(&om, &in);
     alarms_write(&om, &in);

@@ -1,8 +1,8 @@
 /* Metrics: collects what the parts of this process count, and writes it for Prometheus.
  *
  * Names and labels are those of docs: prefix gantry_, base units, labels agent, version (12 hex),
- * lane, model, provider, outcome; never a task or a user. Parts are added as they start and removed
- * before they end; all functions but metrics_write_wait may be called on any thread.
+ * lane, model, provider, outcome, worker; never a task or a user. Parts are added as they start and
+ * removed before they end; all functions but metrics_write_wait may be called on any thread.
  */
 #ifndef GANTRY_OBSERVE_METRICS_H
 #define GANTRY_OBSERVE_METRICS_H

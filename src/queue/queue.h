@@ -15,6 +15,7 @@
 #include "logic/cache_policy.h"
 #include "logic/scaling.h"
 #include "logic/waits.h"
+#include "logic/worker_counts.h"
 #include "store/account_store.h"
 #include "store/agent_store.h"
 #include "store/call_store.h"
@@ -326,6 +327,7 @@ typedef struct {
     size_t held_n;
     const BudgetHold *calls; /* in flight, at most BUDGET_HOLDS_MAX */
     size_t calls_n;
+    const WorkerCounts *counts; /* since its start; NULL: as told before */
 } Heartbeat;
 
 /* Renews the worker's lease and compares what it holds with the store. Tasks the store has for this
@@ -335,6 +337,9 @@ typedef struct {
  * -ENOMEM, -errno. */
 MUST_CHECK int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const Heartbeat *beat,
                                     Arena *arena, HeartbeatReply *ret);
+
+/* What the worker has told of itself last, since this process began; false: nothing. Any thread. */
+bool queue_worker_counts(Queue *queue, Uuid worker_id, WorkerCounts *ret);
 
 /* Waits until there is a reason to heartbeat before its time (a cancel, a drain): 0 when the mark
  * moved (perhaps for nothing), -ETIMEDOUT, -ECANCELED. */

@@ -46,6 +46,13 @@ typedef struct {
     size_t wanted_n;
     LedgerStats stats;
 } Ledger;
+#define WORKER_REPORTS_MAX 512 /* likewise */
+typedef struct {
+    Uuid worker_id; /* zero: free */
+    int64_t at_ms;
+    WorkerCounts counts;
+} WorkerReport;
+
 #define CACHE_REPORTS_MAX 512 /* workers; beyond that the oldest is forgotten */
 typedef struct {
     Uuid worker_id; /* zero: free */
@@ -90,6 +97,7 @@ struct Queue {
     Mark webhooks;
     Ledger ledger;
     CacheReport caches[CACHE_REPORTS_MAX];
+    WorkerReport reports[WORKER_REPORTS_MAX];
 };
 
 /* --- time ------------------------------------------------------------------------------------- */

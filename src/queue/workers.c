@@ -176,6 +176,35 @@ static int heartbeat_job(Db *db, void *arg)
     return 0;
 }
 
+/* The worker's place, or that of who told something longest ago. */
+static WorkerReport *report_of(Queue *queue, Uuid worker_id)
+{
+    WorkerReport *oldest = &queue->reports[0];
+    for (size_t i = 0; i < WORKER_REPORTS_MAX; i++) {
+        WorkerReport *report = &queue->reports[i];
+        if (uuid_eq(report->worker_id, worker_id)) return report;
+        if (report->at_ms < oldest->at_ms) oldest = report;
+    }
+    return oldest;
+}
+
+static void counts_keep(Queue *queue, Uuid worker_id, const WorkerCounts *counts)
+{
+    pthread_mutex_lock(&queue->lock);
+    *report_of(queue, worker_id) = (WorkerReport){ worker_id, queue_steady_ms(queue), *counts };
+    pthread_mutex_unlock(&queue->lock);
+}
+
+bool queue_worker_counts(Queue *queue, Uuid worker_id, WorkerCounts *ret)
+{
+    pthread_mutex_lock(&queue->lock);
+    const WorkerReport *report = report_of(queue, worker_id);
+    bool found = uuid_eq(report->worker_id, worker_id);
+    if (found) *ret = report->counts;
+    pthread_mutex_unlock(&queue->lock);
+    return found;
+}
+
 int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const Heartbeat *beat, Arena *arena,
                          HeartbeatReply *ret)
 {
@@ -193,6 +222,7 @@ int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const Heartbeat *beat, Ar
     if (r != 0) return r;
     queue_apply_all(queue, &job.orphans);
     ledger_beat(queue, worker_id, &reply);
+    if (beat->counts) counts_keep(queue, worker_id, beat->counts);
     *ret = reply;
     return 0;
 }

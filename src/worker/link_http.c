@@ -265,6 +265,10 @@ static void heartbeat_write(JsonOut *out, const Heartbeat *beat)
         for (size_t i = 0; i < beat->calls_n; i++) wire_hold_write(out, &beat->calls[i]);
         json_out_array_end(out);
     }
+    if (beat->counts) {
+        json_out_key(out, "counts");
+        worker_counts_write(out, beat->counts);
+    }
     json_out_object_end(out);
 }
 

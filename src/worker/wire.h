@@ -7,7 +7,7 @@
  *                               201 {"workerId","leaseMs","heartbeatMs"}
  *   POST .../{id}/claim         {"free":SLOTS,"waitMs"}
  *                               200 {"tasks":[TASK]}
- *   POST .../{id}/heartbeat     {"tasks":[REF],"holds":[HOLD]}; calls in flight
+ *   POST .../{id}/heartbeat     {"tasks":[REF],"holds":[HOLD],"counts":COUNTS}; calls in flight
  *                               200 {"cancel":[taskId],"lost":[taskId],"draining","flagsRevision",
  *                                   "pricesRevision","cacheRevision"}
  *   POST .../{id}/cache         {"seen",FIGURES}
@@ -52,6 +52,7 @@
  *
  * with 404 on the worker routes when the worker is unknown, lost, stopped, or (claim) draining.
  *
+ *   COUNTS  see logic/worker_counts.h
  *   SLOTS   {"critical","normal","low","shared"}
  *   REF     {"taskId","fence"}
  *   TASK    {"taskId","fence","attempt","agent","versionId","lane","input","sessionId","userId",

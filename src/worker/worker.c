@@ -643,11 +643,46 @@ static void drain_tell_wait(WorkerHost *w)
     else if (r < 0 && r != -ECANCELED) LOG_WARN("drain not told", LOG_CSTR("why", diag_text_or(r)));
 }
 
+static WorkerCounts counts_of(const WorkerHost *w)
+{
+    WorkerStats s;
+    worker_stats(w, &s);
+    return (
+        WorkerCounts){ .v = {
+                           [WORKER_COUNT_ATTEMPTS] = (int64_t)s.started,
+                           [WORKER_COUNT_SUSPENDED] = s.suspended,
+                           [WORKER_COUNT_SUSPENSIONS] = (int64_t)s.suspensions,
+                           [WORKER_COUNT_SUSPENSIONS_REFUSED] = (int64_t)s.suspensions_refused,
+                           [WORKER_COUNT_STUCK] = (int64_t)s.stuck,
+                           [WORKER_COUNT_STALE] = (int64_t)s.stale,
+                           [WORKER_COUNT_LEASES_LOST] = (int64_t)s.leases_lost,
+                           [WORKER_COUNT_HEARTBEATS_FAILED] = (int64_t)s.heartbeats_failed,
+                           [WORKER_COUNT_LIMIT_MEMORY] = (int64_t)s.limits_hit[RESOURCE_MEMORY],
+                           [WORKER_COUNT_LIMIT_CPU] = (int64_t)s.limits_hit[RESOURCE_CPU],
+                           [WORKER_COUNT_LIMIT_PROCESSES] = (int64_t)
+                                                                s.limits_hit[RESOURCE_PROCESSES],
+                           [WORKER_COUNT_LIMIT_FILES] = (int64_t)s.limits_hit[RESOURCE_FILES],
+                           [WORKER_COUNT_LIMIT_SCRATCH] = (int64_t)s.limits_hit[RESOURCE_SCRATCH],
+                           [WORKER_COUNT_LIMIT_OUTPUT] = (int64_t)s.outputs_too_large,
+                           [WORKER_COUNT_SERVERS_STARTED] = (int64_t)s.servers_started,
+                           [WORKER_COUNT_SERVERS_FAILED] = (int64_t)s.servers_failed,
+                           [WORKER_COUNT_SERVERS_CROWDED] = (int64_t)s.servers_crowded,
+                           [WORKER_COUNT_TOOL_CALLS] = (int64_t)s.tool_calls,
+                           [WORKER_COUNT_TOOL_ERRORS] = (int64_t)s.tool_errors,
+                           [WORKER_COUNT_TOOLS_CROWDED] = (int64_t)s.tools_crowded,
+                           [WORKER_COUNT_CHILDREN_CROWDED] = (int64_t)s.children_crowded,
+                           [WORKER_COUNT_MCP_CROWDED] = (int64_t)s.mcp_crowded,
+                           [WORKER_COUNT_VERSIONS_FETCHED] = (int64_t)s.versions_fetched,
+                           [WORKER_COUNT_LOG_LINES_DROPPED] = (int64_t)s.log_lines_dropped,
+                       } };
+}
+
 /* *ret_mark is set on success. */
 static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
 {
     CLEANUP(arena_deinit) Arena arena = { 0 };
-    Heartbeat told = { 0 };
+    WorkerCounts counts = counts_of(w);
+    Heartbeat told = { .counts = &counts };
     HeartbeatReply beat;
     arena_init(&arena, BEAT_ARENA_BYTES_MAX);
     int r = held_list(w, &arena, &told);

@@ -185,6 +185,47 @@ static void test_heartbeat_and_drain(void **state)
                 arena_cstr(&f->arena, json_str(json_get(task, "taskId"))));
 }
 
+static bool metrics_have(ApiFixture *f, const char *line)
+{
+    Reply reply = get(f, "/metrics");
+    EXPECT(reply, 200);
+    return strstr(arena_cstr(&f->arena, reply.body), line) != NULL;
+}
+
+/* What a worker says of itself is shown, under a name that may be anything; what it sends beside
+ * that is not. */
+static void test_counts(void **state)
+{
+    ApiFixture *f = *state;
+    Reply reply = post(f, "/api/workers", "{\"name\":\"w\\\"1\",\"slots\":" ALL_SLOTS "}");
+    const char *worker = arena_cstr(&f->arena, text(&reply, "workerId"));
+    EXPECT(post(f, route(f, worker, "heartbeat"),
+                "{\"tasks\":[],\"counts\":{\"limitMemory\":3,\"attempts\":9007199254740993,"
+                "\"stuck\":-1,\"stale\":\"many\",\"strange\":5}}"),
+           200);
+    EXPECT(post(f, route(f, worker, "heartbeat"), "{\"tasks\":[]}"), 200); /* as told before */
+    const char *labels = format(f, "{worker=\"w\\\"1\",id=\"%s\"}", worker + 24);
+    assert_true(metrics_have(f, format(f, "gantry_worker_limit_memory_total%s 3\n", labels)));
+    assert_true(metrics_have(f, format(f, "gantry_worker_agents_stuck_total%s 0\n", labels)));
+    assert_true(metrics_have(f, format(f, "gantry_worker_stale_total%s 0\n", labels)));
+    assert_true(
+        metrics_have(f, format(f, "gantry_worker_attempts_total%s 9007199254740993\n", labels)));
+    assert_false(metrics_have(f, "strange"));
+    EXPECT(post(f, route(f, worker, "heartbeat"), "{\"tasks\":[],\"counts\":7}"), 400);
+}
+
+/* So many workers are shown one by one, the others together. */
+static void test_counts_of_many(void **state)
+{
+    ApiFixture *f = *state;
+    for (int i = 0; i < 103; i++) {
+        const char *worker = worker_register(f);
+        EXPECT(post(f, route(f, worker, "heartbeat"), "{\"tasks\":[],\"counts\":{\"limitCpu\":2}}"),
+               200);
+    }
+    assert_true(metrics_have(f, "gantry_worker_limit_cpu_total{worker=\"other\",id=\"\"} 6\n"));
+}
+
 static void test_leave(void **state)
 {
     ApiFixture *f = *state;
@@ -280,7 +321,8 @@ int main(void)
         CASE(test_registration),        CASE(test_claimed_task),
         CASE(test_claim_waits),         CASE(test_claim_of_a_worker_that_left),
         CASE(test_finish_once),         CASE(test_large_result),
-        CASE(test_heartbeat_and_drain), CASE(test_leave),
+        CASE(test_heartbeat_and_drain), CASE(test_counts),
+        CASE(test_counts_of_many),      CASE(test_leave),
         CASE(test_limits_of_reports),   CASE(test_rates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
