@@ -111,12 +111,17 @@ typedef struct {
 } SpendSum;
 
 typedef struct {
+    int64_t seq, used_at_ms;
+    Spend sum;
+} AccountSum;
+
+typedef struct {
     Queue *queue;
     Db *db;
     Arena arena;
     Buf key;
     bool full;
-    Map owners, spends; /* OwnerSum, SpendSum */
+    Map owners, spends, accounts; /* OwnerSum, SpendSum, AccountSum */
 } Booking;
 
 static void booking_init(Booking *b, Queue *queue, Db *db)
@@ -128,12 +133,14 @@ static void booking_init(Booking *b, Queue *queue, Db *db)
     b->full = false;
     map_init(&b->owners, queue->known->seed);
     map_init(&b->spends, queue->known->seed);
+    map_init(&b->accounts, queue->known->seed);
 }
 
 static void booking_deinit(Booking *b)
 {
     map_deinit(&b->owners);
     map_deinit(&b->spends);
+    map_deinit(&b->accounts);
     buf_deinit(&b->key);
     arena_deinit(&b->arena);
 }
@@ -211,6 +218,15 @@ static int owner_add(Booking *b, const TaskFacts *facts, const Call *call)
     return 0;
 }
 
+static void sum_add(Spend *sum, const Call *call)
+{
+    sum->calls++;
+    sum->input_tokens = money_add(sum->input_tokens, call->input_tokens);
+    sum->output_tokens = money_add(sum->output_tokens, call->output_tokens);
+    sum->cached_tokens = money_add(sum->cached_tokens, call->cached_tokens);
+    sum->cost_nusd = money_add(sum->cost_nusd, call->cost_nusd);
+}
+
 static int spend_sum_add(Booking *b, const TaskFacts *facts, const Call *call)
 {
     bool is_new;
@@ -237,11 +253,20 @@ static int spend_sum_add(Booking *b, const TaskFacts *facts, const Call *call)
         of->key.tenant_id = keep(b, owner.tenant);
     }
     if (b->full) return no_memory();
-    of->sum.calls++;
-    of->sum.input_tokens = money_add(of->sum.input_tokens, call->input_tokens);
-    of->sum.output_tokens = money_add(of->sum.output_tokens, call->output_tokens);
-    of->sum.cached_tokens = money_add(of->sum.cached_tokens, call->cached_tokens);
-    of->sum.cost_nusd = money_add(of->sum.cost_nusd, call->cost_nusd);
+    sum_add(&of->sum, call);
+    return 0;
+}
+
+static int account_sum_add(Booking *b, int64_t seq, const Call *call)
+{
+    bool is_new;
+    buf_clear(&b->key);
+    key_i64(&b->key, seq);
+    AccountSum *of = sum_of(b, &b->accounts, sizeof *of, &is_new);
+    if (!of) return no_memory();
+    of->seq = seq;
+    of->used_at_ms = MAX(of->used_at_ms, call->at_ms);
+    sum_add(&of->sum, call);
     return 0;
 }
 
@@ -254,6 +279,9 @@ static int sums_write(Booking *b)
     at = 0;
     for (const SpendSum *s; r == 0 && (s = map_next(&b->spends, &at));)
         r = spend_add(b->db, &s->key, &s->sum);
+    at = 0;
+    for (const AccountSum *s; r == 0 && (s = map_next(&b->accounts, &at));)
+        r = account_add(b->db, s->seq, &s->sum, s->used_at_ms);
     return r;
 }
 
@@ -289,7 +317,7 @@ static int call_add(Booking *b, TaskFacts *facts, const Call *call, JournalFill 
                      .version_id = facts->version_id };
     if (r == 0) r = owner_add(b, facts, call);
     if (r == 0) r = spend_sum_add(b, facts, call);
-    if (r == 0 && facts->seq < 0) r = account_add(b->db, facts->seq, call);
+    if (r == 0 && facts->seq < 0) r = account_sum_add(b, facts->seq, call);
     if (r == 0 && call->recording)
         r = journal_keep(b->queue, b->db, &of, call->recording, fill, last, kept);
     if (r == 0 && call->replay_missed) r = journal_add_misses(b->db, facts->seq, 1, call->at_ms);
@@ -330,7 +358,7 @@ static int call_known(Booking *b, const TaskFacts *facts, const Call *call, Task
     if (r == 0) r = lost_refund(b, facts, &lost, call->worker_id);
     if (r == 0) r = owner_add(b, facts, call);
     if (r == 0) r = spend_sum_add(b, facts, call);
-    if (r == 0 && facts->seq < 0) r = account_add(b->db, facts->seq, call);
+    if (r == 0 && facts->seq < 0) r = account_sum_add(b, facts->seq, call);
     if (r == 0) usage_add(sum, call);
     return r;
 }

@@ -50,20 +50,21 @@ int account_facts(Db *db, Uuid id, Arena *arena, TaskFacts *ret)
     return out.full ? -ENOMEM : 0;
 }
 
-int account_add(Db *db, int64_t seq, const Call *call)
+int account_add(Db *db, int64_t seq, const Spend *sum, int64_t used_at_ms)
 {
-    RowIn in = row_in(db,
-                      "UPDATE account SET calls = calls + 1, input_tokens = plus(input_tokens, ?2),"
-                      " output_tokens = plus(output_tokens, ?3),"
-                      " cached_tokens = plus(cached_tokens, ?4),"
-                      " cost_nusd = plus(cost_nusd, ?5), used_at_ms = max(used_at_ms, ?6)"
-                      " WHERE seq = ?1");
+    RowIn in = row_in(db, "UPDATE account SET calls = calls + ?7,"
+                          " input_tokens = plus(input_tokens, ?2),"
+                          " output_tokens = plus(output_tokens, ?3),"
+                          " cached_tokens = plus(cached_tokens, ?4),"
+                          " cost_nusd = plus(cost_nusd, ?5), used_at_ms = max(used_at_ms, ?6)"
+                          " WHERE seq = ?1");
     in_i64(&in, seq);
-    in_i64(&in, call->input_tokens);
-    in_i64(&in, call->output_tokens);
-    in_i64(&in, call->cached_tokens);
-    in_i64(&in, call->cost_nusd);
-    in_i64(&in, call->at_ms);
+    in_i64(&in, sum->input_tokens);
+    in_i64(&in, sum->output_tokens);
+    in_i64(&in, sum->cached_tokens);
+    in_i64(&in, sum->cost_nusd);
+    in_i64(&in, used_at_ms);
+    in_i64(&in, sum->calls);
     return row_change(in.stmt);
 }
 

@@ -5,7 +5,7 @@
 
 #include "codec/uuid.h"
 #include "logic/budget.h"
-#include "store/call_store.h"
+#include "store/spend_store.h"
 #include "store/task_store.h"
 
 /* The texts may be empty: no agent, no user. */
@@ -29,8 +29,9 @@ MUST_CHECK int account_get(Db *db, const BudgetOwner *owner, Uuid id, int64_t no
  * attempt. Texts live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */
 MUST_CHECK int account_facts(Db *db, Uuid id, Arena *arena, TaskFacts *ret);
 
-/* Adds a call that call_insert has just inserted. Returns 0 or -errno. */
-MUST_CHECK int account_add(Db *db, int64_t seq, const Call *call);
+/* Adds calls that call_insert has just inserted, the newest of which began at used_at_ms; the key
+ * of sum is not looked at. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int account_add(Db *db, int64_t seq, const Spend *sum, int64_t used_at_ms);
 
 /* Takes back one that was lost and was charged so much. Returns 0, -ENOENT, -errno. */
 MUST_CHECK int account_refund(Db *db, int64_t seq, int64_t cost_nusd);
