@@ -3,12 +3,13 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 BUILD ?= build
+RELEASE ?= build-release
 SETUP ?=
 ARGS ?=
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := build
-.PHONY: build dev demo test quick lint format bench soak fuzz sanitize torture install clean help bootstrap
+.PHONY: build release dev demo test quick lint format bench soak fuzz sanitize torture install clean help bootstrap
 
 # Installs what is missing, and costs a moment when nothing is.
 bootstrap:
@@ -19,6 +20,13 @@ $(BUILD)/build.ninja: | bootstrap
 
 build: bootstrap $(BUILD)/build.ninja ## build the program: build/gantry
 	@ninja -C "$(BUILD)"
+
+# Optimised over all of it at once, which no build for tests could wait for.
+$(RELEASE)/build.ninja: | bootstrap
+	@meson setup "$(RELEASE)" --prefix "$(PREFIX)" -Db_lto=true -Dtests=false $(SETUP)
+
+release: bootstrap $(RELEASE)/build.ninja ## build what is installed and measured: build-release/gantry
+	@ninja -C "$(RELEASE)"
 
 dev: build ## run a dev server with the example agents (ARGS: more options for `gantry dev`)
 	@"$(BUILD)/gantry" dev $(ARGS) $(patsubst %/agent.yaml,%,$(wildcard examples/*/agent.yaml))
@@ -42,8 +50,8 @@ format: ## rewrite src/ and tests/ in the house format
 
 bench: ## measure speed (installs nginx and wrk to compare with; queues of others where they are)
 	@tools/bootstrap --bench
-	@$(MAKE) build
-	@GANTRY="$(abspath $(BUILD)/gantry)" tools/bench $(ARGS)
+	@$(MAKE) build release
+	@GANTRY="$(abspath $(RELEASE)/gantry)" GANTRY_BENCHES="$(abspath $(BUILD)/tests/unit)" tools/bench $(ARGS)
 
 soak: build ## load with faults for 15 minutes: memory, descriptors and the database's log must stay flat
 	@GANTRY="$(abspath $(BUILD)/gantry)" python3 tests/bench/soak.py $(ARGS)
@@ -61,12 +69,12 @@ torture: build ## kill it, cut its power, break its disk, at length (ARGS: of te
 	@"$(BUILD)/tests/unit/test_disk_faults" all
 	@GANTRY="$(abspath $(BUILD)/gantry)" tests/torture/kill.py $(ARGS)
 
-install: build ## install under PREFIX (/usr/local), below DESTDIR if given
-	@meson configure "$(BUILD)" -Dprefix="$(PREFIX)"
-	@DESTDIR="$(DESTDIR)" meson install -C "$(BUILD)"
+install: release ## install under PREFIX (/usr/local), below DESTDIR if given
+	@meson configure "$(RELEASE)" -Dprefix="$(PREFIX)"
+	@DESTDIR="$(DESTDIR)" meson install -C "$(RELEASE)"
 
 clean: ## remove what building and testing made
-	rm -rf "$(BUILD)" build-asan build-tsan build-fuzz build-lint-gcc build-lint-clang
+	rm -rf "$(BUILD)" "$(RELEASE)" build-asan build-tsan build-fuzz build-lint-gcc build-lint-clang
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -452,20 +452,25 @@ def bench_gateway(gantry, work, seconds):
         process.wait(10)
 
 
+def program(gantry, name):
+    """A measurement in C: in GANTRY_BENCHES, else beside the program."""
+    there = os.environ.get("GANTRY_BENCHES", os.path.join(os.path.dirname(gantry), "tests", "unit"))
+    return os.path.join(there, name)
+
+
 def bench_lanes(gantry, _work):
     print("\nlanes")
-    program = os.path.join(os.path.dirname(gantry), "tests", "unit", "bench_queue_lanes")
-    subprocess.run([program], check=True)
+    subprocess.run([program(gantry, "bench_queue_lanes")], check=True)
 
 
 def bench_ingest(gantry, _work):
     heading("a finished task, counted for its version")
-    subprocess.run([os.path.join(os.path.dirname(gantry), "tests", "unit", "bench_ingest")], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([program(gantry, "bench_ingest")], check=True, stderr=subprocess.DEVNULL)
 
 
 def bench_rollouts(gantry, _work):
     heading("rollouts, in an empty store and beside a million tasks")
-    subprocess.run([os.path.join(os.path.dirname(gantry), "tests", "unit", "bench_rollout_cost")], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([program(gantry, "bench_rollout_cost")], check=True, stderr=subprocess.DEVNULL)
 
 
 def bench_queue(gantry, work, seconds, rounds):
