@@ -26,10 +26,15 @@ static void protocol_typei(void)
     printf("type I: %d streams of %d units, limit %d; e-process rollback/promote (z-test)\n",
            (int)streams, (int)units, (int)limit);
     for (size_t i = 0; i < ARRAY_N(scenarios); i++) {
-        TypeI r = typei_run(i, streams, units);
+        TypeI r = typei_run(i, 0, streams, units);
         bool ok = r.wrong[0] <= limit && r.wrong[1] <= limit && r.z_wrong[0] > limit &&
                   r.z_wrong[1] > limit;
-        printf("  %-22s %4d %4d  (%4d %4d)  %s\n", scenarios[i].name, (int)r.wrong[0],
+        double wrong[2], z_wrong[2];
+        scenario_shares(scenario_vector(i), wrong, z_wrong);
+        for (int side = 0; side < 2; side++)
+            ok &= as_often(r.wrong[side], streams, wrong[side]) &&
+                  as_often(r.z_wrong[side], streams, z_wrong[side]);
+        printf("  %-22.22s %4d %4d  (%4d %4d)  %s\n", scenarios[i].name, (int)r.wrong[0],
                (int)r.wrong[1], (int)r.z_wrong[0], (int)r.z_wrong[1], verdict(ok));
     }
 }
@@ -59,7 +64,8 @@ static void protocol_power(void)
         }
         int64_t got = median_i64(units, POWER_STREAMS);
         double want = vectors_f64(it.value, "median");
-        printf("%d (%.0f)  %s\n", (int)got, want, verdict(within((double)got, want, 0.25)));
+        printf("%d (%.0f)  %s\n", (int)got, want,
+               verdict(within((double)got, want, power_tolerance())));
     }
 }
 

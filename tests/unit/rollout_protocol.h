@@ -74,13 +74,52 @@ static const Scenario scenarios[] = {
     { "Bernoulli .02/.02", { HARM_BERNOULLI, { .02, .02 } }, 1, 0, { .05, .05, .05 } },
     { "Bernoulli .02/.03", { HARM_BERNOULLI, { .02, .03 } }, 1, .01, { .05, .05, .05 } },
     { "Bernoulli .1/.1", { HARM_BERNOULLI, { .1, .1 } }, 1, 0, { .25, .25, .25 } },
-    { "harm Beta(2,8), .05", { HARM_BETA, { .2, .2 } }, 1, 0, { .05, .05, .05 } },
-    { "harm Beta(2,8), .5", { HARM_BETA, { .2, .2 } }, 1, 0, { .5, .5, .5 } },
-    { "lognormal", { HARM_LOGNORMAL, { .125, .125 } }, 1, 0, { .25, .25, .25 } },
-    { "lognormal x1.2", { HARM_LOGNORMAL, { .125, .151401 } }, 1.2, 0, { .05, .05, .05 } },
-    { "Bernoulli .02, ramp", { HARM_BERNOULLI, { .02, .02 } }, 1, 0, { .05, .25, .5 } },
-    { "Bernoulli .02, .5", { HARM_BERNOULLI, { .02, .02 } }, 1, 0, { .5, .5, .5 } },
+    { "harm Beta(2,8)", { HARM_BETA, { .2, .2 } }, 1, 0, { .05, .05, .05 } },
+    { "harm Beta(2,8)", { HARM_BETA, { .2, .2 } }, 1, 0, { .5, .5, .5 } },
+    { "lognormal sigma 1, mean .125 before clipping at 1",
+      { HARM_LOGNORMAL, { .125, .125 } },
+      1,
+      0,
+      { .25, .25, .25 } },
+    { "same, canary mean .151401 before clipping (clipped means .122808, .147370)",
+      { HARM_LOGNORMAL, { .125, .151401 } },
+      1.2,
+      0,
+      { .05, .05, .05 } },
+    { "Bernoulli .02/.02, pi changes after 10,000 and 15,000 units",
+      { HARM_BERNOULLI, { .02, .02 } },
+      1,
+      0,
+      { .05, .25, .5 } },
+    { "Bernoulli .02/.02", { HARM_BERNOULLI, { .02, .02 } }, 1, 0, { .5, .5, .5 } },
 };
+
+/* The vector of a scenario, after a look that it is the same one. */
+static inline const Json *scenario_vector(size_t i)
+{
+    const Scenario *s = &scenarios[i];
+    const Json *all = vectors("simulation", "typeI", "scenarios"), *v = json_at(all, i);
+    const Json *pi = json_get(v, "pi");
+    size_t n = json_len(pi);
+    bool same = json_len(all) == ARRAY_N(scenarios) && vectors_f64(v, "rho") == s->rho &&
+                vectors_f64(v, "delta") == s->delta && (n == 1 || n == 3) &&
+                str_eq(json_str(json_get(v, "name")), str_of(s->name));
+    for (size_t k = 0; k < 3; k++) same &= json_f64_or(json_at(pi, n == 3 ? k : 0), 0) == s->pi[k];
+    if (!same) {
+        fprintf(stderr, "%s is not vector %zu\n", s->name, i);
+        abort();
+    }
+    return v;
+}
+
+/* The shares of the vector: of each side of the engine, and of each of the z-test. */
+static inline void scenario_shares(const Json *v, double wrong[2], double z_wrong[2])
+{
+    wrong[ESIDE_ROLLBACK] = vectors_f64(v, "rollback");
+    wrong[ESIDE_PROMOTE] = vectors_f64(v, "promote");
+    for (size_t side = 0; side < 2; side++)
+        z_wrong[side] = json_f64_or(json_at(json_get(v, "z"), side), NAN);
+}
 
 typedef struct {
     int64_t wrong[2], z_wrong[2]; /* streams that a side ever rejected */
@@ -113,11 +152,11 @@ static inline void typei_stream(const Scenario *s, Rng *rng, int64_t units, Type
     }
 }
 
-static inline TypeI typei_run(size_t scenario, int64_t streams, int64_t units)
+static inline TypeI typei_run(size_t scenario, uint64_t seed, int64_t streams, int64_t units)
 {
     TypeI result = { 0 };
     for (int64_t rep = 0; rep < streams; rep++) {
-        Rng rng = rng_seeded((uint64_t)scenario << 32 | (uint64_t)rep);
+        Rng rng = rng_seeded((seed + scenario) << 32 | (uint64_t)rep);
         typei_stream(&scenarios[scenario], &rng, units, &result);
     }
     return result;
@@ -308,6 +347,22 @@ static inline int64_t srm_stream(double planned, double actual, int64_t units, R
         if (srm.alarm) return i;
     }
     return NEVER;
+}
+
+/* How near medians must come, as a share of them. */
+static inline double power_tolerance(void)
+{
+    double percent = strtod(json_str(vectors("simulation", "power", "tolerance")).ptr, NULL);
+    if (percent <= 0) abort();
+    return percent / 100;
+}
+
+/* Whether streams with and streams without differ from the share only as two samples may. */
+static inline bool as_often(int64_t got, int64_t streams, double share)
+{
+    double p = fmax(share, 1.0 / (double)streams),
+           deviation = sqrt(2 * p * (1 - p) / (double)streams);
+    return fabs((double)got / (double)streams - share) <= 4 * deviation;
 }
 
 /* Within a share of what is expected. */

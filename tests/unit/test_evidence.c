@@ -28,6 +28,9 @@ static void test_margins(void **state)
     const Json *v = vectors("engine", "margins");
     EvidencePlan plan = plan_of(evidence_absolute(EVIDENCE_FAST, .01),
                                 evidence_relative(EVIDENCE_FAST, .2));
+    for (size_t k = 0; k < 4; k++)
+        assert_int_equal(plan.weight_bp[k],
+                         lround(1e4 * json_f64_or(json_at(json_get(v, "steps"), k), NAN)));
     for (size_t k = 0; k < 3; k++) {
         assert_true(evidence_step_tests(&plan, k));
         ENull null = evidence_promote_null(&plan, 0, k);

@@ -40,6 +40,46 @@ static void test_murmur3_of_others(void **state)
     }
 }
 
+/* SHA-1 of a text that fits one block; its first 64 bits. Nothing but this needs it. */
+static uint64_t sha1_begin(Str text)
+{
+    uint32_t w[80] = { 0 }, h[5] = { 0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0 };
+    assert_true(text.len < 56);
+    for (size_t i = 0; i <= text.len; i++)
+        w[i / 4] |= (i < text.len ? (uint32_t)(uint8_t)text.ptr[i] : 0x80U) << (24 - 8 * (i % 4));
+    w[15] = (uint32_t)text.len * 8;
+    for (int i = 16; i < 80; i++) {
+        uint32_t x = w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16];
+        w[i] = x << 1 | x >> 31;
+    }
+    uint32_t a = h[0], b = h[1], c = h[2], d = h[3], e = h[4];
+    for (int i = 0; i < 80; i++) {
+        uint32_t f = i < 20   ? ((b & c) | (~b & d)) + 0x5a827999
+                     : i < 40 ? (b ^ c ^ d) + 0x6ed9eba1
+                     : i < 60 ? ((b & c) | (b & d) | (c & d)) + 0x8f1bbcdc
+                              : (b ^ c ^ d) + 0xca62c1d6;
+        uint32_t next = (a << 5 | a >> 27) + f + e + w[i];
+        e = d, d = c, c = b << 30 | b >> 2, b = a, a = next;
+    }
+    return (uint64_t)(h[0] + a) << 32 | (h[1] + b);
+}
+
+/* LaunchDarkly's: 60 bits of a SHA-1 as a share. Gantry buckets by murmur3; this is for comparison
+ * with who moves from there. */
+static void test_launchdarkly(void **state)
+{
+    (void)state;
+    assert_int_equal(sha1_begin(STR("abc")), UINT64_C(0xa9993e364706816a));
+    const Json *group = vectors("bucketing", "launchdarkly");
+    for (JsonIter it = json_iter(json_get(group, "vectors")); json_next(&it);) {
+        char text[64];
+        int n = snprintf(text, sizeof(text), "hashKey.saltyA.%s",
+                         json_str(json_get(it.value, "user")).ptr);
+        double share = (double)(sha1_begin(str_make(text, (size_t)n)) >> 4) / 0xfffffffffffffffp0;
+        assert_near(share, vectors_f64(it.value, "value"), vectors_tolerance(group));
+    }
+}
+
 /* However the text is cut in two, the pair is the text with a NUL between. */
 static void test_pair(void **state)
 {
@@ -66,9 +106,8 @@ static void test_xxh64(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_murmur3),
-        cmocka_unit_test(test_murmur3_of_others),
-        cmocka_unit_test(test_pair),
+        cmocka_unit_test(test_murmur3),      cmocka_unit_test(test_murmur3_of_others),
+        cmocka_unit_test(test_launchdarkly), cmocka_unit_test(test_pair),
         cmocka_unit_test(test_xxh64),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

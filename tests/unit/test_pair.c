@@ -78,7 +78,14 @@ static double draw_judged(Rng *rng, double loss, double win)
     return u < loss ? 1 : u < loss + win ? 0 : 0.5;
 }
 
-/* The cases of the vectors, in their order. */
+/* The cases of the vectors, in their order; by name, so that a new one is not taken for another. */
+static const char *const pair_cases[] = {
+    "D ~ N(0,.15) clipped, promote delta=.02",
+    "D ~ N(.03,.15) clipped, rollback delta=0",
+    "judge loss .30 win .20 tie .50, H0 mean <= .5",
+    "judge loss .25 win .25 tie .50, promote net loss .10",
+};
+
 static void pair_case(int which, EValue *v, Rng *rng)
 {
     double d = fmax(-1, fmin(1, 0.15 * rng_normal(rng) + (which == 1 ? 0.03 : 0)));
@@ -99,6 +106,8 @@ static void test_medians(void **state)
     for (JsonIter it = json_iter(vectors("simulation", "shadowPairs", "vectors")); json_next(&it);
          which++) {
         int at[RUNS];
+        assert_true(which < (int)ARRAY_N(pair_cases));
+        assert_string_equal(json_str(json_get(it.value, "case")).ptr, pair_cases[which]);
         for (int run = 0; run < RUNS; run++) {
             Rng rng = rng_seeded((uint64_t)which << 32 | (uint64_t)run);
             EValue v;

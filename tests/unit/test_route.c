@@ -5,15 +5,19 @@
 
 #include <cmocka.h>
 
+#include "codec/hash.h"
 #include "logic/route.h"
 #include "vectors.h"
 
 static void test_buckets(void **state)
 {
     (void)state;
-    for (JsonIter it = json_iter(vectors("bucketing", "own", "vectors")); json_next(&it);)
-        assert_int_equal(route_bucket(STR("rollout-1"), json_str(json_get(it.value, "unit"))),
-                         json_i64_or(json_get(it.value, "bucket"), -1));
+    for (JsonIter it = json_iter(vectors("bucketing", "own", "vectors")); json_next(&it);) {
+        Str salt = STR("rollout-1"), unit = json_str(json_get(it.value, "unit"));
+        assert_int_equal(hash_murmur3_32_pair(salt, unit, 0),
+                         strtoull(json_str(json_get(it.value, "h")).ptr, NULL, 16));
+        assert_int_equal(route_bucket(salt, unit), json_i64_or(json_get(it.value, "bucket"), -1));
+    }
     for (JsonIter it = json_iter(vectors("bucketing", "ownOtherSalt", "vectors")); json_next(&it);)
         assert_int_equal(route_bucket(json_str(json_get(it.value, "salt")),
                                       json_str(json_get(it.value, "unit"))),
