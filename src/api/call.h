@@ -147,6 +147,7 @@ int worker_drain_run_wait(ApiCall *call);
 int worker_claim_run_wait(ApiCall *call);
 int worker_heartbeat_run_wait(ApiCall *call);
 int worker_finish_run_wait(ApiCall *call);
+int worker_finish_many_run_wait(ApiCall *call);
 int worker_score_run_wait(ApiCall *call);
 int worker_calls_run_wait(ApiCall *call);
 int worker_tools_run_wait(ApiCall *call);

@@ -180,7 +180,9 @@ const Schema api_schemas[] = {
     { "Document", "openapi:string info:object servers:[object] security:[object] tags:[object] "
                   "paths:object components:object" },
 
-    { "WorkerRegistered", "workerId:uuid leaseMs:integer heartbeatMs:integer" },
+    { "WorkerRegistered", "workerId:uuid leaseMs:integer heartbeatMs:integer finishMax:integer" },
+    { "FinishedTasks", "tasks:[FinishedTask]" },
+    { "FinishedTask", "status:integer" },
     { "ClaimedTasks", "tasks:[ClaimedTask]" },
     { "ClaimedTask", "taskId:uuid fence:integer attempt:integer agent:string versionId:hex "
                      "lane:string input:any limits:object? metadata:object? sessionId:string? "

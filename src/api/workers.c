@@ -96,6 +96,15 @@ const BodySpec finish_body = { .name = "WorkerFinishRequest",
                                .required = true,
                                .large = true };
 
+static const Member finish_many_members[] = {
+    { "tasks", MEMBER_ARRAY, true, "Each as in WorkerFinishRequest; at most 256", NULL },
+};
+const BodySpec finish_many_body = { .name = "WorkerFinishManyRequest",
+                                    .members = finish_many_members,
+                                    .n = ARRAY_N(finish_many_members),
+                                    .required = true,
+                                    .large = true };
+
 static const Member calls_members[] = {
     { "taskId", MEMBER_STRING, true, "", NULL },
     { "fence", MEMBER_INTEGER, true, "", NULL },
@@ -461,6 +470,7 @@ static int registered_wait(ApiCall *call, Uuid id)
     json_out_kuuid(&json.out, "workerId", id);
     json_out_ki64(&json.out, "leaseMs", call->api->options.lease_ms);
     json_out_ki64(&json.out, "heartbeatMs", call->api->options.lease_ms / HEARTBEATS_A_LEASE);
+    json_out_ki64(&json.out, "finishMax", FINISH_TASKS_MAX);
     json_out_object_end(&json.out);
     return api_json_wait(call, 201, &json);
 }
@@ -619,6 +629,59 @@ int worker_finish_run_wait(ApiCall *call)
         return wire_problem_wait(call, r);
     r = queue_finish_wait(call->api->options.queue, &finish, NULL);
     return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
+}
+
+/* Several reports on their way to the queue: those that can be read, and what is said to each. */
+typedef struct {
+    size_t n, read_n;
+    TaskFinish finishes[FINISH_TASKS_MAX];
+    TaskFinished ends[FINISH_TASKS_MAX];
+    int statuses[FINISH_TASKS_MAX]; /* 0: of those that were read */
+} FinishMany;
+
+/* Returns 0 or -ENOMEM. */
+static int finish_many_read(Arena *arena, const Json *tasks, FinishMany *many)
+{
+    for (JsonIter it = json_iter(tasks); json_next(&it); many->n++) {
+        int r = wire_finish_read(arena, it.value, &many->finishes[many->read_n]);
+        if (r == -ENOMEM) return r;
+        many->read_n += r == 0;
+        many->statuses[many->n] = r == 0 ? 0 : 400;
+    }
+    return 0;
+}
+
+static void finish_many_say(FinishMany *many)
+{
+    const TaskFinished *end = many->ends;
+    for (size_t i = 0; i < many->n; i++)
+        if (many->statuses[i] == 0) many->statuses[i] = end++->outcome == 0 ? 204 : 409;
+}
+
+int worker_finish_many_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    const Json *tasks = json_get(body, "tasks");
+    if (json_len(tasks) > FINISH_TASKS_MAX)
+        return api_problem_wait(call, 400, "member_invalid",
+                                "`tasks` has more than %d elements: send them in several requests",
+                                FINISH_TASKS_MAX);
+    FinishMany *many = ARENA_NEW(&call->req->arena, FinishMany);
+    if (!many) return api_fail_wait(call, -ENOMEM);
+    many->n = many->read_n = 0;
+    r = finish_many_read(&call->req->arena, tasks, many);
+    if (r == 0)
+        r = queue_finish_many_wait(call->api->options.queue, many->finishes, many->read_n,
+                                   many->ends);
+    if (r < 0) return api_fail_wait(call, r);
+    finish_many_say(many);
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
+    api_json(&json, API_JSON_BYTES_MAX);
+    wire_finished_write(&json.out, many->statuses, many->n);
+    return api_json_wait(call, 200, &json);
 }
 
 int worker_score_run_wait(ApiCall *call)

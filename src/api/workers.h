@@ -9,6 +9,7 @@ extern const BodySpec claim_body;
 extern const BodySpec heartbeat_body;
 extern const BodySpec worker_cache_body;
 extern const BodySpec finish_body;
+extern const BodySpec finish_many_body;
 extern const BodySpec worker_score_body;
 extern const BodySpec calls_body;
 extern const BodySpec tools_body;

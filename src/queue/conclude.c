@@ -231,9 +231,9 @@ int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskSta
 
 /* --- all attempts of a worker ----------------------------------------------------------------- */
 
-/* The i-th of many draws from one (SplitMix64: Steele, Lea, Flood, OOPSLA 2014). */
-static uint64_t draw(uint64_t seed, uint64_t i)
+uint64_t random_draw(uint64_t seed, uint64_t i)
 {
+    /* SplitMix64: Steele, Lea, Flood, OOPSLA 2014 */
     uint64_t z = seed + (i + 1) * UINT64_C(0x9e3779b97f4a7c15);
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
@@ -248,7 +248,7 @@ int worker_end_all(Db *db, Uuid worker_id, EndAll *all)
     int r = task_running_of(db, worker_id, 0, heads, &n);
     for (size_t i = 0; i < n && r == 0; i++) {
         TaskState state;
-        c.random = draw(all->random, i);
+        c.random = random_draw(all->random, i);
         r = task_conclude(all->queue, db, &heads[i], &c, &all->effects, &state);
         all->ids[all->ids_n++] = heads[i].id;
     }

@@ -389,6 +389,20 @@ typedef struct {
  * report: nothing was changed), -errno (report again). */
 MUST_CHECK int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_state);
 
+#define FINISH_TASKS_MAX 256
+
+/* What became of one of several reports. */
+typedef struct {
+    int outcome;     /* 0, QUEUE_E_STALE */
+    TaskState state; /* as ret_state, when outcome is 0 */
+} TaskFinished;
+
+/* Records the ends of n attempts (at most FINISH_TASKS_MAX) in one transaction, each as if it were
+ * alone: a stale one leaves the others as they are, and of two for one attempt the second is stale.
+ * Returns 0 (see ret, one for each), -errno (nothing was recorded: report again). */
+MUST_CHECK int queue_finish_many_wait(Queue *queue, const TaskFinish *finishes, size_t n,
+                                      TaskFinished *ret);
+
 /* Records LLM calls of a running attempt with what they were answered, adds their usage to the task
  * and their cost to the budgets, from the slices of call.worker_id, in one transaction; calls whose
  * call_id the task has already are left out. A journal that is full keeps no more, which is not an

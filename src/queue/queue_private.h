@@ -384,6 +384,9 @@ KnownTasks *known_tasks_new(void);
 void known_tasks_free(KnownTasks *tasks);
 void known_tasks_forget(KnownTasks *tasks, Uuid id);
 
+/* The i-th of many random numbers made from one. */
+uint64_t random_draw(uint64_t seed, uint64_t i);
+
 /* Ends the attempts a worker holds, at most END_TASKS_MAX of them. */
 typedef struct {
     const Queue *queue;

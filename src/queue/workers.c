@@ -231,19 +231,52 @@ int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const Heartbeat *beat, Ar
 
 typedef struct {
     Queue *queue;
-    const TaskFinish *finish;
-    Conclusion conclusion;
-    TaskState state;
+    const TaskFinish *finishes;
+    size_t n;
+    int64_t now_ms;
+    uint64_t random;
+    TaskFinished *ends; /* n */
     Effects effects;
 } FinishJob;
 
+static int finish_one(Db *db, FinishJob *job, size_t i)
+{
+    const TaskFinish *finish = &job->finishes[i];
+    TaskFinished *end = &job->ends[i];
+    Conclusion c = { .outcome = finish->outcome,
+                     .now_ms = job->now_ms,
+                     .random = random_draw(job->random, i),
+                     .retry_after_ms = finish->retry_after_ms,
+                     .error_code = finish->error_code,
+                     .error_detail = finish->error_detail,
+                     .stopped_by = finish->stopped_by,
+                     .sandbox = finish->sandbox,
+                     .result = finish->result,
+                     .usage = finish->usage,
+                     .conduct = finish->conduct };
+    TaskHead head;
+    int r = task_held(db, finish->task, &head);
+    end->outcome = MAX(r, 0);
+    job->effects.stale += r == QUEUE_E_STALE;
+    if (r != 0) return MIN(r, 0);
+    return task_conclude(job->queue, db, &head, &c, &job->effects, &end->state);
+}
+
+/* What is stale changes nothing, so that there is nothing to undo for it. */
 static int finish_job(Db *db, void *arg)
 {
     FinishJob *job = arg;
-    TaskHead head;
-    int r = task_held(db, job->finish->task, &head);
-    if (r != 0) return r;
-    return task_conclude(job->queue, db, &head, &job->conclusion, &job->effects, &job->state);
+    int r = 0;
+    job->effects = (Effects){ 0 };
+    for (size_t i = 0; i < job->n && r == 0; i++) r = finish_one(db, job, i);
+    return r;
+}
+
+static int finish_jobs(Db *db, void *const *args, size_t n)
+{
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) r = finish_job(db, args[i]);
+    return r;
 }
 
 static void count_stale(Queue *queue)
@@ -251,30 +284,33 @@ static void count_stale(Queue *queue)
     queue_apply(queue, &(Effects){ .stale = 1 });
 }
 
-int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_state)
+int queue_finish_many_wait(Queue *queue, const TaskFinish *finishes, size_t n, TaskFinished *ret)
 {
-    assert(finish->outcome < TASK_OUTCOME_N_ && finish->outcome != TASK_OUTCOME_LOST);
-    FinishJob job = {
-        .queue = queue,
-        .finish = finish,
-        .conclusion = { .outcome = finish->outcome,
-                        .now_ms = queue_now_ms(queue),
-                        .random = entropy_u64(),
-                        .retry_after_ms = finish->retry_after_ms,
-                        .error_code = finish->error_code,
-                        .error_detail = finish->error_detail,
-                        .stopped_by = finish->stopped_by,
-                        .sandbox = finish->sandbox,
-                        .result = finish->result,
-                        .usage = finish->usage,
-                        .conduct = finish->conduct },
-    };
-    int r = store_call_wait(queue->store, finish_job, &job);
-    if (r == QUEUE_E_STALE) count_stale(queue);
+    static const StoreMany many = { .one = finish_job, .all = finish_jobs };
+    assert(n <= FINISH_TASKS_MAX);
+    for (size_t i = 0; i < n; i++)
+        assert(finishes[i].outcome < TASK_OUTCOME_N_ && finishes[i].outcome != TASK_OUTCOME_LOST);
+    FinishJob job = { .queue = queue,
+                      .finishes = finishes,
+                      .n = n,
+                      .now_ms = queue_now_ms(queue),
+                      .random = entropy_u64(),
+                      .ends = ret };
+    int r = n > 0 ? store_many_wait(queue->store, &many, &job) : 0;
     if (r != 0) return r;
     queue_apply(queue, &job.effects);
-    queue_task_changed(queue, finish->task.id);
-    if (ret_state) *ret_state = job.state;
+    for (size_t i = 0; i < n; i++)
+        if (ret[i].outcome == 0) queue_task_changed(queue, finishes[i].task.id);
+    return 0;
+}
+
+int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_state)
+{
+    TaskFinished end;
+    int r = queue_finish_many_wait(queue, finish, 1, &end);
+    if (r != 0) return r;
+    if (end.outcome != 0) return task_stale();
+    if (ret_state) *ret_state = end.state;
     return 0;
 }
 

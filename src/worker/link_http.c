@@ -16,6 +16,8 @@
 #define VERSION_BYTES_MAX ((size_t)16 << 20)
 #define REPLY_ARENA_BYTES_MAX (REPLY_BYTES_MAX * 16)
 #define PATH_BYTES_MAX 256
+#define FINISH_REQUESTS_MAX 4              /* under way; while there are so many, reports gather */
+#define FINISH_BYTES_MAX ((size_t)1 << 20) /* of results that go together */
 
 typedef struct {
     WorkerLink link;
@@ -23,7 +25,11 @@ typedef struct {
     char *url;
     char *authorization; /* "Bearer KEY", or NULL */
     int64_t timeout_ms;
-    LinkLease lease; /* of the registration */
+    LinkLease lease;   /* of the registration */
+    size_t finish_max; /* reports of ends that the server takes in one request */
+    int finishing;     /* requests of such under way */
+    bool finish_woken; /* one that is to send the next has not run yet */
+    List finishes;     /* FinishWait: for those of the next one */
 } HttpLink;
 
 static HttpLink *http_of(WorkerLink *link)
@@ -164,7 +170,8 @@ static int post_wait(HttpLink *http, const char *verb, const JsonOut *out)
 
 /* --- the worker ------------------------------------------------------------------------------- */
 
-static int lease_read(const Json *v, LinkLease *ret)
+/* A server that is older takes reports of ends one by one. */
+static int lease_read(const Json *v, LinkLease *ret, int64_t *ret_finish_max)
 {
     Str id = json_str(json_get(v, "workerId"));
     LinkLease lease = { 0 };
@@ -179,6 +186,7 @@ static int lease_read(const Json *v, LinkLease *ret)
         return diag_set(-EPROTO, "the server gave no proper leaseMs");
     lease.heartbeat_ms = json_i64_or(json_get(v, "heartbeatMs"), lease.lease_ms / 3);
     lease.heartbeat_ms = MIN(lease.heartbeat_ms, HEARTBEAT_MS_MAX);
+    *ret_finish_max = MIN(MAX(json_i64_or(json_get(v, "finishMax"), 1), 1), FINISH_TASKS_MAX);
     *ret = lease;
     return 0;
 }
@@ -206,9 +214,12 @@ static int http_register_wait(WorkerLink *link, const LinkWorker *worker, LinkLe
         .absent = -EPROTO,
     };
     int r = ask_json_wait(http, &ask, &arena, &v);
-    if (r == 0) r = lease_read(v, &http->lease);
-    if (r == 0) *ret = http->lease;
-    return r;
+    int64_t finish_max = 1;
+    if (r == 0) r = lease_read(v, &http->lease, &finish_max);
+    if (r != 0) return r;
+    http->finish_max = (size_t)finish_max;
+    *ret = http->lease;
+    return 0;
 }
 
 static int tasks_read(Arena *arena, const Json *tasks, LinkTask **ret, size_t *ret_n)
@@ -407,13 +418,162 @@ static int http_leave_wait(WorkerLink *link)
 
 /* --- reports ---------------------------------------------------------------------------------- */
 
-static int http_finish_wait(WorkerLink *link, const TaskFinish *finish)
+static int finish_alone_wait(HttpLink *http, const TaskFinish *finish)
 {
     CLEANUP(buf_deinit) Buf body = { 0 };
     buf_init(&body, REQUEST_BYTES_MAX);
     JsonOut out = json_out(&body);
     wire_finish_write(&out, finish);
-    return post_wait(http_of(link), "finish", &out);
+    return post_wait(http, "finish", &out);
+}
+
+/* A report that waits for others to come back, on its fiber's stack. Whoever takes it off the list
+ * owes it one op_done. */
+typedef struct {
+    ListNode node;
+    Op op;
+    const TaskFinish *finish;
+} FinishWait;
+
+/* Beside the link's own words, what a FinishWait is told. */
+enum {
+    FINISH_LEADS = 100, /* send your own, with those that wait */
+    FINISH_ALONE,       /* send it by itself: it was not taken as it was */
+};
+
+static void finish_cancel(Op *op, int code)
+{
+    FinishWait *w = CONTAINER_OF(op, FinishWait, op);
+    if (!list_linked(&w->node)) return; /* it is being sent */
+    list_remove(&w->node);
+    op_done(op, code);
+}
+
+static size_t finish_bytes(const TaskFinish *finish)
+{
+    return finish->result.len + finish->error_detail.len + finish->conduct.tools.len;
+}
+
+/* What goes in one request: that of the leader, and those of others, who wait for it. */
+typedef struct {
+    size_t n;
+    const TaskFinish *list[FINISH_TASKS_MAX];
+    FinishWait *others[FINISH_TASKS_MAX]; /* n - 1 */
+    int statuses[FINISH_TASKS_MAX];
+} FinishBatch;
+
+static void batch_fill(HttpLink *http, FinishBatch *batch, const TaskFinish *own)
+{
+    size_t bytes = finish_bytes(own);
+    batch->n = 0;
+    batch->list[batch->n++] = own;
+    while (batch->n < http->finish_max && !list_empty(&http->finishes)) {
+        FinishWait *w = CONTAINER_OF(http->finishes.next, FinishWait, node);
+        bytes += finish_bytes(w->finish);
+        if (bytes > FINISH_BYTES_MAX) return;
+        list_remove(&w->node);
+        batch->others[batch->n - 1] = w;
+        batch->list[batch->n++] = w->finish;
+    }
+}
+
+static int batch_send_wait(HttpLink *http, FinishBatch *batch)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    const Json *v;
+    arena_init(&arena, REPLY_ARENA_BYTES_MAX);
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    wire_finishes_write(&out, batch->list, batch->n);
+    Ask ask = {
+        .timeout_ms = http->timeout_ms,
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_STALE,
+    };
+    int r = question_wait(http, "finish-many", &out, ask, &arena, &v);
+    return r == 0 ? wire_finished_read(v, batch->statuses, batch->n) : r;
+}
+
+/* What is refused goes alone then: so it is said why. */
+static int finish_said(int r, int status)
+{
+    if (r < 0) return r;
+    if (r == 0 && status == 204) return 0;
+    return r == 0 && status == 409 ? LINK_E_STALE : FINISH_ALONE;
+}
+
+/* Returns as finish_said, for the leader's own. Those who wait hang on it: it is not abandoned, and
+ * takes no longer than a request may. */
+static int batch_wait(HttpLink *http, FinishBatch *batch)
+{
+    fiber_shield();
+    int r = batch_send_wait(http, batch);
+    fiber_unshield();
+    for (size_t i = 1; i < batch->n; i++)
+        op_done(&batch->others[i - 1]->op, finish_said(r, batch->statuses[i]));
+    return finish_said(r, batch->statuses[0]);
+}
+
+/* Who waits first sends the next request, with the others; a second one only for what did not fit
+ * into that. */
+static void finish_wake(HttpLink *http)
+{
+    if (http->finish_woken || list_empty(&http->finishes)) return;
+    if (http->finishing == FINISH_REQUESTS_MAX) return;
+    ListNode *node = list_pop_front(&http->finishes);
+    http->finishing++;
+    http->finish_woken = true;
+    op_done(&CONTAINER_OF(node, FinishWait, node)->op, FINISH_LEADS);
+}
+
+static int finish_lead_wait(HttpLink *http, const TaskFinish *finish)
+{
+    CLEANUP(freep) FinishBatch *batch = NULL;
+    if (list_empty(&http->finishes)) return FINISH_ALONE;
+    batch = xmalloc(sizeof *batch); /* too large for a fiber's stack */
+    batch_fill(http, batch, finish);
+    finish_wake(http);
+    return batch->n > 1 ? batch_wait(http, batch) : FINISH_ALONE;
+}
+
+/* Told by who has sent it. */
+static int finish_told(int r)
+{
+    if (r == LINK_E_STALE) return diag_set(r, "the task is not held under this fence any more");
+    return r < 0 ? diag_set(r, "the report was not taken: %s", strerror(-r)) : r;
+}
+
+static int finish_led_wait(HttpLink *http, const TaskFinish *finish)
+{
+    int r = finish_lead_wait(http, finish);
+    if (r == FINISH_ALONE) r = finish_alone_wait(http, finish);
+    else r = finish_told(r);
+    http->finishing--;
+    finish_wake(http);
+    return r;
+}
+
+/* One goes at once. Those that end while others are being reported go together, as many as there
+ * are by then: the busier the worker, the fewer requests and commits a task. */
+static int http_finish_wait(WorkerLink *link, const TaskFinish *finish)
+{
+    HttpLink *http = http_of(link);
+    FinishWait w = { .finish = finish };
+    if (http->finish_max == 1) return finish_alone_wait(http, finish);
+    if (http->finishing < FINISH_REQUESTS_MAX) {
+        http->finishing++;
+        return finish_led_wait(http, finish);
+    }
+    list_init(&w.node);
+    list_push_back(&http->finishes, &w.node);
+    op_init(&w.op, finish_cancel);
+    int r = op_wait(&w.op, DEADLINE_NONE);
+    if (r == FINISH_LEADS) {
+        http->finish_woken = false;
+        return finish_led_wait(http, finish);
+    }
+    return r == FINISH_ALONE ? finish_alone_wait(http, finish) : finish_told(r);
 }
 
 static int http_score_wait(WorkerLink *link, const TaskScore *score)
@@ -828,6 +988,8 @@ WorkerLink *link_http_new(const LinkHttpOptions *options)
     HttpLink *http = xcalloc(1, sizeof *http);
     assert(options->client && options->url);
     http->link.ops = &http_ops;
+    http->finish_max = 1;
+    list_init(&http->finishes);
     http->client = options->client;
     http->url = xstrdup(options->url);
     size_t n = strlen(http->url);

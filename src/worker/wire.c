@@ -417,6 +417,43 @@ int wire_finish_read(Arena *arena, const Json *v, TaskFinish *ret)
     return 0;
 }
 
+void wire_finishes_write(JsonOut *out, const TaskFinish *const *list, size_t n)
+{
+    json_out_object(out);
+    json_out_key(out, "tasks");
+    json_out_array(out);
+    for (size_t i = 0; i < n; i++) wire_finish_write(out, list[i]);
+    json_out_array_end(out);
+    json_out_object_end(out);
+}
+
+void wire_finished_write(JsonOut *out, const int *statuses, size_t n)
+{
+    json_out_object(out);
+    json_out_key(out, "tasks");
+    json_out_array(out);
+    for (size_t i = 0; i < n; i++) {
+        json_out_object(out);
+        json_out_ki64(out, "status", statuses[i]);
+        json_out_object_end(out);
+    }
+    json_out_array_end(out);
+    json_out_object_end(out);
+}
+
+int wire_finished_read(const Json *v, int *ret, size_t n)
+{
+    const Json *tasks = json_get(v, "tasks");
+    size_t i = 0;
+    if (json_type(tasks) != JSON_ARRAY || json_len(tasks) != n) return missing("tasks");
+    for (JsonIter it = json_iter(tasks); json_next(&it); i++) {
+        int64_t status = json_i64_or(json_get(it.value, "status"), 0);
+        if (status < 100 || status > 599) return missing("status");
+        ret[i] = (int)status;
+    }
+    return 0;
+}
+
 /* --- scores ----------------------------------------------------------------------------------- */
 
 void wire_score_write(JsonOut *out, const TaskScore *score)

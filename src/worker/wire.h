@@ -4,7 +4,7 @@
  * carry `Authorization: Bearer KEY`.
  *
  *   POST /api/workers           {"name","slots":SLOTS}
- *                               201 {"workerId","leaseMs","heartbeatMs"}
+ *                               201 {"workerId","leaseMs","heartbeatMs","finishMax"}
  *   POST .../{id}/claim         {"free":SLOTS,"waitMs"}
  *                               200 {"tasks":[TASK]}
  *   POST .../{id}/heartbeat     {"tasks":[REF],"holds":[HOLD],"counts":COUNTS}; calls in flight
@@ -17,6 +17,9 @@
  *                               each LIMIT
  *   POST .../{id}/finish        FINISH
  *                               204, 409 stale
+ *   POST .../{id}/finish-many   {"tasks":[FINISH]}, at most "finishMax" of them
+ *                               200 {"tasks":[{"status"}]}, for each what finish would have
+ *                               answered: 204, 409, 400
  *   POST .../{id}/calls         {"taskId","fence","payerId","calls":[CALL]}
  *                               204, 409 stale; payerId: under whose lease their money was set
  *                               aside, absent: {id}
@@ -135,6 +138,13 @@ MUST_CHECK int wire_score_read(const Json *v, TaskScore *ret);
 void wire_finish_write(JsonOut *out, const TaskFinish *finish);
 /* Also -ENOMEM. */
 MUST_CHECK int wire_finish_read(Arena *arena, const Json *v, TaskFinish *ret);
+
+/* Several, as they are listed. */
+void wire_finishes_write(JsonOut *out, const TaskFinish *const *list, size_t n);
+/* What became of each: 204 (taken), or the status of its problem. */
+void wire_finished_write(JsonOut *out, const int *statuses, size_t n);
+/* ret: of n that were sent; -EINVAL also when the answer is about another number. */
+MUST_CHECK int wire_finished_read(const Json *v, int *ret, size_t n);
 
 void wire_tool_write(JsonOut *out, const ToolRecord *record);
 /* attempt is left 0: the queue knows it. */

@@ -148,6 +148,8 @@ static void check_rest(Work *w, Str text)
     if (wire_slots_read(v, &slots) == 0) assert(slots.shared >= 0);
     if (wire_line_read(v, &line) == 0) assert(line.stream < TASK_LOG_STREAM_N_);
     if (wire_call_read(&w->arena, v, &call) == 0) assert(call.cost_nusd >= 0);
+    int statuses[2];
+    if (wire_finished_read(v, statuses, 2) == 0) assert(statuses[0] >= 100 && statuses[1] <= 599);
     check_budgets(w, v);
     check_state(w, v);
     check_children(w, v);

@@ -126,6 +126,41 @@ static void test_finish_once(void **state)
     EXPECT(reply, 409);
 }
 
+static const char *end_of(ApiFixture *f, const Json *task, const char *members)
+{
+    return format(f, "%.*s%s}", (int)strlen(ref(f, task)) - 1, ref(f, task), members);
+}
+
+/* Each is answered as if it had come alone. */
+static void test_finish_many(void **state)
+{
+    ApiFixture *f = *state;
+    static const int want[] = { 204, 400, 409, 204, 400 };
+    const char *worker = worker_register(f);
+    const char *a = submit(f, "{\"input\":1}"), *b = submit(f, "{\"input\":2}");
+    const char *first = end_of(f, worker_claim(f, worker),
+                               ",\"outcome\":\"succeeded\",\"result\":7");
+    const Json *task = worker_claim(f, worker);
+    const char *body = format(f, "{\"tasks\":[%s,%s,%s,%s,{}]}", first,
+                              end_of(f, task, ",\"outcome\":\"lost\""), first,
+                              end_of(f, task, ",\"outcome\":\"failed_final\""));
+    Reply reply = post(f, route(f, worker, "finish-many"), body);
+    EXPECT(reply, 200);
+    assert_int_equal(json_len(member(&reply, "tasks")), ARRAY_N(want));
+    for (size_t i = 0; i < ARRAY_N(want); i++)
+        assert_int_equal(json_i64_or(json_get(json_at(member(&reply, "tasks"), i), "status"), 0),
+                         want[i]);
+    EXPECT_TEXT(status_of(f, a), "succeeded");
+    EXPECT_TEXT(status_of(f, b), "failed");
+    reply = post(f, route(f, worker, "finish-many"), body); /* again: the answer was lost */
+    EXPECT(reply, 200);
+    for (size_t i = 0; i < ARRAY_N(want); i++)
+        assert_int_equal(json_i64_or(json_get(json_at(member(&reply, "tasks"), i), "status"), 0),
+                         want[i] == 204 ? 409 : want[i]);
+    reply = post(f, route(f, worker, "finish-many"), "{\"tasks\":[]}");
+    EXPECT(reply, 200);
+}
+
 static void test_large_result(void **state)
 {
     ApiFixture *f = *state;
@@ -250,6 +285,16 @@ static void test_limits_of_reports(void **state)
     Reply reply = post(f, route(f, worker, "heartbeat"), body.ptr);
     EXPECT(reply, 400);
     EXPECT_HAS(text(&reply, "detail"), "4096");
+
+    buf_clear(&body);
+    buf_add(&body, STR("{\"tasks\":["));
+    for (int i = 0; i < 257; i++) buf_printf(&body, "%s{}", i ? "," : "");
+    buf_add(&body, STR("]}"));
+    reply = post(f, route(f, worker, "finish-many"), body.ptr);
+    EXPECT(reply, 400);
+    EXPECT_HAS(text(&reply, "detail"), "256 elements: send them in several requests");
+    reply = post(f, route(f, worker, "finish-many"), "{\"tasks\":1}");
+    EXPECT(reply, 400);
 }
 
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
@@ -324,6 +369,7 @@ int main(void)
         CASE(test_heartbeat_and_drain), CASE(test_counts),
         CASE(test_counts_of_many),      CASE(test_leave),
         CASE(test_limits_of_reports),   CASE(test_rates),
+        CASE(test_finish_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -394,13 +394,147 @@ static void test_restart(void **state)
     run(state, body_after_restart);
 }
 
+/* --- many at a time --------------------------------------------------------------------------- */
+
+static TaskFinish end_of(TaskRef ref, TaskOutcome outcome)
+{
+    return (TaskFinish){ .task = ref, .outcome = outcome, .error_code = STR("x") };
+}
+
+static int body_many(void *arg)
+{
+    Fixture *f = arg;
+    enum { OK, STALE, AGAIN, TWICE, UNKNOWN, N };
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef refs[3];
+    for (int i = 0; i < 3; i++) submit(f, LANE_NORMAL);
+    for (int i = 0; i < 3; i++) refs[i] = claim_one(f, worker);
+    TaskFinish list[N] = { [OK] = end_of(refs[0], TASK_OUTCOME_SUCCEEDED),
+                           [STALE] = end_of(refs[1], TASK_OUTCOME_SUCCEEDED),
+                           [AGAIN] = end_of(refs[2], TASK_OUTCOME_FAILED_RETRYABLE),
+                           [TWICE] = end_of(refs[0], TASK_OUTCOME_FAILED_FINAL),
+                           [UNKNOWN] = end_of((TaskRef){ worker, 1 }, TASK_OUTCOME_SUCCEEDED) };
+    list[OK].error_code = STR_NULL;
+    list[OK].result = STR("[1]");
+    list[STALE].task.fence--; /* another attempt's */
+    TaskFinished ends[N];
+    CHECK_INT(queue_finish_many_wait(f->queue, list, 0, ends), 0);
+    CHECK_INT(queue_finish_many_wait(f->queue, list, N, ends), 0);
+    CHECK_INT(ends[OK].outcome, 0);
+    CHECK_INT(ends[OK].state, TASK_SUCCEEDED);
+    CHECK_INT(ends[STALE].outcome, QUEUE_E_STALE);
+    CHECK_INT(ends[AGAIN].outcome, 0);
+    CHECK_INT(ends[AGAIN].state, TASK_QUEUED);
+    CHECK_INT(ends[TWICE].outcome, QUEUE_E_STALE);
+    CHECK_INT(ends[UNKNOWN].outcome, QUEUE_E_STALE);
+    check_counts(f, LANE_NORMAL, 1, 1);
+    CHECK_STR(get(f, refs[0].id).result, STR("[1]"));
+    CHECK_INT(get(f, refs[1].id).state, TASK_RUNNING);
+    CHECK_INT(get(f, refs[2].id).failures, 1);
+
+    CHECK_INT(queue_finish_many_wait(f->queue, list, N, ends), 0); /* the answer was lost */
+    for (int i = 0; i < N; i++) CHECK_INT(ends[i].outcome, QUEUE_E_STALE);
+    check_counts(f, LANE_NORMAL, 1, 1);
+    CHECK_INT(get(f, refs[2].id).failures, 1);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.stale, 3 + N);
+    CHECK_INT(stats.lane[LANE_NORMAL].ended[TASK_SUCCEEDED], 1);
+    return 0;
+}
+
+static void test_many(void **state)
+{
+    run(state, body_many);
+}
+
+typedef struct {
+    Fixture *f;
+    TaskFinish finish;
+    int result;
+} Ender;
+
+static int ender_main(void *arg)
+{
+    Ender *e = arg;
+    e->result = queue_finish_wait(e->f->queue, &e->finish, NULL);
+    return 0;
+}
+
+/* Reports of many callers share a transaction, and what is stale of them changes nothing. */
+static int body_many_callers(void *arg)
+{
+    enum { N = 24 };
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    Ender enders[N];
+    FiberRef fibers[N];
+    for (int i = 0; i < N; i++) submit(f, LANE_NORMAL);
+    for (int i = 0; i < N; i++) {
+        enders[i] = (Ender){ .f = f,
+                             .finish = end_of(claim_one(f, worker), TASK_OUTCOME_FAILED_FINAL) };
+        if (i % 5 == 0) enders[i].finish.task.fence++;
+    }
+    for (int i = 0; i < N; i++)
+        CHECK_INT(fiber_spawn("end", ender_main, &enders[i], &fibers[i]), 0);
+    for (int i = 0; i < N; i++) CHECK_INT(fiber_join_wait(fibers[i], NULL), 0);
+    for (int i = 0; i < N; i++) {
+        CHECK_INT(enders[i].result, i % 5 == 0 ? QUEUE_E_STALE : 0);
+        CHECK_INT(get(f, enders[i].finish.task.id).state, i % 5 == 0 ? TASK_RUNNING : TASK_FAILED);
+    }
+    check_counts(f, LANE_NORMAL, 0, 5);
+    return 0;
+}
+
+static void test_many_callers(void **state)
+{
+    run(state, body_many_callers);
+}
+
+/* One of them finds the disk full: nothing is recorded, and nothing of it is left in the counts. */
+static int body_many_on_a_full_disk(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskFinish list[3];
+    TaskFinished ends[3];
+    const size_t bytes = (size_t)8 << 20;
+    char *large = arena_alloc(&f->arena, bytes);
+    memset(large, 'x', bytes);
+    large[0] = large[bytes - 1] = '"';
+    for (int i = 0; i < 3; i++) submit(f, LANE_NORMAL);
+    for (int i = 0; i < 3; i++) list[i] = end_of(claim_one(f, worker), TASK_OUTCOME_SUCCEEDED);
+    list[1].result = str_make(large, bytes);
+    CHECK_INT(queue_finish_many_wait(f->queue, list, 3, ends), -ENOSPC);
+    check_counts(f, LANE_NORMAL, 0, 3);
+    for (int i = 0; i < 3; i++) CHECK_INT(get(f, list[i].task.id).state, TASK_RUNNING);
+    list[1].result = STR("1");
+    CHECK_INT(queue_finish_many_wait(f->queue, list, 3, ends), 0);
+    for (int i = 0; i < 3; i++) CHECK_INT(ends[i].outcome, 0);
+    check_counts(f, LANE_NORMAL, 0, 0);
+    return 0;
+}
+
+static void test_many_on_a_full_disk(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->pages_max = 1000;
+    open_queue(f);
+    run(state, body_many_on_a_full_disk);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_retries), TEST(test_policy), TEST(test_broken_settings), TEST(test_outcomes),
-        TEST(test_cancel),  TEST(test_lease),  TEST(test_losses),          TEST(test_deadline),
-        TEST(test_orphan),  TEST(test_leave),  TEST(test_restart),
+        TEST(test_retries),         TEST(test_policy),
+        TEST(test_broken_settings), TEST(test_outcomes),
+        TEST(test_cancel),          TEST(test_lease),
+        TEST(test_losses),          TEST(test_deadline),
+        TEST(test_orphan),          TEST(test_leave),
+        TEST(test_restart),         TEST(test_many),
+        TEST(test_many_callers),    TEST(test_many_on_a_full_disk),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("queue_ends", tests, NULL, NULL);

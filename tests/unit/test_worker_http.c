@@ -479,6 +479,217 @@ static void test_a_short_outage(void **state)
     bench(outage);
 }
 
+/* --- ends that are reported together ---------------------------------------------------------- */
+
+/* A server that holds requests back while it is told to, and answers a report by its fence. */
+typedef struct {
+    HttpServer *server;
+    int held;                     /* requests that wait */
+    bool hold;                    /* do they */
+    bool old;                     /* it takes one report at a time */
+    int broken;                   /* so many requests are answered 503 */
+    int alone, together, reports; /* requests of either kind, reports that were answered */
+} Desk;
+
+static int desk_status(int64_t fence)
+{
+    return fence % 10 == 1 ? 409 : fence % 10 == 2 ? 422 : 204;
+}
+
+static void desk_hold_wait(Desk *d)
+{
+    d->held++;
+    while (d->hold) (void)fiber_sleep_wait(1);
+    d->held--;
+}
+
+static int desk_many_wait(Desk *d, HttpReq *req, const Json *body, Buf *buf)
+{
+    int statuses[FINISH_TASKS_MAX];
+    size_t n = 0;
+    TaskRef ref;
+    for (JsonIter it = json_iter(json_get(body, "tasks")); json_next(&it);) {
+        CHECK_INT(wire_ref_read(it.value, &ref), 0);
+        statuses[n++] = desk_status(ref.fence);
+    }
+    d->together++;
+    d->reports += (int)n;
+    JsonOut out = json_out(buf);
+    wire_finished_write(&out, statuses, n);
+    return plane_json(req, 200, buf);
+}
+
+static int desk_handler(HttpReq *req, void *ctx)
+{
+    Desk *d = ctx;
+    CLEANUP(buf_deinit) Buf buf = { 0 };
+    Str text;
+    const Json *body;
+    TaskRef ref;
+    buf_init(&buf, 1 << 20);
+    if (http_body_wait(req, 0, &text) != 0) return -EIO;
+    CHECK_INT(json_parse(&req->arena, text, NULL, &body, NULL), 0);
+    if (str_eq(req->path, STR("/api/workers"))) {
+        buf_printf(&buf, "{\"workerId\":\"%s\",\"leaseMs\":9000%s}",
+                   "0192f300-0000-7000-8000-00000000000a", d->old ? "" : ",\"finishMax\":16");
+        return plane_json(req, 201, &buf);
+    }
+    desk_hold_wait(d);
+    if (d->broken > 0) {
+        d->broken--;
+        return http_problem_wait(req, 503, "down", "gone for a walk");
+    }
+    if (str_ends_with(req->path, STR("/finish-many"))) return desk_many_wait(d, req, body, &buf);
+    CHECK_INT(wire_ref_read(body, &ref), 0);
+    d->alone++;
+    d->reports++;
+    return http_problem_wait(req, desk_status(ref.fence), "said", "because");
+}
+
+typedef struct {
+    WorkerLink *link;
+    TaskFinish finish;
+    int result;
+    char why[256];
+    FiberRef fiber;
+} Report;
+
+static int report_main(void *arg)
+{
+    Report *r = arg;
+    r->result = r->link->ops->finish_wait(r->link, &r->finish);
+    str_copy(r->why, sizeof r->why, str_of(diag_text()));
+    return 0;
+}
+
+#define REPORTS_N 28
+
+static void reports_start(WorkerLink *link, Report reports[REPORTS_N], Str result)
+{
+    for (int i = 0; i < REPORTS_N; i++) {
+        reports[i] = (Report){ .link = link,
+                               .finish = { .task = { .fence = i }, .result = result } };
+        CHECK_INT(fiber_spawn("report", report_main, &reports[i], &reports[i].fiber), 0);
+    }
+}
+
+static void reports_end(Desk *d, Report reports[REPORTS_N])
+{
+    d->hold = false;
+    for (int i = 0; i < REPORTS_N; i++) CHECK_INT(fiber_join_wait(reports[i].fiber, NULL), 0);
+}
+
+/* The first go at once, one by one; the others when those are back, as many as one request takes.
+ * What is refused comes again by itself, for the reason. */
+static void ends_together(Desk *d, WorkerLink *link)
+{
+    Report reports[REPORTS_N];
+    d->hold = true;
+    reports_start(link, reports, STR("1"));
+    while (d->held < 4) (void)fiber_sleep_wait(1);
+    CHECK_INT(d->held, 4);
+    reports_end(d, reports);
+    for (int i = 0; i < REPORTS_N; i++) {
+        int want = i % 10 == 1 ? LINK_E_STALE : i % 10 == 2 ? LINK_E_REFUSED : 0;
+        CHECK_INT(reports[i].result, want);
+        if (want != 0) CHECK(reports[i].why[0]);
+        if (want == LINK_E_REFUSED) CHECK_HAS(str_of(reports[i].why), "because");
+    }
+    CHECK_INT(d->together, 2); /* 24 reports, 16 at a time */
+    CHECK_INT(d->alone, 4 + 2);
+}
+
+/* A whole request fails: so does each of its reports, to be sent again. */
+static void ends_in_trouble(Desk *d, WorkerLink *link)
+{
+    Report reports[REPORTS_N];
+    int failed = 0;
+    d->hold = true;
+    d->broken = 4 + 2;
+    reports_start(link, reports, STR("1"));
+    while (d->held < 4) (void)fiber_sleep_wait(1);
+    reports_end(d, reports);
+    for (int i = 0; i < REPORTS_N; i++) failed += reports[i].result == -EAGAIN;
+    CHECK_INT(failed, REPORTS_N);
+    CHECK_INT(d->reports, 0);
+}
+
+/* Results that are too large to go together go one by one. */
+static void ends_large(Desk *d, WorkerLink *link)
+{
+    Report reports[REPORTS_N];
+    CLEANUP(buf_deinit) Buf large = { 0 };
+    buf_init(&large, 1 << 20);
+    memset(buf_reserve(&large, 700 << 10), '1', 700 << 10);
+    buf_added(&large, 700 << 10);
+    d->hold = true;
+    reports_start(link, reports, buf_str(&large));
+    while (d->held < 4) (void)fiber_sleep_wait(1);
+    reports_end(d, reports);
+    CHECK_INT(d->together, 0);
+    CHECK(d->alone >= REPORTS_N);
+}
+
+/* A report that waits can be given up; one that is being sent is not. */
+static void ends_canceled(Desk *d, WorkerLink *link)
+{
+    Report reports[REPORTS_N];
+    d->hold = true;
+    reports_start(link, reports, STR("1"));
+    while (d->held < 4) (void)fiber_sleep_wait(1);
+    fiber_cancel(reports[REPORTS_N - 1].fiber);
+    CHECK_INT(fiber_join_wait(reports[REPORTS_N - 1].fiber, NULL), 0);
+    CHECK_INT(reports[REPORTS_N - 1].result, -ECANCELED);
+    d->hold = false;
+    for (int i = 0; i < REPORTS_N - 1; i++) CHECK_INT(fiber_join_wait(reports[i].fiber, NULL), 0);
+    CHECK_INT(d->together, 2);
+}
+
+static void ends_to_an_old_server(Desk *d, WorkerLink *link)
+{
+    Report reports[REPORTS_N];
+    reports_start(link, reports, STR("1"));
+    reports_end(d, reports);
+    CHECK_INT(d->together, 0);
+    CHECK_INT(d->alone, REPORTS_N);
+}
+
+static void with_desk(void (*fn)(Desk *d, WorkerLink *link), bool old)
+{
+    Desk d = { .old = old };
+    LinkLease lease;
+    char url[64];
+    HttpServerOptions options = { .body_bytes_max = 1 << 20 };
+    CHECK_INT(http_server_open(&options, desk_handler, &d, &d.server), 0);
+    HttpClient *client = http_client_new();
+    snprintf(url, sizeof url, "http://127.0.0.1:%u", http_server_port(d.server));
+    WorkerLink *link = link_http_new(
+        &(LinkHttpOptions){ .client = client, .url = url, .timeout_ms = 60000 });
+    CHECK_INT(link->ops->register_wait(link, &(LinkWorker){ .name = "w" }, &lease), 0);
+    fn(&d, link);
+    link_free(link);
+    http_client_free(client);
+    http_server_close_wait(d.server, deadline_after(1000));
+}
+
+static int desk_main(void *arg)
+{
+    (void)arg;
+    with_desk(ends_together, false);
+    with_desk(ends_in_trouble, false);
+    with_desk(ends_large, false);
+    with_desk(ends_canceled, false);
+    with_desk(ends_to_an_old_server, true);
+    return 0;
+}
+
+static void test_ends_together(void **state)
+{
+    (void)state;
+    harness_run(desk_main, NULL);
+    check_none();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -488,6 +699,7 @@ int main(void)
         cmocka_unit_test(test_versions),
         cmocka_unit_test(test_a_worker_over_http),
         cmocka_unit_test(test_a_short_outage),
+        cmocka_unit_test(test_ends_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

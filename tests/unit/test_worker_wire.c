@@ -184,6 +184,34 @@ static void test_finish(void **state)
     assert_true(got.result.len > 0);
 }
 
+static void test_many_finishes(void **state)
+{
+    Wire *w = *state;
+    TaskFinish one = { .task = { id_1, 5 } }, two = { .task = { id_1, 6 } }, got;
+    const TaskFinish *list[] = { &one, &two };
+    const int said[] = { 204, 409 };
+    int read[2] = { 0 };
+    wire_finishes_write(&w->out, list, 2);
+    const Json *tasks = json_get(written(w), "tasks");
+    assert_int_equal(json_len(tasks), 2);
+    assert_int_equal(wire_finish_read(&w->arena, json_at(tasks, 1), &got), 0);
+    assert_int_equal(got.task.fence, 6);
+
+    buf_clear(&w->buf);
+    w->out = json_out(&w->buf);
+    wire_finished_write(&w->out, said, 2);
+    const Json *answer = written(w);
+    assert_int_equal(wire_finished_read(answer, read, 2), 0);
+    assert_int_equal(read[0], 204);
+    assert_int_equal(read[1], 409);
+    assert_int_equal(wire_finished_read(answer, read, 1), -EINVAL); /* not about what was asked */
+    assert_int_equal(wire_finished_read(tasks, read, 2), -EINVAL);
+    buf_clear(&w->buf);
+    w->out = json_out(&w->buf);
+    wire_finished_write(&w->out, &(int){ 0 }, 1);
+    assert_int_equal(wire_finished_read(written(w), read, 1), -EINVAL);
+}
+
 static void test_a_worker_cannot_report_lost(void **state)
 {
     Wire *w = *state;
@@ -710,6 +738,7 @@ int main(void)
         WIRE_TEST(test_slots),
         WIRE_TEST(test_heartbeat),
         WIRE_TEST(test_finish),
+        WIRE_TEST(test_many_finishes),
         WIRE_TEST(test_a_worker_cannot_report_lost),
         WIRE_TEST(test_rates),
         WIRE_TEST(test_rates_refused),
