@@ -4,7 +4,8 @@
  *   queue_client PORT KEY SUBMIT_CONNS WORK_CONNS WORKER BATCH COUNT GAP_MS BODY
  *
  * SUBMIT_CONNS connections submit COUNT tasks with BODY; WORK_CONNS claim as WORKER, up to BATCH
- * tasks a claim, and report each as succeeded, until COUNT have ended. One of both may be 0. With a
+ * tasks a claim, and report them as succeeded, several in one request, until COUNT have ended. One
+ * of both may be 0. With a
  * GAP_MS a task is submitted so long after the one before has ended (low load).
  *
  * At the end a line of JSON: tasks, errors, seconds, submit_p50_us and submit_p99_us (request to
@@ -27,12 +28,12 @@
 #include <unistd.h>
 
 #define IN_BYTES (1 << 20)
-#define OUT_BYTES 8192
-#define BATCH_MAX 1000
+#define OUT_BYTES (64 << 10)
+#define BATCH_MAX 256 /* as many as a claim gives, and a report takes */
 #define CONNS_MAX 1024
 #define ID_BYTES 64
 
-typedef enum { SUBMIT, CLAIM, FINISH } Doing;
+typedef enum { SUBMIT, CLAIM, FINISH, FINISH_MANY } Doing;
 
 typedef struct {
     int fd;
@@ -43,7 +44,7 @@ typedef struct {
     size_t in_len;
     char ids[BATCH_MAX][ID_BYTES];
     long long fences[BATCH_MAX];
-    int asked, held, reported;
+    int asked, held;
 } Conn;
 
 static struct {
@@ -111,7 +112,7 @@ static void claim(Conn *c)
 {
     char path[256], body[256];
     long left = args.count - claimed - asked;
-    c->held = c->reported = 0;
+    c->held = 0;
     c->asked = (int)(left < args.batch ? left : args.batch);
     if (c->asked <= 0) return;
     asked += c->asked;
@@ -122,15 +123,38 @@ static void claim(Conn *c)
     post(c, CLAIM, path, body);
 }
 
+static int report(const Conn *c, int i, char *out, size_t size)
+{
+    return snprintf(out, size,
+                    "{\"taskId\":\"%s\",\"fence\":%lld,\"outcome\":\"succeeded\","
+                    "\"result\":{\"ok\":true}}",
+                    c->ids[i], c->fences[i]);
+}
+
 static void finish(Conn *c)
 {
-    char path[256], body[256];
-    snprintf(path, sizeof path, "/api/workers/%s/finish", args.worker);
-    snprintf(
-        body, sizeof body,
-        "{\"taskId\":\"%s\",\"fence\":%lld,\"outcome\":\"succeeded\",\"result\":{\"ok\":true}}",
-        c->ids[c->reported], c->fences[c->reported]);
-    post(c, FINISH, path, body);
+    static char body[OUT_BYTES - 1024];
+    char path[256];
+    size_t n = 0;
+    bool many = c->held > 1;
+    snprintf(path, sizeof path, "/api/workers/%s/finish%s", args.worker, many ? "-many" : "");
+    if (many) n += (size_t)snprintf(body, sizeof body, "{\"tasks\":[");
+    for (int i = 0; i < c->held; i++) {
+        if (i > 0) body[n++] = ',';
+        n += (size_t)report(c, i, body + n, sizeof body - n - 4);
+    }
+    if (many) snprintf(body + n, sizeof body - n, "]}");
+    post(c, many ? FINISH_MANY : FINISH, path, body);
+}
+
+static int taken(const char *body)
+{
+    int n = 0;
+    while ((body = strstr(body, "\"status\":204")) != NULL) {
+        body++;
+        n++;
+    }
+    return n;
 }
 
 static void take_tasks(Conn *c, const char *body)
@@ -160,13 +184,14 @@ static void go_on(Conn *c, int status, const char *body)
         take_tasks(c, body);
         break;
     case FINISH:
-        errors += status != 204;
-        c->reported++;
-        ended++;
+    case FINISH_MANY:
+        errors += c->doing == FINISH ? status != 204 : c->held - taken(body);
+        ended += c->held;
+        c->held = 0;
         if (args.gap_ms) submit_at_us = now_us() + args.gap_ms * 1000LL;
         break;
     }
-    if (c->reported < c->held) finish(c);
+    if (c->held) finish(c);
     else claim(c);
 }
 
