@@ -63,10 +63,11 @@ fuzz: ## fuzz each target for GANTRY_FUZZ_SECONDS (default here: 60)
 sanitize: bootstrap ## run the tests under ASan and UBSan, then under TSan
 	@tools/run-tests --only asan,tsan $(ARGS)
 
-torture: build ## kill it, cut its power, break its disk, at length (ARGS: of tests/torture/kill.py)
-	@ninja -C "$(BUILD)" tests/unit/test_power_loss tests/unit/test_disk_faults
+torture: build ## kill it, cut its power, break its disk, live through years, at length (ARGS: of tests/torture/kill.py)
+	@ninja -C "$(BUILD)" tests/unit/test_power_loss tests/unit/test_disk_faults tests/unit/test_sim_control
 	@"$(BUILD)/tests/unit/test_power_loss" 20000
 	@"$(BUILD)/tests/unit/test_disk_faults" all
+	@"$(BUILD)/tests/unit/test_sim_control" 90 20
 	@GANTRY="$(abspath $(BUILD)/gantry)" tests/torture/kill.py $(ARGS)
 
 install: release ## install under PREFIX (/usr/local), below DESTDIR if given
