@@ -417,6 +417,25 @@ int store_read(Store *store, StoreFn fn, void *arg)
 
 /* --- opening and closing ---------------------------------------------------------------------- */
 
+/* Makes the directory's entries durable: a new file is lost in a power cut without this. */
+static int sync_dir(const char *dir)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int r = fd < 0 || fsync(fd) != 0 ? -errno : 0;
+    if (fd >= 0) close(fd);
+    return r == 0 ? 0 : diag_set(r, "cannot sync the directory %s: %s", dir, strerror(-r));
+}
+
+/* That of a directory itself, in its parent. Who may not read the parent did not make it there:
+ * then it was there before. */
+static int sync_parent(const char *dir)
+{
+    char path[PATH_BYTES_MAX + 4];
+    if (snprintf(path, sizeof path, "%s/..", dir) >= (int)sizeof path) return -ENAMETOOLONG;
+    int r = sync_dir(path);
+    return r == -EACCES ? 0 : r;
+}
+
 /* Creates dir and the directories above it. */
 static int make_dirs(const char *dir)
 {
@@ -426,21 +445,15 @@ static int make_dirs(const char *dir)
     for (char *p = path + 1; *p; p++) {
         if (*p != '/') continue;
         *p = '\0';
-        if (mkdir(path, 0755) != 0 && errno != EEXIST) goto fail;
+        bool made = mkdir(path, 0755) == 0;
+        if (!made && errno != EEXIST) goto fail;
+        int r = made ? sync_parent(path) : 0;
+        if (r < 0) return r;
         *p = '/';
     }
     if (mkdir(path, 0700) == 0 || errno == EEXIST) return 0;
 fail:
     return diag_set(-errno, "cannot make the directory %s: %s", path, strerror(errno));
-}
-
-/* Makes the directory's entries durable: a new file is lost in a power cut without this. */
-static int sync_dir(const char *dir)
-{
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int r = fd < 0 || fsync(fd) != 0 ? -errno : 0;
-    if (fd >= 0) close(fd);
-    return r == 0 ? 0 : diag_set(r, "cannot sync the directory %s: %s", dir, strerror(-r));
 }
 
 static int lock_refused(const char *path, int fd)
@@ -482,6 +495,7 @@ static int open_files(Store *store, const StoreOptions *options)
         r = db_open_writer(store->path, options->pages_max, options->wal_pages, &store->writer);
     if (r == 0) r = migrations_run(store->writer);
     if (r == 0) r = sync_dir(store->path);
+    if (r == 0) r = sync_parent(store->path);
     if (r == 0) r = db_open_reader(store->path, &store->reader);
     return r;
 }

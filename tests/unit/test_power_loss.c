@@ -6,6 +6,8 @@
 #include "tests/unit/disk_world.h"
 
 #include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "sys/entropy.h"
@@ -13,6 +15,7 @@
 #define IMAGES_A_ROUND 10
 #define ROUNDS_A_DISK 4 /* on what the round before left */
 #define IMAGES_OF_NORMAL 40
+#define IMAGES_OF_CREATION 20
 
 static uint64_t seed;
 static int64_t images_wanted = 100;
@@ -22,6 +25,8 @@ typedef struct {
     DiskState base; /* what a round begins with */
     Random random;
     int64_t next;
+    bool creating;      /* the database, in this round */
+    size_t deployed_at; /* creating: when the first version was there */
     size_t images, bytes, acks, lost, damaged, kinds[IMAGE_N_];
 } PowerLoss;
 
@@ -32,6 +37,18 @@ static void say_seed(int sig)
 {
     if (write(STDERR_FILENO, seed_text, strlen(seed_text)) < 0) _exit(2);
     signal(sig, SIG_DFL);
+}
+
+/* The program's own: the database's directory is synced on the disk of the test. */
+int fsync(int fd)
+{
+    struct stat st;
+    if (!disk.log || fstat(fd, &st) != 0 || !S_ISDIR(st.st_mode))
+        return (int)syscall(SYS_fsync, fd);
+    pthread_mutex_lock(&disk.lock);
+    disk_note((DiskEntry){ .what = DISK_DIR_SYNC }, NULL);
+    pthread_mutex_unlock(&disk.lock);
+    return 0;
 }
 
 /* A round of work, with a restart in the middle of some. */
@@ -46,6 +63,10 @@ static Told *work(PowerLoss *p)
     w.wal_pages = random_range(&p->random, 10, 200);
     for (int64_t runs = random_range(&p->random, 1, 2); runs > 0; runs--) {
         assert_int_equal(world_open(&w, p->dir.path), 0);
+        if (p->creating && !p->deployed_at) {
+            deploy(&w.f, "support", VERSION_A);
+            p->deployed_at = disk_position();
+        }
         world_run(&w);
         world_close(&w);
     }
@@ -71,6 +92,26 @@ static void keep(const PowerLoss *p, const DiskState *found, const char *why)
              p->dir.path);
 }
 
+static int has_version(Db *db, void *arg)
+{
+    (void)arg;
+    DbStmt *s = db_stmt(db, "SELECT 1 FROM agent JOIN version");
+    return db_step(s) == DB_E_ROW ? 0 : -ENOENT;
+}
+
+/* A database that was being made is there with what was acknowledged, or it is a new one. */
+static const char *inspect_new(World *w, bool deployed, Inspection *in)
+{
+    int r = store_read(w->f.store, has_version, NULL);
+    if (r == -ENOENT) {
+        if (deployed) return in->lost = 1, "the first version is lost";
+        deploy(&w->f, "support", VERSION_A);
+    } else if (r != 0) {
+        return "the store cannot be read";
+    }
+    return world_inspect(w, in);
+}
+
 /* Opens the image, and looks. */
 static const char *inspect(PowerLoss *p, const DiskState *image, Inspection *in)
 {
@@ -80,15 +121,18 @@ static const char *inspect(PowerLoss *p, const DiskState *image, Inspection *in)
     disk_insert(image);
     const char *wrong = "it cannot be opened";
     if (world_open(&w, p->dir.path) == 0) {
-        wrong = world_inspect(&w, in);
+        wrong = p->creating ? inspect_new(&w, in->cut >= p->deployed_at, in)
+                            : world_inspect(&w, in);
         world_close(&w);
     }
     free(scratch);
     return wrong;
 }
 
+/* Of a database that is made: mostly within that. */
 static size_t some_cut(PowerLoss *p, size_t end)
 {
+    if (p->creating && random_next(&p->random) % 4) end = p->deployed_at;
     return (size_t)random_range(&p->random, 0, (int64_t)end);
 }
 
@@ -139,6 +183,26 @@ static void run_images(PowerLoss *p, size_t n, bool durable)
     temp_dir_deinit(&p->dir);
 }
 
+/* A new data directory for each round. */
+static void test_creation(void **state)
+{
+    (void)state;
+    PowerLoss p = { .random = { seed }, .creating = true };
+    size_t n = MAX(IMAGES_OF_CREATION, (size_t)images_wanted / 10);
+    while (p.images < n) {
+        temp_dir_init(&p.dir);
+        disk_state_init(&p.base);
+        real_now = 1700000000000;
+        mono_now = 5000;
+        p.deployed_at = 0;
+        images(&p, work(&p), MIN(n - p.images, IMAGES_A_ROUND), true);
+        disk_state_deinit(&p.base);
+        temp_dir_deinit(&p.dir);
+    }
+    print_message("%zu images of a database that is made: all can be opened, 0 lost\n", p.images);
+    assert_int_equal(p.lost + p.damaged, 0);
+}
+
 static void test_nothing_is_lost(void **state)
 {
     (void)state;
@@ -176,6 +240,7 @@ int main(int argc, char **argv)
     (void)setenv("TMPDIR", "/dev/shm", 0); /* for the lock alone: the database is in memory */
     disk_install();
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_creation),
         cmocka_unit_test(test_nothing_is_lost),
         cmocka_unit_test(test_less_syncing_loses),
     };
