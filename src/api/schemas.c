@@ -61,7 +61,7 @@ const Schema api_schemas[] = {
                   "lastError?:string" },
     { "TasksRetried", "retried:integer skipped:integer more:boolean" },
     { "TaskStatus", "taskId:uuid status:string" },
-    { "TaskScore", "taskId:uuid quality:number" },
+    { "TaskScore", "taskId:uuid quality:number?" },
     { "Timeline", "taskId:uuid status:string events:[TimelineEvent] truncated:boolean" },
     { "TimelineEvent",
       "at:time type:string attempt?:integer workerId?:uuid? durationMs?:integer "

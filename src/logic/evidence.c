@@ -156,8 +156,10 @@ bool evidence_proved(const Evidence *evidence, const EvidencePlan *plan, size_t 
 int64_t evidence_canaries(const Evidence *evidence, const EvidencePlan *plan)
 {
     int64_t least = INT64_MAX;
-    for (size_t m = 0; m < plan->metrics_n; m++)
+    for (size_t m = 0; m < plan->metrics_n; m++) {
         least = MIN(least, evidence->units[plan->metrics[m].group][1]);
+        if (plan->metrics[m].required) least = MIN(least, evidence->metrics[m].past.n[1]);
+    }
     return least == INT64_MAX ? 0 : least;
 }
 

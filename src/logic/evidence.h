@@ -103,7 +103,8 @@ void evidence_observe(Evidence *evidence, const EvidencePlan *plan, size_t step,
 /* Every required metric has its proof at this step's margin. False without required metrics. */
 bool evidence_proved(const Evidence *evidence, const EvidencePlan *plan, size_t step);
 
-/* Canary units consumed by every group that the plan uses. */
+/* Canary units consumed by every group that the plan uses, and that say something about every
+ * required metric: a unit without quality is none where quality has to be proved. */
 int64_t evidence_canaries(const Evidence *evidence, const EvidencePlan *plan);
 
 /* The sample ratio is as planned, at first sight and after dropping. */

@@ -173,9 +173,12 @@ void shadow_observe(ShadowEvidence *evidence, const EvidencePlan *metrics, const
     decide(evidence, metrics);
 }
 
-int64_t shadow_pairs(const ShadowEvidence *evidence)
+int64_t shadow_pairs(const ShadowEvidence *evidence, const EvidencePlan *metrics)
 {
-    return evidence->results.pairs;
+    int64_t least = evidence->results.pairs;
+    for (size_t m = 0; m < metrics->metrics_n; m++)
+        if (metrics->metrics[m].required) least = MIN(least, evidence->metrics[m].n[0]);
+    return least;
 }
 
 int shadow_unproved(const ShadowEvidence *evidence, const EvidencePlan *metrics)
@@ -192,6 +195,6 @@ CheckResult shadow_verdict(const ShadowEvidence *evidence, const EvidencePlan *m
     if (evidence->rollback) return CHECK_FAILED;
     if (evidence->capped > 0 || metrics->metrics_n == 0) return CHECK_RUNNING;
     if (shadow_unproved(evidence, metrics) >= 0) return CHECK_RUNNING;
-    if (shadow_pairs(evidence) < plan->min_pairs) return CHECK_RUNNING;
+    if (shadow_pairs(evidence, metrics) < plan->min_pairs) return CHECK_RUNNING;
     return now_ms - evidence->began_ms >= plan->for_ms ? CHECK_PASSED : CHECK_RUNNING;
 }

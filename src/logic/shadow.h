@@ -133,9 +133,9 @@ void shadow_observe(ShadowEvidence *evidence, const EvidencePlan *metrics, const
  * that follows; beyond 1 there is nothing to prove. */
 ENull shadow_promote_null(const EvidencePlan *metrics, const ShadowPlan *plan, size_t metric);
 
-/* Candidate's pairs compared; whether every required metric is proved; the first that is not, -1:
- * none. */
-int64_t shadow_pairs(const ShadowEvidence *evidence);
+/* Candidate's pairs compared in every required metric; whether every required metric is proved; the
+ * first that is not, -1: none. */
+int64_t shadow_pairs(const ShadowEvidence *evidence, const EvidencePlan *metrics);
 int shadow_unproved(const ShadowEvidence *evidence, const EvidencePlan *metrics);
 
 /* What the rollout is told: PASSED needs proof, enough pairs and time, and no bias. */

@@ -13,7 +13,7 @@ typedef struct {
     size_t n;
     int64_t now_ms;
     int64_t graded, failed, held;
-    bool unjudged; /* the task at hand */
+    unsigned untold; /* of the task at hand: score_store.h */
 } GradeJob;
 
 static int sum_add(Db *db, const TaskGrades *task, const Grade *grade)
@@ -29,15 +29,15 @@ static int sum_add(Db *db, const TaskGrades *task, const Grade *grade)
                                       .held = grade->held });
 }
 
-/* A task that has been scored by very many names has no room for more. job->unjudged becomes true
- * if the mean lacks what it should have. */
+/* A task that has been scored by very many names has no room for more. */
 static int grade_one(GradeJob *job, Db *db, const TaskGrades *task, const Grade *grade, bool shadow,
                      Arena *arena, Buf *log)
 {
     int r = shadow ? 0 : sum_add(db, task, grade);
     job->failed += isnan(grade->value) && !grade->held;
     job->held += grade->held;
-    job->unjudged |= grade->judge && isnan(grade->value);
+    unsigned untold = grade->weight > 0 ? SCORE_UNTOLD_COUNTS : SCORE_UNTOLD_OTHER;
+    if (isnan(grade->value)) job->untold |= untold;
     if (r != 0 || isnan(grade->value)) return r;
     Str name = arena_printf(arena, SCORE_OF_GRADER "%.*s", STR_ARG(grade->grader));
     if (!name.ptr) return -ENOMEM;
@@ -49,7 +49,7 @@ static int grade_one(GradeJob *job, Db *db, const TaskGrades *task, const Grade 
                             .at_ms = job->now_ms });
     buf_printf(log, " %.*s=%g", STR_ARG(grade->grader), grade->value);
     if (!str_empty(grade->comment)) buf_printf(log, " (%.*s)", STR_ARG(grade->comment));
-    job->unjudged |= r == SCORE_E_FULL;
+    if (r == SCORE_E_FULL) job->untold |= untold;
     return r > 0 ? 0 : r;
 }
 
@@ -64,11 +64,11 @@ static int grade_all(GradeJob *job, Db *db, const TaskGrades *task)
     if (r != 0) return r == -ENOENT ? 0 : r; /* somebody was faster */
     r = task_head_by_seq(db, task->seq, &head);
     if (r != 0) return r;
-    job->unjudged = false;
+    job->untold = 0;
     buf_printf(&log, "graded:");
     for (size_t i = 0; r == 0 && i < task->n; i++)
         r = grade_one(job, db, task, &task->grades[i], head.shadow, &arena, &log);
-    if (r == 0) r = score_set_unjudged(db, task->seq, job->unjudged);
+    if (r == 0) r = score_set_untold(db, task->seq, job->untold);
     if (r == 0) r = score_changed(db, &head);
     if (r == 0 && task->n > 0) r = score_log(job->queue, db, &head, buf_str(&log), job->now_ms);
     job->graded++;

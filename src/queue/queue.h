@@ -174,9 +174,10 @@ typedef struct {
 } TaskScore;
 
 /* Keeps what somebody thinks of a task, whatever its state; the same name again replaces what it
- * said before, and the same value again changes nothing. *ret_quality: the mean over names, which
- * is the task's quality now; it counts for the time at which the task came to rest. Returns 0,
- * QUEUE_E_NO_TASK, QUEUE_E_STALE (not held under that fence), QUEUE_E_SCORES, -errno. */
+ * said before, and the same value again changes nothing. *ret_quality: the task's
+ * quality now, the mean over names once its graders are heard, else NaN; it counts for the time at
+ * which the task came to rest. Returns 0, QUEUE_E_NO_TASK, QUEUE_E_STALE (not held under that
+ * fence), QUEUE_E_SCORES, -errno. */
 MUST_CHECK int queue_score_wait(Queue *queue, const TaskScore *score, double *ret_quality);
 
 /* Whether it is a grader's name: nobody else may score by it. */
@@ -190,7 +191,6 @@ typedef struct {
     Str grader;   /* its name */
     double value; /* 0..1; NaN: it could not tell */
     bool held;    /* it was not asked, for want of money or room; value is NaN */
-    bool judge;   /* without it there is no quality that could be compared */
     double weight;
     Str comment; /* may be empty */
 } Grade;

@@ -3,6 +3,7 @@
 
 #include "base/diag.h"
 #include "queue/queue_private.h"
+#include "store/grade_store.h"
 
 #define SCRATCH_ARENA_MAX 65536
 
@@ -33,7 +34,7 @@ int score_log(const Queue *queue, Db *db, const TaskHead *head, Str text, int64_
 int score_changed(Db *db, const TaskHead *head)
 {
     double quality;
-    int r = score_mean(db, head->seq, &quality);
+    int r = grade_quality(db, head->seq, &quality);
     if (r == 0) r = rollup_news_add(db, head->seq, -1, NEWS_SCORE);
     if (r == 0) r = task_set_quality(db, head->id, quality);
     return r == 0 ? rollup_news_add(db, head->seq, 1, NEWS_SCORE) : r;
@@ -68,7 +69,7 @@ static int score_job(Db *db, void *arg)
     if (put < 0) return put;
     if (put == SCORE_E_FULL)
         return diag_set(QUEUE_E_SCORES, "the task has scores by %d names already", SCORE_NAMES_MAX);
-    r = score_mean(db, head.seq, &job->quality);
+    r = grade_quality(db, head.seq, &job->quality);
     if (r != 0 || put == SCORE_E_SAME) return r;
     r = score_changed(db, &head);
     return r == 0 ? score_told(db, &head, job) : r;

@@ -106,25 +106,44 @@ void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
 
 /* --- evidence --------------------------------------------------------------------------------- */
 
-int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, double *scores,
-                  bool *ret_all)
+static int score_of(Db *db, const RolloutOutcome *o, Str name, double *ret)
 {
-    bool judged = false, waits = false;
-    *ret_all = true;
-    for (size_t m = 0; m < spec->evidence.metrics_n; m++) {
+    *ret = o->unjudged ? NAN : o->quality;
+    return str_eq(name, STR("quality")) ? 0 : score_get(db, o->at.task_seq, name, ret);
+}
+
+/* Nor will it be told. */
+static bool is_untold(const RolloutOutcome *o, Str name)
+{
+    if (str_eq(name, STR("quality"))) return o->unjudged;
+    return o->untold && str_starts_with(name, STR(SCORE_OF_GRADER));
+}
+
+/* What graders say of a task comes all at once: a score of theirs that is not there then is none,
+ * be it that they could not tell or that they were not asked. */
+static bool is_missing(const RolloutOutcome *o, Str name)
+{
+    bool graded = o->state == TASK_SUCCEEDED && str_starts_with(name, STR(SCORE_OF_GRADER));
+    return !graded && !is_untold(o, name);
+}
+
+int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, double *scores,
+                  GatherTold *ret)
+{
+    int r = 0;
+    *ret = (GatherTold){ .all = true };
+    for (size_t m = 0; r == 0 && m < spec->evidence.metrics_n; m++) {
         Str name = str_of(spec->names[m]);
         scores[m] = NAN;
         if (spec->evidence.metrics[m].group != EVIDENCE_JUDGED) continue;
-        int r = 0;
-        judged = true;
-        if (str_eq(name, STR("quality")) && o->unjudged) continue; /* nor will it be told */
-        if (str_eq(name, STR("quality"))) scores[m] = o->quality;
-        else r = score_get(db, o->at.task_seq, name, &scores[m]);
-        if (r != 0) return r;
-        *ret_all &= !isnan(scores[m]);
+        ret->judged = true;
+        r = score_of(db, o, name, &scores[m]);
+        if (r != 0 || !isnan(scores[m])) continue;
+        ret->all &= !is_missing(o, name);
+        ret->untold |= is_untold(o, name);
     }
-    int r = judged && *ret_all ? grade_waits(db, o->at.task_seq, &waits) : 0;
-    *ret_all &= !waits;
+    if (r == 0 && ret->judged) r = grade_waits(db, o->at.task_seq, &ret->waits);
+    ret->all &= !ret->waits;
     return r;
 }
 
@@ -174,11 +193,11 @@ static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group
         int r = rollout_outcomes(db, row->seq, row->cursors[group], now_ms, g->outcomes, &n);
         if (r != 0) return r;
         for (; i < n; i++) {
-            bool scored = false;
+            GatherTold told = { .all = false };
             if (group == EVIDENCE_JUDGED)
-                r = gather_scores(db, &g->spec, &g->outcomes[i], g->scores, &scored);
+                r = gather_scores(db, &g->spec, &g->outcomes[i], g->scores, &told);
             if (r != 0) return r;
-            Fate fate = fate_of(g, &g->outcomes[i], group, scored, now_ms);
+            Fate fate = fate_of(g, &g->outcomes[i], group, told.all, now_ms);
             if (fate == FATE_OPEN) break;
             consume_one(g, row, group, fate, &g->outcomes[i], now_ms);
             row->cursors[group] = g->outcomes[i].at;

@@ -33,12 +33,19 @@ MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *re
 void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
                  const RolloutOutcome *outcome, const double *scores, EvidenceUnit *ret);
 
+/* What is known of the scores that a plan asks for. */
+typedef struct {
+    bool judged; /* it asks for some */
+    bool all;    /* none is missing, and no grader is still to be heard */
+    bool waits;  /* for its graders */
+    bool untold; /* of one that is not there a grader could not tell, so it will not come */
+} GatherTold;
+
 /* Scores of a task in the metrics that are judged: quality is the mean of all, any other goes by
- * its name; NaN where there is none. scores: by metric. *ret_all: none is missing, and no grader is
- * still to be heard. Where a judge that was asked did not tell, there is no quality, and none is
- * missing: the mean of the others would flatter whoever makes judges fail. */
+ * its name; NaN where there is none. scores: by metric. Where a grader could not tell, there is no
+ * quality, and none is missing: the mean of the others would flatter whoever makes graders fail. */
 MUST_CHECK int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *outcome,
-                             double *scores, bool *ret_all);
+                             double *scores, GatherTold *ret);
 
 /* From a version's last tasks. Without enough of them caps stand where limits usually do. */
 RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n);

@@ -72,7 +72,6 @@ static void grade_add(Item *item, const Grader *grader, double value)
 static void judging_take(Item *item, const Grader *grader, const Judging *judging)
 {
     grade_add(item, grader, judging->state == JUDGING_TOLD ? judging->value : NAN);
-    item->grades[item->grades_n - 1].judge = true;
     item->grades[item->grades_n - 1].held = judging->state == JUDGING_HELD;
     item->grades[item->grades_n - 1].comment = judging->comment;
 }

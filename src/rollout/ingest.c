@@ -109,6 +109,7 @@ int ingest_job(Db *db, void *arg)
     int r = rollup_news_read(db, INGEST_NEWS_MAX, fold, in);
     if (r == 0 && in->news > 0) r = rollup_news_delete(db, in->last_n);
     int64_t news = in->news;
+    if (r == 0) r = grade_settle_due(db, (size_t)(INGEST_NEWS_MAX - news));
     if (r == 0) r = rollup_due_read(db, (size_t)(INGEST_NEWS_MAX - news), fold, in);
     if (r == 0 && in->news > news) r = grade_add_due(db, in->last_n);
     if (r == 0 && in->news > news) r = rollup_due_delete(db, in->last_n);

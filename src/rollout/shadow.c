@@ -34,10 +34,12 @@ static int side_read(Db *db, const RolloutRow *row, const RolloutSpec *spec, int
                      Side *ret)
 {
     double scores[EVIDENCE_METRICS_MAX];
+    GatherTold told = { .all = false };
     *ret = (Side){ .outcome = { .state = TASK_CANCELED } };
     int r = task_seq > 0 ? shadow_outcome(db, task_seq, &ret->outcome) : -ENOENT;
     if (r == -ENOENT) return 0; /* gone: as if it had been canceled */
-    if (r == 0) r = gather_scores(db, spec, &ret->outcome, scores, &ret->scored);
+    if (r == 0) r = gather_scores(db, spec, &ret->outcome, scores, &told);
+    ret->scored = told.all;
     if (r == 0) gather_harm(spec, &row->baseline, &ret->outcome, scores, &ret->harm);
     return r;
 }
@@ -172,7 +174,7 @@ static void tell_why(ShadowGather *shadow, const RolloutSpec *spec, int64_t now_
 {
     const ShadowEvidence *e = &shadow->evidence;
     const ShadowPlan *plan = &spec->shadow;
-    int64_t pairs = shadow_pairs(e), lasted_ms = now_ms - e->began_ms;
+    int64_t pairs = shadow_pairs(e, &spec->evidence), lasted_ms = now_ms - e->began_ms;
     int unproved = shadow_unproved(e, &spec->evidence);
     shadow->why[0] = '\0';
     if (shadow_allot(plan, e->spent_nusd[0] + e->spent_nusd[1], 0, INT64_MAX, 0) == 0)

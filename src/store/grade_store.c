@@ -1,6 +1,9 @@
 #include "store/grade_store.h"
 
+#include <math.h>
+
 #include "store/row.h"
+#include "store/score_store.h"
 
 /* --- tasks that wait -------------------------------------------------------------------------- */
 
@@ -97,6 +100,56 @@ int grade_waits(Db *db, int64_t task_seq, bool *ret)
     *ret = db_i64(in.stmt, 0) != 0;
     db_reset(in.stmt);
     return 0;
+}
+
+/* A running one will be graded, unless it fails; without weight no grader keeps quality back. */
+#define QUALITY_WAITS                                                          \
+    "(a.graders > 0 AND (t.state < 2 OR EXISTS (SELECT 1 FROM grade g"         \
+    " WHERE g.task_seq = t.seq) OR (" IS_TO_BE_GRADED " AND EXISTS (SELECT 1"  \
+    " FROM rollup_due d WHERE d.task_seq = t.seq))) AND EXISTS (SELECT 1 FROM" \
+    " json_each(a.settings, '$.graders') e WHERE coalesce(e.value ->> 'weight', 1) > 0))"
+
+int grade_quality(Db *db, int64_t task_seq, double *ret)
+{
+    RowIn in = row_in(db, "SELECT t.unjudged & 1 OR coalesce(" QUALITY_WAITS ", 0)"
+                          " FROM task t LEFT JOIN agent a ON a.name = t.agent WHERE t.seq = ?1");
+    in_i64(&in, task_seq);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    bool unknown = db_i64(in.stmt, 0) != 0;
+    db_reset(in.stmt);
+    *ret = NAN;
+    return unknown ? 0 : score_mean(db, task_seq, ret);
+}
+
+static int settle_one(Db *db, int64_t task_seq)
+{
+    double quality;
+    int r = grade_quality(db, task_seq, &quality);
+    if (r != 0) return r;
+    RowIn in = row_in(db, "UPDATE task SET quality = ?2 WHERE seq = ?1");
+    in_i64(&in, task_seq);
+    db_bind_f64(in.stmt, in.index, quality); /* NaN becomes NULL */
+    return row_run(in.stmt);
+}
+
+int grade_settle_due(Db *db, size_t max)
+{
+    size_t n = 0;
+    DbStmt *any = db_stmt(db, "SELECT 1 FROM agent WHERE graders > 0 LIMIT 1");
+    int r = row_first(any);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    db_reset(any);
+    CLEANUP(freep) int64_t *seqs = xcalloc(max, sizeof(*seqs));
+    RowIn in = row_in(db, "SELECT d.task_seq FROM"
+                          " (SELECT task_seq FROM rollup_due ORDER BY task_seq LIMIT ?1) d"
+                          " CROSS JOIN task t ON t.seq = d.task_seq"
+                          " CROSS JOIN agent a ON a.name = t.agent WHERE a.graders > 0"
+                          " AND EXISTS (SELECT 1 FROM task_score s WHERE s.task_seq = t.seq)");
+    in_i64(&in, (int64_t)max);
+    while ((r = db_step(in.stmt)) == DB_E_ROW) seqs[n++] = db_i64(in.stmt, 0);
+    for (size_t i = 0; r == 0 && i < n; i++) r = settle_one(db, seqs[i]);
+    return r;
 }
 
 int grade_count(Db *db, int64_t *ret)

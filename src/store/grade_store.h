@@ -43,6 +43,14 @@ MUST_CHECK int grade_drop(Db *db, int64_t task_seq);
 /* Whether the task waits for its graders, or will as soon as its end is in the rollups. */
 MUST_CHECK int grade_waits(Db *db, int64_t task_seq, bool *ret);
 
+/* What the task's quality is: the mean of its scores, once all graders that count are heard; NaN
+ * before, and when one of them could not tell. */
+MUST_CHECK int grade_quality(Db *db, int64_t task_seq, double *ret);
+
+/* For tasks that are due for the rollups, at most max: puts down what is known of the quality of
+ * those that somebody has scored already although their agents have graders. */
+MUST_CHECK int grade_settle_due(Db *db, size_t max);
+
 /* How many wait. */
 MUST_CHECK int grade_count(Db *db, int64_t *ret);
 

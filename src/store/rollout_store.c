@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "store/row.h"
+#include "store/score_store.h"
 #include "store/task_sql.h"
 
 #define PACE_MS (INT64_C(10) * 60 * 1000)
@@ -376,7 +377,8 @@ static RolloutOutcome outcome_read(DbStmt *s, int from)
                              .degraded = db_i64(s, from + 7) > 0,
                              .deadline_at_ms = db_i64(s, from + 8),
                              .escalated = db_i64(s, from + 9) != 0,
-                             .unjudged = db_i64(s, from + 10) != 0 };
+                             .unjudged = db_i64(s, from + 10) & SCORE_UNTOLD_COUNTS,
+                             .untold = db_i64(s, from + 10) != 0 };
 }
 
 int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t until_ms,

@@ -136,7 +136,8 @@ typedef struct {
     bool degraded;          /* the gateway answered with less than was asked for */
     int64_t deadline_at_ms; /* 0: none */
     bool escalated;         /* a person was asked, whatever came of it */
-    bool unjudged;          /* score_store.h: quality says nothing beside that of others */
+    bool unjudged;          /* a grader that counts could not tell: it has no quality */
+    bool untold;            /* any grader could not */
 } RolloutOutcome;
 
 /* Counted units after the cursor whose tasks were eligible before until_ms, in eligible order; at

@@ -93,17 +93,17 @@ int score_list(Db *db, int64_t task_seq, Arena *arena, Score **ret, size_t *ret_
     return 0;
 }
 
-int score_set_unjudged(Db *db, int64_t task_seq, bool unjudged)
+int score_set_untold(Db *db, int64_t task_seq, unsigned untold)
 {
     RowIn in = row_in(db, "UPDATE task SET unjudged = ?2 WHERE seq = ?1 AND unjudged <> ?2");
     in_i64(&in, task_seq);
-    in_i64(&in, unjudged);
+    in_i64(&in, untold);
     return row_run(in.stmt);
 }
 
 int score_forget(Db *db, int64_t task_seq)
 {
-    int r = score_set_unjudged(db, task_seq, false);
+    int r = score_set_untold(db, task_seq, 0);
     if (r != 0) return r;
     DbStmt *s = db_stmt(db, "DELETE FROM task_score WHERE task_seq = ?1");
     db_bind_i64(s, 1, task_seq);

@@ -32,9 +32,13 @@ MUST_CHECK int score_mean(Db *db, int64_t task_seq, double *ret);
 /* By name, at most SCORE_NAMES_MAX; texts live in arena. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int score_list(Db *db, int64_t task_seq, Arena *arena, Score **ret, size_t *ret_n);
 
-/* Whether a grader that was asked for it has no score: the mean is then one of other things than
- * that of tasks that all have scored. */
-MUST_CHECK int score_set_unjudged(Db *db, int64_t task_seq, bool unjudged);
+/* Whether a grader that was asked could not tell. Of one that counts: the mean is then one of other
+ * things than that of tasks that all have scored, and no quality. */
+enum {
+    SCORE_UNTOLD_COUNTS = 1,
+    SCORE_UNTOLD_OTHER = 2, /* of one without weight */
+};
+MUST_CHECK int score_set_untold(Db *db, int64_t task_seq, unsigned untold);
 
 /* The result they were given for is gone, and with it the mark. */
 MUST_CHECK int score_forget(Db *db, int64_t task_seq);

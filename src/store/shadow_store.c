@@ -4,6 +4,7 @@
 
 #include "base/money.h"
 #include "store/row.h"
+#include "store/score_store.h"
 
 /* --- choosing --------------------------------------------------------------------------------- */
 
@@ -205,7 +206,8 @@ static RolloutOutcome outcome_read(DbStmt *s, int from)
                              .degraded = db_i64(s, from + 7) > 0,
                              .deadline_at_ms = db_i64(s, from + 8),
                              .escalated = db_i64(s, from + 9) != 0,
-                             .unjudged = db_i64(s, from + 10) != 0 };
+                             .unjudged = db_i64(s, from + 10) & SCORE_UNTOLD_COUNTS,
+                             .untold = db_i64(s, from + 10) != 0 };
 }
 
 int shadow_outcome(Db *db, int64_t task_seq, RolloutOutcome *ret)

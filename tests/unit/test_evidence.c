@@ -68,7 +68,14 @@ static void test_nothing_proves_nothing(void **state)
     feed(&plan, 0, EVIDENCE_JUDGED, 4000, 0, 0, 0);
     assert_false(evidence_proved(&evidence, &plan, 0));
     assert_false(evidence.rollback);
+    assert_int_equal(evidence_canaries(&evidence, &plan), 0); /* none says what has to be proved */
+    feed(&plan, 0, EVIDENCE_FAST, 4000, 1, 0.1, 0.1);
+    feed(&plan, 0, EVIDENCE_JUDGED, 400, 2, 0.1, 0.1);
+    assert_int_equal(evidence_canaries(&evidence, &plan), 200);
+    plan.metrics[1].required = false;
     assert_int_equal(evidence_canaries(&evidence, &plan), 2000);
+    plan.metrics[1].required = true;
+    evidence_init(&evidence);
     assert_near(evidence_units_left(&evidence, &plan, 0), -1, 0);
     plan.metrics_n = 0; /* no metric at all: never an advance */
     assert_false(evidence_proved(&evidence, &plan, 0));

@@ -132,7 +132,8 @@ static void test_the_second_is_not_heard(void **state)
     run(state, the_second_is_not_heard);
 }
 
-/* A grader that cannot tell says nothing; people are heard beside those that can. */
+/* A grader that counts and cannot tell leaves no quality behind: that of the others would be one of
+ * other things. */
 static int what_cannot_be_told(void *arg)
 {
     Fixture *f = arg;
@@ -145,12 +146,13 @@ static int what_cannot_be_told(void *arg)
     buf_add(&large, STR("\"\0"));
     Uuid id = end_one(f, TASK_OUTCOME_SUCCEEDED, large.ptr, 0);
     CHECK_INT(grade(f), 1);
-    CHECK(get(f, id).quality == 1); /* its cost */
+    CHECK(isnan(get(f, id).quality)); /* whatever its cost */
+    CHECK_INT(sums(f)->rollup.scores, 0);
     CHECK_INT(sums(f)->sums[1].failed, 1);
     double quality;
     TaskScore score = { .id = id, .name = STR("ada"), .value = 0 };
     CHECK_INT(queue_score_wait(f->queue, &score, &quality), 0);
-    CHECK(quality == 0.5);
+    CHECK(isnan(quality) && isnan(get(f, id).quality));
     QueueStats stats;
     queue_stats(f->queue, &stats);
     CHECK_INT(stats.grades_failed, 1);
@@ -160,6 +162,48 @@ static int what_cannot_be_told(void *arg)
 static void test_what_cannot_be_told(void **state)
 {
     run(state, what_cannot_be_told);
+}
+
+/* What somebody is faster with than graders is no quality until these are heard. */
+static int the_faster(void *arg)
+{
+    Fixture *f = arg;
+    double quality;
+    add_worker(f, 1, WORKER_REMOTE);
+    set_graders(f, RULES);
+    Uuid id = submit(f, LANE_NORMAL);
+    TaskFinish end = { .task = claim_one(f, worker_of(1)),
+                       .outcome = TASK_OUTCOME_SUCCEEDED,
+                       .result = STR("\"no\"") };
+    TaskScore score = { .id = id, .name = STR("itself"), .value = 1 };
+    CHECK_INT(queue_score_wait(f->queue, &score, &quality), 0);
+    CHECK(isnan(quality) && isnan(get(f, id).quality)); /* it runs still */
+    CHECK_INT(queue_finish_wait(f->queue, &end, NULL), 0);
+    CHECK(isnan(get(f, id).quality));
+    CHECK_INT(ingest_wait(f->store, NULL), 0);
+    CHECK_INT(sums(f)->rollup.scores, 0); /* nor are the signals of its version told before */
+    score.name = STR("ada");
+    CHECK_INT(queue_score_wait(f->queue, &score, &quality), 0);
+    CHECK(isnan(quality));
+    CHECK_INT(grade(f), 1);
+    CHECK(get(f, id).quality == 0.75);
+    CHECK_INT(sums(f)->rollup.score_sum, 750000);
+    /* who fails is not graded: what it says of itself stands */
+    id = submit(f, LANE_NORMAL);
+    end.task = claim_one(f, worker_of(1));
+    end.outcome = TASK_OUTCOME_FAILED_FINAL;
+    score = (TaskScore){ .id = id, .name = STR("itself"), .value = 0.5 };
+    CHECK_INT(queue_score_wait(f->queue, &score, &quality), 0);
+    CHECK_INT(queue_finish_wait(f->queue, &end, NULL), 0);
+    CHECK_INT(grade(f), 0);
+    CHECK(get(f, id).quality == 0.5);
+    CHECK_INT(sums(f)->rollup.score_sum, 1250000);
+    return 0;
+}
+
+static void test_the_faster(void **state)
+{
+    run(state, the_faster);
 }
 
 /* What counts for nothing is measured all the same; settings without graders stop it all. */
@@ -209,6 +253,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_each_task_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_second_is_not_heard, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_cannot_be_told, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_faster, setup, teardown),
         cmocka_unit_test_setup_teardown(test_weights, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many, setup, teardown),
     };
