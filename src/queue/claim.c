@@ -3,21 +3,6 @@
 #include "sys/clock.h"
 #include "sys/fiber.h"
 
-typedef struct {
-    Queue *queue;
-    const Claim *claim;
-    Arena *arena;
-    int64_t now_ms;
-    Task *tasks; /* in arena */
-    size_t n, room;
-    int64_t fence, fences_left;
-    bool more;                /* the look did not reach all lines */
-    int64_t next_ready_at_ms; /* when n is 0: the earliest task to come, INT64_MAX: none */
-    Effects effects;
-    Uuid late[CLAIM_TASKS_MAX]; /* tasks this look has ended: their deadline had passed */
-    size_t late_n;
-} ClaimJob;
-
 static int worker_may_claim(Db *db, Uuid worker_id)
 {
     WorkerState state;
@@ -151,13 +136,20 @@ static int claim_next_ready(Db *db, ClaimJob *job)
     return 0;
 }
 
-static int claim_job(Db *db, void *arg)
+int claim_look(Db *db, ClaimJob *job)
 {
-    ClaimJob *job = arg;
+    job->now_ms = queue_now_ms(job->queue);
+    job->effects = (Effects){ 0 };
+    job->late_n = 0;
     int r = worker_may_claim(db, job->claim->worker_id);
     if (r == 0) r = claim_tasks(db, job);
     if (r == 0 && job->n == 0) r = claim_next_ready(db, job);
     return r;
+}
+
+static int claim_job(Db *db, void *arg)
+{
+    return claim_look(db, arg);
 }
 
 /* --- waiting for one -------------------------------------------------------------------------- */
@@ -193,32 +185,38 @@ static int64_t wake_at(const Queue *queue, int64_t at_ms)
     return deadline_after(MAX(at_ms - queue_now_ms(queue), 1));
 }
 
-/* One look into the store: job->n, or job->next_ready_at_ms. */
-static int claim_look(Queue *queue, ClaimJob *job)
+/* What a look has found is durable. */
+static void claim_looked(Queue *queue, const ClaimJob *job)
 {
-    if (fiber_cancelled()) return -ECANCELED;
-    job->now_ms = queue_now_ms(queue);
-    job->effects = (Effects){ 0 };
-    job->late_n = 0;
-    int r = store_call_wait(queue->store, claim_job, job);
-    if (r != 0) return r;
     queue_apply(queue, &job->effects);
     for (size_t i = 0; i < job->late_n; i++) queue_task_changed(queue, job->late[i]);
-    return 0;
 }
 
+/* One look into the store: job->n, or job->next_ready_at_ms. */
+static int claim_look_wait(Queue *queue, ClaimJob *job)
+{
+    if (fiber_cancelled()) return -ECANCELED;
+    int r = store_call_wait(queue->store, claim_job, job);
+    if (r == 0) claim_looked(queue, job);
+    return r;
+}
+
+/* Looks, and looks again when there may be a task: by itself, or who has submitted one has looked
+ * for it, in the transaction that has made the task durable: it starts one commit earlier then. */
 static int claim_until(Queue *queue, const bool lanes[LANE_N_], int64_t deadline_ms, ClaimJob *job)
 {
     bool woken = false;
     for (;;) {
         uint64_t mark = ready_mark(queue);
-        int r = claim_look(queue, job);
+        int r = claim_look_wait(queue, job);
         if (r != 0 && woken) wake_others(queue, lanes); /* what woke this one may be for them */
         if (r != 0 || job->n > 0) return r;
         int64_t next_ms = wake_at(queue, job->next_ready_at_ms);
-        r = claimer_wait(queue, lanes, mark, MIN(deadline_ms, next_ms));
-        woken = r == 0;
-        if (r != 0 && !(r == -ETIMEDOUT && next_ms < deadline_ms)) return r;
+        r = claimer_wait(queue, lanes, mark, MIN(deadline_ms, next_ms), job);
+        if (r == CLAIMER_LOOKED) claim_looked(queue, job);
+        if (r == CLAIMER_LOOKED && job->n > 0) return 0;
+        woken = r >= 0;
+        if (r < 0 && !(r == -ETIMEDOUT && next_ms < deadline_ms)) return r;
     }
 }
 

@@ -95,6 +95,7 @@ static int submit_route(Db *db, SubmitJob *job)
     int r = rollout_routing(db, str_of(job->summary.agent), &job->rollout);
     if (r == -ENOENT || (r == 0 && job->rollout.weight_bp == 0)) {
         job->rollout.seq = 0;
+        job->plain = true;
         return 0;
     }
     if (r != 0) return r;
@@ -182,7 +183,7 @@ int submit_insert(Db *db, SubmitJob *job)
 }
 
 /* A switch that cannot be read (of a newer program) is left alone: the workers see it too. */
-static int submit_switch(Db *db, const SubmitJob *job)
+static int submit_switch(Db *db, SubmitJob *job)
 {
     FlagRow row;
     Flag flag;
@@ -191,7 +192,9 @@ static int submit_switch(Db *db, const SubmitJob *job)
     CLEANUP(arena_deinit) Arena arena;
     arena_init(&arena, SWITCH_ARENA_MAX);
     int r = flag_get(db, STR("tasks"), &arena, &row);
-    if (r != 0) return r == -ENOENT ? 0 : r;
+    if (r == -ENOENT) return 0;
+    job->plain = false;
+    if (r != 0) return r;
     r = json_parse(&arena, row.definition, NULL, &definition, NULL);
     if (r == 0) r = flag_parse(&arena, row.key, definition, &flag, &fault);
     if (r != 0) return r == -ENOMEM ? r : 0;
@@ -213,32 +216,95 @@ int submit_choose(Db *db, SubmitJob *job, Arena *arena)
     return r == 0 ? submit_switch(db, job) : r;
 }
 
-static int submit_job(Db *db, void *arg)
+/* As submit_choose, where an earlier job of the transaction has found what this one would. */
+static int submit_choose_like(Db *db, SubmitJob *job, const SubmitJob *like, Arena *arena)
 {
-    SubmitJob *job = arg;
+    const TaskNew *new = job->task;
+    if (!like || !like->plain || !str_empty(new->version_id) ||
+        !str_eq(like->task->agent, new->agent))
+        return submit_choose(db, job, arena);
+    memcpy(job->summary.agent, like->summary.agent, sizeof job->summary.agent);
+    memcpy(job->summary.version_id, like->summary.version_id, sizeof job->summary.version_id);
+    job->summary.id = new_id(job->queue, job->now_ms);
+    job->plain = true;
+    return 0;
+}
+
+/* like: an earlier job of the transaction, or NULL. */
+static int submit_one(Db *db, SubmitJob *job, const SubmitJob *like)
+{
     CLEANUP(arena_deinit) Arena arena;
     arena_init(&arena, SMALL_ARENA_MAX);
+    job->summary = (TaskSummary){ 0 };
+    job->plain = job->looked = job->claimed = false;
+    job->seq = 0;
     job->now_ms = queue_now_ms(
         job->queue); /* here: in the order of commits, however long it waited */
     int r = submit_known(db, job, &arena);
     if (r != -ENOENT) return r;
-    r = submit_choose(db, job, &arena);
+    r = submit_choose_like(db, job, like, &arena);
     return r == 0 ? submit_insert(db, job) : r;
+}
+
+static int submit_job(Db *db, void *arg)
+{
+    return submit_one(db, arg, NULL);
+}
+
+/* Jobs that have made tasks are in the order of these. */
+static void submit_claimed(void *const *args, size_t n, const ClaimJob *claim)
+{
+    for (size_t i = 0; i < claim->n; i++)
+        for (size_t k = 0; k < n; k++) {
+            SubmitJob *job = args[k];
+            if (job->seq != claim->tasks[i].seq) continue;
+            job->claimed = true;
+            break;
+        }
+}
+
+/* Who waits for a task gets it in the transaction that makes it durable. Each look takes as many as
+ * it has room for: the first that finds nothing is the last. */
+static int submit_give(Db *db, void *const *args, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        SubmitJob *job = args[i];
+        if (job->seq == 0 || job->claimed || job->task->run_at_ms > job->now_ms) continue;
+        if (!job->claimer) job->claimer = claimer_take(job->queue, job->summary.lane);
+        if (!job->claimer) continue;
+        ClaimJob *claim = claimer_job(job->claimer);
+        int r = claim_look(db, claim);
+        if (r != 0) return r;
+        job->looked = true;
+        submit_claimed(args, n, claim);
+    }
+    return 0;
+}
+
+/* Where anything is out of the ordinary all is undone, and each is submitted by itself. */
+static int submit_jobs(Db *db, void *const *args, size_t n)
+{
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++)
+        r = submit_one(db, args[i], i > 0 ? args[i - 1] : NULL);
+    return r == 0 ? submit_give(db, args, n) : r;
 }
 
 int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
 {
+    static const StoreMany many = { .one = submit_job, .all = submit_jobs };
     assert(task->lane < LANE_N_ && task->time_limit_ms >= 0);
     assert(task->idempotency_key.len <= IDEMPOTENCY_KEY_BYTES_MAX);
     SubmitJob job = { .queue = queue, .task = task };
     int r = queue_room(queue);
     if (r == 0) r = queue_reserve(queue, task->lane);
     if (r != 0) return r;
-    r = store_call_wait(queue->store, submit_job, &job);
+    r = store_many_wait(queue->store, &many, &job);
+    if (job.claimer) claimer_give(job.claimer, r == 0 && job.looked);
     if (r != 0 || job.summary.existing) queue_unreserve(queue, task->lane);
     if (r != 0) return r;
     *ret = job.summary;
-    if (!job.summary.existing) queue_submitted(queue, task->lane);
+    if (!job.summary.existing) queue_submitted(queue, task->lane, job.claimed);
     return 0;
 }
 

@@ -393,7 +393,7 @@ int queue_child_wait(Queue *queue, TaskRef parent, const ChildNew *child, ChildS
     ret->task = job.submit.summary;
     ret->allotted = job.allotted;
     if (ret->task.existing) return 0;
-    queue_submitted(queue, lane);
+    queue_submitted(queue, lane, false);
     queue_task_changed(queue, parent.id);
     return 0;
 }

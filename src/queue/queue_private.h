@@ -18,6 +18,8 @@
 #define WORKER_MARKS_N 64
 #define END_TASKS_MAX 256 /* tasks one job takes from a worker */
 
+typedef struct Claimer Claimer; /* a fiber that waits for a task */
+
 /* A number that moves when something has changed, and the fibers that wait for that. */
 typedef struct {
     uint64_t value;
@@ -150,8 +152,8 @@ MUST_CHECK int queue_room(Queue *queue);
 MUST_CHECK int queue_reserve(Queue *queue, Lane lane);
 void queue_unreserve(Queue *queue, Lane lane);
 
-/* The reserved place holds a committed task now. */
-void queue_submitted(Queue *queue, Lane lane);
+/* The reserved place holds a committed task now; claimed: the same commit has given it away. */
+void queue_submitted(Queue *queue, Lane lane, bool claimed);
 
 /* --- families (family.c) ---------------------------------------------------------------------- */
 
@@ -218,6 +220,27 @@ void in_flight_deinit(Map *workers);
 
 /* Records a call as lost and charges it in full, unless it is recorded already. */
 MUST_CHECK int hold_lose(Queue *queue, Db *db, Uuid worker_id, const BudgetHold *hold);
+/* --- claiming (claim.c) ----------------------------------------------------------------------- */
+
+/* A claim: what it asks for, and what one look at the store has found. */
+typedef struct {
+    Queue *queue;
+    const Claim *claim;
+    Arena *arena;
+    int64_t now_ms;
+    Task *tasks; /* in arena */
+    size_t n, room;
+    int64_t fence, fences_left;
+    bool more;                /* the look did not reach all lines */
+    int64_t next_ready_at_ms; /* when n is 0: the earliest task to come, INT64_MAX: none */
+    Effects effects;
+    Uuid late[CLAIM_TASKS_MAX]; /* tasks this look has ended: their deadline had passed */
+    size_t late_n;
+} ClaimJob;
+
+/* One look, inside a job. Returns 0, QUEUE_E_NO_WORKER, -errno. */
+MUST_CHECK int claim_look(Db *db, ClaimJob *job);
+
 /* --- submitting (clients.c) ------------------------------------------------------------------- */
 
 typedef struct {
@@ -232,6 +255,11 @@ typedef struct {
     RolloutUnit unit;
     bool unit_is_new; /* or has a new arm: it has to be stored */
     char unit_text[UUID_TEXT_MAX];
+
+    bool plain;       /* no version was asked for, and neither a rollout nor a flag had a say */
+    Claimer *claimer; /* taken for this task; see claimer_take */
+    bool looked;      /* for that one, in the same transaction */
+    bool claimed;     /* the task has been given to some claimer there */
 } SubmitJob;
 
 /* Inside a job: the agent and version of a new task, with what may refuse it; then the task. Return
@@ -304,10 +332,20 @@ void mark_move(Mark *mark);
 /* Returns 0 when the mark is not seen any more, -ETIMEDOUT, -ECANCELED. */
 MUST_CHECK int mark_wait(Queue *queue, Mark *mark, uint64_t seen, int64_t deadline_ms);
 
+#define CLAIMER_LOOKED 1
+
 /* Parks a claimer that can take tasks of the lanes until one may be ready. seen: ready_mark before
- * it looked. Returns as mark_wait. */
+ * it looked. Returns as mark_wait; CLAIMER_LOOKED: who has submitted a task has looked for it
+ * meanwhile, and *job has what was found. */
 MUST_CHECK int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t seen,
-                            int64_t deadline_ms);
+                            int64_t deadline_ms, ClaimJob *job);
+
+/* Takes the claimer that has waited longest for tasks of the lane; NULL: none waits. It stays parked,
+ * and its job is the caller's, until it is given back: looked: a transaction that is durable now has
+ * looked for it. Any thread. */
+Claimer *claimer_take(Queue *queue, Lane lane);
+ClaimJob *claimer_job(Claimer *claimer);
+void claimer_give(Claimer *claimer, bool looked);
 
 /* Wakes up to n claimers that can take tasks of the lane. */
 void claimers_wake(Queue *queue, Lane lane, unsigned n);

@@ -13,12 +13,19 @@ typedef struct {
     Op op;
     Queue *queue;
     Loop *loop;
-    bool lanes[LANE_N_]; /* claimers only */
+    int result; /* of the wait, when it is woken */
 } Waiter;
+
+struct Claimer {
+    Waiter waiter;
+    bool lanes[LANE_N_];
+    ClaimJob *job;
+};
 
 static void waiter_arrived(LoopMsg *msg)
 {
-    op_done(&CONTAINER_OF(msg, Waiter, msg)->op, 0);
+    Waiter *w = CONTAINER_OF(msg, Waiter, msg);
+    op_done(&w->op, w->result);
 }
 
 static void waiter_cancel(Op *op, int code)
@@ -159,13 +166,44 @@ int queue_webhook_wait(Queue *queue, uint64_t mark, int64_t deadline_ms)
 
 /* --- claimers --------------------------------------------------------------------------------- */
 
-int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t seen, int64_t deadline_ms)
+int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t seen, int64_t deadline_ms,
+                 ClaimJob *job)
 {
-    Waiter w;
-    waiter_init(&w, queue);
-    memcpy(w.lanes, lanes, sizeof w.lanes);
-    return waiter_park(&w, &queue->claimers, &queue->ready_mark, seen, &queue->stats.claimers,
-                       deadline_ms);
+    Claimer c = { .job = job };
+    waiter_init(&c.waiter, queue);
+    memcpy(c.lanes, lanes, sizeof c.lanes);
+    return waiter_park(&c.waiter, &queue->claimers, &queue->ready_mark, seen,
+                       &queue->stats.claimers, deadline_ms);
+}
+
+static Claimer *claimer_of(ListNode *node)
+{
+    return CONTAINER_OF(node, Claimer, waiter.node);
+}
+
+Claimer *claimer_take(Queue *queue, Lane lane)
+{
+    Claimer *found = NULL;
+    pthread_mutex_lock(&queue->lock);
+    LIST_EACH (&queue->claimers, node) {
+        if (!claimer_of(node)->lanes[lane]) continue;
+        found = claimer_of(node);
+        list_remove(node);
+        break;
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return found;
+}
+
+ClaimJob *claimer_job(Claimer *claimer)
+{
+    return claimer->job;
+}
+
+void claimer_give(Claimer *claimer, bool looked)
+{
+    claimer->waiter.result = looked ? CLAIMER_LOOKED : 0;
+    loop_post(claimer->waiter.loop, &claimer->waiter.msg);
 }
 
 /* With the lock. */
@@ -174,11 +212,10 @@ static void claimers_wake_locked(Queue *queue, Lane lane, unsigned n)
     if (n == 0) return;
     queue->ready_mark++;
     LIST_EACH (&queue->claimers, node) {
-        Waiter *w = CONTAINER_OF(node, Waiter, node);
         if (n == 0) return;
-        if (!w->lanes[lane]) continue;
+        if (!claimer_of(node)->lanes[lane]) continue;
         n--;
-        waiter_wake(w);
+        waiter_wake(&claimer_of(node)->waiter);
     }
 }
 
@@ -267,11 +304,11 @@ void queue_apply(Queue *queue, const Effects *effects)
     pthread_mutex_unlock(&queue->lock);
 }
 
-void queue_submitted(Queue *queue, Lane lane)
+void queue_submitted(Queue *queue, Lane lane, bool claimed)
 {
     pthread_mutex_lock(&queue->lock);
     queue->stats.lane[lane].submitted++;
-    claimers_wake_locked(queue, lane, 1);
+    claimers_wake_locked(queue, lane, claimed ? 0 : 1);
     pthread_mutex_unlock(&queue->lock);
 }
 

@@ -358,12 +358,14 @@ static int body_wake_is_passed_on(void *arg)
     Poll first = { f, add_worker(f, 1, WORKER_REMOTE), { .shared = 1 }, DEADLINE_NONE },
          second = { f, add_worker(f, 2, WORKER_REMOTE), { .shared = 1 }, DEADLINE_NONE };
     FiberRef a, b;
+    submit(f, LANE_NORMAL);
+    TaskRef held = claim_one(f, add_worker(f, 3, WORKER_REMOTE));
     CHECK_INT(fiber_spawn("first", poll_main, &first, &a), 0);
     await_claimers(f, 1);
     CHECK_INT(fiber_spawn("second", poll_main, &second, &b), 0);
     await_claimers(f, 2);
-    submit(f, LANE_NORMAL); /* its wake is on the way to the first, */
-    fiber_cancel(a);        /* which will not look for the task any more */
+    CHECK_INT(finish(f, held, TASK_OUTCOME_RELEASED, NULL), 0); /* its wake is on the way to */
+    fiber_cancel(a); /* the first, which will not look for the task any more */
     CHECK_INT(fiber_join_wait(a, NULL), 0);
     CHECK_INT(first.result, -ECANCELED);
     CHECK_INT(fiber_join_wait(b, NULL), 0);
@@ -374,6 +376,136 @@ static int body_wake_is_passed_on(void *arg)
 static void test_wake_is_passed_on(void **state)
 {
     run(state, body_wake_is_passed_on);
+}
+
+static uint64_t commits(Fixture *f)
+{
+    StoreStats stats;
+    store_stats(f->store, &stats);
+    return stats.commits;
+}
+
+typedef struct {
+    Fixture *f;
+    Lane lane;
+    const char *agent;
+    int result;
+} Submitter;
+
+static int submitter_main(void *arg)
+{
+    Submitter *s = arg;
+    TaskSummary summary;
+    TaskNew new = { .agent = str_of(s->agent), .lane = s->lane, .input = STR("1") };
+    return s->result = queue_submit_wait(s->f->queue, &new, &summary);
+}
+
+/* Who waits gets the task by the commit that accepts it. */
+static int body_claimed_at_submission(void *arg)
+{
+    Fixture *f = arg;
+    Poll p = { f, add_worker(f, 1, WORKER_REMOTE), { .shared = 1 }, DEADLINE_NONE };
+    FiberRef a;
+    CHECK_INT(fiber_spawn("poll", poll_main, &p, &a), 0);
+    await_claimers(f, 1);
+    uint64_t before = commits(f);
+    Uuid id = submit(f, LANE_NORMAL);
+    CHECK_INT(fiber_join_wait(a, NULL), 0);
+    CHECK_INT(commits(f) - before, 1);
+    if (!CHECK_INT(p.n, 1)) return 0;
+    CHECK(uuid_eq(p.tasks[0].id, id));
+    CHECK_STR(p.tasks[0].input, STR("{\"q\":1}"));
+    CHECK_INT(get(f, id).state, TASK_RUNNING);
+    check_counts(f, LANE_NORMAL, 0, 1);
+    CHECK_INT(finish(f, (TaskRef){ id, p.tasks[0].fence }, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    check_counts(f, LANE_NORMAL, 0, 0);
+    return 0;
+}
+
+static void test_claimed_at_submission(void **state)
+{
+    run(state, body_claimed_at_submission);
+}
+
+/* The longest waiting of its turn goes first all the same, and what one claimer has no room for is
+ * left to the next. */
+static int body_claimed_by_turns(void *arg)
+{
+    enum { N = 12 };
+    Fixture *f = arg;
+    Poll polls[3];
+    Submitter submitters[N];
+    FiberRef pollers[3], fibers[N];
+    size_t claimed = 0;
+    for (int i = 0; i < 3; i++) {
+        polls[i] = (Poll){ f, add_worker(f, i + 1, WORKER_REMOTE), { .shared = 3 }, DEADLINE_NONE };
+        CHECK_INT(fiber_spawn("poll", poll_main, &polls[i], &pollers[i]), 0);
+        await_claimers(f, (uint64_t)i + 1);
+    }
+    for (int i = 0; i < N; i++) {
+        submitters[i] = (Submitter){ f, i % 2 ? LANE_LOW : LANE_NORMAL, "support", 0 };
+        CHECK_INT(fiber_spawn("submit", submitter_main, &submitters[i], &fibers[i]), 0);
+    }
+    for (int i = 0; i < N; i++) {
+        CHECK_INT(fiber_join_wait(fibers[i], NULL), 0);
+        CHECK_INT(submitters[i].result, 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        CHECK_INT(fiber_join_wait(pollers[i], NULL), 0);
+        CHECK(polls[i].n > 0);
+        claimed += polls[i].n;
+    }
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    int64_t running = stats.lane[LANE_NORMAL].running + stats.lane[LANE_LOW].running;
+    int64_t queued = stats.lane[LANE_NORMAL].queued + stats.lane[LANE_LOW].queued;
+    CHECK_INT(running, (int64_t)claimed);
+    CHECK_INT(queued, N - (int64_t)claimed);
+    Task *tasks;
+    CHECK_INT(claim(f, add_worker(f, 9, WORKER_REMOTE), roomy, &tasks), N - claimed);
+    return 0;
+}
+
+static void test_claimed_by_turns(void **state)
+{
+    run(state, body_claimed_by_turns);
+}
+
+/* A submission that is refused, or a claimer that may not claim, spoils no other's. */
+static int body_claimed_in_trouble(void *arg)
+{
+    enum { N = 9 };
+    Fixture *f = arg;
+    Uuid gone = add_worker(f, 1, WORKER_REMOTE);
+    Poll bad = { f, gone, { .shared = 1 }, DEADLINE_NONE },
+         good = { f, add_worker(f, 2, WORKER_REMOTE), { .shared = N }, DEADLINE_NONE };
+    Submitter submitters[N];
+    FiberRef a, b, fibers[N];
+    CHECK_INT(fiber_spawn("bad", poll_main, &bad, &a), 0);
+    await_claimers(f, 1);
+    CHECK_INT(fiber_spawn("good", poll_main, &good, &b), 0);
+    await_claimers(f, 2);
+    CHECK_INT(queue_leave_wait(f->queue, gone), 0); /* wakes nobody: it is found out by a look */
+    for (int i = 0; i < N; i++) {
+        submitters[i] = (Submitter){ f, LANE_NORMAL, i == 4 ? "nobody" : "support", 0 };
+        CHECK_INT(fiber_spawn("submit", submitter_main, &submitters[i], &fibers[i]), 0);
+    }
+    for (int i = 0; i < N; i++) {
+        CHECK_INT(fiber_join_wait(fibers[i], NULL), 0);
+        CHECK_INT(submitters[i].result, i == 4 ? QUEUE_E_NO_AGENT : 0);
+    }
+    CHECK_INT(fiber_join_wait(a, NULL), 0);
+    CHECK_INT(bad.result, QUEUE_E_NO_WORKER);
+    CHECK_INT(bad.n, 0);
+    CHECK_INT(fiber_join_wait(b, NULL), 0);
+    CHECK(good.n > 0);
+    check_counts(f, LANE_NORMAL, N - 1 - (int64_t)good.n, (int64_t)good.n);
+    return 0;
+}
+
+static void test_claimed_in_trouble(void **state)
+{
+    run(state, body_claimed_in_trouble);
 }
 
 static int body_poll_later(void *arg)
@@ -544,6 +676,9 @@ int main(void)
         TEST(test_long_poll),
         TEST(test_poll_ends),
         TEST(test_wake_is_passed_on),
+        TEST(test_claimed_at_submission),
+        TEST(test_claimed_by_turns),
+        TEST(test_claimed_in_trouble),
         TEST(test_poll_later),
         TEST(test_small_arena),
         TEST(test_crowd),
