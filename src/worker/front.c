@@ -389,13 +389,24 @@ static int end_at_home(void *arg)
     return p->c->reply.end_wait(p->c->reply.ctx);
 }
 
+/* On the loop of the request; right here when that is this one. Cannot be abandoned either way. */
+static int at_home_wait(FiberFn fn, Piece *piece)
+{
+    Loop *home = piece->c->home;
+    if (home != loop_here()) return loop_call_wait(home, "reply", fn, piece);
+    fiber_shield();
+    int r = fn(piece);
+    fiber_unshield();
+    return r;
+}
+
 static int cross_start_wait(void *ctx, int status, const GatewayField *fields, size_t fields_n,
                             bool streamed)
 {
     Crossing *c = ctx;
     Piece piece = { c, status, fields, fields_n, streamed, STR_NULL };
     c->streamed = streamed;
-    return loop_call_wait(c->home, "reply", start_at_home, &piece);
+    return at_home_wait(start_at_home, &piece);
 }
 
 static int flush_main(void *arg)
@@ -406,7 +417,7 @@ static int flush_main(void *arg)
         c->pending = c->sending;
         c->sending = taken;
         Piece piece = { .c = c, .bytes = buf_str(&c->sending) };
-        c->failed = loop_call_wait(c->home, "reply", write_at_home, &piece);
+        c->failed = at_home_wait(write_at_home, &piece);
         buf_clear(&c->sending);
         cond_broadcast(&c->flushed);
     }
@@ -418,6 +429,8 @@ static int flush_main(void *arg)
 /* A crossing takes longer than a token: none waits for the one before it. */
 static int cross_piece_wait(Crossing *c, Str bytes)
 {
+    Piece piece = { .c = c, .bytes = bytes };
+    if (c->home == loop_here()) return at_home_wait(write_at_home, &piece);
     while (c->failed == 0 && c->flushing && c->pending.len >= PENDING_BYTES) {
         int r = cond_wait(&c->flushed, DEADLINE_NONE);
         if (r < 0) return r;
@@ -444,7 +457,7 @@ static int cross_write_wait(void *ctx, Str bytes)
     Piece piece = { .c = c, .bytes = bytes };
     if (c->streamed) return cross_piece_wait(c, bytes);
     c->written = true;
-    return loop_call_wait(c->home, "reply", write_at_home, &piece);
+    return at_home_wait(write_at_home, &piece);
 }
 
 static int cross_end_wait(void *ctx)
@@ -454,7 +467,7 @@ static int cross_end_wait(void *ctx)
     if (!c->streamed && c->written) return 0; /* it went with its one piece */
     flushed_wait(c);
     if (c->failed != 0) return c->failed;
-    return loop_call_wait(c->home, "reply", end_at_home, &piece);
+    return at_home_wait(end_at_home, &piece);
 }
 
 static bool cross_gone(void *ctx)
