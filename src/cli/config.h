@@ -50,6 +50,7 @@ typedef struct {
     int64_t log_bytes_max;                                        /* a task */
     int64_t disk_reserve_bytes;                                   /* no new tasks beyond */
     int64_t tasks_kept_ms;                                        /* after their end; 0: for ever */
+    int64_t keys_kept_ms;         /* idempotency keys, from their task's acceptance on */
     int64_t journal_kept_ms;      /* after a task has come to rest */
     int64_t spend_kept_ms;        /* hourly sums */
     int64_t drift_false_alarm_ms; /* a version raises one by chance in so long */

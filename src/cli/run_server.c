@@ -601,6 +601,7 @@ static int open_services(Program *p)
                              .state_value_bytes_max = p->config.state_value_bytes_max,
                              .state_kept_ms = p->config.state_kept_ms,
                              .tasks_kept_ms = p->config.tasks_kept_ms,
+                             .key_kept_ms = p->config.keys_kept_ms,
                              .journal_kept_ms = p->config.journal_kept_ms,
                              .spend_kept_ms = p->config.spend_kept_ms };
     lane_options(&p->config, &options);

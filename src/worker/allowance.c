@@ -22,6 +22,7 @@
 #define SCRATCH_FILES_MAX 100000
 #define PROCESSES_MAX 32768 /* more are not looked at */
 #define STAT_BYTES_MAX 1024
+#define ENVIRON_BYTES_MAX ((size_t)256 << 10)
 #define KILL_ROUNDS 20 /* a program may start others faster than one look ends them */
 
 typedef struct {
@@ -144,6 +145,70 @@ static void tree_kill(Look *look)
         if (resource_sum(look->processes, look->n, look->watch->session).processes == 0) return;
     }
 }
+
+/* --- ending it -------------------------------------------------------------------------------- */
+
+typedef struct {
+    Look look;
+    const char *mark;
+    size_t mark_len;
+    char *environ; /* of one process */
+} EndJob;
+
+static bool is_marked(EndJob *job, int pid)
+{
+    char path[64];
+    size_t len = 0;
+    snprintf(path, sizeof path, "/proc/%d/environ", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    for (ssize_t n; (n = read(fd, job->environ + len, ENVIRON_BYTES_MAX - len)) > 0;)
+        len += (size_t)n;
+    close(fd);
+    for (const char *at = job->environ, *end = at + len; at < end;) {
+        size_t n = strnlen(at, (size_t)(end - at));
+        if (n == job->mark_len && memcmp(at, job->mark, n) == 0) return true;
+        at += n + 1;
+    }
+    return false;
+}
+
+/* How many were found. */
+static size_t end_round(EndJob *job)
+{
+    size_t found = 0;
+    Look *look = &job->look;
+    processes_read(look);
+    resource_sum(look->processes, look->n, look->watch->session);
+    for (size_t i = 0; i < look->n; i++) {
+        const ResourceProcess *p = &look->processes[i];
+        if (!p->own && !(job->mark && p->pid != getpid() && is_marked(job, p->pid))) continue;
+        kill(p->pid, SIGKILL);
+        found++;
+    }
+    return found;
+}
+
+static int end_job(void *arg)
+{
+    EndJob *job = arg;
+    if (job->mark) job->environ = xcalloc(1, ENVIRON_BYTES_MAX);
+    for (int round = 0; round < KILL_ROUNDS && end_round(job) > 0; round++) continue;
+    free(job->environ);
+    free(job->look.processes);
+    return 0;
+}
+
+void allowance_end_wait(int session, const char *mark)
+{
+    AllowanceWatch watch = { .session = session > 0 ? session : -1 };
+    EndJob job = { .look = { .watch = &watch }, .mark = mark, .mark_len = mark ? strlen(mark) : 0 };
+    fiber_shield();
+    (void)work_wait(end_job, &job);
+    fiber_unshield();
+}
+
+/* --- when it is too much ---------------------------------------------------------------------- */
 
 static bool needs_tree(const ResourceLimits *l)
 {

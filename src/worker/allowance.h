@@ -1,5 +1,5 @@
 /* Allowance: looks at what a program and everything it has started use of the machine, and ends all
- * of it when that is too much. Private to worker/.
+ * of it when that is too much, or when it must end for another reason. Private to worker/.
  *
  * It looks ten times a second (less often where a look takes long), so for a moment more can be
  * used; the limits that the kernel keeps for each process (process.h) bound what happens meanwhile.
@@ -22,6 +22,12 @@ typedef struct {
     ResourceUse use; /* out: at the last look */
     Resource over;   /* out: of what it used too much; all of it was sent SIGKILL */
 } AllowanceWatch;
+
+/* Sends SIGKILL to what a program that must end has started and that can be found: who is in its
+ * session and who descends from one that is, unless session is 0 (it has ended: the number may be
+ * another's soon); and who has mark ("NAME=VALUE", which no other program was given; NULL: none) in
+ * its environment, wherever it has moved. Waits even for a cancelled caller. */
+void allowance_end_wait(int session, const char *mark);
 
 /* Those that the kernel keeps for each process. */
 void allowance_of_process(const ResourceLimits *limits, ProcessOptions *options);

@@ -190,16 +190,22 @@ static void pipes_stop_wait(Pipes *pipes)
     fiber_unshield();
 }
 
-/* Asks the child to finish, and makes it. */
+/* Asks the child to finish, and makes it. What it has started ends with it: that of an agent is
+ * known by the task's key, which tools are not given. */
 static void child_end_wait(const ChildOptions *o, Process *process, ProcessExit *ret)
 {
     int r = -ETIMEDOUT;
+    Str mark = STR_NULL;
+    if (o->agent)
+        mark = arena_printf(&o->run->arena, "OPENAI_API_KEY=%s", gateway_task_key(o->run->gateway));
     fiber_shield();
     if (o->run->stop < RUN_KILLED) {
         process_signal(process, SIGTERM);
         r = process_exit_wait(process, deadline_after(o->grace_ms), ret);
     }
+    if (r == 0 && mark.ptr) allowance_end_wait(0, mark.ptr);
     if (r < 0) {
+        allowance_end_wait(process_pid(process), mark.ptr);
         process_signal(process, SIGKILL);
         r = process_exit_wait(process, deadline_after(KILL_WAIT_MS), ret);
     }

@@ -505,8 +505,11 @@ static int kept_wait(Server *s)
 
 static int ending_wait(Server *s)
 {
+    char mark[FS_PATH_MAX + 16];
     int64_t deadline_ms = deadline_after(s->owner->host->grace_ms);
     while (!s->exited && cond_wait(&s->changed, deadline_ms) == 0) continue;
+    snprintf(mark, sizeof mark, "HOME=%s/home", s->scratch);
+    allowance_end_wait(s->exited ? 0 : process_pid(s->process), mark);
     if (s->exited) return 0;
     process_signal(s->process, SIGKILL);
     deadline_ms = deadline_after(KILL_WAIT_MS);
