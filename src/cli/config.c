@@ -1136,7 +1136,7 @@ void config_init(Config *config, ConfigMode mode)
                         .family = FAMILY_BOUNDS_DEFAULT,
                         .grace_ms = 5000,
                         .stuck_ms = 900000,
-                        .lease_ms = 10000,
+                        .lease_ms = 8000, /* and a tick: recovered within 10 s */
                         .cache_bytes_max = CACHE_BYTES_MAX_DEFAULT };
     arena_init(&config->arena, CONFIG_ARENA_BYTES_MAX);
     keep_text(config, &config->address, STR("127.0.0.1"));

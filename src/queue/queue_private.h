@@ -340,9 +340,9 @@ MUST_CHECK int mark_wait(Queue *queue, Mark *mark, uint64_t seen, int64_t deadli
 MUST_CHECK int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t seen,
                             int64_t deadline_ms, ClaimJob *job);
 
-/* Takes the claimer that has waited longest for tasks of the lane; NULL: none waits. It stays parked,
- * and its job is the caller's, until it is given back: looked: a transaction that is durable now has
- * looked for it. Any thread. */
+/* Takes the claimer that has waited longest for tasks of the lane; NULL: none waits. It stays
+ * parked, and its job is the caller's, until it is given back: looked: a transaction that is
+ * durable now has looked for it. Any thread. */
 Claimer *claimer_take(Queue *queue, Lane lane);
 ClaimJob *claimer_job(Claimer *claimer);
 void claimer_give(Claimer *claimer, bool looked);
