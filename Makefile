@@ -18,8 +18,9 @@ bootstrap:
 $(BUILD)/build.ninja: | bootstrap
 	@meson setup "$(BUILD)" --prefix "$(PREFIX)" $(SETUP)
 
+# Without the tests, which are twice as much to compile: they are built by who runs them.
 build: bootstrap $(BUILD)/build.ninja ## build the program: build/gantry
-	@ninja -C "$(BUILD)"
+	@ninja -C "$(BUILD)" gantry
 
 # Optimised over all of it at once, which no build for tests could wait for.
 $(RELEASE)/build.ninja: | bootstrap
@@ -51,6 +52,7 @@ format: ## rewrite src/ and tests/ in the house format
 bench: ## measure speed (installs nginx and wrk to compare with; queues of others where they are)
 	@tools/bootstrap --bench
 	@$(MAKE) build release
+	@ninja -C "$(BUILD)"
 	@GANTRY="$(abspath $(RELEASE)/gantry)" GANTRY_BENCHES="$(abspath $(BUILD)/tests/unit)" tools/bench $(ARGS)
 
 soak: build ## load with faults for 15 minutes: memory, descriptors and the database's log must stay flat
