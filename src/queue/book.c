@@ -225,6 +225,13 @@ static void sum_add(Spend *sum, const Call *call)
     sum->output_tokens = money_add(sum->output_tokens, call->output_tokens);
     sum->cached_tokens = money_add(sum->cached_tokens, call->cached_tokens);
     sum->cost_nusd = money_add(sum->cost_nusd, call->cost_nusd);
+    sum->charged_tokens = money_add(sum->charged_tokens, call->charged_tokens);
+}
+
+static void shadow_sum_add(Spend *sum, const Call *call)
+{
+    sum->shadow_nusd = money_add(sum->shadow_nusd, call->cost_nusd);
+    sum->shadow_tokens = money_add(sum->shadow_tokens, call->charged_tokens);
 }
 
 static int spend_sum_add(Booking *b, const TaskFacts *facts, const Call *call)
@@ -254,6 +261,7 @@ static int spend_sum_add(Booking *b, const TaskFacts *facts, const Call *call)
     }
     if (b->full) return no_memory();
     sum_add(&of->sum, call);
+    if (facts->shadow) shadow_sum_add(&of->sum, call);
     return 0;
 }
 
@@ -336,11 +344,16 @@ static int lost_refund(Booking *b, const TaskFacts *facts, const Call *lost, Uui
                            .model = lost->model,
                            .provider = lost->provider };
     const CapHold charge = { lost->charged_tokens, lost->cost_nusd };
+    const Spend refund = { .calls = -1,
+                           .cost_nusd = -charge.nusd,
+                           .charged_tokens = -charge.tokens,
+                           .shadow_nusd = facts->shadow ? -charge.nusd : 0,
+                           .shadow_tokens = facts->shadow ? -charge.tokens : 0 };
     const TaskUsage less = { .llm_calls = -1,
                              .cost_nusd = -lost->cost_nusd,
                              .charged_tokens = -lost->charged_tokens };
     int r = ledger_refund(b->queue, b->db, &owner, worker_id, lost->at_ms, &charge);
-    if (r == 0) r = spend_add(b->db, &key, &(Spend){ .calls = -1, .cost_nusd = -lost->cost_nusd });
+    if (r == 0) r = spend_add(b->db, &key, &refund);
     if (facts->seq < 0) return r == 0 ? account_refund(b->db, facts->seq, lost->cost_nusd) : r;
     if (r == 0) r = task_add_usage(b->db, facts->seq, &less);
     return r == 0 ? family_late(b->db, facts->seq, &less) : r;

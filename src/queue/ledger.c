@@ -17,6 +17,7 @@
 #define LOOK_LATER_MS 4000 /* others after so long */
 #define FIRST_N 8          /* in turn, who look when something may have become free */
 #define WINDOWS_KEPT_MS (INT64_C(63) * 24 * 3600 * 1000)
+#define PAST_KEYS_MAX 50000 /* read at a time */
 #define FOLDED_MAX 1000     /* a purge */
 #define PURGED_HOURS_MAX 48 /* likewise */
 #define HOLDERS_MAX 64      /* that one who waits has told to return what they hold */
@@ -83,27 +84,40 @@ static int rules_merge(const Ledger *ledger, const BudgetLimit *limits, size_t n
     return ok ? 0 : -ENOMEM;
 }
 
+static int past_put(Db *db, const BudgetScope *scope, const BudgetSpent *spent, int64_t start_ms)
+{
+    BudgetScope own = *scope;
+    char text[BUDGET_SCOPE_TEXT_MAX];
+    own.key = spent->key;
+    if (scope->kind != BUDGET_ALL && (!own.key.len || own.key.len > BUDGET_KEY_BYTES_MAX)) return 0;
+    budget_scope_text(&own, text);
+    return budget_slice_found(db, str_of(text), start_ms, spent->spent);
+}
+
 /* What calls of the rule's window have cost so far is where its count begins. */
 static int rule_count_past(Db *db, const BudgetScope *scope, int64_t now_ms)
 {
     CLEANUP(arena_deinit) Arena arena;
+    CLEANUP(buf_deinit) Buf after;
     BudgetSpent *spent = NULL;
     size_t n = 0;
-    int64_t start_ms = window_of(scope->period, now_ms).start_ms;
-    bool each = str_eq(scope->key, STR("*"));
+    BudgetSpentAsk ask = { .kind = scope->kind,
+                           .unit = scope->unit,
+                           .start_ms = window_of(scope->period, now_ms).start_ms,
+                           .max = PAST_KEYS_MAX };
+    if (scope->kind != BUDGET_ALL && !str_eq(scope->key, STR("*"))) ask.key = scope->key;
     arena_init(&arena, RULES_ARENA_MAX);
-    int r = budget_spent_since(db, scope->kind, scope->unit, start_ms, &arena, &spent, &n);
-    for (size_t i = 0; i < n && r == 0; i++) {
-        BudgetScope own = *scope;
-        char text[BUDGET_SCOPE_TEXT_MAX];
-        own.key = spent[i].key;
-        bool keyed = own.key.len > 0 && own.key.len <= BUDGET_KEY_BYTES_MAX;
-        if (scope->kind != BUDGET_ALL && !keyed) continue;
-        if (scope->kind != BUDGET_ALL && !each && !str_eq(own.key, scope->key)) continue;
-        budget_scope_text(&own, text);
-        r = budget_slice_found(db, str_of(text), start_ms, spent[i].spent);
-    }
-    return r;
+    buf_init(&after, RULES_ARENA_MAX);
+    do {
+        arena_clear(&arena);
+        int r = budget_spent_since(db, &ask, &arena, &spent, &n);
+        for (size_t i = 0; i < n && r == 0; i++) r = past_put(db, scope, &spent[i], ask.start_ms);
+        if (r != 0) return r;
+        buf_clear(&after);
+        if (n && !buf_add(&after, spent[n - 1].key)) return -ENOMEM;
+        ask.after = buf_str(&after);
+    } while (n == PAST_KEYS_MAX);
+    return 0;
 }
 
 static int rules_count(Db *db, const RuleList *rules, int64_t now_ms)
@@ -374,7 +388,8 @@ int ledger_refund(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id
 int ledger_purge(Queue *queue, Db *db, int64_t now_ms)
 {
     int64_t folded = 0, purged = 0, month_ms = window_of(BUDGET_MONTH, now_ms).start_ms;
-    int64_t spend_before_ms = now_ms - queue->options.spend_kept_ms;
+    /* a budget that is new counts what the month has cost */
+    int64_t spend_before_ms = MIN(now_ms - queue->options.spend_kept_ms, month_ms);
     int r = budget_slices_purge(db, now_ms - WINDOWS_KEPT_MS);
     if (r == 0) r = budget_slices_fold(db, month_ms, FOLDED_MAX, &folded);
     if (r == 0) r = spend_purge(db, spend_before_ms, PURGED_HOURS_MAX, &purged);

@@ -2,6 +2,7 @@
 
 #include "base/map.h"
 #include "store/row.h"
+#include "store/spend_store.h"
 #include "sys/entropy.h"
 
 /* --- limits ----------------------------------------------------------------------------------- */
@@ -96,32 +97,44 @@ static void spent_read(RowOut *out, void *ret)
     spent->spent = out_i64(out);
 }
 
-/* What was charged; of calls recorded before that was kept, what was reported. */
-#define TOKENS "max(c.charged_tokens, plus(c.input_tokens, c.output_tokens))"
-#define SPENT_SELECT(key, amount)                                                             \
-    "SELECT " key ", total_of(" amount ") FROM call c LEFT JOIN task t ON t.seq = c.task_seq" \
-    " LEFT JOIN account a ON a.seq = c.task_seq"                                              \
-    " WHERE c.at_ms >= ?1 AND c.replayed = 0 GROUP BY 1"
+/* Beside whole hours the calls in the first hour that were before the window; of those recorded
+ * before charges were kept, nothing. */
+#define SPENT_SELECT(key, hour_amount, call_key, call_amount)                                 \
+    "SELECT key, total_of(amount) FROM ("                                                     \
+    "SELECT " key " AS key, " hour_amount " AS amount FROM spend WHERE hour_ms >= ?1"         \
+    " UNION ALL SELECT " call_key ", -" call_amount " FROM call c"                            \
+    " LEFT JOIN task t ON t.seq = c.task_seq LEFT JOIN account a ON a.seq = c.task_seq"       \
+    " WHERE ?1 < ?2 AND c.at_ms >= ?1 AND c.at_ms < ?2 AND c.replayed = 0 AND c.cached = 0"   \
+    ") WHERE (?3 IS NULL OR key = ?3) AND (?4 IS NULL OR key > ?4) GROUP BY key ORDER BY key" \
+    " LIMIT ?5"
 /* Shadows count for the budget of everything alone, as when they are booked. */
-#define SPENT_OF(column) \
+#define CALL_OF(column) \
     "CASE WHEN t.shadow_of IS NULL THEN coalesce(t." column ", a." column ", '') ELSE '' END"
+#define SPENT_BY(column, nusd, tokens)                                        \
+    {                                                                         \
+        SPENT_SELECT(column, nusd, CALL_OF(column), "c.cost_nusd"),           \
+            SPENT_SELECT(column, tokens, CALL_OF(column), "c.charged_tokens") \
+    }
 
-int budget_spent_since(Db *db, BudgetKind kind, BudgetUnit unit, int64_t start_ms, Arena *arena,
-                       BudgetSpent **ret, size_t *ret_n)
+int budget_spent_since(Db *db, const BudgetSpentAsk *ask, Arena *arena, BudgetSpent **ret,
+                       size_t *ret_n)
 {
     static const char *const sql[BUDGET_KIND_N_][BUDGET_UNIT_N_] = {
-        [BUDGET_ALL] = { SPENT_SELECT("''", "c.cost_nusd"), SPENT_SELECT("''", TOKENS) },
-        [BUDGET_AGENT] = { SPENT_SELECT(SPENT_OF("agent"), "c.cost_nusd"),
-                           SPENT_SELECT(SPENT_OF("agent"), TOKENS) },
-        [BUDGET_TENANT] = { SPENT_SELECT(SPENT_OF("tenant_id"), "c.cost_nusd"),
-                            SPENT_SELECT(SPENT_OF("tenant_id"), TOKENS) },
-        [BUDGET_USER] = { SPENT_SELECT(SPENT_OF("user_id"), "c.cost_nusd"),
-                          SPENT_SELECT(SPENT_OF("user_id"), TOKENS) },
+        [BUDGET_ALL] = { SPENT_SELECT("''", "cost_nusd", "''", "c.cost_nusd"),
+                         SPENT_SELECT("''", "charged_tokens", "''", "c.charged_tokens") },
+        [BUDGET_AGENT] = SPENT_BY("agent", "cost_nusd - shadow_nusd",
+                                  "charged_tokens - shadow_tokens"),
+        [BUDGET_TENANT] = SPENT_BY("tenant_id", "cost_nusd", "charged_tokens"),
+        [BUDGET_USER] = SPENT_BY("user_id", "cost_nusd", "charged_tokens"),
     };
-    RowList list = { .arena = arena, .max = BUDGET_SPENT_MAX, .size = sizeof(BudgetSpent) };
-    DbStmt *s = db_stmt(db, sql[kind][unit]);
-    db_bind_i64(s, 1, start_ms);
-    int r = row_list_fill(&list, s, spent_read);
+    RowList list = { .arena = arena, .max = ask->max, .size = sizeof(BudgetSpent) };
+    RowIn in = row_in(db, sql[ask->kind][ask->unit]);
+    in_i64(&in, ask->start_ms - ask->start_ms % SPEND_HOUR_MS);
+    in_i64(&in, ask->start_ms);
+    in_text_or_null(&in, ask->key);
+    in_text_or_null(&in, ask->after);
+    in_i64(&in, (int64_t)ask->max);
+    int r = row_list_fill(&list, in.stmt, spent_read);
     if (r != 0) return r;
     *ret = list.rows;
     *ret_n = list.n;

@@ -23,21 +23,30 @@ MUST_CHECK int budget_limit_put(Db *db, const BudgetLimit *limit);
 MUST_CHECK int budget_limit_remove(Db *db, Str scope);
 
 /* Which scopes of rules have their spend counted, since when: a rule that is new finds its spend of
- * the current window in the calls. */
+ * the current window in what was spent by the hour. */
 MUST_CHECK int budget_counted(Db *db, Str scope, bool *ret);
 MUST_CHECK int budget_counted_put(Db *db, Str scope, int64_t now_ms);
 /* Forgets all but the scopes given (those of the rules there are). */
 MUST_CHECK int budget_counted_keep(Db *db, const Str *scopes, size_t n);
 
 /* What calls begun at or after start_ms have cost, summed by the key of the kind (empty for
- * BUDGET_ALL); keys live in arena. */
+ * BUDGET_ALL, where there is one row or none), in the order of keys. From the sums by the hour,
+ * which outlive the calls: where the window begins within an hour, what is known to have been spent
+ * before in that hour is taken off, so that it is never less than what was spent. */
 typedef struct {
-    Str key;
+    BudgetKind kind;
+    BudgetUnit unit;
+    int64_t start_ms;
+    Str key;   /* this one only; null: each that has one */
+    Str after; /* keys behind this one; to read on */
+    size_t max;
+} BudgetSpentAsk;
+typedef struct {
+    Str key; /* in arena */
     int64_t spent;
 } BudgetSpent;
-#define BUDGET_SPENT_MAX 100000
-MUST_CHECK int budget_spent_since(Db *db, BudgetKind kind, BudgetUnit unit, int64_t start_ms,
-                                  Arena *arena, BudgetSpent **ret, size_t *ret_n);
+MUST_CHECK int budget_spent_since(Db *db, const BudgetSpentAsk *ask, Arena *arena,
+                                  BudgetSpent **ret, size_t *ret_n);
 
 /* --- slices ----------------------------------------------------------------------------------- */
 

@@ -588,6 +588,25 @@ static const char shadows_stopping[] =
     "ALTER TABLE shadow_pair ADD COLUMN stopping INTEGER NOT NULL DEFAULT 0;"
     "CREATE INDEX shadow_pair_stopping ON shadow_pair (rollout_seq, task_seq) WHERE stopping = 1;";
 
+/* A budget that is new finds there what was spent before: calls go with their tasks. What was
+ * charged for calls that are gone already is not known: what they reported. */
+static const char spend_charged[] =
+    "ALTER TABLE spend ADD COLUMN charged_tokens INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE spend ADD COLUMN shadow_nusd INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE spend ADD COLUMN shadow_tokens INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE spend SET charged_tokens = plus(input_tokens, output_tokens);"
+    "INSERT INTO spend SELECT c.at_ms - c.at_ms % 3600000, coalesce(t.agent, a.agent, ''),"
+    " coalesce(t.version_id, ''),"
+    " CASE WHEN t.shadow_of IS NULL THEN coalesce(t.user_id, a.user_id, '') ELSE '' END,"
+    " CASE WHEN t.shadow_of IS NULL THEN coalesce(t.tenant_id, a.tenant_id, '') ELSE '' END,"
+    " c.model, c.provider, 0, 0, 0, 0, 0, total_of(c.charged_tokens),"
+    " total_of(iif(t.shadow_of IS NULL, 0, c.cost_nusd)),"
+    " total_of(iif(t.shadow_of IS NULL, 0, c.charged_tokens))"
+    " FROM call c LEFT JOIN task t ON t.seq = c.task_seq LEFT JOIN account a ON a.seq = c.task_seq"
+    " WHERE c.replayed = 0 GROUP BY 1, 2, 3, 4, 5, 6, 7"
+    " ON CONFLICT DO UPDATE SET charged_tokens = max(charged_tokens, excluded.charged_tokens),"
+    " shadow_nusd = excluded.shadow_nusd, shadow_tokens = excluded.shadow_tokens;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -628,5 +647,6 @@ const Migration schema_steps[] = {
     { 37, "first arms", first_arms },
     { 38, "unjudged", unjudged },
     { 39, "shadows stopping", shadows_stopping },
+    { 40, "spend charged", spend_charged },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -14,13 +14,17 @@ int spend_add(Db *db, const SpendKey *key, const Spend *sum)
 {
     RowIn in = row_in(db,
                       "INSERT INTO spend (hour_ms, agent, version_id, user_id, tenant_id, model,"
-                      " provider, calls, input_tokens, output_tokens, cached_tokens, cost_nusd)"
-                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+                      " provider, calls, input_tokens, output_tokens, cached_tokens, cost_nusd,"
+                      " charged_tokens, shadow_nusd, shadow_tokens)"
+                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
                       " ON CONFLICT DO UPDATE SET calls = plus(calls, excluded.calls),"
                       " input_tokens = plus(input_tokens, excluded.input_tokens),"
                       " output_tokens = plus(output_tokens, excluded.output_tokens),"
                       " cached_tokens = plus(cached_tokens, excluded.cached_tokens),"
-                      " cost_nusd = plus(cost_nusd, excluded.cost_nusd)");
+                      " cost_nusd = plus(cost_nusd, excluded.cost_nusd),"
+                      " charged_tokens = plus(charged_tokens, excluded.charged_tokens),"
+                      " shadow_nusd = plus(shadow_nusd, excluded.shadow_nusd),"
+                      " shadow_tokens = plus(shadow_tokens, excluded.shadow_tokens)");
     assert(key->hour_ms % SPEND_HOUR_MS == 0);
     in_i64(&in, key->hour_ms);
     in_text(&in, key->agent);
@@ -34,6 +38,9 @@ int spend_add(Db *db, const SpendKey *key, const Spend *sum)
     in_i64(&in, sum->output_tokens);
     in_i64(&in, sum->cached_tokens);
     in_i64(&in, sum->cost_nusd);
+    in_i64(&in, sum->charged_tokens);
+    in_i64(&in, sum->shadow_nusd);
+    in_i64(&in, sum->shadow_tokens);
     return row_run(in.stmt);
 }
 

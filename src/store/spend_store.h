@@ -25,6 +25,9 @@ typedef struct {
     int64_t calls;
     int64_t input_tokens, output_tokens, cached_tokens;
     int64_t cost_nusd;
+    int64_t charged_tokens; /* what token budgets count */
+    int64_t shadow_nusd,
+        shadow_tokens; /* of cost_nusd and charged_tokens: no budget of the agent's */
 } Spend;
 
 /* Whose and of what a sum is. */
@@ -41,7 +44,7 @@ MUST_CHECK int spend_purge(Db *db, int64_t before_ms, int hours_max, int64_t *re
 
 /* Sums of the calls that began in whole hours from from_ms on (rounded down to the hour), the most
  * spent first (days: the newest first), at most max rows; keys live in arena. *ret_total has them
- * all. Returns 0, -ENOMEM, -errno. */
+ * all. What budgets count (from charged_tokens on) is left 0. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int spend_list(Db *db, SpendBy by, int64_t from_ms, size_t max, Arena *arena,
                           Spend **ret, size_t *ret_n, Spend *ret_total);
 

@@ -816,15 +816,30 @@ static int body_shadow_lease_lost(void *arg)
     return 0;
 }
 
-/* A budget that is set later finds what production's tasks have cost, and no shadow. */
+static int no_calls_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "DELETE FROM call"), NULL);
+}
+
+/* A budget that is set later finds what production's tasks have cost, and no shadow, when the calls
+ * have gone with their tasks too. */
 static int body_shadow_budget(void *arg)
 {
     Fixture *f = arg;
+    CHECK_INT(store_call_wait(f->store, no_calls_job, NULL), 0);
     CHECK_INT(set(f, "agent:support:day", 1000), 0);
     CHECK_INT(set(f, "user:u1:month", 1000), 0);
     CHECK_INT(set(f, "month", 1000), 0);
     expect(f, "agent:support:day", 50, 0);
     expect(f, "user:u1:month", 50, 0);
+    expect(f, "month", 170, 0);
+    CHECK_INT(set(f, "agent:*:month-tokens", 1000), 0);
+    expect(f, "agent:support:month-tokens", 5, 0);
+    CHECK_INT(set(f, "month-tokens", 1000), 0);
+    expect(f, "month-tokens", 7, 0);
+    CHECK_INT(set(f, "month", BUDGET_AS_CONFIGURED), 0);
+    CHECK_INT(set(f, "month", 1001), 0); /* removed and added */
     expect(f, "month", 170, 0);
     return 0;
 }

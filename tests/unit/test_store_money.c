@@ -7,6 +7,7 @@
 
 #include "base/diag.h"
 #include "logic/price.h"
+#include "store/budget_store.h"
 #include "store/price_store.h"
 #include "store/spend_store.h"
 #include "store/store.h"
@@ -262,6 +263,102 @@ static void test_spend(void **state)
     run(state, job_spend);
 }
 
+/* --- what a budget that is new finds ---------------------------------------------------------- */
+
+#define HALF_PAST (SPEND_HOUR_MS / 2)
+
+static void user_call_add(Db *db, const char *user, int64_t at_ms, int64_t cost_nusd)
+{
+    static int64_t last;
+    int64_t seq = str_eq(str_of(user), STR("ann")) ? 1 : 2;
+    Call call = { .at_ms = at_ms,
+                  .provider = STR("p"),
+                  .model = STR("m"),
+                  .protocol = STR("chat"),
+                  .outcome = STR("ok"),
+                  .cost_nusd = cost_nusd,
+                  .charged_tokens = 2 * cost_nusd };
+    SpendKey key = { .hour_ms = at_ms - at_ms % SPEND_HOUR_MS, .user_id = str_of(user) };
+    Spend sum = { .calls = 1, .cost_nusd = cost_nusd, .charged_tokens = 2 * cost_nusd };
+    CHECK_INT(call_insert(db, seq, &call, &last), 0);
+    CHECK_INT(spend_add(db, &key, &sum), 0);
+}
+
+static int64_t spent_by(Db *db, Fixture *f, BudgetSpentAsk ask)
+{
+    BudgetSpent *rows = NULL;
+    size_t n = 0;
+    ask.max = 10;
+    CHECK_INT(budget_spent_since(db, &ask, &f->arena, &rows, &n), 0);
+    CHECK(n <= 1);
+    return n ? rows[0].spent : 0;
+}
+
+/* In zones whose days begin within an hour: what was before in that hour is left out as long as its
+ * calls are there, and is in when they are not. */
+static int job_half_hours(Db *db, void *arg)
+{
+    Fixture *f = arg;
+    BudgetSpentAsk ann = { BUDGET_USER, BUDGET_USD, HALF_PAST, .key = STR("ann") };
+    BudgetSpentAsk tokens = { BUDGET_USER, BUDGET_TOKENS, HALF_PAST, .key = STR("ann") };
+    BudgetSpentAsk all = { .kind = BUDGET_ALL, .start_ms = HALF_PAST };
+    BudgetSpentAsk whole = { .kind = BUDGET_ALL, .start_ms = SPEND_HOUR_MS };
+    CHECK_INT(db_run(db_stmt(db, "UPDATE task SET user_id = iif(seq = 1, 'ann', 'bob')"), NULL), 0);
+    CHECK_INT(spent_by(db, f, all), 0);
+    user_call_add(db, "ann", HALF_PAST - 1, 1);
+    user_call_add(db, "ann", HALF_PAST, 10);
+    user_call_add(db, "bob", 5, 100);
+    user_call_add(db, "ann", SPEND_HOUR_MS, 1000);
+    CHECK_INT(spent_by(db, f, ann), 1010);
+    CHECK_INT(spent_by(db, f, tokens), 2020);
+    CHECK_INT(spent_by(db, f, all), 1010);
+    CHECK_INT(spent_by(db, f, whole), 1000);
+    CHECK_INT(db_run(db_stmt(db, "DELETE FROM call"), NULL), 0);
+    CHECK_INT(spent_by(db, f, ann), 1011);
+    CHECK_INT(spent_by(db, f, tokens), 2022);
+    CHECK_INT(spent_by(db, f, all), 1111);
+    CHECK_INT(spent_by(db, f, whole), 1000);
+    return 0;
+}
+
+/* However many there are, read in parts. */
+static int job_many_users(Db *db, void *arg)
+{
+    Fixture *f = arg;
+    BudgetSpentAsk ask = { .kind = BUDGET_USER, .max = 3 };
+    size_t users = 0, n;
+    for (int i = 0; i < 10; i++) {
+        SpendKey key = { .user_id = arena_printf(&f->arena, "u%d", i) };
+        CHECK_INT(spend_add(db, &key, &(Spend){ .cost_nusd = 1 + i }), 0);
+    }
+    do {
+        BudgetSpent *rows = NULL;
+        CHECK_INT(budget_spent_since(db, &ask, &f->arena, &rows, &n), 0);
+        for (size_t i = 0; i < n; i++) CHECK_INT(rows[i].spent, (int64_t)++users);
+        if (n) ask.after = rows[n - 1].key;
+    } while (n == ask.max);
+    CHECK_INT(users, 10);
+    return 0;
+}
+
+static int job_two_tasks(Db *db, void *arg)
+{
+    (void)arg;
+    for (int64_t i = 1; i <= 2; i++) task_add(db, i, i);
+    return 0;
+}
+
+static void test_found_later(void **state)
+{
+    run(state, job_two_tasks);
+    run(state, job_half_hours);
+}
+
+static void test_found_in_parts(void **state)
+{
+    run(state, job_many_users);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -269,6 +366,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_too_many_prices, setup, teardown),
         cmocka_unit_test_setup_teardown(test_absurd_spend, setup, teardown),
         cmocka_unit_test_setup_teardown(test_spend, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_found_later, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_found_in_parts, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
