@@ -100,7 +100,7 @@ const Schema api_schemas[] = {
       "rolloutId:uuid agent:string versionId:hex stableVersionId:hex strategy:string "
       "state:string step:integer steps:[number] weight:number verdict:string "
       "why:string preflight:[PreflightCheck] createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
-      "expectedUnitsLeft?:number? sampleRatioOk?:boolean expectedSecondsLeft?:number? "
+      "expectedUnitsLeft?:number? sampleRatioOk?:boolean untold?:RolloutUntold expectedSecondsLeft?:number? "
       "stable?:VersionServing" },
     { "ShadowReport",
       "rolloutId:uuid agent:string versionId:hex stableVersionId:hex state:string result:string "
@@ -117,6 +117,7 @@ const Schema api_schemas[] = {
                     "production:ShadowSide? shadow:ShadowSide?" },
     { "ShadowSide", "taskId:uuid status:string costUsd:usd seconds:number? toolCalls:integer "
                     "quality:number?" },
+    { "RolloutUntold", "stable:number? canary:number?" },
     { "RolloutTickList", "ticks:[RolloutTick]" },
     { "RolloutTick", "n:integer at:time state:string step:integer verdict:string why:string "
                      "inputs:object" },

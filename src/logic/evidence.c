@@ -54,11 +54,19 @@ ENull evidence_promote_null(const EvidencePlan *plan, size_t metric, size_t step
     return (ENull){ ESIDE_PROMOTE, 1 + (m->promote_rho - 1) / next, m->promote_delta / next };
 }
 
+void evidence_told_init(EvidenceTold *told)
+{
+    *told = (EvidenceTold){ .past = { .n = { 0 } } };
+    evalue_init(&told->more);
+    evalue_init(&told->fewer);
+}
+
 void evidence_init(Evidence *evidence)
 {
     memset(evidence, 0, sizeof(*evidence));
     srm_init(&evidence->seen);
     srm_init(&evidence->consumed);
+    evidence_told_init(&evidence->told);
     for (size_t m = 0; m < EVIDENCE_METRICS_MAX; m++) {
         evalue_init(&evidence->metrics[m].rollback);
         for (size_t k = 0; k < EVIDENCE_STEPS_MAX; k++)
@@ -140,6 +148,40 @@ void evidence_observe(Evidence *evidence, const EvidencePlan *plan, size_t step,
     }
     decide_rollback(evidence, plan, group);
 }
+
+/* --- graders ---------------------------------------------------------------------------------- */
+
+void evidence_judged(Evidence *evidence, bool canary, double pi, bool untold)
+{
+    EvidenceTold *told = &evidence->told;
+    EUnit unit = { canary, pi, untold };
+    ELook look = elook(&told->past, &unit);
+    enull_observe(&told->more, &(ENull){ ESIDE_ROLLBACK, 1, 0 }, &look);
+    enull_observe(&told->fewer, &(ENull){ ESIDE_PROMOTE, 1, 0 }, &look);
+    epast_add(&told->past, &unit);
+}
+
+double evidence_untold(const EvidenceTold *told, bool canary)
+{
+    int64_t n = told->past.n[canary];
+    return n > 0 ? told->past.sum[canary] / (double)n : (double)NAN;
+}
+
+static bool is_silent(const EvidenceTold *told, bool canary)
+{
+    return told->past.n[canary] >= EVIDENCE_TOLD_MIN &&
+           evidence_untold(told, canary) > EVIDENCE_UNTOLD_MAX;
+}
+
+EvidenceJudges evidence_judges(const EvidenceTold *told)
+{
+    double e = (evalue_mean(&told->more) + evalue_mean(&told->fewer)) / 2;
+    if (is_silent(told, false) || is_silent(told, true)) return JUDGES_SILENT;
+    double apart = fabs(evidence_untold(told, true) - evidence_untold(told, false));
+    return e >= EVIDENCE_UNTOLD_BOUND && apart > EVIDENCE_UNTOLD_FEW ? JUDGES_UNEQUAL : JUDGES_OK;
+}
+
+/* --- what follows ----------------------------------------------------------------------------- */
 
 bool evidence_proved(const Evidence *evidence, const EvidencePlan *plan, size_t step)
 {

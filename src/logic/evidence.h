@@ -72,6 +72,21 @@ typedef struct {
     size_t mark_step;
 } MetricEvidence;
 
+/* How graders fare with the tasks that they are to judge: past.sum counts those of which one could
+ * not tell. That says nothing of a version, and hides what would be said of it: where it happens
+ * often, or more often in one arm, what is judged proves nothing. */
+typedef struct {
+    EPast past;
+    EValue more, fewer; /* of the canary's */
+} EvidenceTold;
+
+#define EVIDENCE_TOLD_MIN 20        /* tasks of an arm from which a share is read */
+#define EVIDENCE_UNTOLD_MAX 0.2     /* share that may go untold */
+#define EVIDENCE_UNTOLD_BOUND 100.0 /* e-value of a difference between the arms ... */
+#define EVIDENCE_UNTOLD_FEW 0.02    /* ... that is larger than this now: less cannot hide much */
+
+typedef enum { JUDGES_OK, JUDGES_SILENT, JUDGES_UNEQUAL } EvidenceJudges;
+
 typedef struct {
     MetricEvidence metrics[EVIDENCE_METRICS_MAX];
     Srm seen;                             /* every unit at first sight */
@@ -81,6 +96,7 @@ typedef struct {
     bool rollback;                          /* latched */
     EvidenceGroup rollback_group;
     int culprit; /* metric that gave most of the sum, valid when rollback */
+    EvidenceTold told;
 } Evidence;
 
 /* A unit's outcome. Metrics without a bit in has are left out for this unit (a judge failed). */
@@ -99,6 +115,15 @@ void evidence_seen(Evidence *evidence, bool canary, double pi);
 /* A unit's outcome in one group is known. step: the current one; nulls of earlier steps rest. */
 void evidence_observe(Evidence *evidence, const EvidencePlan *plan, size_t step,
                       EvidenceGroup group, const EvidenceUnit *unit);
+
+/* A task that was to be judged is through; untold: a grader could not tell. Not latched: graders
+ * may recover. */
+void evidence_judged(Evidence *evidence, bool canary, double pi, bool untold);
+void evidence_told_init(EvidenceTold *told);
+EvidenceJudges evidence_judges(const EvidenceTold *told);
+
+/* Share of an arm that went untold; NaN without any. */
+double evidence_untold(const EvidenceTold *told, bool canary);
 
 /* Every required metric has its proof at this step's margin. False without required metrics. */
 bool evidence_proved(const Evidence *evidence, const EvidencePlan *plan, size_t step);

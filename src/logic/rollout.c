@@ -352,7 +352,10 @@ static bool must_hold(Tick *t)
     int64_t waited_ms = in->now_ms - r->step_since_ms, canaries = in->canaries - r->step_canaries;
     if (tests && !in->srm_ok)
         because(t->move, "Held: units are not assigned as planned, so no result can be trusted.");
-    else if (tests && !in->judge_ok) because(t->move, "Held: the judge has changed.");
+    else if (tests && !in->judge_ok)
+        because(t->move, "Held: %.*s.",
+                STR_ARG(str_empty(in->judge_why) ? STR("the judge has changed")
+                                                 : str_sub(in->judge_why, 0, 180)));
     else if (waited_ms < step->for_ms)
         because(t->move, "Held: the step lasts %" PRId64 " s more.",
                 (step->for_ms - waited_ms + 999) / 1000);

@@ -122,6 +122,7 @@ typedef struct {
     Str unproved;           /* a required metric that is not, for the sentence */
     int64_t canaries;       /* evidence_canaries() */
     bool srm_ok, judge_ok;
+    Str judge_why; /* when it is not; may be empty */
     bool gate_open;
 } RolloutInput;
 

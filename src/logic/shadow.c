@@ -92,6 +92,7 @@ ShadowState shadow_fate(const ShadowNews *news, const ShadowPlan *plan, int64_t 
 void shadow_init(ShadowEvidence *evidence)
 {
     memset(evidence, 0, sizeof(*evidence));
+    evidence_told_init(&evidence->told);
     for (size_t m = 0; m < EVIDENCE_METRICS_MAX; m++) {
         evalue_init(&evidence->metrics[m].rollback);
         evalue_init(&evidence->metrics[m].promote);
@@ -143,6 +144,17 @@ static void decide(ShadowEvidence *evidence, const EvidencePlan *metrics)
     evidence->culprit = culprit;
 }
 
+/* Pair by pair, as all else here. */
+static void told_observe(EvidenceTold *told, bool production, bool shadow)
+{
+    double d = (double)shadow - (double)production;
+    pair_observe(&told->more, ESIDE_ROLLBACK, 0, d);
+    pair_observe(&told->fewer, ESIDE_PROMOTE, 0, d);
+    for (int side = 0; side < 2; side++) told->past.n[side]++;
+    told->past.sum[0] += production;
+    told->past.sum[1] += shadow;
+}
+
 static void counts_add(PairCounts *counts, bool self, bool differs)
 {
     *(self ? &counts->self_pairs : &counts->pairs) += 1;
@@ -157,6 +169,8 @@ void shadow_observe(ShadowEvidence *evidence, const EvidencePlan *metrics, const
     uint32_t has = pair->production.has & pair->shadow.has;
     counts_add(&evidence->results, pair->self, pair->differs);
     counts_add(&evidence->paths, pair->self, pair->path_differs);
+    if (pair->judged && !pair->self)
+        told_observe(&evidence->told, pair->production_untold, pair->untold);
     evidence->production_nusd[arm] = money_add(evidence->production_nusd[arm],
                                                pair->production_nusd);
     evidence->shadow_nusd[arm] = money_add(evidence->shadow_nusd[arm], pair->shadow_nusd);
@@ -194,6 +208,7 @@ CheckResult shadow_verdict(const ShadowEvidence *evidence, const EvidencePlan *m
     if (evidence->biased) return CHECK_RUNNING; /* whichever way it points */
     if (evidence->rollback) return CHECK_FAILED;
     if (evidence->capped > 0 || metrics->metrics_n == 0) return CHECK_RUNNING;
+    if (evidence_judges(&evidence->told) != JUDGES_OK) return CHECK_RUNNING;
     if (shadow_unproved(evidence, metrics) >= 0) return CHECK_RUNNING;
     if (shadow_pairs(evidence, metrics) < plan->min_pairs) return CHECK_RUNNING;
     return now_ms - evidence->began_ms >= plan->for_ms ? CHECK_PASSED : CHECK_RUNNING;

@@ -111,8 +111,9 @@ typedef struct {
     int64_t shadow_nusd[2];
     int64_t cursor_seq; /* production tasks looked at, up to this one */
     int64_t began_ms;
-    bool rollback; /* latched */
-    bool biased;   /* latched: production differs from itself */
+    EvidenceTold told; /* of the candidate's pairs: 0 production, 1 shadow */
+    bool rollback;     /* latched */
+    bool biased;       /* latched: production differs from itself */
     int culprit;
 } ShadowEvidence;
 
@@ -122,6 +123,8 @@ void shadow_init(ShadowEvidence *evidence);
 typedef struct {
     bool self;
     bool differs, path_differs;
+    bool judged;                    /* graders were to tell of both ... */
+    bool production_untold, untold; /* ... and could not, of production's or the shadow's */
     EvidenceUnit production, shadow;
     int64_t production_nusd, shadow_nusd;
 } ShadowPair;
@@ -138,7 +141,8 @@ ENull shadow_promote_null(const EvidencePlan *metrics, const ShadowPlan *plan, s
 int64_t shadow_pairs(const ShadowEvidence *evidence, const EvidencePlan *metrics);
 int shadow_unproved(const ShadowEvidence *evidence, const EvidencePlan *metrics);
 
-/* What the rollout is told: PASSED needs proof, enough pairs and time, and no bias. */
+/* What the rollout is told: PASSED needs proof, enough pairs and time, no bias, and
+ * graders that can tell. */
 CheckResult shadow_verdict(const ShadowEvidence *evidence, const EvidencePlan *metrics,
                            const ShadowPlan *plan, int64_t now_ms);
 

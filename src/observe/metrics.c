@@ -865,6 +865,8 @@ static const FieldFamily rollout_families[] = {
     COUNTER_OF(RecordStats, fates[FATE_DROPPED], "gantry_rollout_units_dropped",
                "Units left out: canceled, never started, not scored, answered by another model"),
     COUNTER_OF(RecordStats, paged, "gantry_rollout_pages", "Times a rollout needed a person"),
+    COUNTER_OF(RecordStats, judge_holds, "gantry_rollout_judge_holds",
+               "Ticks at which a judge had changed, or graders could not tell of too many tasks"),
     COUNTER_OF(RecordStats, shadows[SHADOW_CHOSEN], "gantry_shadow_pairs_chosen",
                "Production tasks that were chosen to be repeated unseen"),
     COUNTER_OF(RecordStats, shadows[SHADOW_COMPARED], "gantry_shadow_pairs_compared",

@@ -107,14 +107,29 @@ static int tick(Db *db, Gather *g, RolloutRow *row, const RolloutInput *input, A
     return r;
 }
 
-/* A judge that has changed compares nothing. */
-static int judge_look(Db *db, const Gather *g, const RolloutRow *row, bool *ret_ok)
+/* Why the graders' silence forbids to conclude from what they said; empty: it does not. */
+static Str silence_of(const Evidence *e, Arena *arena)
+{
+    EvidenceJudges judges = evidence_judges(&e->told);
+    if (judges == JUDGES_OK) return STR_NULL;
+    return arena_printf(arena,
+                        "graders could not tell of %.0f%% of the new version's tasks and of %.0f%%"
+                        " of the stable one's, %s, so what is judged proves nothing",
+                        100 * evidence_untold(&e->told, true),
+                        100 * evidence_untold(&e->told, false),
+                        judges == JUDGES_SILENT ? "too many" : "not alike");
+}
+
+/* A judge that has changed compares nothing, nor do graders that cannot tell. */
+static int judge_look(Db *db, const Gather *g, const RolloutRow *row, Arena *arena,
+                      RolloutInput *ret)
 {
     bool judged = false, changed = false;
     for (size_t m = 0; m < g->spec.evidence.metrics_n; m++)
         judged |= g->spec.evidence.metrics[m].group == EVIDENCE_JUDGED;
     int r = judged ? alarm_any_open(db, row->agent, STR(ANCHOR_METRIC), &changed) : 0;
-    *ret_ok = !changed;
+    ret->judge_why = judged && !changed ? silence_of(&g->evidence, arena) : STR_NULL;
+    ret->judge_ok = !changed && str_empty(ret->judge_why);
     return r;
 }
 
@@ -134,7 +149,7 @@ int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str actor, int
     r = look(db, g, row, &tripwire);
     if (r != 0) return r;
     RolloutInput input = input_of(g, shadow, row, command, actor, tripwire, now_ms);
-    r = judge_look(db, g, row, &input.judge_ok);
+    r = judge_look(db, g, row, arena, &input);
     if (r == 0) r = tick(db, g, row, &input, arena, &move);
     if (r == 0 && ret_move) *ret_move = move;
     return r;

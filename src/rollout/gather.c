@@ -131,6 +131,7 @@ int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, doub
                   GatherTold *ret)
 {
     int r = 0;
+    bool got = true;
     *ret = (GatherTold){ .all = true };
     for (size_t m = 0; r == 0 && m < spec->evidence.metrics_n; m++) {
         Str name = str_of(spec->names[m]);
@@ -139,9 +140,11 @@ int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, doub
         ret->judged = true;
         r = score_of(db, o, name, &scores[m]);
         if (r != 0 || !isnan(scores[m])) continue;
+        got = false;
         ret->all &= !is_missing(o, name);
         ret->untold |= is_untold(o, name);
     }
+    ret->complete = ret->judged && got;
     if (r == 0 && ret->judged) r = grade_waits(db, o->at.task_seq, &ret->waits);
     ret->all &= !ret->waits;
     return r;
@@ -177,6 +180,15 @@ static void consume_one(Gather *g, const RolloutRow *row, EvidenceGroup group, F
     evidence_observe(&g->evidence, &g->spec.evidence, row->state.step, group, &unit);
 }
 
+/* How graders fare. Tasks that are judged in no case, or of which they were not asked, say nothing
+ * of that. */
+static void consume_told(Gather *g, Fate fate, const GatherTold *told, const RolloutOutcome *o)
+{
+    bool untold = told->untold || (fate == FATE_DROPPED && told->waits);
+    if (o->state != TASK_SUCCEEDED || o->degraded || !(untold || told->complete)) return;
+    evidence_judged(&g->evidence, o->canary, o->pi, untold);
+}
+
 static bool has_group(const RolloutSpec *spec, EvidenceGroup group)
 {
     for (size_t m = 0; m < spec->evidence.metrics_n; m++)
@@ -199,6 +211,7 @@ static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group
             if (r != 0) return r;
             Fate fate = fate_of(g, &g->outcomes[i], group, told.all, now_ms);
             if (fate == FATE_OPEN) break;
+            if (group == EVIDENCE_JUDGED) consume_told(g, fate, &told, &g->outcomes[i]);
             consume_one(g, row, group, fate, &g->outcomes[i], now_ms);
             row->cursors[group] = g->outcomes[i].at;
             g->changed = true;

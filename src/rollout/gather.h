@@ -35,10 +35,11 @@ void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
 
 /* What is known of the scores that a plan asks for. */
 typedef struct {
-    bool judged; /* it asks for some */
-    bool all;    /* none is missing, and no grader is still to be heard */
-    bool waits;  /* for its graders */
-    bool untold; /* of one that is not there a grader could not tell, so it will not come */
+    bool judged;   /* it asks for some */
+    bool complete; /* none is missing, nor given up */
+    bool all;      /* none is missing, and no grader is still to be heard */
+    bool waits;    /* for its graders */
+    bool untold;   /* of one that is not there a grader could not tell, so it will not come */
 } GatherTold;
 
 /* Scores of a task in the metrics that are judged: quality is the mean of all, any other goes by

@@ -13,7 +13,7 @@
 static struct {
     _Atomic uint64_t ticks, fates[FATE_N_], entered[ROLLOUT_N_], verdicts[VERDICT_N_],
         tripped[TRIPWIRE_N_];
-    _Atomic uint64_t paged, shadows[SHADOW_STATE_N_], shadows_left_out;
+    _Atomic uint64_t paged, judge_holds, shadows[SHADOW_STATE_N_], shadows_left_out;
 } counts;
 
 static void count(_Atomic uint64_t *counter, uint64_t by)
@@ -27,6 +27,7 @@ static void count_tick(const Gather *g, const RolloutInput *input, const Rollout
     for (int i = 0; i < FATE_N_; i++) count(&counts.fates[i], (uint64_t)g->fates[i]);
     count(&counts.verdicts[move->verdict], 1);
     if (move->actions & ROLLOUT_DO_PAGE) count(&counts.paged, 1);
+    if (!input->judge_ok) count(&counts.judge_holds, 1);
     if (!(move->actions & ROLLOUT_DO_TELL)) return;
     count(&counts.entered[move->next.state], 1);
     if (input->tripwire != TRIPWIRE_NONE) count(&counts.tripped[input->tripwire], 1);
@@ -34,7 +35,9 @@ static void count_tick(const Gather *g, const RolloutInput *input, const Rollout
 
 void record_stats(RecordStats *ret)
 {
-    *ret = (RecordStats){ .ticks = counts.ticks, .paged = counts.paged };
+    *ret = (RecordStats){ .ticks = counts.ticks,
+                          .paged = counts.paged,
+                          .judge_holds = counts.judge_holds };
     for (int i = 0; i < FATE_N_; i++) ret->fates[i] = counts.fates[i];
     for (int i = 0; i < ROLLOUT_N_; i++) ret->entered[i] = counts.entered[i];
     for (int i = 0; i < VERDICT_N_; i++) ret->verdicts[i] = counts.verdicts[i];
@@ -94,6 +97,7 @@ static void put_inputs(JsonOut *out, const RolloutRow *row, const Gather *g,
     if (!str_empty(input->unproved)) json_out_kstr(out, "unproved", input->unproved);
     json_out_ki64(out, "canaries", input->canaries);
     json_out_kbool(out, "judgeOk", input->judge_ok);
+    if (!str_empty(input->judge_why)) json_out_kstr(out, "judgeWhy", input->judge_why);
     json_out_kbool(out, "gateOpen", input->gate_open);
     rollout_write_evidence(out, row, &g->spec, &g->evidence);
     json_out_object_end(out);

@@ -22,6 +22,7 @@ typedef struct {
     uint64_t tripped[TRIPWIRE_N_];
     uint64_t paged;
     uint64_t shadows[SHADOW_STATE_N_]; /* pairs: chosen, and what became of them */
+    uint64_t judge_holds;              /* ticks at which what is judged could prove nothing */
     uint64_t shadows_left_out;         /* for SHADOWS_OPEN_MAX */
 } RecordStats;
 void record_stats(RecordStats *ret);

@@ -51,6 +51,15 @@ static void put_metric(JsonOut *out, const RolloutSpec *spec, const MetricEviden
     json_out_object_end(out);
 }
 
+static void put_untold(JsonOut *out, const EvidenceTold *told)
+{
+    json_out_key(out, "untold");
+    json_out_object(out);
+    put_number(out, "stable", evidence_untold(told, false));
+    put_number(out, "canary", evidence_untold(told, true));
+    json_out_object_end(out);
+}
+
 void rollout_write_evidence(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
                             const Evidence *evidence)
 {
@@ -69,6 +78,7 @@ void rollout_write_evidence(JsonOut *out, const RolloutRow *row, const RolloutSp
     double left = evidence_units_left(evidence, &spec->evidence, step);
     put_number(out, "expectedUnitsLeft", left < 0 ? NAN : ceil(left));
     json_out_kbool(out, "sampleRatioOk", evidence_srm_ok(evidence));
+    if (evidence->told.past.n[0] + evidence->told.past.n[1] > 0) put_untold(out, &evidence->told);
 }
 
 double rollout_seconds_left(const RolloutRow *row, const RolloutSpec *spec,

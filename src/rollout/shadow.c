@@ -27,19 +27,17 @@ bool shadow_is_on(const RolloutRow *row)
 typedef struct {
     RolloutOutcome outcome;
     EvidenceUnit harm;
-    bool scored;
+    GatherTold told;
 } Side;
 
 static int side_read(Db *db, const RolloutRow *row, const RolloutSpec *spec, int64_t task_seq,
                      Side *ret)
 {
     double scores[EVIDENCE_METRICS_MAX];
-    GatherTold told = { .all = false };
     *ret = (Side){ .outcome = { .state = TASK_CANCELED } };
     int r = task_seq > 0 ? shadow_outcome(db, task_seq, &ret->outcome) : -ENOENT;
     if (r == -ENOENT) return 0; /* gone: as if it had been canceled */
-    if (r == 0) r = gather_scores(db, spec, &ret->outcome, scores, &told);
-    ret->scored = told.all;
+    if (r == 0) r = gather_scores(db, spec, &ret->outcome, scores, &ret->told);
     if (r == 0) gather_harm(spec, &row->baseline, &ret->outcome, scores, &ret->harm);
     return r;
 }
@@ -49,7 +47,7 @@ static ShadowSide side_news(const Side *side)
     return (ShadowSide){ .state = side->outcome.state,
                          .started = side->outcome.started_at_ms > 0,
                          .degraded = side->outcome.degraded,
-                         .scored = side->scored,
+                         .scored = side->told.all,
                          .finished_at_ms = side->outcome.finished_at_ms };
 }
 
@@ -58,6 +56,17 @@ static bool is_judged(const RolloutSpec *spec)
     for (size_t m = 0; m < spec->evidence.metrics_n; m++)
         if (spec->evidence.metrics[m].group == EVIDENCE_JUDGED) return true;
     return false;
+}
+
+/* Of a pair whose fate is known: what waits has waited long enough. */
+static bool is_untold(const Side *side)
+{
+    return side->told.untold || side->told.waits;
+}
+
+static bool was_judged(const Side *side)
+{
+    return side->outcome.state == TASK_SUCCEEDED && (side->told.complete || is_untold(side));
 }
 
 typedef struct {
@@ -71,6 +80,9 @@ static int compare(Db *db, Comparing *c, const ShadowRow *pair, const Side *prod
                    const Side *shadow, ShadowPair *ret)
 {
     *ret = (ShadowPair){ .self = pair->self,
+                         .judged = was_judged(production) && was_judged(shadow),
+                         .production_untold = is_untold(production),
+                         .untold = is_untold(shadow),
                          .production = production->harm,
                          .shadow = shadow->harm };
     int r = shadow_differ(db, pair->task_seq, pair->shadow_seq, &ret->differs, &ret->path_differs);
@@ -182,6 +194,11 @@ static void tell_why(ShadowGather *shadow, const RolloutSpec *spec, int64_t now_
     else if (e->capped > 0)
         snprintf(shadow->why, sizeof(shadow->why),
                  "its budget has stopped %" PRId64 " tasks, so it is too small to tell", e->capped);
+    else if (evidence_judges(&e->told) != JUDGES_OK)
+        snprintf(shadow->why, sizeof(shadow->why),
+                 "graders could not tell of %.0f%% of its tasks and of %.0f%% of production's, so"
+                 " what is judged proves nothing",
+                 100 * evidence_untold(&e->told, true), 100 * evidence_untold(&e->told, false));
     else if (pairs < plan->min_pairs)
         snprintf(shadow->why, sizeof(shadow->why),
                  "%" PRId64 " of at least %" PRId64 " pairs are compared", pairs, plan->min_pairs);

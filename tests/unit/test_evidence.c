@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "logic/evidence.h"
+#include "logic/rng.h"
 #include "vectors.h"
 
 static Evidence evidence;
@@ -169,6 +170,51 @@ static void test_dropping_one_arm_is_noticed(void **state)
     assert_false(evidence_srm_ok(&evidence));
 }
 
+/* Units until the graders' silence is told, at most n. */
+static int silence(uint64_t seed, double control, double canary, double pi, int n,
+                   EvidenceJudges *ret)
+{
+    Rng rng = rng_seeded(seed);
+    evidence_init(&evidence);
+    for (int i = 1; i <= n; i++) {
+        bool is_canary = rng_uniform(&rng) < pi;
+        bool untold = rng_uniform(&rng) < (is_canary ? canary : control);
+        evidence_judged(&evidence, is_canary, pi, untold);
+        *ret = evidence_judges(&evidence.told);
+        if (*ret != JUDGES_OK) return i;
+    }
+    return n;
+}
+
+static void test_graders_that_cannot_tell(void **state)
+{
+    (void)state;
+    EvidenceJudges judges;
+    evidence_init(&evidence);
+    assert_int_equal(evidence_judges(&evidence.told), JUDGES_OK);
+    assert_true(isnan(evidence_untold(&evidence.told, true)));
+    for (int i = 0; i < 2 * EVIDENCE_TOLD_MIN; i++) {
+        if (i < 2 * EVIDENCE_TOLD_MIN - 1) /* too few to tell */
+            assert_int_equal(evidence_judges(&evidence.told), JUDGES_OK);
+        evidence_judged(&evidence, i % 2, 0.5, i % 8 == 1 || i % 8 == 0);
+    }
+    assert_near(evidence_untold(&evidence.told, true), 0.25, 0);
+    assert_int_equal(evidence_judges(&evidence.told), JUDGES_SILENT);
+    for (int i = 0; i < 20; i++) evidence_judged(&evidence, i % 2, 0.5, false);
+    assert_int_equal(evidence_judges(&evidence.told), JUDGES_OK); /* they have recovered */
+    int alarms = 0;
+    for (uint64_t seed = 1; seed <= 50; seed++) {
+        if (silence(seed, 0.05, 0.05, 0.05, 4000, &judges) < 4000) alarms++;
+        assert_in_range(silence(seed, 0.02, 0.15, 0.5, 4000, &judges), 1, 1500);
+        assert_in_range(silence(seed, 0.15, 0.02, 0.5, 4000, &judges), 1, 1500);
+    }
+    assert_in_range(alarms, 0, 3);
+    int n = 0; /* left is the last of these, which goes on without a fault */
+    for (; n < 40000 && evidence_judges(&evidence.told) == JUDGES_UNEQUAL; n++)
+        evidence_judged(&evidence, n % 2, 0.5, false);
+    assert_in_range(n, 1, 40000 - 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -179,6 +225,7 @@ int main(void)
         cmocka_unit_test(test_rollback_names_its_culprit_and_stays),
         cmocka_unit_test(test_groups_are_not_added),
         cmocka_unit_test(test_dropping_one_arm_is_noticed),
+        cmocka_unit_test(test_graders_that_cannot_tell),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

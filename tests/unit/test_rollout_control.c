@@ -686,6 +686,41 @@ static void test_waits_for_graders(void **state)
     run(state, waits_for_graders);
 }
 
+/* A judge that cannot tell of many tasks of the canary: what it says of the others proves
+ * nothing. */
+static int holds_for_silence(void *arg)
+{
+    Fixture *f = arg;
+    RecordStats before, after;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":5},{\"weight\":100}],"
+                "\"rollbackOn\":{\"quality\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)submit_sessions(f, 0, 100);
+    end_tasks(f, 0);
+    sql(f, "UPDATE task SET quality = CASE WHEN version_id LIKE 'b%' AND seq % 2 = 0 THEN NULL"
+           " ELSE 0.9 END, unjudged = version_id LIKE 'b%' AND seq % 2 = 0");
+    record_stats(&before);
+    ask = command(f, ID_1, COMMAND_NONE);
+    record_stats(&after);
+    CHECK_INT(ask.row.state.weight_bp, 5000);
+    CHECK(strstr(ask.move.why, "graders could not tell of ") != NULL);
+    CHECK(strstr(ask.move.why, "of 0% of the stable") != NULL);
+    CHECK(ask.move.actions & ROLLOUT_DO_PAGE);
+    CHECK_INT(after.judge_holds - before.judge_holds, 1);
+    (void)submit_sessions(f, 100, 400);
+    end_tasks(f, 0);
+    sql(f, "UPDATE task SET quality = 0.9 WHERE seq > 100");
+    ask = command(f, ID_1, COMMAND_NONE); /* far fewer, but still not alike */
+    CHECK(strstr(ask.move.why, "not alike") != NULL);
+    return 0;
+}
+
+static void test_it_holds_for_graders_that_cannot_tell(void **state)
+{
+    run(state, holds_for_silence);
+}
+
 static int alarm_job(Db *db, void *arg)
 {
     int64_t id;
@@ -1372,6 +1407,7 @@ int main(void)
         ON_QUEUE(test_scores_of_ones_own),
         ON_QUEUE(test_waits_for_graders),
         ON_QUEUE(test_it_holds_for_a_judge_that_has_changed),
+        ON_QUEUE(test_it_holds_for_graders_that_cannot_tell),
         ON_QUEUE(test_nothing_waits_for_ever),
         ON_QUEUE(test_the_unit_can_be_the_user),
         ON_QUEUE(test_it_survives_a_restart),

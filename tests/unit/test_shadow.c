@@ -147,6 +147,29 @@ static void observe_many(ShadowEvidence *e, int n, bool self, double production,
     for (int i = 0; i < n; i++) shadow_observe(e, &metrics, &plan, &pair);
 }
 
+/* Of pairs of which graders cannot tell the shadow's half the alarm comes soon. */
+static void test_untold(void **state)
+{
+    (void)state;
+    ShadowPlan plan = plan_of();
+    EvidencePlan metrics = metrics_of();
+    ShadowEvidence *e = calloc(1, sizeof(*e));
+    shadow_init(e);
+    ShadowPair pair = pair_of(false, 0, 0);
+    pair.judged = true;
+    int n = 0;
+    for (; n < 400 && evidence_judges(&e->told) == JUDGES_OK; n++) {
+        pair.untold = n % 6 == 0;
+        shadow_observe(e, &metrics, &plan, &pair);
+    }
+    assert_in_range(n, 20, 300);
+    assert_int_equal(e->told.past.sum[0], 0);
+    pair.self = true; /* production's own say nothing of the candidate */
+    shadow_observe(e, &metrics, &plan, &pair);
+    assert_int_equal(e->told.past.n[1], n);
+    free(e);
+}
+
 static CheckResult verdict_of(const ShadowEvidence *e, int64_t now_ms)
 {
     ShadowPlan plan = plan_of();
@@ -173,6 +196,10 @@ static void test_verdicts(void **state)
     e->capped = 1;
     assert_int_equal(verdict_of(e, 100), CHECK_RUNNING);
     e->capped = 0;
+    e->told.past = (EPast){ .n = { 60, 60 }, .sum = { 0, 20 } }; /* graders often could not tell */
+    assert_int_equal(verdict_of(e, 100), CHECK_RUNNING);
+    evidence_told_init(&e->told);
+    assert_int_equal(verdict_of(e, 100), CHECK_PASSED);
     observe_many(e, 40, false, 0, 1);
     assert_int_equal(verdict_of(e, 100), CHECK_FAILED);
     assert_int_equal(e->culprit, 0);
@@ -218,6 +245,7 @@ int main(void)
         cmocka_unit_test(test_choose),   cmocka_unit_test(test_allot),
         cmocka_unit_test(test_fate),     cmocka_unit_test(test_never_over_budget),
         cmocka_unit_test(test_verdicts), cmocka_unit_test(test_ratio),
+        cmocka_unit_test(test_untold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
