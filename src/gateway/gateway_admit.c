@@ -3,6 +3,8 @@
 #include "base/diag.h"
 #include "gateway/gateway_call.h"
 
+#define WINDOW_WIDE 1000000 /* tokens, of the beta of that name */
+
 int call_read(ModelCall *call)
 {
     const Json *body = NULL;
@@ -84,11 +86,27 @@ static int refuse_price(ModelCall *call, const CallTarget *target, const char *l
                         STR_ARG(target->info->service_tier));
 }
 
+/* Of input that is not text in the body only the model's window is a bound. An image is billed as
+ * so many tokens at most, whatever its bytes. */
+static bool is_opaque(const CallTarget *target)
+{
+    const RequestInfo *info = target->info;
+    if (info->other_media || info->hides_input) return true;
+    return info->images > 0 && price_image_tokens(target->price) == 0;
+}
+
 int call_check_terms(ModelCall *call, CallTarget *target)
 {
     const RequestInfo *info = target->info;
     target->terms = terms_of(target);
     const char *lacks = price_lacks(target->price, &target->terms);
+    if (is_opaque(target) && target->price->input_max == 0)
+        return call_problem(
+            call, PROBLEM_PRICE, NULL,
+            "part of the input is not in the request as text, and how much \"%.*s\" "
+            "takes at most is not known: add maxInputTokens to its entry under "
+            "`prices` in gantry.yaml",
+            STR_ARG(target->model));
     if (info->prediction)
         return call_problem(
             call, PROBLEM_PRICE, "prediction",
@@ -127,18 +145,24 @@ static int refuse_by_cap(ModelCall *call, CapReason reason)
     }
 }
 
-/* The most input the call can bill. An image is billed as so many tokens at most, whatever its
- * bytes; of other media, and of input that is not in the body, only the model's window is a bound.
- */
+/* The model's window, which its caller may have asked to be wider than the list has it. */
+static int64_t window_of(const ModelCall *call)
+{
+    int64_t listed = call->target->price->input_max;
+    bool wider = str_find(call->request->anthropic_beta, STR("context-1m")) >= 0;
+    return wider && listed > 0 ? MAX(listed, WINDOW_WIDE) : listed;
+}
+
+/* The most input the call can bill. */
 static int64_t in_ub_of(const ModelCall *call)
 {
-    const RequestInfo *info = call->target->info;
-    const Price *price = call->target->price;
-    int64_t image = price_image_tokens(price), images;
-    bool opaque = info->other_media || info->hides_input || (info->images > 0 && image == 0);
-    int64_t in_ub = request_in_ub((int64_t)call->target->body.len, info->messages, info->has_tools,
-                                  opaque, price->input_max);
-    if (__builtin_mul_overflow(info->images, image, &images)) return INT64_MAX;
+    const CallTarget *target = call->target;
+    const RequestInfo *info = target->info;
+    int64_t images;
+    int64_t in_ub = request_in_ub((int64_t)target->body.len, info->messages, info->has_tools,
+                                  is_opaque(target), window_of(call));
+    if (__builtin_mul_overflow(info->images, price_image_tokens(target->price), &images))
+        return INT64_MAX;
     return money_add(in_ub, images);
 }
 
@@ -151,6 +175,8 @@ static CapCall cap_question(const ModelCall *call)
         .in_ub = in_ub_of(call),
         .out_cap = info->out_cap,
         .out_max = price->output_max,
+        .out_min = info->out_min,
+        .times = excess_times(call->task->gateway, call->target->provider, call->target->model),
         .n = info->n,
         .no_output = info->api == API_EMBEDDINGS,
         .has_tools = info->has_tools,

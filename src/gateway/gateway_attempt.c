@@ -55,10 +55,10 @@ static int edit(ModelCall *call, Str *ret)
         .usual_service = call_pins_service(target),
         .include_usage = info->api == API_CHAT && info->stream && !info->include_usage,
     };
-    /* without a cap to keep, a request that names none is left to the provider's own */
-    if (call->verdict.clamped || (capped && info->out_cap == 0))
-        edits.out_cap = call->verdict.out_cap;
-    if (call->verdict.clamped) atomic_fetch_add(&call->task->gateway->clamped, 1);
+    /* without a cap to keep, a request is left to the provider's own */
+    bool lower = call->verdict.clamped && (capped || info->out_cap == 0);
+    if (lower || (capped && info->out_cap == 0)) edits.out_cap = call->verdict.out_cap;
+    if (lower) atomic_fetch_add(&call->task->gateway->clamped, 1);
     if (named) atomic_fetch_add(&call->task->gateway->translated, 1);
     return body_edit(target->body, info, &edits, &call->body, ret);
 }

@@ -84,7 +84,7 @@ int body_edit(Str body, const RequestInfo *info, const Edits *edits, Buf *scratc
                     edits->out_cap ? edits->out_cap : info->out_cap);
     if (r == 0 && edits->include_usage) r = set_include_usage(scratch, &at);
     if (r == 0 && edits->no_tools)
-        r = member_set(scratch, &at, "tool_choice",
+        r = member_set(scratch, &at, info->functions ? "function_call" : "tool_choice",
                        info->api == API_MESSAGES ? STR("{\"type\":\"none\"}") : STR("\"none\""));
     if (r == 0 && edits->usual_service)
         r = member_set(scratch, &at, "service_tier", STR("\"default\""));

@@ -67,6 +67,7 @@ int gateway_set_prices_wait(Gateway *gateway, Str entries)
     list->all.below = &list->imported;
     price_list_unref(gateway->prices);
     gateway->prices = list;
+    excess_clear(gateway); /* they may be right now */
     LOG_INFO("prices taken over", LOG_INT("entries", (int64_t)reading.result.imported));
     return 0;
 }

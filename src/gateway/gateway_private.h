@@ -9,6 +9,7 @@
 #include "base/map.h"
 #include "codec/uuid.h"
 #include "gateway/gateway.h"
+#include "gateway/gateway_excess.h"
 #include "gateway/gateway_limit.h"
 #include "gateway/gateway_prices.h"
 #include "gateway/gateway_problem.h"
@@ -70,7 +71,8 @@ struct Gateway {
     List tasks;            /* GatewayTask.node: the open ones */
     struct Limits *limits; /* gateway_limit.h */
     atomic_uint_fast64_t replayed, replayed_tools, replay_misses, attached, not_recorded;
-    PriceList *prices; /* imported; NULL: none */
+    PriceList *prices;  /* imported; NULL: none */
+    Excesses *excesses; /* NULL: none */
 };
 
 /* What a task has been answered before, and what its next recordings are kept against. */

@@ -64,6 +64,31 @@ static CapHold booked(const ModelCall *call, Charge charge)
     return (CapHold){ .tokens = MIN(tokens, CAP_CALL_MAX), .nusd = MIN(nusd, CAP_CALL_MAX) };
 }
 
+/* A model that searches before each answer is paid for it, and its usage does not say so. */
+static void note_searches(ModelCall *call)
+{
+    const RequestInfo *info = call->target->info;
+    int64_t *searches = &call->record.usage.server_calls[SERVER_WEB_SEARCH];
+    if (info->api != API_CHAT || !(info->server_kinds & 1u << SERVER_WEB_SEARCH)) return;
+    if (call->record.usage.valid) *searches = MAX(*searches, 1);
+}
+
+/* What was held did not do. More is held for that model from now on. */
+static void note_excess(const ModelCall *call)
+{
+    const GatewayCall *record = &call->record;
+    Gateway *gateway = call->task->gateway;
+    const GatewayProvider *provider = call->target->provider;
+    int64_t times = excess_note(gateway, provider, call->target->model, &record->hold,
+                                &record->charged);
+    atomic_fetch_add(&gateway->over_hold, 1);
+    LOG_WARN("model call cost more than was held: correct maxInputTokens, maxOutputTokens or the "
+             "prices of the model, whose calls hold a multiple until then",
+             LOG_STR("model", record->model), LOG_INT("times", times),
+             LOG_INT("heldNusd", record->hold.nusd), LOG_INT("costNusd", record->charged.nusd),
+             LOG_INT("heldTokens", record->hold.tokens), LOG_INT("tokens", record->charged.tokens));
+}
+
 static void settle(ModelCall *call, Charge charge)
 {
     GatewayTask *task = call->task;
@@ -71,6 +96,7 @@ static void settle(ModelCall *call, Charge charge)
     assert(call->held);
     call->held = false;
     record->full_hold = charge == CHARGE_HOLD;
+    note_searches(call);
     record->charged = booked(call, charge);
     purse_settle(task->gateway->purse, &call->purse, &record->charged);
     bool within = true;
@@ -78,13 +104,7 @@ static void settle(ModelCall *call, Charge charge)
     else
         within = cap_settle(&task->totals.caps, &call->verdict.hold, &record->charged,
                             record->usage.tool_calls);
-    if (!within) {
-        atomic_fetch_add(&task->gateway->over_hold, 1);
-        LOG_WARN("model call cost more than was held", LOG_STR("model", record->model),
-                 LOG_INT("heldNusd", record->hold.nusd), LOG_INT("costNusd", record->charged.nusd),
-                 LOG_INT("heldTokens", record->hold.tokens),
-                 LOG_INT("tokens", record->charged.tokens));
-    }
+    if (!within) note_excess(call);
     if (record->usage.shrunk) LOG_WARN("reported usage shrank", LOG_STR("model", record->model));
     task->tools_asked = money_add(task->tools_asked, record->usage.tool_calls);
     add_usage(&task->totals.usage, &record->usage);

@@ -55,6 +55,7 @@ void gateway_free(Gateway *gateway)
     cache_deinit(&gateway->cache);
     limits_free(gateway->limits);
     price_list_unref(gateway->prices);
+    excess_clear(gateway);
     purse_free(gateway->purse);
     http_client_free(gateway->client);
     free(gateway);

@@ -17,13 +17,19 @@ typedef struct {
     CapReason by; /* what keeps it from being more; CAP_BY_NOTHING: it is all that is wanted */
 } CapFit;
 
+static int64_t times_of(const CapCall *call)
+{
+    assert(call->times >= 0 && call->times <= CAP_TIMES_MAX);
+    return MAX(call->times, 1);
+}
+
 static CapFit fit(const CapLimits *limits, const CapCall *call, const PriceLine *price,
                   int64_t want, CapHold spent)
 {
-    int64_t tokens = room(limits->tokens, spent.tokens);
+    int64_t tokens = room(limits->tokens, spent.tokens) / times_of(call);
     if (tokens < call->in_ub) return (CapFit){ -1, CAP_BY_TOKENS };
     int64_t by_tokens = (tokens - call->in_ub) / call->n;
-    int64_t nusd = room(limits->usd_nusd, spent.nusd);
+    int64_t nusd = room(limits->usd_nusd, spent.nusd) / times_of(call);
     if (want <= by_tokens && price_line_hold(price, want * call->n) <= nusd)
         return (CapFit){ want, CAP_BY_NOTHING };
     if (price_line_hold(price, 0) > nusd) return (CapFit){ -1, CAP_BY_USD };
@@ -63,10 +69,11 @@ static bool out_of_time(const CapLimits *limits, const CapState *state, int64_t 
     return limits->wall_ms != CAP_NONE && now_ms - state->started_ms >= limits->wall_ms;
 }
 
+/* Of an output that fits, so that both products are within a limit, or within CAP_CALL_MAX. */
 static CapHold hold_of(const CapCall *call, const PriceLine *price, int64_t out)
 {
-    return (CapHold){ .tokens = call->in_ub + out * call->n,
-                      .nusd = price_line_hold(price, out * call->n) };
+    return (CapHold){ .tokens = (call->in_ub + out * call->n) * times_of(call),
+                      .nusd = price_line_hold(price, out * call->n) * times_of(call) };
 }
 
 static CapVerdict admit(CapState *state, const CapLimits *limits, const CapCall *call,
@@ -76,7 +83,7 @@ static CapVerdict admit(CapState *state, const CapLimits *limits, const CapCall 
         .kind = CAP_ADMIT,
         .hold = hold_of(call, price, out),
         .out_cap = out,
-        .clamped = out < want,
+        .clamped = out < MAX(want, call->out_cap),
         .tools_spent = call->has_tools && state->tool_calls >= limits->tool_calls,
     };
     state->reserved_tokens += v.hold.tokens;
@@ -199,6 +206,21 @@ const char *cap_reason_name(CapReason reason)
 
 /* Tokens never outnumber the bytes of text they stand for; 16 a message and 1024 for tools cover
  * what providers wrap around it. */
+static int64_t times_up(int64_t times, int64_t hold, int64_t actual)
+{
+    if (actual <= hold) return times;
+    if (hold <= 0) return CAP_TIMES_MAX;
+    int64_t each = hold / times; /* what should have been held; hold is a multiple of it */
+    return MIN((actual - 1) / MAX(each, 1) + 1, CAP_TIMES_MAX);
+}
+
+int64_t cap_times(int64_t times, const CapHold *hold, const CapHold *actual)
+{
+    assert(times >= 1 && times <= CAP_TIMES_MAX);
+    return MAX(times_up(times, hold->tokens, actual->tokens),
+               times_up(times, hold->nusd, actual->nusd));
+}
+
 int64_t request_in_ub(int64_t body_bytes, int64_t messages, bool has_tools, bool has_media,
                       int64_t input_max)
 {

@@ -45,12 +45,14 @@ typedef struct {
     int64_t n;        /* choices, >= 1 */
     int64_t out_min;  /* smallest useful output cap a choice; 0: CAP_OUT_MIN_DEFAULT */
     int64_t out_good; /* with others in flight wait, rather than clamp below this; 0: default */
+    int64_t times;    /* what is held is so many times what it should be; 0: once */
     bool no_output;   /* embeddings: nothing to clamp, out is 0 */
     bool has_tools;
     PriceTerms terms;
 } CapCall;
 
 #define CAP_OUT_UNKNOWN 16384
+#define CAP_TIMES_MAX 1000000
 
 typedef enum { CAP_ADMIT, CAP_WAIT, CAP_REFUSE } CapKind;
 typedef enum {
@@ -106,6 +108,10 @@ void cap_charge_full(CapState *state, const CapHold *hold);
 /* The limit to name in an error: "tokensPerTask", "toolCallsPerTask", "usdPerTask",
  * "secondsPerTask". */
 const char *cap_reason_name(CapReason reason);
+
+/* How many times hold, which was itself times what should have been held, it takes to cover actual:
+ * at least times, at most CAP_TIMES_MAX. A bound that did not hold once is not trusted again. */
+int64_t cap_times(int64_t times, const CapHold *hold, const CapHold *actual);
 
 /* Most input tokens a request can bill: min(body_bytes + 16 a message + 1024 if it has tools,
  * input_max). With media or hidden input the bytes say nothing: input_max. input_max 0 is unknown:

@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "logic/usage.h"
 
@@ -227,6 +228,12 @@ static int tools_begin(Reader *r, const char *key, const Json **ret_array, Str *
     return 0;
 }
 
+/* Models that search before each answer, once, whether asked to or not. */
+static bool always_searches(Str model)
+{
+    return str_find(model, STR("-search-preview")) >= 0 || str_find(model, STR("-search-api")) >= 0;
+}
+
 static int read_chat_tools(Reader *r)
 {
     const char *key = member(r->body, "tools") ? "tools" : "functions";
@@ -240,9 +247,11 @@ static int read_chat_tools(Reader *r)
         assert(names);
         names[r->info->tool_names_n++] = json_str(json_get(tool ? tool : it.value, "name"));
     }
+    r->info->functions = r->info->has_tools && strcmp(key, "functions") == 0;
     const Json *search = member(r->body, "web_search_options");
-    if (!search) return 0;
-    add_server_tool(r->info, -1, SERVER_WEB_SEARCH);
+    bool always = always_searches(r->info->model);
+    if (!search && !always) return 0;
+    add_server_tool(r->info, always ? 1 : -1, SERVER_WEB_SEARCH);
     note_search_size(r->info, json_str(json_get(search, "search_context_size")));
     return 0;
 }
@@ -382,6 +391,8 @@ static int read_messages(Reader *r)
         scan_content(info, json_get(it.value, "content"), 0);
     if (member(r->body, "container")) info->hides_input = true;
     info->user = json_str(json_get(json_get(r->body, "metadata"), "user_id"));
+    int64_t thinking = json_i64_or(json_get(json_get(r->body, "thinking"), "budget_tokens"), 0);
+    if (thinking > 0 && thinking < REQUEST_OUT_CAP_MAX) info->out_min = thinking + 1;
     int e = read_out_cap(r, caps, ARRAY_N(caps));
     if (e == 0 && info->out_cap == 0) e = refuse_type(r, "max_tokens", "a whole number");
     Str speed = STR_NULL, geo = STR_NULL;

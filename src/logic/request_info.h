@@ -21,9 +21,11 @@ typedef struct {
     bool include_usage;         /* chat: the client asked for stream_options.include_usage */
     int64_t out_cap;            /* tokens a choice; 0: the client gave none */
     const char *out_cap_member; /* "max_tokens", "max_completion_tokens", ...; NULL: none */
+    int64_t out_min;            /* a lower cap is refused by the provider: it thinks for longer */
     int64_t n;                  /* choices, 1..REQUEST_N_MAX */
     int64_t messages;           /* or input items, or texts to embed; a system prompt counts one */
     bool has_tools;
+    bool functions;        /* chat: they are in `functions`, as they were before `tools` */
     const Str *tool_names; /* of the client's own tools, in order */
     size_t tool_names_n;
     bool has_media;       /* image, audio, file, or a part of unknown kind: bytes bound nothing */

@@ -67,12 +67,48 @@ static void test_without_a_cap_of_its_own_a_call_gets_the_models(void **state)
     call.out_cap = 1000000; /* more than the model can */
     v = expect(&usual, &s, &call, CAP_ADMIT, CAP_BY_NOTHING);
     assert_int_equal(v.out_cap, 4000);
+    assert_true(v.clamped); /* 4000 are held, so no more may be asked for */
     cap_release(&s, &v.hold);
     call.out_max = 0; /* the model's is unknown */
     call.out_cap = 0;
     CapLimits wide = { CAP_NONE, CAP_NONE, CAP_NONE, CAP_NONE };
     v = expect(&wide, &s, &call, CAP_ADMIT, CAP_BY_NOTHING);
     assert_int_equal(v.out_cap, CAP_OUT_UNKNOWN);
+}
+
+/* A bound that did not hold is not trusted again. */
+static void test_times(void **state)
+{
+    (void)state;
+    CapHold hold = { .tokens = 1000, .nusd = 500 };
+    assert_int_equal(cap_times(1, &hold, &hold), 1);
+    assert_int_equal(cap_times(1, &hold, &(CapHold){ 1001, 500 }), 2);
+    assert_int_equal(cap_times(1, &hold, &(CapHold){ 10, 2501 }), 6);
+    assert_int_equal(cap_times(5, &hold, &(CapHold){ 10, 10 }), 5);
+    assert_int_equal(cap_times(5, &hold, &(CapHold){ 1400, 10 }), 7); /* 200 should have done */
+    assert_int_equal(cap_times(1, &(CapHold){ 0 }, &hold), CAP_TIMES_MAX);
+    assert_int_equal(cap_times(1, &hold, &(CapHold){ INT64_MAX, 1 }), CAP_TIMES_MAX);
+
+    CapState s = { 0 };
+    CapCall call = asks(1000, 100);
+    call.times = 3;
+    CapVerdict v = expect(&usual, &s, &call, CAP_ADMIT, CAP_BY_NOTHING);
+    assert_int_equal(v.hold.tokens, 3 * 1100);
+    assert_int_equal(v.hold.nusd, 3 * 1400);
+    assert_int_equal(v.out_cap, 100);
+    cap_release(&s, &v.hold);
+    s.settled_tokens = 10000 - 3 * 1050; /* room for half of the output */
+    v = expect(&usual, &s, &call, CAP_ADMIT, CAP_BY_NOTHING);
+    assert_int_equal(v.out_cap, 50);
+    assert_int_equal(v.hold.tokens, 3 * 1050);
+    cap_release(&s, &v.hold);
+    s.settled_tokens = 10000 - 3 * 1016 + 1;
+    expect(&usual, &s, &call, CAP_REFUSE, CAP_BY_TOKENS);
+    s.settled_tokens = 0;
+    call.times = CAP_TIMES_MAX;
+    CapLimits none = { CAP_NONE, CAP_NONE, CAP_NONE, CAP_NONE };
+    v = expect(&none, &s, &call, CAP_ADMIT, CAP_BY_NOTHING);
+    assert_true(v.hold.tokens <= CAP_CALL_MAX && v.hold.nusd <= CAP_CALL_MAX);
 }
 
 static void test_choices_multiply_output_not_input(void **state)
@@ -402,6 +438,7 @@ int main(void)
         cmocka_unit_test(test_admits_and_holds_the_worst_case),
         cmocka_unit_test(test_within_a_budget),
         cmocka_unit_test(test_without_a_cap_of_its_own_a_call_gets_the_models),
+        cmocka_unit_test(test_times),
         cmocka_unit_test(test_choices_multiply_output_not_input),
         cmocka_unit_test(test_clamps_to_what_is_left),
         cmocka_unit_test(test_refuses_only_when_nothing_useful_fits),

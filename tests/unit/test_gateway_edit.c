@@ -106,6 +106,10 @@ static void test_no_tools(void **state)
     check_edit(API_MESSAGES, "{\"model\":\"m\",\"max_tokens\":5," MESSAGES "}", edits,
                "{\"tool_choice\":{\"type\":\"none\"},\"model\":\"m\",\"max_tokens\":5," MESSAGES
                "}");
+    check_edit(
+        API_CHAT, "{\"model\":\"m\",\"functions\":[{\"name\":\"f\"}]," MESSAGES "}", edits,
+        "{\"function_call\":\"none\",\"model\":\"m\",\"functions\":[{\"name\":\"f\"}]," MESSAGES
+        "}");
     /* all at once */
     edits = (Edits){ .out_cap = 3, .include_usage = true, .no_tools = true };
     check_edit(API_CHAT, "{\"model\":\"m\"," MESSAGES "}", edits,

@@ -59,6 +59,13 @@ static bool sent_has(const char *part)
     return has;
 }
 
+static uint64_t over_hold(const Rig *rig)
+{
+    static GatewayStats s;
+    gateway_stats(rig->gateway, &s);
+    return s.over_hold;
+}
+
 #define CHAT(more)                                                                      \
     "{\"choices\":[{\"message\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]," more \
     "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5}}"
@@ -214,6 +221,144 @@ static void test_searches(void **state)
     rig_run_with(searches_wait, answer, NULL);
 }
 
+#define SEARCHES(model)                                                                           \
+    "{\"" model "\":{\"mode\":\"chat\",\"max_input_tokens\":1000,\"input_cost_per_token\":1e-09," \
+    "\"output_cost_per_token\":2e-09,\"search_context_cost_per_query\":"                          \
+    "{\"search_context_size_medium\":0.000003}}}"
+
+/* Its usage has no word of the search. */
+static void always_searches_wait(void *arg)
+{
+    Rig *rig = arg;
+    script(CHAT(""), false);
+    import(rig, SEARCHES("stub-search-preview"));
+    CLEANUP(reply_deinit)
+    Reply reply = rig_say_wait(rig, API_CHAT, "stub-search-preview", false, "\"max_tokens\":5,",
+                               "hi");
+    CHECK_INT(reply.status, 200);
+    CHECK_INT(rig_last(rig)->call.charged.nusd, 3000 + 20);
+    CHECK_INT(rig_last(rig)->call.hold.nusd, 3000 + 1000 + 5 * 2);
+}
+
+static void test_models_that_always_search(void **state)
+{
+    (void)state;
+    rig_run_with(always_searches_wait, answer, NULL);
+}
+
+/* --- what a list says of a model's bounds ----------------------------------------------------- */
+
+#define BOUNDED(in, out)                                                                      \
+    "{\"stub-1\":{\"mode\":\"chat\",\"max_input_tokens\":" #in ",\"max_output_tokens\":" #out \
+    ",\"input_cost_per_token\":1e-09,\"output_cost_per_token\":2e-09}}"
+
+static void limit_usd(Rig *rig, int64_t nusd)
+{
+    rig_task_wait(rig, (CapLimits){ CAP_NONE, CAP_NONE, nusd, CAP_NONE });
+}
+
+/* What is held is what may be generated, so that is what is asked for. */
+static void output_max_wait(void *arg)
+{
+    Rig *rig = arg;
+    script(CHAT(""), false);
+    import(rig, BOUNDED(1000, 50));
+    (void)say_wait(rig, "\"max_tokens\":100000,");
+    CHECK(sent_has("\"max_tokens\":100000")); /* nothing is limited: the provider's business */
+    limit_usd(rig, 1000000);
+    (void)say_wait(rig, "\"max_tokens\":100000,");
+    CHECK(sent_has("\"max_tokens\":50"));
+    CHECK(!sent_has("100000"));
+    (void)say_wait(rig, "\"max_tokens\":40,");
+    CHECK(sent_has("\"max_tokens\":40"));
+}
+
+static void test_output_max(void **state)
+{
+    (void)state;
+    rig_run_with(output_max_wait, answer, NULL);
+}
+
+#define USED_10K                                                                              \
+    "{\"choices\":[{\"message\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}],\"usage\":{" \
+    "\"prompt_tokens\":10000,\"completion_tokens\":5}}"
+
+/* A window that did not hold once is not trusted again. */
+static void excess_wait(void *arg)
+{
+    Rig *rig = arg;
+    script(USED_10K, false);
+    import(rig, BOUNDED(10, 50));
+    limit_usd(rig, 100000);
+    (void)say_wait(rig, "\"max_tokens\":5,");
+    CHECK_INT(rig_last(rig)->call.hold.tokens, 15);
+    CHECK_INT(over_hold(rig), 1);
+    (void)say_wait(rig, "\"max_tokens\":5,");
+    CHECK_INT(rig_last(rig)->call.hold.tokens, 667 * 15); /* 10,005 and up */
+    CHECK_INT(over_hold(rig), 1);
+    limit_usd(rig, 10000); /* the next one could cost more than is left */
+    CLEANUP(reply_deinit)
+    Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", false, "\"max_tokens\":5,", "hi");
+    CHECK_INT(reply.status, 402);
+    import(rig, BOUNDED(20000, 50)); /* corrected */
+    (void)say_wait(rig, "\"max_tokens\":5,");
+}
+
+static void test_excess(void **state)
+{
+    (void)state;
+    rig_run_with(excess_wait, answer, NULL);
+}
+
+/* A provider refuses a cap that its model's thinking does not fit in: better none than that. */
+static void thinking_wait(void *arg)
+{
+    Rig *rig = arg;
+    const char *thinks =
+        "\"max_tokens\":8000,\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":4000},";
+    rig_task_wait(rig, (CapLimits){ 3000, CAP_NONE, CAP_NONE, CAP_NONE });
+    CLEANUP(reply_deinit)
+    Reply none = rig_say_wait(rig, API_MESSAGES, "sim/echo", false, thinks, "hi");
+    CHECK_INT(none.status, 402);
+    rig_task_wait(rig, (CapLimits){ 5000, CAP_NONE, CAP_NONE, CAP_NONE });
+    CLEANUP(reply_deinit)
+    Reply some = rig_say_wait(rig, API_MESSAGES, "sim/echo", false, thinks, "hi");
+    CHECK_INT(some.status, 200);
+    CHECK(rig_last(rig)->call.hold.tokens > 4001);
+}
+
+static void test_thinking(void **state)
+{
+    (void)state;
+    rig_run_with(thinking_wait, answer, NULL);
+}
+
+#define BY_ID                                                                                 \
+    "{\"model\":\"stub-1\",\"input\":\"x\",\"max_output_tokens\":5,\"previous_response_id\":" \
+    "\"resp_1\"}"
+
+static void unknown_window_wait(void *arg)
+{
+    Rig *rig = arg;
+    script(CHAT(""), false);
+    import(rig, "{\"stub-1\":{\"mode\":\"chat\",\"input_cost_per_token\":1e-09,"
+                "\"output_cost_per_token\":2e-09}}");
+    int before = asked();
+    CLEANUP(reply_deinit) Reply reply = rig_post_wait(rig, API_RESPONSES, BY_ID);
+    CHECK_INT(reply.status, 400);
+    CHECK_HAS(reply_str(&reply), "maxInputTokens");
+    CHECK_INT(asked(), before);
+    GatewayTotals totals;
+    gateway_task_totals(rig->task, &totals);
+    CHECK_INT(totals.stopped_by, CAP_BY_NOTHING);
+}
+
+static void test_unknown_window(void **state)
+{
+    (void)state;
+    rig_run_with(unknown_window_wait, answer, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -221,6 +366,11 @@ int main(void)
         cmocka_unit_test(test_services),
         cmocka_unit_test(test_images),
         cmocka_unit_test(test_searches),
+        cmocka_unit_test(test_models_that_always_search),
+        cmocka_unit_test(test_output_max),
+        cmocka_unit_test(test_excess),
+        cmocka_unit_test(test_thinking),
+        cmocka_unit_test(test_unknown_window),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -130,6 +130,15 @@ static void test_chat_web_search(void **state)
     assert_int_equal(i.server_uses_max, -1);
     assert_true(i.web_search_only && i.hides_input);
     assert_false(i.has_tools);
+    /* these search once, asked or not */
+    i = read_ok(API_CHAT, "{\"model\":\"gpt-4o-mini-search-preview-2025-03-11\",\"messages\":[]}");
+    assert_int_equal(i.server_tools, 1);
+    assert_int_equal(i.server_uses_max, 1);
+    assert_true(i.web_search_only && i.hides_input);
+    i = read_ok(API_CHAT,
+                "{\"model\":\"gpt-5-search-api\",\"messages\":[],\"web_search_options\":{}}");
+    assert_int_equal(i.server_tools, 1);
+    assert_int_equal(i.server_uses_max, 1);
 }
 
 static void test_faults(void **state)
@@ -272,6 +281,22 @@ static void test_responses_tools(void **state)
 /* --- Anthropic ------------------------------------------------------------------------------ */
 
 #define M(more) "{\"model\":\"claude\",\"max_tokens\":100," more "}"
+
+static void test_thinking(void **state)
+{
+    (void)state;
+    RequestInfo i = read_ok(API_MESSAGES, M("\"messages\":[]"));
+    assert_int_equal(i.out_min, 0);
+    i = read_ok(API_MESSAGES,
+                M("\"messages\":[],\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":4000}"));
+    assert_int_equal(i.out_min, 4001);
+    i = read_ok(API_MESSAGES,
+                M("\"messages\":[],\"thinking\":{\"budget_tokens\":-9223372036854775808}"));
+    assert_int_equal(i.out_min, 0);
+    i = read_ok(API_MESSAGES,
+                M("\"messages\":[],\"thinking\":{\"budget_tokens\":9223372036854775807}"));
+    assert_int_equal(i.out_min, 0);
+}
 
 static void test_messages(void **state)
 {
@@ -430,6 +455,7 @@ int main(void)
         cmocka_unit_test(test_chat_full),
         cmocka_unit_test(test_chat_media),
         cmocka_unit_test(test_chat_web_search),
+        cmocka_unit_test(test_thinking),
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_too_many_tools),
         cmocka_unit_test(test_responses),
