@@ -55,7 +55,7 @@ bench: ## measure speed (installs nginx and wrk to compare with; queues of other
 	@ninja -C "$(BUILD)"
 	@GANTRY="$(abspath $(RELEASE)/gantry)" GANTRY_BENCHES="$(abspath $(BUILD)/tests/unit)" tools/bench $(ARGS)
 
-soak: build ## load with faults for 15 minutes: memory, descriptors and the database's log must stay flat
+soak: build ## load with faults, kills and a slow disk for 15 minutes: nothing may be lost, and memory stay flat
 	@GANTRY="$(abspath $(BUILD)/gantry)" python3 tests/bench/soak.py $(ARGS)
 
 fuzz: ## fuzz each target for GANTRY_FUZZ_SECONDS (default here: 60)

@@ -71,8 +71,8 @@ def rss_mib(pid):
 class Server:
     """A gantry process on a free port, ended by SIGTERM."""
 
-    def __init__(self, gantry, work, verb, args=(), env=None, config=None, data=None):
-        self.port = free_port()
+    def __init__(self, gantry, work, verb, args=(), env=None, config=None, data=None, port=None):
+        self.port = port or free_port()
         self.data = data or tempfile.mkdtemp(dir=work)
         command = [gantry, verb, "--port", str(self.port), "--data", self.data]
         if config:

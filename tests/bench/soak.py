@@ -4,12 +4,14 @@
 Load: tasks of a builtin agent (model calls to a stub) and of a process agent, some with idempotency keys,
 sessions, webhooks; waits, lists, event streams that are dropped, cancels. Faults: the stub answers
 500, 429 and nonsense, cuts answers and resets connections; the receiver of webhooks fails one in five;
-agents fail and hang; one worker is killed with SIGKILL again and again, and started anew.
+agents fail and hang; one worker is killed with SIGKILL again and again, and started anew; in the first
+third the server is, too, at random moments; now and then the disk takes 20 to 200 ms longer for a sync.
 
 Sampled each second: resident memory and descriptors of the server and of the worker that lives, the log
 of the database, its file. The run fails when the median of the last third is above that of the middle
-third by more than a tenth and a little, when the log has outgrown its bound, when an accepted task has
-not ended, or when the database is not sound afterwards.
+third (the server lives on from the one to the other) by more than a tenth and a little, when the log has
+outgrown its bound, when a task that was acknowledged is lost, has not ended or has two results, or when
+the database is not sound afterwards.
 """
 
 import argparse
@@ -29,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import bench  # noqa: E402  pylint: disable=wrong-import-position
@@ -36,6 +39,7 @@ import bench  # noqa: E402  pylint: disable=wrong-import-position
 KEY = "soak-key-0123456789abcdef"
 HERE = os.path.dirname(os.path.abspath(__file__))
 WAL_MAX_MIB = 160  # it is checkpointed from 64 MiB on; a burst between two looks comes on top
+SLOW_EVERY_S, SLOW_FOR_S = 60, 12  # the disk
 SLACK = {"rss": 6.0, "descriptors": 16, "wal": 24.0}  # MiB, descriptors: noise of small numbers
 
 AGENTS = {
@@ -131,10 +135,13 @@ class Load(threading.Thread):
 
     def run(self):
         while not self.soak.over.is_set():
+            if self.soak.quiet.is_set():
+                time.sleep(0.1)
+                continue
             try:
                 self.once()
-            except OSError as error:
-                self.soak.counts[f"client: {error}"] += 1
+            except (OSError, http.client.HTTPException) as error:  # of a server that was killed, too
+                self.soak.counts[f"client: {type(error).__name__}"] += 1
             time.sleep(self.random.random() * self.soak.pause)
 
     def once(self):
@@ -151,6 +158,7 @@ class Load(threading.Thread):
         if status != 202:
             return
         task = json.loads(answer)["taskId"]
+        soak.accepted.add(task)
         chance = draw.random()
         if headers and chance < 0.5:
             call(soak.port, "POST", "/agent/execute", body, headers)
@@ -175,9 +183,12 @@ class Load(threading.Thread):
 class Soak:
     def __init__(self, gantry, work, seconds, clients, pause):
         self.gantry, self.work, self.seconds, self.clients, self.pause = gantry, work, seconds, clients, pause
-        self.over = threading.Event()
+        self.over, self.quiet = threading.Event(), threading.Event()
+        self.workers = {}
         self.counts = collections.Counter()
         self.samples = []
+        self.accepted = set()
+        self.slow = os.path.join(work, "slow")
         self.stub = Threads(("127.0.0.1", 0), Stub)
         self.stub_port = self.stub.server_address[1]
         threading.Thread(target=self.stub.serve_forever, daemon=True).start()
@@ -187,7 +198,10 @@ class Soak:
                        "    price: {inputUsdPerMillion: \"0.15\", outputUsdPerMillion: \"0.6\"}}\n"
                        "models:\n  - {match: \"*\", provider: stub}\n"
                        "webhooks: {allow: [\"127.0.0.0/8\"]}\n")
-        self.server = bench.Server(gantry, work, "serve", env={"GANTRY_API_KEY": KEY}, config=self.config)
+        shim = os.path.join(work, "slow_sync.so")
+        subprocess.run(["cc", "-O2", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", shim, os.path.join(HERE, "slow_sync.c")], check=True)
+        self.env = {"GANTRY_API_KEY": KEY, "LD_PRELOAD": shim, "SLOW_SYNC_FILE": self.slow}
+        self.server = bench.Server(gantry, work, "serve", env=self.env, config=self.config)
         self.port = self.server.port
 
     def deploy(self):
@@ -206,8 +220,29 @@ class Soak:
             f.write(self.config)
         log = open(os.path.join(place, "log"), "a", encoding="utf-8")
         with log:
-            return subprocess.Popen([self.gantry, "worker", "--server", f"http://127.0.0.1:{self.port}", "--key", KEY,
-                                     "--config", config, "--data", place], stdout=log, stderr=log, start_new_session=True)
+            command = [self.gantry, "worker", "--server", f"http://127.0.0.1:{self.port}", "--key", KEY, "--config", config,
+                       "--data", place]
+            self.workers[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def restart(self):
+        self.server.process.kill()
+        self.server.process.wait()
+        self.server = bench.Server(self.gantry, self.work, "serve", env=self.env, config=self.config, data=self.server.data,
+                                   port=self.port)
+        self.counts["servers killed"] += 1
+
+    def disk(self, at_s):
+        """Slow for some seconds of each minute."""
+        slow = at_s % SLOW_EVERY_S > SLOW_EVERY_S - SLOW_FOR_S
+        if slow == os.path.exists(self.slow):
+            return
+        if slow:
+            with open(self.slow + ".new", "w", encoding="utf-8") as f:
+                f.write(str(random.randint(20, 200)))
+            os.rename(self.slow + ".new", self.slow)
+            self.counts["times the disk was slow"] += 1
+        else:
+            os.remove(self.slow)
 
     def fill(self, count):
         """A history, so that caches are full when the measuring begins."""
@@ -231,30 +266,64 @@ class Soak:
             "wal": os.path.getsize(wal) / 2**20 if os.path.exists(wal) else 0,
             "database": os.path.getsize(os.path.join(self.server.data, "gantry.db")) / 2**20})
 
-    def run(self, kill_every_s):
+    def start_workers(self):
+        self.start_worker("steady")
+        self.start_worker("victim")
+
+    def stop_workers(self):
+        for worker in self.workers.values():
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(60)
+
+    def warm_up(self):
+        """The server that was started last has empty caches."""
+        self.disk(0)
+        self.quiet.set()
+        self.drain()
+        self.stop_workers()
+        self.fill(30000)
+        self.start_workers()
+        self.quiet.clear()
+
+    def kill_all(self):
+        for process in (self.server.process, *self.workers.values()):
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def run(self, kill_every_s, server_every_s):
         self.deploy()
         self.fill(30000)
-        steady, victim = self.start_worker("steady"), self.start_worker("victim")
+        self.start_workers()
         for i in range(self.clients):
             Load(self, i).start()
-        began, killed = time.monotonic(), time.monotonic()
+        began = killed = time.monotonic()
+        server_at, killing = began + random.random() * 2 * server_every_s, True
         while time.monotonic() - began < self.seconds:
             time.sleep(1)
-            if self.server.process.poll() is not None or steady.poll() is not None:
+            if self.server.process.poll() is not None or self.workers["steady"].poll() is not None:
                 sys.exit("soak: the server or a worker has ended by itself")
-            self.sample(steady)
+            self.sample(self.workers["steady"])
+            at_s = time.monotonic() - began
+            self.disk(at_s)
+            if killing and at_s > self.seconds / 3:
+                killing = False
+                self.warm_up()
+            if killing and time.monotonic() > server_at:
+                self.restart()
+                server_at = time.monotonic() + random.random() * 2 * server_every_s
             if time.monotonic() - killed > kill_every_s:
-                victim.kill()
-                victim.wait()
-                victim, killed = self.start_worker("victim"), time.monotonic()
+                self.workers["victim"].kill()
+                self.workers["victim"].wait()
+                self.start_worker("victim")
+                killed = time.monotonic()
                 self.counts["workers killed"] += 1
             if len(self.samples) % 60 == 0:
                 print("  " + ", ".join(f"{k} {v:.0f}" for k, v in self.samples[-1].items()), flush=True)
         self.over.set()
+        self.disk(0)
         unended = self.drain()
-        for worker in (steady, victim):
-            worker.send_signal(signal.SIGTERM)
-            worker.wait(60)
+        self.stop_workers()
         self.server.stop()
         return unended
 
@@ -285,12 +354,18 @@ def judge(samples):
     return flat
 
 
-def sound(data):
+def sound(data, accepted):
+    """What the database says of itself, how many tasks there are in which state, how many of those that were acknowledged are
+    lost, and how many have more than one result."""
     db = sqlite3.connect(f"file:{os.path.join(data, 'gantry.db')}?mode=ro", uri=True)
     answer = db.execute("PRAGMA quick_check").fetchone()[0]
     states = dict(db.execute("SELECT state, count(*) FROM task GROUP BY state").fetchall())
+    there = {row[0] for row in db.execute("SELECT id FROM task")}
+    lost = sum(uuid.UUID(task).bytes not in there for task in accepted)
+    doubled = db.execute("SELECT count(*) FROM (SELECT 1 FROM attempt WHERE outcome = 'succeeded' GROUP BY task_seq"
+                         " HAVING count(*) > 1)").fetchone()[0]
     db.close()
-    return answer, states
+    return answer, states, lost, doubled
 
 
 def main():
@@ -299,20 +374,25 @@ def main():
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--pause", type=float, default=0.4, help="of a client between two tasks, at most, in seconds")
     parser.add_argument("--kill-every", type=float, default=20, help="seconds between two kills of a worker")
+    parser.add_argument("--kill-server-every", type=float, default=15, help="seconds between two kills of the server, on average")
     args = parser.parse_args()
     if not shutil.which("cc"):
         sys.exit("soak: a C compiler is needed")
     gantry = os.path.abspath(os.environ.get("GANTRY", "build/gantry"))
-    with tempfile.TemporaryDirectory(prefix="gantry-soak-") as work:
+    with tempfile.TemporaryDirectory(prefix="gantry-soak-", ignore_cleanup_errors=True) as work:
         os.chmod(work, 0o755)
         soak = Soak(gantry, work, args.minutes * 60, args.clients, args.pause)
-        unended = soak.run(args.kill_every)
+        try:
+            unended = soak.run(args.kill_every, args.kill_server_every)
+        finally:
+            soak.kill_all()
         print(f"\n  median of thirds of {len(soak.samples)} s (MiB, descriptors)")
         ok = judge(soak.samples)
-        answer, states = sound(soak.server.data)
+        answer, states, lost, doubled = sound(soak.server.data, soak.accepted)
         print(f"  {dict(soak.counts)}, {dict(Stub.counts)}")
         print(f"  tasks by state {states}, not ended {unended}; database: {answer}")
-    if not ok or unended or answer != "ok":
+        print(f"  acknowledged {len(soak.accepted)}, lost {lost}, with two results {doubled}")
+    if not ok or unended or lost or doubled or answer != "ok":
         sys.exit("soak: FAILED")
     print("soak: flat")
 
