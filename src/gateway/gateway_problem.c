@@ -33,6 +33,7 @@ static const Shape shapes[PROBLEM_N_] = {
     [PROBLEM_UNREACHABLE] = { 502, "server_error", "upstream_error", "api_error", true },
     [PROBLEM_TIMEOUT] = { 504, "server_error", "upstream_timeout", "timeout_error", true },
     [PROBLEM_INTERNAL] = { 500, "server_error", "internal_error", "api_error", false },
+    [PROBLEM_UNRECORDED] = { 500, "server_error", "internal_error", "api_error", true },
     [PROBLEM_KEY] = { 401, "invalid_request_error", "invalid_api_key", "authentication_error",
                       true },
     [PROBLEM_ROLE] = { 403, "permission_error", "key_not_allowed", "permission_error", true },

@@ -23,9 +23,10 @@ typedef enum {
     PROBLEM_UNREACHABLE,  /* no answer from the provider, or a broken one */
     PROBLEM_TIMEOUT,      /* none in time */
     PROBLEM_INTERNAL,     /* ours */
-    PROBLEM_KEY,          /* no key, or none that is accepted */
-    PROBLEM_ROLE,         /* the key is for other things */
-    PROBLEM_AWAY,         /* nobody takes calls now: starting, ending, too many at once */
+    PROBLEM_UNRECORDED, /* likewise, and its answer was paid for: asked again, it would be twice */
+    PROBLEM_KEY,        /* no key, or none that is accepted */
+    PROBLEM_ROLE,       /* the key is for other things */
+    PROBLEM_AWAY,       /* nobody takes calls now: starting, ending, too many at once */
     PROBLEM_N_
 } Problem;
 

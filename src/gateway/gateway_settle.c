@@ -122,7 +122,7 @@ static int record_failed(ModelCall *call, int r)
     }
     LOG_ERROR("model call not recorded", LOG_CSTR("call", call->record.id),
               LOG_CSTR("why", diag_text_or(r)));
-    call_problem(call, PROBLEM_INTERNAL, NULL,
+    call_problem(call, PROBLEM_UNRECORDED, NULL,
                  "the call could not be recorded, so its answer is withheld");
     return r;
 }

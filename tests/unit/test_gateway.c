@@ -663,6 +663,7 @@ static void record_fails_wait(void *arg)
         Reply reply = rig_say_wait(rig, api, "sim/echo", stream, rig_cap(api),
                                    "words that are never confirmed");
         CHECK_INT(reply.status, stream ? 200 : stale ? 403 : 500);
+        if (!stream) CHECK_STR(str_of(reply.retry), STR("false")); /* it was paid for */
         CHECK_HAS(reply_str(&reply), "\"error\"");
         CHECK(str_find(reply_str(&reply), STR("[DONE]")) < 0);
         CHECK(str_find(reply_str(&reply), STR("message_stop")) < 0);
@@ -680,6 +681,7 @@ static void record_fails_wait(void *arg)
     rig->hold_result = -ENOSPC;
     CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "sim/echo", false, "", "hi");
     CHECK_INT(reply.status, 500);
+    CHECK_STR(str_of(reply.retry), STR("")); /* nothing was */
     sim_stats(rig->sim, &after);
     CHECK_INT(after.calls, before.calls);
     CHECK_INT(rig_totals(rig).caps.settled_tokens, 0);
