@@ -30,12 +30,22 @@ static bool is_forbidden(const ModelCall *call)
            str_eq_nocase(http_call_field(call->upstream, "x-should-retry"), STR("false"));
 }
 
+/* Nobody would read another attempt's answer, or it would be too late. What is recorded is kept for
+ * the agent's next try. */
+static bool is_for_nobody(const ModelCall *call)
+{
+    const GatewayReply *reply = call->reply;
+    if (call->gone) return true;
+    if (call->journaled) return false;
+    return (reply->gone && reply->gone(reply->ctx)) || clock_mono_ms() >= call_deadline_ms(call);
+}
+
 /* Whether another attempt could do better: not when the request itself is at fault, and a redirect
  * would lead there again. */
 static bool is_worth_another(ModelCall *call, const CallFailure *failure)
 {
-    if (failure->outcome == GATEWAY_STOPPED || call->gone || task_past_deadline(call->task))
-        return false;
+    if (failure->outcome == GATEWAY_STOPPED || task_past_deadline(call->task)) return false;
+    if (is_for_nobody(call)) return false;
     bool answered = failure->outcome == GATEWAY_UPSTREAM && call->upstream;
     return !answered || retry_status_may(http_call_status(call->upstream));
 }

@@ -170,6 +170,59 @@ static void test_fallbacks(void **state)
     rig_run(fallbacks_wait);
 }
 
+static int no_start_wait(void *ctx, int status, const GatewayField *fields, size_t fields_n,
+                         bool streamed)
+{
+    (void)ctx, (void)status, (void)fields, (void)fields_n, (void)streamed;
+    return HTTP_E_GONE;
+}
+
+static bool left_after_one(void *ctx)
+{
+    const Rig *rig = ctx;
+    return rig->calls_n > 0;
+}
+
+/* Nobody pays for an answer that nobody reads. */
+static void unread_wait(void *arg)
+{
+    Rig *rig = arg;
+    static const Str fallbacks[] = { { "sim/echo", 8 } };
+    static const char body[] =
+        "{\"model\":\"sim/fail\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
+    rig->options.model = STR("sim/fail");
+    rig->options.fallbacks = fallbacks;
+    rig->options.fallbacks_n = ARRAY_N(fallbacks);
+    for (int i = 0; i < 3; i++) {
+        GatewayMemory memory;
+        gateway_memory_init(&memory, 1 << 20);
+        GatewayReply reply = gateway_memory_reply(&memory);
+        GatewayRequest request = { .api = API_CHAT, .body = str_of(body) };
+        GatewayReply asks = { reply.start_wait, reply.write_wait, reply.end_wait,
+                              i == 1 ? left_after_one : NULL, i == 1 ? (void *)rig : reply.ctx };
+        if (i == 1) asks.start_wait = no_start_wait;
+        if (i == 2) { /* over by the time of the first answer */
+            request.timeout_ms = 1;
+            rig->record_delay_ms = 10;
+        }
+        rig_task_wait(rig, rig_no_limits);
+        rig->calls_n = 0;
+        int r = gateway_call_wait(rig->task, &request, &asks);
+        CHECK_INT(r, i == 1 ? HTTP_E_GONE : 0);
+        CHECK_INT(rig->calls_n, i == 0 ? 2 : 1);
+        CHECK_STR(str_of(rig_last(rig)->model), i == 0 ? STR("sim/echo") : STR("sim/fail"));
+        CHECK_INT(rig_totals(rig).cost_nusd, rig_last(rig)->call.charged.nusd);
+        if (i == 2) CHECK_INT(memory.status, 500);
+        gateway_memory_deinit(&memory);
+    }
+}
+
+static void test_unread(void **state)
+{
+    (void)state;
+    rig_run(unread_wait);
+}
+
 /* Once a byte was given away there is no second model; an answer of the first is no failure. */
 static void no_fallback_wait(void *arg)
 {
@@ -669,17 +722,12 @@ static void test_broken_connections(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_modes),
-        cmocka_unit_test(test_fallbacks),
-        cmocka_unit_test(test_no_fallback),
-        cmocka_unit_test(test_tool_cut),
-        cmocka_unit_test(test_time),
-        cmocka_unit_test(test_faithful),
-        cmocka_unit_test(test_upward),
-        cmocka_unit_test(test_usage_shapes),
-        cmocka_unit_test(test_responses),
-        cmocka_unit_test(test_overshoot),
-        cmocka_unit_test(test_broken_connections),
+        cmocka_unit_test(test_modes),        cmocka_unit_test(test_fallbacks),
+        cmocka_unit_test(test_unread),       cmocka_unit_test(test_no_fallback),
+        cmocka_unit_test(test_tool_cut),     cmocka_unit_test(test_time),
+        cmocka_unit_test(test_faithful),     cmocka_unit_test(test_upward),
+        cmocka_unit_test(test_usage_shapes), cmocka_unit_test(test_responses),
+        cmocka_unit_test(test_overshoot),    cmocka_unit_test(test_broken_connections),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
