@@ -313,6 +313,11 @@ static int follow_end_wait(ModelCall *call, const ModelCall *other, size_t *show
     if (!call->begun) return serve_wait(call, &other->recording);
     record_begin(call);
     call->record.status = other->recording.status;
+    if (!other->recording.streamed) { /* a heartbeat has promised one */
+        call_problem(call, PROBLEM_UNREACHABLE, NULL, "the provider did not answer with a stream");
+        reply_problem_wait(call);
+        return -EIO;
+    }
     r = call_close_served_wait(call);
     if (r < 0) {
         reply_problem_wait(call);
@@ -324,8 +329,20 @@ static int follow_end_wait(ModelCall *call, const ModelCall *other, size_t *show
     return CALL_E_ANSWERED;
 }
 
+/* Until the other call has more, or is over. Whose head is not sent yet is told in time to ask
+ * again, and is then attached again. Returns 0 (look), CALL_E_PROBLEM, HTTP_E_GONE, -ECANCELED. */
+static int follow_more_wait(ModelCall *call, ModelCall *other)
+{
+    int64_t until_ms = call->begun ? DEADLINE_NONE : call_deadline_ms(call);
+    int r = call_pause_wait(call, &other->grown, until_ms);
+    if (r != -ETIMEDOUT || call->begun) return r == -ETIMEDOUT ? 0 : r;
+    call->retry_after_s = 1;
+    return call_problem(call, PROBLEM_QUEUED, NULL,
+                        "the same call, made before, is not answered yet");
+}
+
 /* Answers with the other call's answer as it comes. Returns CALL_E_ANSWERED, 0 (it came to nothing,
- * make the call), a negative errno. */
+ * make the call), CALL_E_PROBLEM, HTTP_E_GONE, a negative errno. */
 static int follow_wait(ModelCall *call, ModelCall *other)
 {
     size_t shown = 0;
@@ -334,11 +351,11 @@ static int follow_wait(ModelCall *call, ModelCall *other)
     atomic_fetch_add(&call->task->gateway->attached, 1);
     while (!other->over && r == 0 && !call->gone) {
         if (other->recording.streamed) follow_show_wait(call, other, &shown);
-        if (!other->over && shown == other->shown) r = cond_wait(&other->grown, DEADLINE_NONE);
+        if (!other->over && shown == other->shown) r = follow_more_wait(call, other);
     }
-    if (call->gone) r = CALL_E_ANSWERED;
+    if (call->gone) r = HTTP_E_GONE;
     else if (r == 0 && other->answered) r = follow_end_wait(call, other, &shown);
-    else if (r == 0 && call->begun) {
+    else if (r == 0 && shown > 0) {
         call_problem(call, other->problem ? other->problem : PROBLEM_UNREACHABLE, NULL, "%s",
                      other->message);
         reply_problem_wait(call);

@@ -230,6 +230,7 @@ void reply_follow_wait(ModelCall *call, const Recording *recording, Str bytes)
         add(&fields, "x-gantry-replayed", STR("1"));
         (void)begin_wait(call, recording->status, &fields, true);
     }
+    call->answering = true; /* no heartbeat within an event */
     write_wait(call, bytes);
 }
 

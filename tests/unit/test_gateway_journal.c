@@ -631,6 +631,7 @@ static void test_stopped(void **state)
 typedef struct {
     Rig *rig;
     const char *body;
+    int64_t timeout_ms;
     GatewayMemory memory;
     bool left; /* the reader */
     int result;
@@ -676,17 +677,24 @@ static bool reader_gone(void *ctx)
 static int reader_main(void *arg)
 {
     Reader *reader = arg;
-    GatewayRequest request = { .api = API_CHAT, .body = str_of(reader->body) };
+    GatewayRequest request = { .api = API_CHAT,
+                               .body = str_of(reader->body),
+                               .timeout_ms = reader->timeout_ms };
     GatewayReply reply = { reader_start, reader_write, reader_end, reader_gone, reader };
     reader->result = gateway_call_wait(reader->rig->task, &request, &reply);
     return 0;
 }
 
-static void reader_spawn(Reader *reader, Rig *rig, const char *body)
+static void reader_spawn_for(Reader *reader, Rig *rig, const char *body, int64_t timeout_ms)
 {
-    *reader = (Reader){ .rig = rig, .body = body };
+    *reader = (Reader){ .rig = rig, .body = body, .timeout_ms = timeout_ms };
     gateway_memory_init(&reader->memory, 16 << 20);
     CHECK_INT(fiber_spawn("reader", reader_main, reader, &reader->fiber), 0);
+}
+
+static void reader_spawn(Reader *reader, Rig *rig, const char *body)
+{
+    reader_spawn_for(reader, rig, body, 0);
 }
 
 static void reader_join(Reader *reader)
@@ -832,6 +840,70 @@ static void test_follow_plain(void **state)
     atomic_store(&gate.steps, 0);
     atomic_store(&gate.fails, false);
     run_with(body_follow_plain, gated);
+}
+
+static StubEnd late(StubRequest *request, void *ctx)
+{
+    gate_wait(1);
+    return gated(request, ctx);
+}
+
+/* Who follows a call that says nothing yet is kept company, may leave, and is told in time. */
+static void body_follow_silence(void *arg)
+{
+    Rig *rig = arg;
+    Reader first, second, third;
+    rig->config.heartbeat_after_ms = rig->config.heartbeat_every_ms = 5;
+    begin(rig);
+    reader_spawn(&first, rig, STREAM_BODY);
+    rig_sent_wait(rig, 1);
+    first.left = true;
+    reader_spawn(&second, rig, STREAM_BODY);
+    body_until(&second, ": waiting");
+    second.left = true;
+    reader_join(&second);
+    CHECK_INT(second.result, HTTP_E_GONE);
+    reader_spawn_for(&third, rig, STREAM_BODY, 300); /* one that has begun goes on */
+    body_until(&third, ": waiting");
+    fiber_sleep_wait(310);
+    atomic_store(&gate.steps, 2);
+    reader_join(&first);
+    reader_join(&third);
+    CHECK_INT(third.result, 0);
+    CHECK_HAS(buf_str(&third.memory.body), "[DONE]");
+    CHECK_INT(atomic_load(&rig->stub.requests), 1);
+    reader_deinit(&first);
+    reader_deinit(&second);
+    reader_deinit(&third);
+}
+
+static void body_follow_deadline(void *arg)
+{
+    Rig *rig = arg;
+    Reader first, second;
+    begin(rig);
+    reader_spawn(&first, rig, PLAIN_BODY);
+    rig_sent_wait(rig, 1);
+    first.left = true;
+    reader_spawn_for(&second, rig, PLAIN_BODY, 50);
+    reader_join(&second);
+    CHECK_INT(second.memory.status, 429);
+    CHECK_HAS(str_of(second.heads), "retry-after: 1");
+    atomic_store(&gate.steps, 1);
+    reader_join(&first);
+    CHECK_INT(atomic_load(&rig->stub.requests), 1);
+    reader_deinit(&first);
+    reader_deinit(&second);
+}
+
+static void test_follow_silence(void **state)
+{
+    (void)state;
+    atomic_store(&gate.steps, 0);
+    atomic_store(&gate.fails, false);
+    run_with(body_follow_silence, late);
+    atomic_store(&gate.steps, 0);
+    run_with(body_follow_deadline, gated);
 }
 
 /* Two that are both there asked twice. */
@@ -1005,8 +1077,8 @@ int main(void)
         cmocka_unit_test(test_caps),          cmocka_unit_test(test_stopped),
         cmocka_unit_test(test_follow_stream), cmocka_unit_test(test_follow_plain),
         cmocka_unit_test(test_not_a_retry),   cmocka_unit_test(test_follow_failure),
-        cmocka_unit_test(test_follow_cut),    cmocka_unit_test(test_read_once),
-        cmocka_unit_test(test_tools),
+        cmocka_unit_test(test_follow_cut),    cmocka_unit_test(test_follow_silence),
+        cmocka_unit_test(test_read_once),     cmocka_unit_test(test_tools),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
