@@ -122,6 +122,11 @@ static const Flag spend_flags[] = {
     { "window", "DURATION", "how far back, by whole hours (default 24h)" },
     { 0 },
 };
+static const Flag account_list_flags[] = {
+    { "tenant", "TENANT", "only of this tenant" },
+    { "limit", "N", "how many at most (default 100)" },
+    { 0 },
+};
 static const Flag alarm_list_flags[] = {
     { "agent", "AGENT", "only of this agent" },
     { "open", NULL, "only those that nobody has acknowledged" },
@@ -317,6 +322,9 @@ const Command commands[] = {
     { "spend", NULL, "", 0, 0, "show what was spent, by whom and on what",
       "  gantry spend --by agent --window 7d\n  gantry spend --by day --window 30d -o json",
       spend_flags, spend_run, false },
+    { "account", "list", "", 0, 0, "list users who called models without a task",
+      "Those who called last come first. Their limits: gantry budget set user:NAME:day USD.",
+      account_list_flags, account_list_run, false },
     { "price", "import", "FILE", 1, 1, "import a price list",
       "FILE (- is standard input) has the form of LiteLLM's model_prices_and_context_window.json: an\n"
       "object keyed by model, USD a token. All of it, or the entries you need. Workers take it over\n"

@@ -593,6 +593,7 @@ static int open_services(Program *p)
                              .budgets_n = p->config.budgets_n,
                              .family = p->config.family,
                              .lease_ms = p->config.lease_ms,
+                             .accounts_max = p->config.accounts_max,
                              .log_bytes_max = p->config.log_bytes_max,
                              .journal_bytes_max = p->config.journal_bytes_max,
                              .journal_recordings_max = p->config.journal_recordings_max,

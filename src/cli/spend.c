@@ -1,4 +1,4 @@
-/* spend. */
+/* spend, account list. */
 #include "cli/client.h"
 #include "cli/table.h"
 #include "cli/verbs.h"
@@ -42,4 +42,43 @@ static int spend_body(Client *client)
 int spend_run(const Invocation *in)
 {
     return client_main(in, spend_body);
+}
+
+static int account_list_body(Client *client)
+{
+    static const char *const names[] = { "USED",  "TENANT", "AGENT",  "USER", "CALLS",
+                                         "INPUT", "CACHED", "OUTPUT", "USD",  NULL };
+    const char *tenant = flag(client->in, "tenant"), *limit = flag(client->in, "limit");
+    ClientAnswer answer;
+    Table table;
+    Str path = client_printf(client, "/api/accounts?limit=%.*s%s%.*s",
+                             STR_ARG(client_encoded(client, limit ? limit : "100")),
+                             tenant ? "&tenant=" : "",
+                             STR_ARG(tenant ? client_encoded(client, tenant) : STR("")));
+    int r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
+    if (r != EXIT_OK) return r;
+    if (client->in->output == OUTPUT_JSON) client_print_json(&answer);
+    if (client->in->output == OUTPUT_JSONL) client_print_jsonl(&answer, "accounts");
+    if (client->in->output != OUTPUT_TABLE) return EXIT_OK;
+    table_init(&table, &client->arena, names);
+    for (JsonIter it = json_iter(json_get(answer.json, "accounts")); json_next(&it);) {
+        Str agent = json_str(json_get(it.value, "agent"));
+        Str user = json_str(json_get(it.value, "userId"));
+        table_add(&table,
+                  (Str[]){ str_sub(json_str(json_get(it.value, "usedAt")), 0, 19),
+                           json_str(json_get(it.value, "tenantId")),
+                           str_empty(agent) ? STR("-") : agent, str_empty(user) ? STR("-") : user,
+                           number_of(client, it.value, "llmCalls"),
+                           number_of(client, it.value, "inputTokens"),
+                           number_of(client, it.value, "cachedTokens"),
+                           number_of(client, it.value, "outputTokens"),
+                           json_str(json_get(it.value, "costUsd")) });
+    }
+    table_print(&table);
+    return EXIT_OK;
+}
+
+int account_list_run(const Invocation *in)
+{
+    return client_main(in, account_list_body);
 }

@@ -68,6 +68,7 @@ int metrics_run(const Invocation *in);
 
 /* spend.c */
 int spend_run(const Invocation *in);
+int account_list_run(const Invocation *in);
 /* budgets.c */
 int budget_get_run(const Invocation *in);
 int budget_set_run(const Invocation *in);

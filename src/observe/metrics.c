@@ -498,6 +498,8 @@ static const FieldFamily queue_families[] = {
                "Writes refused because a value or a session was too large"),
     COUNTER_OF(QueueStats, state_purged, "gantry_state_purged",
                "Values and sessions deleted after their time"),
+    COUNTER_OF(QueueStats, accounts_refused, "gantry_accounts_refused",
+               "Calls of new users refused because their tenant has its maximum of accounts"),
     COUNTER_OF(QueueStats, refused_disk, "gantry_tasks_refused_disk",
                "Tasks refused because the disk is nearly full"),
     COUNTER_OF(QueueStats, limited, "gantry_lines_limited",

@@ -15,6 +15,7 @@
 #define KEY_KEPT_MS_DEFAULT (INT64_C(48) * 3600 * 1000)
 #define JOURNAL_BYTES_MAX_DEFAULT (INT64_C(32) << 20)
 #define JOURNAL_RECORDINGS_DEFAULT 2000
+#define ACCOUNTS_MAX_DEFAULT 100000
 #define STATE_KEYS_MAX_DEFAULT 1000
 #define STATE_BYTES_MAX_DEFAULT (16 << 20)
 #define STATE_VALUE_BYTES_MAX_DEFAULT (256 << 10)
@@ -113,6 +114,7 @@ static void options_fill(QueueOptions *o)
     if (o->session_tasks_max == 0) o->session_tasks_max = 1;
     if (o->scaling.utilization_percent == 0) o->scaling = SCALING_RULE_DEFAULT;
     if (o->lease_ms == 0) o->lease_ms = LEASE_MS_DEFAULT;
+    if (o->accounts_max == 0) o->accounts_max = ACCOUNTS_MAX_DEFAULT;
     if (o->log_bytes_max == 0) o->log_bytes_max = LOG_BYTES_MAX_DEFAULT;
     if (o->key_kept_ms == 0) o->key_kept_ms = KEY_KEPT_MS_DEFAULT;
     if (o->family.depth_max == 0) o->family.depth_max = FAMILY_BOUNDS_DEFAULT.depth_max;

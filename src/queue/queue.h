@@ -53,6 +53,7 @@ enum {
     QUEUE_E_NO_WEBHOOK,   /* no such webhook, or no such disabled endpoint */
     QUEUE_E_NO_RECORDING, /* the task's journal has no such recording, or not its request */
     QUEUE_E_SCORES,       /* the task has been scored by too many names */
+    QUEUE_E_ACCOUNTS,     /* the tenant has its maximum of accounts: 402 */
     QUEUE_E_SHADOW,       /* a shadow must not start what really writes */
 };
 
@@ -73,6 +74,7 @@ typedef struct {
     int64_t tenant_tasks_max;       /* running at a time, of each tenant that has a name; 0: any */
     int64_t session_tasks_max;      /* under way, where its agent's manifest says nothing; 0: 1 */
     int64_t lease_ms;               /* of a worker; 0: 10,000 */
+    int64_t accounts_max;           /* of a tenant; 0: 100,000 */
     int64_t log_bytes_max;          /* log text kept a task; 0: 1 MiB */
     int64_t key_kept_ms;            /* idempotency keys are remembered this long; 0: 48 hours */
     int64_t tasks_kept_ms;          /* after their end, at least key_kept_ms; 0: for ever */
@@ -412,7 +414,9 @@ MUST_CHECK int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *call
 
 /* The account that calls of the owner are recorded on when they belong to no task; made when it is
  * new. The owner's texts may be empty and have at most BUDGET_KEY_BYTES_MAX. With its id and
- * TASK_FENCE_ACCOUNT queue_calls_add_wait and queue_holds_wait book on it. Returns 0 or -errno. */
+ * TASK_FENCE_ACCOUNT queue_calls_add_wait and queue_holds_wait book on it. Returns 0,
+ * QUEUE_E_ACCOUNTS (a new one, and the tenant has accounts_max; counted and said in diag),
+ * -errno. */
 MUST_CHECK int queue_account_wait(Queue *queue, const BudgetOwner *owner, Uuid *ret);
 /* Accounts as account_list has them. */
 MUST_CHECK int queue_accounts_wait(Queue *queue, Str tenant, size_t max, Arena *arena,
@@ -665,6 +669,7 @@ typedef struct {
     uint64_t state_reads, state_writes;         /* of sessions; writes that were made, */
     uint64_t state_mismatches, state_refused;   /* that met another version, had no room */
     uint64_t state_purged;                      /* sessions and values deleted after their time */
+    uint64_t accounts_refused;                  /* for accounts_max */
     uint64_t refused_disk; /* tasks not taken because the disk is nearly full */
     uint64_t limited;      /* lines passed over at a limit, by claims */
     uint64_t claimers;     /* waiting for a task */

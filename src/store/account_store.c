@@ -17,11 +17,30 @@ int account_find(Db *db, const BudgetOwner *owner, Uuid *ret)
     return 0;
 }
 
-int account_get(Db *db, const BudgetOwner *owner, Uuid id, int64_t now_ms, Uuid *ret)
+/* Of the tenant, counted up to max. */
+static int account_count(Db *db, Str tenant, int64_t max, int64_t *ret)
 {
+    RowIn in = row_in(db, "SELECT count(*) FROM"
+                          " (SELECT 1 FROM account WHERE tenant_id = ?1 LIMIT ?2)");
+    in_text(&in, tenant);
+    in_i64(&in, max);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    RowOut out = row_out(in.stmt, NULL);
+    *ret = out_i64(&out);
+    db_reset(in.stmt);
+    return 0;
+}
+
+int account_get(Db *db, const BudgetOwner *owner, Uuid id, int64_t max, int64_t now_ms, Uuid *ret)
+{
+    int64_t n = 0;
     assert(!uuid_is_zero(id));
     int r = account_find(db, owner, ret);
     if (r != -ENOENT) return r;
+    r = account_count(db, owner->tenant, max, &n);
+    if (r == 0 && n >= max) r = ACCOUNT_E_FULL;
+    if (r != 0) return r;
     RowIn in = row_in(db, "INSERT INTO account (seq, id, tenant_id, agent, user_id, created_at_ms,"
                           " used_at_ms) SELECT coalesce(min(seq), 0) - 1, ?1, ?2, ?3, ?4, ?5, ?5"
                           " FROM account");

@@ -19,11 +19,16 @@ typedef struct {
 
 #define ACCOUNT_LIST_MAX 1000
 
+/* Positive outcomes; each function lists the ones it gives. */
+enum { ACCOUNT_E_FULL = 1 };
+
 /* The account of the owner. Returns 0, -ENOENT, -errno. */
 MUST_CHECK int account_find(Db *db, const BudgetOwner *owner, Uuid *ret);
 
-/* The account of the owner, made with id when there is none. Returns 0 or -errno. */
-MUST_CHECK int account_get(Db *db, const BudgetOwner *owner, Uuid id, int64_t now_ms, Uuid *ret);
+/* The account of the owner, made with id when there is none. Returns 0, ACCOUNT_E_FULL (there is
+ * none, and its tenant has max others), -errno. */
+MUST_CHECK int account_get(Db *db, const BudgetOwner *owner, Uuid id, int64_t max, int64_t now_ms,
+                           Uuid *ret);
 
 /* What its calls are recorded under: seq, which is negative, is their task_seq; no version, no
  * attempt. Texts live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */

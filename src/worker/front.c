@@ -263,6 +263,7 @@ static int caller_open_wait(FrontTask *t)
     const FrontKey *key = t->key;
     BudgetOwner owner = { .tenant = key->tenant, .agent = key->agent, .user = t->user };
     int r = host->link->ops->account_wait(host->link, &owner, &t->ref.id);
+    if (r == LINK_E_REFUSED) return -EDQUOT;
     if (r != 0) return r > 0 ? -EIO : r;
     t->ref.fence = TASK_FENCE_ACCOUNT;
     uuid_text(t->ref.id, t->id);
@@ -322,7 +323,7 @@ static int caller_find_wait(Front *front, const FrontCaller *caller, FrontTask *
 }
 
 /* What the caller's calls go through, until caller_leave_wait. Returns 0, -EBUSY (too many
- * callers), -ECANCELED, -errno. */
+ * callers), -EDQUOT (a new one beyond the tenant's maximum), -ECANCELED, -errno. */
 static int caller_join_wait(Front *front, const FrontCaller *caller, FrontTask **ret)
 {
     FrontTask *t;
@@ -516,6 +517,10 @@ static int serve_tenant_wait(Crossing *c, const GatewayReply *reply)
     if (r == -EBUSY)
         return problem_wait(c, reply, PROBLEM_AWAY,
                             "too many callers have calls under way: try again later");
+    if (r == -EDQUOT)
+        return problem_wait(c, reply, PROBLEM_CAP,
+                            "the tenant has as many users as it may have "
+                            "(limits.accountsPerTenant): calls of new ones are refused");
     if (r < 0)
         return problem_wait(c, reply, PROBLEM_AWAY, "the caller's account could not be read");
     atomic_fetch_add(&front->served, 1);

@@ -531,6 +531,8 @@ static void no_account_wait(void *arg)
         buf_deinit(&asks[i].body);
     }
     CHECK_INT(stats(port).callers, 0);
+    port->account_error = LINK_E_REFUSED; /* the tenant has as many as it may have */
+    CHECK_INT(status_wait(port, "one", "u1"), 402);
     port->account_error = 0;
     CHECK_INT(status_wait(port, "one", "u1"), 200);
     port_close_wait(port);

@@ -1085,6 +1085,33 @@ static int body_account_budget(void *arg)
     return 0;
 }
 
+/* A tenant's users are bounded: those it has go on, a new one is refused, others do not suffer. */
+static int body_accounts_full(void *arg)
+{
+    Fixture *f = arg;
+    QueueStats stats;
+    Uuid id, first = account(f, "acme", "", "u1");
+    (void)account(f, "acme", "", "u2");
+    (void)account(f, "acme", "support", "u1");
+    BudgetOwner owner = { .tenant = STR("acme"), .user = STR("u3") };
+    CHECK_INT(queue_account_wait(f->queue, &owner, &id), QUEUE_E_ACCOUNTS);
+    CHECK_HAS(str_of(diag_text()), "tenant acme has 3 accounts");
+    CHECK(uuid_eq(first, account(f, "acme", "", "u1")));
+    (void)account(f, "other", "", "u3");
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.accounts_refused, 1);
+    return 0;
+}
+
+static void test_accounts_full(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.accounts_max = 3;
+    open_queue(f);
+    run(state, body_accounts_full);
+}
+
 static void test_accounts(void **state)
 {
     run(state, body_accounts);
@@ -1114,6 +1141,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_folded, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_folded_later, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_accounts, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_accounts_full, setup_budgets, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
