@@ -230,6 +230,35 @@ static int job_run_in_batch(Store *store, Job *job)
     return r != 0 || job->has_run ? r : job_run_saved(store->writer, job);
 }
 
+static bool all_of_a_kind(const Job *batch)
+{
+    for (const Job *job = batch; job; job = job->next)
+        if (!job->many || job->many != batch->many) return false;
+    return true;
+}
+
+/* Runs a batch of one kind without a savepoint, which would copy every page that it changes: there
+ * is nothing else in the transaction that an undoing could spoil. Where one is needed the batch
+ * begins anew, without a kind. Returns as batch_transact. */
+static int jobs_run_at_once(Store *store, Job *batch)
+{
+    Db *db = store->writer;
+    Diag scratch = { 0 }, *before = diag_switch(&scratch);
+    size_t n = 0;
+    for (Job *job = batch; job; job = job->next) store->args[n++] = job->arg;
+    int result = batch->many->all(db, store->args, n);
+    db_reset_open(db);
+    diag_switch(before);
+    if (db_failure(db) != 0) return db_failure(db);
+    for (Job *job = batch; job; job = job->next) {
+        job->has_run = result == 0;
+        if (result != 0) job->many = NULL;
+    }
+    if (result == 0) return 0;
+    db_rollback(db);
+    return db_begin(db);
+}
+
 /* Runs the jobs in one transaction and leaves their results in them. Returns 0 when those stand, or
  * why all of it was undone. */
 static int batch_transact(Store *store, Job *batch, size_t n)
@@ -237,7 +266,8 @@ static int batch_transact(Store *store, Job *batch, size_t n)
     Db *db = store->writer;
     int r = db_begin(db);
     if (r != 0) return r;
-    bool alone = n == 1 && !batch->many;
+    if (all_of_a_kind(batch)) r = jobs_run_at_once(store, batch);
+    bool alone = r == 0 && n == 1 && !batch->many;
     if (alone) {
         batch->result = job_run(db, batch);
         r = db_failure(db);

@@ -235,6 +235,7 @@ static void test_group_commit(void **state)
 /* --- jobs of one kind ------------------------------------------------------------------------- */
 
 static size_t together_calls, together_n; /* the store thread's */
+static bool one_kind;                     /* there are no others in the batch */
 
 static int jobs_numbered(Db *db, void *const *args, size_t n)
 {
@@ -249,8 +250,8 @@ static int together_producer(void *arg)
 {
     static const StoreMany many = { .one = job_numbered, .all = jobs_numbered };
     Producer *p = arg;
-    p->result = p->id % 5 == 4 ? store_call_wait(p->store, job_numbered, p)
-                               : store_many_wait(p->store, &many, p);
+    p->result = p->id % 5 == 4 && !one_kind ? store_call_wait(p->store, job_numbered, p)
+                                            : store_many_wait(p->store, &many, p);
     if (p->result == 9 && (size_t)p->id != (size_t)strtoul(diag_text(), NULL, 10)) p->result = -1;
     return 0;
 }
@@ -291,6 +292,23 @@ static void test_together(void **state)
 static void test_together_undone(void **state)
 {
     together(*state, 1, GROUP_N - 8);
+}
+
+/* There is no savepoint then. */
+static void test_one_kind(void **state)
+{
+    one_kind = true;
+    together(*state, 16, GROUP_N);
+    one_kind = false;
+    assert_int_equal(together_n, GROUP_N);
+}
+
+/* And all of the transaction is undone. */
+static void test_one_kind_undone(void **state)
+{
+    one_kind = true;
+    together(*state, 1, GROUP_N - 8);
+    one_kind = false;
 }
 
 #define LOOPS 4
@@ -636,6 +654,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_group_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_together, setup, teardown),
         cmocka_unit_test_setup_teardown(test_together_undone, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_kind, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_kind_undone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_loops, setup, teardown),
         cmocka_unit_test_setup_teardown(test_too_many_jobs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
