@@ -157,18 +157,6 @@ int fence_take(Db *db, int64_t count, int64_t *ret_last)
     return row_run(s); /* to its end: only then is the change made for certain */
 }
 
-static int attempt_insert(Db *db, const Task *task)
-{
-    RowIn in = row_in(db, "INSERT INTO attempt (task_seq, attempt, fence, worker_id, started_at_ms)"
-                          " VALUES (?1, ?2, ?3, ?4, ?5)");
-    in_i64(&in, task->seq);
-    in_i64(&in, task->attempt);
-    in_i64(&in, task->fence);
-    in_uuid(&in, &task->worker_id);
-    in_i64(&in, task->started_at_ms);
-    return row_run(in.stmt);
-}
-
 /* At its first start: that of its parent, if it has one, unless its own limit ends before. */
 static int64_t deadline_of(const Task *task)
 {
@@ -199,25 +187,34 @@ int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms
     in_i64(&in, started.started_at_ms);
     in_i64(&in, started.deadline_at_ms);
     int r = row_change(in.stmt);
-    if (r == 0) r = attempt_insert(db, &started);
     if (r == 0) *task = started;
     return r;
 }
 
 /* --- ending ----------------------------------------------------------------------------------- */
 
-static int attempt_end(Db *db, const TaskHead *head, const TaskEnd *end)
+/* The row is written once, when the attempt has ended: while it goes on its task's row says the
+ * same. (One that an older program has started is there already.) */
+static int attempt_put(Db *db, const TaskHead *head, const TaskEnd *end)
 {
-    RowIn in = row_in(db, "UPDATE attempt SET finished_at_ms = ?3, outcome = ?4, error_code = ?5,"
-                          " error_detail = ?6, sandbox = ?7 WHERE task_seq = ?1 AND attempt = ?2");
+    RowIn in = row_in(db, "INSERT INTO attempt (task_seq, attempt, fence, worker_id, started_at_ms,"
+                          " finished_at_ms, outcome, error_code, error_detail, sandbox)"
+                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+                          " ON CONFLICT (task_seq, attempt) DO UPDATE SET"
+                          " finished_at_ms = excluded.finished_at_ms, outcome = excluded.outcome,"
+                          " error_code = excluded.error_code, error_detail = excluded.error_detail,"
+                          " sandbox = excluded.sandbox");
     in_i64(&in, head->seq);
     in_i64(&in, head->attempt);
+    in_i64(&in, head->fence);
+    in_uuid(&in, &head->worker_id);
+    in_i64(&in, head->started_at_ms);
     in_i64(&in, end->now_ms);
     in_text(&in, str_of(task_outcome_name(end->outcome)));
     in_text_or_null(&in, end->error_code);
     in_text_or_null(&in, end->error_detail);
     in_text_or_null(&in, end->sandbox);
-    return row_change(in.stmt);
+    return row_run(in.stmt);
 }
 
 static int result_put(Db *db, int64_t seq, Str result)
@@ -262,7 +259,7 @@ int task_end(Db *db, const TaskHead *head, const TaskEnd *end)
 {
     assert(head->state == TASK_RUNNING && task_state_may(TASK_RUNNING, end->next.state));
     int r = task_end_row(db, head, end);
-    if (r == 0) r = attempt_end(db, head, end);
+    if (r == 0) r = attempt_put(db, head, end);
     if (r == 0) r = task_add_usage(db, head->seq, &end->usage);
     if (r == 0 && end->next.state != TASK_QUEUED && !str_empty(end->result))
         r = result_put(db, head->seq, end->result);

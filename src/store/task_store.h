@@ -114,7 +114,7 @@ MUST_CHECK int task_head_by_seq(Db *db, int64_t seq, TaskHead *ret);
 MUST_CHECK int fence_take(Db *db, int64_t count, int64_t *ret_last);
 
 /* queued -> running: next attempt, fence, worker and deadline set, in *task (as read in this job,
- * its deadline not passed) too; attempt row added. */
+ * its deadline not passed) too. */
 MUST_CHECK int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms);
 
 /* --- ending ----------------------------------------------------------------------------------- */
@@ -140,7 +140,7 @@ typedef struct {
     Str result; /* stored when the task ends or escalates; may be empty */
 } TaskEnd;
 
-/* running -> end->next.state, the attempt row completed, the result stored. head: as read in this
+/* running -> end->next.state, the attempt's row written, the result stored. head: as read in this
  * job. */
 MUST_CHECK int task_end(Db *db, const TaskHead *head, const TaskEnd *end);
 

@@ -312,6 +312,8 @@ def judge(data):
     none("results, of a task that succeeded", "SELECT seq FROM task WHERE (state = 2) <> "
          "(SELECT count(*) FROM task_result r WHERE r.seq = task.seq)")
     none("attempts that go on", "SELECT task_seq FROM attempt WHERE finished_at_ms = 0")
+    none("attempts without a record of their end", "SELECT seq FROM task WHERE attempt <> "
+         "(SELECT count(*) FROM attempt WHERE task_seq = seq)")
     none("calls recorded twice", "SELECT call_id FROM call GROUP BY call_id HAVING count(*) > 1")
     none("tasks whose cost is not that of their calls", "SELECT seq FROM task WHERE cost_nusd <> "
          "(SELECT coalesce(sum(cost_nusd), 0) FROM call WHERE task_seq = seq)")

@@ -299,13 +299,20 @@ static const char *const world_rules_sql[] = {
     " WHERE task_seq = task.seq AND outcome = 'succeeded')",
     "SELECT count(*) FROM task WHERE (state = 2) <>"
     " (SELECT count(*) FROM task_result WHERE task_result.seq = task.seq)",
-    "SELECT count(*) FROM task WHERE (state = 1) <> (SELECT count(*) FROM attempt"
-    " WHERE task_seq = task.seq AND finished_at_ms = 0)",
+    /* of those that have ended there is a row each; the one that goes on is in its task's row */
+    "SELECT count(*) FROM task WHERE attempt - (state = 1) <> (SELECT count(*) FROM attempt AS a"
+    " WHERE task_seq = task.seq AND finished_at_ms > 0 AND outcome IS NOT NULL"
+    " AND a.attempt <= task.attempt - (state = 1))",
+    "SELECT count(*) FROM attempt WHERE finished_at_ms = 0",
+    "SELECT count(*) FROM task WHERE state = 1 AND (fence = 0 OR worker_id IS NULL"
+    " OR started_at_ms = 0 OR fence <= (SELECT coalesce(max(a.fence), 0) FROM attempt AS a"
+    " WHERE task_seq = task.seq))",
     "SELECT count(*) FROM task WHERE webhook_url IS NOT NULL AND (state >= 2) <>"
     " (SELECT count(*) FROM webhook WHERE task_seq = task.seq)",
     "SELECT count(*) FROM (SELECT 1 FROM attempt GROUP BY fence HAVING count(*) > 1)",
     "SELECT (SELECT value FROM counter WHERE name = 'fence') <"
-    " (SELECT coalesce(max(fence), 0) FROM attempt)",
+    " max((SELECT coalesce(max(fence), 0) FROM attempt),"
+    " (SELECT coalesce(max(fence), 0) FROM task))",
     "SELECT count(*) FROM task WHERE last_call_id <>"
     " (SELECT coalesce(max(id), 0) FROM call WHERE task_seq = task.seq)",
     "SELECT count(*) FROM call c WHERE before_id <>"
@@ -332,8 +339,9 @@ static inline bool submit_kept(Db *db, const Ack *ack)
 
 static inline bool claim_kept(Db *db, const Ack *ack)
 {
-    DbStmt *s = db_stmt(db, "SELECT 1 FROM task JOIN attempt ON task_seq = seq"
-                            " WHERE id = ?1 AND attempt.fence = ?2 AND task.fence >= ?2");
+    DbStmt *s = db_stmt(db, "SELECT 1 FROM task WHERE id = ?1 AND (state = 1 AND fence = ?2 OR"
+                            " fence >= ?2 AND EXISTS (SELECT 1 FROM attempt AS a"
+                            " WHERE a.task_seq = task.seq AND a.fence = ?2))");
     db_bind_i64(s, 2, ack->fence);
     return ack_row(s, ack);
 }

@@ -293,6 +293,15 @@ static int job_task_life(Db *db, void *arg)
     CHECK_INT(head.attempt, 1);
     CHECK_INT(head.deadline_at_ms, 650);
     CHECK(uuid_eq(head.worker_id, id_of(77)));
+    Attempt *attempts;
+    size_t n;
+    CHECK_INT(attempt_list(db, head.seq, arena, &attempts, &n), 0); /* it goes on */
+    if (!CHECK_INT(n, 1)) return 0;
+    CHECK_INT(attempts[0].fence, fence);
+    CHECK_INT(attempts[0].started_at_ms, 150);
+    CHECK_INT(attempts[0].finished_at_ms, 0);
+    CHECK_INT(attempts[0].outcome.len, 0);
+    CHECK(uuid_eq(attempts[0].worker_id, id_of(77)));
     TaskEnd end = { .next = { .state = TASK_SUCCEEDED },
                     .outcome = TASK_OUTCOME_SUCCEEDED,
                     .now_ms = 200,
@@ -316,8 +325,6 @@ static int job_task_life(Db *db, void *arg)
     CHECK_STR(t.session_id, STR("s"));
     CHECK_INT(t.limits.len, 0);
     CHECK(t.quality == 0.5);
-    Attempt *attempts;
-    size_t n;
     CHECK_INT(attempt_list(db, t.seq, arena, &attempts, &n), 0);
     CHECK_INT(n, 1);
     CHECK_STR(attempts[0].outcome, STR("succeeded"));
@@ -325,6 +332,41 @@ static int job_task_life(Db *db, void *arg)
     CHECK_INT(attempts[0].finished_at_ms, 200);
     CHECK_INT(task_get(db, id_of(2), 0, arena, &t), -ENOENT);
     return 0;
+}
+
+/* Its row was written when it started, as before there were such that are written once. */
+static int job_old_attempt(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    Attempt *attempts;
+    size_t n;
+    TaskHead head;
+    int64_t seq = put_task(db, 1, LANE_LOW, 0, "support");
+    CHECK_INT(start(db, seq, id_of(77), 1000, 150), 0);
+    DbStmt *s = db_stmt(db, "INSERT INTO attempt (task_seq, attempt, fence, worker_id,"
+                            " started_at_ms) SELECT seq, attempt, fence, worker_id, started_at_ms"
+                            " FROM task WHERE seq = ?1");
+    db_bind_i64(s, 1, seq);
+    CHECK_INT(db_run(s, NULL), 0);
+    CHECK_INT(attempt_list(db, seq, arena, &attempts, &n), 0);
+    CHECK_INT(n, 1);
+    CHECK_INT(task_head_by_seq(db, seq, &head), 0);
+    TaskEnd end = { .next = { .state = TASK_FAILED },
+                    .outcome = TASK_OUTCOME_FAILED_FINAL,
+                    .now_ms = 200,
+                    .error_code = STR("x") };
+    CHECK_INT(task_end(db, &head, &end), 0);
+    CHECK_INT(attempt_list(db, seq, arena, &attempts, &n), 0);
+    if (!CHECK_INT(n, 1)) return 0;
+    CHECK_INT(attempts[0].finished_at_ms, 200);
+    CHECK_INT(attempts[0].started_at_ms, 150);
+    CHECK_STR(attempts[0].error_code, STR("x"));
+    return 0;
+}
+
+static void test_old_attempt(void **state)
+{
+    run(state, job_old_attempt);
 }
 
 static void test_task_life(void **state)
@@ -975,16 +1017,27 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_agents),        cmocka_unit_test(test_retry_settings),
-        TEST(test_versions),      TEST(test_versions_never_change),
-        TEST(test_routing),       TEST(test_task_life),
-        TEST(test_task_restart),  TEST(test_running),
-        TEST(test_list),          TEST(test_list_is_bounded),
-        TEST(test_plans),         TEST(test_calls_and_logs),
-        TEST(test_calls_recent),  TEST(test_webhooks),
-        TEST(test_webhook_hosts), TEST(test_webhook_many_hosts),
-        TEST(test_webhook_dead),  TEST(test_keys),
-        TEST(test_workers),       TEST(test_artifacts),
+        TEST(test_agents),
+        cmocka_unit_test(test_retry_settings),
+        TEST(test_versions),
+        TEST(test_versions_never_change),
+        TEST(test_routing),
+        TEST(test_task_life),
+        TEST(test_old_attempt),
+        TEST(test_task_restart),
+        TEST(test_running),
+        TEST(test_list),
+        TEST(test_list_is_bounded),
+        TEST(test_plans),
+        TEST(test_calls_and_logs),
+        TEST(test_calls_recent),
+        TEST(test_webhooks),
+        TEST(test_webhook_hosts),
+        TEST(test_webhook_many_hosts),
+        TEST(test_webhook_dead),
+        TEST(test_keys),
+        TEST(test_workers),
+        TEST(test_artifacts),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("store_records", tests, NULL, NULL);
