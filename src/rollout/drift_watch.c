@@ -76,8 +76,24 @@ int drift_alarm_tell(Db *db, const Alarm *alarm)
     return r == 0 ? event_add(db, alarm, id) : r;
 }
 
+/* Whether it is the judge that has changed, as far as its anchors tell. */
+static int quality_cause(Db *db, Str agent, const char **ret)
+{
+    bool moved = false, charted = false;
+    int r = alarm_any_open(db, agent, STR(ANCHOR_METRIC), &moved);
+    if (r == 0) r = anchor_chart_any(db, agent, &charted);
+    if (moved) *ret = " Its judge's anchors have moved too: it may be the judge.";
+    else if (charted) *ret = " Its judge's anchors have raised no alarm.";
+    return r;
+}
+
 static int alarm_tell(Db *db, const Step *step, const WatchedVersion *of, const WatchAlarm *raised)
 {
+    const char *cause = "";
+    char text[WATCH_TEXT_MAX + 80];
+    int r = raised->metric == WATCH_QUALITY ? quality_cause(db, of->agent, &cause) : 0;
+    if (r != 0) return r;
+    snprintf(text, sizeof(text), "%s%s", raised->text, cause);
     Alarm alarm = { .agent = of->agent,
                     .version_id = of->version_id,
                     .metric = str_of(watch_metric_name(raised->metric)),
@@ -87,7 +103,7 @@ static int alarm_tell(Db *db, const Step *step, const WatchedVersion *of, const 
                     .before = raised->before,
                     .slope = raised->slope,
                     .p = raised->p,
-                    .text = str_of(raised->text) };
+                    .text = str_of(text) };
     return drift_alarm_tell(db, &alarm);
 }
 

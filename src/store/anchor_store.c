@@ -109,6 +109,17 @@ int anchor_chart_put(Db *db, Str agent, Str grader, const AnchorChart *chart)
     return row_run(in.stmt);
 }
 
+int anchor_chart_any(Db *db, Str agent, bool *ret)
+{
+    RowIn in = row_in(db, "SELECT EXISTS (SELECT 1 FROM anchor_chart WHERE agent = ?1)");
+    in_text(&in, agent);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = db_i64(in.stmt, 0) != 0;
+    db_reset(in.stmt);
+    return 0;
+}
+
 int anchor_chart_forget(Db *db, Str agent, Str grader)
 {
     RowIn in = row_in(db, "DELETE FROM anchor_chart WHERE agent = ?1 AND grader = ?2");

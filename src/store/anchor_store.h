@@ -39,6 +39,10 @@ MUST_CHECK int anchor_purge(Db *db, int64_t now_ms);
 /* A chart of another build, or none: zeros. */
 MUST_CHECK int anchor_chart_get(Db *db, Str agent, Str grader, AnchorChart *ret);
 MUST_CHECK int anchor_chart_put(Db *db, Str agent, Str grader, const AnchorChart *chart);
+
+/* Whether any grader of the agent has a chart. */
+MUST_CHECK int anchor_chart_any(Db *db, Str agent, bool *ret);
+
 MUST_CHECK int anchor_chart_forget(Db *db, Str agent, Str grader);
 
 #endif

@@ -96,6 +96,49 @@ static int decline(void *arg)
     return 0;
 }
 
+static int sql_job(Db *db, void *arg)
+{
+    return db_run(db_stmt(db, arg), NULL);
+}
+
+/* What the alarm of a decline says at its end. */
+static void check_cause(Fixture *f, const char *sql, const char *want)
+{
+    int64_t first = 20000 * DAY;
+    CHECK_INT(store_call_wait(f->store, sql_job, (void *)(uintptr_t)sql), 0);
+    for (int d = 0; d < 45; d++) add_day(f, first + d * DAY, VERSION_A, d < 35 ? 0.8 : 0.7);
+    CHECK_INT(look(f, first + 45 * DAY + DRIFT_LAG_MS), 1);
+    Lists l = lists(f);
+    for (size_t i = 0; i < l.n; i++)
+        if (str_eq(l.alarms[i].metric, STR("qualityScore"))) CHECK_HAS(l.alarms[i].text, want);
+}
+
+static int not_the_judge(void *arg)
+{
+    check_cause(arg, "INSERT INTO anchor_chart (agent, grader, bytes) VALUES ('support', 'x', x'')",
+                "anchors have raised no alarm");
+    return 0;
+}
+
+static int maybe_the_judge(void *arg)
+{
+    check_cause(arg,
+                "INSERT INTO alarm (agent, version_id, metric, day_ms, at_ms, text)"
+                " VALUES ('support', 'c', 'judge:x', 1, 1, 'x')",
+                "it may be the judge");
+    return 0;
+}
+
+static void test_not_the_judge(void **state)
+{
+    run(state, not_the_judge);
+}
+
+static void test_maybe_the_judge(void **state)
+{
+    run(state, maybe_the_judge);
+}
+
 static void test_decline(void **state)
 {
     run(state, decline);
@@ -206,7 +249,8 @@ int main(void)
 {
     static CusumWork work;
     watch_configure(&config, 365, &work);
-    const struct CMUnitTest tests[] = { CASE(test_decline), CASE(test_restart),
-                                        CASE(test_many_versions), CASE(test_unreadable_day) };
+    const struct CMUnitTest tests[] = { CASE(test_decline),         CASE(test_not_the_judge),
+                                        CASE(test_maybe_the_judge), CASE(test_restart),
+                                        CASE(test_many_versions),   CASE(test_unreadable_day) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
