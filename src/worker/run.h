@@ -130,7 +130,8 @@ struct Run {
     TaskLog log;
     GatewayTask *gateway;
     GatewaySink sink;
-    Process *process; /* the agent's, while it runs */
+    Process *process;         /* the agent's, while it runs */
+    struct ServerUse *server; /* that it is in, one of this worker's; see servers.h */
 
     List mcp_sessions; /* see mcp.h */
     size_t mcp_sessions_n;

@@ -47,6 +47,7 @@ struct Server {
     uint64_t fails; /* so far */
     char reason[REASON_BYTES_MAX];
     char words[WORDS_BYTES_MAX]; /* the end of what it wrote last */
+    int64_t wrote;               /* bytes, in all its lives */
     char scratch[FS_PATH_MAX], url[64];
     uint16_t port;
     int64_t started_ms, used_ms, pinged_ms; /* clock_mono_ms */
@@ -97,6 +98,13 @@ Servers *servers_new(RunHost *host, const ServersOptions *o)
 Str server_url(const Server *s)
 {
     return str_of(s->url);
+}
+
+ServerSigns server_signs(const Server *s)
+{
+    return (ServerSigns){ .wrote = s->wrote,
+                          .busy = s->busy,
+                          .pid = s->process && !s->exited ? process_pid(s->process) : 0 };
 }
 
 Resource server_blame(const ServerUse *use, Str text)
@@ -162,6 +170,7 @@ static int pipe_main(void *arg)
     while ((r = stream_fill_wait(pipe->stream, 0, DEADLINE_NONE, &got)) == 0) {
         lines_tell(pipe, got);
         words_keep(s, got);
+        s->wrote += (int64_t)got.len;
         log_file_add_wait(&s->log, got);
         stream_consume(pipe->stream, got.len);
         if (fiber_yield_wait() < 0) break;
@@ -691,6 +700,7 @@ static void use_begin(Server *s, Run *run, ServerUse *use)
     LIST_EACH (&s->uses, node) CONTAINER_OF(node, ServerUse, node)->alone = false;
     list_push_back(&s->uses, &use->node);
     s->uses_n++;
+    run->server = use;
 }
 
 int server_ref_wait(Servers *all, Run *run, ServerUse *ret, ServerFault *ret_fault)
@@ -714,6 +724,7 @@ void server_unref(ServerUse *use)
 {
     Server *s = use->server;
     if (s->cpu_user == use) s->cpu_user = NULL;
+    use->run->server = NULL;
     list_remove(&use->node);
     s->uses_n--;
     ref_end(s, use->run);

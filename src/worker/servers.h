@@ -21,7 +21,7 @@ typedef struct Server Server;
 Servers *servers_new(RunHost *host, const ServersOptions *options);
 
 /* A run in a server. Memory of the caller's, where it stays until server_unref. */
-typedef struct {
+typedef struct ServerUse {
     ListNode node;
     Server *server;
     Run *run;
@@ -47,6 +47,14 @@ void server_unref(ServerUse *use);
 
 /* http://127.0.0.1:PORT */
 Str server_url(const Server *server);
+
+/* What can be seen of whether a server does anything, for whichever of its runs. */
+typedef struct {
+    int64_t wrote; /* bytes so far */
+    bool busy;     /* it says so: HealthyBusy */
+    int pid;       /* 0: it has none now */
+} ServerSigns;
+ServerSigns server_signs(const Server *server);
 
 /* After a run's request to it broke off: why it has ended. Waits a moment for that. A server that
  * lives on is asked what it wrote last: it may have been refused files. */

@@ -8,9 +8,11 @@
 
 #include "sys/clock.h"
 #include "worker/run.h"
+#include "worker/servers.h"
 
 #define LOOKS 4 /* in the time after which it is taken for hung */
 #define LOOK_MS_MIN 20
+#define SERVER_CPU_SHARE 100 /* of the time one part in so many is no more than pings */
 #define STAT_BYTES_MAX 1024
 
 /* --- /proc ------------------------------------------------------------------------------------ */
@@ -74,7 +76,7 @@ static void look_later(Run *run, int64_t now_ms)
 void stuck_begin(Run *run)
 {
     int64_t now_ms = clock_mono_ms();
-    run->stuck = (Stuck){ .look_at_ms = INT64_MAX, .active_at_ms = now_ms };
+    run->stuck = (Stuck){ .look_at_ms = INT64_MAX, .active_at_ms = now_ms, .seen_at_ms = now_ms };
     if (run->host->stuck_ms > 0) look_later(run, now_ms);
 }
 
@@ -89,7 +91,10 @@ static bool changed(int64_t *seen, int64_t now)
 static bool is_active(Run *run)
 {
     GatewayTotals totals;
-    if (!run->gateway || !run->process || run->door_calls_n > 0) return true;
+    bool seen = run->process || run->server;
+    if (!run->gateway || !seen || run->door_calls_n > 0) return true;
+    ServerSigns signs = run->server ? server_signs(run->server->server) : (ServerSigns){ 0 };
+    if (changed(&run->stuck.wrote, signs.wrote) || signs.busy) return true;
     gateway_task_totals(run->gateway, &totals);
     bool calls = changed(&run->stuck.calls, totals.calls + totals.calls_refused);
     bool lines = changed(&run->stuck.lines, run->log.seq);
@@ -97,13 +102,24 @@ static bool is_active(Run *run)
     return calls || lines || tools || totals.caps.in_flight > 0;
 }
 
+/* Whether the processes have used CPU time since the last look; of a server, more than a little. */
+static bool is_computing(Run *run, int64_t now_ms, int64_t ticks)
+{
+    int64_t used = ticks - run->stuck.cpu_ticks, ms = now_ms - run->stuck.seen_at_ms;
+    run->stuck.cpu_ticks = ticks;
+    run->stuck.seen_at_ms = now_ms;
+    if (!run->server) return used != 0;
+    return used < 0 || used * 1000 / sysconf(_SC_CLK_TCK) > ms / SERVER_CPU_SHARE;
+}
+
 bool stuck_look_wait(Run *run)
 {
     bool active = is_active(run);
     CpuJob job = { .pgid = run->process ? process_pid(run->process) : 0 };
+    if (run->server) job.pgid = server_signs(run->server->server).pid;
     if (job.pgid > 0) (void)work_wait(cpu_job, &job);
-    active |= changed(&run->stuck.cpu_ticks, job.ticks);
     int64_t now_ms = clock_mono_ms();
+    active |= is_computing(run, now_ms, job.ticks);
     if (active) run->stuck.active_at_ms = now_ms;
     look_later(run, now_ms);
     return now_ms - run->stuck.active_at_ms >= run->host->stuck_ms;

@@ -1,6 +1,8 @@
-/* Stuck: a process agent that does nothing any more. It makes no call of a model or a tool, asks
+/* Stuck: a task whose agent does nothing any more. It makes no call of a model or a tool, asks
  * nothing at its door, logs nothing, and no process of its group uses CPU time, for so long that it
- * is taken for hung. What it waits for at Gantry counts as doing something. Private to worker/.
+ * is taken for hung. What it waits for at Gantry counts as doing something. In a server that this
+ * worker has started, what that writes and computes counts for all its tasks, but not so little CPU
+ * time as pings take; those that run elsewhere cannot be seen. Private to worker/.
  */
 #ifndef GANTRY_WORKER_STUCK_H
 #define GANTRY_WORKER_STUCK_H
@@ -13,7 +15,8 @@ typedef struct Run Run;
 typedef struct {
     int64_t look_at_ms;   /* clock_mono_ms; INT64_MAX: never */
     int64_t active_at_ms; /* something had happened since the look before */
-    int64_t calls, lines, tools, cpu_ticks;
+    int64_t seen_at_ms;   /* the last look */
+    int64_t calls, lines, tools, wrote, cpu_ticks;
 } Stuck;
 
 /* Begins to watch; on the run's loop. */

@@ -28,6 +28,10 @@ static const char agent_py[] =
     "        global box\n"
     "        given = json.loads(self.rfile.read(int(self.headers['Content-Length'])))['input']\n"
     "        box, hold = given['box'], given.get('hold')\n"
+    "        if hold == 'for ever': time.sleep(1000)\n"
+    "        end = time.monotonic() + (2 if hold == 'computing' else 0)\n"
+    "        while time.monotonic() < end: pass\n"
+    "        if hold == 'computing': hold = None\n"
     "        if hold:\n"
     "            open(box + '/started.' + hold, 'w').close()\n"
     "            while not os.path.exists(box + '/' + hold): time.sleep(0.01)\n"
@@ -142,6 +146,34 @@ static void test_an_unwanted_one_ends(void **state)
     bench_with((Bench){ .scenario = unwanted, .configure = tire_soon, .lease_ms = 3000 });
 }
 
+static void watch(Bench *b, WorkerOptions *options)
+{
+    (void)b;
+    options->stuck_ms = 1000;
+    options->servers = (ServersOptions){ .ping_ms = 100 };
+}
+
+/* A task that does nothing is ended, though its server answers pings; one for which it computes is
+ * not. */
+static int stuck(Bench *b)
+{
+    deploy(b, "");
+    pid_t pid = pid_by(b, submit(b, "\"computing\""));
+    CHECK_INT(stats_of(b).stuck, 0);
+    Task task = bench_end(b, submit(b, "\"for ever\""));
+    CHECK_INT(task.state, TASK_FAILED);
+    CHECK_STR(task.error_code, STR("stuck"));
+    CHECK_INT(stats_of(b).stuck, 1);
+    CHECK_INT(pid_by(b, submit(b, "null")), pid);
+    return 0;
+}
+
+static void test_a_task_that_does_nothing_ends(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = stuck, .configure = watch, .lease_ms = 3000 });
+}
+
 static void have_one(Bench *b, WorkerOptions *options)
 {
     (void)b;
@@ -178,6 +210,7 @@ int main(void)
         cmocka_unit_test(test_a_sick_one_is_replaced),
         cmocka_unit_test(test_an_unwanted_one_ends),
         cmocka_unit_test(test_no_more_than_there_may_be),
+        cmocka_unit_test(test_a_task_that_does_nothing_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
