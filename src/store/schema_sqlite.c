@@ -607,6 +607,12 @@ static const char spend_charged[] =
     " ON CONFLICT DO UPDATE SET charged_tokens = max(charged_tokens, excluded.charged_tokens),"
     " shadow_nusd = excluded.shadow_nusd, shadow_tokens = excluded.shadow_tokens;";
 
+/* How long attempts that have ended ran: secondsPerTask is one for all of them. */
+static const char ran[] =
+    "ALTER TABLE task ADD COLUMN ran_ms INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE task SET ran_ms = (SELECT total_of(max(0, finished_at_ms - started_at_ms))"
+    " FROM attempt WHERE task_seq = seq AND finished_at_ms > 0) WHERE state IN (0, 1, 6);";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -648,5 +654,6 @@ const Migration schema_steps[] = {
     { 38, "unjudged", unjudged },
     { 39, "shadows stopping", shadows_stopping },
     { 40, "spend charged", spend_charged },
+    { 41, "ran", ran },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -14,7 +14,8 @@
     " input_tokens, output_tokens, cached_tokens, llm_calls, tool_calls,"        \
     " replayed_calls, cost_nusd, charged_tokens, cached_calls, degraded_calls,"  \
     " quality, session_id, user_id, tenant_id, webhook_url, traceparent,"        \
-    " error_code, error_detail, stopped_by, children, shadow_of"
+    " error_code, error_detail, stopped_by, children, shadow_of,"                \
+    " ran_ms"
 enum {
     COLUMN_SEQ,
     COLUMN_ID,
@@ -80,6 +81,7 @@ static void task_read(RowOut *out, Task *t)
     t->stopped_by = out_text(out);
     t->children = out_i64(out);
     t->shadow_of = out_uuid(out);
+    t->ran_ms = out_i64(out);
 }
 
 static int payload_read(Db *db, Task *t, Arena *arena)

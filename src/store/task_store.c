@@ -226,6 +226,11 @@ static int result_put(Db *db, int64_t seq, Str result)
     return row_run(in.stmt);
 }
 
+/* An attempt that is lost ran no longer than its worker was heard of. */
+#define RAN_MS                                                                                      \
+    "max(0, min(?13, iif(?14, coalesce((SELECT heartbeat_at_ms FROM worker WHERE id = worker_id), " \
+    "?13), ?13)) - started_at_ms)"
+
 static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
 {
     TaskState state = end->next.state;
@@ -237,8 +242,8 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
                                       " finished_at_ms = ?6, error_code = ?7, error_detail = ?8,"
                                       " stopped_by = coalesce(?9, stopped_by),"
                                       " escalations = escalations + (?2 = 6),"
-                                      " fingerprint = ?11, tools = ?12"
-                                      " WHERE seq = ?1 AND state = 1");
+                                      " fingerprint = ?11, tools = ?12,"
+                                      " ran_ms = ran_ms + " RAN_MS " WHERE seq = ?1 AND state = 1");
     in_i64(&in, head->seq);
     in_i64(&in, (int64_t)state);
     in_i64(&in, end->next.failures);
@@ -252,6 +257,8 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
     if (end->conduct.known) in_i64(&in, (int64_t)end->conduct.fingerprint);
     else db_bind_null(in.stmt, in.index++);
     in_text_or_null(&in, end->conduct.tools);
+    in_i64(&in, end->now_ms);
+    in_i64(&in, end->outcome == TASK_OUTCOME_LOST);
     return row_change(in.stmt);
 }
 
@@ -327,7 +334,8 @@ int task_restart(Db *db, int64_t seq, int64_t now_ms)
                 "?3") ", ready_at_ms = ?2, failures = 0, losses = 0,"
                       " deadline_at_ms = 0, cancel_requested = 0, finished_at_ms = 0,"
                       " error_code = NULL, error_detail = NULL, stopped_by = NULL,"
-                      " quality = NULL, fingerprint = NULL, tools = NULL, escalations = 0"
+                      " quality = NULL, fingerprint = NULL, tools = NULL, escalations = 0,"
+                      " ran_ms = 0"
                       " WHERE seq = ?1 AND state >= 2");
     db_bind_i64(s, 1, seq);
     db_bind_i64(s, 2, now_ms);

@@ -43,6 +43,7 @@ typedef struct {
     Uuid worker_id;   /* holder while running, the last one after; zero: none yet */
     int64_t created_at_ms, ready_at_ms;
     int64_t started_at_ms;  /* of the last attempt, 0: never */
+    int64_t ran_ms;         /* how long the ended ones ran, since the last retry by hand */
     int64_t finished_at_ms; /* 0: not ended */
     int64_t time_limit_ms;  /* from its first start; 0: unlimited */
     int64_t deadline_at_ms; /* first start + limit; no attempt starts at or after it; 0: none */

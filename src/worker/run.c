@@ -584,8 +584,8 @@ static int prepare_wait(Run *run)
                           host->log_bytes_max);
     if (r == 0) r = version_ref_wait(host->versions, run->task.version_id, &run->version);
     if (r != 0) return r;
-    r = spec_task_limits(&run->version->spec, run->task.limits, run->task.remaining_ms,
-                         &run->limits);
+    r = spec_task_limits(&run->version->spec, run->task.limits, run->task.ran_ms,
+                         run->task.remaining_ms, &run->limits);
     if (r < 0) return r;
     deadline_set(run);
     snprintf(run->scratch, sizeof run->scratch, "%s/tasks/%s-%" PRId64, host->dir, run->id,

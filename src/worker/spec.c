@@ -139,7 +139,8 @@ static int limits_lower(const Json *v, CapLimits *limits)
     return r;
 }
 
-int spec_task_limits(const Spec *spec, Str limits_json, int64_t remaining_ms, CapLimits *ret)
+int spec_task_limits(const Spec *spec, Str limits_json, int64_t ran_ms, int64_t remaining_ms,
+                     CapLimits *ret)
 {
     CapLimits limits = spec->limits;
     if (limits_json.len) {
@@ -151,6 +152,7 @@ int spec_task_limits(const Spec *spec, Str limits_json, int64_t remaining_ms, Ca
         if (r == 0) r = limits_lower(v, &limits);
         if (r < 0) return r;
     }
+    if (limits.wall_ms != CAP_NONE) limits.wall_ms -= MIN(limits.wall_ms, ran_ms);
     limits.wall_ms = MIN(limits.wall_ms, MAX(remaining_ms, 0));
     assert(limits.tokens <= spec->limits.tokens && limits.usd_nusd <= spec->limits.usd_nusd);
     *ret = limits;

@@ -122,6 +122,7 @@ LinkTask link_task_from(const Task *task, int64_t now_ms)
         .traceparent = task->traceparent,
         .remaining_ms = task->deadline_at_ms ? task->deadline_at_ms - now_ms : LINK_NO_DEADLINE,
         .spent = task->usage,
+        .ran_ms = task->ran_ms,
         .shadow = !uuid_is_zero(task->shadow_of),
     };
 }
@@ -145,6 +146,7 @@ void wire_task_write(JsonOut *out, const LinkTask *task)
     if (task->remaining_ms == LINK_NO_DEADLINE) json_out_null(out);
     else json_out_i64(out, task->remaining_ms);
     usage_write(out, "spent", &task->spent);
+    json_out_ki64(out, "ranMs", task->ran_ms);
     if (task->shadow) json_out_kbool(out, "shadow", true);
     json_out_object_end(out);
 }
@@ -166,6 +168,7 @@ int wire_task_read(Arena *arena, const Json *v, LinkTask *ret)
     task.tenant_id = json_str(json_get(v, "tenantId"));
     task.traceparent = json_str(json_get(v, "traceparent"));
     task.spent = usage_read(json_get(v, "spent"));
+    task.ran_ms = MAX(json_i64_or(json_get(v, "ranMs"), 0), 0);
     task.shadow = json_bool(json_get(v, "shadow"), false);
     if ((r = wire_text_of(arena, json_get(v, "input"), &task.input)) < 0) return r;
     if ((r = wire_text_of(arena, json_get(v, "limits"), &task.limits)) < 0) return r;

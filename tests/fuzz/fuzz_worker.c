@@ -200,7 +200,7 @@ static void check_spec(Work *w, Str text)
     assert(spec.runtime < RUNTIME_N_);
     assert(!spec.prompt_path.len || agent_path_ok(spec.prompt_path));
     assert(!spec.tools_path.len || agent_path_ok(spec.tools_path));
-    assert(spec_task_limits(&spec, STR_NULL, 5, &limits) == 0 && limits.wall_ms <= 5);
+    assert(spec_task_limits(&spec, STR_NULL, 0, 5, &limits) == 0 && limits.wall_ms <= 5);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

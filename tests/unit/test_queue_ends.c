@@ -13,10 +13,12 @@ static int body_retries(void *arg)
     for (int attempt = 1; attempt <= 3; attempt++) {
         end.task = claim_one(f, worker);
         end.retry_after_ms = 7000;
+        pass_ms(300);
         CHECK_INT(queue_finish_wait(f->queue, &end, &state), 0);
         Task t = get(f, id);
         CHECK_INT(t.attempt, attempt);
         CHECK_INT(t.failures, attempt);
+        CHECK_INT(t.ran_ms, attempt * 300); /* without what was between them */
         if (attempt == 3) break;
         CHECK_INT(state, TASK_QUEUED);
         CHECK_INT(t.ready_at_ms - real_now, 7000); /* asked for; more than the back-off would be */
@@ -40,6 +42,7 @@ static int body_retries(void *arg)
     t = get(f, id);
     CHECK_INT(t.state, TASK_QUEUED);
     CHECK_INT(t.failures, 0);
+    CHECK_INT(t.ran_ms, 0);
     CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, &state), 0);
     CHECK_INT(get(f, id).attempt, 4);
     CHECK_INT(queue_retry_wait(f->queue, id, false), QUEUE_E_STATE);
@@ -248,6 +251,7 @@ static int body_losses(void *arg)
         pass_ms(10001);
         CHECK_INT(queue_tick_wait(f->queue), 0);
         CHECK_INT(get(f, id).losses, i);
+        CHECK_INT(get(f, id).ran_ms, 0); /* not heard of since */
         pass_ms(300000);
     }
     Task t = get(f, id);

@@ -228,6 +228,24 @@ static int timeout(Bench *b)
     return 0;
 }
 
+/* Its time is one for all attempts. */
+static int timeout_again(Bench *b)
+{
+    bench_deploy(b, "sh", "sleep 0.8; exit 75", "  limits: {secondsPerTask: 1}\n");
+    Task task = bench_end(b, bench_submit(b, "null", NULL));
+    CHECK_INT(task.state, TASK_TIMED_OUT);
+    CHECK_STR(task.error_code, STR("time_limit"));
+    CHECK_STR(task.stopped_by, STR("secondsPerTask"));
+    CHECK(task.attempt <= 2 && task.ran_ms >= 900);
+    return 0;
+}
+
+static void test_timeout_over_attempts(void **state)
+{
+    (void)state;
+    bench(timeout_again);
+}
+
 static void test_timeout_kills_the_group(void **state)
 {
     (void)state;
@@ -544,6 +562,7 @@ int main(void)
         cmocka_unit_test(test_failures_say_why),
         cmocka_unit_test(test_a_server_that_does_not_answer),
         cmocka_unit_test(test_timeout_kills_the_group),
+        cmocka_unit_test(test_timeout_over_attempts),
         cmocka_unit_test(test_cancel_is_graceful_and_quick),
         cmocka_unit_test(test_drain),
         cmocka_unit_test(test_drain_asked_by_the_control_plane),

@@ -158,21 +158,21 @@ static void test_task_limits(void **state)
     Spec spec = { .limits = {
                       .tokens = 100, .tool_calls = 10, .usd_nusd = 500, .wall_ms = 60000 } };
     CapLimits got;
-    assert_int_equal(spec_task_limits(&spec, STR_NULL, INT64_MAX, &got), 0);
+    assert_int_equal(spec_task_limits(&spec, STR_NULL, 0, INT64_MAX, &got), 0);
     assert_memory_equal(&got, &spec.limits, sizeof got);
     Str lower = STR("{\"tokensPerTask\":50,\"toolCallsPerTask\":0,\"secondsPerTask\":5,"
                     "\"usdPerTask\":\"0.0000001\"}");
-    assert_int_equal(spec_task_limits(&spec, lower, INT64_MAX, &got), 0);
+    assert_int_equal(spec_task_limits(&spec, lower, 0, INT64_MAX, &got), 0);
     assert_int_equal(got.tokens, 50);
     assert_int_equal(got.tool_calls, 0);
     assert_int_equal(got.wall_ms, 5000);
     assert_int_equal(got.usd_nusd, 100);
     Str higher = STR("{\"tokensPerTask\":9000,\"secondsPerTask\":9223372036854775807,"
                      "\"usdPerTask\":1.5,\"toolCallsPerTask\":null}");
-    assert_int_equal(spec_task_limits(&spec, higher, INT64_MAX, &got), 0);
+    assert_int_equal(spec_task_limits(&spec, higher, 0, INT64_MAX, &got), 0);
     assert_memory_equal(&got, &spec.limits, sizeof got);
     Str number = STR("{\"usdPerTask\":0.0000001}"); /* money as a number is read by its digits */
-    assert_int_equal(spec_task_limits(&spec, number, INT64_MAX, &got), 0);
+    assert_int_equal(spec_task_limits(&spec, number, 0, INT64_MAX, &got), 0);
     assert_int_equal(got.usd_nusd, 100);
 }
 
@@ -181,10 +181,18 @@ static void test_the_deadline_is_a_limit(void **state)
     (void)state;
     Spec spec = { .limits = { .wall_ms = 60000 } };
     CapLimits got;
-    assert_int_equal(spec_task_limits(&spec, STR_NULL, 1234, &got), 0);
+    assert_int_equal(spec_task_limits(&spec, STR_NULL, 0, 1234, &got), 0);
     assert_int_equal(got.wall_ms, 1234);
-    assert_int_equal(spec_task_limits(&spec, STR_NULL, -5, &got), 0);
+    assert_int_equal(spec_task_limits(&spec, STR_NULL, 0, -5, &got), 0);
     assert_int_equal(got.wall_ms, 0);
+    /* less what earlier attempts have used */
+    assert_int_equal(spec_task_limits(&spec, STR_NULL, 59000, INT64_MAX, &got), 0);
+    assert_int_equal(got.wall_ms, 1000);
+    assert_int_equal(spec_task_limits(&spec, STR_NULL, 60001, INT64_MAX, &got), 0);
+    assert_int_equal(got.wall_ms, 0);
+    Spec none = { .limits = { .wall_ms = CAP_NONE } };
+    assert_int_equal(spec_task_limits(&none, STR_NULL, 60001, INT64_MAX, &got), 0);
+    assert_true(got.wall_ms == CAP_NONE);
 }
 
 static void test_limits_that_say_nothing(void **state)
@@ -197,7 +205,7 @@ static void test_limits_that_say_nothing(void **state)
     Spec spec = { .limits = { .tokens = 100, .usd_nusd = 5 } };
     for (size_t i = 0; i < ARRAY_N(bad); i++) {
         CapLimits got;
-        assert_int_equal(spec_task_limits(&spec, str_of(bad[i]), 0, &got), -EINVAL);
+        assert_int_equal(spec_task_limits(&spec, str_of(bad[i]), 0, 0, &got), -EINVAL);
     }
 }
 

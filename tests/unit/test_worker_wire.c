@@ -70,6 +70,7 @@ static void test_task(void **state)
         .limits = STR("{\"usdPerTask\":\"0.10\"}"),
         .session_id = STR("s-1"),
         .remaining_ms = LINK_NO_DEADLINE,
+        .ran_ms = 4321,
         .spent = { .input_tokens = 5, .charged_tokens = 8, .tool_calls = 3, .cost_nusd = 99 },
     };
     LinkTask got;
@@ -86,6 +87,7 @@ static void test_task(void **state)
     assert_str(got.session_id, "s-1");
     assert_int_equal(got.metadata.len + got.user_id.len + got.tenant_id.len, 0);
     assert_true(got.remaining_ms == LINK_NO_DEADLINE);
+    assert_int_equal(got.ran_ms, 4321);
     assert_int_equal(got.spent.input_tokens, 5);
     assert_int_equal(got.spent.charged_tokens, 8);
     assert_int_equal(got.spent.tool_calls, 3);
@@ -95,7 +97,8 @@ static void test_task(void **state)
 static void test_task_remaining(void **state)
 {
     (void)state;
-    Task task = { .deadline_at_ms = 5000 };
+    Task task = { .deadline_at_ms = 5000, .ran_ms = 77 };
+    assert_int_equal(link_task_from(&task, 1000).ran_ms, 77);
     assert_int_equal(link_task_from(&task, 1000).remaining_ms, 4000);
     assert_int_equal(link_task_from(&task, 6000).remaining_ms, -1000);
     task.deadline_at_ms = 0;
