@@ -215,9 +215,11 @@ static GatewayOutcome judge(ModelCall *call, int r, Charge *ret_charge)
                      call->target->provider->name, diag_text_or(r));
         return sent ? GATEWAY_TIMEOUT : GATEWAY_UNREACHED;
     }
-    if (call->upstream) { /* it had begun to answer */
+    if (call->upstream) {                        /* it had begun to answer */
+        bool quietly = r > 0 && !diag_text()[0]; /* closed in good order, but before its end */
         call_problem(call, PROBLEM_UNREACHABLE, NULL, "the answer of %s was cut off: %s",
-                     call->target->provider->name, diag_text_or(r));
+                     call->target->provider->name,
+                     quietly ? "it ended without its last event" : diag_text_or(r));
         return GATEWAY_CUT;
     }
     /* Before any byte of an answer nothing was served, and a provider that fails does not bill. */

@@ -50,7 +50,7 @@ static const Want stream_modes[] = {
     { "sim/quota", 429, GATEWAY_UPSTREAM, FREE, "quota" },
     { "sim/html", 502, GATEWAY_UPSTREAM, FREE, "<html>" },
     { "sim/truncate", 200, GATEWAY_CUT, WHOLE, "cut off" },
-    { "sim/no-finish", 200, GATEWAY_CUT, WHOLE, "cut off" },
+    { "sim/no-finish", 200, GATEWAY_CUT, WHOLE, "cut off: it ended without its last event" },
     { "sim/no-usage", 200, GATEWAY_COMPLETE, WHOLE, "ello" },
     { "sim/error-event", 200, GATEWAY_CUT, WHOLE, "Overloaded" },
     { "sim/keep-alives", 200, GATEWAY_COMPLETE, BY_USAGE, ": keep-alive" },
