@@ -251,8 +251,15 @@ int rollback_run_wait(ApiCall *call)
     r = store_call_wait(queue_store(call->api->options.queue), back_job, &job);
     if (r == CONTROL_E_NO_PREVIOUS)
         return api_problem_wait(call, 409, "no_previous_version",
-                                "\"%.*s\" has had no other version to go back to",
+                                "\"%.*s\" has no version before this one, or has gone back to this "
+                                "one: name the version to go to",
                                 STR_ARG(agent.name));
+    if (r == CONTROL_E_JUST_BACK)
+        return api_problem_wait(
+            call, 409, "just_rolled_back",
+            "the last rollout of \"%.*s\" has just rolled back by itself: to leave "
+            "the stable version as well, name the version to go to",
+            STR_ARG(agent.name));
     if (r < 0) return api_fail_wait(call, r);
     control_signal(call->api->options.queue, job.actions);
     return routing_reply_wait(call);

@@ -58,10 +58,12 @@ typedef struct {
     int64_t now_ms;
 } ControlBack;
 
-#define CONTROL_E_NO_PREVIOUS 4 /* the agent has had no other version */
+#define CONTROL_E_NO_PREVIOUS 4 /* no other version since it was last gone back from one */
+#define CONTROL_E_JUST_BACK 5   /* a rollout of the agent has rolled back by itself just now */
 
-/* *ret_actions: for control_signal, after the commit. Returns 0, CONTROL_E_NO_PREVIOUS, -ENOENT (no
- * such agent or version), -EINVAL (its manifest), -ENOMEM, -errno. */
+/* *ret_actions: for control_signal, after the commit. Returns 0, CONTROL_E_NO_PREVIOUS,
+ * CONTROL_E_JUST_BACK, -ENOENT (no such agent or version), -EINVAL (its manifest), -ENOMEM,
+ * -errno. */
 MUST_CHECK int control_rollback(Db *db, const ControlBack *back, Arena *arena,
                                 unsigned *ret_actions);
 

@@ -6,6 +6,9 @@
 #include "store/agent_store.h"
 #include "store/version_store.h"
 
+/* What has just gone back by itself is likely what somebody wants to go back from. */
+#define JUST_BACK_MS (10 * 60 * INT64_C(1000))
+
 /* Queued tasks of a version that is left, and running ones if they are to stop. */
 static int leave_version(Db *db, const ControlBack *back, Str from, Str to, unsigned *ret_actions)
 {
@@ -27,9 +30,29 @@ static int go_to(Db *db, const ControlBack *back, Str to, Arena *arena, const Ag
     if (r != 0) return r;
     r = settings_of_manifest(arena, version.manifest, &settings);
     if (r == 0) r = routing_set(db, back->agent, version.id, back->now_ms);
+    /* to go back once more would go forward, to what was left for a reason */
+    if (r == 0) r = routing_forget_previous(db, back->agent);
     if (r == 0) r = agent_set_settings(db, back->agent, settings);
     if (r == 0) r = serving_moved(db, back->agent, back->now_ms);
     return r == 0 ? leave_version(db, back, agent->version_id, version.id, ret_actions) : r;
+}
+
+static bool just_went_back(const RolloutRow *row, int64_t now_ms)
+{
+    return row->state.state == ROLLOUT_ROLLED_BACK && now_ms - row->changed_at_ms < JUST_BACK_MS;
+}
+
+/* Where to go without being told. */
+static int find_previous(Db *db, const ControlBack *back, const Agent *agent, Arena *arena,
+                         Str *ret_to)
+{
+    RolloutRow *rows;
+    size_t n;
+    int r = rollout_list(db, back->agent, false, arena, &rows, &n);
+    if (r != 0) return r;
+    if (n > 0 && just_went_back(&rows[0], back->now_ms)) return CONTROL_E_JUST_BACK;
+    *ret_to = agent->previous_version_id;
+    return str_empty(*ret_to) ? CONTROL_E_NO_PREVIOUS : 0;
 }
 
 int control_rollback(Db *db, const ControlBack *back, Arena *arena, unsigned *ret_actions)
@@ -44,6 +67,7 @@ int control_rollback(Db *db, const ControlBack *back, Arena *arena, unsigned *re
     if (r == 0 && found == 0 && back->kill)
         r = leave_version(db, back, active.version_id, active.control_id, ret_actions);
     if (r != 0 || (found == 0 && str_empty(back->to))) return r;
-    Str to = str_empty(back->to) ? agent.previous_version_id : back->to;
-    return str_empty(to) ? CONTROL_E_NO_PREVIOUS : go_to(db, back, to, arena, &agent, ret_actions);
+    Str to = back->to;
+    if (str_empty(to)) r = find_previous(db, back, &agent, arena, &to);
+    return r == 0 ? go_to(db, back, to, arena, &agent, ret_actions) : r;
 }

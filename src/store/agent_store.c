@@ -218,6 +218,13 @@ int routing_set(Db *db, Str agent, Str version_id, int64_t now_ms)
     return row_run(in.stmt);
 }
 
+int routing_forget_previous(Db *db, Str agent)
+{
+    RowIn in = row_in(db, "UPDATE routing SET previous_version_id = NULL WHERE agent = ?1");
+    in_text(&in, agent);
+    return row_change(in.stmt);
+}
+
 int routing_get(Db *db, Str agent, Arena *arena, Str *ret_version_id)
 {
     RowIn in = row_in(db, "SELECT version_id FROM routing WHERE agent = ?1");

@@ -69,6 +69,10 @@ MUST_CHECK int agent_list_judging(Db *db, Arena *arena, Agent **ret, size_t *ret
  * -errno. */
 MUST_CHECK int routing_set(Db *db, Str agent, Str version_id, int64_t now_ms);
 
+/* What was routed to before is nothing to go back to. Returns 0, -ENOENT (no such agent),
+ * -errno. */
+MUST_CHECK int routing_forget_previous(Db *db, Str agent);
+
 /* The stable version id. Returns 0, -ENOENT (no such agent, or nothing deployed), -ENOMEM, -errno.
  */
 MUST_CHECK int routing_get(Db *db, Str agent, Arena *arena, Str *ret_version_id);

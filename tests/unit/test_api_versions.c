@@ -147,6 +147,9 @@ static void test_routing(void **state)
     const Json *arm = json_at(member(&reply, "arms"), 0);
     assert_true(str_eq(json_str(json_get(arm, "versionId")), a));
     assert_int_equal(json_i64_or(json_get(arm, "weight"), 0), 100);
+    reply = post(f, rollback, NULL); /* not forward again */
+    EXPECT(reply, 409);
+    EXPECT_TEXT(text(&reply, "code"), "no_previous_version");
     EXPECT(post(f, rollback, format(f, "{\"to\":\"%.*s\"}", STR_ARG(b))), 200);
     reply = get(f, "/api/agents/support/routing");
     assert_true(str_eq(text(&reply, "versionId"), b));

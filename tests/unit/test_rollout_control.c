@@ -497,6 +497,32 @@ static void test_back_from_what_was_promoted_meanwhile(void **state)
     run(state, goes_back_from_the_promoted);
 }
 
+/* Two people see it at once, or one sees what has ended by itself. */
+static int goes_back_once(void *arg)
+{
+    Fixture *f = arg;
+    CHECK_INT(store_call_wait(f->store, route_job, (void *)(uintptr_t)VERSION_C), 0);
+    CHECK_INT(store_call_wait(f->store, route_job, (void *)(uintptr_t)VERSION_A), 0);
+    (void)start(f, ID_1);
+    (void)submit_sessions(f, 0, 300);
+    end_tasks(f, 60);
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_ROLLED_BACK);
+    (void)go_back(f, NULL, CONTROL_E_JUST_BACK);
+    CHECK_STR(routed(f), STR(VERSION_A));
+    real_now += 11 * 60000;
+    Back b = go_back(f, NULL, 0);
+    CHECK_STR(b.agent.version_id, STR(VERSION_C));
+    (void)go_back(f, NULL, CONTROL_E_NO_PREVIOUS); /* not forward to A */
+    CHECK_STR(routed(f), STR(VERSION_C));
+    return 0;
+}
+
+static void test_back_goes_back_once(void **state)
+{
+    run(state, goes_back_once);
+}
+
 static int goes_back_to(void *arg)
 {
     Fixture *f = arg;
@@ -1394,6 +1420,7 @@ int main(void)
         ON_QUEUE(test_a_named_version_is_kept),
         ON_QUEUE(test_a_newer_one_supersedes),
         ON_QUEUE(test_back_from_what_was_promoted_meanwhile),
+        ON_QUEUE(test_back_goes_back_once),
         ON_QUEUE(test_back_to_a_version),
         ON_QUEUE(test_running_tasks_are_killed_if_so_planned),
         ON_QUEUE(test_nothing_starts_unchecked),
