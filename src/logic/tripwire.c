@@ -32,26 +32,41 @@ static bool is_silent(TaskOutcome outcome)
     return outcome == TASK_OUTCOME_RELEASED || outcome == TASK_OUTCOME_CANCELED;
 }
 
-/* Crashes among the newest attempts that say anything, at most max of these. */
-static size_t crashes_of(const TripwireTail *tail, size_t max, size_t *ret_n)
+/* The crashes that the attempts end with, and when the first of them ended. */
+static size_t streak_of(const TripwireTail *tail, int64_t *ret_since_ms)
 {
-    size_t n = 0, crashes = 0;
-    for (size_t i = 0; i < tail->attempts_n && n < max; i++) {
+    size_t n = 0;
+    for (size_t i = 0; i < tail->attempts_n; i++) {
         if (is_silent(tail->attempts[i])) continue;
+        if (!is_crash(tail->attempts[i])) break;
+        *ret_since_ms = n == 0 ? tail->ended_ms[i] : MIN(*ret_since_ms, tail->ended_ms[i]);
         n++;
-        crashes += is_crash(tail->attempts[i]);
     }
-    *ret_n = n;
-    return crashes;
+    return n;
+}
+
+static size_t crashes_wanted(const TripwirePlan *plan)
+{
+    return (size_t)MIN(MAX(plan->crashes, 0), TRIPWIRE_ATTEMPTS);
+}
+
+int64_t tripwire_crashes_since(const TripwirePlan *plan, const TripwireTail *canary)
+{
+    int64_t since_ms = INT64_MAX;
+    size_t wanted = crashes_wanted(plan);
+    return wanted > 0 && streak_of(canary, &since_ms) >= wanted ? since_ms : INT64_MAX;
 }
 
 static bool crashes_on(const TripwirePlan *plan, const TripwireTail *canary,
-                       const TripwireTail *control)
+                       const TripwireTail *control, const TripwireMeanwhile *meanwhile)
 {
-    size_t n, wanted = (size_t)MIN(MAX(plan->crashes, 0), TRIPWIRE_ATTEMPTS);
-    if (wanted == 0 || crashes_of(canary, wanted, &n) < wanted) return false;
-    size_t crashes = crashes_of(control, TRIPWIRE_ATTEMPTS, &n);
-    return n < TRIPWIRE_CONTROL_MIN || 2 * crashes <= n;
+    int64_t since_ms;
+    size_t wanted = crashes_wanted(plan), crashes = streak_of(canary, &since_ms);
+    if (wanted == 0 || crashes < wanted) return false;
+    if (meanwhile->attempts >= TRIPWIRE_CONTROL_MIN)
+        return 2 * meanwhile->crashes <= meanwhile->attempts;
+    bool to_come = meanwhile->goes_on && control->attempts_n >= TRIPWIRE_CONTROL_MIN;
+    return !to_come || crashes >= MIN(TRIPWIRE_PATIENCE * wanted, TRIPWIRE_ATTEMPTS);
 }
 
 static size_t limited_n(const TripwireTail *tail)
@@ -69,10 +84,11 @@ static bool breaks_out(const TripwirePlan *plan, const TripwireTail *canary,
 }
 
 Tripwire tripwire_look(const TripwirePlan *plan, const TripwireTail *canary,
-                       const TripwireTail *control, int64_t cost_cap_nusd)
+                       const TripwireTail *control, const TripwireMeanwhile *meanwhile,
+                       int64_t cost_cap_nusd)
 {
     assert(cost_cap_nusd >= 0);
     if (runs_away(plan, canary, control, cost_cap_nusd)) return TRIPWIRE_BUDGET;
     if (breaks_out(plan, canary, control)) return TRIPWIRE_SANDBOX;
-    return crashes_on(plan, canary, control) ? TRIPWIRE_CRASH_LOOP : TRIPWIRE_NONE;
+    return crashes_on(plan, canary, control, meanwhile) ? TRIPWIRE_CRASH_LOOP : TRIPWIRE_NONE;
 }

@@ -57,8 +57,13 @@ static int look(Db *db, const Gather *g, const RolloutRow *row, Tripwire *ret)
     CLEANUP(freep) TripwireTail *tails = xcalloc(2, sizeof(*tails));
     int r = rollout_tail(db, row->version_id, row->seq, &tails[0]);
     if (r == 0) r = rollout_tail(db, row->control_id, 0, &tails[1]);
+    if (r != 0) return r;
+    TripwireMeanwhile meanwhile = { .goes_on = row->state.weight_bp < WEIGHT_BP_ALL };
+    int64_t since_ms = tripwire_crashes_since(&g->spec.tripwires, &tails[0]);
+    if (since_ms < INT64_MAX) r = rollout_meanwhile(db, row->control_id, since_ms, &meanwhile);
     if (r == 0)
-        *ret = tripwire_look(&g->spec.tripwires, &tails[0], &tails[1], row->baseline.cost_cap_nusd);
+        *ret = tripwire_look(&g->spec.tripwires, &tails[0], &tails[1], &meanwhile,
+                             row->baseline.cost_cap_nusd);
     return r;
 }
 

@@ -454,13 +454,14 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
     "SELECT cost_nusd, coalesce(stopped_by, '') IN ('tokensPerTask', 'usdPerTask')" \
     " FROM " tail
 /* A worker dies once, whatever it took along. */
-#define TAIL_ATTEMPTS(tail)                                                      \
-    "SELECT a.outcome, coalesce(a.error_code, '') = 'resource_limit' FROM " tail \
-    " t JOIN attempt a ON a.task_seq = t.seq"                                    \
-    " WHERE a.finished_at_ms > 0 AND a.outcome IS NOT NULL"                      \
-    " GROUP BY CASE a.outcome WHEN 'lost' THEN a.worker_id END,"                 \
-    " CASE a.outcome WHEN 'lost' THEN 0 ELSE a.task_seq END,"                    \
-    " CASE a.outcome WHEN 'lost' THEN 0 ELSE a.attempt END"                      \
+#define BY_WORKER                                                \
+    " GROUP BY CASE a.outcome WHEN 'lost' THEN a.worker_id END," \
+    " CASE a.outcome WHEN 'lost' THEN 0 ELSE a.task_seq END,"    \
+    " CASE a.outcome WHEN 'lost' THEN 0 ELSE a.attempt END"
+#define TAIL_ATTEMPTS(tail)                                                                  \
+    "SELECT a.outcome, coalesce(a.error_code, '') = 'resource_limit', max(a.finished_at_ms)" \
+    " FROM " tail " t JOIN attempt a ON a.task_seq = t.seq"                                  \
+    " WHERE a.finished_at_ms > 0 AND a.outcome IS NOT NULL" BY_WORKER                        \
     " ORDER BY max(a.finished_at_ms) DESC, a.task_seq DESC, a.attempt DESC LIMIT ?4"
 
 static RowIn tail_in(Db *db, const char *sql, Str version_id, int64_t rollout_seq, int64_t tasks)
@@ -499,6 +500,7 @@ static int tail_attempts(Db *db, Str version_id, int64_t rollout_seq, int64_t ta
         if (task_outcome_from(db_str(in.stmt, 0), &outcome) < 0) continue;
         assert(ret->attempts_n < TRIPWIRE_ATTEMPTS);
         ret->limited[ret->attempts_n] = db_i64(in.stmt, 1) != 0;
+        ret->ended_ms[ret->attempts_n] = db_i64(in.stmt, 2);
         ret->attempts[ret->attempts_n++] = outcome;
     }
     return r;
@@ -523,6 +525,23 @@ int rollout_tail(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret)
     if (r == 0) r = tail_attempts(db, version_id, rollout_seq, TRIPWIRE_TASKS, ret);
     if (r != 0 || !tail_dies(ret)) return r;
     return tail_attempts(db, version_id, rollout_seq, TRIPWIRE_DEEP_TASKS, ret);
+}
+
+int rollout_meanwhile(Db *db, Str version_id, int64_t since_ms, TripwireMeanwhile *ret)
+{
+    const char *sql = "SELECT count(*), coalesce(sum(outcome IN ('failed_final',"
+                      " 'failed_retryable', 'timed_out', 'lost')), 0)"
+                      " FROM (SELECT a.outcome FROM " TAIL_OF_VERSION
+                      " t JOIN attempt a ON a.task_seq = t.seq WHERE a.finished_at_ms >= ?4"
+                      " AND a.outcome NOT IN ('released', 'canceled')" BY_WORKER ")";
+    RowIn in = tail_in(db, sql, version_id, 0, TRIPWIRE_DEEP_TASKS);
+    in_i64(&in, since_ms);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    ret->attempts = db_i64(in.stmt, 0);
+    ret->crashes = db_i64(in.stmt, 1);
+    db_reset(in.stmt);
+    return 0;
 }
 
 int rollout_scores(Db *db, Str version_id, int64_t *n, double *ret_mean)

@@ -162,6 +162,10 @@ MUST_CHECK int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size
  * died and nothing succeeded, TRIPWIRE_DEEP_TASKS. */
 MUST_CHECK int rollout_tail(Db *db, Str version_id, int64_t rollout_seq, TripwireTail *ret);
 
+/* What ended of the version since then, of its last TRIPWIRE_DEEP_TASKS started tasks; goes_on
+ * stays as it is. */
+MUST_CHECK int rollout_meanwhile(Db *db, Str version_id, int64_t since_ms, TripwireMeanwhile *ret);
+
 /* Mean quality of the version's last scored tasks, at most *n, which becomes their number. NaN
  * without any. */
 MUST_CHECK int rollout_scores(Db *db, Str version_id, int64_t *n, double *ret_mean);
