@@ -135,6 +135,10 @@ static const Setting settings[] = {
     { "webhooks.concurrent", SETTING_INT, AT(webhook_concurrent), 1, 256 },
     { "webhooks.concurrentPerHost", SETTING_INT, AT(webhook_concurrent_per_host), 1, 256 },
     { "waiting.calls", SETTING_INT, AT(gateway.waiting_max), 1, 10000000 },
+    { "waiting.bytesPerTask", SETTING_INT, AT(gateway.request_bytes_task_max),
+      GATEWAY_REQUEST_BYTES_MAX, INT64_C(1) << 40 },
+    { "waiting.bytes", SETTING_INT, AT(gateway.request_bytes_max), GATEWAY_REQUEST_BYTES_MAX,
+      INT64_C(1) << 40 },
     { "waiting.heartbeatAfter", SETTING_DURATION, AT(gateway.heartbeat_after_ms), 1, DAY_MS },
     { "waiting.heartbeatEvery", SETTING_DURATION, AT(gateway.heartbeat_every_ms), 1, DAY_MS },
 };

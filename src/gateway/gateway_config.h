@@ -88,6 +88,9 @@ typedef struct {
     /* A stream that waits is sent comments: the first so late, the next ones so often. 0: 5 s, 12 s
      */
     int64_t heartbeat_after_ms, heartbeat_every_ms;
+    /* Bytes of requests that are in the gateway at once: of a task, of all; what does not fit waits
+     * so long. 0: 64 MiB, 256 MiB, 30 s */
+    int64_t request_bytes_task_max, request_bytes_max, request_wait_ms;
 } GatewayConfig;
 
 /* "chat", "responses", "messages", "embeddings" */

@@ -73,9 +73,9 @@ int gateway_problem_wait(const GatewayHttp *http, const GatewayReply *reply, Pro
     buf_init(&body, 64 * 1024);
     TaskAsk ask = { .http = http, .reply = reply };
     GatewayField final = { "x-should-retry", STR("false") }, soon = { "retry-after", STR("1") };
-    const GatewayField *field = problem_is_final(problem) ? &final
-                                : problem == PROBLEM_AWAY ? &soon
-                                                          : NULL;
+    const GatewayField *field = problem_is_final(problem)                              ? &final
+                                : problem == PROBLEM_AWAY || problem == PROBLEM_QUEUED ? &soon
+                                                                                       : NULL;
     (void)problem_body(&body, problem, path_api(http->path), str_of(message), NULL,
                        http->request_id);
     return ask_answer_wait(&ask, problem_status(problem), field, buf_str(&body));
@@ -141,6 +141,16 @@ static int body_failed_wait(const TaskAsk *ask, HttpReq *req, int r)
     if (r == -ETIMEDOUT || r == -EINVAL)
         return ask_problem_wait(ask, PROBLEM_INVALID, "the request's body did not arrive whole");
     return r == HTTP_E_GONE ? 0 : r;
+}
+
+static int no_room_wait(const TaskAsk *ask)
+{
+    GatewayStop stop = ask->task->totals.stop;
+    if (stop != GATEWAY_STOP_NONE)
+        return ask_problem_wait(ask, task_stop_problem(stop), task_stop_text(stop));
+    return ask_problem_wait(ask, PROBLEM_QUEUED,
+                            "too many bytes of requests are in the gateway at once: send fewer, or "
+                            "smaller ones, at a time (waiting.bytesPerTask, waiting.bytes)");
 }
 
 static int model_call_wait(const TaskAsk *ask, Api api)
@@ -335,7 +345,12 @@ int gateway_serve_wait(GatewayTask *task, const GatewayHttp *http, const Gateway
     Visit visit = { .fiber = fiber_self() };
     str_copy(log_context()->task_id, sizeof log_context()->task_id, task->options.task_id);
     list_push_back(&task->visits, &visit.node);
-    int r = serve_wait(&ask);
+    size_t room = http->body.len;
+    int r = room_take_wait(task, room, http->timeout_ms, reply);
+    if (r == 0) {
+        r = serve_wait(&ask);
+        room_give(task, room);
+    } else if (r == GATEWAY_E_NO_ROOM) r = no_room_wait(&ask);
     list_remove(&visit.node);
     cond_broadcast(&task->changed);
     return r;
@@ -360,6 +375,31 @@ GatewayReply gateway_http_reply(GatewayHttpReply *state, HttpReq *req)
     return (GatewayReply){ start_wait, write_wait, end_wait, gone, state };
 }
 
+/* A body that does not say how large it is may become as large as one may be. */
+static size_t body_room(const HttpReq *req)
+{
+    int64_t n;
+    if (str_to_i64(http_header(req, "content-length"), &n) < 0 || n < 0)
+        return GATEWAY_REQUEST_BYTES_MAX;
+    return (size_t)MIN(n, (int64_t)GATEWAY_REQUEST_BYTES_MAX);
+}
+
+/* Room before the body, and back what it did not take. */
+static int with_body_wait(const TaskAsk *ask, HttpReq *req, GatewayHttp *http)
+{
+    GatewayTask *task = ask->task;
+    size_t room = body_room(req);
+    int r = room_take_wait(task, room, http->timeout_ms, ask->reply);
+    if (r == GATEWAY_E_NO_ROOM) return no_room_wait(ask);
+    if (r != 0) return r == HTTP_E_GONE ? 0 : r;
+    r = http_body_wait(req, GATEWAY_REQUEST_BYTES_MAX, &http->body);
+    size_t rest = r == 0 ? room - MIN(room, http->body.len) : 0;
+    room_give(task, rest);
+    r = r == 0 ? serve_wait(ask) : body_failed_wait(ask, req, r);
+    room_give(task, room - rest);
+    return r;
+}
+
 static int on_request(HttpReq *req, void *ctx)
 {
     GatewayTask *task = ctx;
@@ -374,10 +414,8 @@ static int on_request(HttpReq *req, void *ctx)
     const Route *route = route_of(req->path);
     if (!route && task->options.door && str_starts_with(req->path, STR("/gantry/v1/")))
         return task->options.door(req, task->options.door_ctx);
-    if (route && str_eq(req->method, STR("POST")) && strcmp(route->method, "POST") == 0) {
-        int r = http_body_wait(req, GATEWAY_REQUEST_BYTES_MAX, &http.body);
-        if (r != 0) return body_failed_wait(&ask, req, r);
-    }
+    if (route && str_eq(req->method, STR("POST")) && strcmp(route->method, "POST") == 0)
+        return with_body_wait(&ask, req, &http);
     return serve_wait(&ask);
 }
 

@@ -51,6 +51,14 @@ typedef struct {
     atomic_int_fast64_t bytes, entries_n;
 } Cache;
 
+/* See gateway_room.c. Counters are read by any thread. */
+typedef struct {
+    List waiters; /* for room, in turn */
+    uint64_t looks;
+    atomic_int_fast64_t bytes; /* of requests that are here */
+    atomic_uint_fast64_t waited, refused;
+} Room;
+
 struct Gateway {
     const GatewayConfig *config;
     const GatewayControl *control; /* NULL: none */
@@ -63,6 +71,7 @@ struct Gateway {
     atomic_uint_fast64_t waited, clamped, usage_missing, over_hold;
     atomic_int_fast64_t in_flight, tasks_open;
     Cache cache;
+    Room room;
     atomic_uint_fast64_t tools_removed;
     atomic_uint_fast64_t translated, untranslatable, untranslated;
     Purse *purse;
@@ -110,7 +119,9 @@ struct GatewayTask {
     HttpServer *server; /* NULL: in-process calls only */
     char openai_url[48], anthropic_url[48];
     char key[GATEWAY_TASK_KEY_MAX];
-    List visits; /* Visit.node: requests that came in elsewhere */
+    List visits;          /* Visit.node: requests that came in elsewhere */
+    size_t request_bytes; /* of its requests that are here */
+    uint64_t room_look;   /* of gateway_room.c */
 };
 
 /* On the stack of the fiber that serves it. */
@@ -121,6 +132,16 @@ typedef struct {
 
 /* A call begins, or ends, to wait for what was lent. Never waits. */
 void task_lent_wait(GatewayTask *task, bool begins);
+
+/* gateway_room.c: takes room for n bytes of a request of the task's, until room_give; waits for it
+ * as long as the client may (0: does not say). Returns 0, GATEWAY_E_NO_ROOM (not in time, or the
+ * task was stopped), HTTP_E_GONE, -ECANCELED. */
+#define GATEWAY_E_NO_ROOM 5
+#define GATEWAY_TASK_BYTES_MAX ((size_t)64 << 20) /* unless configured */
+#define GATEWAY_ALL_BYTES_MAX ((size_t)256 << 20)
+MUST_CHECK int room_take_wait(GatewayTask *task, size_t n, int64_t patience_ms,
+                              const GatewayReply *reply);
+void room_give(GatewayTask *task, size_t n);
 
 /* gateway_stats.c */
 void stats_refused(Gateway *gateway, Problem problem);

@@ -102,6 +102,9 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
     ret->clamped = atomic_load(&gateway->clamped);
     ret->usage_missing = atomic_load(&gateway->usage_missing);
     ret->over_hold = atomic_load(&gateway->over_hold);
+    ret->room_waited = atomic_load(&gateway->room.waited);
+    ret->room_refused = atomic_load(&gateway->room.refused);
+    ret->request_bytes = atomic_load(&gateway->room.bytes);
     ret->cache = gateway_cache_figures(gateway);
     ret->tools_removed = atomic_load(&gateway->tools_removed);
     ret->translated = atomic_load(&gateway->translated);

@@ -59,8 +59,11 @@ typedef struct {
     uint64_t replayed_tools; /* tool calls answered from the journal */
     uint64_t replay_misses;  /* calls made although recordings were left to replay */
     uint64_t not_recorded;   /* answers that were too large for the journal */
+    uint64_t room_waited;    /* requests that waited for room for their bytes */
+    uint64_t room_refused;   /* and got none in time */
     CacheFigures cache;
     int64_t in_flight;
+    int64_t request_bytes; /* of requests that are here */
     int64_t tasks_open;
 } GatewayStats;
 

@@ -20,6 +20,7 @@ Gateway *gateway_new(const GatewayConfig *config)
     gateway->client = http_client_new();
     cache_init(&gateway->cache, entropy_u64());
     list_init(&gateway->tasks);
+    list_init(&gateway->room.waiters);
     gateway->limits = limits_new(config);
     gateway->purse = purse_new(&gateway->control);
     ModelCounters *other = &gateway->models[GATEWAY_STATS_MODELS_MAX];

@@ -701,6 +701,9 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     sum->clamped += s->clamped;
     sum->usage_missing += s->usage_missing;
     sum->over_hold += s->over_hold;
+    sum->room_waited += s->room_waited;
+    sum->room_refused += s->room_refused;
+    sum->request_bytes += s->request_bytes;
     sum->cache.hits += s->cache.hits;
     sum->cache.misses += s->cache.misses;
     sum->cache.stored += s->cache.stored;
@@ -744,6 +747,12 @@ static const FieldFamily gateway_families[] = {
                "Calls charged in full because the provider reported no usage"),
     COUNTER_OF(GatewayStats, over_hold, "gantry_gateway_over_hold",
                "Calls that cost more than was held for them"),
+    COUNTER_OF(GatewayStats, room_waited, "gantry_gateway_room_waited",
+               "Requests that waited until others' bytes had gone"),
+    COUNTER_OF(GatewayStats, room_refused, "gantry_gateway_room_refused",
+               "Requests refused because there was no room for their bytes in time"),
+    GAUGE_OF(GatewayStats, request_bytes, "gantry_gateway_request_bytes",
+             "Bytes of the requests that are in the gateway"),
     COUNTER_OF(GatewayStats, cache.hits, "gantry_gateway_cache_hits",
                "Calls answered from the response cache, at no cost"),
     COUNTER_OF(GatewayStats, cache.misses, "gantry_gateway_cache_misses",
