@@ -227,9 +227,8 @@ static int result_put(Db *db, int64_t seq, Str result)
 }
 
 /* An attempt that is lost ran no longer than its worker was heard of. */
-#define RAN_MS                                                                                      \
-    "max(0, min(?13, iif(?14, coalesce((SELECT heartbeat_at_ms FROM worker WHERE id = worker_id), " \
-    "?13), ?13)) - started_at_ms)"
+#define HEARD_MS "(SELECT heartbeat_at_ms FROM worker WHERE id = worker_id)"
+#define RAN_MS "max(0, min(?13, iif(?14, coalesce(" HEARD_MS ", ?13), ?13)) - started_at_ms)"
 
 static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
 {

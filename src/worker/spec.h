@@ -33,7 +33,8 @@ MUST_CHECK int spec_read(Arena *arena, Str components, Spec *ret);
 
 /* The limits of one task: those of its version, or what the task itself asked for where that is
  * less. limits_json as submitted (an object, or empty): numbers, money also as text. ran_ms: what
- * earlier attempts have used of its time; remaining_ms: until the task's deadline. Returns 0, -EINVAL with diag. */
+ * earlier attempts have used of its time; remaining_ms: until the task's deadline. Returns
+ * 0, -EINVAL with diag. */
 MUST_CHECK int spec_task_limits(const Spec *spec, Str limits_json, int64_t ran_ms,
                                 int64_t remaining_ms, CapLimits *ret);
 
