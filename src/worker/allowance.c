@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fts.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -152,6 +153,7 @@ typedef struct {
     Look look;
     const char *mark;
     size_t mark_len;
+    bool starts;   /* the mark is how a variable begins */
     char *environ; /* of one process */
 } EndJob;
 
@@ -160,17 +162,26 @@ static bool is_marked(EndJob *job, int pid)
     char path[64];
     size_t len = 0;
     snprintf(path, sizeof path, "/proc/%d/environ", pid);
+    struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return false;
-    for (ssize_t n; (n = read(fd, job->environ + len, ENVIRON_BYTES_MAX - len)) > 0;)
+    bool ours = fstat(fd, &st) == 0 && st.st_uid == geteuid();
+    for (ssize_t n; ours && (n = read(fd, job->environ + len, ENVIRON_BYTES_MAX - len)) > 0;)
         len += (size_t)n;
     close(fd);
     for (const char *at = job->environ, *end = at + len; at < end;) {
         size_t n = strnlen(at, (size_t)(end - at));
-        if (n == job->mark_len && memcmp(at, job->mark, n) == 0) return true;
+        bool long_enough = job->starts ? n > job->mark_len : n == job->mark_len;
+        if (long_enough && memcmp(at, job->mark, job->mark_len) == 0) return true;
         at += n + 1;
     }
     return false;
+}
+
+/* Whether it was found now and is to end. */
+static bool is_found(EndJob *job, const ResourceProcess *p)
+{
+    return p->own || (job->mark && p->pid != getpid() && is_marked(job, p->pid));
 }
 
 /* How many were found. */
@@ -182,8 +193,7 @@ static size_t end_round(EndJob *job)
     resource_sum(look->processes, look->n, look->watch->session);
     for (size_t i = 0; i < look->n; i++) {
         const ResourceProcess *p = &look->processes[i];
-        if (!p->own && !(job->mark && p->pid != getpid() && is_marked(job, p->pid))) continue;
-        kill(p->pid, SIGKILL);
+        if (!is_found(job, p) || kill(p->pid, SIGKILL) != 0) continue;
         found++;
     }
     return found;
@@ -206,6 +216,20 @@ void allowance_end_wait(int session, const char *mark)
     fiber_shield();
     (void)work_wait(end_job, &job);
     fiber_unshield();
+}
+
+void allowance_end_before(const char *dir)
+{
+    static const char *const homes[] = { "tasks", "servers" };
+    AllowanceWatch watch = { .session = -1 };
+    for (size_t i = 0; i < ARRAY_N(homes); i++) {
+        char mark[PATH_MAX + 16];
+        int n = snprintf(mark, sizeof mark, "HOME=%s/%s/", dir, homes[i]);
+        assert(n > 0 && n < (int)sizeof mark);
+        EndJob job = { .look = { .watch = &watch }, .mark = mark, .mark_len = (size_t)n };
+        job.starts = true;
+        (void)end_job(&job);
+    }
 }
 
 /* --- when it is too much ---------------------------------------------------------------------- */

@@ -29,6 +29,12 @@ typedef struct {
  * its environment, wherever it has moved. Waits even for a cancelled caller. */
 void allowance_end_wait(int session, const char *mark);
 
+/* Sends SIGKILL to what programs of an earlier worker of this directory (absolute) have left
+ * behind: processes of this user that live in a home below its tasks/ or servers/, as their
+ * environment says. For who holds the directory's lock and has started nothing yet. Blocks on
+ * /proc. */
+void allowance_end_before(const char *dir);
+
 /* Those that the kernel keeps for each process. */
 void allowance_of_process(const ResourceLimits *limits, ProcessOptions *options);
 

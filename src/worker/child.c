@@ -190,22 +190,26 @@ static void pipes_stop_wait(Pipes *pipes)
     fiber_unshield();
 }
 
-/* Asks the child to finish, and makes it. What it has started ends with it: that of an agent is
- * known by the task's key, which tools are not given. */
-static void child_end_wait(const ChildOptions *o, Process *process, ProcessExit *ret)
+/* By what the processes of an agent are known: the task's key, which tools are not given. NULL:
+ * it is none. */
+static const char *child_mark(const ChildOptions *o)
+{
+    if (!o->agent) return NULL;
+    return arena_printf(&o->run->arena, "OPENAI_API_KEY=%s", gateway_task_key(o->run->gateway)).ptr;
+}
+
+/* Asks the child to finish, and makes it. */
+static void child_end_wait(const ChildOptions *o, Process *process, const char *mark,
+                           ProcessExit *ret)
 {
     int r = -ETIMEDOUT;
-    Str mark = STR_NULL;
-    if (o->agent)
-        mark = arena_printf(&o->run->arena, "OPENAI_API_KEY=%s", gateway_task_key(o->run->gateway));
     fiber_shield();
     if (o->run->stop < RUN_KILLED) {
         process_signal(process, SIGTERM);
         r = process_exit_wait(process, deadline_after(o->grace_ms), ret);
     }
-    if (r == 0 && mark.ptr) allowance_end_wait(0, mark.ptr);
     if (r < 0) {
-        allowance_end_wait(process_pid(process), mark.ptr);
+        allowance_end_wait(process_pid(process), mark);
         process_signal(process, SIGKILL);
         r = process_exit_wait(process, deadline_after(KILL_WAIT_MS), ret);
     }
@@ -213,15 +217,19 @@ static void child_end_wait(const ChildOptions *o, Process *process, ProcessExit 
     if (r < 0) LOG_ERROR("a process does not end", LOG_INT("pid", process_pid(process)));
 }
 
+/* What an agent has started ends with it, however it ended, once its pipes are read. */
 static int child_wait(const ChildOptions *o, Process *process, ChildResult *ret)
 {
+    const char *mark = child_mark(o);
     Pipes pipes = { .run = o->run, .process = process, .input = o->input, .result = ret };
     buf_init(&pipes.line, LOG_LINE_BYTES_MAX);
     cond_init(&pipes.drained);
     int r = pipes_start(&pipes);
     if (r == 0) r = process_exit_wait(process, o->deadline_ms, &ret->how);
-    if (r < 0) child_end_wait(o, process, &ret->how);
+    if (r < 0) child_end_wait(o, process, mark, &ret->how);
+    if (r < 0 && mark) allowance_end_wait(0, mark); /* who holds the pipes has nothing to say */
     pipes_stop_wait(&pipes);
+    if (r == 0 && mark) allowance_end_wait(0, mark);
     watch_end_wait(&pipes);
     buf_deinit(&pipes.line);
     return r;

@@ -13,6 +13,7 @@
 #include "logic/flag.h"
 #include "store/price_store.h"
 #include "sys/clock.h"
+#include "worker/allowance.h"
 #include "worker/log_file.h"
 #include "worker/run.h"
 #include "worker/servers.h"
@@ -183,6 +184,7 @@ static int dir_job(void *arg)
     if (!realpath(job->worker->dir, job->path))
         return diag_set(-errno, "cannot find %s: %s", job->worker->dir, strerror(errno));
     r = dir_lock(job->worker, job->path);
+    if (r == 0) allowance_end_before(job->path);
     if (r == 0) r = dir_empty(job->path, "versions");
     if (r == 0) r = dir_empty(job->path, "tasks");
     if (r == 0) r = dir_empty(job->path, "servers");

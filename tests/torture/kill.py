@@ -37,6 +37,10 @@ MARK = "gantry-torture-agent"
 
 AGENT = f"""# {MARK}
 import json, os, socket, sys
+if os.fork() == 0: # its child, which moves away and outlives it if nobody ends it
+    os.setsid()
+    for fd in range(3): os.close(fd)
+    os.execvp("sleep", ["{MARK}-child", "100000"])
 number = json.loads(sys.stdin.read())["input"]["number"]
 host, port = os.environ["OPENAI_BASE_URL"].split("/")[2].split(":")
 said = []
@@ -257,6 +261,21 @@ webhooks: {{allow: ["127.0.0.0/8"]}}
             return pid in ours
         return [pid for pid in marked if descends(pid)]
 
+    def children(self):
+        """Pids of what agents of our workers have started, wherever it has moved."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    named = f.read().startswith(f"{MARK}-child".encode())
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    environ = f.read()
+                if named and any(f"={data}/".encode() in environ for data in self.data):
+                    found.append(int(pid))
+            except OSError:
+                pass
+        return found
+
     def kill_agent(self):
         agents = self.agents()
         if not agents:
@@ -289,6 +308,7 @@ webhooks: {{allow: ["127.0.0.0/8"]}}
         hooked = {Client.acknowledged[n] for n in Client.acknowledged if n % 5 == 0}
         wait_for(lambda: set(Receiver.ids) >= hooked, "every webhook has arrived", 120)
         equal(self.server.stop(), 0, "exit status of the server")
+        equal(self.children(), [], "processes that agents have left behind")
 
 
 def judge(data):

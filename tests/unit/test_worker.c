@@ -1,4 +1,6 @@
 /* The worker with real processes: agents that do well, fail, hang, flood and are stopped. */
+#include <sys/wait.h>
+
 #include "store/worker_store.h"
 #include "worker_bench.h"
 
@@ -477,8 +479,59 @@ static int escaped(Bench *b)
         "echo $pid\n",
         "");
     CHECK(str_to_i64(bench_run(b, "null").result, &pid) == 0 && pid > 1);
-    CHECK(!bench_is_dead((pid_t)pid)); /* not waited for */
-    if (pid > 1) kill((pid_t)pid, SIGKILL);
+    bench_dies((pid_t)pid); /* not waited for, but ended with the agent */
+    return 0;
+}
+
+/* Its output is cut off while it runs. */
+static int escaped_too_large(Bench *b)
+{
+    int64_t pid = 0;
+    bench_deploy(b, "sh",
+                 "setsid sleep 1000 > /dev/null 2>&1 & echo \"pid $! \" >&2\n"
+                 "sleep 0.1; exec head -c 9000000 /dev/zero\n",
+                 "");
+    Uuid id = bench_submit(b, "null", NULL);
+    CHECK_STR(bench_end(b, id).error_code, STR("output_too_large"));
+    Str log = bench_log(b, id);
+    const char *at = log.len ? memmem(log.ptr, log.len, "pid ", 4) : NULL;
+    CHECK(at && (pid = strtol(at + 4, NULL, 10)) > 1);
+    bench_dies((pid_t)pid);
+    return 0;
+}
+
+/* What a worker that was killed has left behind in the directory of this one, and what has not. */
+static pid_t left[3];
+
+static void left_behind(Bench *b, WorkerOptions *options)
+{
+    static const char *const homes[] = { "tasks/t/home", "servers/s/home", "tasks-of-others/home" };
+    (void)options;
+    for (size_t i = 0; i < ARRAY_N(left); i++) {
+        char home[400];
+        snprintf(home, sizeof home, "HOME=%s/%s", b->worker_dir, homes[i]);
+        left[i] = fork();
+        if (left[i] == 0)
+            execle("/bin/sleep", "sleep", "1000", (char *)NULL, (char *[]){ home, NULL });
+        if (left[i] == 0) _exit(1);
+        char path[64], text[16];
+        snprintf(path, sizeof path, "/proc/%d/comm", (int)left[i]);
+        for (bool begun = false; !begun;) { /* with that environment */
+            FILE *f = fopen(path, "r");
+            begun = f && fgets(text, sizeof text, f) && strcmp(text, "sleep\n") == 0;
+            if (f) fclose(f);
+        }
+    }
+}
+
+static int left_by_another(Bench *b)
+{
+    (void)b;
+    bench_dies(left[0]);
+    bench_dies(left[1]);
+    CHECK(!bench_is_dead(left[2]));
+    kill(left[2], SIGKILL);
+    for (size_t i = 0; i < ARRAY_N(left); i++) waitpid(left[i], NULL, 0);
     return 0;
 }
 
@@ -486,6 +539,13 @@ static void test_a_process_that_left_the_group(void **state)
 {
     (void)state;
     bench(escaped);
+    bench(escaped_too_large);
+}
+
+static void test_what_a_killed_worker_left(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = left_by_another, .configure = left_behind, .lease_ms = 3000 });
 }
 
 /* --- the rest --------------------------------------------------------------------------------- */
@@ -572,6 +632,7 @@ int main(void)
         cmocka_unit_test(test_stdin_not_read),
         cmocka_unit_test(test_closed_stdout),
         cmocka_unit_test(test_a_process_that_left_the_group),
+        cmocka_unit_test(test_what_a_killed_worker_left),
         cmocka_unit_test(test_many_tasks_of_one_version),
         cmocka_unit_test(test_scratch_is_removed),
         cmocka_unit_test(test_one_worker_a_directory),
