@@ -68,7 +68,12 @@ struct WorkerHost {
     Slots slots;
     int64_t suspended_max; /* 0: by the number of slots */
     Cond changed;          /* slots, registration, draining, the end of a run */
-    FiberRef heart, rates, claimers[SLOTS_CLAIMS_MAX];
+    struct {               /* what the last heartbeat was told of, for who follows it */
+        int64_t flags, prices, cache;
+        bool unread;
+        Cond told;
+    } news;
+    FiberRef heart, reader, rates, claimers[SLOTS_CLAIMS_MAX];
     FiberRef drainer;
     int64_t claims_n; /* under way: tasks may be on their way here */
     bool drain_told;
@@ -265,6 +270,7 @@ int worker_open_wait(const WorkerOptions *o, WorkerHost **ret)
     pthread_mutex_init(&w->mutex, NULL);
     list_init(&w->runs);
     cond_init(&w->changed);
+    cond_init(&w->news.told);
     if (!o->front_only) slots_init(&w->slots, &o->slots);
     options_copy(w, o);
     w->suspended_max = o->suspended_max;
@@ -693,13 +699,38 @@ static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
     r = w->link->ops->heartbeat_wait(w->link, &told, &arena, &beat);
     if (r != 0) return r;
     beat_obey(w, &beat);
-    if (w->draining) drain_tell_wait(w);
-    flags_follow_wait(w, beat.flags_revision);
     gateway_budget_beat(w->host.gateway, beat.budget_epoch, beat.budget_wanted);
-    holds_prove_wait(w);
-    prices_follow_wait(w, beat.prices_revision);
-    cache_follow_wait(w, beat.cache_revision, &arena);
+    w->news.flags = beat.flags_revision;
+    w->news.prices = beat.prices_revision;
+    w->news.cache = beat.cache_revision;
+    w->news.unread = true;
+    cond_signal(&w->news.told);
     *ret_mark = beat.mark;
+    return 0;
+}
+
+static void news_follow_wait(WorkerHost *w)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    arena_init(&arena, BEAT_ARENA_BYTES_MAX);
+    if (w->draining) drain_tell_wait(w);
+    flags_follow_wait(w, w->news.flags);
+    if (w->registered) holds_prove_wait(w);
+    prices_follow_wait(w, w->news.prices);
+    cache_follow_wait(w, w->news.cache, &arena);
+}
+
+/* Follows what heartbeats bring, apart from them: however long it takes, the lease does not lapse
+ * meanwhile. */
+static int reader_main(void *arg)
+{
+    WorkerHost *w = arg;
+    while (!w->over && !fiber_cancelled()) {
+        if (!w->news.unread && cond_wait(&w->news.told, DEADLINE_NONE) < 0) break;
+        if (!w->news.unread) continue;
+        w->news.unread = false;
+        if (w->registered) news_follow_wait(w);
+    }
     return 0;
 }
 
@@ -853,6 +884,7 @@ static int fibers_start(WorkerHost *w)
     gateway_set_control(w->host.gateway, &w->control);
     if (w->front) front_open(w->front, &w->host, on_front_idle, w);
     int r = fiber_spawn("heartbeat", heart_main, w, &w->heart);
+    if (r == 0) r = fiber_spawn("news", reader_main, w, &w->reader);
     gateway_set_sharing(w->host.gateway, true); /* until it is known that nothing is shared */
     if (r == 0) r = fiber_spawn("rates", rates_main, w, &w->rates);
     for (size_t i = 0; r == 0 && !w->front_only && i < ARRAY_N(w->claimers); i++)
@@ -898,7 +930,9 @@ static void end_wait(WorkerHost *w)
     if (w->front) front_close_wait(w->front, deadline_after(FRONT_CLOSE_MS));
     w->over = true;
     fiber_cancel(w->heart);
+    fiber_cancel(w->reader);
     fiber_join_wait(w->heart, NULL);
+    fiber_join_wait(w->reader, NULL);
     rates_end_wait(w);
     gateway_set_flags(w->host.gateway, NULL);
     gateway_budget_close_wait(w->host.gateway);

@@ -16,8 +16,10 @@ typedef struct {
     bool finish_lost, call_lost, artifact_spoilt, no_version, unreachable;
     bool claim_late, claimed; /* claimed: tasks, which arrive once claim_late is cleared */
     int64_t call_delay_ms;    /* before the calls are made to fail */
-    bool call_late;           /* calls arrive once it is cleared */
-    Uuid payer_id;            /* of the last call that arrived */
+    int64_t news_delay_ms;    /* that what heartbeats bring takes to be read */
+    int news_seen;
+    bool call_late; /* calls arrive once it is cleared */
+    Uuid payer_id;  /* of the last call that arrived */
     char first_id[UUID_TEXT_MAX];
     int finishes_seen, calls_seen, registrations, held_twice;
 } Flaky;
@@ -70,6 +72,8 @@ static int flaky_cache(WorkerLink *link, const CacheFigures *figures, int64_t se
                        CacheNews *ret)
 {
     Flaky *f = flaky_of(link);
+    if (f->news_delay_ms) (void)fiber_sleep_wait(f->news_delay_ms);
+    f->news_seen++;
     return f->inner->ops->cache_wait(f->inner, figures, seen, arena, ret);
 }
 
@@ -399,6 +403,30 @@ static void test_an_unknown_worker_registers_again(void **state)
 {
     (void)state;
     with_faults(unknown_worker, 1000);
+}
+
+/* Each request succeeds, but what follows a heartbeat takes longer than the lease. */
+static int slow_news(Bench *b)
+{
+    bench_deploy(b, "sh", "echo fine", "");
+    CHECK_STR(bench_run(b, "null").result, STR("\"fine\""));
+    while (flaky->news_seen < 1) fiber_sleep_wait(10);
+    CHECK_INT(stats_of(b).leases_lost, 0);
+    CHECK_INT(flaky->registrations, 1);
+    return 0;
+}
+
+static void make_slow(Bench *b, WorkerOptions *options)
+{
+    make_flaky(b, options);
+    flaky->news_delay_ms = 3 * b->lease_ms / 2;
+}
+
+static void test_what_follows_a_heartbeat_is_slow(void **state)
+{
+    (void)state;
+    bench_with((Bench){
+        .scenario = slow_news, .configure = make_slow, .lease_ms = 1000 * bench_slower() });
 }
 
 #define FIRST_DELAY_MS 200 /* of the worker, doubled with every try */
@@ -759,6 +787,7 @@ int main(void)
         cmocka_unit_test(test_a_lost_lease_pays_for_its_calls),
         cmocka_unit_test(test_a_claim_without_lease_is_not_run),
         cmocka_unit_test(test_an_unknown_worker_registers_again),
+        cmocka_unit_test(test_what_follows_a_heartbeat_is_slow),
         cmocka_unit_test(test_drain_before_registration),
         cmocka_unit_test(test_a_finish_is_reported_until_it_is_taken),
         cmocka_unit_test(test_a_refused_result_is_a_failure),
