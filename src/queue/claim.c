@@ -196,7 +196,8 @@ static void claim_looked(Queue *queue, const ClaimJob *job)
 static int claim_look_wait(Queue *queue, ClaimJob *job)
 {
     if (fiber_cancelled()) return -ECANCELED;
-    int r = store_call_wait(queue->store, claim_job, job);
+    int r = queue_calendar_wait(queue);
+    if (r == 0) r = store_call_wait(queue->store, claim_job, job);
     if (r == 0) claim_looked(queue, job);
     return r;
 }

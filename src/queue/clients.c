@@ -297,6 +297,7 @@ int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
     assert(task->idempotency_key.len <= IDEMPOTENCY_KEY_BYTES_MAX);
     SubmitJob job = { .queue = queue, .task = task };
     int r = queue_room(queue);
+    if (r == 0) r = queue_calendar_wait(queue);
     if (r == 0) r = queue_reserve(queue, task->lane);
     if (r != 0) return r;
     r = store_many_wait(queue->store, &many, &job);

@@ -139,6 +139,7 @@ static Queue *queue_new(Store *store, const QueueOptions *options)
     options_fill(&queue->options);
     queue->clock = options->clock ? *options->clock : (QueueClock){ real_ms, mono_ms, NULL };
     queue->steady_base_ms = queue_now_ms(queue) - queue->clock.mono_ms(queue->clock.ctx);
+    queue->calendar_ms = queue_now_ms(queue) - queue->clock.mono_ms(queue->clock.ctx);
     queue->known = known_tasks_new();
     pthread_mutex_init(&queue->lock, NULL);
     list_init(&queue->claimers);

@@ -79,13 +79,14 @@ struct Queue {
     Store *store;
     QueueOptions options; /* defaults filled in */
     QueueClock clock;
-    int64_t steady_base_ms;  /* makes steady time from monotonic time */
-    Uuid7Gen ids;            /* the store thread's */
-    KnownTasks *known;       /* the store thread's */
-    Turns *turns;            /* likewise */
-    int64_t purge_at_ms;     /* the ticking fiber's */
-    RetentionWalk retention; /* likewise */
-    int64_t retention_at_ms; /* likewise: when to begin the next walk */
+    _Atomic int64_t calendar_ms; /* real less monotonic time, as deadlines reckon with it */
+    int64_t steady_base_ms;      /* makes steady time from monotonic time */
+    Uuid7Gen ids;                /* the store thread's */
+    KnownTasks *known;           /* the store thread's */
+    Turns *turns;                /* likewise */
+    int64_t purge_at_ms;         /* the ticking fiber's */
+    RetentionWalk retention;     /* likewise */
+    int64_t retention_at_ms;     /* likewise: when to begin the next walk */
 
     pthread_mutex_t lock; /* guards what follows; never held across a wait */
     QueueStats stats;
@@ -110,6 +111,10 @@ int64_t queue_now_ms(const Queue *queue);
 /* As the calendar when the queue was opened, and monotonic from there: leases, so that a clock that
  * is set does not end them all. */
 int64_t queue_steady_ms(const Queue *queue);
+
+/* When the calendar was set since: moves the deadlines of tasks along, which are spans of time to
+ * those who run them. Before jobs that look at deadlines; cheap. Returns 0 or -errno. */
+MUST_CHECK int queue_calendar_wait(Queue *queue);
 
 /* --- what a job changed, told to memory after its commit -------------------------------------- */
 

@@ -57,6 +57,48 @@ static int expire_one(Queue *queue, bool *ret_found)
     return 0;
 }
 
+/* --- a calendar that is set ------------------------------------------------------------------- */
+
+#define CALENDAR_SET_MS 1000 /* what it is off by then; less is drift, and adds up */
+
+typedef struct {
+    Queue *queue;
+    int64_t calendar_ms, moved_ms;
+} CalendarJob;
+
+/* The job may be undone, and run again. */
+static void calendar_undo(CalendarJob *job)
+{
+    job->queue->calendar_ms -= job->moved_ms;
+    job->moved_ms = 0;
+}
+
+static int calendar_job(Db *db, void *arg)
+{
+    CalendarJob *job = arg;
+    calendar_undo(job);
+    int64_t off_ms = job->calendar_ms - job->queue->calendar_ms;
+    int r = off_ms != 0 ? task_move_deadlines(db, off_ms) : 0; /* 0: another was faster */
+    if (r != 0) return r;
+    job->moved_ms = off_ms;
+    job->queue->calendar_ms += off_ms; /* here: for jobs of the same batch */
+    return 0;
+}
+
+int queue_calendar_wait(Queue *queue)
+{
+    CalendarJob job = {
+        .queue = queue, .calendar_ms = queue_now_ms(queue) - queue->clock.mono_ms(queue->clock.ctx)
+    };
+    int64_t off_ms = job.calendar_ms - queue->calendar_ms;
+    if (off_ms > -CALENDAR_SET_MS && off_ms < CALENDAR_SET_MS) return 0;
+    int r = store_call_wait(queue->store, calendar_job, &job);
+    if (r != 0) calendar_undo(&job);
+    else if (job.moved_ms != 0)
+        LOG_WARN("the clock was set: deadlines of tasks move along", LOG_INT("ms", job.moved_ms));
+    return r;
+}
+
 /* --- deadlines, old keys and workers ---------------------------------------------------------- */
 
 typedef struct {
@@ -83,12 +125,27 @@ static int tidy_overdue(Db *db, TidyJob *job)
     return r;
 }
 
+/* Of those that wait: nobody may ever want to start them. */
+static int tidy_late(Db *db, TidyJob *job)
+{
+    TaskHead heads[END_TASKS_MAX];
+    size_t n = END_TASKS_MAX - job->overdue.ids_n;
+    int r = task_late(db, job->now_ms, heads, &n);
+    for (size_t i = 0; i < n && r == 0; i++) {
+        r = task_conclude_idle(job->queue, db, &heads[i], TASK_TIMED_OUT, STR("deadline_passed"),
+                               STR_NULL, job->now_ms, &job->overdue.effects);
+        job->overdue.ids[job->overdue.ids_n++] = heads[i].id;
+    }
+    return r;
+}
+
 static int tidy_job(Db *db, void *arg)
 {
     TidyJob *job = arg;
     int64_t purged = 0, keys_before_ms = job->now_ms - job->queue->options.key_kept_ms;
     int64_t journals_before_ms = job->now_ms - job->queue->options.journal_kept_ms;
     int r = tidy_overdue(db, job);
+    if (r == 0) r = tidy_late(db, job);
     if (r == 0)
         r = journal_purge(db, journals_before_ms, job->now_ms, PURGE_RECORDINGS_MAX,
                           &job->recordings);
@@ -165,7 +222,7 @@ int queue_tick_wait(Queue *queue)
 {
     rates_note(queue);
     bool found = true;
-    int r = 0;
+    int r = queue_calendar_wait(queue);
     for (int i = 0; i < EXPIRED_WORKERS_MAX && found && r == 0; i++) r = expire_one(queue, &found);
     if (r == 0) r = tidy(queue);
     if (r == 0) r = escalations_tick_wait(queue);

@@ -290,13 +290,13 @@ int queue_finish_many_wait(Queue *queue, const TaskFinish *finishes, size_t n, T
     assert(n <= FINISH_TASKS_MAX);
     for (size_t i = 0; i < n; i++)
         assert(finishes[i].outcome < TASK_OUTCOME_N_ && finishes[i].outcome != TASK_OUTCOME_LOST);
-    FinishJob job = { .queue = queue,
-                      .finishes = finishes,
-                      .n = n,
-                      .now_ms = queue_now_ms(queue),
-                      .random = entropy_u64(),
-                      .ends = ret };
-    int r = n > 0 ? store_many_wait(queue->store, &many, &job) : 0;
+    FinishJob job = {
+        .queue = queue, .finishes = finishes, .n = n, .random = entropy_u64(), .ends = ret
+    };
+    int r = queue_calendar_wait(queue);
+    if (r != 0) return r;
+    job.now_ms = queue_now_ms(queue);
+    r = n > 0 ? store_many_wait(queue->store, &many, &job) : 0;
     if (r != 0) return r;
     queue_apply(queue, &job.effects);
     for (size_t i = 0; i < n; i++)

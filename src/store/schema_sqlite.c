@@ -613,6 +613,10 @@ static const char ran[] =
     "UPDATE task SET ran_ms = (SELECT total_of(max(0, finished_at_ms - started_at_ms))"
     " FROM attempt WHERE task_seq = seq AND finished_at_ms > 0) WHERE state IN (0, 1, 6);";
 
+/* Tasks that wait, and whose time runs: they have been started before, or their parent has. */
+static const char deadlines[] = "CREATE INDEX task_deadline ON task (deadline_at_ms)"
+                                " WHERE state = 0 AND deadline_at_ms > 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -655,5 +659,6 @@ const Migration schema_steps[] = {
     { 39, "shadows stopping", shadows_stopping },
     { 40, "spend charged", spend_charged },
     { 41, "ran", ran },
+    { 42, "deadlines", deadlines },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

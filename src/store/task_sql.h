@@ -141,6 +141,23 @@ MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
     " WHERE state = 1 AND worker_id > x''"   \
     " AND deadline_at_ms > 0 AND deadline_at_ms < ?1 LIMIT ?2"
 
+#define WAITS_LIMITED "state = 0 AND deadline_at_ms > 0"
+
+#define TASK_LATE_SQL /* task_deadline */               \
+    "SELECT " TASK_HEAD_COLUMNS " FROM task"            \
+    " WHERE " WAITS_LIMITED " AND deadline_at_ms <= ?1" \
+    " ORDER BY deadline_at_ms LIMIT ?2"
+
+/* An attempt that goes on will have run for as much longer by the calendar. */
+#define TASK_MOVE_RUNNING_SQL /* task_running */                    \
+    "UPDATE task SET deadline_at_ms = max(1, deadline_at_ms + ?1)," \
+    " ran_ms = ran_ms - max(0, ?1)"                                 \
+    " WHERE state = 1 AND worker_id > x'' AND deadline_at_ms > 0"
+
+#define TASK_MOVE_WAITING_SQL /* task_deadline */                  \
+    "UPDATE task SET deadline_at_ms = max(1, deadline_at_ms + ?1)" \
+    " WHERE " WAITS_LIMITED
+
 #define TASK_RUNNING_COUNT_SQL /* task_running */ \
     "SELECT lane, count(*) FROM task WHERE state = 1 AND worker_id > x'' GROUP BY lane"
 

@@ -142,6 +142,25 @@ int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n)
     return task_heads_read(in.stmt, heads, n);
 }
 
+int task_late(Db *db, int64_t ms, TaskHead *heads, size_t *n)
+{
+    RowIn in = row_in(db, TASK_LATE_SQL);
+    in_i64(&in, ms);
+    in_i64(&in, (int64_t)*n);
+    return task_heads_read(in.stmt, heads, n);
+}
+
+int task_move_deadlines(Db *db, int64_t ms)
+{
+    DbStmt *s = db_stmt(db, TASK_MOVE_RUNNING_SQL);
+    db_bind_i64(s, 1, ms);
+    int r = row_run(s);
+    if (r != 0) return r;
+    s = db_stmt(db, TASK_MOVE_WAITING_SQL);
+    db_bind_i64(s, 1, ms);
+    return row_run(s);
+}
+
 /* --- claiming --------------------------------------------------------------------------------- */
 
 int fence_take(Db *db, int64_t count, int64_t *ret_last)

@@ -172,6 +172,13 @@ MUST_CHECK int task_running_of(Db *db, Uuid worker_id, int64_t after_seq, TaskHe
 /* Running tasks whose deadline passed before ms, at most *n. */
 MUST_CHECK int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n);
 
+/* Queued tasks whose deadline passed at ms or before, at most *n, the latest first. */
+MUST_CHECK int task_late(Db *db, int64_t ms, TaskHead *heads, size_t *n);
+
+/* Moves the deadlines of all tasks that are queued or running by ms, which may be negative. Walks
+ * the partial indexes: for a clock that was set. */
+MUST_CHECK int task_move_deadlines(Db *db, int64_t ms);
+
 /* Number of tasks queued and running in each lane. Walks the partial indexes: for start-up. */
 MUST_CHECK int task_counts(Db *db, int64_t ret_queued[LANE_N_], int64_t ret_running[LANE_N_]);
 

@@ -308,6 +308,109 @@ static void test_deadline(void **state)
     run(state, body_deadline);
 }
 
+/* A task that runs, one that waits to run again, and a clock that is set by ms. */
+static void check_set(Fixture *f, int64_t ms)
+{
+    Uuid worker = worker_of(1);
+    TaskNew new = { .lane = LANE_NORMAL, .input = STR("1"), .time_limit_ms = 600000 };
+    TaskSummary runs, waits;
+    Task *tasks;
+    TaskState state;
+    CHECK_INT(queue_submit_wait(f->queue, &new, &runs), 0);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1);
+    TaskRef ref = { runs.id, tasks[0].fence };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &waits), 0);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1);
+    pass_ms(1000);
+    CHECK_INT(finish(f, (TaskRef){ waits.id, tasks[0].fence }, TASK_OUTCOME_RELEASED, &state), 0);
+    real_now += ms;
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(get(f, runs.id).state, TASK_RUNNING);
+    CHECK_INT(get(f, runs.id).deadline_at_ms, real_now + 599000);
+    CHECK_INT(get(f, waits.id).state, TASK_QUEUED);
+    CHECK_INT(get(f, waits.id).deadline_at_ms, real_now + 599000);
+    real_now += ms; /* nobody has ticked: who reports sees it too */
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_RELEASED, &state), 0);
+    CHECK_INT(state, TASK_QUEUED);
+    pass_ms(1000);
+    if (ms < 0) real_now -= 2 * ms; /* for they are ready by the calendar */
+    CHECK_INT(claim(f, worker, roomy, &tasks), 2);
+    CHECK_INT(tasks[0].deadline_at_ms, real_now + 598000);
+    CHECK_INT(tasks[1].deadline_at_ms, real_now + 598000);
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(
+            finish(f, (TaskRef){ tasks[i].id, tasks[i].fence }, TASK_OUTCOME_SUCCEEDED, &state), 0);
+}
+
+static int body_set(void *arg)
+{
+    Fixture *f = arg;
+    int64_t hour_ms = 3600000;
+    add_worker(f, 1, WORKER_EMBEDDED);
+    check_set(f, hour_ms);
+    check_set(f, -hour_ms);
+    check_set(f, 24 * hour_ms);
+    check_set(f, -24 * hour_ms);
+    return 0;
+}
+
+static void test_set(void **state)
+{
+    run(state, body_set);
+}
+
+static int webhooks_job(Db *db, void *arg)
+{
+    DbStmt *s = db_stmt(db, "SELECT count(*) FROM webhook");
+    int r = db_step(s);
+    CHECK_INT(r, DB_E_ROW);
+    *(int64_t *)arg = db_i64(s, 0);
+    db_reset(s);
+    return 0;
+}
+
+/* Nobody claims it, and nobody has to. */
+static int body_late(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    TaskNew new = { .lane = LANE_NORMAL,
+                    .input = STR("1"),
+                    .time_limit_ms = 60000,
+                    .session_id = STR("s"),
+                    .webhook_url = STR("http://127.0.0.1:1/") };
+    TaskSummary s, next;
+    Task *tasks;
+    TaskState state;
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    CHECK_INT(queue_submit_wait(f->queue, &new, &next), 0);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1);
+    CHECK_INT(finish(f, (TaskRef){ s.id, tasks[0].fence }, TASK_OUTCOME_RELEASED, &state), 0);
+    pass_ms(59999);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(get(f, s.id).state, TASK_QUEUED);
+    pass_ms(1);
+    uint64_t mark = queue_watch_mark(f->queue, s.id);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(queue_watch_wait(f->queue, s.id, mark, clock_mono_ms()), 0);
+    Task t = get(f, s.id);
+    CHECK_INT(t.state, TASK_TIMED_OUT);
+    CHECK_STR(t.error_code, STR("deadline_passed"));
+    int64_t webhooks = 0;
+    CHECK_INT(store_call_wait(f->store, webhooks_job, &webhooks), 0);
+    CHECK_INT(webhooks, 1);
+    check_counts(f, LANE_NORMAL, 1, 0);
+    worker = add_worker(f, 2, WORKER_EMBEDDED);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1); /* its session goes on */
+    CHECK(uuid_eq(tasks[0].id, next.id));
+    return 0;
+}
+
+static void test_late(void **state)
+{
+    run(state, body_late);
+}
+
 static int body_orphan(void *arg)
 {
     Fixture *f = arg;
@@ -532,13 +635,22 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_retries),         TEST(test_policy),
-        TEST(test_broken_settings), TEST(test_outcomes),
-        TEST(test_cancel),          TEST(test_lease),
-        TEST(test_losses),          TEST(test_deadline),
-        TEST(test_orphan),          TEST(test_leave),
-        TEST(test_restart),         TEST(test_many),
-        TEST(test_many_callers),    TEST(test_many_on_a_full_disk),
+        TEST(test_retries),
+        TEST(test_policy),
+        TEST(test_broken_settings),
+        TEST(test_outcomes),
+        TEST(test_cancel),
+        TEST(test_lease),
+        TEST(test_losses),
+        TEST(test_deadline),
+        TEST(test_set),
+        TEST(test_late),
+        TEST(test_orphan),
+        TEST(test_leave),
+        TEST(test_restart),
+        TEST(test_many),
+        TEST(test_many_callers),
+        TEST(test_many_on_a_full_disk),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("queue_ends", tests, NULL, NULL);

@@ -250,10 +250,10 @@ static int body_deadline(void *arg)
     TaskState state = TASK_STATE_N_;
     CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
     TaskRef ref = claim_one(f, worker);
-    real_now += 20000;
+    pass_ms(20000);
     ask_of(f, ref, question("may I?", 1));
     CHECK_INT(finish(f, ref, TASK_OUTCOME_ESCALATED, &state), 0);
-    real_now += 500000;
+    pass_ms(500000);
     CHECK_INT(resolve(f, ref.id, "1"), 0);
     CHECK_INT(get(f, ref.id).deadline_at_ms, real_now + 40000);
     ref = claim_one(f, worker);

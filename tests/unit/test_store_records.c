@@ -572,6 +572,9 @@ static void check_plans(Db *db)
     check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_session", false);
     check_plan(db, PLAN TASK_RUNNING_OF_SQL, "task_running", false);
     check_plan(db, PLAN TASK_OVERDUE_SQL, "task_running", false);
+    check_plan(db, PLAN TASK_LATE_SQL, "task_deadline", false);
+    check_plan(db, PLAN TASK_MOVE_RUNNING_SQL, "task_running", true);
+    check_plan(db, PLAN TASK_MOVE_WAITING_SQL, "task_deadline", true);
     check_plan(db, PLAN TASK_RUNNING_COUNT_SQL, "task_running", true);
     check_plan(db, PLAN TASK_LIST_QUEUED_SQL, "task_ready", true);
     check_plan(db, PLAN TASK_LIST_RUNNING_SQL, "task_running", true);
