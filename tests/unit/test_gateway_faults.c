@@ -217,6 +217,53 @@ static void unread_wait(void *arg)
     }
 }
 
+static bool left_already(void *ctx)
+{
+    (void)ctx;
+    return true;
+}
+
+/* A call whose client leaves while it is under way is read to its end and billed, once. */
+static void left_wait(void *arg)
+{
+    Rig *rig = arg;
+    static const Str fallbacks[] = { { "sim/small-echo", 14 } };
+    rig->options.fallbacks = fallbacks;
+    rig->options.fallbacks_n = ARRAY_N(fallbacks);
+    for (int stream = 0; stream < 2; stream++) {
+        char body[200];
+        snprintf(body, sizeof body,
+                 "{\"model\":\"sim/echo\",\"stream\":%s,\"messages\":[{\"role\":\"user\","
+                 "\"content\":\"some words that come back\"}]}",
+                 stream ? "true" : "false");
+        GatewayMemory memory;
+        gateway_memory_init(&memory, 1 << 20);
+        GatewayReply reply = gateway_memory_reply(&memory);
+        GatewayReply asks = { no_start_wait, reply.write_wait, reply.end_wait, left_already, rig };
+        GatewayRequest request = { .api = API_CHAT, .body = str_of(body) };
+        sim_reset(rig->sim);
+        rig_task_wait(rig, rig_no_limits);
+        rig->calls_n = 0;
+        CHECK_INT(gateway_call_wait(rig->task, &request, &asks), HTTP_E_GONE);
+        SimStats bill;
+        sim_stats(rig->sim, &bill);
+        const GatewayCall *call = &rig_last(rig)->call;
+        CHECK_INT(rig->calls_n, 1);
+        CHECK_INT(bill.calls, 1);
+        CHECK_INT(call->outcome, GATEWAY_COMPLETE);
+        CHECK(!call->full_hold && bill.output_tokens > 0);
+        CHECK_INT(call->charged.tokens, bill.input_tokens + bill.output_tokens);
+        CHECK_INT(rig_totals(rig).caps.settled_tokens, call->charged.tokens);
+        gateway_memory_deinit(&memory);
+    }
+}
+
+static void test_left(void **state)
+{
+    (void)state;
+    rig_run(left_wait);
+}
+
 static void test_unread(void **state)
 {
     (void)state;
@@ -722,12 +769,19 @@ static void test_broken_connections(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_modes),        cmocka_unit_test(test_fallbacks),
-        cmocka_unit_test(test_unread),       cmocka_unit_test(test_no_fallback),
-        cmocka_unit_test(test_tool_cut),     cmocka_unit_test(test_time),
-        cmocka_unit_test(test_faithful),     cmocka_unit_test(test_upward),
-        cmocka_unit_test(test_usage_shapes), cmocka_unit_test(test_responses),
-        cmocka_unit_test(test_overshoot),    cmocka_unit_test(test_broken_connections),
+        cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_fallbacks),
+        cmocka_unit_test(test_unread),
+        cmocka_unit_test(test_left),
+        cmocka_unit_test(test_no_fallback),
+        cmocka_unit_test(test_tool_cut),
+        cmocka_unit_test(test_time),
+        cmocka_unit_test(test_faithful),
+        cmocka_unit_test(test_upward),
+        cmocka_unit_test(test_usage_shapes),
+        cmocka_unit_test(test_responses),
+        cmocka_unit_test(test_overshoot),
+        cmocka_unit_test(test_broken_connections),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

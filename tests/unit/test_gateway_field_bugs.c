@@ -742,7 +742,8 @@ static void test_two_tenants_never_share_an_answer(void **state)
 
 /* --- once ------------------------------------------------------------------------------------- */
 
-/* Whatever becomes of a call (another try, another model, the cache), it is charged once. */
+/* Whatever becomes of a call (another try, another model, the cache, a shadow's), it is charged
+ * once. */
 static void once_wait(void *arg)
 {
     static const char *const everyone[] = { "*" };
@@ -752,22 +753,29 @@ static void once_wait(void *arg)
     rig->options.model = STR("sim/overload");
     rig->options.fallbacks = fallbacks;
     rig->options.fallbacks_n = 1;
-    rig_task_wait(rig, rig_no_limits);
-    for (int i = 0; i < 3; i++) {
-        CLEANUP(reply_deinit)
-        Reply reply = rig_say_wait(rig, API_CHAT, "sim/overload", false, "", "the same words");
-        CHECK_INT(reply.status, 200);
+    for (int shadow = 0; shadow < 2; shadow++) {
+        rig->options.shadow = shadow;
+        rig_task_wait(rig, rig_no_limits);
+        sim_reset(rig->sim);
+        rig->calls_n = 0;
+        for (int i = 0; i < 3; i++) {
+            CLEANUP(reply_deinit)
+            Reply reply = rig_say_wait(rig, API_CHAT, "sim/overload", false, "",
+                                       shadow ? "what a shadow says" : "the same words");
+            CHECK_INT(reply.status, 200);
+        }
+        SimStats bill;
+        sim_stats(rig->sim, &bill);
+        int64_t tokens = 0;
+        for (size_t i = 0; i < rig->calls_n; i++) {
+            const GatewayCall *call = &rig->calls[i].call;
+            tokens += call->charged.tokens;
+            CHECK(call->outcome == GATEWAY_COMPLETE || call->charged.nusd == 0);
+        }
+        CHECK(tokens > 0);
+        CHECK_INT(tokens, bill.input_tokens + bill.output_tokens);
+        CHECK_INT(rig_totals(rig).caps.settled_tokens, tokens);
     }
-    SimStats bill;
-    sim_stats(rig->sim, &bill);
-    int64_t tokens = 0;
-    for (size_t i = 0; i < rig->calls_n; i++) {
-        const GatewayCall *call = &rig->calls[i].call;
-        tokens += call->charged.tokens;
-        CHECK(call->outcome == GATEWAY_COMPLETE || call->charged.nusd == 0);
-    }
-    CHECK_INT(tokens, bill.input_tokens + bill.output_tokens);
-    CHECK_INT(rig_totals(rig).caps.settled_tokens, tokens);
 }
 
 static void test_one_call_is_one_charge(void **state)
