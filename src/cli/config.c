@@ -1165,7 +1165,9 @@ void config_init(Config *config, ConfigMode mode)
                                        .retry_burst = 10,
                                        .retry_initial_ms = 500,
                                        .heartbeat_after_ms = 5000,
-                                       .heartbeat_every_ms = 12000 };
+                                       .heartbeat_every_ms = 12000,
+                                       .request_bytes_task_max = GATEWAY_TASK_BYTES_MAX,
+                                       .request_bytes_max = GATEWAY_ALL_BYTES_MAX };
     config->budgets = ARENA_ARRAY(&config->arena, BudgetRule, BUDGETS_MAX);
     keep_text(config, &config->time_zone, STR("UTC"));
     if (!config->providers || !config->routes || !config->budgets)

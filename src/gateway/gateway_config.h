@@ -92,6 +92,8 @@ typedef struct {
      * so long. 0: 64 MiB, 256 MiB, 30 s */
     int64_t request_bytes_task_max, request_bytes_max, request_wait_ms;
 } GatewayConfig;
+#define GATEWAY_TASK_BYTES_MAX ((size_t)64 << 20)
+#define GATEWAY_ALL_BYTES_MAX ((size_t)256 << 20)
 
 /* "chat", "responses", "messages", "embeddings" */
 const char *gateway_api_name(Api api);

@@ -137,8 +137,6 @@ void task_lent_wait(GatewayTask *task, bool begins);
  * as long as the client may (0: does not say). Returns 0, GATEWAY_E_NO_ROOM (not in time, or the
  * task was stopped), HTTP_E_GONE, -ECANCELED. */
 #define GATEWAY_E_NO_ROOM 5
-#define GATEWAY_TASK_BYTES_MAX ((size_t)64 << 20) /* unless configured */
-#define GATEWAY_ALL_BYTES_MAX ((size_t)256 << 20)
 MUST_CHECK int room_take_wait(GatewayTask *task, size_t n, int64_t patience_ms,
                               const GatewayReply *reply);
 void room_give(GatewayTask *task, size_t n);
