@@ -5,9 +5,9 @@
  *               the stable version's was
  *   sandbox     a few of the canary's attempts were ended because they used more of the machine
  *               than their limits allow, and none of the stable version's was
- *   crash loop  the canary's last attempts all crashed, and most of what ended of the stable version
- *               since the first of these crashes did not: it is not the world around them. Too
- *               little of the stable version is waited for, unless it has none to come, or the
+ *   crash loop  the canary's last attempts all crashed, and most of what ended of the stable
+ *               version since the first of these crashes did not: it is not the world around them.
+ *               Too little of the stable version is waited for, unless it has none to come, or the
  *               crashes go on for several times as many. A worker that dies counts once, whatever
  *               ran there
  *
