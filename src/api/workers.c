@@ -501,13 +501,14 @@ int worker_register_run_wait(ApiCall *call)
 /* Gives back what was claimed when its worker could not be told. */
 static void claims_release_wait(Queue *queue, const Task *tasks, size_t n)
 {
+    CLEANUP(freep) TaskFinish *finishes = xcalloc(n, sizeof *finishes);
+    CLEANUP(freep) TaskFinished *ends = xcalloc(n, sizeof *ends);
+    for (size_t i = 0; i < n; i++)
+        finishes[i] = (TaskFinish){ .task = { tasks[i].id, tasks[i].fence },
+                                    .outcome = TASK_OUTCOME_RELEASED };
     fiber_shield();
-    for (size_t i = 0; i < n; i++) {
-        TaskFinish finish = { .task = { tasks[i].id, tasks[i].fence },
-                              .outcome = TASK_OUTCOME_RELEASED };
-        int r = queue_finish_wait(queue, &finish, NULL);
-        if (r < 0) LOG_WARN("claim not given back", LOG_CSTR("reason", diag_text_or(r)));
-    }
+    int r = queue_finish_many_wait(queue, finishes, n, ends);
+    if (r < 0) LOG_WARN("claims not given back", LOG_CSTR("reason", diag_text_or(r)));
     fiber_unshield();
 }
 
