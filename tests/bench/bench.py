@@ -473,6 +473,11 @@ def bench_rollouts(gantry, _work):
     subprocess.run([program(gantry, "bench_rollout_cost")], check=True, stderr=subprocess.DEVNULL)
 
 
+def bench_protocol(gantry, _work):
+    heading("rollouts, the statistical protocol in full: two minutes")
+    subprocess.run([program(gantry, "bench_rollout_protocol")], check=True)
+
+
 def bench_queue(gantry, work, seconds, rounds):
     import queue_bench  # pylint: disable=import-outside-toplevel,cyclic-import
     queue_bench.run(gantry, work, seconds, rounds)
@@ -481,6 +486,7 @@ def bench_queue(gantry, work, seconds, rounds):
 PARTS = {"startup": (bench_startup, False), "latency": (bench_latency, False),
          "submit": (bench_submit, True), "gateway": (bench_gateway, True),
          "lanes": (bench_lanes, False), "ingest": (bench_ingest, False), "rollouts": (bench_rollouts, False),
+         "protocol": (bench_protocol, False),
          "queue": (bench_queue, False)}
 
 
