@@ -129,6 +129,7 @@ int rollout_create_run_wait(ApiCall *call);
 int rollout_list_run_wait(ApiCall *call);
 int rollout_get_run_wait(ApiCall *call);
 int rollout_ticks_run_wait(ApiCall *call);
+int rollout_observations_run_wait(ApiCall *call);
 int rollout_shadow_run_wait(ApiCall *call);
 int event_list_run_wait(ApiCall *call);
 int rollout_promote_run_wait(ApiCall *call);

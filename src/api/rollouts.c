@@ -1,12 +1,16 @@
 /* Rollouts: begun, shown, steered. */
 #include "api/rollouts.h"
 
+#include <stdio.h>
+
+#include "api/tasks.h"
 #include "api/versions.h"
 
 #include "base/diag.h"
 #include "logic/manifest.h"
 #include "observe/task_json.h"
 #include "queue/queue.h"
+#include "rollout/observations.h"
 #include "rollout/preflight.h"
 #include "rollout/rollout_json.h"
 #include "rollout/settings.h"
@@ -215,6 +219,89 @@ int rollout_ticks_run_wait(ApiCall *call)
     json_out_array(&json.out);
     for (size_t i = 0; i < job.n; i++) tick_write(&json.out, &job.ticks[i]);
     json_out_array_end(&json.out);
+    json_out_object_end(&json.out);
+    return api_json_wait(call, 200, &json);
+}
+
+/* --- what the evidence was made of ------------------------------------------------------------ */
+
+#define CURSOR_BYTES_MAX 48
+
+const Param rollout_observations_params[] = {
+    { "cursor", "string", "nextCursor of the page before" },
+    { 0 },
+};
+
+typedef struct {
+    Str id;
+    RolloutCursor after, next;
+    int64_t now_ms;
+    Arena *arena;
+    RolloutSpec *spec;
+    Observation *list;
+    size_t n;
+} ObservationsJob;
+
+static int observations_job(Db *db, void *arg)
+{
+    ObservationsJob *job = arg;
+    return observations_list(db, job->id, job->after, job->now_ms, job->arena, &job->spec,
+                             &job->list, &job->n, &job->next);
+}
+
+/* A unit is named by its place, which is the cursor that follows it. */
+static const char *place_text(RolloutCursor at, char out[CURSOR_BYTES_MAX])
+{
+    snprintf(out, CURSOR_BYTES_MAX, "%" PRId64 "-%" PRId64, at.eligible_ms, at.task_seq);
+    return out;
+}
+
+static bool place_read(Str text, RolloutCursor *ret)
+{
+    Str eligible, seq = str_split(text, '-', &eligible, NULL);
+    return str_to_i64(eligible, &ret->eligible_ms) == 0 && str_to_i64(seq, &ret->task_seq) == 0;
+}
+
+static void observation_write(JsonOut *out, const RolloutSpec *spec, const Observation *o)
+{
+    char place[CURSOR_BYTES_MAX];
+    json_out_object(out);
+    json_out_kcstr(out, "unit", place_text(o->at, place));
+    json_out_kcstr(out, "arm", o->unit.canary ? "canary" : "control");
+    json_out_key(out, "prob");
+    json_out_f64(out, o->unit.pi);
+    json_out_key(out, "metrics");
+    json_out_object(out);
+    for (size_t m = 0; m < spec->evidence.metrics_n; m++) {
+        if (!(o->unit.has & UINT32_C(1) << m)) continue;
+        json_out_key(out, spec->names[m]);
+        json_out_f64(out, o->unit.harm[m]);
+    }
+    json_out_object_end(out);
+    json_out_object_end(out);
+}
+
+int rollout_observations_run_wait(ApiCall *call)
+{
+    char next[CURSOR_BYTES_MAX];
+    Str cursor = api_param(call, "cursor");
+    ObservationsJob job = { .id = call->params[0],
+                            .now_ms = clock_real_ms(),
+                            .arena = &call->req->arena };
+    if (!str_empty(cursor) && !place_read(cursor, &job.after)) return api_cursor_problem_wait(call);
+    int r = store_read_wait(queue_store(call->api->options.queue), observations_job, &job);
+    if (r == -ENOENT) return missing_wait(call);
+    if (r < 0) return api_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
+    api_json(&json, API_JSON_BYTES_MAX);
+    json_out_object(&json.out);
+    json_out_key(&json.out, "observations");
+    json_out_array(&json.out);
+    for (size_t i = 0; i < job.n; i++) observation_write(&json.out, job.spec, &job.list[i]);
+    json_out_array_end(&json.out);
+    json_out_key(&json.out, "nextCursor");
+    if (job.next.task_seq) json_out_str(&json.out, str_of(place_text(job.next, next)));
+    else json_out_null(&json.out);
     json_out_object_end(&json.out);
     return api_json_wait(call, 200, &json);
 }

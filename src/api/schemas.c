@@ -121,6 +121,8 @@ const Schema api_schemas[] = {
     { "RolloutTickList", "ticks:[RolloutTick]" },
     { "RolloutTick", "n:integer at:time state:string step:integer verdict:string why:string "
                      "inputs:object" },
+    { "ObservationList", "observations:[Observation] nextCursor:string?" },
+    { "Observation", "unit:string arm:string prob:number metrics:object" },
     { "AlarmList", "alarms:[Alarm]" },
     { "Alarm", "alarmId:integer agent:string versionId:hex metric:string day:time raisedAt:time "
                "value:number? before:number? slopePerWeek:number? p:number? text:string "

@@ -289,6 +289,11 @@ const Command commands[] = {
       NO_FLAGS, rollout_watch_run, false },
     { "rollout", "log", "ROLLOUT", 1, 1, "what became of a rollout, and why", NULL,
       rollout_log_flags, rollout_log_run, false },
+    { "rollout", "observations", "ROLLOUT", 1, 1, "what its evidence was made of, as JSON lines",
+      "One line a unit, as `gantry rollout simulate --observations` reads them: with the rollout's block\n"
+      "as the plan it comes to the e-values of the server, and to its verdict. A score or an end that\n"
+      "came after its unit was consumed shows here, and was not counted there.\n",
+      NO_FLAGS, rollout_observations_run, false },
     { "rollout", "promote", "ROLLOUT", 1, 1, "go one step on, without evidence", NULL,
       rollout_promote_flags, rollout_promote_run, false },
     { "rollout", "pause", "ROLLOUT", 1, 1, "keep the weight; it may still be rolled back", NULL,

@@ -26,7 +26,7 @@ void help_program(void)
         if (commands[i].hidden) continue;
         snprintf(left, sizeof left, "%s%s%s %s", commands[i].verb, commands[i].noun ? " " : "",
                  commands[i].noun ? commands[i].noun : "", commands[i].args);
-        printf("  %-28s %s\n", left, commands[i].summary);
+        printf("  %-30s %s\n", left, commands[i].summary);
     }
     puts("\nflags of every command:");
     print_flags(global_flags);

@@ -309,6 +309,28 @@ int rollout_log_run(const Invocation *in)
     return client_main(in, rollout_log_body);
 }
 
+/* --- what its evidence was made of ------------------------------------------------------------ */
+
+static int rollout_observations_body(Client *client)
+{
+    Str id = client_encoded(client, client->in->args[0]), cursor = STR("");
+    do {
+        ClientAnswer answer;
+        Str path = client_printf(client, "/api/rollouts/%.*s/observations?cursor=%.*s", STR_ARG(id),
+                                 STR_ARG(cursor));
+        int r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
+        if (r != EXIT_OK) return r;
+        client_print_jsonl(&answer, "observations");
+        cursor = json_str(json_get(answer.json, "nextCursor"));
+    } while (!str_empty(cursor));
+    return EXIT_OK;
+}
+
+int rollout_observations_run(const Invocation *in)
+{
+    return client_main(in, rollout_observations_body);
+}
+
 /* --- steering it ------------------------------------------------------------------------------ */
 
 static int command(Client *client, const char *verb, Str body)

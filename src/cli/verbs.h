@@ -95,6 +95,7 @@ int rollout_get_run(const Invocation *in);
 int demo_canary_run(const Invocation *in);
 int rollout_watch_run(const Invocation *in);
 int rollout_log_run(const Invocation *in);
+int rollout_observations_run(const Invocation *in);
 int rollout_shadow_run(const Invocation *in);
 int rollout_promote_run(const Invocation *in);
 int rollout_pause_run(const Invocation *in);

@@ -150,8 +150,8 @@ int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, doub
     return r;
 }
 
-static Fate fate_of(const Gather *g, const RolloutOutcome *o, EvidenceGroup group, bool scored,
-                    int64_t now_ms)
+static Fate fate_of(const RolloutSpec *spec, const RolloutOutcome *o, EvidenceGroup group,
+                    bool scored, int64_t now_ms)
 {
     UnitNews news = { .state = o->state,
                       .degraded = o->degraded,
@@ -160,21 +160,37 @@ static Fate fate_of(const Gather *g, const RolloutOutcome *o, EvidenceGroup grou
                       .started_at_ms = o->started_at_ms,
                       .finished_at_ms = o->finished_at_ms,
                       .deadline_at_ms = o->deadline_at_ms };
-    return watermark_fate(&news, group, g->spec.plan.unit_wait_ms, now_ms);
+    Fate fate = watermark_fate(&news, group, spec->plan.unit_wait_ms, now_ms);
+    if (fate == FATE_FAILED && group == EVIDENCE_JUDGED) return FATE_DROPPED; /* no result */
+    return fate;
 }
 
 /* A unit that is still running beyond its limit is taken as it stands, and as failed. */
+static void note_overdue(RolloutOutcome *outcome, Fate fate, int64_t now_ms)
+{
+    if (fate != FATE_FAILED) return;
+    outcome->state = TASK_TIMED_OUT;
+    outcome->finished_at_ms = now_ms;
+}
+
+bool gather_unit(const RolloutSpec *spec, const RolloutBaseline *baseline, EvidenceGroup group,
+                 RolloutOutcome *outcome, const double *scores, bool scored, int64_t now_ms,
+                 EvidenceUnit *ret)
+{
+    Fate fate = fate_of(spec, outcome, group, scored, now_ms);
+    if (fate == FATE_OPEN || fate == FATE_DROPPED) return false;
+    note_overdue(outcome, fate, now_ms);
+    gather_harm(spec, baseline, outcome, group == EVIDENCE_JUDGED ? scores : NULL, ret);
+    return true;
+}
+
 static void consume_one(Gather *g, const RolloutRow *row, EvidenceGroup group, Fate fate,
                         RolloutOutcome *outcome, int64_t now_ms)
 {
     EvidenceUnit unit;
-    if (fate == FATE_FAILED && group == EVIDENCE_JUDGED) fate = FATE_DROPPED; /* no result */
     g->fates[fate]++;
     if (fate == FATE_DROPPED) return;
-    if (fate == FATE_FAILED) {
-        outcome->state = TASK_TIMED_OUT;
-        outcome->finished_at_ms = now_ms;
-    }
+    note_overdue(outcome, fate, now_ms);
     gather_harm(&g->spec, &row->baseline, outcome, group == EVIDENCE_JUDGED ? g->scores : NULL,
                 &unit);
     evidence_observe(&g->evidence, &g->spec.evidence, row->state.step, group, &unit);
@@ -209,7 +225,7 @@ static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group
             if (group == EVIDENCE_JUDGED)
                 r = gather_scores(db, &g->spec, &g->outcomes[i], g->scores, &told);
             if (r != 0) return r;
-            Fate fate = fate_of(g, &g->outcomes[i], group, told.all, now_ms);
+            Fate fate = fate_of(&g->spec, &g->outcomes[i], group, told.all, now_ms);
             if (fate == FATE_OPEN) break;
             if (group == EVIDENCE_JUDGED) consume_told(g, fate, &told, &g->outcomes[i]);
             consume_one(g, row, group, fate, &g->outcomes[i], now_ms);

@@ -33,6 +33,13 @@ MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *re
 void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
                  const RolloutOutcome *outcome, const double *scores, EvidenceUnit *ret);
 
+/* What the group consumes of an outcome; scored, scores: as gather_scores says, of JUDGED. False
+ * when nothing: it is still open, or dropped. A unit that runs beyond its limit is taken as it
+ * stands, and as failed: *outcome says so. */
+bool gather_unit(const RolloutSpec *spec, const RolloutBaseline *baseline, EvidenceGroup group,
+                 RolloutOutcome *outcome, const double *scores, bool scored, int64_t now_ms,
+                 EvidenceUnit *ret);
+
 /* What is known of the scores that a plan asks for. */
 typedef struct {
     bool judged;   /* it asks for some */
