@@ -21,6 +21,8 @@
 #define TICK_AWAY_MS 3000 /* while the control plane does not answer */
 #define MAX_DEFAULT 4
 #define DOWN_EVERY_MS_DEFAULT 10000
+#define HUNG_MS_DEFAULT 30000
+#define WORDS_MS 500 /* for the last words of a worker that has ended */
 #define ENV_BYTES_MAX ((size_t)4 << 20)
 #define NAME_BYTES_MAX 100
 #define MEMBERS_MAX (2 * FLEET_MAX)
@@ -37,11 +39,15 @@ typedef struct {
     Process *process;
     LogFile log;
     FiberRef out, err;
+    int reading; /* of these, those that still read */
+    Cond read;
+    bool hung, listed;
 } Member;
 
 struct Supervisor {
     Client *client;
     const char *dir, *name;
+    char name_own[NAME_BYTES_MAX];
     char program[FS_PATH_MAX];
     FleetRule rule;
     Fleet fleet;
@@ -61,6 +67,9 @@ static int copy_wait(Member *m, Stream *stream)
         log_file_add_wait(&m->log, got);
         stream_consume(stream, got.len);
     }
+    assert(m->reading > 0);
+    m->reading--;
+    cond_signal(&m->read);
     return r;
 }
 
@@ -136,6 +145,13 @@ static int log_job(void *arg)
     return r == 0 ? log_file_open(&m->log, path, LOG_FILE_BYTES_MAX) : r;
 }
 
+/* Why it ended is often said last. */
+static void member_words_wait(Member *m)
+{
+    int64_t deadline_ms = deadline_after(WORDS_MS);
+    while (m->reading > 0 && cond_wait(&m->read, deadline_ms) == 0) continue;
+}
+
 static void member_free_wait(Member *m)
 {
     fiber_cancel(m->out);
@@ -157,12 +173,15 @@ static void member_start_wait(Supervisor *s)
     m->state = (FleetMember){ .generation = s->fleet.generation, .started_ms = clock_mono_ms() };
     snprintf(m->name, sizeof m->name, "%s-%" PRId64, s->name, m->number);
     log_file_init(&m->log);
+    cond_init(&m->read);
     list_push_back(&s->members, &m->node);
     s->n++;
     int r = work_wait(log_job, m);
     if (r == 0) r = process_start(m);
     if (r == 0) r = fiber_spawn("worker's stdout", out_main, m, &m->out);
+    if (r == 0) m->reading++;
     if (r == 0) r = fiber_spawn("worker's stderr", err_main, m, &m->err);
+    if (r == 0) m->reading++;
     if (r == 0) {
         LOG_INFO("worker started", LOG_CSTR("name", m->name),
                  LOG_INT("pid", process_pid(m->process)));
@@ -186,7 +205,7 @@ static void members_reap_wait(Supervisor *s)
         Member *m = CONTAINER_OF(node, Member, node);
         ProcessExit how = { 0 };
         if (process_exit_wait(m->process, clock_mono_ms(), &how) != 0) continue;
-        bool asked = m->state.state == MEMBER_DRAINING;
+        bool asked = m->state.state == MEMBER_DRAINING && !m->hung;
         if (!asked && !(how.exit_code == 0 && how.signal == 0)) {
             LOG_ERROR("worker ended by itself", LOG_CSTR("name", m->name),
                       LOG_INT("exitCode", how.exit_code), LOG_INT("signal", how.signal));
@@ -194,6 +213,7 @@ static void members_reap_wait(Supervisor *s)
         } else {
             LOG_INFO("worker ended", LOG_CSTR("name", m->name));
         }
+        member_words_wait(m);
         member_free_wait(m);
     }
 }
@@ -223,14 +243,39 @@ static int workers_read_wait(Supervisor *s, int64_t *ret_others)
     int r = get_wait(s, "/api/workers", &answer);
     if (r < 0) return r;
     *ret_others = 0;
+    LIST_EACH (&s->members, node) CONTAINER_OF(node, Member, node)->listed = false;
     for (JsonIter it = json_iter(json_get(answer.json, "workers")); json_next(&it);) {
         Member *m = member_find(s, json_str(json_get(it.value, "name")));
         bool remote = str_eq(json_str(json_get(it.value, "kind")), STR("remote"));
-        if (!remote || !str_eq(json_str(json_get(it.value, "state")), STR("active"))) continue;
-        if (!m) ++*ret_others;
-        else if (m->state.state == MEMBER_STARTING) m->state.state = MEMBER_WORKING;
+        Str state = json_str(json_get(it.value, "state"));
+        bool active = str_eq(state, STR("active"));
+        if (!remote || !(active || str_eq(state, STR("draining")))) continue;
+        if (m) m->listed = true;
+        else *ret_others += active;
     }
     return 0;
+}
+
+/* One that lives but has no lease, though the control plane answers, is ended. */
+static void member_look(Member *m)
+{
+    if (!fleet_look(&m->owner->rule, &m->state, m->listed, clock_mono_ms()) || m->hung) return;
+    LOG_ERROR("worker hangs: killed", LOG_CSTR("name", m->name),
+              LOG_INT("pid", process_pid(m->process)));
+    m->hung = true;
+    process_signal(m->process, SIGKILL);
+}
+
+static int members_look_wait(Supervisor *s, int64_t *ret_others)
+{
+    arena_clear(&s->client->arena);
+    int r = workers_read_wait(s, ret_others);
+    LIST_EACH (&s->members, node) {
+        Member *m = CONTAINER_OF(node, Member, node);
+        if (r == 0) member_look(m);
+        else fleet_unseen(&m->state);
+    }
+    return r;
 }
 
 /* What the lane needs that needs most: shared slots serve them all. Without an answer the last one
@@ -241,8 +286,7 @@ static int wanted_read_wait(Supervisor *s)
                                          "/api/scaling/low" };
     ClientAnswer answer;
     int64_t most = 0, others = 0;
-    arena_clear(&s->client->arena);
-    int r = workers_read_wait(s, &others);
+    int r = members_look_wait(s, &others);
     for (size_t i = 0; r == 0 && i < ARRAY_N(paths); i++) {
         r = get_wait(s, paths[i], &answer);
         if (r == 0) most = MAX(most, json_i64_or(json_get(answer.json, "desiredWorkers"), 0));
@@ -277,16 +321,16 @@ static void end_begin(Supervisor *s)
 
 static int live_wait(Supervisor *s, Signals *signals)
 {
-    int64_t next_ms = clock_mono_ms();
+    int64_t next_ms = clock_mono_ms(), others;
     while (!s->ending || s->n > 0) {
         int r = signals_wait(signals, s->ending ? deadline_after(TICK_MS / 10) : next_ms);
         if (r == SIGHUP) fleet_replace(&s->fleet);
         else if (r > 0) end_begin(s); /* a second time, too: the workers stop what they run */
         else if (r != -ETIMEDOUT) return r;
         members_reap_wait(s);
-        if (s->ending || clock_mono_ms() < next_ms) continue;
-        r = wanted_read_wait(s);
-        plan_wait(s);
+        if (clock_mono_ms() < next_ms) continue;
+        r = s->ending ? members_look_wait(s, &others) : wanted_read_wait(s);
+        if (!s->ending) plan_wait(s);
         next_ms = deadline_after(r == 0 ? TICK_MS : TICK_AWAY_MS);
     }
     return 0;
@@ -302,16 +346,23 @@ static int number_of(const Invocation *in, const char *name, int64_t otherwise, 
     return -EINVAL;
 }
 
+static int duration_of(const Invocation *in, const char *name, int64_t otherwise_ms, int64_t *ret)
+{
+    const char *text = flag(in, name);
+    *ret = otherwise_ms;
+    if (!text || duration_parse(str_of(text), ret) == 0) return 0;
+    fprintf(stderr, "gantry: --%s: %s\n", name, diag_text_or(-EINVAL));
+    return -EINVAL;
+}
+
 static int rule_read(const Invocation *in, FleetRule *ret)
 {
-    const char *every = flag(in, "down-every");
     if (number_of(in, "min", 1, &ret->min) < 0) return -EINVAL;
     if (number_of(in, "max", MAX(MAX_DEFAULT, ret->min), &ret->max) < 0) return -EINVAL;
-    ret->down_every_ms = DOWN_EVERY_MS_DEFAULT;
-    if (every && duration_parse(str_of(every), &ret->down_every_ms) < 0) {
-        fprintf(stderr, "gantry: --down-every: %s\n", diag_text_or(-EINVAL));
+    if (duration_of(in, "down-every", DOWN_EVERY_MS_DEFAULT, &ret->down_every_ms) < 0 ||
+        duration_of(in, "hung-after", HUNG_MS_DEFAULT, &ret->hung_ms) < 0)
         return -EINVAL;
-    }
+    ret->hung_ms = MAX(ret->hung_ms, 1000);
     if (ret->max >= ret->min && ret->max > 0) return 0;
     fprintf(stderr, "gantry: --max must be at least 1 and not less than --min\n");
     return -EINVAL;
@@ -325,13 +376,23 @@ static int program_find(char out[FS_PATH_MAX])
     return 0;
 }
 
+/* Of no other supervisor, for workers are told apart by it. */
+static void name_make(Supervisor *s)
+{
+    char host[256] = "";
+    if (gethostname(host, sizeof host - 1) != 0 || !host[0]) memcpy(host, "supervised", 11);
+    snprintf(s->name_own, sizeof s->name_own, "%.60s-%d", host, (int)getpid());
+    s->name = s->name_own;
+}
+
 static int supervise_body(Client *client)
 {
     static const int watched[] = { SIGINT, SIGTERM, SIGHUP };
     CLEANUP(freep) Supervisor *s = xcalloc(1, sizeof *s);
     s->client = client;
     s->dir = flag(client->in, "data") ? flag(client->in, "data") : "gantry-workers";
-    s->name = flag(client->in, "name") ? flag(client->in, "name") : "supervised";
+    s->name = flag(client->in, "name");
+    if (!s->name) name_make(s);
     list_init(&s->members);
     if (rule_read(client->in, &s->rule) < 0) return EXIT_USAGE;
     if (strlen(s->name) > NAME_BYTES_MAX - 16) return EXIT_USAGE;

@@ -41,6 +41,24 @@ FleetPlan fleet_plan(Fleet *fleet, const FleetRule *rule, const FleetMember *mem
     return plan;
 }
 
+bool fleet_look(const FleetRule *rule, FleetMember *m, bool listed, int64_t now_ms)
+{
+    assert(rule->hung_ms > 0);
+    if (listed) {
+        if (m->state == MEMBER_STARTING) m->state = MEMBER_WORKING;
+        m->missed_ms = 0;
+        return false;
+    }
+    if (!m->missed_ms) m->missed_ms = now_ms;
+    int64_t times = m->state == MEMBER_STARTING ? FLEET_START_TIMES : 1;
+    return now_ms - m->missed_ms >= times * rule->hung_ms;
+}
+
+void fleet_unseen(FleetMember *m)
+{
+    m->missed_ms = 0;
+}
+
 void fleet_failed(Fleet *fleet, int64_t now_ms)
 {
     int64_t rest_ms = FLEET_REST_MS;

@@ -12,11 +12,13 @@
 #define FLEET_MAX 256      /* members wanted */
 #define FLEET_REST_MS 1000 /* after a member that ended by itself; doubles */
 #define FLEET_REST_MS_MAX 60000
+#define FLEET_START_TIMES 4 /* a member may take as often FleetRule.hung_ms to start */
 #define FLEET_STABLE_MS 60000 /* without such an end the rest is short again */
 
 typedef struct {
     int64_t min, max;      /* members that are not being drained */
     int64_t down_every_ms; /* between two drains */
+    int64_t hung_ms;       /* away from the control plane, and it is taken for hung */
 } FleetRule;
 
 typedef enum { MEMBER_STARTING, MEMBER_WORKING, MEMBER_DRAINING } MemberState;
@@ -25,6 +27,7 @@ typedef struct {
     MemberState state;
     int64_t generation;
     int64_t started_ms;
+    int64_t missed_ms; /* since when each answer of the control plane has lacked it; 0: none */
 } FleetMember;
 
 typedef struct {
@@ -42,6 +45,14 @@ typedef struct {
 /* What is to be done now, where so many members are wanted. It is taken to be done. */
 FleetPlan fleet_plan(Fleet *fleet, const FleetRule *rule, const FleetMember *members, size_t n,
                      int64_t wanted, int64_t now_ms);
+
+/* Takes in whether the control plane lists a member among the workers that have a lease. Whether it
+ * is taken for hung: it lives, but was not there for too long. One that starts works once it is
+ * there. */
+MUST_CHECK bool fleet_look(const FleetRule *rule, FleetMember *member, bool listed, int64_t now_ms);
+
+/* The control plane did not answer: nobody is to blame, and the time begins anew. */
+void fleet_unseen(FleetMember *member);
 
 /* A member ended that was not told to, or could not be started. */
 void fleet_failed(Fleet *fleet, int64_t now_ms);

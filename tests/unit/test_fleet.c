@@ -122,7 +122,7 @@ static void test_walks(void **state)
                 members[plan.drain].state = MEMBER_DRAINING;
             }
             for (int64_t i = 0; i < plan.start; i++)
-                members[n++] = (FleetMember){ MEMBER_STARTING, fleet.generation, now_ms };
+                members[n++] = (FleetMember){ MEMBER_STARTING, fleet.generation, now_ms, 0 };
             assert_true((int64_t)n <= 2 * rule.max);
         }
         int64_t working = 0;
@@ -137,12 +137,38 @@ static void test_walks(void **state)
     }
 }
 
+/* Only answers that lack a member speak against it. */
+static void test_hung(void **state)
+{
+    (void)state;
+    static const FleetRule brisk = { .min = 1, .max = 8, .hung_ms = 1000 };
+    FleetMember m = { .state = MEMBER_STARTING, .started_ms = 1 };
+    assert_false(fleet_look(&brisk, &m, false, 10));
+    assert_false(fleet_look(&brisk, &m, false, 10 + FLEET_START_TIMES * 1000 - 1));
+    assert_true(fleet_look(&brisk, &m, false, 10 + FLEET_START_TIMES * 1000));
+    assert_false(fleet_look(&brisk, &m, true, 5000));
+    assert_int_equal(m.state, MEMBER_WORKING);
+    assert_false(fleet_look(&brisk, &m, false, 50000)); /* nobody has looked in between */
+    assert_false(fleet_look(&brisk, &m, false, 50999));
+    fleet_unseen(&m);
+    assert_false(fleet_look(&brisk, &m, false, 60000));
+    assert_false(fleet_look(&brisk, &m, true, 60900));
+    assert_false(fleet_look(&brisk, &m, false, 61000));
+    assert_true(fleet_look(&brisk, &m, false, 62000));
+    m = (FleetMember){ .state = MEMBER_DRAINING };
+    assert_false(fleet_look(&brisk, &m, true, 1000)); /* however long it drains */
+    assert_int_equal(m.state, MEMBER_DRAINING);
+    assert_false(fleet_look(&brisk, &m, false, 2000));
+    assert_true(fleet_look(&brisk, &m, false, 3000));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_one_after_another),
         cmocka_unit_test(test_rests_after_failures),
+        cmocka_unit_test(test_hung),
         cmocka_unit_test(test_walks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
