@@ -151,8 +151,8 @@ const Schema api_schemas[] = {
                    "waits:LaneWaits" },
     { "LaneWaits", "objectiveMs:integer p50Ms:integer p99Ms:integer started:integer late:integer" },
     { "ScalingState", "lane:string queued:integer running:integer capacity:integer "
-                      "workers:integer desiredWorkers:integer arrivalsPerSecond:number "
-                      "serviceMs:integer" },
+                      "workers:integer desiredWorkers:integer desiredWorkersAll:integer "
+                      "arrivalsPerSecond:number serviceMs:integer" },
     { "WorkerList", "workers:[Worker]" },
     { "Worker", WORKER_FIELDS },
     { "WorkerDetail", WORKER_FIELDS " busyUntil:time? tasks:[WorkerTask]" },

@@ -262,6 +262,8 @@ int scaling_get_run_wait(ApiCall *call)
     json_out_ki64(out, "capacity", capacity_lane(capacity, lane));
     json_out_ki64(out, "workers", capacity->by_state[WORKER_ACTIVE]);
     json_out_ki64(out, "desiredWorkers", capacity_wanted(capacity, queue_options(queue), s, lane));
+    json_out_ki64(out, "desiredWorkersAll",
+                  capacity_wanted_all(capacity, queue_options(queue), stats.lane));
     json_out_key(out, "arrivalsPerSecond");
     json_out_f64(out, s->arrivals_per_s);
     json_out_ki64(out, "serviceMs", s->service_ms);

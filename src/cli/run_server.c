@@ -565,8 +565,9 @@ static void lane_options(const Config *config, QueueOptions *options)
         int64_t own = config->lane_queued_max[lane];
         options->queued_max[lane] = own > 0 ? own : config->queued_tasks_max;
         options->wait_objective_ms[lane] = config->wait_objective_ms[lane];
-        options->worker_slots[lane] = config->lanes.reserved[lane] + config->lanes.shared;
+        options->worker_slots.reserved[lane] = config->lanes.reserved[lane];
     }
+    options->worker_slots.shared = config->lanes.shared;
     options->aging_ms = config->aging_ms;
     options->scaling = config->scaling;
     options->agent_tasks_max = config->agent_tasks_max;

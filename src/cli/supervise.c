@@ -278,20 +278,15 @@ static int members_look_wait(Supervisor *s, int64_t *ret_others)
     return r;
 }
 
-/* What the lane needs that needs most: shared slots serve them all. Without an answer the last one
- * holds. */
+/* What all lanes need together, for they share slots; each answer has it. Without an answer the
+ * last one holds. */
 static int wanted_read_wait(Supervisor *s)
 {
-    static const char *const paths[] = { "/api/scaling/critical", "/api/scaling/normal",
-                                         "/api/scaling/low" };
     ClientAnswer answer;
-    int64_t most = 0, others = 0;
+    int64_t others = 0;
     int r = members_look_wait(s, &others);
-    for (size_t i = 0; r == 0 && i < ARRAY_N(paths); i++) {
-        r = get_wait(s, paths[i], &answer);
-        if (r == 0) most = MAX(most, json_i64_or(json_get(answer.json, "desiredWorkers"), 0));
-    }
-    if (r == 0) s->wanted = most - others;
+    if (r == 0) r = get_wait(s, "/api/scaling/normal", &answer);
+    if (r == 0) s->wanted = json_i64_or(json_get(answer.json, "desiredWorkersAll"), 0) - others;
     return r;
 }
 

@@ -12,7 +12,7 @@
 #define FLEET_MAX 256      /* members wanted */
 #define FLEET_REST_MS 1000 /* after a member that ended by itself; doubles */
 #define FLEET_REST_MS_MAX 60000
-#define FLEET_START_TIMES 4 /* a member may take as often FleetRule.hung_ms to start */
+#define FLEET_START_TIMES 4   /* a member may take as often FleetRule.hung_ms to start */
 #define FLEET_STABLE_MS 60000 /* without such an end the rest is short again */
 
 typedef struct {

@@ -85,3 +85,30 @@ int64_t scaling_workers(const ScalingRule *rule, double slots, int64_t worker_sl
     int64_t wanted = slots <= SLACK ? 0 : (int64_t)MAX(workers, 1);
     return MIN(MAX(wanted, rule->workers_min), rule->workers_max);
 }
+
+static bool is_enough(int64_t workers, const double slots[LANE_N_], const double reserved[LANE_N_],
+                      double shared)
+{
+    double beyond = 0;
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        bool served = reserved[lane] > 0 || shared > 0;
+        if (served) beyond += MAX(slots[lane] - (double)workers * reserved[lane], 0);
+    }
+    return beyond <= (double)workers * shared + SLACK;
+}
+
+int64_t scaling_workers_all(const ScalingRule *rule, const double slots[LANE_N_],
+                            const double reserved[LANE_N_], double shared)
+{
+    assert(rule->workers_min >= 0 && rule->workers_max >= rule->workers_min);
+    int64_t low = rule->workers_min, high = rule->workers_max;
+    double all = shared;
+    for (int lane = 0; lane < LANE_N_; lane++) all += reserved[lane];
+    if (all <= 0) shared = 1;
+    while (low < high) { /* the least that is enough */
+        int64_t middle = low + (high - low) / 2;
+        if (is_enough(middle, slots, reserved, shared)) high = middle;
+        else low = middle + 1;
+    }
+    return low;
+}

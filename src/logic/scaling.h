@@ -10,6 +10,7 @@
 #define GANTRY_LOGIC_SCALING_H
 
 #include "base/common.h"
+#include "logic/lane.h"
 
 #define SCALING_SERVICE_MS 300000 /* and of how long tasks take */
 #define SCALING_DOWN_MS 300000    /* default: of lower need before a worker is given up */
@@ -57,5 +58,11 @@ int64_t scaling_service_ms(const Scaling *scaling);
 
 /* Workers for so many slots, where one has worker_slots of them (0: unknown, taken for 1). */
 int64_t scaling_workers(const ScalingRule *rule, double slots, int64_t worker_slots);
+
+/* Workers for so many slots of each lane at once, where one has on average so many of its own for
+ * each lane and so many that all share: each lane takes its own first, and what is beyond that is
+ * shared. A lane that such workers do not serve is left out; all 0: unknown, one shared. */
+int64_t scaling_workers_all(const ScalingRule *rule, const double slots[LANE_N_],
+                            const double reserved[LANE_N_], double shared);
 
 #endif

@@ -28,12 +28,33 @@ int64_t capacity_lane(const Capacity *capacity, Lane lane)
     return capacity->slots.reserved[lane] + capacity->slots.shared;
 }
 
+/* Of a worker, on average. */
+static double part_of(const Capacity *capacity, int64_t slots, int64_t otherwise)
+{
+    int64_t workers = capacity->by_state[WORKER_ACTIVE];
+    return workers > 0 ? (double)slots / (double)workers : (double)otherwise;
+}
+
 int64_t capacity_wanted(const Capacity *capacity, const QueueOptions *options,
                         const QueueLaneStats *stats, Lane lane)
 {
     int64_t workers = capacity->by_state[WORKER_ACTIVE], slots = capacity_lane(capacity, lane);
+    const LaneConfig *one = &options->worker_slots;
     return scaling_workers(&options->scaling, stats->slots_wanted,
-                           workers > 0 ? slots / workers : options->worker_slots[lane]);
+                           workers > 0 ? slots / workers : one->reserved[lane] + one->shared);
+}
+
+int64_t capacity_wanted_all(const Capacity *capacity, const QueueOptions *options,
+                            const QueueLaneStats stats[LANE_N_])
+{
+    double slots[LANE_N_], reserved[LANE_N_];
+    const LaneConfig *one = &options->worker_slots;
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        slots[lane] = stats[lane].slots_wanted;
+        reserved[lane] = part_of(capacity, capacity->slots.reserved[lane], one->reserved[lane]);
+    }
+    double shared = part_of(capacity, capacity->slots.shared, one->shared);
+    return scaling_workers_all(&options->scaling, slots, reserved, shared);
 }
 
 int capacity_read(Db *db, Arena *arena, WorkerRoster *ret)

@@ -16,6 +16,10 @@ Capacity capacity_of(Arena *scratch, const Worker *workers, size_t workers_n);
 /* Slots a lane can have at most: its own and all shared ones. */
 int64_t capacity_lane(const Capacity *capacity, Lane lane);
 
+/* Workers that all lanes need together, which share slots. */
+int64_t capacity_wanted_all(const Capacity *capacity, const QueueOptions *options,
+                            const QueueLaneStats stats[LANE_N_]);
+
 /* Workers the lane needs, each with as many slots as those there are have on average. */
 int64_t capacity_wanted(const Capacity *capacity, const QueueOptions *options,
                         const QueueLaneStats *stats, Lane lane);

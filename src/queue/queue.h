@@ -93,9 +93,9 @@ typedef struct {
     FamilyBounds family;       /* zeros: FAMILY_BOUNDS_DEFAULT */
     const BudgetRule *budgets; /* of the configuration, copied; see ledger.h */
     size_t budgets_n;
-    const QueueClock *clock;       /* NULL: sys/clock.h; must outlive the queue */
-    ScalingRule scaling;           /* all zero: SCALING_RULE_DEFAULT */
-    int64_t worker_slots[LANE_N_]; /* of a worker, while there is none to ask; 0: 1 */
+    const QueueClock *clock; /* NULL: sys/clock.h; must outlive the queue */
+    ScalingRule scaling;     /* all zero: SCALING_RULE_DEFAULT */
+    LaneConfig worker_slots; /* of a worker, while there is none to ask; all 0: 1 */
 } QueueOptions;
 
 /* On a plain thread, before its users start. Requeues what embedded workers of an earlier process

@@ -91,13 +91,36 @@ static void test_bounds(void **state)
     }
 }
 
+static int64_t all_of(double critical, double normal, double low, double own, double shared)
+{
+    const ScalingRule usual = SCALING_RULE_DEFAULT;
+    const double slots[LANE_N_] = { critical, normal, low }, reserved[LANE_N_] = { own, own, 0 };
+    return scaling_workers_all(&usual, slots, reserved, shared);
+}
+
+/* Lanes that share slots need them together. */
+static void test_lanes_together(void **state)
+{
+    (void)state;
+    assert_int_equal(all_of(0, 0, 0, 0, 4), 0);
+    assert_int_equal(all_of(0, 8, 0, 0, 4), 2);
+    assert_int_equal(all_of(0, 8, 8, 0, 4), 4); /* not 2, though either lane alone needs 2 */
+    assert_int_equal(all_of(0, 0.1, 0.1, 0, 4), 1);
+    assert_int_equal(all_of(2, 2, 0, 1, 0), 2); /* each has its own */
+    assert_int_equal(all_of(4, 0, 0, 1, 1), 2);
+    assert_int_equal(all_of(4, 4, 0, 1, 1), 3);
+    assert_int_equal(all_of(4, 4, 3, 1, 1), 4);
+    assert_int_equal(all_of(0, 0, 9, 1, 0), 0); /* nobody would serve it */
+    assert_int_equal(all_of(1, 1, 1, 0, 0), 3); /* unknown */
+    assert_int_equal(all_of(0, 1e9, 0, 0, 1), 100);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_follows_the_load),
-        cmocka_unit_test(test_slower_down_than_up),
-        cmocka_unit_test(test_backlog_and_work_in_hand),
-        cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_follows_the_load),         cmocka_unit_test(test_slower_down_than_up),
+        cmocka_unit_test(test_backlog_and_work_in_hand), cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_lanes_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
