@@ -353,7 +353,7 @@ static int command_wait(ApiCall *call, RolloutCommand command)
     r = store_call_wait(queue_store(call->api->options.queue), command_job, &job);
     if (r == -ENOENT) return missing_wait(call);
     if (r < 0) return api_fail_wait(call, r);
-    control_signal(call->api->options.queue, job.move.actions);
+    control_signal_wait(call->api->options.queue, job.move.actions);
     if (job.move.refused) return api_problem_wait(call, 409, "rollout_state", "%s", job.move.why);
     return reply_wait(call, whole);
 }
@@ -384,12 +384,13 @@ typedef struct {
     ControlStart start;
     Arena *arena;
     RolloutRow row;
+    unsigned actions;
 } BeginJob;
 
 static int begin_job(Db *db, void *arg)
 {
     BeginJob *job = arg;
-    return control_start(db, &job->start, job->arena, &job->row);
+    return control_start(db, &job->start, job->arena, &job->row, &job->actions);
 }
 
 /* The rollout block of the version's manifest, if it is for this strategy. */
@@ -485,5 +486,6 @@ int rollout_begin_wait(ApiCall *call, const Version *version, Str strategy, cons
     r = settings_of_manifest(&call->req->arena, version->manifest, &job.start.settings);
     if (r < 0) return api_fail_wait(call, r);
     r = store_call_wait(queue_store(call->api->options.queue), begin_job, &job);
+    if (r == 0) control_signal_wait(call->api->options.queue, job.actions);
     return r == 0 ? preflight_wait(call, job.row.id) : begin_problem_wait(call, r);
 }

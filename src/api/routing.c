@@ -190,7 +190,9 @@ static int switch_wait(ApiCall *call, const Agent *agent, Str id)
     Switch s = { .agent = agent->name, .version_id = version.id, .now_ms = clock_real_ms() };
     r = settings_of_manifest(&call->req->arena, version.manifest, &s.settings);
     if (r == 0) r = store_call_wait(queue_store(call->api->options.queue), switch_job, &s);
-    return r < 0 ? api_fail_wait(call, r) : routing_reply_wait(call);
+    if (r < 0) return api_fail_wait(call, r);
+    control_signal_wait(call->api->options.queue, s.actions);
+    return routing_reply_wait(call);
 }
 
 int rollout_create_run_wait(ApiCall *call)
@@ -261,6 +263,6 @@ int rollback_run_wait(ApiCall *call)
             "the stable version as well, name the version to go to",
             STR_ARG(agent.name));
     if (r < 0) return api_fail_wait(call, r);
-    control_signal(call->api->options.queue, job.actions);
+    control_signal_wait(call->api->options.queue, job.actions);
     return routing_reply_wait(call);
 }

@@ -12,18 +12,26 @@ static int worker_may_claim(Db *db, Uuid worker_id)
     return diag_set(QUEUE_E_NO_WORKER, "the worker is not active: it must register");
 }
 
-/* Moves a task that was read as queued, or ends it when its time is over. */
+/* Ends a task instead: its time is over, or a rollback stops it. */
+static int claim_end(Db *db, ClaimJob *job, const Task *task)
+{
+    TaskHead head;
+    int r = task_head_by_seq(db, task->seq, &head);
+    if (r != 0) return r;
+    assert(job->late_n < CLAIM_TASKS_MAX);
+    job->late[job->late_n++] = head.id;
+    if (task->cancel_requested)
+        return task_conclude_idle(job->queue, db, &head, TASK_CANCELED, STR("canceled"),
+                                  STR("rollback"), job->now_ms, &job->effects);
+    return task_conclude_idle(job->queue, db, &head, TASK_TIMED_OUT, STR("deadline_passed"),
+                              STR_NULL, job->now_ms, &job->effects);
+}
+
+/* Moves a task that was read as queued, or ends it. */
 static int claim_one(Db *db, ClaimJob *job, Task *task, int64_t fence)
 {
-    if (task->deadline_at_ms != 0 && task->deadline_at_ms <= job->now_ms) {
-        TaskHead head;
-        int r = task_head_by_seq(db, task->seq, &head);
-        if (r != 0) return r;
-        assert(job->late_n < CLAIM_TASKS_MAX);
-        job->late[job->late_n++] = head.id;
-        return task_conclude_idle(job->queue, db, &head, TASK_TIMED_OUT, STR("deadline_passed"),
-                                  STR_NULL, job->now_ms, &job->effects);
-    }
+    bool late = task->deadline_at_ms != 0 && task->deadline_at_ms <= job->now_ms;
+    if (late || task->cancel_requested) return claim_end(db, job, task);
     int r = task_start(db, task, job->claim->worker_id, fence, job->now_ms);
     if (r != 0) return r;
     job->effects.queued[task->lane]--;

@@ -152,6 +152,10 @@ MUST_CHECK int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary 
  * QUEUE_E_NO_TASK, -errno. */
 MUST_CHECK int queue_cancel_wait(Queue *queue, Uuid id, Str by, TaskState *ret_state);
 
+/* Ends the tasks that a rollback has marked and that do not run (rollout_kill). One that is left
+ * over ends when it would start. Returns 0 or -errno. */
+MUST_CHECK int queue_end_killed_wait(Queue *queue);
+
 /* Queues an ended task again (failed, timed_out, canceled or escalated) as it is: the same version,
  * history kept, failures forgotten. fresh: what models and tools answered before is
  * not served to it again. Returns 0, QUEUE_E_NO_TASK, QUEUE_E_STATE (not ended, or

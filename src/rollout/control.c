@@ -205,10 +205,11 @@ static int check_start(Db *db, const ControlStart *start, Arena *arena, Agent *r
     return str_eq(ret->version_id, start->version_id) ? CONTROL_E_SAME : 0;
 }
 
-int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *ret)
+int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *ret,
+                  unsigned *ret_actions)
 {
     Agent agent;
-    unsigned actions;
+    *ret_actions = 0;
     CLEANUP(freep) RolloutSpec *spec = xcalloc(1, sizeof(*spec));
     int r = check_start(db, start, arena, &agent);
     if (r != 0) return r;
@@ -225,7 +226,7 @@ int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *r
     r = control_spec(&row, arena, spec);
     if (r != 0) return r == -EINVAL ? CONTROL_E_METRICS : r;
     row.unit = spec->unit;
-    r = control_end(db, start->agent, COMMAND_SUPERSEDE, STR_NULL, start->now_ms, &actions);
+    r = control_end(db, start->agent, COMMAND_SUPERSEDE, STR_NULL, start->now_ms, ret_actions);
     if (r == 0) r = gather_history(db, row.control_id, &row.baseline);
     if (r == 0) r = rollout_insert(db, &row, &row.seq);
     assert(r != DB_E_CONFLICT);
@@ -354,7 +355,7 @@ int control_tick_all_wait(Queue *queue, int64_t now_ms, ControlTickAll *ret)
     Store *store = queue_store(queue);
     int r = store_read_wait(store, any_active_job, &any);
     if (r == 0 && any) r = tick_pages_wait(store, now_ms, &all);
-    control_signal(queue, all.actions);
+    control_signal_wait(queue, all.actions);
     if (ret) *ret = all;
     return r;
 }
@@ -386,7 +387,11 @@ int control_publish_wait(Queue *queue, const Str *urls, size_t urls_n, int64_t n
     return r == 0 && any ? store_call_wait(queue_store(queue), publish_job, &job) : r;
 }
 
-void control_signal(Queue *queue, unsigned actions)
+void control_signal_wait(Queue *queue, unsigned actions)
 {
-    if (actions & ROLLOUT_DO_KILL) queue_signal_workers(queue);
+    if (!(actions & ROLLOUT_DO_KILL)) return;
+    queue_signal_workers(queue);
+    int r = queue_end_killed_wait(queue);
+    if (r != 0 && r != -ECANCELED)
+        LOG_WARN("tasks that a rollback stops end later", LOG_CSTR("why", diag_text_or(r)));
 }

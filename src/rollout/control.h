@@ -19,9 +19,10 @@ typedef struct {
 #define CONTROL_E_METRICS 3 /* the block compares too much (rollout_spec_read) */
 
 /* Begins a rollout, up to its preflight; an active one of the agent is superseded. The version is
- * the agent's own.
+ * the agent's own. *ret_actions: for control_signal_wait, after the commit.
  * Returns 0, CONTROL_E_..., -ENOENT (no such agent), -ENOMEM, -errno. */
-MUST_CHECK int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *ret);
+MUST_CHECK int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *ret,
+                             unsigned *ret_actions);
 
 /* What the preflight found. Nothing happens when the rollout is not in it any more. */
 typedef struct {
@@ -61,7 +62,7 @@ typedef struct {
 #define CONTROL_E_NO_PREVIOUS 4 /* no other version since it was last gone back from one */
 #define CONTROL_E_JUST_BACK 5   /* a rollout of the agent has rolled back by itself just now */
 
-/* *ret_actions: for control_signal, after the commit. Returns 0, CONTROL_E_NO_PREVIOUS,
+/* *ret_actions: for control_signal_wait, after the commit. Returns 0, CONTROL_E_NO_PREVIOUS,
  * CONTROL_E_JUST_BACK, -ENOENT (no such agent or version), -EINVAL (its manifest), -ENOMEM,
  * -errno. */
 MUST_CHECK int control_rollback(Db *db, const ControlBack *back, Arena *arena,
@@ -70,8 +71,9 @@ MUST_CHECK int control_rollback(Db *db, const ControlBack *back, Arena *arena,
 /* On a fiber: events that wait go to the outbox of each receiver. */
 MUST_CHECK int control_publish_wait(Queue *queue, const Str *urls, size_t urls_n, int64_t now_ms);
 
-/* After the commit: tells who has to know at once. Any thread. */
-void control_signal(Queue *queue, unsigned actions);
+/* On a fiber, after the commit: tells who has to know at once, and ends what is stopped and does
+ * not run. */
+void control_signal_wait(Queue *queue, unsigned actions);
 
 typedef struct {
     int64_t ticked;

@@ -569,11 +569,22 @@ int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq)
     return row_change(in.stmt);
 }
 
+/* Not of a task whose caller named the version. */
+#define ROUTED "coalesce(rollout_seq, 1) <> 0"
+
+/* Nothing is recorded of what it did: it may begin anew elsewhere. What is recorded is served to
+ * attempts of the same version only. */
+#define UNTOUCHED                                                                \
+    "(attempt = 0 OR (journal_n = 0 AND last_call_id = 0 AND llm_calls = 0"      \
+    " AND tool_calls = 0 AND escalations = 0 AND children = 0"                   \
+    " AND NOT EXISTS (SELECT 1 FROM tool_call AS c WHERE c.task_seq = task.seq)" \
+    " AND NOT EXISTS (SELECT 1 FROM escalation AS e WHERE e.task_seq = task.seq)))"
+
 /* By the indexes that hold queued tasks alone: a version may have had millions. */
 int rollout_rebind(Db *db, Str from, Str to, int64_t *ret_n)
 {
     RowIn in = row_in(db, "UPDATE task SET version_id = ?1 WHERE seq IN (" TASK_QUEUED_SQL ")"
-                          " AND version_id = ?2 AND coalesce(rollout_seq, 1) <> 0");
+                          " AND version_id = ?2 AND " ROUTED " AND " UNTOUCHED);
     in_text(&in, to);
     in_text(&in, from);
     int r = db_run(in.stmt, ret_n);
@@ -581,13 +592,47 @@ int rollout_rebind(Db *db, Str from, Str to, int64_t *ret_n)
     return r;
 }
 
+#define KILL_SQL                 \
+    " SET cancel_requested = 1," \
+    " stopped_by = coalesce(stopped_by, 'rollback') WHERE version_id = ?1 AND " ROUTED
+static int kill_these(Db *db, const char *sql, Str version_id, int64_t *n)
+{
+    int64_t changed = 0;
+    RowIn in = row_in(db, sql);
+    in_text(&in, version_id);
+    int r = db_run(in.stmt, &changed);
+    assert(r != DB_E_CONFLICT);
+    *n += changed;
+    return r;
+}
+
 int rollout_kill(Db *db, Str version_id, int64_t *ret_n)
 {
-    RowIn in = row_in(db, "UPDATE task INDEXED BY task_running SET cancel_requested = 1,"
-                          " stopped_by = coalesce(stopped_by, 'rollback')"
-                          " WHERE state = 1 AND version_id = ?1 AND coalesce(rollout_seq, 1) <> 0");
-    in_text(&in, version_id);
-    int r = db_run(in.stmt, ret_n);
-    assert(r != DB_E_CONFLICT);
+    *ret_n = 0;
+    int r = kill_these(db, "UPDATE task INDEXED BY task_running" KILL_SQL " AND state = 1",
+                       version_id, ret_n);
+    if (r == 0)
+        r = kill_these(db, "UPDATE task" KILL_SQL " AND seq IN (" TASK_QUEUED_SQL ")", version_id,
+                       ret_n);
+    if (r == 0)
+        r = kill_these(db,
+                       "UPDATE task" KILL_SQL " AND state = 6 AND seq IN"
+                       " (SELECT task_seq FROM escalation WHERE state = 0)",
+                       version_id, ret_n);
+    return r;
+}
+
+int rollout_killed(Db *db, int64_t after_seq, int64_t *ret_seqs, size_t *n)
+{
+    RowIn in = row_in(db, "SELECT t.seq FROM (" TASK_QUEUED_SQL " UNION"
+                          " SELECT task_seq FROM escalation WHERE state = 0) AS idle"
+                          " JOIN task AS t ON t.seq = idle.seq WHERE t.state IN (0, 6)"
+                          " AND t.cancel_requested = 1 AND t.seq > ?1 ORDER BY t.seq LIMIT ?2");
+    in_i64(&in, after_seq);
+    in_i64(&in, (int64_t)*n);
+    size_t found = 0;
+    int r;
+    while ((r = db_step(in.stmt)) == DB_E_ROW) ret_seqs[found++] = db_i64(in.stmt, 0);
+    if (r == 0) *n = found;
     return r;
 }

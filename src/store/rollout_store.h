@@ -178,12 +178,19 @@ MUST_CHECK int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq);
 /* The task's version was named by its caller: nothing but that reroutes it. */
 #define ROLLOUT_SEQ_PINNED 0
 
-/* Queued tasks of one version go to the other, those aside whose callers named it; how many did.
- * Reads what is queued, whatever there has ever been. */
+/* Queued tasks of one version go to the other, those aside whose callers named it and those that
+ * have done something already that is recorded (a call, a question, a task of their own): that is
+ * given only to attempts of the same version. How many went. Reads what is queued, whatever there
+ * has ever been. */
 MUST_CHECK int rollout_rebind(Db *db, Str from, Str to, int64_t *ret_n);
 
 /* Running tasks of the version are asked to stop ("stoppedBy": "rollback"), those aside whose
- * callers named it; how many were. Their workers still have to be told. */
+ * callers named it, and those that are queued again or ask a person are marked so; how many were.
+ * The workers still have to be told, and the marked ones ended (rollout_killed); none of these
+ * starts meanwhile. */
 MUST_CHECK int rollout_kill(Db *db, Str version_id, int64_t *ret_n);
+
+/* Marked tasks that do not run, after that seq; at most *n, which becomes their number. */
+MUST_CHECK int rollout_killed(Db *db, int64_t after_seq, int64_t *ret_seqs, size_t *n);
 
 #endif

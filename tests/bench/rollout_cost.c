@@ -109,6 +109,7 @@ typedef struct {
 static int begin_one(Db *db, int agent, Arena *arena)
 {
     RolloutRow row;
+    unsigned actions;
     char name[16], stable[VERSION_ID_LEN + 1], canary[VERSION_ID_LEN + 1], id[UUID_TEXT_MAX];
     names_of(agent, name, stable, canary);
     snprintf(id, sizeof(id), "%08x-0000-7000-8000-%012x", (unsigned)sessions, (unsigned)agent);
@@ -120,7 +121,7 @@ static int begin_one(Db *db, int agent, Arena *arena)
                                "\"rollbackOn\":{\"errorRate\":0.01,\"costPerTask\":0.2}}"),
                            .settings = STR("{}"),
                            .now_ms = real_now };
-    int r = control_start(db, &start, arena, &row);
+    int r = control_start(db, &start, arena, &row, &actions);
     if (r != 0) return r;
     ControlChecked checked = { .passed = true, .checks = STR("[]"), .now_ms = real_now };
     return control_checked(db, start.id, &checked, arena, &row);

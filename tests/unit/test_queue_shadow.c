@@ -29,6 +29,7 @@ static int start_job(Db *db, void *arg)
     const Start *how = arg;
     Fixture *f = how->f;
     RolloutRow row;
+    unsigned actions;
     Version v = { .id = STR(VERSION_B),
                   .agent = STR("support"),
                   .components = STR("{}"),
@@ -41,7 +42,7 @@ static int start_job(Db *db, void *arg)
                            .now_ms = real_now };
     ControlChecked checked = { .passed = true, .checks = STR("[]"), .now_ms = real_now };
     int r = version_insert(db, &v);
-    if (r == 0) r = control_start(db, &start, &f->arena, &row);
+    if (r == 0) r = control_start(db, &start, &f->arena, &row, &actions);
     return r == 0 ? control_checked(db, start.id, &checked, &f->arena, &row) : r;
 }
 

@@ -56,7 +56,7 @@ static int start_job(Db *db, void *arg)
                            .block = str_of(ask->block ? ask->block : BLOCK),
                            .settings = STR("{\"new\":1}"),
                            .now_ms = real_now };
-    int r = control_start(db, &start, ask->arena, &ask->row);
+    int r = control_start(db, &start, ask->arena, &ask->row, &ask->move.actions);
     if (r != 0 || ask->unchecked) return r;
     ControlChecked checked = { .passed = true, .checks = STR("[]"), .now_ms = real_now };
     return control_checked(db, start.id, &checked, ask->arena, &ask->row);
@@ -580,6 +580,101 @@ static int kills(void *arg)
 static void test_running_tasks_are_killed_if_so_planned(void **state)
 {
     run(state, kills);
+}
+
+/* One of the canary's tasks, taken by the worker; others are ended. */
+static TaskRef claim_canary(Fixture *f, Uuid worker, int *session)
+{
+    for (;;) {
+        bool canary = submit_sessions(f, *session, *session + 1) == 1;
+        TaskState state;
+        TaskRef ref = claim_one(f, worker);
+        ++*session;
+        if (canary) return ref;
+        CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    }
+}
+
+/* It is to be tried again, having called a model or not. */
+static void try_again(Fixture *f, TaskRef ref, bool called)
+{
+    TaskState state;
+    TaskFinish end = { .task = ref, .outcome = TASK_OUTCOME_FAILED_RETRYABLE };
+    end.usage.llm_calls = called;
+    CHECK_INT(queue_finish_wait(f->queue, &end, &state), 0);
+    CHECK_INT(state, TASK_QUEUED);
+}
+
+static void ask_person(Fixture *f, TaskRef ref)
+{
+    TaskState state;
+    EscalationReply reply;
+    EscalationAsk ask = { .occurrence = 1, .question = STR("May I?"), .timeout_ms = 3600000 };
+    CHECK_INT(queue_escalate_wait(f->queue, ref, &ask, &f->arena, &reply), 0);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_ESCALATED, &state), 0);
+    CHECK_INT(state, TASK_ESCALATED);
+}
+
+/* What a call was answered is given to the same version only: such a task stays where it is. */
+static int keeps_what_has_begun(void *arg)
+{
+    Fixture *f = arg;
+    int session = 0;
+    (void)start(f, ID_1);
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef called = claim_canary(f, worker, &session);
+    TaskRef silent = claim_canary(f, worker, &session);
+    TaskRef asks = claim_canary(f, worker, &session);
+    try_again(f, called, true);
+    try_again(f, silent, false);
+    ask_person(f, asks);
+    (void)command(f, ID_1, COMMAND_ABORT);
+    CHECK_STR(get(f, called.id).version_id, STR(VERSION_B));
+    CHECK_STR(get(f, silent.id).version_id, STR(VERSION_A));
+    CHECK_STR(get(f, asks.id).version_id, STR(VERSION_B));
+    pass_ms(3600000);
+    Task *tasks = NULL;
+    CHECK_INT(claim(f, worker, roomy, &tasks), 2); /* both go on */
+    return 0;
+}
+
+static void test_what_has_called_stays(void **state)
+{
+    run(state, keeps_what_has_begun);
+}
+
+/* Those too that wait for another attempt or for a person; at once, or when they would start. */
+static int kills_what_waits(void *arg)
+{
+    Fixture *f = arg;
+    int session = 0;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = BLOCK_WITH(",\"onRollback\":\"kill\"");
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef waits = claim_canary(f, worker, &session), late = claim_canary(f, worker, &session);
+    TaskRef asks = claim_canary(f, worker, &session);
+    try_again(f, waits, true);
+    ask_person(f, asks);
+    ask_person(f, late);
+    ask = command(f, ID_1, COMMAND_ABORT);
+    TaskState state;
+    CHECK_INT(queue_resolve_wait(f->queue, late.id, STR("true"), STR("ada"), &state), 0);
+    pass_ms(3600000);
+    Task *tasks = NULL;
+    CHECK_INT(claim(f, worker, roomy, &tasks), 0);
+    CHECK_INT(get(f, late.id).state, TASK_CANCELED);
+    CHECK_INT(get(f, waits.id).state, TASK_CANCELED);
+    control_signal_wait(f->queue, ask.move.actions);
+    CHECK_INT(get(f, asks.id).state, TASK_CANCELED);
+    CHECK_STR(get(f, asks.id).stopped_by, STR("rollback"));
+    CHECK_STR(get(f, waits.id).stopped_by, STR("rollback"));
+    return 0;
+}
+
+static void test_waiting_tasks_are_killed_as_well(void **state)
+{
+    run(state, kills_what_waits);
 }
 
 static int64_t units_of(Fixture *f)
@@ -1428,6 +1523,8 @@ int main(void)
         ON_QUEUE(test_back_to_a_version),
         ON_QUEUE(test_running_tasks_are_killed_if_so_planned),
         ON_QUEUE(test_nothing_starts_unchecked),
+        ON_QUEUE(test_what_has_called_stays),
+        ON_QUEUE(test_waiting_tasks_are_killed_as_well),
         ON_QUEUE(test_a_crash_loop_trips),
         ON_QUEUE(test_a_broken_sandbox_trips),
         ON_QUEUE(test_a_worker_dies_once),

@@ -101,6 +101,7 @@ static int begin_job(Db *db, void *arg)
 {
     Arena *arena = arg;
     RolloutRow row;
+    unsigned actions;
     Version v = { .id = str_of(sim.canary),
                   .agent = STR("support"),
                   .components = STR("{}"),
@@ -112,7 +113,7 @@ static int begin_job(Db *db, void *arg)
                            .settings = STR("{}"),
                            .now_ms = real_now };
     int r = version_insert(db, &v);
-    return r == 0 ? control_start(db, &start, arena, &row) : r;
+    return r == 0 ? control_start(db, &start, arena, &row, &actions) : r;
 }
 
 static void begin(Fixture *f)
@@ -257,7 +258,8 @@ static void check_forward(const Window *p)
     CHECK(!sim.fresh.rollback);
 }
 
-/* A rollback has reached whatever was queued, in its own commit. */
+/* A rollback has reached whatever was queued, in its own commit. What has been tried before went as
+ * well: no call of it is recorded, as none of these makes any. */
 static void check_back(Db *db, const RolloutRow *row)
 {
     DbStmt *s = db_stmt(db, "SELECT count(*) FROM task WHERE state = 0 AND version_id = ?1"
