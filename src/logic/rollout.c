@@ -316,6 +316,11 @@ static void after_preflight(Tick *t)
     because(t->move, "Checked; %g%% of new units go to it.", percent(t->move->next.weight_bp));
 }
 
+static Str judge_why(const RolloutInput *in)
+{
+    return str_empty(in->judge_why) ? STR("the judge has changed") : str_sub(in->judge_why, 0, 180);
+}
+
 static void after_shadow(Tick *t)
 {
     if (t->plan->shadow_waits) {
@@ -336,6 +341,7 @@ static void in_shadow(Tick *t)
     if (in->shadow_biased)
         because(t->move, "Held: production repeated by itself differs from itself, so the shadow "
                          "proves nothing.");
+    else if (!in->judge_ok) because(t->move, "Held in the shadow: %.*s.", STR_ARG(judge_why(in)));
     else if (in->shadow == CHECK_PASSED) after_shadow(t);
     else if (!str_empty(in->shadow_why))
         because(t->move, "Held in the shadow: %.*s.", STR_ARG(str_sub(in->shadow_why, 0, 180)));
@@ -352,10 +358,7 @@ static bool must_hold(Tick *t)
     int64_t waited_ms = in->now_ms - r->step_since_ms, canaries = in->canaries - r->step_canaries;
     if (tests && !in->srm_ok)
         because(t->move, "Held: units are not assigned as planned, so no result can be trusted.");
-    else if (tests && !in->judge_ok)
-        because(t->move, "Held: %.*s.",
-                STR_ARG(str_empty(in->judge_why) ? STR("the judge has changed")
-                                                 : str_sub(in->judge_why, 0, 180)));
+    else if (tests && !in->judge_ok) because(t->move, "Held: %.*s.", STR_ARG(judge_why(in)));
     else if (waited_ms < step->for_ms)
         because(t->move, "Held: the step lasts %" PRId64 " s more.",
                 (step->for_ms - waited_ms + 999) / 1000);

@@ -80,6 +80,7 @@ static void check_forward(const Rollout *r, const RolloutPlan *plan, const Rollo
         assert_true(r->state == ROLLOUT_STEP ||
                     (r->state == ROLLOUT_SHADOW && in->shadow == CHECK_PASSED));
         if (r->state == ROLLOUT_STEP) assert_true(evidence_suffices(r, plan, in));
+        else assert_true(in->judge_ok);
     }
     if (m->next.state == ROLLOUT_STEP && m->next.step > r->step + 1)
         assert_true(in->command == COMMAND_PROMOTE_ALL);
@@ -202,6 +203,9 @@ static void test_a_whole_life(void **state)
     r = after(r, &plan, in, ROLLOUT_SHADOW);
     assert_int_equal(r.weight_bp, 0);
     in.shadow = CHECK_PASSED;
+    in.judge_ok = false; /* what it scored is not comparable */
+    r = after(r, &plan, in, ROLLOUT_SHADOW);
+    in.judge_ok = true;
     r = after(r, &plan, in, ROLLOUT_STEP);
     assert_int_equal(r.weight_bp, 500);
     in.proved = true;
