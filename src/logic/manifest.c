@@ -310,10 +310,16 @@ static void rule_rollout(IssueList *issues, const IssuePath *path, const Json *v
     IssuePath shadow = ISSUE_KEY(path, STR("shadow"));
     if (str_eq(strategy, STR("immediate")) && json_get(v, "shadow"))
         issue_error(issues, &shadow, "an immediate switch has nothing before it");
+    bool bare = stepwise && !json_get(v, "shadow") && !str_eq(strategy, STR("shadow"));
     if (stepwise) check_weights(issues, &at, steps);
     else if (steps)
         issue_error(issues, &at, "belongs to the strategy canary, not to `%.*s`",
                     STR_ARG(str_sub(strategy, 0, 32)));
+    if (bare && json_len(steps) == 1)
+        issue_error(issues, &at,
+                    "a canary that begins with all traffic is compared with nothing: begin below "
+                    "100, as [{weight: 5}, {weight: 100}], put a shadow before it, or take the "
+                    "strategy blue-green");
 }
 
 int manifest_check_rollout(const Json *rollout, const IssuePath *path, IssueList *issues)

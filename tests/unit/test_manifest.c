@@ -391,6 +391,11 @@ static void test_rollout(void **state)
     expect_errors(
         PROCESS "  rollout: {strategy: immediate, steps: [{weight: 100}]}\n",
         ":6:34: spec.rollout.steps: belongs to the strategy canary, not to `immediate`\n");
+    expect_errors(PROCESS "  rollout: {steps: [{weight: 100}]}\n",
+                  ":6:13: spec.rollout.steps: a canary that begins with all traffic is compared "
+                  "with nothing: begin below 100, as [{weight: 5}, {weight: 100}], put a shadow "
+                  "before it, or take the strategy blue-green\n");
+    parse_ok(PROCESS "  rollout: {shadow: {share: 100}, steps: [{weight: 100}]}\n");
     expect_errors(PROCESS "  rollout: {steps: []}\n",
                   ":6:13: spec.rollout.steps: must have 1 to 20 elements, found 0\n");
     expect_errors(PROCESS "  rollout: {rollbackOn: {errorRate: 0, quality: bad}}\n",
@@ -413,8 +418,8 @@ static void test_rollout_on_its_own(void **state)
     assert_int_equal(
         json_parse(
             &arena,
-            STR("{\"steps\":[{\"weight\":100}],\"metrics\":{\"errorRate\":{\"rollbackMargin\":0.005,"
-                "\"promoteMargin\":0.01,\"ratio\":1}}}"),
+            STR("{\"steps\":[{\"weight\":5},{\"weight\":100}],\"metrics\":{\"errorRate\":"
+                "{\"rollbackMargin\":0.005,\"promoteMargin\":0.01,\"ratio\":1}}}"),
             NULL, &v, NULL),
         0);
     assert_int_equal(manifest_check_rollout(v, NULL, &list), 0);
