@@ -386,6 +386,7 @@ static int retry_family(Db *db, ChangeJob *job)
 
 static int retry_job(Db *db, void *arg)
 {
+    bool moved;
     ChangeJob *job = arg;
     int r = change_head(db, job);
     if (r != 0) return r;
@@ -401,6 +402,9 @@ static int retry_job(Db *db, void *arg)
     r = queue_reserve(job->queue, job->head.lane);
     if (r != 0) return r;
     job->reserved = true;
+    r = rollout_rebind_retried(db, job->head.seq, &moved);
+    if (r != 0) return r;
+    job->fresh |= moved; /* another version is given nothing of what this one was answered */
     if (job->fresh) r = journal_retire(db, job->head.seq);
     if (r == 0) r = rollup_news_add(db, job->head.seq, -1, NEWS_TASK | NEWS_SCORE);
     if (r == 0) r = score_forget(db, job->head.seq);

@@ -75,6 +75,7 @@ static int act(Db *db, const RolloutRow *row, const RolloutMove *move, int64_t n
     if (move->actions & ROLLOUT_DO_STABLE) {
         r = routing_set(db, row->agent, row->version_id, now_ms);
         if (r == 0) r = agent_set_settings(db, row->agent, row->settings);
+        if (r == 0) r = watch_forget(db, row->agent, row->version_id);
     }
     if (r == 0 && (move->actions & ROLLOUT_DO_REBIND))
         r = rollout_rebind(db, row->version_id, row->control_id, &n);

@@ -64,6 +64,14 @@ typedef struct {
     uint32_t form, size;
 } WatchHead;
 
+int watch_forget(Db *db, Str agent, Str version_id)
+{
+    RowIn in = row_in(db, "DELETE FROM watch WHERE agent = ?1 AND version_id = ?2");
+    in_text(&in, agent);
+    in_text(&in, version_id);
+    return row_run(in.stmt);
+}
+
 int watch_get(Db *db, Str agent, Str version_id, Watch *ret)
 {
     RowIn in = row_in(db, "SELECT bytes FROM watch WHERE agent = ?1 AND version_id = ?2");

@@ -33,6 +33,9 @@ MUST_CHECK int watch_versions(Db *db, int64_t day_ms, const WatchedVersion *afte
 MUST_CHECK int watch_get(Db *db, Str agent, Str version_id, Watch *ret);
 MUST_CHECK int watch_put(Db *db, Str agent, Str version_id, const Watch *watch);
 
+/* Forgets what is known of the version: its days count anew. */
+MUST_CHECK int watch_forget(Db *db, Str agent, Str version_id);
+
 /* Forgets versions that had no day since. */
 MUST_CHECK int watch_purge(Db *db, int64_t before_ms);
 

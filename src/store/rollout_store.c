@@ -592,6 +592,21 @@ int rollout_rebind(Db *db, Str from, Str to, int64_t *ret_n)
     return r;
 }
 
+int rollout_rebind_retried(Db *db, int64_t task_seq, bool *ret_moved)
+{
+    int64_t n = 0;
+    RowIn in = row_in(db, "UPDATE task SET version_id = (SELECT version_id FROM routing AS g"
+                          " WHERE g.agent = task.agent) WHERE seq = ?1 AND " ROUTED
+                          " AND version_id <> (SELECT version_id FROM routing AS g"
+                          " WHERE g.agent = task.agent) AND NOT EXISTS (SELECT 1 FROM rollout AS r"
+                          " WHERE r.agent = task.agent AND r.state < 5"
+                          " AND task.version_id IN (r.version_id, r.control_id))");
+    in_i64(&in, task_seq);
+    int r = db_run(in.stmt, &n);
+    *ret_moved = n > 0;
+    return r;
+}
+
 #define KILL_SQL                 \
     " SET cancel_requested = 1," \
     " stopped_by = coalesce(stopped_by, 'rollback') WHERE version_id = ?1 AND " ROUTED

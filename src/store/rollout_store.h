@@ -184,6 +184,10 @@ MUST_CHECK int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq);
  * has ever been. */
 MUST_CHECK int rollout_rebind(Db *db, Str from, Str to, int64_t *ret_n);
 
+/* An ended task that is tried again by hand goes to the version that is stable now, if its own is
+ * neither that nor of a rollout under way, and its caller did not name it. */
+MUST_CHECK int rollout_rebind_retried(Db *db, int64_t task_seq, bool *ret_moved);
+
 /* Running tasks of the version are asked to stop ("stoppedBy": "rollback"), those aside whose
  * callers named it, and those that are queued again or ask a person are marked so; how many were.
  * The workers still have to be told, and the marked ones ended (rollout_killed); none of these

@@ -677,6 +677,67 @@ static void test_waiting_tasks_are_killed_as_well(void **state)
     run(state, kills_what_waits);
 }
 
+/* What ended where nothing is routed any more is tried again by the stable version. */
+static int retries_elsewhere(void *arg)
+{
+    Fixture *f = arg;
+    int session = 0;
+    (void)start(f, ID_1);
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef early = claim_canary(f, worker, &session), late = claim_canary(f, worker, &session);
+    (void)submit_pinned(f, VERSION_B);
+    TaskRef pinned = claim_one(f, worker);
+    TaskState state;
+    CHECK_INT(finish(f, early, TASK_OUTCOME_FAILED_FINAL, &state), 0);
+    CHECK_INT(finish(f, late, TASK_OUTCOME_FAILED_FINAL, &state), 0);
+    CHECK_INT(finish(f, pinned, TASK_OUTCOME_FAILED_FINAL, &state), 0);
+    CHECK_INT(queue_retry_wait(f->queue, early.id, false), 0);
+    CHECK_STR(get(f, early.id).version_id, STR(VERSION_B)); /* it may still become the stable one */
+    (void)command(f, ID_1, COMMAND_ABORT);
+    CHECK_INT(queue_retry_wait(f->queue, late.id, false), 0);
+    CHECK_INT(queue_retry_wait(f->queue, pinned.id, false), 0);
+    CHECK_STR(get(f, late.id).version_id, STR(VERSION_A));
+    CHECK_STR(get(f, pinned.id).version_id, STR(VERSION_B));
+    return 0;
+}
+
+static void test_a_retry_goes_where_tasks_go(void **state)
+{
+    run(state, retries_elsewhere);
+}
+
+static int watched_job(Db *db, void *arg)
+{
+    Ask *ask = arg;
+    CLEANUP(freep) Watch *watch = xcalloc(1, sizeof(*watch));
+    if (ask->n == 0) return watch_put(db, STR("support"), STR(VERSION_B), watch);
+    int r = watch_get(db, STR("support"), STR(VERSION_B), watch);
+    ask->n = r;
+    return r == -ENOENT ? 0 : r;
+}
+
+/* Its days as a canary are no baseline. */
+static int begins_drift_anew(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = { .n = 0 };
+    (void)start(f, ID_1);
+    CHECK_INT(store_call_wait(f->store, watched_job, &ask), 0);
+    ask.n = 1;
+    CHECK_INT(store_call_wait(f->store, watched_job, &ask), 0);
+    CHECK_INT(ask.n, 0);
+    CHECK_INT(command(f, ID_1, COMMAND_PROMOTE_ALL).row.state.state, ROLLOUT_COMPLETED);
+    ask.n = 1;
+    CHECK_INT(store_call_wait(f->store, watched_job, &ask), 0);
+    CHECK_INT(ask.n, -ENOENT);
+    return 0;
+}
+
+static void test_drift_begins_at_the_promotion(void **state)
+{
+    run(state, begins_drift_anew);
+}
+
 static int64_t units_of(Fixture *f)
 {
     RecordStats before, after;
@@ -1525,6 +1586,8 @@ int main(void)
         ON_QUEUE(test_nothing_starts_unchecked),
         ON_QUEUE(test_what_has_called_stays),
         ON_QUEUE(test_waiting_tasks_are_killed_as_well),
+        ON_QUEUE(test_a_retry_goes_where_tasks_go),
+        ON_QUEUE(test_drift_begins_at_the_promotion),
         ON_QUEUE(test_a_crash_loop_trips),
         ON_QUEUE(test_a_broken_sandbox_trips),
         ON_QUEUE(test_a_worker_dies_once),
