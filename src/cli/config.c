@@ -1162,8 +1162,6 @@ void config_init(Config *config, ConfigMode mode)
                                        .degrade = DEGRADE_CONFIG_DEFAULT,
                                        .breaker = BREAKER_POLICY_DEFAULT,
                                        .waiting_max = 10000,
-                                       .request_bytes_task_max = 64 << 20,
-                                       .request_bytes_max = 256 << 20,
                                        .retry_burst = 10,
                                        .retry_initial_ms = 500,
                                        .heartbeat_after_ms = 5000,

@@ -172,7 +172,7 @@ static void check_rest(Work *w, Str text)
         assert(recording.request.share.prefix <= JOURNAL_REQUEST_MAX);
     for (int what = JOURNAL_LIST; what <= JOURNAL_REQUEST; what++) {
         JournalReply reply;
-        JournalAsk ask = { .what = what };
+        JournalAsk ask = { .what = (JournalWhat)what };
         if (wire_journal_read(&w->arena, v, &ask, &reply) == 0)
             assert(reply.rows_n <= JOURNAL_PAGE_MAX);
     }

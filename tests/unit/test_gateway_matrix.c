@@ -629,12 +629,17 @@ static bool check_breaker(Rig *rig, const Want *want, size_t attempts)
     for (size_t i = 0; i < n; i++)
         if (str_eq(str_of(info[i].name), STR("stub/stub-1"))) of = info[i];
     bool told = !(want->outcome == GATEWAY_UPSTREAM && want->status == 429);
-    if (want->bad >= 2) /* what it is to count begins anew when it opens */
-        return CHECK_INT(of.state, BREAKER_OPEN) & CHECK_INT(of.trips, 1) &
-               CHECK_INT(attempts, want->bad) & CHECK_INT(of.counts.calls, 0);
-    return CHECK_INT(of.state, BREAKER_CLOSED) & CHECK_INT(of.trips, 0) &
-           CHECK_INT(of.counts.errors, want->bad) &
-           CHECK_INT(of.counts.calls, told ? (int64_t)attempts : 0);
+    bool ok = true;
+    if (want->bad >= 2) { /* what it is to count begins anew when it opens */
+        ok &= CHECK_INT(of.state, BREAKER_OPEN);
+        ok &= CHECK_INT(of.trips, 1);
+        ok &= CHECK_INT(attempts, want->bad);
+        return CHECK_INT(of.counts.calls, 0) && ok;
+    }
+    ok &= CHECK_INT(of.state, BREAKER_CLOSED);
+    ok &= CHECK_INT(of.trips, 0);
+    ok &= CHECK_INT(of.counts.errors, want->bad);
+    return CHECK_INT(of.counts.calls, told ? (int64_t)attempts : 0) && ok;
 }
 
 static const char *good_script(bool stream)
