@@ -19,6 +19,7 @@ typedef struct {
     int64_t news_delay_ms;    /* that what heartbeats bring takes to be read */
     int news_seen;
     bool call_late; /* calls arrive once it is cleared */
+    bool deadlocks; /* one in three records fails, every other one of these after it was made */
     Uuid payer_id;  /* of the last call that arrived */
     char first_id[UUID_TEXT_MAX];
     int finishes_seen, calls_seen, registrations, held_twice;
@@ -100,6 +101,11 @@ static int flaky_calls(WorkerLink *link, TaskRef task, Uuid payer, const Gateway
     f->calls_seen++;
     while (f->call_late && fiber_sleep_wait(10) == 0) continue;
     f->payer_id = payer;
+    if (f->deadlocks && f->calls_seen % 3 == 0) {
+        if (f->calls_seen % 2)
+            CHECK_INT(f->inner->ops->calls_wait(f->inner, task, payer, calls, n), 0);
+        return diag_set(-EBUSY, "deadlock");
+    }
     if (f->calls == 0) return f->inner->ops->calls_wait(f->inner, task, payer, calls, n);
     f->calls--;
     fiber_sleep_wait(f->call_delay_ms);
@@ -528,6 +534,41 @@ static void test_a_call_is_recorded_before_it_is_answered(void **state)
     with_faults(calls_again, 3000);
 }
 
+/* A store that gives up one transaction in three loses no spend, and counts none twice. */
+static int deadlocked(Bench *b)
+{
+    bench_deploy(b, "python3",
+                 "import json, os, urllib.request\n"
+                 "def ask(n):\n"
+                 "    body = {'model': 'sim/echo',\n"
+                 "            'messages': [{'role': 'user', 'content': 'word ' * (n + 1)}]}\n"
+                 "    request = urllib.request.Request(\n"
+                 "        os.environ['OPENAI_BASE_URL'] + '/chat/completions',\n"
+                 "        json.dumps(body).encode(), {'content-type': 'application/json'})\n"
+                 "    return urllib.request.urlopen(request).status\n"
+                 "print([ask(n) for n in range(8)].count(200))\n",
+                 "");
+    flaky->deadlocks = true;
+    Task task = bench_run(b, "null");
+    SimStats bill;
+    sim_stats(b->sim, &bill);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_STR(task.result, STR("8"));
+    CHECK(flaky->calls_seen > 8);
+    CHECK_INT(bill.calls, 8);
+    CHECK_INT(task.usage.llm_calls, 8);
+    CHECK_INT(task.usage.input_tokens, bill.input_tokens);
+    CHECK_INT(task.usage.output_tokens, bill.output_tokens);
+    CHECK_INT(task.usage.charged_tokens, bill.input_tokens + bill.output_tokens);
+    return 0;
+}
+
+static void test_deadlocks_lose_no_spend(void **state)
+{
+    (void)state;
+    with_faults(deadlocked, 30000);
+}
+
 static int calls_stale(Bench *b)
 {
     deploy_asker(b);
@@ -792,6 +833,7 @@ int main(void)
         cmocka_unit_test(test_a_finish_is_reported_until_it_is_taken),
         cmocka_unit_test(test_a_refused_result_is_a_failure),
         cmocka_unit_test(test_a_call_is_recorded_before_it_is_answered),
+        cmocka_unit_test(test_deadlocks_lose_no_spend),
         cmocka_unit_test(test_a_stale_call_stops_the_attempt),
         cmocka_unit_test(test_versions_that_cannot_be_had),
         cmocka_unit_test(test_versions_make_room),
