@@ -504,18 +504,18 @@ static uint16_t dead_port(int *ret_fd)
 #define SLOW_HOST_MS 300
 
 /* In place of the C library's: of one name it hears only when the test has given up on it. */
-__attribute__((visibility("default"))) int getaddrinfo(const char *node, const char *service,
-                                                       const struct addrinfo *hints,
-                                                       struct addrinfo **ret)
+__attribute__((visibility("default"))) int getaddrinfo(const char *name, const char *service,
+                                                       const struct addrinfo *req,
+                                                       struct addrinfo **pai)
 {
     typedef int Fn(const char *, const char *, const struct addrinfo *, struct addrinfo **);
     static Fn *real;
     if (!real) *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
-    if (node && strcmp(node, SLOW_HOST) == 0) {
+    if (name && strcmp(name, SLOW_HOST) == 0) {
         stub_sleep_ms(SLOW_HOST_MS);
         return EAI_AGAIN;
     }
-    return real(node, service, hints, ret);
+    return real(name, service, req, pai);
 }
 
 static void renew_wait(Rig *rig, const Mode *mode, uint16_t dead)

@@ -8,7 +8,8 @@
  * task where nothing is routed after a rollback; no unit skipped or counted twice.
  *
  * GANTRY_SEED=N plays that seed (nearly the same each time: the jitter of retries is the queue's
- * own). As arguments: days and seeds, `test_sim_control 90 200` are 50 years in 90 minutes of CPU. */
+ * own). As arguments: days and seeds, `test_sim_control 90 200` are 50 years in 90 minutes of
+ * CPU. */
 #include "tests/unit/queue_fixture.h"
 
 #include <math.h>
