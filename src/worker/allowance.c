@@ -137,6 +137,15 @@ static void tree_look(Look *look)
     }
 }
 
+int64_t allowance_cpu_ms(int session)
+{
+    Look look = { .n = 0 };
+    processes_read(&look);
+    ResourceUse use = resource_sum(look.processes, look.n, session);
+    free(look.processes);
+    return use.cpu_ms;
+}
+
 static void tree_kill(Look *look)
 {
     for (int round = 0; round < KILL_ROUNDS; round++) {

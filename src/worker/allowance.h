@@ -35,6 +35,10 @@ void allowance_end_wait(int session, const char *mark);
  * /proc. */
 void allowance_end_before(const char *dir);
 
+/* CPU time of the living processes of a session and of those that descend from one of these. Blocks
+ * on /proc. */
+int64_t allowance_cpu_ms(int session);
+
 /* Those that the kernel keeps for each process. */
 void allowance_of_process(const ResourceLimits *limits, ProcessOptions *options);
 

@@ -1,5 +1,5 @@
 /* Stuck: a task whose agent does nothing any more. It makes no call of a model or a tool, asks
- * nothing at its door, logs nothing, and no process of its group uses CPU time, for so long that it
+ * nothing at its door, logs nothing, and nothing it has started uses CPU time, for so long that it
  * is taken for hung. What it waits for at Gantry counts as doing something. In a server that this
  * worker has started, what that writes and computes counts for all its tasks, but not so little CPU
  * time as pings take; those that run elsewhere cannot be seen. Private to worker/.
@@ -16,7 +16,7 @@ typedef struct {
     int64_t look_at_ms;   /* clock_mono_ms; INT64_MAX: never */
     int64_t active_at_ms; /* something had happened since the look before */
     int64_t seen_at_ms;   /* the last look */
-    int64_t calls, lines, tools, wrote, cpu_ticks;
+    int64_t calls, lines, tools, wrote, cpu_ms;
 } Stuck;
 
 /* Begins to watch; on the run's loop. */
@@ -25,8 +25,5 @@ void stuck_begin(Run *run);
 /* Looks, and says when to look again. Whether it has done nothing for RunHost.stuck_ms. On a fiber
  * of the run. */
 bool stuck_look_wait(Run *run);
-
-/* CPU time of the processes of a group, in clock ticks; 0 when there are none. Blocks on /proc. */
-int64_t stuck_group_cpu(int pgid);
 
 #endif
