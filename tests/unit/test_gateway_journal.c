@@ -863,9 +863,9 @@ static void body_follow_silence(void *arg)
     second.left = true;
     reader_join(&second);
     CHECK_INT(second.result, HTTP_E_GONE);
-    reader_spawn_for(&third, rig, STREAM_BODY, 300); /* one that has begun goes on */
+    reader_spawn_for(&third, rig, STREAM_BODY, 1000); /* one that has begun goes on */
     body_until(&third, ": waiting");
-    fiber_sleep_wait(310);
+    fiber_sleep_wait(1000);
     atomic_store(&gate.steps, 2);
     reader_join(&first);
     reader_join(&third);

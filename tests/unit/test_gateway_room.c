@@ -72,6 +72,13 @@ static void waited_until(const Rig *rig, uint64_t n)
     CHECK_INT(stats_of(rig).room_waited, n);
 }
 
+/* A client has its answer a moment before the room is given back. */
+static void empty_until(const Rig *rig)
+{
+    for (int i = 0; i < 4000 && stats_of(rig).request_bytes; i++) fiber_sleep_wait(5);
+    CHECK_INT(stats_of(rig).request_bytes, 0);
+}
+
 static void configure_task(void *arg)
 {
     Rig *rig = arg;
@@ -106,9 +113,10 @@ static void refused_wait(void *arg)
     CHECK_INT(stats_of(rig).room_refused, 1);
     atomic_store(&open_gate, true);
     CHECK_INT(caller_end(&first), 200);
+    empty_until(rig);
     CLEANUP(reply_deinit) Reply third = rig_say_wait(rig, API_CHAT, "stub", false, "", text);
     CHECK_INT(third.status, 200);
-    CHECK_INT(stats_of(rig).request_bytes, 0);
+    empty_until(rig);
     CHECK_INT(stats_of(rig).room_waited, 1);
     CHECK_INT(rig_totals(rig).calls, 2);
 }
@@ -141,8 +149,7 @@ static void served_wait(void *arg)
     CHECK_INT(caller_end(&callers[0]), 200);
     CHECK_INT(caller_end(&callers[2]), 200);
     CHECK_INT(caller_end(&callers[3]), 200);
-    for (int i = 0; i < 4000 && stats_of(rig).request_bytes; i++) fiber_sleep_wait(5);
-    CHECK_INT(stats_of(rig).request_bytes, 0);
+    empty_until(rig);
     CHECK_INT(stats_of(rig).room_refused, 0);
 }
 
