@@ -4,6 +4,8 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "codec/json.h"
+#include "logic/grade.h"
 #include "rollout/anchors.h"
 #include "rollout/record.h"
 #include "rollout/serving.h"
@@ -126,6 +128,29 @@ static Str silence_of(const Evidence *e, Arena *arena)
                         judges == JUDGES_SILENT ? "too many" : "not alike");
 }
 
+/* A judge that got another version since the rollout began: *ret_why says so. */
+static int judge_replaced(Db *db, const RolloutRow *row, Arena *arena, Str *ret_why)
+{
+    Agent agent, judge;
+    Grader graders[GRADERS_MAX];
+    const Json *settings = NULL;
+    int r = agent_get(db, row->agent, arena, &agent);
+    if (r == 0) r = json_parse(arena, agent.settings, NULL, &settings, NULL);
+    if (r != 0) return r == -EINVAL ? 0 : r;
+    size_t n = graders_read(arena, json_get(settings, "graders"), graders);
+    for (size_t i = 0; i < n && str_empty(*ret_why); i++) {
+        if (str_empty(graders[i].agent)) continue;
+        r = agent_get(db, graders[i].agent, arena, &judge);
+        if (r != 0 && r != -ENOENT) return r;
+        if (r == -ENOENT || judge.routing_changed_at_ms <= row->created_at_ms) continue;
+        *ret_why = arena_printf(arena,
+                                "the judge %.*s got another version since the rollout began, and "
+                                "scores compare only within one: begin a new rollout",
+                                STR_ARG(str_sub(graders[i].agent, 0, 64)));
+    }
+    return 0;
+}
+
 /* A judge that has changed compares nothing, nor do graders that cannot tell. */
 static int judge_look(Db *db, const Gather *g, const RolloutRow *row, Arena *arena,
                       RolloutInput *ret)
@@ -135,6 +160,8 @@ static int judge_look(Db *db, const Gather *g, const RolloutRow *row, Arena *are
         judged |= g->spec.evidence.metrics[m].group == EVIDENCE_JUDGED;
     int r = judged ? alarm_any_open(db, row->agent, STR(ANCHOR_METRIC), &changed) : 0;
     ret->judge_why = judged && !changed ? silence_of(&g->evidence, arena) : STR_NULL;
+    if (r == 0 && judged && !changed && str_empty(ret->judge_why))
+        r = judge_replaced(db, row, arena, &ret->judge_why);
     ret->judge_ok = !changed && str_empty(ret->judge_why);
     return r;
 }

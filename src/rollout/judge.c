@@ -8,6 +8,7 @@
 #include "codec/digest.h"
 #include "logic/grade.h"
 #include "queue/ledger.h"
+#include "store/agent_store.h"
 
 #define NEWS_MAX 32
 #define NEWS_ARENA_MAX ((size_t)NEWS_MAX * (JUDGING_RESULT_MAX + 8192))
@@ -49,34 +50,41 @@ static int budget_wait(Queue *queue, Str agent, bool *ret_used_up)
 
 typedef struct {
     Str agent;
+    Arena *arena;
     bool exists;
     int64_t judges;
+    Str version_id;
 } AgentJob;
 
 static int agent_job(Db *db, void *arg)
 {
     AgentJob *job = arg;
+    job->version_id = STR_NULL;
     int r = agent_judges(db, job->agent, &job->judges);
     job->exists = r == 0;
+    if (r == 0) r = routing_get(db, job->agent, job->arena, &job->version_id);
     return r == -ENOENT ? 0 : r;
 }
 
-/* Why it is not asked; NULL: it is. */
-static int refusal_wait(Judges *judges, Str agent, const char **ret_why, bool *ret_held)
+/* Why it is not asked; NULL: it is, that version of it. */
+static int refusal_wait(Judges *judges, Str agent, Arena *arena, const char **ret_why,
+                        bool *ret_held, Str *ret_version_id)
 {
     for (size_t i = 0; i < judges->known_n; i++) {
         if (!str_eq(str_of(judges->known[i].agent), agent)) continue;
         *ret_why = judges->known[i].why;
         *ret_held = judges->known[i].held;
+        *ret_version_id = str_of(judges->known[i].version_id);
         return 0;
     }
-    AgentJob job = { .agent = agent };
+    AgentJob job = { .agent = agent, .arena = arena };
     bool used_up = false;
     int r = store_read_wait(queue_store(judges->queue), agent_job, &job);
     if (r == 0) r = budget_wait(judges->queue, agent, &used_up);
     if (r != 0) return r;
     *ret_why = NULL;
     *ret_held = false;
+    *ret_version_id = job.version_id;
     if (!job.exists) *ret_why = "there is no such judge";
     else if (job.judges > 0) *ret_why = "the judge is itself judged by a model";
     else if (used_up) {
@@ -86,6 +94,7 @@ static int refusal_wait(Judges *judges, Str agent, const char **ret_why, bool *r
     if (judges->known_n == JUDGE_AGENTS_MAX) return 0;
     size_t i = judges->known_n++;
     str_copy(judges->known[i].agent, sizeof(judges->known[i].agent), agent);
+    str_copy(judges->known[i].version_id, sizeof(judges->known[i].version_id), job.version_id);
     judges->known[i].why = *ret_why;
     judges->known[i].held = *ret_held;
     if (*ret_why)
@@ -97,8 +106,8 @@ static int refusal_wait(Judges *judges, Str agent, const char **ret_why, bool *r
 
 /* A judge's task; the same one for the same try. Returns 0, a positive outcome of the queue,
  * -errno. */
-static int submit_wait(Queue *queue, const Judging *judging, Str agent, Str input, Str metadata,
-                       Arena *arena, Uuid *ret)
+static int submit_wait(Queue *queue, const Judging *judging, Str agent, Str version_id, Str input,
+                       Str metadata, Arena *arena, Uuid *ret)
 {
     uint8_t print[SHA256_BYTES];
     TaskSummary summary;
@@ -107,6 +116,7 @@ static int submit_wait(Queue *queue, const Judging *judging, Str agent, Str inpu
     if (!key.ptr) return -ENOMEM;
     sha256(key, print);
     TaskNew task = { .agent = agent,
+                     .version_id = version_id,
                      .lane = LANE_LOW,
                      .time_limit_ms = JUDGE_TASK_MS,
                      .input = input,
@@ -163,14 +173,16 @@ int judge_ask_wait(Judges *judges, const Question *q, Arena *arena, Judging *ret
     if (str_empty(q->output) || q->output.len > JUDGE_TEXT_BYTES_MAX || str_empty(q->input) ||
         q->input.len > JUDGE_TEXT_BYTES_MAX)
         return not_asked(ret, "input or output is too long to be judged", false);
-    int r = refusal_wait(judges, q->agent, &why, &held);
+    Str version_id;
+    int r = refusal_wait(judges, q->agent, arena, &why, &held, &version_id);
     if (r != 0) return r;
     if (why) return not_asked(ret, why, held);
     if (judges->room == 0) return not_asked(ret, "too many judgings are under way", true);
     Str input, metadata = metadata_write(q, arena);
     r = input_write(q, arena, &input);
     if (r != 0 || !metadata.ptr) return -ENOMEM;
-    r = submit_wait(judges->queue, ret, q->agent, input, metadata, arena, &ret->judge_id);
+    r = submit_wait(judges->queue, ret, q->agent, version_id, input, metadata, arena,
+                    &ret->judge_id);
     if (hold_of(r)) return not_asked(ret, hold_of(r), true);
     if (r > 0) return not_asked(ret, "the judge cannot be asked", false);
     judges->room -= r == 0;
@@ -211,7 +223,8 @@ static int again_wait(Queue *queue, const JudgingNews *news, Judging *ret)
     int r = queue_get_wait(queue, news->judging.judge_id, TASK_PART_PAYLOAD, &arena, &task);
     if (r != 0) return r;
     ret->tries++;
-    return submit_wait(queue, ret, news->agent, task.input, task.metadata, &arena, &ret->judge_id);
+    return submit_wait(queue, ret, news->agent, news->version_id, task.input, task.metadata, &arena,
+                       &ret->judge_id);
 }
 
 static void verdict(const JudgingNews *news, Arena *arena, Judging *ret)

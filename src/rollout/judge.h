@@ -1,7 +1,8 @@
 /* Judge: asks other agents how good results are.
  *
  * A judge is an agent like any other: what it is (prompt, model, sampling) is a version, what it
- * spends has the budget of its name, what it does is in its own signals. It is told input and
+ * spends has the budget of its name, what it does is in its own signals. Its stable version is
+ * asked, never a candidate: scores compare only within one version. It is told input and
  * output and nothing else: not which agent, version or arm. An answer that cannot be read is asked
  * for once more; then it is counted as failed, and no score. At most JUDGINGS_MAX are under way, in
  * the lane low, of tasks JUDGINGS_OF_TASKS_MAX, so that anchors find room; what is beyond, and all
@@ -29,8 +30,9 @@ typedef struct {
     int64_t room;   /* further questions */
     struct {
         char agent[AGENT_NAME_BYTES_MAX + 1];
-        const char *why; /* it is not asked; NULL: it is */
-        bool held;       /* for now */
+        const char *why;                     /* it is not asked; NULL: it is */
+        bool held;                           /* for now */
+        char version_id[VERSION_ID_LEN + 1]; /* its stable one; empty: none */
     } known[JUDGE_AGENTS_MAX];
     size_t known_n;
 } Judges;

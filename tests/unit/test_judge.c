@@ -160,6 +160,39 @@ static void test_it_is_asked_once(void **state)
     run(state, it_is_asked_once);
 }
 
+static int pinned_job(Db *db, void *arg)
+{
+    DbStmt *s = db_stmt(db, "SELECT count(*) FROM task WHERE agent = 'critic'"
+                            " AND version_id = '" VERSION_B "' AND rollout_seq = 0");
+    int r = db_step(s);
+    *(int64_t *)arg = r == DB_E_ROW ? db_i64(s, 0) : -1;
+    db_reset(s);
+    return 0;
+}
+
+/* By its stable version, whatever a rollout of the judge would route it to; again as well. */
+static int asks_the_stable_version(void *arg)
+{
+    Fixture *f = arg;
+    int64_t n;
+    begin(f);
+    (void)end_one(f);
+    CHECK_INT(grade(f), 0);
+    Task first = question(f);
+    answer(f, &first, TASK_OUTCOME_SUCCEEDED, "\"good\"");
+    CHECK_INT(grade(f), 0);
+    (void)question(f);
+    CHECK_INT(store_read_wait(f->store, pinned_job, &n), 0);
+    CHECK_INT(n, 2);
+    return 0;
+}
+
+static void test_its_stable_version_is_asked(void **state)
+{
+    deploy(*state, "critic", VERSION_B);
+    run(state, asks_the_stable_version);
+}
+
 /* What cannot be read is asked for once more, and is no score. */
 static int no_answer_is_no_score(void *arg)
 {
@@ -342,6 +375,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_it_is_asked_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_its_stable_version_is_asked, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_answer_is_no_score, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_room_to_ask_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_it_takes_too_long, setup, teardown),

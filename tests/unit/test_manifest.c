@@ -416,11 +416,10 @@ static void test_rollout_on_its_own(void **state)
     IssueList list;
     issue_list_init(&list, &arena, issues, ARRAY_N(issues), NULL, NULL);
     assert_int_equal(
-        json_parse(
-            &arena,
-            STR("{\"steps\":[{\"weight\":5},{\"weight\":100}],\"metrics\":{\"errorRate\":"
-                "{\"rollbackMargin\":0.005,\"promoteMargin\":0.01,\"ratio\":1}}}"),
-            NULL, &v, NULL),
+        json_parse(&arena,
+                   STR("{\"steps\":[{\"weight\":5},{\"weight\":100}],\"metrics\":{\"errorRate\":"
+                       "{\"rollbackMargin\":0.005,\"promoteMargin\":0.01,\"ratio\":1}}}"),
+                   NULL, &v, NULL),
         0);
     assert_int_equal(manifest_check_rollout(v, NULL, &list), 0);
     assert_int_equal(

@@ -15,6 +15,8 @@
 #define ID_1 "11111111-1111-7111-8111-111111111111"
 #define ID_2 "22222222-2222-7222-8222-222222222222"
 #define VERSION_C "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
+#define VERSION_D "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"
+#define VERSION_E "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"
 #define BLOCK_WITH(more)                                             \
     "{\"steps\":[{\"weight\":50,\"minTasks\":20},{\"weight\":100}]," \
     "\"rollbackOn\":{\"errorRate\":0.1}" more "}"
@@ -942,6 +944,49 @@ static int holds_for_the_judge(void *arg)
     return 0;
 }
 
+static int replace_judge_job(Db *db, void *arg)
+{
+    const char *version = arg;
+    Version v = { .id = str_of(version),
+                  .agent = STR("critic"),
+                  .components = STR("{}"),
+                  .manifest = STR("{}") };
+    int r = agent_ensure(db, v.agent, 1);
+    if (r == 0) r = version_insert(db, &v);
+    if (r == 0) r = routing_set(db, v.agent, v.id, real_now);
+    return r != 0 ? r
+                  : agent_set_settings(db, STR("support"),
+                                       STR("{\"graders\":[{\"name\":\"politeness\",\"type\":"
+                                           "\"judge\",\"agent\":\"critic\"}]}"));
+}
+
+/* Scores of two versions of a judge are not compared. */
+static int holds_for_another_judge(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":5},{\"weight\":100}],"
+                "\"rollbackOn\":{\"politeness\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, replace_judge_job, (void *)(uintptr_t)VERSION_D), 0);
+    pass_ms(1000);
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK(strstr(command(f, ID_1, COMMAND_NONE).move.why, "critic") == NULL);
+    pass_ms(1000);
+    CHECK_INT(store_call_wait(f->store, replace_judge_job, (void *)(uintptr_t)VERSION_E), 0);
+    (void)submit_sessions(f, 0, 200);
+    end_tasks(f, 0);
+    CHECK_INT(store_call_wait(f->store, score_job, (void *)(uintptr_t) "politeness"), 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.weight_bp, 5000);
+    CHECK(strstr(ask.move.why, "the judge critic got another version") != NULL);
+    return 0;
+}
+
+static void test_it_holds_for_another_version_of_the_judge(void **state)
+{
+    run(state, holds_for_another_judge);
+}
+
 static void test_it_holds_for_a_judge_that_has_changed(void **state)
 {
     run(state, holds_for_the_judge);
@@ -1598,6 +1643,7 @@ int main(void)
         ON_QUEUE(test_scores_of_ones_own),
         ON_QUEUE(test_waits_for_graders),
         ON_QUEUE(test_it_holds_for_a_judge_that_has_changed),
+        ON_QUEUE(test_it_holds_for_another_version_of_the_judge),
         ON_QUEUE(test_it_holds_for_graders_that_cannot_tell),
         ON_QUEUE(test_nothing_waits_for_ever),
         ON_QUEUE(test_the_unit_can_be_the_user),
