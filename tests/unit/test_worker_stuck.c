@@ -46,7 +46,7 @@ static int busy(Bench *b)
     static const char *const scripts[] = {
         "while [ $i -lt $n ]; do i=$((i+1)); echo here >&2; sleep 0.1; done\n", /* logs */
         ("setsid sh -c 'end=$(($(date +%s) + '$n' / 10)); while [ $(date +%s) -lt $end ]; do :; "
-         "done' > /dev/null 2>&1 & wait\n"), /* waits for one that computes and has left its group */
+         "done' > /dev/null 2>&1 & wait\n"), /* waits for one outside its group */
     };
     for (size_t i = 0; i < ARRAY_N(scripts); i++) {
         Str text = arena_printf(&b->arena, "i=0; n=%d\n%secho 1\n", (int)(STUCK_MS * 15 / 1000),
