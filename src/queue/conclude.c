@@ -145,11 +145,12 @@ static int next_of(Db *db, const TaskHead *head, const Conclusion *c, TaskNext *
         .retry_after_ms = c->retry_after_ms,
         .retry = RETRY_POLICY_DEFAULT,
     };
-    if (c->outcome == TASK_OUTCOME_FAILED_RETRYABLE || c->outcome == TASK_OUTCOME_LOST) {
+    TaskOutcome outcome = c->blameless ? TASK_OUTCOME_RELEASED : c->outcome;
+    if (outcome == TASK_OUTCOME_FAILED_RETRYABLE || outcome == TASK_OUTCOME_LOST) {
         int r = retry_policy(db, head->seq, &progress.retry);
         if (r != 0) return r;
     }
-    *ret = task_after_attempt(&progress, c->outcome, c->now_ms, c->random);
+    *ret = task_after_attempt(&progress, outcome, c->now_ms, c->random);
     if (ret->state == TASK_ESCALATED) return next_if_answered(db, head, &progress, c, ret);
     return 0;
 }
@@ -244,7 +245,7 @@ int worker_end_all(Db *db, Uuid worker_id, EndAll *all)
 {
     TaskHead heads[END_TASKS_MAX]; /* on a store thread's stack, not a fiber's */
     size_t n = END_TASKS_MAX;
-    Conclusion c = { .outcome = all->outcome, .now_ms = all->now_ms };
+    Conclusion c = { .outcome = all->outcome, .now_ms = all->now_ms, .blameless = all->blameless };
     int r = task_running_of(db, worker_id, 0, heads, &n);
     for (size_t i = 0; i < n && r == 0; i++) {
         TaskState state;

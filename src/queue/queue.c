@@ -85,6 +85,7 @@ static int recover(Queue *queue)
     do {
         *all = (EndAll){ .queue = queue,
                          .outcome = TASK_OUTCOME_LOST,
+                         .blameless = true,
                          .now_ms = queue_now_ms(queue),
                          .random = entropy_u64() };
         r = store_call(queue->store, recover_job, all);

@@ -367,6 +367,7 @@ typedef struct {
     Str error_code, error_detail, stopped_by, sandbox, result;
     TaskUsage usage;
     TaskConduct conduct;
+    bool blameless; /* LOST, but it says nothing about the task: not counted as its loss */
 } Conclusion;
 
 /* Records the end of a running attempt: what logic/task.h says becomes of the task, the attempt,
@@ -434,6 +435,7 @@ uint64_t random_draw(uint64_t seed, uint64_t i);
 typedef struct {
     const Queue *queue;
     TaskOutcome outcome; /* LOST or RELEASED */
+    bool blameless;      /* LOST: with the server, which is no fault of the tasks */
     int64_t now_ms;
     uint64_t random;
     bool more;               /* out: there are more */
