@@ -128,13 +128,14 @@ static int fire_one(Queue *queue, FireJob *job)
     return store_call_wait(queue->store, move_job, job);
 }
 
-/* One whose lane is full does not hold up those behind it. */
+/* One whose lane is full does not hold up those behind it, however many there are: they are looked
+ * at and passed over. */
 int schedules_tick_wait(Queue *queue)
 {
     CLEANUP(arena_deinit) Arena kept;
     ScheduleBehind behind = { .name = STR("") };
     arena_init(&kept, ARENA_MAX);
-    for (int i = 0; i < FIRED_MAX; i++) {
+    for (int fired = 0, i = 0; fired < FIRED_MAX && i < SCHEDULES_MAX; i++) {
         CLEANUP(arena_deinit) Arena arena;
         FireJob job = { .now_ms = queue_now_ms(queue), .behind = behind, .arena = &arena };
         arena_init(&arena, ARENA_MAX);
@@ -142,6 +143,7 @@ int schedules_tick_wait(Queue *queue)
         if (r != 0 || !job.found) return r;
         r = fire_one(queue, &job);
         if (r < 0) return r;
+        fired += r != QUEUE_E_FULL;
         if (r != QUEUE_E_FULL) continue;
         behind.next_at_ms = job.schedule.next_at_ms;
         behind.name = arena_str(&kept, job.schedule.name);

@@ -178,13 +178,46 @@ static void test_troubles(void **state)
     run(state, body_troubles);
 }
 
+static void put_named(Fixture *f, int i, Lane lane)
+{
+    Schedule made = { 0 }, s = { .name = arena_printf(&f->arena, "s%03d", i),
+                                 .agent = STR("support"),
+                                 .cron = STR("* * * * *"),
+                                 .input = STR("1"),
+                                 .lane = lane };
+    CHECK_INT(queue_schedule_put_wait(f->queue, &s, &f->arena, &made), 0);
+}
+
+/* More of them than fire in a tick. */
+static int body_behind_full(void *arg)
+{
+    Fixture *f = arg;
+    for (int i = 0; i < 33; i++) put_named(f, i, LANE_LOW);
+    put_named(f, 33, LANE_NORMAL);
+    (void)submit(f, LANE_LOW);
+    pass_ms(MINUTE_MS);
+    tick(f);
+    CHECK_INT(tasks_n(f), 2);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.schedules_fired, 1);
+    return 0;
+}
+
+static void test_behind_full(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.queued_max[LANE_LOW] = 1;
+    open_queue(f);
+    run(state, body_behind_full);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_fires),
-        CASE(test_once),
-        CASE(test_missed),
-        CASE(test_troubles),
+        CASE(test_fires),       CASE(test_once),     CASE(test_missed),
+        CASE(test_behind_full), CASE(test_troubles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
