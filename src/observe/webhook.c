@@ -26,6 +26,15 @@
 #define ATTEMPT_MEMORY_MAX ((size_t)64 << 20) /* a task with its result, and the body */
 #define BATCH_MEMORY_MAX ((size_t)16 << 20)
 
+/* A host whose breaker is open: what is due for it is left out of the search, so that however much
+ * that is costs nothing. */
+typedef struct {
+    char host[WEBHOOK_HOST_MAX];
+    int64_t until_ms; /* monotonic; 0: none */
+} HostOpen;
+
+#define HOSTS_OPEN_MAX 256 /* what is due for more than that is postponed, row by row */
+
 struct Webhooks {
     Queue *queue;
     HttpClient *http;
@@ -36,7 +45,8 @@ struct Webhooks {
     int64_t timeout_ms, poll_ms;
 
     char last_host[WEBHOOK_HOST_MAX]; /* who had its turn last */
-    List attempts;                    /* under way */
+    HostOpen open[HOSTS_OPEN_MAX];
+    List attempts; /* under way */
     size_t attempts_n;
     Cond changed;   /* something is due, an attempt ended, or stopping */
     bool dirty;     /* the outbox may hold something new */
@@ -299,10 +309,28 @@ static int postpone_store(Db *db, void *arg)
     return webhook_postpone(db, job->id, job->next_at_ms);
 }
 
+/* ms 0: not any longer. Whether there was room for it. */
+static bool host_open_set(Webhooks *w, Str host, int64_t ms)
+{
+    int64_t now_ms = clock_mono_ms();
+    HostOpen *place = NULL;
+    for (size_t i = 0; i < HOSTS_OPEN_MAX; i++) {
+        HostOpen *open = &w->open[i];
+        bool same = str_eq(str_of(open->host), host);
+        if (same || (!place && open->until_ms <= now_ms)) place = open;
+        if (same) break;
+    }
+    if (!place || (ms == 0 && !str_eq(str_of(place->host), host))) return false;
+    str_copy(place->host, sizeof place->host, host);
+    place->until_ms = ms ? now_ms + ms : 0;
+    return true;
+}
+
 static void postpone_wait(WebhookAttempt *a)
 {
     PostponeJob job = { a->row.id, clock_real_ms() + a->postponed_ms };
     atomic_fetch_add(&a->owner->postponed, 1);
+    if (host_open_set(a->owner, a->row.host, a->postponed_ms)) return;
     fiber_shield();
     int r = store_call_wait(queue_store(a->owner->queue), postpone_store, &job);
     fiber_unshield();
@@ -320,6 +348,8 @@ static int attempt_main(void *arg)
         postpone_wait(a);
     } else if (r != -ECANCELED) {
         Verdict v = judge(a, r);
+        /* perhaps a probe, for whose end others were put off: to be asked again */
+        (void)host_open_set(w, a->row.host, 0);
         report_wait(a, &v);
     }
     list_remove(&a->node);
@@ -380,19 +410,20 @@ static int batch_load(Db *db, void *arg)
     return webhook_due(db, &b->search, &b->arena, &b->due);
 }
 
-static void use_add(WebhookHostUse *use, size_t *n, Str host)
+static WebhookHostUse *use_add(WebhookHostUse *use, size_t *n, Str host)
 {
     size_t i = 0;
     while (i < *n && !str_eq(use[i].host, host)) i++;
     if (i == *n) use[(*n)++] = (WebhookHostUse){ .host = host };
     use[i].n++;
+    return &use[i];
 }
 
 /* What is under way, which the store still has as pending. In the batch's arena: attempts may end
  * while it is read. */
 static int batch_fill(const Webhooks *w, Batch *b)
 {
-    WebhookHostUse *use = ARENA_ARRAY(&b->arena, WebhookHostUse, w->attempts_n + 1);
+    WebhookHostUse *use = ARENA_ARRAY(&b->arena, WebhookHostUse, w->attempts_n + HOSTS_OPEN_MAX);
     int64_t *skip = ARENA_ARRAY(&b->arena, int64_t, w->attempts_n + 1);
     size_t use_n = 0, skip_n = 0;
     if (!use || !skip) return -ENOMEM;
@@ -400,8 +431,15 @@ static int batch_fill(const Webhooks *w, Batch *b)
         const Webhook *row = &CONTAINER_OF(node, WebhookAttempt, node)->row;
         Str host = arena_str(&b->arena, row->host);
         if (!host.ptr) return -ENOMEM;
-        use_add(use, &use_n, host);
+        (void)use_add(use, &use_n, host);
         skip[skip_n++] = row->id;
+    }
+    int64_t now_ms = clock_mono_ms();
+    for (size_t i = 0; i < HOSTS_OPEN_MAX; i++) {
+        if (w->open[i].until_ms <= now_ms) continue;
+        Str host = arena_str(&b->arena, str_of(w->open[i].host));
+        if (!host.ptr) return -ENOMEM;
+        use_add(use, &use_n, host)->left_out = true;
     }
     b->search = (WebhookSearch){ .now_ms = clock_real_ms(),
                                  .limit = w->concurrent_max - w->attempts_n,
@@ -412,6 +450,15 @@ static int batch_fill(const Webhooks *w, Batch *b)
                                  .skip = skip,
                                  .skip_n = skip_n };
     return b->search.after_host.ptr ? 0 : -ENOMEM;
+}
+
+/* How long until one of them may be tried again. */
+static int64_t hosts_open_ms(const Webhooks *w)
+{
+    int64_t now_ms = clock_mono_ms(), first_ms = INT64_MAX;
+    for (size_t i = 0; i < HOSTS_OPEN_MAX; i++)
+        if (w->open[i].until_ms > now_ms) first_ms = MIN(first_ms, w->open[i].until_ms - now_ms);
+    return first_ms;
 }
 
 /* Starts what is due and not under way, as far as there is room. *ret_sleep_ms: how long until the
@@ -439,6 +486,7 @@ static int dispatch_wait(Webhooks *w, int64_t *ret_sleep_ms)
         str_copy(w->last_host, sizeof w->last_host, due->last_host);
         *ret_sleep_ms = MIN(*ret_sleep_ms, MORE_HOSTS_MS);
     }
+    *ret_sleep_ms = MIN(*ret_sleep_ms, hosts_open_ms(w));
     if (due->next_at_ms != INT64_MAX)
         *ret_sleep_ms = MIN(*ret_sleep_ms, MAX(due->next_at_ms - clock_real_ms(), 0));
     return 0;

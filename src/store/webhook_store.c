@@ -99,6 +99,13 @@ static size_t host_use(const WebhookSearch *search, Str host)
     return 0;
 }
 
+static bool is_left_out(const WebhookSearch *search, Str host)
+{
+    for (size_t i = 0; i < search->use_n; i++)
+        if (str_eq(search->use[i].host, host)) return search->use[i].left_out;
+    return false;
+}
+
 static bool is_skipped(const WebhookSearch *search, int64_t id)
 {
     for (size_t i = 0; i < search->skip_n; i++)
@@ -147,7 +154,8 @@ static int hosts_walk(Search *s, Str after, bool from_start, Str until)
             if (str_empty(s->ret->last_host)) s->ret->last_host = after;
             return 0;
         }
-        if (at_ms <= s->search->now_ms) r = host_due(s, host);
+        if (is_left_out(s->search, host)) r = 0;
+        else if (at_ms <= s->search->now_ms) r = host_due(s, host);
         else s->ret->next_at_ms = MIN(s->ret->next_at_ms, at_ms);
         if (r != 0) return r;
         after = host;

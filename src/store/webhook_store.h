@@ -42,6 +42,7 @@ MUST_CHECK int webhook_insert(Db *db, const Webhook *webhook);
 typedef struct {
     Str host;
     size_t n;
+    bool left_out; /* nothing is looked for there */
 } WebhookHostUse;
 
 typedef struct {

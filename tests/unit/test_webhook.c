@@ -618,6 +618,45 @@ static void test_a_failing_host_is_left_alone(void **state)
     assert_int_equal(info[0].state, BREAKER_CLOSED);
 }
 
+static int backlog_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "WITH RECURSIVE i (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i"
+                              " WHERE n < 1000) INSERT INTO webhook (webhook_id, task_seq, url,"
+                              " host, body, state, created_at_ms, next_at_ms)"
+                              " SELECT 'msg_' || n, task_seq, url, host, body, 0, created_at_ms, 1"
+                              " FROM i, (SELECT * FROM webhook LIMIT 1)"),
+                  NULL);
+}
+
+static int untouched_job(Db *db, void *arg)
+{
+    DbStmt *s = db_stmt(db, "SELECT count(*) FROM webhook WHERE next_at_ms = 1");
+    int r = db_step(s);
+    *(int64_t *)arg = db_i64(s, 0);
+    db_reset(s);
+    return MIN(r, 0);
+}
+
+/* However much is due for it: no row is written but those of attempts. */
+static void test_a_dead_host_costs_nothing(void **state)
+{
+    Fixture *f = *state;
+    behave(f, (Behaviour){ .statuses = { 500 } });
+    for (int i = 0; i < 3; i++) await(f, run_task(f, "succeeded", ""), "pending", 1);
+    assert_int_equal(store_call(f->api.store, backlog_job, NULL), 0);
+    int64_t untouched = 0;
+    WebhookStats stats = { 0 };
+    for (int i = 0; i < 4000 && stats.attempts < 5; i++) {
+        usleep(5000);
+        webhooks_stats(f->api.webhooks, &stats);
+    }
+    assert_int_equal(store_call(f->api.store, untouched_job, &untouched), 0);
+    assert_true(stats.attempts >= 5 && stats.attempts < 20);
+    assert_true(untouched + (int64_t)stats.attempts >= 1000);
+    assert_true(stats.postponed < 100);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -631,6 +670,7 @@ int main(void)
         CASE(test_one_host_does_not_hold_up_others),
         CASE(test_silence_and_long_answers),
         CASE(test_a_failing_host_is_left_alone),
+        CASE(test_a_dead_host_costs_nothing),
         CASE(test_guarded_address),
         CASE(test_pending_rows_of_an_earlier_process),
         CASE(test_bounded_and_once_each),
