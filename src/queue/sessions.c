@@ -1,5 +1,6 @@
 /* What agents keep in their sessions. */
 #include "base/diag.h"
+#include "base/log.h"
 #include "queue/queue_private.h"
 
 typedef struct {
@@ -9,7 +10,10 @@ typedef struct {
     int64_t now_ms;
     Arena *arena;
     StateReply reply;
+    int64_t session_id; /* read: 0 unless it is to be touched */
 } StateJob;
+
+#define TOUCH_MS (INT64_C(24) * 3600 * 1000) /* a write for a read, so often at most */
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
@@ -28,6 +32,25 @@ static int read_job(Db *db, void *arg)
     else if (r == 0) r = state_get(db, session.id, job->ask->key, job->arena, &reply->row);
     if (r != 0) return r == -ENOENT ? 0 : r;
     reply->outcome = STATE_OK;
+    int64_t often_ms = MIN(TOUCH_MS, job->queue->options.state_kept_ms / 2);
+    if (session.used_at_ms + often_ms <= job->now_ms) job->session_id = session.id;
+    return 0;
+}
+
+static int touch_job(Db *db, void *arg)
+{
+    const StateJob *job = arg;
+    int r = session_touch(db, job->session_id, job->now_ms);
+    return r == -ENOENT ? 0 : r;
+}
+
+/* What is read is used. */
+static int read_wait(Queue *queue, StateJob *job)
+{
+    int r = store_read_wait(queue->store, read_job, job);
+    if (r != 0 || job->session_id == 0) return r;
+    if (store_call_wait(queue->store, touch_job, job) != 0)
+        LOG_WARN("a session that is read does not count as used");
     return 0;
 }
 
@@ -126,8 +149,7 @@ int queue_state_wait(Queue *queue, TaskRef task, const StateAsk *ask, Arena *are
     StateJob job = {
         .queue = queue, .task = task, .ask = ask, .arena = arena, .now_ms = queue_now_ms(queue)
     };
-    int r = writes ? store_call_wait(queue->store, write_job, &job)
-                   : store_read_wait(queue->store, read_job, &job);
+    int r = writes ? store_call_wait(queue->store, write_job, &job) : read_wait(queue, &job);
     if (r == QUEUE_E_STALE) queue_apply(queue, &(Effects){ .stale = 1 });
     if (r != 0) return r;
     count(queue, &job, writes);

@@ -4,12 +4,14 @@
 #include "queue/queue_private.h"
 #include "store/grade_store.h"
 #include "store/idempotency_store.h"
+#include "sys/clock.h"
 #include "sys/entropy.h"
 
 #define EXPIRED_WORKERS_MAX 8 /* a tick */
 #define PURGE_EVERY_MS 60000
-#define PURGE_KEYS_MAX 1000      /* a tick */
-#define PURGE_RECORDINGS_MAX 256 /* a tick */
+#define PURGE_KEYS_MAX 512       /* a job: a few milliseconds, what others wait for at most */
+#define PURGE_RECORDINGS_MAX 256 /* a job */
+#define TIDY_MS 200              /* of each second, when there is so much to tidy */
 #define GONE_WORKERS_KEPT_MS (INT64_C(24) * 3600 * 1000)
 
 /* The worker ends a task at its deadline; this is for one that lives but does not. */
@@ -104,8 +106,10 @@ int queue_calendar_wait(Queue *queue)
 typedef struct {
     Queue *queue;
     int64_t now_ms;
-    bool purge;         /* old keys and workers too */
-    bool more;          /* more of them, at the next tick */
+    bool purge; /* old keys, sessions and workers too */
+    bool first; /* of this tick; sums and workers too, then */
+    bool more;  /* of keys and sessions */
+    bool more_journals, more_overdue;
     int64_t recordings; /* deleted */
     int64_t states;     /* likewise */
     EndAll overdue;
@@ -139,33 +143,46 @@ static int tidy_late(Db *db, TidyJob *job)
     return r;
 }
 
-static int tidy_job(Db *db, void *arg)
+/* Of these there may be very many. */
+static int tidy_keys(Db *db, TidyJob *job)
 {
-    TidyJob *job = arg;
-    int64_t purged = 0, keys_before_ms = job->now_ms - job->queue->options.key_kept_ms;
-    int64_t journals_before_ms = job->now_ms - job->queue->options.journal_kept_ms;
-    int r = tidy_overdue(db, job);
-    if (r == 0) r = tidy_late(db, job);
+    const QueueOptions *o = &job->queue->options;
+    int64_t purged = 0;
+    int r = idempotency_purge(db, job->now_ms - o->key_kept_ms, PURGE_KEYS_MAX, &purged);
     if (r == 0)
-        r = journal_purge(db, journals_before_ms, job->now_ms, PURGE_RECORDINGS_MAX,
-                          &job->recordings);
-    if (r != 0 || !job->purge) return r;
-    r = idempotency_purge(db, keys_before_ms, PURGE_KEYS_MAX, &purged);
-    job->more = purged == PURGE_KEYS_MAX;
-    if (r == 0) r = ledger_purge(job->queue, db, job->now_ms);
+        r = session_purge(db, job->now_ms - o->state_kept_ms, job->now_ms, PURGE_KEYS_MAX,
+                          &job->states);
+    job->more = purged >= PURGE_KEYS_MAX || job->states >= PURGE_KEYS_MAX;
+    return r;
+}
+
+static int tidy_rest(Db *db, TidyJob *job)
+{
+    int r = ledger_purge(job->queue, db, job->now_ms);
     if (r == 0) r = rollup_purge(db, job->now_ms);
     if (r == 0) r = grade_sum_purge(db, job->now_ms);
     if (r == 0) r = in_flight_purge(job->queue, db);
-    if (r == 0)
-        r = session_purge(db, job->now_ms - job->queue->options.state_kept_ms, PURGE_KEYS_MAX,
-                          &job->states);
-    job->more |= job->states >= PURGE_KEYS_MAX;
     return r != 0 ? r : worker_purge(db, job->now_ms - GONE_WORKERS_KEPT_MS);
 }
 
-static int tidy(Queue *queue)
+static int tidy_job(Db *db, void *arg)
 {
-    TidyJob job = { .queue = queue, .now_ms = queue_now_ms(queue) };
+    TidyJob *job = arg;
+    int64_t journals_before_ms = job->now_ms - job->queue->options.journal_kept_ms;
+    int r = tidy_overdue(db, job);
+    if (r == 0) r = tidy_late(db, job);
+    job->more_overdue = job->overdue.ids_n == END_TASKS_MAX;
+    if (r == 0)
+        r = journal_purge(db, journals_before_ms, job->now_ms, PURGE_RECORDINGS_MAX,
+                          &job->recordings, &job->more_journals);
+    if (r == 0 && job->purge) r = tidy_keys(db, job);
+    return r == 0 && job->purge && job->first ? tidy_rest(db, job) : r;
+}
+
+/* One small job. *ret_more: there is more to do. */
+static int tidy_some(Queue *queue, bool first, bool *ret_more)
+{
+    TidyJob job = { .queue = queue, .first = first, .now_ms = queue_now_ms(queue) };
     int64_t steady_ms = queue_steady_ms(queue);
     job.purge = steady_ms >= queue->purge_at_ms;
     int r = store_call_wait(queue->store, tidy_job, &job);
@@ -174,7 +191,19 @@ static int tidy(Queue *queue)
     queue_apply_all(queue, &job.overdue);
     journal_purged(queue, job.recordings);
     states_purged(queue, job.states);
+    *ret_more = job.more || job.more_journals || job.more_overdue;
     return 0;
+}
+
+/* As fast as they may come, beside the jobs of everybody else. */
+static int tidy(Queue *queue)
+{
+    int64_t until_ms = clock_mono_ms() + TIDY_MS;
+    bool more = true;
+    int r = 0;
+    for (bool first = true; r == 0 && more && (first || clock_mono_ms() < until_ms); first = false)
+        r = tidy_some(queue, first, &more);
+    return r;
 }
 
 /* --- tasks that became ready ------------------------------------------------------------------ */

@@ -408,10 +408,11 @@ static int due_read(Db *db, int64_t before_ms, Due due[PURGE_TASKS_MAX], size_t 
     return r;
 }
 
-int journal_purge(Db *db, int64_t before_ms, int64_t now_ms, size_t rows_max, int64_t *ret_n)
+int journal_purge(Db *db, int64_t before_ms, int64_t now_ms, size_t rows_max, int64_t *ret_n,
+                  bool *ret_more)
 {
     Due due[PURGE_TASKS_MAX];
-    size_t n;
+    size_t n = 0;
     static_assert(TASK_QUEUED == 0 && TASK_RUNNING == 1, "the statement names them");
     *ret_n = 0;
     int r = due_read(db, before_ms, due, &n);
@@ -422,5 +423,6 @@ int journal_purge(Db *db, int64_t before_ms, int64_t now_ms, size_t rows_max, in
         else r = purge_rows(db, due[i].seq, (int64_t)rows_max - *ret_n, &deleted);
         *ret_n += deleted;
     }
+    *ret_more = n == PURGE_TASKS_MAX || *ret_n >= (int64_t)rows_max;
     return r;
 }

@@ -124,9 +124,9 @@ MUST_CHECK int journal_answer(Db *db, int64_t task_seq, int64_t n, Arena *arena,
  * -ENOMEM, -EFBIG, -errno. */
 MUST_CHECK int journal_request(Db *db, int64_t task_seq, int64_t n, Buf *out);
 
-/* Deletes recordings of tasks at rest since before_ms, at most rows_max a call; *ret_n: how many.
- * Returns 0 or -errno. */
+/* Deletes recordings of tasks at rest since before_ms, at most rows_max a call, of a few tasks.
+ * *ret_n: how many. *ret_more: there may be others. Returns 0 or -errno. */
 MUST_CHECK int journal_purge(Db *db, int64_t before_ms, int64_t now_ms, size_t rows_max,
-                             int64_t *ret_n);
+                             int64_t *ret_n, bool *ret_more);
 
 #endif

@@ -1,5 +1,7 @@
 #include "store/session_store.h"
 
+#include "codec/hex.h"
+#include "codec/uuid.h"
 #include "store/row.h"
 
 /* --- sessions --------------------------------------------------------------------------------- */
@@ -12,7 +14,7 @@
 
 int session_of_task(Db *db, int64_t task_seq, Session *ret)
 {
-    RowIn in = row_in(db, "SELECT id, keys, bytes, revision FROM session"
+    RowIn in = row_in(db, "SELECT id, keys, bytes, revision, used_at_ms FROM session"
                           " WHERE (tenant, agent, own, name) ="
                           " (SELECT " TASK_OWNER " FROM task WHERE seq = ?1)");
     in_i64(&in, task_seq);
@@ -23,6 +25,7 @@ int session_of_task(Db *db, int64_t task_seq, Session *ret)
     ret->keys = out_i64(&out);
     ret->bytes = out_i64(&out);
     ret->revision = out_i64(&out);
+    ret->used_at_ms = out_i64(&out);
     db_reset(in.stmt);
     return 0;
 }
@@ -136,17 +139,51 @@ int state_list(Db *db, int64_t session_id, size_t max, Arena *arena, StateRow **
 
 /* --- forgetting ------------------------------------------------------------------------------- */
 
-/* The one that was not used for the longest. Returns 0, -ENOENT, -errno. */
-static int oldest(Db *db, int64_t before_ms, int64_t *ret_id)
+int session_touch(Db *db, int64_t session_id, int64_t now_ms)
 {
-    DbStmt *s = db_stmt(db, "SELECT id FROM session WHERE used_at_ms < ?1"
+    DbStmt *s = db_stmt(db, "UPDATE session SET used_at_ms = ?2 WHERE id = ?1");
+    db_bind_i64(s, 1, session_id);
+    db_bind_i64(s, 2, now_ms);
+    return row_change(s);
+}
+
+typedef struct {
+    int64_t id;
+    bool own; /* of one task, whose id is its name */
+    Uuid task_id;
+} Unused;
+
+/* The one that was not used for the longest. Returns 0, -ENOENT, -errno. */
+static int oldest(Db *db, int64_t before_ms, Unused *ret)
+{
+    DbStmt *s = db_stmt(db, "SELECT id, own, name FROM session WHERE used_at_ms < ?1"
                             " ORDER BY used_at_ms LIMIT 1");
     db_bind_i64(s, 1, before_ms);
     int r = row_first(s);
     if (r != 0) return r;
-    *ret_id = db_i64(s, 0);
+    *ret = (Unused){ .id = db_i64(s, 0), .own = db_i64(s, 1) != 0 };
+    if (ret->own && hex_decode(db_str(s, 2), ret->task_id.bytes, sizeof ret->task_id.bytes) < 0)
+        ret->task_id = (Uuid){ 0 }; /* of no task */
     db_reset(s);
     return 0;
+}
+
+/* Whether a task of it is open. Returns 0, -ENOENT (none is), -errno. */
+static int open_task(Db *db, const Unused *session)
+{
+    RowIn in = session->own
+                   ? row_in(db, "SELECT 1 FROM task WHERE id = ?2 AND state IN (0, 1, 6)"
+                                " AND ?1 <> 0")
+                   : row_in(db, "SELECT 1 FROM session AS s CROSS JOIN task AS t"
+                                " WHERE s.id = ?1 AND ?2 IS NULL AND t.session_max > 0"
+                                " AND t.state IN (0, 1, 6) AND t.session_id = s.name"
+                                " AND t.agent = s.agent AND coalesce(t.tenant_id, '') = s.tenant"
+                                " LIMIT 1");
+    in_i64(&in, session->id);
+    in_uuid(&in, &session->task_id);
+    int r = row_first(in.stmt);
+    if (r == 0) db_reset(in.stmt);
+    return r;
 }
 
 static int values_delete(Db *db, int64_t session_id, int64_t max, int64_t *ret_n)
@@ -158,19 +195,32 @@ static int values_delete(Db *db, int64_t session_id, int64_t max, int64_t *ret_n
     return db_run(in.stmt, ret_n);
 }
 
-int session_purge(Db *db, int64_t before_ms, int64_t max, int64_t *ret_deleted)
+static int session_delete(Db *db, int64_t id)
 {
-    int64_t deleted = 0, n = 0, id = 0;
-    while (deleted < max) {
-        int r = oldest(db, before_ms, &id);
+    RowIn in = row_in(db, "DELETE FROM session WHERE id = ?1");
+    in_i64(&in, id);
+    return row_change(in.stmt);
+}
+
+int session_purge(Db *db, int64_t before_ms, int64_t now_ms, int64_t max, int64_t *ret_deleted)
+{
+    int64_t deleted = 0, kept = 0;
+    while (deleted + kept < max) {
+        Unused session;
+        int64_t n = 0;
+        int r = oldest(db, before_ms, &session);
         if (r == -ENOENT) break;
-        if (r == 0) r = values_delete(db, id, max - deleted, &n);
+        if (r == 0) r = open_task(db, &session);
+        if (r == 0) {
+            kept++;
+            if ((r = session_touch(db, session.id, now_ms)) != 0) return r;
+            continue;
+        }
+        if (r == -ENOENT) r = values_delete(db, session.id, max - deleted - kept, &n);
         if (r != 0) return r;
         deleted += n;
-        if (deleted == max) break; /* there may be more of them */
-        RowIn in = row_in(db, "DELETE FROM session WHERE id = ?1");
-        in_i64(&in, id);
-        if ((r = row_change(in.stmt)) != 0) return r;
+        if (deleted + kept == max) break; /* there may be more of them */
+        if ((r = session_delete(db, session.id)) != 0) return r;
         deleted++;
     }
     *ret_deleted = deleted;

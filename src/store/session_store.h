@@ -11,6 +11,7 @@ typedef struct {
     int64_t id;
     int64_t keys, bytes; /* that it holds; keys' own bytes count too */
     int64_t revision;    /* the last version given out; never set back */
+    int64_t used_at_ms;
 } Session;
 
 /* The session of a task. Returns 0, -ENOENT (nothing was kept yet), -errno. */
@@ -43,7 +44,13 @@ MUST_CHECK int state_delete(Db *db, int64_t session_id, Str key);
 MUST_CHECK int state_list(Db *db, int64_t session_id, size_t max, Arena *arena, StateRow **ret,
                           size_t *ret_n);
 
-/* Deletes sessions that were not used since before_ms: at most max values a call. */
-MUST_CHECK int session_purge(Db *db, int64_t before_ms, int64_t max, int64_t *ret_deleted);
+/* The session counts as used now. Returns 0, -ENOENT, -errno. */
+MUST_CHECK int session_touch(Db *db, int64_t session_id, int64_t now_ms);
+
+/* Deletes sessions that were not used since before_ms: at most max values a call. One whose tasks
+ * have not all ended counts as used now instead: of tasks that have it to themselves, and of those
+ * that run one after another in it. *ret_deleted: values and sessions. */
+MUST_CHECK int session_purge(Db *db, int64_t before_ms, int64_t now_ms, int64_t max,
+                             int64_t *ret_deleted);
 
 #endif

@@ -327,27 +327,30 @@ static int job_purge(Db *db, void *arg)
 {
     (void)arg;
     JournalFill state;
+    bool more = false;
     int64_t old = put_task(db, 11, TASK_SUCCEEDED, 2000), n;
     int64_t young = put_task(db, 12, TASK_FAILED, 9000), queued = 1;
     for (int i = 0; i < 9; i++)
         CHECK_INT(add(db, (int64_t[]){ old, young, queued }[i % 3], recording("", 'a', "x")), 0);
-    CHECK_INT(journal_purge(db, 500, 10000, 100, &n), 0); /* recorded at 1000 */
+    CHECK_INT(journal_purge(db, 500, 10000, 100, &n, &more), 0); /* recorded at 1000 */
     CHECK_INT(n, 0);
-    CHECK_INT(journal_purge(db, 5000, 10000, 2, &n), 0); /* a part at a time */
+    CHECK_INT(journal_purge(db, 5000, 10000, 2, &n, &more), 0); /* a part at a time */
     CHECK_INT(n, 2);
+    CHECK(more);
     CHECK_INT(left(db, old), 1);
-    CHECK_INT(journal_purge(db, 5000, 10000, 100, &n), 0);
+    CHECK_INT(journal_purge(db, 5000, 10000, 100, &n, &more), 0);
     CHECK_INT(n, 1);
+    CHECK(!more);
     CHECK_INT(left(db, old), 0);
     CHECK_INT(journal_fill_read(db, old, &state), 0);
     CHECK_INT(state.recordings, 0);
     CHECK_INT(left(db, young), 3);
     CHECK_INT(left(db, queued), 3);
-    CHECK_INT(journal_purge(db, 9001, 10000, 100, &n), 0);
+    CHECK_INT(journal_purge(db, 9001, 10000, 100, &n, &more), 0);
     CHECK_INT(n, 3);
     CHECK_INT(left(db, young), 0);
     CHECK_INT(left(db, queued), 3);
-    CHECK_INT(journal_purge(db, 99999, 100000, 100, &n), 0); /* waits still */
+    CHECK_INT(journal_purge(db, 99999, 100000, 100, &n, &more), 0); /* waits still */
     CHECK_INT(left(db, queued), 3);
     DbStmt *s = db_stmt(db, "SELECT count(*) FROM journal");
     CHECK_INT(db_step(s), DB_E_ROW);

@@ -1,5 +1,7 @@
 #include "tests/unit/queue_fixture.h"
 
+#include "store/idempotency_store.h"
+
 static JournalNew recording(const char *call_id, char key, const char *answer)
 {
     JournalNew rec = { .kind = REPLAY_MODEL,
@@ -216,6 +218,60 @@ static void test_retention(void **state)
     run(state, body_retention);
 }
 
+static int keys_job(Db *db, void *arg)
+{
+    DbStmt *s = db_stmt(db, "SELECT (SELECT count(*) FROM idempotency),"
+                            " (SELECT count(*) FROM journal_task)");
+    CHECK_INT(db_step(s), DB_E_ROW);
+    for (int i = 0; i < 2; i++) ((int64_t *)arg)[i] = db_i64(s, i);
+    db_reset(s);
+    return 0;
+}
+
+static int add_keys_job(Db *db, void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < 1600; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "k%d", i);
+        int r = idempotency_insert(db, STR(""), str_of(key), STR("f"), worker_of(1), real_now);
+        if (r != 0) return r;
+    }
+    return 0;
+}
+
+/* More than one small job takes away. */
+static int body_backlog(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    int64_t left[2];
+    for (int i = 0; i < 40; i++) {
+        submit(f, LANE_NORMAL);
+        TaskRef ref = claim_one(f, worker);
+        JournalNew rec = recording("c1", 'a', "answer");
+        Call call = call_of("c1", &rec);
+        CHECK_INT(queue_calls_add_wait(f->queue, ref, &call, 1), 0);
+        CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    }
+    CHECK_INT(store_call_wait(f->store, add_keys_job, NULL), 0);
+    pass_ms(10000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(store_call_wait(f->store, keys_job, left), 0);
+    CHECK(left[0] < 600);
+    CHECK(left[1] < 24);
+    return 0;
+}
+
+static void test_backlog(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.journal_kept_ms = f->options.key_kept_ms = 1000;
+    open_queue(f);
+    run(state, body_backlog);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +280,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_tools, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retention, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_backlog, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -245,11 +245,24 @@ static int body_forgetting(void *arg)
     real_now -= 120000 - 1000;
     CHECK_INT(queue_tick_wait(f->queue), 0);
     CHECK_STR(read_key(f, task, "a").row.value, STR("1"));
+    for (int i = 0; i < 3; i++) { /* reading keeps it, and so does a task that is open */
+        pass_ms(60500);
+        CHECK_STR(read_key(f, task, "b").row.value, STR("2"));
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+    }
+    TaskRef alone = task_of(f, worker_of(1), "", "");
+    put(f, alone, "c", "3", STATE_ANY);
+    pass_ms(120000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_STR(read_key(f, task, "b").row.value, STR("2"));
+    CHECK_STR(read_key(f, alone, "c").row.value, STR("3"));
+    CHECK_INT(finish(f, alone, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(finish(f, task, TASK_OUTCOME_SUCCEEDED, NULL), 0);
     pass_ms(120000);
     CHECK_INT(queue_tick_wait(f->queue), 0);
     QueueStats stats;
     queue_stats(f->queue, &stats);
-    CHECK_INT(stats.state_purged, 3);
+    CHECK_INT(stats.state_purged, 5);
     return 0;
 }
 
