@@ -514,11 +514,13 @@ static void left_behind(Bench *b, WorkerOptions *options)
         if (left[i] == 0)
             execle("/bin/sleep", "sleep", "1000", (char *)NULL, (char *[]){ home, NULL });
         if (left[i] == 0) _exit(1);
-        char path[64], text[16];
-        snprintf(path, sizeof path, "/proc/%d/comm", (int)left[i]);
+        char path[64], text[400];
+        snprintf(path, sizeof path, "/proc/%d/environ", (int)left[i]);
         for (bool begun = false; !begun;) { /* with that environment */
             FILE *f = fopen(path, "r");
-            begun = f && fgets(text, sizeof text, f) && strcmp(text, "sleep\n") == 0;
+            size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+            text[n] = '\0';
+            begun = strcmp(text, home) == 0;
             if (f) fclose(f);
         }
     }
