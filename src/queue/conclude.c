@@ -241,15 +241,19 @@ uint64_t random_draw(uint64_t seed, uint64_t i)
     return z ^ (z >> 31);
 }
 
+/* Who has been there so often when the server ended may be why it did. */
+#define BLAMELESS_ATTEMPTS 20
+
 int worker_end_all(Db *db, Uuid worker_id, EndAll *all)
 {
     TaskHead heads[END_TASKS_MAX]; /* on a store thread's stack, not a fiber's */
     size_t n = END_TASKS_MAX;
-    Conclusion c = { .outcome = all->outcome, .now_ms = all->now_ms, .blameless = all->blameless };
+    Conclusion c = { .outcome = all->outcome, .now_ms = all->now_ms };
     int r = task_running_of(db, worker_id, 0, heads, &n);
     for (size_t i = 0; i < n && r == 0; i++) {
         TaskState state;
         c.random = random_draw(all->random, i);
+        c.blameless = all->blameless && heads[i].attempt < BLAMELESS_ATTEMPTS;
         r = task_conclude(all->queue, db, &heads[i], &c, &all->effects, &state);
         all->ids[all->ids_n++] = heads[i].id;
     }

@@ -637,10 +637,11 @@ static int body_served(void *arg)
     int n = (int)f->options.log_bytes_max;
     Uuid worker = add_worker(f, n, WORKER_EMBEDDED);
     if (n == 1) (void)submit(f, LANE_NORMAL);
+    if (n > 20) pass_ms(600000); /* to blame, it waits for its turn */
     TaskRef ref = claim_one(f, worker);
     Task t = get(f, ref.id);
     CHECK_INT(t.attempt, n);
-    CHECK_INT(t.losses, 0);
+    CHECK_INT(t.losses, MAX(n - 20, 0)); /* it may be the task, after all */
     return 0;
 }
 
@@ -648,11 +649,11 @@ static int body_served(void *arg)
 static void test_restarts(void **state)
 {
     Fixture *f = *state;
-    for (int n = 1; n <= 2 * TASK_LOSSES_MAX; n++) {
+    for (int n = 1; n <= 20 + TASK_LOSSES_MAX - 1; n++) {
         f->options.log_bytes_max = n; /* numbers the workers */
         run(state, body_served);
         close_queue(f);
-        pass_ms(5000);
+        pass_ms(1000);
         open_queue(f);
     }
 }
