@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/diag.h"
+#include "base/log.h"
 #include "cli/file.h"
 #include "codec/digest.h"
 #include "codec/duration.h"
@@ -1172,6 +1173,9 @@ void config_init(Config *config, ConfigMode mode)
     keep_text(config, &config->time_zone, STR("UTC"));
     if (!config->providers || !config->routes || !config->budgets)
         DIE("no memory for the configuration");
+    if (addr_guard_deny_own(&config->webhook_guard) < 0 ||
+        addr_guard_deny_own(&config->tool_guard) < 0)
+        LOG_WARN("webhooks and tools may reach this machine", LOG_CSTR("why", diag_text()));
     if (mode != CONFIG_DEV) return;
     budget_add(config, (BudgetScope){ .period = BUDGET_DAY }, DEV_BUDGET_NUSD);
     /* a laptop's own receivers and tools are what dev mode is for */

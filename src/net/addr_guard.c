@@ -1,5 +1,9 @@
 #include "net/addr_guard.h"
 
+#include <errno.h>
+#include <ifaddrs.h>
+#include <netinet/in.h>
+
 #include "base/diag.h"
 
 int addr_guard_allow(AddrGuard *guard, Str cidr)
@@ -15,13 +19,53 @@ int addr_guard_allow(AddrGuard *guard, Str cidr)
     return 0;
 }
 
+Addr addr_from_sockaddr(const struct sockaddr *sa)
+{
+    if (sa->sa_family == AF_INET)
+        return addr_v4((const uint8_t *)&((const struct sockaddr_in *)(const void *)sa)->sin_addr);
+    return addr_v6((const uint8_t *)&((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr);
+}
+
+int addr_guard_deny(AddrGuard *guard, Addr addr)
+{
+    if (guard->own_n == ADDR_GUARD_OWN_MAX)
+        return diag_set(-ENOBUFS, "more than %d addresses are denied", ADDR_GUARD_OWN_MAX);
+    guard->own[guard->own_n++] = addr;
+    return 0;
+}
+
+int addr_guard_deny_own(AddrGuard *guard)
+{
+    struct ifaddrs *all;
+    int r = 0;
+    if (getifaddrs(&all) < 0) return diag_set(-errno, "the addresses of this machine: %m");
+    for (const struct ifaddrs *i = all; i && r == 0; i = i->ifa_next) {
+        if (!i->ifa_addr) continue;
+        if (i->ifa_addr->sa_family != AF_INET && i->ifa_addr->sa_family != AF_INET6) continue;
+        Addr addr = addr_from_sockaddr(i->ifa_addr);
+        if (addr_class(addr, NULL, 0) != ADDR_PUBLIC) continue; /* denied as they are */
+        r = addr_guard_deny(guard, addr);
+    }
+    freeifaddrs(all);
+    return r;
+}
+
+static bool is_own(const AddrGuard *guard, Addr addr)
+{
+    for (size_t i = 0; i < guard->own_n; i++)
+        if (addr_eq(guard->own[i], addr)) return true;
+    return false;
+}
+
 int addr_guard_check(const AddrGuard *guard, Addr addr)
 {
     AddrClass class = addr_class(addr, guard->allow, guard->allow_n);
-    if (addr_class_ok(class)) return 0;
+    bool own = class == ADDR_PUBLIC && is_own(guard, addr);
+    if (addr_class_ok(class) && !own) return 0;
     char text[ADDR_TEXT_MAX];
     addr_text(addr, text);
-    return diag_set(-EACCES, "%s is %s and may not be called", text, addr_class_text(class));
+    return diag_set(-EACCES, "%s is %s and may not be called", text,
+                    own ? "this machine's own" : addr_class_text(class));
 }
 
 int addr_guard_check_url(const AddrGuard *guard, const Url *url)

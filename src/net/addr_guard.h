@@ -5,19 +5,36 @@
 #ifndef GANTRY_NET_ADDR_GUARD_H
 #define GANTRY_NET_ADDR_GUARD_H
 
+#include <sys/socket.h>
+
 #include "codec/addr.h"
 #include "codec/url.h"
 
 #define ADDR_GUARD_CIDRS_MAX 64
+#define ADDR_GUARD_OWN_MAX 64
 
 typedef struct {
     AddrCidr allow[ADDR_GUARD_CIDRS_MAX]; /* operator's exceptions to the deny list */
     size_t allow_n;
+    Addr own
+        [ADDR_GUARD_OWN_MAX]; /* this machine's: public or not, what listens there is not for all */
+    size_t own_n;
     bool https_only;
 } AddrGuard;
 
+/* Of an IPv4 or IPv6 socket address. */
+Addr addr_from_sockaddr(const struct sockaddr *sa);
+
 /* Adds "10.0.0.0/8" to the exceptions. Returns 0, -EINVAL with diag, -ENOBUFS when full. */
 MUST_CHECK int addr_guard_allow(AddrGuard *guard, Str cidr);
+
+/* Denies a public address that is this machine's, unless an exception has it. Returns 0, -ENOBUFS
+ * with diag. */
+MUST_CHECK int addr_guard_deny(AddrGuard *guard, Addr addr);
+
+/* Denies those of this machine's interfaces as they are now. Returns 0, -ENOBUFS (not all found
+ * room) or -errno, with diag. */
+MUST_CHECK int addr_guard_deny_own(AddrGuard *guard);
 
 /* Whether the address may be called. Returns 0 or -EACCES with diag naming address and class. */
 MUST_CHECK int addr_guard_check(const AddrGuard *guard, Addr addr);

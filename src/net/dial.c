@@ -206,13 +206,6 @@ static int on_timer_wanted(CURLM *multi, long timeout_ms, void *ctx)
     return 0;
 }
 
-static Addr addr_from_sockaddr(const struct sockaddr *sa)
-{
-    if (sa->sa_family == AF_INET)
-        return addr_v4((const uint8_t *)&((const struct sockaddr_in *)(const void *)sa)->sin_addr);
-    return addr_v6((const uint8_t *)&((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr);
-}
-
 /* The last word on where a connection goes: the address is the one that is connected to. After one
  * refusal no other answer of the same name is tried. */
 static curl_socket_t on_open_socket(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)

@@ -430,6 +430,19 @@ static void guard_wait(void *arg)
     guard = (AddrGuard){ 0 };
     CHECK_INT(addr_guard_allow(&guard, STR("0.0.0.0/0")), 0);
     CHECK_INT(get_wait(rig, options).opened, -EACCES);
+    /* a public address that is this machine's */
+    uint8_t public[4] = { 9, 9, 9, 9 };
+    guard = (AddrGuard){ 0 };
+    CHECK_INT(addr_guard_check(&guard, addr_v4(public)), 0);
+    CHECK_INT(addr_guard_deny(&guard, addr_v4(public)), 0);
+    CHECK_INT(addr_guard_check(&guard, addr_v4(public)), -EACCES);
+    CHECK_HAS(str_of(diag_text()), "this machine's own");
+    CHECK_INT(addr_guard_allow(&guard, STR("9.9.9.0/24")), 0);
+    CHECK_INT(addr_guard_check(&guard, addr_v4(public)), 0);
+    while (guard.own_n < ADDR_GUARD_OWN_MAX) CHECK_INT(addr_guard_deny(&guard, addr_v4(public)), 0);
+    CHECK_INT(addr_guard_deny(&guard, addr_v4(public)), -ENOBUFS);
+    guard = (AddrGuard){ 0 };
+    CHECK_INT(addr_guard_deny_own(&guard), 0);
     CHECK_INT(addr_guard_allow(&guard, STR("10.0.0.0/33")), -EINVAL);
     CHECK_INT(addr_guard_allow(&guard, STR("ten")), -EINVAL);
     while (guard.allow_n < ADDR_GUARD_CIDRS_MAX) CHECK_INT(addr_guard_allow(&guard, STR("::1")), 0);
