@@ -5,7 +5,8 @@
 
 #define MINUTE_MS INT64_C(60000)
 #define DAY_MS INT64_C(86400000)
-#define DAYS_AHEAD (8 * 366)
+/* From one 29 February on a certain weekday to the next, across 2100. */
+#define DAYS_AHEAD (41 * 366)
 #define MINUTES_A_DAY 1440
 
 /* --- reading ---------------------------------------------------------------------------------- */

@@ -29,7 +29,7 @@ MUST_CHECK int cron_parse(Str text, Cron *ret);
 typedef int64_t (*CronOffsetFn)(int64_t unix_ms);
 
 /* The first time after after_ms (Unix time) at which it fires, a whole minute; INT64_MAX: none in
- * eight years. */
+ * forty years. */
 int64_t cron_next(const Cron *cron, int64_t after_ms, CronOffsetFn offset);
 
 #endif

@@ -1,5 +1,4 @@
-/* Cron expressions: one that is taken fires, at whole minutes and later than asked, or at a leap
- * day that is more than eight years away; the same for an expression made of its own fields. */
+/* Cron expressions: one that is taken fires, at whole minutes and later than asked. */
 #include "logic/cron.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -21,7 +20,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     assert(cron.minutes != 0 && cron.hours != 0 && cron.days != 0 && cron.months != 0);
     assert(cron.weekdays != 0 && (cron.weekdays >> 7) == 0 && (cron.days & 1) == 0);
     int64_t next_ms = cron_next(&cron, after_ms, offset);
-    assert(next_ms > after_ms && (next_ms == INT64_MAX || next_ms % 60000 == 0));
-    assert(next_ms != INT64_MAX || cron.months == 1 << 2 || cron.any_weekday);
+    assert(next_ms > after_ms && next_ms % 60000 == 0);
     return 0;
 }
