@@ -58,6 +58,7 @@ static int edit(ModelCall *call, Str *ret)
     /* without a cap to keep, a request is left to the provider's own */
     bool lower = call->verdict.clamped && (capped || info->out_cap == 0);
     if (lower || (capped && info->out_cap == 0)) edits.out_cap = call->verdict.out_cap;
+    call->verdict.clamped = lower; /* what is sent as it was asked for may be kept as that */
     if (lower) atomic_fetch_add(&call->task->gateway->clamped, 1);
     if (named) atomic_fetch_add(&call->task->gateway->translated, 1);
     return body_edit(target->body, info, &edits, &call->body, ret);

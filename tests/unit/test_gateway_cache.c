@@ -205,13 +205,19 @@ static void unfit_wait(void *arg)
     never_wait(rig, API_CHAT, "stub", false, "");
     never_wait(rig, API_CHAT, "sim/echo", false, "\"store\":true,");
     never_wait(rig, API_CHAT, "sim/echo", false, "\"seed\":9007199254740993,"); /* no key */
+    /* more than the model can, and nothing limits it: sent as it was asked for */
+    CLEANUP(reply_deinit)
+    Reply most = rig_say_wait(rig, API_CHAT, "sim/echo", false, "\"max_tokens\":900000,", "hi");
+    CHECK_INT(most.status, 200);
+    CHECK_INT(stats(rig)->clamped, 0);
+    CHECK_INT(stats(rig)->cache.stored, 1);
     /* an answer that had to be shorter than was asked is not what was asked */
     rig_task_wait(rig, (CapLimits){ 200, CAP_NONE, CAP_NONE, CAP_NONE });
     CLEANUP(reply_deinit)
     Reply clamped = rig_say_wait(rig, API_CHAT, "sim/echo", false, "\"max_tokens\":5000,", "hi");
     CHECK_INT(clamped.status, 200);
     CHECK_INT(stats(rig)->clamped, 1);
-    CHECK_INT(stats(rig)->cache.stored, 0);
+    CHECK_INT(stats(rig)->cache.stored, 1);
 }
 
 static void test_failures_and_cut_answers_are_not_kept(void **state)
