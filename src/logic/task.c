@@ -123,6 +123,14 @@ static TaskNext after_loss(TaskNext next, const TaskProgress *p, int64_t now_ms,
     return next_queue(next, p, now_ms, delay);
 }
 
+/* What it asks for must not cost it the time that is left before its deadline. */
+static TaskNext after_release(TaskNext next, const TaskProgress *p, int64_t now_ms)
+{
+    int64_t delay_ms = MAX(0, MIN(p->retry_after_ms, RETRY_AFTER_MAX_MS));
+    if (p->deadline_ms != 0 && delay_ms >= p->deadline_ms - now_ms) delay_ms = 0;
+    return next_queue(next, p, now_ms, delay_ms);
+}
+
 TaskNext task_after_attempt(const TaskProgress *progress, TaskOutcome outcome, int64_t now_ms,
                             uint64_t random)
 {
@@ -139,7 +147,7 @@ TaskNext task_after_attempt(const TaskProgress *progress, TaskOutcome outcome, i
     case TASK_OUTCOME_TIMED_OUT: return next_end(next, TASK_TIMED_OUT, "time_limit");
     case TASK_OUTCOME_CAPPED: return next_end(next, TASK_FAILED, "cap_exceeded");
     case TASK_OUTCOME_CANCELED: return next_end(next, TASK_CANCELED, "canceled");
-    case TASK_OUTCOME_RELEASED: return next_queue(next, progress, now_ms, 0);
+    case TASK_OUTCOME_RELEASED: return after_release(next, progress, now_ms);
     case TASK_OUTCOME_LOST: return after_loss(next, progress, now_ms, random);
     case TASK_OUTCOME_ESCALATED: return next_end(next, TASK_ESCALATED, NULL);
     case TASK_OUTCOME_N_: break;

@@ -58,7 +58,7 @@ typedef struct {
     int64_t losses;   /* lost attempts so far, without this one */
     bool cancel_requested;
     int64_t deadline_ms;    /* no attempt may start at or after it; 0: none */
-    int64_t retry_after_ms; /* what the failure asked for; 0: nothing */
+    int64_t retry_after_ms; /* what the failure or the release asked for; 0: nothing */
     RetryPolicy retry;
 } TaskProgress;
 

@@ -384,7 +384,7 @@ typedef struct {
     Str error_code, error_detail;
     Str stopped_by;         /* "budget", "cap", ...; may be empty */
     Str sandbox;            /* isolation tier of the attempt; may be empty */
-    int64_t retry_after_ms; /* retryable: not before; 0: no wish */
+    int64_t retry_after_ms; /* retryable, released: not before; 0: no wish */
     TaskUsage usage;        /* on top of what queue_calls_add recorded */
     TaskConduct conduct;
 } TaskFinish;

@@ -20,6 +20,8 @@
 #define LOG_CLOSE_MS 3000
 #define JOURNAL_PATIENCE_MS 30000
 #define PARSE_ON_POOL_BYTES 65536
+#define CROWDED_MS INT64_C(250) /* until a task that was given back may wait again */
+#define CROWDED_MS_MAX 10000
 
 /* --- ends ------------------------------------------------------------------------------------- */
 
@@ -201,6 +203,7 @@ static GatewayStop gateway_stop_of(RunStop why)
 {
     switch (why) {
     case RUN_STALE: return GATEWAY_STOP_STALE;
+    case RUN_CROWDED:
     case RUN_KILLED: return GATEWAY_STOP_DRAINED;
     default: return GATEWAY_STOP_CANCELLED;
     }
@@ -389,6 +392,14 @@ static int switched_off(Run *run)
                     "the flag \"tasks\" has switched such tasks off");
 }
 
+/* Ever longer, so that many that wait long do not keep the worker busy with beginning anew. */
+static RunEnd end_crowded(const Run *run)
+{
+    int64_t times = MIN(MAX(run->task.attempt - 1, 0), 10);
+    return (RunEnd){ .outcome = TASK_OUTCOME_RELEASED,
+                     .retry_after_ms = MIN(CROWDED_MS << times, CROWDED_MS_MAX) };
+}
+
 /* A stop decides, unless the result was there before it. */
 static void end_by_stop(Run *run)
 {
@@ -400,6 +411,7 @@ static void end_by_stop(Run *run)
         run->end = (RunEnd){ .outcome = TASK_OUTCOME_CANCELED, .code = "canceled" };
         break;
     case RUN_ESCALATED: run->end = (RunEnd){ .outcome = TASK_OUTCOME_ESCALATED }; break;
+    case RUN_CROWDED: run->end = end_crowded(run); break;
     case RUN_SWITCHED_OFF: switched_off(run); break;
     case RUN_STUCK:
         atomic_fetch_add(&run->host->counters.stuck, 1);

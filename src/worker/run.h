@@ -30,7 +30,7 @@ typedef struct {
     atomic_uint_fast64_t tools_crowded;       /* refused: DOOR_CALLS_MAX under way */
     atomic_uint_fast64_t children_crowded;    /* refused: DOOR_WAITS_MAX under way */
     atomic_uint_fast64_t suspensions;         /* slots given back by runs that wait */
-    atomic_uint_fast64_t suspensions_refused; /* not given back: too many wait already */
+    atomic_uint_fast64_t suspensions_refused; /* given back whole: too many wait already */
     atomic_uint_fast64_t mcp_crowded;         /* refused: too many MCP sessions */
     atomic_uint_fast64_t tools_not_recorded;  /* beyond RUN_TOOL_RECORDS_MAX */
     atomic_uint_fast64_t servers_started, servers_failed, servers_crowded;
@@ -85,6 +85,7 @@ typedef enum {
     RUN_GOING,
     RUN_CANCELED,     /* somebody cancelled the task */
     RUN_ESCALATED,    /* a person is asked; it goes on in another attempt */
+    RUN_CROWDED,      /* too many wait for sub-agents: released, for a while */
     RUN_SWITCHED_OFF, /* a flag says that such tasks must not run */
     RUN_STUCK,        /* it does nothing any more */
     RUN_TIMED_OUT,    /* over its wall clock */

@@ -319,14 +319,16 @@ static void on_run_end(Run *run, void *ctx)
     changed(w);
 }
 
-/* Beyond the bound a run keeps its slot while it waits. Of a worker that drains it is given back
- * whole: what it waits for may be run by another worker only, after its next attempt or before. */
+/* Beyond the bound a run that waits is given back whole, and what it waits for comes before it when
+ * it is claimed again. If it kept its slot, those that wait could fill all slots, for ever. So with
+ * a worker that drains: what it waits for may be run by another worker only. */
 static void on_suspend(void *ctx, Run *run)
 {
     WorkerHost *w = ctx;
     assert(!run->suspended);
     if (slots_beyond(&w->slots) >= suspended_max(w)) {
         atomic_fetch_add(&w->host.counters.suspensions_refused, 1);
+        run_stop(run, RUN_CROWDED);
         return;
     }
     atomic_fetch_add(&w->host.counters.suspensions, 1);

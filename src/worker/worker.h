@@ -44,7 +44,8 @@ typedef struct {
     size_t output_bytes_max; /* of an agent's stdout; 0: 8 MiB */
     size_t log_bytes_max;    /* kept of an attempt's log; 0: 1 MiB */
     size_t versions_max;     /* unpacked at the same time; 0: 64 */
-    int64_t suspended_max;   /* tasks that wait for others without a slot; 0: 16 a slot */
+    int64_t suspended_max;   /* tasks that wait for others without a slot; 0: 16 a slot; beyond
+                              * it they are given back, to be claimed anew */
     const char *path;        /* PATH of agents; NULL: the usual directories */
     const char *node_path;   /* NODE_PATH of agents; NULL: unset */
     ServersOptions servers;  /* server agents that it starts itself */
@@ -97,7 +98,7 @@ typedef struct {
     uint64_t tools_crowded;       /* refused: too many under way in their task */
     int64_t suspended;            /* tasks that wait for sub-agents, without a slot */
     uint64_t suspensions;         /* such waits so far, */
-    uint64_t suspensions_refused; /* and waits that kept their slot: there are too many */
+    uint64_t suspensions_refused; /* and tasks given back instead: too many wait */
     uint64_t children_crowded;    /* refused: too many requests about sub-agents in a task */
     uint64_t mcp_crowded;         /* refused: too many MCP sessions of the task or the worker */
     uint64_t tools_not_recorded;  /* calls that the timeline has no row of */

@@ -125,6 +125,24 @@ static void test_release_costs_nothing(void **state)
     assert_null(next.error_code);
 }
 
+static void test_a_release_may_ask_for_time(void **state)
+{
+    (void)state;
+    TaskProgress p = fresh;
+    p.retry_after_ms = 700;
+    assert_int_equal(task_after_attempt(&p, TASK_OUTCOME_RELEASED, 5000, 0).ready_at_ms, 5700);
+    p.deadline_ms = 5700; /* no longer than there is time */
+    TaskNext next = task_after_attempt(&p, TASK_OUTCOME_RELEASED, 5000, 0);
+    assert_int_equal(next.state, TASK_QUEUED);
+    assert_int_equal(next.ready_at_ms, 5000);
+    p.deadline_ms = 0;
+    p.retry_after_ms = INT64_MAX;
+    next = task_after_attempt(&p, TASK_OUTCOME_RELEASED, 5000, 0);
+    assert_int_equal(next.ready_at_ms, 5000 + RETRY_AFTER_MAX_MS);
+    p.retry_after_ms = -1;
+    assert_int_equal(task_after_attempt(&p, TASK_OUTCOME_RELEASED, 5000, 0).ready_at_ms, 5000);
+}
+
 static void test_losses(void **state)
 {
     (void)state;
@@ -193,6 +211,7 @@ int main(void)
         cmocka_unit_test(test_cancelling_wins_over_all_but_a_result),
         cmocka_unit_test(test_failures_are_tried_again_until_they_are_too_many),
         cmocka_unit_test(test_release_costs_nothing),
+        cmocka_unit_test(test_a_release_may_ask_for_time),
         cmocka_unit_test(test_losses),
         cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_every_life_ends),
