@@ -133,6 +133,7 @@ int rollout_observations_run_wait(ApiCall *call);
 int rollout_shadow_run_wait(ApiCall *call);
 int event_list_run_wait(ApiCall *call);
 int rollout_promote_run_wait(ApiCall *call);
+int rollout_gate_run_wait(ApiCall *call);
 int rollout_pause_run_wait(ApiCall *call);
 int rollout_resume_run_wait(ApiCall *call);
 int rollout_abort_run_wait(ApiCall *call);

@@ -35,6 +35,15 @@ const BodySpec rollout_command_body = { .name = "RolloutCommand",
                                         .members = command_members,
                                         .n = ARRAY_N(command_members) };
 
+static const Member gate_members[] = {
+    { "gate", MEMBER_STRING, false, "Its name in the plan; left out: that of the current step",
+      NULL },
+    { "by", MEMBER_STRING, false, "Who asks, for the record", NULL },
+};
+const BodySpec rollout_gate_body = { .name = "RolloutGateCommand",
+                                     .members = gate_members,
+                                     .n = ARRAY_N(gate_members) };
+
 /* --- reading ---------------------------------------------------------------------------------- */
 
 int rollout_whole_read(Db *db, const RolloutRow *row, Arena *arena, RolloutWhole *ret)
@@ -310,6 +319,7 @@ int rollout_observations_run_wait(ApiCall *call)
 
 typedef struct {
     Str id, actor;
+    Str gate; /* of OPEN_GATE */
     RolloutCommand command;
     int64_t now_ms;
     Arena *arena;
@@ -321,8 +331,11 @@ static int command_job(Db *db, void *arg)
 {
     CommandJob *job = arg;
     RolloutRow row;
-    int r = control_command(db, job->id, job->command, job->actor, job->now_ms, job->arena, &row,
-                            &job->move);
+    int r = job->command == COMMAND_OPEN_GATE
+                ? control_open_gate(db, job->id, job->gate, job->actor, job->now_ms, job->arena,
+                                    &row, &job->move)
+                : control_command(db, job->id, job->command, job->actor, job->now_ms, job->arena,
+                                  &row, &job->move);
     return r != 0 ? r : rollout_whole_read(db, &row, job->arena, job->whole);
 }
 
@@ -346,6 +359,7 @@ static int command_wait(ApiCall *call, RolloutCommand command)
     CLEANUP(freep) RolloutWhole *whole = xcalloc(1, sizeof(*whole));
     CommandJob job = { .id = call->params[0],
                        .actor = by,
+                       .gate = json_str(json_get(body, "gate")),
                        .command = command,
                        .now_ms = clock_real_ms(),
                        .arena = &call->req->arena,
@@ -361,6 +375,11 @@ static int command_wait(ApiCall *call, RolloutCommand command)
 int rollout_promote_run_wait(ApiCall *call)
 {
     return command_wait(call, COMMAND_PROMOTE);
+}
+
+int rollout_gate_run_wait(ApiCall *call)
+{
+    return command_wait(call, COMMAND_OPEN_GATE);
 }
 
 int rollout_pause_run_wait(ApiCall *call)

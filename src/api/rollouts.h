@@ -11,6 +11,7 @@ extern const Param rollouts_params[];
 extern const Param rollout_ticks_params[];
 extern const Param rollout_observations_params[];
 extern const BodySpec rollout_command_body;
+extern const BodySpec rollout_gate_body;
 
 /* Begins a rollout of the version by a strategy other than immediate. block: the request's own, or
  * NULL. Answers what is wrong; 0: it has begun, nothing is answered yet. */

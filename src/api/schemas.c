@@ -98,7 +98,7 @@ const Schema api_schemas[] = {
     { "RolloutList", "rollouts:[Rollout]" },
     { "Rollout",
       "rolloutId:uuid agent:string versionId:hex stableVersionId:hex strategy:string "
-      "state:string step:integer steps:[number] weight:number verdict:string "
+      "state:string step:integer steps:[number] gates?:[RolloutGate] weight:number verdict:string "
       "why:string preflight:[PreflightCheck] createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
       "expectedUnitsLeft?:number? sampleRatioOk?:boolean untold?:RolloutUntold expectedSecondsLeft?:number? "
       "stable?:VersionServing" },
@@ -117,6 +117,7 @@ const Schema api_schemas[] = {
                     "production:ShadowSide? shadow:ShadowSide?" },
     { "ShadowSide", "taskId:uuid status:string costUsd:usd seconds:number? toolCalls:integer "
                     "quality:number?" },
+    { "RolloutGate", "step:integer name:string open:boolean" },
     { "RolloutUntold", "stable:number? canary:number?" },
     { "RolloutTickList", "ticks:[RolloutTick]" },
     { "RolloutTick", "n:integer at:time state:string step:integer verdict:string why:string "

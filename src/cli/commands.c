@@ -102,6 +102,11 @@ static const Flag rollout_promote_flags[] = {
     { "full", NULL, "all steps at once" },
     { 0 },
 };
+static const Flag rollout_gate_flags[] = {
+    { "name", "GATE",
+      "the gate of that name, ahead of its step too (default: the current step's)" },
+    { 0 },
+};
 static const Flag rollout_simulate_flags[] = {
     { "plan", "FILE", "rollout block, or an agent.yaml with one" },
     { "observations", "FILE", "recorded observations (JSON lines; `-`: standard input)" },
@@ -297,6 +302,8 @@ const Command commands[] = {
       NO_FLAGS, rollout_observations_run, false },
     { "rollout", "promote", "ROLLOUT", 1, 1, "go one step on, without evidence", NULL,
       rollout_promote_flags, rollout_promote_run, false },
+    { "rollout", "gate", "ROLLOUT", 1, 1, "open a gate: its step still needs its evidence", NULL,
+      rollout_gate_flags, rollout_gate_run, false },
     { "rollout", "pause", "ROLLOUT", 1, 1, "keep the weight; it may still be rolled back", NULL,
       NO_FLAGS, rollout_pause_run, false },
     { "rollout", "resume", "ROLLOUT", 1, 1, "go on where it was paused", NULL, NO_FLAGS,

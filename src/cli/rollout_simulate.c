@@ -29,7 +29,6 @@ static RolloutInput replay_input(const Replay *replay, int64_t now_ms)
         .canaries = evidence_canaries(&replay->evidence, &replay->spec->evidence),
         .srm_ok = evidence_srm_ok(&replay->evidence),
         .judge_ok = true,
-        .gate_open = true,
     };
 }
 
@@ -42,7 +41,7 @@ static void replay_tick(Replay *replay, int64_t now_ms)
 
 void replay_init(Replay *replay, const RolloutSpec *spec)
 {
-    *replay = (Replay){ .spec = spec };
+    *replay = (Replay){ .spec = spec, .rollout = { .gates_open = UINT32_MAX } };
     evidence_init(&replay->evidence);
     while (replay->rollout.state < ROLLOUT_STEP) replay_tick(replay, 0);
 }

@@ -1,4 +1,4 @@
-/* rollout list, get, watch, promote, pause, resume, abort. */
+/* rollout list, get, watch, promote, gate, pause, resume, abort. */
 #include <stdio.h>
 
 #include "base/buf.h"
@@ -9,6 +9,7 @@
 #include "sys/fiber.h"
 
 #define WATCH_EVERY_MS 500
+#define GATE_BODY_BYTES_MAX 4096
 #define WATCH_MS (INT64_C(24) * 3600 * 1000)
 
 static Str member(const Json *v, const char *key)
@@ -76,6 +77,14 @@ static void print_left(Client *client, const Json *v)
     if (units > 0) putchar('\n');
 }
 
+static void print_gates(const Json *gates)
+{
+    for (JsonIter it = json_iter(gates); json_next(&it);)
+        printf("gate %.*s of step %" PRId64 " is %s\n", STR_ARG(member(it.value, "name")),
+               json_i64_or(json_get(it.value, "step"), 0),
+               json_bool(json_get(it.value, "open"), false) ? "open" : "closed");
+}
+
 /* The stable version, when it is left. */
 static void print_stable(const Json *stable)
 {
@@ -103,6 +112,7 @@ static void print_rollout(Client *client, const Json *v)
            json_i64_or(json_get(units, "stable"), 0), json_i64_or(json_get(units, "canary"), 0));
     print_stable(json_get(v, "stable"));
     print_left(client, v);
+    print_gates(json_get(v, "gates"));
     for (JsonIter it = json_iter(json_get(v, "preflight")); json_next(&it);)
         if (!str_eq(member(it.value, "result"), STR("skipped")))
             printf("%.*s %.*s: %.*s\n", STR_ARG(member(it.value, "result")),
@@ -346,6 +356,19 @@ static int rollout_promote_body(Client *client)
                    flag_given(client->in, "full") ? STR("{\"full\":true}") : STR("{}"));
 }
 
+static int rollout_gate_body(Client *client)
+{
+    CLEANUP(buf_deinit) Buf body;
+    const char *gate = flag(client->in, "name");
+    buf_init(&body, GATE_BODY_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    if (gate) json_out_kcstr(&out, "gate", gate);
+    json_out_object_end(&out);
+    if (!json_out_ok(&out)) return fail(EXIT_USAGE, "no gate has such a long name");
+    return command(client, "gate", buf_str(&body));
+}
+
 static int rollout_pause_body(Client *client)
 {
     return command(client, "pause", STR("{}"));
@@ -379,6 +402,11 @@ int rollout_watch_run(const Invocation *in)
 int rollout_promote_run(const Invocation *in)
 {
     return client_main(in, rollout_promote_body);
+}
+
+int rollout_gate_run(const Invocation *in)
+{
+    return client_main(in, rollout_gate_body);
 }
 
 int rollout_pause_run(const Invocation *in)

@@ -98,6 +98,7 @@ int rollout_log_run(const Invocation *in);
 int rollout_observations_run(const Invocation *in);
 int rollout_shadow_run(const Invocation *in);
 int rollout_promote_run(const Invocation *in);
+int rollout_gate_run(const Invocation *in);
 int rollout_pause_run(const Invocation *in);
 int rollout_resume_run(const Invocation *in);
 int rollout_abort_run(const Invocation *in);

@@ -230,11 +230,42 @@ static void promote(Tick *t, bool all)
     else advance(t);
 }
 
+/* The gates that the plan has at this step and later. */
+static uint32_t gates_ahead(const Tick *t)
+{
+    uint32_t gates = 0;
+    for (size_t i = t->move->next.step; i < t->plan->steps_n; i++)
+        gates |= (uint32_t)t->plan->steps[i].gate << i;
+    return gates;
+}
+
+static bool gate_is_open(const Rollout *r)
+{
+    return r->gates_open >> r->step & 1;
+}
+
+/* Whether one is opened that was not. */
+static bool open_gate(Tick *t, Str actor)
+{
+    Rollout *r = &t->move->next;
+    uint32_t gates = (t->in->gates ? t->in->gates : UINT32_C(1) << r->step) & gates_ahead(t);
+    if (gates == 0) {
+        t->move->refused = true;
+        because(t->move, "It has no such gate, here or ahead.");
+    }
+    if ((gates & ~r->gates_open) == 0) return false;
+    r->gates_open |= gates;
+    t->move->actions |= ROLLOUT_DO_OPENED;
+    because(t->move, "%s was opened by %.*s.",
+            gates >> r->step & 1 ? "The gate of this step" : "A gate ahead", STR_ARG(actor));
+    return true;
+}
+
 /* Whether the command has decided this tick. */
 static bool obey(Tick *t)
 {
     static const char *const asked[COMMAND_N_] = {
-        "", "paused", "resumed", "promoted", "promoted", "aborted", "superseded",
+        "", "paused", "resumed", "promoted", "promoted", "", "aborted", "superseded",
     };
     const RolloutInput *in = t->in;
     RolloutState state = t->move->next.state;
@@ -256,6 +287,7 @@ static bool obey(Tick *t)
         if (!live) return refuse(t, "promoted"), false;
         promote(t, in->command == COMMAND_PROMOTE_ALL);
         break;
+    case COMMAND_OPEN_GATE: return open_gate(t, actor);
     default: return false;
     }
     if (in->command == COMMAND_SUPERSEDE) because(t->move, "A newer rollout took its place.");
@@ -348,6 +380,16 @@ static void in_shadow(Tick *t)
     else because(t->move, "Held: the comparison in the shadow is not decided yet.");
 }
 
+/* Tells, once a step, that its gate is all that is waited for. */
+static void wait_at_gate(Tick *t)
+{
+    Rollout *r = &t->move->next;
+    uint32_t gate = UINT32_C(1) << r->step;
+    if (!(r->gates_asked & gate)) t->move->actions |= ROLLOUT_DO_ASK;
+    r->gates_asked |= gate;
+    because(t->move, "Held: all else is given, and its gate is closed.");
+}
+
 /* Why the step cannot be left yet; false: it can. */
 static bool must_hold(Tick *t)
 {
@@ -369,7 +411,7 @@ static bool must_hold(Tick *t)
         because(t->move, "Held: %.*s is not proved to be within its margin yet.",
                 STR_ARG(str_empty(in->unproved) ? STR("not every metric")
                                                 : str_sub(in->unproved, 0, 100)));
-    else if (step->gate && !in->gate_open) because(t->move, "Held: its gate is closed.");
+    else if (step->gate && !gate_is_open(r)) wait_at_gate(t);
     else return false;
     return true;
 }

@@ -49,7 +49,7 @@ typedef struct {
     int32_t weight_bp;
     int64_t for_ms;    /* at least this long in the step */
     int64_t min_tasks; /* canary units consumed in the step, at least */
-    bool gate;         /* something outside has to say yes too */
+    bool gate;         /* somebody outside has to open it too */
 } RolloutStep;
 
 typedef struct {
@@ -82,7 +82,9 @@ typedef struct {
     int64_t step_since_ms;
     int64_t step_canaries; /* canary units consumed when the step began */
     int64_t deadline_at_ms;
-    bool paged; /* somebody was told that the statistics are not healthy */
+    bool paged;           /* somebody was told that the statistics are not healthy */
+    uint32_t gates_open;  /* bit k: that of step k was opened */
+    uint32_t gates_asked; /* bit k: that it alone is waited for was told */
 } Rollout;
 
 typedef enum {
@@ -91,6 +93,7 @@ typedef enum {
     COMMAND_RESUME,
     COMMAND_PROMOTE,     /* one step, without evidence */
     COMMAND_PROMOTE_ALL, /* to the end */
+    COMMAND_OPEN_GATE,   /* a step behind it still needs its evidence */
     COMMAND_ABORT,
     COMMAND_SUPERSEDE, /* a newer rollout of the agent was created */
     COMMAND_N_
@@ -109,7 +112,8 @@ typedef enum { CHECK_RUNNING, CHECK_PASSED, CHECK_FAILED } CheckResult;
 typedef struct {
     int64_t now_ms;
     RolloutCommand command;
-    Str actor; /* who commands; may be empty */
+    Str actor;      /* who commands; may be empty */
+    uint32_t gates; /* OPEN_GATE: bit k: that of step k; 0: that of the current step */
     Tripwire tripwire;
     CheckResult preflight;
     Str preflight_why;      /* of a failed one: what is wrong */
@@ -123,7 +127,6 @@ typedef struct {
     int64_t canaries;       /* evidence_canaries() */
     bool srm_ok, judge_ok;
     Str judge_why; /* when it is not; may be empty */
-    bool gate_open;
 } RolloutInput;
 
 /* What has to be done in the commit that stores the next state. */
@@ -136,6 +139,8 @@ enum {
     ROLLOUT_DO_PAGE = 1 << 5,      /* a person is needed */
     ROLLOUT_DO_TELL = 1 << 6,      /* event and webhook: the state or the step has changed */
     ROLLOUT_DO_KILL = 1 << 7,      /* running canary tasks are stopped */
+    ROLLOUT_DO_ASK = 1 << 8,       /* event: nothing but its gate holds the step */
+    ROLLOUT_DO_OPENED = 1 << 9,    /* event: a gate was opened */
 };
 
 typedef enum { VERDICT_HOLD, VERDICT_ADVANCE, VERDICT_ROLLBACK, VERDICT_N_ } RolloutVerdict;

@@ -53,6 +53,15 @@ int rollout_spec_metric(const RolloutSpec *spec, Str name)
     return -1;
 }
 
+uint32_t rollout_spec_gates(const RolloutSpec *spec, Str name)
+{
+    uint32_t gates = 0;
+    for (size_t i = 0; i < spec->plan.steps_n; i++)
+        if (spec->plan.steps[i].gate && str_eq(name, str_of(spec->gates[i])))
+            gates |= UINT32_C(1) << i;
+    return gates;
+}
+
 /* The metric's place, a new one when it is not there yet; NULL: no room. */
 static EvidenceMetric *metric_place(RolloutSpec *spec, Str name)
 {
@@ -125,16 +134,20 @@ static int64_t duration_of(const Json *v)
     return ms;
 }
 
-static void read_steps(const Json *steps, RolloutPlan *plan)
+static void read_steps(const Json *steps, RolloutSpec *spec)
 {
+    RolloutPlan *plan = &spec->plan;
     plan->steps_n = 0;
     for (JsonIter it = json_iter(steps); json_next(&it) && plan->steps_n < ROLLOUT_STEPS_MAX;) {
+        Str gate = json_str(json_get(it.value, "gate"));
+        bool fits = str_copy(spec->gates[plan->steps_n], sizeof(spec->gates[0]), gate);
+        assert(fits);
         double weight_bp = round(json_f64_or(json_get(it.value, "weight"), 0) * 100);
         plan->steps[plan->steps_n++] = (RolloutStep){
             .weight_bp = (int32_t)weight_bp,
             .for_ms = duration_of(json_get(it.value, "for")),
             .min_tasks = json_i64_or(json_get(it.value, "minTasks"), ROLLOUT_MIN_TASKS),
-            .gate = json_get(it.value, "gate") != NULL,
+            .gate = !str_empty(gate),
         };
     }
 }
@@ -200,7 +213,7 @@ static void read_strategy(const Json *block, RolloutSpec *spec)
         spec->strategy = str_eq(strategy, STR("shadow")) ? STRATEGY_SHADOW : STRATEGY_CANARY;
         spec->plan = rollout_plan_canary();
         spec->own_steps = json_len(json_get(block, "steps")) > 0;
-        if (spec->own_steps) read_steps(json_get(block, "steps"), &spec->plan);
+        if (spec->own_steps) read_steps(json_get(block, "steps"), spec);
     }
     spec->plan.unit_wait_ms = WATERMARK_WAIT_MS;
     if (json_get(block, "unitWait"))

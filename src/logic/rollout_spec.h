@@ -2,7 +2,7 @@
  *
  *   strategy    canary (default): steps, 5/25/50/100 without any; blue-green; immediate; shadow:
  *               as canary, but first in the shadow, until a person promotes it
- *   steps       {weight (percent), for, minTasks (50), gate}
+ *   steps       {weight (percent), for, minTasks (50), gate (its name)}
  *   rollbackOn  {metric: margin}: absolute for rates and scores, a share of the control's for
  *               costPerTask and tokensPerTask. Rolled back beyond half the margin.
  *   metrics     {metric: {rollbackMargin, promoteMargin, ratio}}: the nulls themselves, H0 canary -
@@ -36,6 +36,7 @@
 #include "logic/tripwire.h"
 
 #define METRIC_NAME_MAX 64
+#define GATE_NAME_MAX 64
 
 typedef enum {
     STRATEGY_CANARY,
@@ -55,6 +56,7 @@ typedef struct {
     ShadowPlan shadow; /* when plan.shadow */
     EvidencePlan evidence;
     char names[EVIDENCE_METRICS_MAX][METRIC_NAME_MAX + 1];
+    char gates[ROLLOUT_STEPS_MAX][GATE_NAME_MAX + 1]; /* by step; empty: it has none */
 } RolloutSpec;
 
 #define ROLLOUT_SPEC_E_METRICS 1 /* more than EVIDENCE_METRICS_MAX, or a name that is too long */
@@ -64,6 +66,9 @@ MUST_CHECK int rollout_spec_read(const Json *block, RolloutSpec *ret);
 
 /* Index of a metric, or -1. */
 int rollout_spec_metric(const RolloutSpec *spec, Str name);
+
+/* Bit k: the gate of step k has that name. */
+uint32_t rollout_spec_gates(const RolloutSpec *spec, Str name);
 
 /* What Gantry measures by itself, and whether less of it is better. Scores of one's own are judged
  * and in [0,1], more is better. */

@@ -26,14 +26,31 @@ static Str culprit_of(const Gather *g, const ShadowGather *shadow)
                                            : STR_NULL;
 }
 
+/* What a tick is asked to do, and by whom. */
+typedef struct {
+    RolloutCommand command;
+    Str actor;
+    Str gate; /* OPEN_GATE: its name; empty: the current step's */
+} Asked;
+
+/* A name that no gate has is that of a step that no plan has. */
+static uint32_t gates_of(const Gather *g, const Asked *asked)
+{
+    static_assert(ROLLOUT_STEPS_MAX < 32, "a bit is left");
+    if (str_empty(asked->gate)) return 0;
+    uint32_t gates = rollout_spec_gates(&g->spec, asked->gate);
+    return gates ? gates : UINT32_C(1) << 31;
+}
+
 static RolloutInput input_of(const Gather *g, const ShadowGather *shadow, const RolloutRow *row,
-                             RolloutCommand command, Str actor, Tripwire tripwire, int64_t now_ms)
+                             const Asked *asked, Tripwire tripwire, int64_t now_ms)
 {
     const Evidence *e = &g->evidence;
     return (RolloutInput){
         .now_ms = now_ms,
-        .command = command,
-        .actor = actor,
+        .command = asked->command,
+        .actor = asked->actor,
+        .gates = gates_of(g, asked),
         .tripwire = tripwire,
         .preflight = row->preflight,
         .preflight_why = row->preflight_why,
@@ -47,7 +64,6 @@ static RolloutInput input_of(const Gather *g, const ShadowGather *shadow, const 
         .canaries = evidence_canaries(e, &g->spec.evidence),
         .srm_ok = evidence_srm_ok(e),
         .judge_ok = true,
-        .gate_open = false, /* a gate is passed by `promote` */
     };
 }
 
@@ -91,7 +107,7 @@ static void tell(const RolloutRow *row, const RolloutMove *move)
         LOG_INFO("rollout moved", LOG_STR("rollout", row->id), LOG_STR("agent", row->agent),
                  LOG_CSTR("state", rollout_state_name(row->state.state)),
                  LOG_INT("weightBp", row->state.weight_bp), LOG_CSTR("why", move->why));
-    if (move->actions & ROLLOUT_DO_PAGE)
+    if (move->actions & (ROLLOUT_DO_PAGE | ROLLOUT_DO_ASK))
         LOG_WARN("rollout needs a person", LOG_STR("rollout", row->id),
                  LOG_STR("agent", row->agent), LOG_CSTR("why", move->why));
 }
@@ -166,8 +182,8 @@ static int judge_look(Db *db, const Gather *g, const RolloutRow *row, Arena *are
     return r;
 }
 
-int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str actor, int64_t now_ms,
-                 Arena *arena, RolloutMove *ret_move)
+static int tick_asked(Db *db, RolloutRow *row, const Asked *asked, int64_t now_ms, Arena *arena,
+                      RolloutMove *ret_move)
 {
     RolloutMove move;
     CLEANUP(freep) Gather *g = xcalloc(1, sizeof(*g));
@@ -181,11 +197,18 @@ int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str actor, int
     Tripwire tripwire;
     r = look(db, g, row, &tripwire);
     if (r != 0) return r;
-    RolloutInput input = input_of(g, shadow, row, command, actor, tripwire, now_ms);
+    RolloutInput input = input_of(g, shadow, row, asked, tripwire, now_ms);
     r = judge_look(db, g, row, arena, &input);
     if (r == 0) r = tick(db, g, row, &input, arena, &move);
     if (r == 0 && ret_move) *ret_move = move;
     return r;
+}
+
+int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str actor, int64_t now_ms,
+                 Arena *arena, RolloutMove *ret_move)
+{
+    return tick_asked(db, row, &(Asked){ .command = command, .actor = actor }, now_ms, arena,
+                      ret_move);
 }
 
 /* --- commands --------------------------------------------------------------------------------- */
@@ -199,15 +222,29 @@ static RolloutMove move_of_ended(const RolloutRow *row, RolloutCommand command)
     return move;
 }
 
-int control_command(Db *db, Str id, RolloutCommand command, Str actor, int64_t now_ms, Arena *arena,
-                    RolloutRow *ret, RolloutMove *ret_move)
+static int command_asked(Db *db, Str id, const Asked *asked, int64_t now_ms, Arena *arena,
+                         RolloutRow *ret, RolloutMove *ret_move)
 {
     int r = rollout_get(db, id, arena, ret);
     if (r != 0) return r;
     if (!rollout_state_is_end(ret->state.state))
-        return control_tick(db, ret, command, actor, now_ms, arena, ret_move);
-    if (ret_move) *ret_move = move_of_ended(ret, command);
+        return tick_asked(db, ret, asked, now_ms, arena, ret_move);
+    if (ret_move) *ret_move = move_of_ended(ret, asked->command);
     return 0;
+}
+
+int control_command(Db *db, Str id, RolloutCommand command, Str actor, int64_t now_ms, Arena *arena,
+                    RolloutRow *ret, RolloutMove *ret_move)
+{
+    return command_asked(db, id, &(Asked){ .command = command, .actor = actor }, now_ms, arena, ret,
+                         ret_move);
+}
+
+int control_open_gate(Db *db, Str id, Str gate, Str actor, int64_t now_ms, Arena *arena,
+                      RolloutRow *ret, RolloutMove *ret_move)
+{
+    const Asked asked = { .command = COMMAND_OPEN_GATE, .actor = actor, .gate = gate };
+    return command_asked(db, id, &asked, now_ms, arena, ret, ret_move);
 }
 
 int control_end(Db *db, Str agent, RolloutCommand command, Str actor, int64_t now_ms,

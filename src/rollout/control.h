@@ -44,6 +44,11 @@ MUST_CHECK int control_tick(Db *db, RolloutRow *row, RolloutCommand command, Str
 MUST_CHECK int control_command(Db *db, Str id, RolloutCommand command, Str actor, int64_t now_ms,
                                Arena *arena, RolloutRow *ret, RolloutMove *ret_move);
 
+/* Opens the gate of that name, at whatever steps from the current one on it is; the current step's
+ * without a name. Otherwise as a command. An open one stays open. */
+MUST_CHECK int control_open_gate(Db *db, Str id, Str gate, Str actor, int64_t now_ms, Arena *arena,
+                                 RolloutRow *ret, RolloutMove *ret_move);
+
 /* Ends the agent's active rollout, if there is one, by ABORT or SUPERSEDE. *ret_actions: what that
  * did; 0: there was none. */
 MUST_CHECK int control_end(Db *db, Str agent, RolloutCommand command, Str actor, int64_t now_ms,

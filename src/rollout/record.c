@@ -68,8 +68,9 @@ const char *tripwire_name(Tripwire tripwire)
 
 static const char *command_name(RolloutCommand command)
 {
-    static const char *const names[COMMAND_N_] = { "none",       "pause", "resume",   "promote",
-                                                   "promoteAll", "abort", "supersede" };
+    static const char *const names[COMMAND_N_] = {
+        "none", "pause", "resume", "promote", "promoteAll", "openGate", "abort", "supersede"
+    };
     assert(command < COMMAND_N_);
     return names[command];
 }
@@ -98,7 +99,7 @@ static void put_inputs(JsonOut *out, const RolloutRow *row, const Gather *g,
     json_out_ki64(out, "canaries", input->canaries);
     json_out_kbool(out, "judgeOk", input->judge_ok);
     if (!str_empty(input->judge_why)) json_out_kstr(out, "judgeWhy", input->judge_why);
-    json_out_kbool(out, "gateOpen", input->gate_open);
+    rollout_write_gates(out, row, &g->spec);
     rollout_write_evidence(out, row, &g->spec, &g->evidence);
     json_out_object_end(out);
 }
@@ -148,11 +149,14 @@ int record_tick(Db *db, const RolloutRow *row, const RolloutRow *from, const Gat
                 const RolloutInput *input, const RolloutMove *move)
 {
     bool moved = move->actions & ROLLOUT_DO_TELL, paged = move->actions & ROLLOUT_DO_PAGE;
+    bool asks = move->actions & ROLLOUT_DO_ASK, opened = move->actions & ROLLOUT_DO_OPENED;
     int r = 0;
-    if (moved || paged || g->changed || from->verdict != row->verdict)
+    if (moved || paged || asks || opened || g->changed || from->verdict != row->verdict)
         r = add_tick(db, row, g, input);
     if (r == 0 && moved)
         r = add_event(db, rollout_state_name(row->state.state), row, from, g, input);
+    if (r == 0 && asks) r = add_event(db, "gate_waits", row, from, g, input);
+    if (r == 0 && opened) r = add_event(db, "gate_opened", row, from, g, input);
     if (r == 0 && paged) r = add_event(db, "needs_person", row, from, g, input);
     if (r == 0) count_tick(g, input, move);
     return r;

@@ -32,6 +32,25 @@ static void put_steps(JsonOut *out, const RolloutSpec *spec)
     json_out_array_end(out);
 }
 
+void rollout_write_gates(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec)
+{
+    const RolloutPlan *plan = &spec->plan;
+    bool any = false;
+    for (size_t i = 0; i < plan->steps_n; i++) any |= plan->steps[i].gate;
+    if (!any) return;
+    json_out_key(out, "gates");
+    json_out_array(out);
+    for (size_t i = 0; i < plan->steps_n; i++) {
+        if (!plan->steps[i].gate) continue;
+        json_out_object(out);
+        json_out_ki64(out, "step", (int64_t)i);
+        json_out_kcstr(out, "name", spec->gates[i]);
+        json_out_kbool(out, "open", row->state.gates_open >> i & 1);
+        json_out_object_end(out);
+    }
+    json_out_array_end(out);
+}
+
 /* Mean harm of an arm; NaN without units. */
 static double mean_of(const EPast *past, int arm)
 {
@@ -110,6 +129,7 @@ void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
     json_out_kcstr(out, "state", rollout_state_name(row->state.state));
     json_out_ki64(out, "step", (int64_t)row->state.step);
     put_steps(out, spec);
+    rollout_write_gates(out, row, spec);
     put_number(out, "weight", (double)row->state.weight_bp / 100);
     json_out_kcstr(out, "verdict", rollout_verdict_name(row->verdict));
     json_out_kstr(out, "why", row->why);

@@ -20,6 +20,9 @@ double rollout_seconds_left(const RolloutRow *row, const RolloutSpec *spec,
 void rollout_write_evidence(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
                             const Evidence *evidence);
 
+/* Member `gates`, of a plan that has any. */
+void rollout_write_gates(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec);
+
 /* "canary", "blue-green", "immediate", "shadow". */
 const char *strategy_name(Strategy strategy);
 

@@ -12,7 +12,8 @@
 
 #define ROLLOUT_COLUMNS                                                                         \
     "seq, id, agent, version_id, control_id, block, settings, state, resumes, step, weight_bp," \
-    " state_since_ms, step_since_ms, step_canaries, deadline_at_ms, paged, cost_cap_nusd,"      \
+    " state_since_ms, step_since_ms, step_canaries, deadline_at_ms, paged, gates_open,"         \
+    " gates_asked, cost_cap_nusd,"                                                              \
     " tokens_cap, latency_p95_ms, tool_calls_p95, fast_ms, fast_seq, judged_ms, judged_seq,"    \
     " seen_ms, seen_seq, verdict, why, created_at_ms, changed_at_ms, unit, preflight, checks"
 #define ROLLOUT_SELECT "SELECT " ROLLOUT_COLUMNS " FROM rollout"
@@ -28,17 +29,20 @@ static void in_state(RowIn *in, const Rollout *r)
     in_i64(in, r->step_canaries);
     in_i64(in, r->deadline_at_ms);
     in_i64(in, r->paged);
+    in_i64(in, r->gates_open);
+    in_i64(in, r->gates_asked);
 }
 
 int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq)
 {
     RowIn in = row_in(db,
                       "INSERT INTO rollout (state, resumes, step, weight_bp, state_since_ms,"
-                      " step_since_ms, step_canaries, deadline_at_ms, paged, id, agent,"
+                      " step_since_ms, step_canaries, deadline_at_ms, paged, gates_open,"
+                      " gates_asked, id, agent,"
                       " version_id, control_id, block, settings, cost_cap_nusd, tokens_cap,"
                       " latency_p95_ms, tool_calls_p95, why, created_at_ms, changed_at_ms, unit)"
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)");
+                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)");
     in_state(&in, &row->state);
     in_text(&in, row->id);
     in_text(&in, row->agent);
@@ -63,9 +67,10 @@ int rollout_update(Db *db, const RolloutRow *row)
 {
     RowIn in = row_in(db, "UPDATE rollout SET state = ?1, resumes = ?2, step = ?3, weight_bp = ?4,"
                           " state_since_ms = ?5, step_since_ms = ?6, step_canaries = ?7,"
-                          " deadline_at_ms = ?8, paged = ?9, fast_ms = ?10, fast_seq = ?11,"
-                          " judged_ms = ?12, judged_seq = ?13, seen_ms = ?14, seen_seq = ?15,"
-                          " verdict = ?16, why = ?17, changed_at_ms = ?18 WHERE seq = ?19");
+                          " deadline_at_ms = ?8, paged = ?9, gates_open = ?10, gates_asked = ?11,"
+                          " fast_ms = ?12, fast_seq = ?13, judged_ms = ?14, judged_seq = ?15,"
+                          " seen_ms = ?16, seen_seq = ?17, verdict = ?18, why = ?19,"
+                          " changed_at_ms = ?20 WHERE seq = ?21");
     in_state(&in, &row->state);
     for (size_t g = 0; g < EVIDENCE_GROUPS_N_; g++) {
         in_i64(&in, row->cursors[g].eligible_ms);
@@ -100,6 +105,8 @@ static void out_state(RowOut *out, Rollout *r)
     r->step_canaries = out_i64(out);
     r->deadline_at_ms = out_i64(out);
     r->paged = out_i64(out) != 0;
+    r->gates_open = (uint32_t)out_i64(out);
+    r->gates_asked = (uint32_t)out_i64(out);
 }
 
 static void rollout_read(RowOut *out, void *ret)

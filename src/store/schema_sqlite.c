@@ -617,6 +617,11 @@ static const char ran[] =
 static const char deadlines[] = "CREATE INDEX task_deadline ON task (deadline_at_ms)"
                                 " WHERE state = 0 AND deadline_at_ms > 0;";
 
+/* By step of the rollout: opened; and told that it alone is waited for. */
+static const char gates[] =
+    "ALTER TABLE rollout ADD COLUMN gates_open INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE rollout ADD COLUMN gates_asked INTEGER NOT NULL DEFAULT 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -660,5 +665,6 @@ const Migration schema_steps[] = {
     { 40, "spend charged", spend_charged },
     { 41, "ran", ran },
     { 42, "deadlines", deadlines },
+    { 43, "gates", gates },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -40,9 +40,7 @@ static Rollout standing(const RolloutPlan *plan, RolloutState state, RolloutStat
 
 static RolloutInput quiet(void)
 {
-    return (RolloutInput){
-        .now_ms = 10 * HOUR, .canaries = 100, .srm_ok = true, .judge_ok = true, .gate_open = true
-    };
+    return (RolloutInput){ .now_ms = 10 * HOUR, .canaries = 100, .srm_ok = true, .judge_ok = true };
 }
 
 /* --- every state with every input ------------------------------------------------------------ */
@@ -57,7 +55,7 @@ static bool evidence_suffices(const Rollout *r, const RolloutPlan *plan, const R
 {
     const RolloutStep *step = &plan->steps[r->step];
     if (in->now_ms - r->step_since_ms < step->for_ms) return false;
-    if (step->gate && !in->gate_open) return false;
+    if (step->gate && !(r->gates_open >> r->step & 1)) return false;
     if (step->weight_bp == WEIGHT_BP_ALL) return true;
     return in->proved && in->srm_ok && in->judge_ok &&
            in->canaries - r->step_canaries >= step->min_tasks;
@@ -81,6 +79,11 @@ static void check_forward(const Rollout *r, const RolloutPlan *plan, const Rollo
                     (r->state == ROLLOUT_SHADOW && in->shadow == CHECK_PASSED));
         if (r->state == ROLLOUT_STEP) assert_true(evidence_suffices(r, plan, in));
         else assert_true(in->judge_ok);
+    }
+    assert_int_equal(m->next.gates_open != r->gates_open, !!(m->actions & ROLLOUT_DO_OPENED));
+    if (m->actions & ROLLOUT_DO_OPENED) {
+        assert_int_equal(in->command, COMMAND_OPEN_GATE);
+        assert_false(further);
     }
     if (m->next.state == ROLLOUT_STEP && m->next.step > r->step + 1)
         assert_true(in->command == COMMAND_PROMOTE_ALL);
@@ -139,15 +142,17 @@ static RolloutInput input_of(unsigned bits, RolloutCommand command, Tripwire tri
     in.proved = bits & 2;
     in.srm_ok = bits & 4;
     in.judge_ok = bits & 8;
-    in.gate_open = bits & 16;
     if (bits & 32) in.canaries += 10;
     if (bits & 64) in.now_ms += HOUR;
     if (bits & 128) in.now_ms += 10 * HOUR;
     return in;
 }
 
-static int64_t check_all_inputs(const Rollout *r, const RolloutPlan *plan)
+/* With its gate open, too, and asked to be opened. */
+static int64_t check_all_inputs(const Rollout *standing, const RolloutPlan *plan)
 {
+    Rollout open = *standing;
+    open.gates_open = 2;
     int64_t ticks = 0;
     for (RolloutCommand command = 0; command < COMMAND_N_; command++)
         for (Tripwire tripwire = 0; tripwire < TRIPWIRE_N_; tripwire++)
@@ -155,7 +160,7 @@ static int64_t check_all_inputs(const Rollout *r, const RolloutPlan *plan)
                 for (CheckResult shadow = 0; shadow <= CHECK_FAILED; shadow++)
                     for (unsigned bits = 0; bits < 256; bits++, ticks++) {
                         RolloutInput in = input_of(bits, command, tripwire, preflight, shadow);
-                        check_tick(r, plan, &in);
+                        check_tick(bits & 16 ? &open : standing, plan, &in);
                     }
     return ticks;
 }
@@ -219,6 +224,11 @@ static void test_a_whole_life(void **state)
     assert_int_equal(r.step, 1);
     in.proved = true;
     r = after(r, &plan, in, ROLLOUT_STEP);
+    assert_int_equal(r.step, 1); /* behind its gate */
+    in.command = COMMAND_OPEN_GATE;
+    r = after(r, &plan, in, ROLLOUT_STEP);
+    in.command = COMMAND_NONE;
+    r = after(r, &plan, in, ROLLOUT_STEP);
     assert_int_equal(r.weight_bp, WEIGHT_BP_ALL);
     r = after(r, &plan, in, ROLLOUT_STEP); /* held for its hour */
     in.now_ms += HOUR;
@@ -271,6 +281,63 @@ static void test_promotion_by_hand(void **state)
     r = (Rollout){ 0 };
     m = rollout_next(&r, &plan, &in); /* nothing that was not checked gets tasks */
     assert_true(m.refused);
+}
+
+static RolloutMove tick_on(Rollout *r, const RolloutPlan *plan, const RolloutInput *in)
+{
+    RolloutMove m = rollout_next(r, plan, in);
+    *r = m.next;
+    return m;
+}
+
+/* A gate does without no evidence, and evidence not without the gate. */
+static void test_a_gate(void **state)
+{
+    (void)state;
+    RolloutPlan plan = three_steps();
+    RolloutInput in = quiet(), open = in;
+    open.command = COMMAND_OPEN_GATE;
+    open.actor = STR("ada");
+    Rollout r = standing(&plan, ROLLOUT_STEP, 0, 1);
+    assert_int_equal(tick_on(&r, &plan, &in).actions, 0); /* it waits for more than that */
+    in.proved = open.proved = true;
+    in.canaries = open.canaries = 110;
+    RolloutMove m = tick_on(&r, &plan, &in);
+    assert_int_equal(m.actions, ROLLOUT_DO_ASK);
+    assert_non_null(strstr(m.why, "its gate is closed"));
+    assert_int_equal(tick_on(&r, &plan, &in).actions, 0); /* told once */
+    m = tick_on(&r, &plan, &open);
+    assert_int_equal(m.actions, ROLLOUT_DO_OPENED);
+    assert_string_equal(m.why, "The gate of this step was opened by ada.");
+    Rollout unproved = r;
+    in.proved = false;
+    assert_int_equal(tick_on(&unproved, &plan, &in).next.step, 1);
+    in.proved = true;
+    assert_int_equal(tick_on(&r, &plan, &in).next.step, 2);
+}
+
+static void test_which_gate(void **state)
+{
+    (void)state;
+    RolloutPlan plan = three_steps();
+    RolloutInput in = quiet();
+    in.command = COMMAND_OPEN_GATE;
+    Rollout r = standing(&plan, ROLLOUT_STEP, 0, 0);
+    RolloutMove m = tick_on(&r, &plan, &in);
+    assert_true(m.refused && m.actions == 0); /* this step has none */
+    in.gates = UINT32_C(1) << 31;
+    assert_true(tick_on(&r, &plan, &in).refused); /* a name that none has */
+    in.gates = 2;
+    m = tick_on(&r, &plan, &in); /* ahead of its time */
+    assert_int_equal(m.actions, ROLLOUT_DO_OPENED);
+    m = tick_on(&r, &plan, &in);
+    assert_true(!m.refused && m.actions == 0); /* and again */
+    r = standing(&plan, ROLLOUT_PAUSED, ROLLOUT_STEP, 1);
+    m = tick_on(&r, &plan, &in);
+    assert_int_equal(m.next.state, ROLLOUT_PAUSED);
+    assert_int_equal(m.actions, ROLLOUT_DO_OPENED);
+    r = standing(&plan, ROLLOUT_STEP, 0, 2);
+    assert_true(tick_on(&r, &plan, &in).refused); /* it is behind */
 }
 
 static void test_deadline(void **state)
@@ -366,6 +433,8 @@ int main(void)
         cmocka_unit_test(test_a_whole_life),
         cmocka_unit_test(test_pause_keeps_the_weight_and_stays_armed),
         cmocka_unit_test(test_promotion_by_hand),
+        cmocka_unit_test(test_a_gate),
+        cmocka_unit_test(test_which_gate),
         cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_bad_statistics_page_once),
         cmocka_unit_test(test_other_strategies),

@@ -1342,6 +1342,48 @@ static void test_it_survives_a_restart(void **state)
     run(state, other_half);
 }
 
+static int open_gate_job(Db *db, void *arg)
+{
+    Ask *ask = arg;
+    return control_open_gate(db, STR(ID_1), STR("review"), STR("ada"), real_now, ask->arena,
+                             &ask->row, &ask->move);
+}
+
+static int opens(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = { .arena = &f->arena, .id = ID_1 };
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":20,\"gate\":\"review\"},{\"weight\":100}],"
+                "\"rollbackOn\":{\"errorRate\":0.1}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK_INT(store_call_wait(f->store, open_gate_job, &ask), 0);
+    CHECK_INT(ask.row.state.gates_open, 1);
+    CHECK_INT(ask.row.state.weight_bp, 5000);
+    return 0;
+}
+
+static int still_open(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.gates_open, 1);
+    CHECK_INT(ask.row.state.weight_bp, 5000); /* without evidence it helps nothing */
+    (void)submit_sessions(f, 0, 600);
+    end_tasks(f, 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.weight_bp, WEIGHT_BP_ALL);
+    return 0;
+}
+
+static void test_an_open_gate_survives_a_restart(void **state)
+{
+    Fixture *f = *state;
+    run(state, opens);
+    close_queue(f);
+    open_queue(f);
+    run(state, still_open);
+}
+
 static int spoil_job(Db *db, void *arg)
 {
     (void)arg;
@@ -1648,6 +1690,7 @@ int main(void)
         ON_QUEUE(test_nothing_waits_for_ever),
         ON_QUEUE(test_the_unit_can_be_the_user),
         ON_QUEUE(test_it_survives_a_restart),
+        ON_QUEUE(test_an_open_gate_survives_a_restart),
         ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
         ON_QUEUE(test_only_active_ones_are_ticked),
         ON_QUEUE(test_a_bad_one_holds_up_no_other),

@@ -46,6 +46,8 @@ static void test_whole_block(void **state)
     assert_int_equal(spec.plan.steps[1].weight_bp, 1250);
     assert_int_equal(spec.plan.steps[1].min_tasks, ROLLOUT_MIN_TASKS);
     assert_true(spec.plan.steps[2].gate && !spec.plan.steps[1].gate);
+    assert_int_equal(rollout_spec_gates(&spec, STR("review")), 1 << 2);
+    assert_int_equal(rollout_spec_gates(&spec, STR("")), 0);
     assert_int_equal(spec.plan.deadline_ms, 2 * 86400000);
     assert_true(spec.plan.deadline_rolls_back);
     assert_true(spec.unit == ROUTE_BY_SESSION && !spec.plan.kills);

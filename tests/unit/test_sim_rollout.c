@@ -230,8 +230,7 @@ static RolloutInput look(const Active *a, Rng *rng)
                         .proved = evidence_proved(&a->evidence, &plan, a->state.step),
                         .canaries = evidence_canaries(&a->evidence, &plan),
                         .srm_ok = evidence_srm_ok(&a->evidence),
-                        .judge_ok = true,
-                        .gate_open = true };
+                        .judge_ok = true };
     double u = rng_uniform(rng);
     if (u < 0.0002) in.command = (RolloutCommand)(1 + rng_next(rng) % (COMMAND_N_ - 1));
     else if (a->state.state == ROLLOUT_PAUSED && u < 0.01) in.command = COMMAND_RESUME;
