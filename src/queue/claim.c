@@ -1,4 +1,5 @@
 #include "base/diag.h"
+#include "logic/attempt.h"
 #include "queue/queue_private.h"
 #include "sys/clock.h"
 #include "sys/fiber.h"
@@ -13,14 +14,14 @@ static int worker_may_claim(Db *db, Uuid worker_id)
 }
 
 /* Ends a task instead: its time is over, or a rollback stops it. */
-static int claim_end(Db *db, ClaimJob *job, const Task *task)
+static int claim_end(Db *db, ClaimJob *job, const Task *task, AttemptStart why)
 {
     TaskHead head;
     int r = task_head_by_seq(db, task->seq, &head);
     if (r != 0) return r;
     assert(job->late_n < CLAIM_TASKS_MAX);
     job->late[job->late_n++] = head.id;
-    if (task->cancel_requested)
+    if (why == ATTEMPT_CANCELED)
         return task_conclude_idle(job->queue, db, &head, TASK_CANCELED, STR("canceled"),
                                   STR("rollback"), job->now_ms, &job->effects);
     return task_conclude_idle(job->queue, db, &head, TASK_TIMED_OUT, STR("deadline_passed"),
@@ -30,8 +31,8 @@ static int claim_end(Db *db, ClaimJob *job, const Task *task)
 /* Moves a task that was read as queued, or ends it. */
 static int claim_one(Db *db, ClaimJob *job, Task *task, int64_t fence)
 {
-    bool late = task->deadline_at_ms != 0 && task->deadline_at_ms <= job->now_ms;
-    if (late || task->cancel_requested) return claim_end(db, job, task);
+    AttemptStart start = attempt_start(task->cancel_requested, task->deadline_at_ms, job->now_ms);
+    if (start != ATTEMPT_STARTS) return claim_end(db, job, task, start);
     int r = task_start(db, task, job->claim->worker_id, fence, job->now_ms);
     if (r != 0) return r;
     job->effects.queued[task->lane]--;

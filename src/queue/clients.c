@@ -1,5 +1,6 @@
 /* What clients ask for: submit, cancel, retry, read, wait. */
 #include "base/diag.h"
+#include "logic/attempt.h"
 #include "logic/flag.h"
 #include "queue/queue_private.h"
 #include "store/family_store.h"
@@ -349,12 +350,13 @@ static int cancel_job(Db *db, void *arg)
     ChangeJob *job = arg;
     int r = change_head(db, job);
     if (r != 0) return r;
-    if (job->head.state == TASK_RUNNING) {
+    CancelEffect effect = task_cancel(job->head.state);
+    if (effect == CANCEL_MARKS) {
         r = task_request_cancel(db, job->head.seq, job->by);
         if (r != 0 || job->head.children == 0) return r;
         return family_stop(job->queue, db, &job->head, job->by, job->now_ms, &job->effects);
     }
-    if (!task_state_may(job->head.state, TASK_CANCELED))
+    if (effect == CANCEL_REFUSED)
         return diag_set(QUEUE_E_STATE, "the task has ended: %s", task_state_name(job->head.state));
     return task_conclude_idle(job->queue, db, &job->head, TASK_CANCELED, STR("canceled"), job->by,
                               job->now_ms, &job->effects);
@@ -390,7 +392,7 @@ static int retry_job(Db *db, void *arg)
     ChangeJob *job = arg;
     int r = change_head(db, job);
     if (r != 0) return r;
-    if (job->head.state == TASK_RUNNING || !task_state_may(job->head.state, TASK_QUEUED))
+    if (!task_may_retry(job->head.state))
         return diag_set(QUEUE_E_STATE, "a task that is %s cannot be retried",
                         task_state_name(job->head.state));
     if (!uuid_is_zero(job->head.parent_id))

@@ -4,6 +4,7 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "codec/json.h"
+#include "logic/attempt.h"
 #include "queue/queue_private.h"
 #include "store/grade_store.h"
 #include "store/webhook_store.h"
@@ -21,7 +22,7 @@ int task_held(Db *db, TaskRef ref, TaskHead *ret)
 {
     int r = task_head(db, ref.id, ret);
     if (r < 0 && r != -ENOENT) return r;
-    if (r == 0 && ret->state == TASK_RUNNING && ret->fence == ref.fence) return 0;
+    if (r == 0 && attempt_goes_on(ret->state, ret->fence, ref.fence)) return 0;
     return task_stale();
 }
 
@@ -241,9 +242,6 @@ uint64_t random_draw(uint64_t seed, uint64_t i)
     return z ^ (z >> 31);
 }
 
-/* Who has been there so often when the server ended may be why it did. */
-#define BLAMELESS_ATTEMPTS 20
-
 int worker_end_all(Db *db, Uuid worker_id, EndAll *all)
 {
     TaskHead heads[END_TASKS_MAX]; /* on a store thread's stack, not a fiber's */
@@ -253,7 +251,7 @@ int worker_end_all(Db *db, Uuid worker_id, EndAll *all)
     for (size_t i = 0; i < n && r == 0; i++) {
         TaskState state;
         c.random = random_draw(all->random, i);
-        c.blameless = all->blameless && heads[i].attempt < BLAMELESS_ATTEMPTS;
+        c.blameless = all->blameless && attempt_is_blameless(heads[i].attempt);
         r = task_conclude(all->queue, db, &heads[i], &c, &all->effects, &state);
         all->ids[all->ids_n++] = heads[i].id;
     }

@@ -1,5 +1,6 @@
 /* What workers tell: that they live, what they hold, how attempts went. */
 #include "base/diag.h"
+#include "logic/attempt.h"
 #include "queue/queue_private.h"
 #include "store/account_store.h"
 #include "store/budget_store.h"
@@ -132,12 +133,11 @@ static bool held_has(const HeartbeatJob *job, const TaskHead *head)
     return false;
 }
 
-/* Releases what the store gave to the worker and the worker never got. A fresh claim may still be
- * on its way to it. */
+/* Releases what the store gave to the worker and the worker never got. */
 static int heartbeat_orphans(Db *db, HeartbeatJob *job)
 {
     TaskHead heads[END_TASKS_MAX];
-    int64_t grace_ms = 2 * job->queue->options.lease_ms, after = 0;
+    int64_t lease_ms = job->queue->options.lease_ms, after = 0;
     Conclusion c = { .outcome = TASK_OUTCOME_RELEASED, .now_ms = job->now_ms };
     size_t n;
     do {
@@ -147,8 +147,8 @@ static int heartbeat_orphans(Db *db, HeartbeatJob *job)
         for (size_t i = 0; i < n && job->orphans.ids_n < END_TASKS_MAX; i++) {
             TaskState state;
             after = heads[i].seq;
-            if (heads[i].started_at_ms > job->now_ms - grace_ms || held_has(job, &heads[i]))
-                continue;
+            if (!attempt_is_orphan(heads[i].started_at_ms, lease_ms, job->now_ms)) continue;
+            if (held_has(job, &heads[i])) continue;
             r = task_conclude(job->queue, db, &heads[i], &c, &job->orphans.effects, &state);
             if (r != 0) return r;
             job->orphans.ids[job->orphans.ids_n++] = heads[i].id;

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "logic/attempt.h"
 #include "store/line_store.h"
 #include "store/row.h"
 #include "store/task_sql.h"
@@ -176,15 +177,6 @@ int fence_take(Db *db, int64_t count, int64_t *ret_last)
     return row_run(s); /* to its end: only then is the change made for certain */
 }
 
-/* At its first start: that of its parent, if it has one, unless its own limit ends before. */
-static int64_t deadline_of(const Task *task)
-{
-    int64_t given = task->deadline_at_ms;
-    if (task->time_limit_ms == 0) return given;
-    int64_t own = task->started_at_ms + task->time_limit_ms;
-    return given ? MIN(given, own) : own;
-}
-
 int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms)
 {
     assert(task->state == TASK_QUEUED && !uuid_is_zero(worker_id) && fence > task->fence);
@@ -195,8 +187,8 @@ int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms
     started.fence = fence;
     started.worker_id = worker_id;
     started.started_at_ms = now_ms;
-    if (task->attempt == 0 || started.deadline_at_ms == 0)
-        started.deadline_at_ms = deadline_of(&started);
+    started.deadline_at_ms = attempt_deadline_ms(task->attempt, task->deadline_at_ms,
+                                                 task->time_limit_ms, now_ms);
     RowIn in = row_in(db, "UPDATE task SET state = 1, attempt = ?2, worker_id = ?3, fence = ?4,"
                           " started_at_ms = ?5, deadline_at_ms = ?6 WHERE seq = ?1 AND state = 0");
     in_i64(&in, started.seq);

@@ -11,13 +11,14 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "logic/flag.h"
+#include "logic/lease.h"
+#include "logic/slots.h"
 #include "store/price_store.h"
 #include "sys/clock.h"
 #include "worker/allowance.h"
 #include "worker/log_file.h"
 #include "worker/run.h"
 #include "worker/servers.h"
-#include "worker/slots.h"
 #include "worker/tool.h"
 #include "worker/wire.h"
 
@@ -53,6 +54,7 @@ struct WorkerHost {
 
     GatewayControl control;
     LinkLease lease;
+    Lease held; /* while it is registered */
     bool registered;
     uint64_t registrations; /* tells claims of an earlier registration apart */
     bool draining, killed;
@@ -436,6 +438,7 @@ static int claimer_main(void *arg)
 static int register_once_wait(WorkerHost *w)
 {
     LinkWorker self = { .name = w->name, .slots = w->slots.total };
+    int64_t asked_ms = clock_mono_ms();
     int r = w->link->ops->register_wait(w->link, &self, &w->lease);
     if (r != 0) return r;
     assert(w->lease.lease_ms > 0 && w->lease.worker_id[0]);
@@ -444,6 +447,7 @@ static int register_once_wait(WorkerHost *w)
     holds_begin(w->host.holds, w->host.worker_id);
     gateway_budget_reset(w->host.gateway);
     if (w->front) front_lease(w->front, w->host.worker_id);
+    w->held = lease_begin(w->lease.lease_ms, w->lease.heartbeat_ms, asked_ms);
     w->registered = true;
     w->drain_told = false;
     w->registrations++;
@@ -736,16 +740,14 @@ static int reader_main(void *arg)
     return 0;
 }
 
-/* Heartbeats under one registration; returns when it is over. The lease counts from when a
- * heartbeat was sent: that is the earliest the control plane can count from. */
+/* Heartbeats under one registration; returns when it is over. */
 static void beat_wait(WorkerHost *w)
 {
-    int64_t every_ms = MAX(MIN(w->lease.heartbeat_ms, w->lease.lease_ms / 3), 10);
-    int64_t lease_until_ms = clock_mono_ms() + w->lease.lease_ms;
+    int64_t every_ms = w->held.every_ms;
     while (!w->over) {
         uint64_t mark = 0;
         int64_t sent_ms = clock_mono_ms();
-        if (sent_ms >= lease_until_ms) {
+        if (lease_is_over(&w->held, sent_ms)) {
             lease_lost(w, "no heartbeat went through");
             return;
         }
@@ -755,7 +757,7 @@ static void beat_wait(WorkerHost *w)
             return;
         }
         if (r == 0) {
-            lease_until_ms = sent_ms + w->lease.lease_ms;
+            lease_renew(&w->held, sent_ms);
             r = w->link->ops->signal_wait(w->link, mark, sent_ms + every_ms);
         } else if (r != -ECANCELED) {
             LOG_WARN("heartbeat failed", LOG_CSTR("why", diag_text_or(r)));

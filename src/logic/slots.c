@@ -1,4 +1,4 @@
-#include "worker/slots.h"
+#include "logic/slots.h"
 
 static void slots_move(LaneConfig *to, LaneConfig *from)
 {

@@ -5,8 +5,8 @@
 
 #include <cmocka.h>
 
+#include "logic/slots.h"
 #include "random.h"
-#include "worker/slots.h"
 
 static const LaneConfig usual = { .reserved = { 1, 2, 1 }, .shared = 2 };
 

@@ -11,8 +11,8 @@
  * Invariant, for the slots of every lane and the shared ones: free + promised + taken = total.
  * Pure; belongs to one worker.
  */
-#ifndef GANTRY_WORKER_SLOTS_H
-#define GANTRY_WORKER_SLOTS_H
+#ifndef GANTRY_LOGIC_SLOTS_H
+#define GANTRY_LOGIC_SLOTS_H
 
 #include "logic/lane.h"
 

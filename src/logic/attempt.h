@@ -1,0 +1,53 @@
+/* Attempt: how one begins, who may speak for it, and when nobody does.
+ *
+ * Each claim gives the task a token (fence) greater than any before. Whatever a worker tells of an
+ * attempt carries it, and changes something only while that very attempt goes on: an answer that
+ * was lost may be asked for again, a message may come twice or late, a worker may have been stopped
+ * for an hour; what it says then is stale. What becomes of the task afterwards: logic/task.h. Pure;
+ * any thread.
+ */
+#ifndef GANTRY_LOGIC_ATTEMPT_H
+#define GANTRY_LOGIC_ATTEMPT_H
+
+#include "logic/task.h"
+
+/* What a claim makes of a queued task that it has chosen. */
+typedef enum {
+    ATTEMPT_STARTS,
+    ATTEMPT_CANCELED, /* it ends instead: it was stopped while it waited */
+    ATTEMPT_LATE,     /* it ends instead: its time is over */
+} AttemptStart;
+
+/* deadline_at_ms: 0: none. */
+AttemptStart attempt_start(bool cancel_requested, int64_t deadline_at_ms, int64_t now_ms);
+
+/* The deadline of a task whose attempt starts at started_at_ms, the first one when attempts (before
+ * it) is 0. It counts from the first start, whatever is tried again; one that is given before that
+ * (by its parent) holds if it is earlier. 0: none. */
+int64_t attempt_deadline_ms(int64_t attempts, int64_t given_at_ms, int64_t time_limit_ms,
+                            int64_t started_at_ms);
+
+/* Whether what is told under the fence is of the attempt that goes on. */
+bool attempt_goes_on(TaskState state, int64_t fence, int64_t told_fence);
+
+/* Whether nobody runs an attempt that its worker, which lives, does not name among those it has:
+ * the answer that gave it has been lost. A fresh one may still be on its way, for two leases; one
+ * that started more than a lease ahead of now did so before the calendar was set back. */
+bool attempt_is_orphan(int64_t started_at_ms, int64_t lease_ms, int64_t now_ms);
+
+/* Whether an attempt that ended with the server's own process is not to be counted against the
+ * task: who has been there so often when it ended may be why it did. */
+bool attempt_is_blameless(int64_t attempt);
+
+/* What a request to cancel makes of a task. */
+typedef enum {
+    CANCEL_MARKS,  /* it runs: its worker is told */
+    CANCEL_ENDS,   /* it waits: it is over */
+    CANCEL_REFUSED /* it has ended */
+} CancelEffect;
+CancelEffect task_cancel(TaskState state);
+
+/* Whether a person may have it tried again. */
+bool task_may_retry(TaskState state);
+
+#endif

@@ -1,0 +1,104 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "logic/attempt.h"
+#include "logic/lease.h"
+
+static void test_a_claim_starts_what_may_start(void **state)
+{
+    (void)state;
+    assert_int_equal(attempt_start(false, 0, 1000), ATTEMPT_STARTS);
+    assert_int_equal(attempt_start(false, 1001, 1000), ATTEMPT_STARTS);
+    assert_int_equal(attempt_start(false, 1000, 1000), ATTEMPT_LATE);
+    assert_int_equal(attempt_start(true, 0, 1000), ATTEMPT_CANCELED);
+    assert_int_equal(attempt_start(true, 1000, 1000), ATTEMPT_CANCELED);
+}
+
+static void test_a_deadline_counts_from_the_first_start(void **state)
+{
+    (void)state;
+    assert_int_equal(attempt_deadline_ms(0, 0, 0, 1000), 0);
+    assert_int_equal(attempt_deadline_ms(0, 0, 500, 1000), 1500);
+    assert_int_equal(attempt_deadline_ms(0, 1200, 500, 1000), 1200); /* its parent's */
+    assert_int_equal(attempt_deadline_ms(0, 1800, 500, 1000), 1500);
+    assert_int_equal(attempt_deadline_ms(0, 1800, 0, 1000), 1800);
+    assert_int_equal(attempt_deadline_ms(1, 1500, 500, 1400), 1500); /* again */
+    assert_int_equal(attempt_deadline_ms(1, 0, 500, 1400), 1900);    /* after a retry by hand */
+    assert_int_equal(attempt_deadline_ms(0, 0, INT64_MAX, 1000), INT64_MAX);
+}
+
+static void test_only_the_attempt_that_goes_on_is_heard(void **state)
+{
+    (void)state;
+    assert_true(attempt_goes_on(TASK_RUNNING, 7, 7));
+    assert_false(attempt_goes_on(TASK_RUNNING, 7, 6));
+    assert_false(attempt_goes_on(TASK_RUNNING, 7, 8));
+    for (int i = 0; i < TASK_STATE_N_; i++)
+        assert_true(i == TASK_RUNNING || !attempt_goes_on((TaskState)i, 7, 7));
+}
+
+static void test_an_orphan_is_one_after_two_leases(void **state)
+{
+    (void)state;
+    assert_false(attempt_is_orphan(100000, 10000, 100000));
+    assert_false(attempt_is_orphan(100000, 10000, 119999));
+    assert_true(attempt_is_orphan(100000, 10000, 120000));
+    /* read before the job in which it was claimed */
+    assert_false(attempt_is_orphan(100000, 10000, 99990));
+    /* the calendar was set back by a day */
+    assert_true(attempt_is_orphan(86400000, 10000, 5000));
+}
+
+static void test_who_is_always_there_is_suspected(void **state)
+{
+    (void)state;
+    assert_true(attempt_is_blameless(1));
+    assert_true(attempt_is_blameless(19));
+    assert_false(attempt_is_blameless(20));
+}
+
+static void test_cancel_and_retry_follow_the_states(void **state)
+{
+    (void)state;
+    for (int i = 0; i < TASK_STATE_N_; i++) {
+        bool ended = task_state_ended((TaskState)i);
+        CancelEffect want = i == TASK_RUNNING ? CANCEL_MARKS : ended ? CANCEL_REFUSED : CANCEL_ENDS;
+        assert_int_equal(task_cancel((TaskState)i), want);
+        assert_int_equal(task_may_retry((TaskState)i),
+                         i == TASK_ESCALATED || (ended && i != TASK_SUCCEEDED));
+    }
+}
+
+static void test_a_lease_counts_from_when_it_was_asked_for(void **state)
+{
+    (void)state;
+    Lease lease = lease_begin(9000, 60000, 1000);
+    assert_int_equal(lease.every_ms, 3000);
+    assert_false(lease_is_over(&lease, 9999));
+    assert_true(lease_is_over(&lease, 10000));
+    lease_renew(&lease, 4000);
+    assert_false(lease_is_over(&lease, 12999));
+    lease_renew(&lease, 3000); /* an older one that comes later */
+    assert_false(lease_is_over(&lease, 12999));
+    assert_true(lease_is_over(&lease, 13000));
+    assert_int_equal(lease_begin(9000, 1000, 0).every_ms, 1000);
+    assert_int_equal(lease_begin(3, 1, 0).every_ms, LEASE_EVERY_LEAST_MS);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_claim_starts_what_may_start),
+        cmocka_unit_test(test_a_deadline_counts_from_the_first_start),
+        cmocka_unit_test(test_only_the_attempt_that_goes_on_is_heard),
+        cmocka_unit_test(test_an_orphan_is_one_after_two_leases),
+        cmocka_unit_test(test_who_is_always_there_is_suspected),
+        cmocka_unit_test(test_cancel_and_retry_follow_the_states),
+        cmocka_unit_test(test_a_lease_counts_from_when_it_was_asked_for),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
