@@ -27,6 +27,8 @@ void call_record_begin(ModelCall *call)
     record->tries = call->tries;
     record->degraded = call->target->degraded;
     record->degraded_by = call->target->degraded_by;
+    if (!record->degraded_by && call->was_held)
+        record->degraded_by = gateway_degraded_name(GATEWAY_DEGRADED_HOLD);
     record->agent = options->agent;
     record->version_id = options->version_id;
     record->attempt = options->attempt;

@@ -196,6 +196,21 @@ static int serve_wait(ModelCall *call, Entry *entry)
     return r < 0 ? r : CALL_E_ANSWERED;
 }
 
+/* What another of its models has answered, while the one asked for does not; call->target is that
+ * one then. */
+static Entry *find_stand_in(ModelCall *call)
+{
+    for (size_t i = 1; i < call->targets_n; i++) {
+        CacheKey key;
+        if (key_of(call, &call->targets[i], &key) < 0) continue;
+        Entry *entry = find(&call->task->gateway->cache, &key);
+        if (!entry || !may_be_served(call, entry)) continue;
+        call->target = &call->targets[i];
+        return entry;
+    }
+    return NULL;
+}
+
 int call_cache_wait(ModelCall *call)
 {
     Cache *cache = &call->task->gateway->cache;
@@ -211,6 +226,8 @@ int call_cache_wait(ModelCall *call)
     if (is_forced(call)) stats_degraded(call->task->gateway, GATEWAY_DEGRADED_CACHE);
     Entry *entry = find(cache, &call->cache_key);
     if (entry && may_be_served(call, entry)) return serve_wait(call, entry);
+    if (call->unhealthy != DEGRADE_NONE && (entry = find_stand_in(call)))
+        return serve_wait(call, entry);
     atomic_fetch_add(&cache->misses, 1);
     return 0;
 }

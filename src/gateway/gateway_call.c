@@ -50,6 +50,11 @@ void calls_wake(GatewayTask *task)
 static int refuse_wait(ModelCall *call, int r)
 {
     if (r != CALL_E_PROBLEM) return r;
+    if (call->problem == PROBLEM_BREAKER && call->unhealthy != DEGRADE_NONE) {
+        r = call_close_refused_wait(call);
+        if (r != 0) reply_problem_wait(call);
+        if (r != 0) return r;
+    }
     call->task->totals.calls_refused++;
     stats_refused(call->task->gateway, call->problem);
     reply_problem_wait(call);
@@ -79,6 +84,13 @@ static int attempts_wait(ModelCall *call)
         if (r == CALL_E_PROBLEM) return refuse_wait(call, r);
         if (r != ATTEMPT_E_FAILED) return r;
         r = call_next_wait(call, &failure);
+        if (r == CALL_E_HELD) {
+            call_attempt_clear(call);
+            call->tries -= failure.unsent;
+            r = call_hold_wait(call);
+            if (r == 0) continue;
+            return r == CALL_E_ANSWERED ? 0 : refuse_wait(call, r);
+        }
         if (r == CALL_E_PROBLEM && failure.unsent) return refuse_wait(call, r);
         if (r == CALL_E_PROBLEM) return give_up_wait(call, &failure);
         if (r < 0) return r;

@@ -19,6 +19,7 @@
 #define CALL_E_ANSWERED 101 /* the agent has its answer: nothing more to do */
 #define CALL_E_FLIGHT 104   /* the same is being asked already: call_cache_join_wait */
 #define CALL_E_FLAGS 103    /* flags have changed while it waited: call_replan */
+#define CALL_E_HELD 105     /* none of its models may be asked: call_hold_wait */
 
 typedef enum { CHARGE_NOTHING, CHARGE_USAGE, CHARGE_HOLD } Charge;
 
@@ -55,7 +56,10 @@ typedef struct {
     size_t targets_n;
     const CallTarget *target; /* of the attempt; NULL before the plan */
     DegradeStep step;         /* that the plan was made at, */
+    DegradeStep unhealthy;    /* that its models' breakers alone would have it at, */
     DegradeAction degrade;    /* and what that means for this call */
+    bool was_held;            /* it was held back */
+    int64_t held_sent;        /* so often after an attempt that was sent */
 
     /* the attempt */
     int64_t tries;            /* which one, from 1; 0 before the first */
@@ -161,11 +165,15 @@ Str call_translate_error(ModelCall *call, int status, Str body);
 MUST_CHECK int call_know_budgets_wait(ModelCall *call);
 /* gateway_degrade.c: sets call->step and call->degrade by what is left of the task's budgets. */
 void call_degrade(ModelCall *call);
+/* Then takes the call further down when the breaker of its first target is open; the small model
+ * becomes the last of its targets when no other may be asked. */
+void call_degrade_unhealthy(ModelCall *call);
 /* Whether call->target stands in for the model asked for, and for that reason. */
 bool call_is_degraded_by(const ModelCall *call, GatewayDegraded reason);
 /* With only the model asked for planned: puts a smaller one before it, where there is one. */
 void call_plan_smaller(ModelCall *call);
 /* Holds the call back while call->degrade says so, then plans it anew and looks it up again.
+ * Nothing may be held for it in caps and budgets.
  * Returns 0, CALL_E_PROBLEM, CALL_E_ANSWERED, HTTP_E_GONE or -ECANCELED. */
 MUST_CHECK int call_hold_wait(ModelCall *call);
 
@@ -226,8 +234,8 @@ bool call_is_encoded(const ModelCall *call);
 void call_attempt_clear(ModelCall *call);
 
 /* gateway_retry.c: what to do after a failed attempt; waits as long as it should be waited.
- * Returns 0 when there is to be another attempt, at call->target, else CALL_E_PROBLEM (give up) or
- * -ECANCELED. */
+ * Returns 0 when there is to be another attempt, at call->target, else CALL_E_PROBLEM (give up),
+ * CALL_E_HELD or -ECANCELED. */
 MUST_CHECK int call_next_wait(ModelCall *call, const CallFailure *failure);
 
 /* Whether a failed attempt would be followed by another one, retry budget permitting. */
@@ -256,6 +264,9 @@ bool call_target_open(const ModelCall *call, const CallTarget *target);
 int64_t call_blocked_until_ms(ModelCall *call);
 void call_note_fallback(ModelCall *call);
 
+/* gateway_settle.c: a call that no model was asked: makes it known, so that the task is seen to be
+ * degraded. Returns as call_close_wait. */
+MUST_CHECK int call_close_refused_wait(ModelCall *call);
 /* gateway_settle.c: settles the hold, counts, and makes the record durable. To be called once for
  * an admitted attempt, before the end of its answer is given away. Returns 0 or the sink's error,
  * with call->problem set. Goes through even when the fiber is cancelled. */

@@ -93,6 +93,7 @@ int call_plan(ModelCall *call)
         return call_problem(call, PROBLEM_SWITCHED_OFF, "model",
                             "a flag has switched the model \"%.*s\" off",
                             STR_ARG(call->info.model));
+    call_degrade_unhealthy(call);
     call->problem = PROBLEM_NONE; /* of fallbacks passed over */
     call->target = &call->targets[0];
     return 0;

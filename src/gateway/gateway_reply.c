@@ -64,8 +64,10 @@ static void add_ours(FieldList *fields, const ModelCall *call)
     add(fields, "x-gantry-cache", str_of(cache[call->cache]));
     if (call->target && call->target->degraded)
         add(fields, "x-gantry-degraded", call->target->model);
-    if (call->step != DEGRADE_NONE)
-        add(fields, "x-gantry-degraded-step", str_of(degrade_step_name(call->step)));
+    if (call->step == DEGRADE_NONE) return;
+    add(fields, "x-gantry-degraded-step", str_of(degrade_step_name(call->step)));
+    add(fields, "x-gantry-degraded-reason",
+        call->unhealthy == call->step ? STR("upstream") : STR("budget"));
 }
 
 /* --- the recording ---------------------------------------------------------------------------- */

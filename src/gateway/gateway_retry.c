@@ -103,10 +103,24 @@ static int give_up(ModelCall *call)
     return CALL_E_PROBLEM;
 }
 
-static int fall_back(ModelCall *call)
+/* It may wait for one of its models to answer again. What was sent counts as a retry. */
+static bool is_to_be_held(ModelCall *call, const CallFailure *failure)
+{
+    if (!call->degrade.hold || call->unhealthy != DEGRADE_HOLD) return false;
+    if (failure->unsent) return call->problem == PROBLEM_BREAKER;
+    if (is_quota(call, failure) || is_forbidden(call)) return false;
+    return call->held_sent++ < call->target->provider->retries_max && call_retry_spend(call);
+}
+
+static int fall_back(ModelCall *call, const CallFailure *failure)
 {
     const CallTarget *next = target_next(call);
-    if (!next) return give_up(call);
+    if (!next) {
+        call_degrade(call);
+        call_degrade_unhealthy(call); /* breakers may have opened since the plan */
+        next = target_next(call);
+    }
+    if (!next) return is_to_be_held(call, failure) ? CALL_E_HELD : give_up(call);
     LOG_INFO("fallback", LOG_STR("from", call->target->model), LOG_STR("to", next->model));
     call_note_fallback(call);
     call->target = next;
@@ -126,7 +140,7 @@ int call_next_wait(ModelCall *call, const CallFailure *failure)
 {
     if (!is_worth_another(call, failure)) return give_up(call);
     int64_t at_ms = again_at_ms(call, failure);
-    if (!is_for_same(call, failure, at_ms)) return fall_back(call);
+    if (!is_for_same(call, failure, at_ms)) return fall_back(call, failure);
     LOG_INFO("model call again", LOG_STR("model", call->target->model),
              LOG_INT("status", failure->status),
              LOG_CSTR("outcome", gateway_outcome_name(failure->outcome)),

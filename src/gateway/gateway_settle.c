@@ -157,6 +157,16 @@ static int record_wait(ModelCall *call)
     return r < 0 ? record_failed(call, r) : 0;
 }
 
+/* A smaller model that was planned first is counted with the plan. */
+static void note_stand_in(const ModelCall *call)
+{
+    Gateway *gateway = call->task->gateway;
+    if (call_is_degraded_by(call, GATEWAY_DEGRADED_FALLBACK))
+        stats_degraded(gateway, GATEWAY_DEGRADED_FALLBACK);
+    if (call->target != call->targets && call_is_degraded_by(call, GATEWAY_DEGRADED_MODEL))
+        stats_degraded(gateway, GATEWAY_DEGRADED_MODEL);
+}
+
 int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
 {
     GatewayCall *record = &call->record;
@@ -166,8 +176,7 @@ int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
     if (outcome != GATEWAY_COMPLETE) record->error = str_of(call->message);
     if (call->keep_answer && outcome == GATEWAY_COMPLETE) record->answer = &call->recording;
     stats_call(call->task->gateway, record);
-    if (outcome == GATEWAY_COMPLETE && call_is_degraded_by(call, GATEWAY_DEGRADED_FALLBACK))
-        stats_degraded(call->task->gateway, GATEWAY_DEGRADED_FALLBACK);
+    if (outcome == GATEWAY_COMPLETE) note_stand_in(call);
     call_permit_done(call, charge);
     log_failure(call);
     int r = record_wait(call);
@@ -187,6 +196,22 @@ int call_close_served_wait(ModelCall *call)
     task->tools_asked = money_add(task->tools_asked, record->usage.tool_calls);
     add_usage(&task->totals.usage, &record->usage);
     record->outcome = GATEWAY_COMPLETE;
+    return record_wait(call);
+}
+
+int call_close_refused_wait(ModelCall *call)
+{
+    GatewayCall *record = &call->record;
+    assert(!call->held && !call->upstream);
+    stats_degraded(call->task->gateway, GATEWAY_DEGRADED_REFUSE);
+    *record = (GatewayCall){ 0 };
+    call->target = call->targets;
+    call_record_begin(call);
+    record->hold = (CapHold){ 0 };
+    record->outcome = GATEWAY_UNREACHED;
+    record->degraded_by = gateway_degraded_name(GATEWAY_DEGRADED_REFUSE);
+    record->error = str_of(call->message);
+    if (!call->begun) record->status = problem_status(call->problem);
     return record_wait(call);
 }
 

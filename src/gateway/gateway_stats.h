@@ -27,6 +27,7 @@ typedef enum {
     GATEWAY_DEGRADED_MODEL,    /* planned for a smaller model */
     GATEWAY_DEGRADED_HOLD,     /* held back: the low lane */
     GATEWAY_DEGRADED_FALLBACK, /* answered by another model: the one asked for did not */
+    GATEWAY_DEGRADED_REFUSE,   /* refused: none of its models answers just now */
     GATEWAY_DEGRADED_N_
 } GatewayDegraded;
 const char *gateway_degraded_name(GatewayDegraded degraded); /* "cache", "model", ... */

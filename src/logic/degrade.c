@@ -52,6 +52,17 @@ DegradeStep degrade_step(const DegradeConfig *config, DegradeStep was, int64_t r
     return DEGRADE_NONE;
 }
 
+DegradeStep degrade_step_unhealthy(const DegradeConfig *config, bool asked, bool fallbacks,
+                                   bool small)
+{
+    DegradeStep step = asked       ? DEGRADE_NONE
+                       : fallbacks ? DEGRADE_CACHE
+                       : small     ? DEGRADE_MODEL
+                                   : DEGRADE_HOLD;
+    while (step > DEGRADE_NONE && threshold(config, step) == 0) step--;
+    return step;
+}
+
 DegradeAction degrade_action(const DegradeConfig *config, DegradeStep step, Lane lane)
 {
     assert(step < DEGRADE_N_ && lane < LANE_N_);

@@ -1,4 +1,5 @@
-/* Degradation: what is given up, and in which order, while a budget runs low.
+/* Degradation: what is given up, and in which order, while a budget runs low or models do not
+ * answer.
  *
  *   remaining <= cache_at   the response cache is used for every agent
  *   remaining <= model_at   calls go to a smaller model
@@ -8,6 +9,10 @@
  * Remaining is what is not settled of the tightest budget that applies: money that is only reserved
  * may come back and degrades nothing. A step is left again only when clearly more than its
  * threshold remains, so a call more or less does not change the model back and forth.
+ *
+ * A model whose breaker is open takes its calls down the same steps: the cache while another of the
+ * call's models may be asked, then the small model, then the low lane waits for a probe, the others
+ * are refused. It leaves them as soon as one of them may be asked.
  *
  * Shares are whole parts of a million (ppm). Pure; any thread.
  */
@@ -47,6 +52,12 @@ int64_t degrade_tighter(int64_t a_ppm, int64_t b_ppm);
  * only where more than the threshold and a fifth of it (at least 10,000 ppm) remains, and always
  * when all is there again. */
 DegradeStep degrade_step(const DegradeConfig *config, DegradeStep was, int64_t remaining_ppm);
+
+/* The step for breakers. asked, fallbacks, small: whether the model asked for, one of those that
+ * stand in for it, the small one may be asked now. Of steps that are left out the next lower
+ * one. */
+DegradeStep degrade_step_unhealthy(const DegradeConfig *config, bool asked, bool fallbacks,
+                                   bool small);
 
 /* What a step means for one call. */
 typedef struct {

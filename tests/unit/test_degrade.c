@@ -67,6 +67,21 @@ static void test_steps_can_be_left_out(void **state)
     assert_false(a.force_cache || a.small_model);
 }
 
+static void test_models_that_do_not_answer(void **state)
+{
+    (void)state;
+    static const DegradeStep steps[] = { DEGRADE_HOLD, DEGRADE_MODEL, DEGRADE_CACHE,
+                                         DEGRADE_CACHE };
+    DegradeConfig none = { 0, 0, 0, NULL }, no_model = { 1, 0, 0, NULL };
+    for (int i = 0; i < 4; i++) {
+        bool fallbacks = i >= 2, small = i % 2 == 1;
+        assert_int_equal(degrade_step_unhealthy(&usual, true, fallbacks, small), DEGRADE_NONE);
+        assert_int_equal(degrade_step_unhealthy(&usual, false, fallbacks, small), steps[i]);
+        assert_int_equal(degrade_step_unhealthy(&none, false, fallbacks, small), DEGRADE_NONE);
+        assert_int_equal(degrade_step_unhealthy(&no_model, false, fallbacks, small), DEGRADE_CACHE);
+    }
+}
+
 static void test_actions(void **state)
 {
     (void)state;
@@ -121,6 +136,7 @@ int main(void)
         cmocka_unit_test(test_steps_at_the_thresholds),
         cmocka_unit_test(test_a_step_is_left_late),
         cmocka_unit_test(test_steps_can_be_left_out),
+        cmocka_unit_test(test_models_that_do_not_answer),
         cmocka_unit_test(test_actions),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_the_first_cheaper_model),

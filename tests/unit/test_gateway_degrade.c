@@ -1,5 +1,6 @@
 #include "tests/unit/gateway_rig.h"
 
+#include "gateway/gateway_limits.h"
 #include "gateway/gateway_private.h"
 
 /* What is left of the task's tightest budget, in percent. */
@@ -213,6 +214,7 @@ static void test_a_fallback_says_so(void **state)
 
 typedef struct {
     Rig *rig;
+    const char *body; /* NULL: of the simulator's large model */
     GatewayMemory memory;
     int64_t timeout_ms;
     int result;
@@ -229,20 +231,26 @@ static int held_fiber(void *arg)
             "{\"model\":\"sim/large-echo\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}"),
         .timeout_ms = held->timeout_ms
     };
+    if (held->body) request.body = str_of(held->body);
     held->result = gateway_call_wait(held->rig->task, &request, &reply);
     held->ended = true;
     return 0;
 }
 
-static void start(Rig *rig, Held *held, FiberRef *fiber, int64_t timeout_ms)
+static void start_with(Rig *rig, Held *held, const char *body, FiberRef *fiber, int64_t timeout_ms)
 {
-    *held = (Held){ .rig = rig, .timeout_ms = timeout_ms };
+    *held = (Held){ .rig = rig, .body = body, .timeout_ms = timeout_ms };
     gateway_memory_init(&held->memory, 1 << 20);
     uint64_t before = stats(rig)->degraded[GATEWAY_DEGRADED_HOLD];
     CHECK_INT(fiber_spawn("held", held_fiber, held, fiber), 0);
     for (int i = 0; i < 1000 && stats(rig)->degraded[GATEWAY_DEGRADED_HOLD] == before; i++)
         fiber_sleep_wait(1);
     CHECK_INT(stats(rig)->degraded[GATEWAY_DEGRADED_HOLD], before + 1);
+}
+
+static void start(Rig *rig, Held *held, FiberRef *fiber, int64_t timeout_ms)
+{
+    start_with(rig, held, NULL, fiber, timeout_ms);
 }
 
 static void low_wait(void *arg)
@@ -261,6 +269,7 @@ static void low_wait(void *arg)
     fiber_join_wait(fiber, NULL);
     CHECK_INT(held.memory.status, 200);
     CHECK_STR(str_of(rig_last(rig)->model), STR("sim/large-echo")); /* planned anew */
+    CHECK_STR(str_of(rig_last(rig)->call.degraded_by), STR("hold"));
     gateway_memory_deinit(&held.memory);
 
     left(rig, 0); /* a client's patience is the end */
@@ -354,6 +363,213 @@ static void test_a_held_lane_still_has_the_cache(void **state)
     rig_run(low_hit_wait);
 }
 
+/* --- models that do not answer ---------------------------------------------------------------- */
+
+static atomic_bool down;
+static atomic_int asked; /* requests that the stub got */
+
+static StubEnd answer_or_fail(StubRequest *request, void *ctx)
+{
+    (void)ctx;
+    bool fail = atomic_load(&down);
+    stub_sends(request, fail ? "HTTP/1.1 500 No\r\nConnection: close\r\n\r\n"
+                             : "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                               "Connection: close\r\n\r\n"
+                               "{\"choices\":[{\"index\":0,\"finish_reason\":\"stop\","
+                               "\"message\":{\"content\":\"fine\"}}],"
+                               "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5}}");
+    atomic_fetch_add(&asked, 1);
+    return STUB_CLOSE;
+}
+
+static void breaking(void *arg)
+{
+    Rig *rig = arg;
+    ladder_setup(rig);
+    rig->config.breaker = (BreakerPolicy){ .window_ms = 60000,
+                                           .calls_min = 3,
+                                           .error_percent = 50,
+                                           .slow_ms = 60000,
+                                           .open_ms = 600000,
+                                           .open_max_ms = 600000,
+                                           .probes = 1 };
+    rig->config.retry_initial_ms = 1;
+    rig->config.retry_burst = 100;
+}
+
+static void breaking_briefly(void *arg)
+{
+    Rig *rig = arg;
+    breaking(rig);
+    rig->config.breaker.open_ms = rig->config.breaker.open_max_ms = 100;
+}
+
+/* Until the model's breaker opens. */
+static void trip_wait(Rig *rig, const char *model)
+{
+    DegradeConfig degrade = rig->config.degrade;
+    rig->config.degrade = (DegradeConfig){ .small_model = NULL };
+    atomic_store(&down, true);
+    char name[64];
+    snprintf(name, sizeof name, "stub/%s", model);
+    while (breakers_would(gateway_breakers(rig->gateway), str_of(name))) {
+        CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, model, false, "", "trip");
+        CHECK_INT(reply.status, 500);
+    }
+    rig->config.degrade = degrade;
+}
+
+static void unwell_wait(Rig *rig, const char *text, int status, const char *step, const char *model,
+                        const char *cache, const char *by)
+{
+    CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", false, "", text);
+    CHECK_INT(reply.status, status);
+    CHECK_STR(field(&reply, "x-gantry-degraded-step"), str_of(step));
+    CHECK_STR(field(&reply, "x-gantry-degraded-reason"), step[0] ? STR("upstream") : STR(""));
+    CHECK_STR(field(&reply, "x-gantry-degraded"), str_of(model));
+    CHECK_STR(str_of(reply.cache), str_of(cache));
+    const RigCall *last = rig_last(rig);
+    const char *degraded_by = last->call.degraded_by;
+    CHECK_STR(str_of(degraded_by ? degraded_by : ""), str_of(by));
+    CHECK_STR(str_of(last->model), model[0] ? str_of(model) : STR("stub-1"));
+}
+
+/* With a fallback that answers, with one that does not either, without a small model. */
+static void unhealthy_wait(void *arg)
+{
+    static const Str fallbacks[] = { STR("stub-2") };
+    Rig *rig = arg;
+    rig->options.model = STR("stub-1");
+    trip_wait(rig, "stub-1");
+    rig->options.fallbacks = fallbacks;
+    rig->options.fallbacks_n = 1;
+    rig_task_wait(rig, rig_no_limits);
+    atomic_store(&down, false);
+    unwell_wait(rig, "a", 200, "cache", "stub-2", "miss", "fallback");
+    unwell_wait(rig, "a", 200, "cache", "stub-2", "hit", "fallback");
+
+    trip_wait(rig, "stub-2");
+    int before = atomic_load(&asked);
+    unwell_wait(rig, "a", 200, "model", "stub-2", "hit", "fallback"); /* the cache goes first */
+    unwell_wait(rig, "b", 200, "model", "sim/small-echo", "miss", "model");
+    unwell_wait(rig, "b", 200, "model", "sim/small-echo", "hit", "model");
+    rig->config.degrade.small_model = NULL;
+    unwell_wait(rig, "a", 200, "hold", "stub-2", "hit", "fallback");
+    size_t calls = rig->calls_n;
+    unwell_wait(rig, "c", 503, "hold", "", "miss", "refuse");
+    CHECK_INT(rig->calls_n, calls + 1); /* it is to be seen, and costs nothing */
+    CHECK_INT(rig_last(rig)->call.outcome, GATEWAY_UNREACHED);
+    CHECK_INT(rig_last(rig)->call.charged.nusd, 0);
+    CHECK_INT(rig_last(rig)->call.hold.tokens, 0);
+    CHECK_HAS(str_of(rig_last(rig)->error), "is not asked");
+    CHECK_INT(atomic_load(&asked), before);
+    CHECK_INT(stats(rig)->degraded[GATEWAY_DEGRADED_CACHE], 7);
+    CHECK_INT(stats(rig)->degraded[GATEWAY_DEGRADED_FALLBACK], 1);
+    CHECK_INT(stats(rig)->degraded[GATEWAY_DEGRADED_MODEL], 1);
+    CHECK_INT(stats(rig)->degraded[GATEWAY_DEGRADED_HOLD], 0);
+    CHECK_INT(stats(rig)->degraded[GATEWAY_DEGRADED_REFUSE], 1);
+    rig_totals(rig);
+}
+
+static void test_models_that_do_not_answer(void **state)
+{
+    (void)state;
+    rig_run_configured(breaking, unhealthy_wait, answer_or_fail, NULL);
+}
+
+/* Steps that are left out are left out here too. */
+static void left_out_wait(void *arg)
+{
+    Rig *rig = arg;
+    rig->config.degrade = (DegradeConfig){ .small_model = "sim/small-echo" };
+    rig->options.lane = LANE_LOW;
+    rig_task_wait(rig, rig_no_limits);
+    trip_wait(rig, "stub-1");
+    size_t calls = rig->calls_n;
+    CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", false, "", "a");
+    CHECK_INT(reply.status, 503);
+    CHECK_STR(field(&reply, "x-gantry-degraded-step"), STR(""));
+    CHECK_STR(str_of(reply.cache), STR("off"));
+    CHECK_INT(rig->calls_n, calls);
+}
+
+static void test_steps_that_are_left_out(void **state)
+{
+    (void)state;
+    rig_run_configured(breaking, left_out_wait, answer_or_fail, NULL);
+}
+
+#define LOW_BODY "{\"model\":\"stub-1\",\"messages\":[{\"role\":\"user\",\"content\":\"low\"}]}"
+
+static void asked_wait(int n)
+{
+    for (int i = 0; i < 4000 && atomic_load(&asked) < n; i++) fiber_sleep_wait(2);
+    CHECK(atomic_load(&asked) >= n);
+}
+
+static void probing_wait(void *arg)
+{
+    Rig *rig = arg;
+    Held held;
+    FiberRef fiber;
+    rig->config.degrade.small_model = NULL;
+    trip_wait(rig, "stub-1");
+    rig->options.lane = LANE_LOW;
+    rig_task_wait(rig, rig_no_limits);
+
+    for (size_t i = 0; i < 4; i++) rig->providers[i].retries_max = 2;
+    /* it probes, fails, and waits for the next probe */
+    int before = atomic_load(&asked);
+    start_with(rig, &held, LOW_BODY, &fiber, 60000);
+    asked_wait(before + 1);
+    atomic_store(&down, false);
+    fiber_join_wait(fiber, NULL);
+    CHECK_INT(held.memory.status, 200);
+    CHECK_STR(str_of(rig_last(rig)->call.degraded_by), STR("hold"));
+    CHECK(!rig_last(rig)->call.degraded);
+    CHECK_INT(rig_last(rig)->call.tries, atomic_load(&asked) - before);
+    CHECK(atomic_load(&asked) - before <= 1 + 2); /* no more than retries */
+    gateway_memory_deinit(&held.memory);
+    rig_totals(rig);
+}
+
+static void test_the_low_lane_waits_for_a_probe(void **state)
+{
+    (void)state;
+    rig_run_configured(breaking_briefly, probing_wait, answer_or_fail, NULL);
+}
+
+static void never_wait(void *arg)
+{
+    Rig *rig = arg;
+    Held held;
+    FiberRef fiber;
+    rig->config.degrade.small_model = NULL;
+    trip_wait(rig, "stub-1");
+    rig->options.lane = LANE_LOW;
+    rig_task_wait(rig, rig_no_limits);
+    int before = atomic_load(&asked);
+    start_with(rig, &held, LOW_BODY, &fiber, 5);
+    fiber_join_wait(fiber, NULL);
+    CHECK_INT(held.memory.status, 429);
+    CHECK_HAS(buf_str(&held.memory.body), "does not answer");
+    gateway_memory_deinit(&held.memory);
+
+    start_with(rig, &held, LOW_BODY, &fiber, 60000);
+    gateway_task_stop(rig->task, GATEWAY_STOP_CANCELLED);
+    fiber_join_wait(fiber, NULL);
+    CHECK_INT(held.memory.status, 403);
+    gateway_memory_deinit(&held.memory);
+    CHECK_INT(atomic_load(&asked), before);
+    rig_totals(rig);
+}
+
+static void test_the_low_lane_waits_no_longer_than_its_client(void **state)
+{
+    (void)state;
+    rig_run_configured(breaking, never_wait, answer_or_fail, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -365,6 +581,10 @@ int main(void)
         cmocka_unit_test(test_the_low_lane_is_held_back),
         cmocka_unit_test(test_a_held_stream_is_kept_alive),
         cmocka_unit_test(test_a_held_lane_still_has_the_cache),
+        cmocka_unit_test(test_models_that_do_not_answer),
+        cmocka_unit_test(test_steps_that_are_left_out),
+        cmocka_unit_test(test_the_low_lane_waits_for_a_probe),
+        cmocka_unit_test(test_the_low_lane_waits_no_longer_than_its_client),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
