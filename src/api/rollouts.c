@@ -204,6 +204,8 @@ static void tick_write(JsonOut *out, const RolloutTick *tick)
     json_out_object(out);
     json_out_ki64(out, "n", tick->n);
     json_out_ktime(out, "at", tick->at_ms);
+    json_out_ktime(out, "lastAt", tick->last_ms);
+    json_out_ki64(out, "again", tick->again);
     json_out_kcstr(out, "state", rollout_state_name(tick->state));
     json_out_ki64(out, "step", tick->step);
     json_out_kcstr(out, "verdict", rollout_verdict_name(tick->verdict));

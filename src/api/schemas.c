@@ -120,8 +120,9 @@ const Schema api_schemas[] = {
     { "RolloutGate", "step:integer name:string open:boolean" },
     { "RolloutUntold", "stable:number? canary:number?" },
     { "RolloutTickList", "ticks:[RolloutTick]" },
-    { "RolloutTick", "n:integer at:time state:string step:integer verdict:string why:string "
-                     "inputs:object" },
+    { "RolloutTick",
+      "n:integer at:time lastAt:time again:integer state:string step:integer verdict:string why:string "
+      "inputs:object" },
     { "ObservationList", "observations:[Observation] nextCursor:string?" },
     { "Observation", "unit:string arm:string prob:number metrics:object" },
     { "AlarmList", "alarms:[Alarm]" },

@@ -94,7 +94,7 @@ static const Flag demo_canary_flags[] = {
     { 0 },
 };
 static const Flag rollout_log_flags[] = {
-    { "ticks", NULL, "every tick that learned something, with what it was told" },
+    { "ticks", NULL, "every tick, with what it was told; equal ones in a row are one" },
     { "limit", "N", "at most so many, newest first (default 50)" },
     { 0 },
 };

@@ -52,6 +52,13 @@ char *time_format(int64_t unix_ms, char out[TIME_TEXT_MAX])
     return out;
 }
 
+char *time_format_s(int64_t unix_ms, char out[TIME_TEXT_MAX])
+{
+    time_format(MIN(unix_ms, TIME_MS_MAX - 999) + 999, out);
+    memcpy(out + sizeof("2026-01-02T03:04:05") - 1, "Z", 2);
+    return out;
+}
+
 /* --- parsing ---------------------------------------------------------------------------------- */
 
 /* Takes n digits off the front; -1 if there are not that many. */

@@ -18,6 +18,9 @@ typedef struct {
  * the nearest of them. Returns out. */
 char *time_format(int64_t unix_ms, char out[TIME_TEXT_MAX]);
 
+/* "2026-01-02T03:04:05Z": the same in whole seconds, the next one for a part of one. */
+char *time_format_s(int64_t unix_ms, char out[TIME_TEXT_MAX]);
+
 /* Reads an RFC 3339 date-time (section 5.6): "T" and "Z" in either case, an offset instead of Z,
  * any number of fraction digits (those beyond milliseconds are dropped), the leap second 23:59:60Z
  * as the instant that follows it. Returns 0, or -EINVAL with diag; *ret is then untouched. */

@@ -3,6 +3,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "codec/time_text.h"
+
 /* --- names ----------------------------------------------------------------------------------- */
 
 static const char *const state_names[ROLLOUT_N_] = {
@@ -396,14 +398,15 @@ static bool must_hold(Tick *t)
     const Rollout *r = &t->move->next;
     const RolloutStep *step = &t->plan->steps[r->step];
     const RolloutInput *in = t->in;
+    char until[TIME_TEXT_MAX];
     bool tests = step->weight_bp < WEIGHT_BP_ALL; /* at all traffic there is no control */
     int64_t waited_ms = in->now_ms - r->step_since_ms, canaries = in->canaries - r->step_canaries;
     if (tests && !in->srm_ok)
         because(t->move, "Held: units are not assigned as planned, so no result can be trusted.");
     else if (tests && !in->judge_ok) because(t->move, "Held: %.*s.", STR_ARG(judge_why(in)));
     else if (waited_ms < step->for_ms)
-        because(t->move, "Held: the step lasts %" PRId64 " s more.",
-                (step->for_ms - waited_ms + 999) / 1000);
+        because(t->move, "Held: the step lasts until %s at least.",
+                time_format_s(r->step_since_ms + step->for_ms, until));
     else if (tests && canaries < step->min_tasks)
         because(t->move, "Held: %" PRId64 " of at least %" PRId64 " canary units are in.", canaries,
                 step->min_tasks);

@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+#include "codec/time_text.h"
 #include "rollout/rollout_json.h"
 #include "store/event_store.h"
 
@@ -85,6 +86,7 @@ static const char *check_name(CheckResult result)
 static void put_inputs(JsonOut *out, const RolloutRow *row, const Gather *g,
                        const RolloutInput *input)
 {
+    char deadline[TIME_TEXT_MAX];
     json_out_object(out);
     json_out_kcstr(out, "command", command_name(input->command));
     if (!str_empty(input->actor)) json_out_kstr(out, "by", input->actor);
@@ -100,24 +102,30 @@ static void put_inputs(JsonOut *out, const RolloutRow *row, const Gather *g,
     json_out_kbool(out, "judgeOk", input->judge_ok);
     if (!str_empty(input->judge_why)) json_out_kstr(out, "judgeWhy", input->judge_why);
     rollout_write_gates(out, row, &g->spec);
+    if (row->state.deadline_at_ms > 0)
+        json_out_kcstr(out, "deadlineAt", time_format(row->state.deadline_at_ms, deadline));
     rollout_write_evidence(out, row, &g->spec, &g->evidence);
     json_out_object_end(out);
 }
 
-static int add_tick(Db *db, const RolloutRow *row, const Gather *g, const RolloutInput *input)
+/* What was told and decided before is counted there, unless the tick is to have a row. */
+static int add_tick(Db *db, const RolloutRow *row, const Gather *g, const RolloutInput *input,
+                    bool own)
 {
+    bool same = false;
     CLEANUP(buf_deinit) Buf inputs;
     buf_init(&inputs, INPUTS_BYTES_MAX);
     JsonOut out = json_out(&inputs);
     put_inputs(&out, row, g, input);
     if (!json_out_ok(&out)) return -ENOMEM;
-    return rollout_tick_add(db, row->seq,
-                            &(RolloutTick){ .at_ms = input->now_ms,
-                                            .state = row->state.state,
-                                            .step = (int64_t)row->state.step,
-                                            .verdict = row->verdict,
-                                            .why = row->why,
-                                            .inputs = buf_str(&inputs) });
+    const RolloutTick tick = { .at_ms = input->now_ms,
+                               .state = row->state.state,
+                               .step = (int64_t)row->state.step,
+                               .verdict = row->verdict,
+                               .why = row->why,
+                               .inputs = buf_str(&inputs) };
+    int r = own ? 0 : rollout_tick_again(db, row->seq, &tick, &same);
+    return r != 0 || same ? r : rollout_tick_add(db, row->seq, &tick);
 }
 
 /* --- events ----------------------------------------------------------------------------------- */
@@ -150,9 +158,8 @@ int record_tick(Db *db, const RolloutRow *row, const RolloutRow *from, const Gat
 {
     bool moved = move->actions & ROLLOUT_DO_TELL, paged = move->actions & ROLLOUT_DO_PAGE;
     bool asks = move->actions & ROLLOUT_DO_ASK, opened = move->actions & ROLLOUT_DO_OPENED;
-    int r = 0;
-    if (moved || paged || asks || opened || g->changed || from->verdict != row->verdict)
-        r = add_tick(db, row, g, input);
+    bool own = moved || paged || asks || opened || g->changed;
+    int r = add_tick(db, row, g, input, own);
     if (r == 0 && moved)
         r = add_event(db, rollout_state_name(row->state.state), row, from, g, input);
     if (r == 0 && asks) r = add_event(db, "gate_waits", row, from, g, input);

@@ -8,8 +8,8 @@
 #include "rollout/gather.h"
 
 /* After the tick: *row is what is stored, from what it was before. Adds an event if there is
- * something to tell, and the tick if it learned or decided anything new. Returns 0, -ENOMEM,
- * -errno. */
+ * something to tell, and the tick; one that was told and decided the same as the one before is
+ * counted there. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int record_tick(Db *db, const RolloutRow *row, const RolloutRow *from, const Gather *g,
                            const RolloutInput *input, const RolloutMove *move);
 

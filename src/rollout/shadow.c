@@ -5,6 +5,7 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "base/money.h"
+#include "codec/time_text.h"
 #include "rollout/record.h"
 #include "store/family_store.h"
 
@@ -188,6 +189,7 @@ static void tell_why(ShadowGather *shadow, const RolloutSpec *spec, int64_t now_
     const ShadowPlan *plan = &spec->shadow;
     int64_t pairs = shadow_pairs(e, &spec->evidence), lasted_ms = now_ms - e->began_ms;
     int unproved = shadow_unproved(e, &spec->evidence);
+    char until[TIME_TEXT_MAX];
     shadow->why[0] = '\0';
     if (shadow_allot(plan, e->spent_nusd[0] + e->spent_nusd[1], 0, INT64_MAX, 0) == 0)
         snprintf(shadow->why, sizeof(shadow->why), "its budget is spent, and nothing is decided");
@@ -206,8 +208,8 @@ static void tell_why(ShadowGather *shadow, const RolloutSpec *spec, int64_t now_
         snprintf(shadow->why, sizeof(shadow->why), "%s is not proved to be within its margin yet",
                  spec->names[unproved]);
     else if (lasted_ms < plan->for_ms)
-        snprintf(shadow->why, sizeof(shadow->why), "it lasts %" PRId64 " s more",
-                 (plan->for_ms - lasted_ms + 999) / 1000);
+        snprintf(shadow->why, sizeof(shadow->why), "it lasts until %s at least",
+                 time_format_s(e->began_ms + plan->for_ms, until));
 }
 
 int shadow_gather(Db *db, ShadowGather *shadow, const RolloutRow *row, const RolloutSpec *spec,

@@ -284,11 +284,9 @@ int rollout_evidence_get(Db *db, int64_t seq, size_t metrics_n, Evidence *ret)
 
 /* --- ticks ------------------------------------------------------------------------------------ */
 
-int rollout_tick_add(Db *db, int64_t rollout_seq, const RolloutTick *tick)
+static RowIn tick_in(Db *db, int64_t rollout_seq, const RolloutTick *tick, const char *sql)
 {
-    RowIn in = row_in(db, "INSERT INTO rollout_tick (rollout_seq, n, at_ms, state, step, verdict,"
-                          " why, inputs) SELECT ?1, coalesce(max(n), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7"
-                          " FROM rollout_tick WHERE rollout_seq = ?1");
+    RowIn in = row_in(db, sql);
     in_i64(&in, rollout_seq);
     in_i64(&in, tick->at_ms);
     in_i64(&in, tick->state);
@@ -296,6 +294,30 @@ int rollout_tick_add(Db *db, int64_t rollout_seq, const RolloutTick *tick)
     in_i64(&in, tick->verdict);
     in_text(&in, tick->why);
     in_text(&in, tick->inputs);
+    return in;
+}
+
+int rollout_tick_again(Db *db, int64_t rollout_seq, const RolloutTick *tick, bool *ret_same)
+{
+    int64_t n = 0;
+    RowIn in = tick_in(db, rollout_seq, tick,
+                       "UPDATE rollout_tick SET again = again + 1, last_ms = ?2"
+                       " WHERE rollout_seq = ?1 AND n = (SELECT max(n) FROM rollout_tick"
+                       " WHERE rollout_seq = ?1) AND state = ?3 AND step = ?4 AND verdict = ?5"
+                       " AND why = ?6 AND inputs = ?7");
+    int r = db_run(in.stmt, &n);
+    assert(r != DB_E_CONFLICT);
+    *ret_same = n > 0;
+    return r;
+}
+
+int rollout_tick_add(Db *db, int64_t rollout_seq, const RolloutTick *tick)
+{
+    RowIn in = tick_in(db, rollout_seq, tick,
+                       "INSERT INTO rollout_tick (rollout_seq, n, at_ms, state, step, verdict,"
+                       " why, inputs, last_ms)"
+                       " SELECT ?1, coalesce(max(n), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7, ?2"
+                       " FROM rollout_tick WHERE rollout_seq = ?1");
     int r = row_run(in.stmt);
     if (r != 0) return r;
     in = row_in(db, "DELETE FROM rollout_tick WHERE rollout_seq = ?1 AND n <="
@@ -315,14 +337,16 @@ static void rollout_tick_read(RowOut *out, void *ret)
     t->verdict = (RolloutVerdict)out_i64(out);
     t->why = out_text(out);
     t->inputs = out_text(out);
+    t->again = out_i64(out);
+    t->last_ms = out_i64(out);
 }
 
 int rollout_ticks(Db *db, int64_t rollout_seq, size_t max, Arena *arena, RolloutTick **ret,
                   size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = max, .size = sizeof(RolloutTick) };
-    RowIn in = row_in(db, "SELECT n, at_ms, state, step, verdict, why, inputs FROM rollout_tick"
-                          " WHERE rollout_seq = ?1 ORDER BY n DESC");
+    RowIn in = row_in(db, "SELECT n, at_ms, state, step, verdict, why, inputs, again, last_ms"
+                          " FROM rollout_tick WHERE rollout_seq = ?1 ORDER BY n DESC");
     in_i64(&in, rollout_seq);
     int r = row_list_fill(&list, in.stmt, rollout_tick_read);
     if (r != 0) return r;

@@ -88,10 +88,12 @@ MUST_CHECK int rollout_any_active(Db *db, bool *ret);
 
 #define ROLLOUT_TICKS_KEPT 1000 /* of a rollout; older ones are forgotten */
 
-/* What one tick was told, and what it decided. */
+/* What one tick was told, and what it decided; and so did those that followed it. */
 typedef struct {
     int64_t n; /* counts from 1 */
     int64_t at_ms;
+    int64_t again;      /* ticks that followed, and were told and decided the very same */
+    int64_t last_ms;    /* the last of them; at_ms without any */
     RolloutState state; /* after it */
     int64_t step;
     RolloutVerdict verdict;
@@ -99,8 +101,12 @@ typedef struct {
     Str inputs; /* JSON object */
 } RolloutTick;
 
-/* Adds the next one (its n is not looked at). */
+/* Adds the next one (of n, again and last_ms nothing is looked at). */
 MUST_CHECK int rollout_tick_add(Db *db, int64_t rollout_seq, const RolloutTick *tick);
+
+/* Counts it on the last one, if that was told and decided the same; else *ret_same is false. */
+MUST_CHECK int rollout_tick_again(Db *db, int64_t rollout_seq, const RolloutTick *tick,
+                                  bool *ret_same);
 
 /* The last ones, newest first, at most max. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int rollout_ticks(Db *db, int64_t rollout_seq, size_t max, Arena *arena,

@@ -622,6 +622,12 @@ static const char gates[] =
     "ALTER TABLE rollout ADD COLUMN gates_open INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE rollout ADD COLUMN gates_asked INTEGER NOT NULL DEFAULT 0;";
 
+/* Ticks after it that were told and decided the same, and the last of them. */
+static const char equal_ticks[] =
+    "ALTER TABLE rollout_tick ADD COLUMN again INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE rollout_tick ADD COLUMN last_ms INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE rollout_tick SET last_ms = at_ms;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -666,5 +672,6 @@ const Migration schema_steps[] = {
     { 41, "ran", ran },
     { 42, "deadlines", deadlines },
     { 43, "gates", gates },
+    { 44, "equal ticks", equal_ticks },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

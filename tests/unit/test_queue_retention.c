@@ -293,9 +293,8 @@ static int body_others(void *arg)
     change(f, "INSERT INTO webhook (webhook_id, task_seq, url, body, state, created_at_ms,"
               " next_at_ms) VALUES ('a', 0, '', '', 1, 0, 0), ('b', 0, '', '', 0, 0, 0)");
     change(f, ROLLOUT_IN("6"));
-    change(
-        f,
-        "INSERT INTO rollout_tick VALUES (7, 1, 0, 0, 0, 0, '', ''), (8, 1, 0, 0, 0, 0, '', '')");
+    change(f, "INSERT INTO rollout_tick (rollout_seq, n, at_ms, state, step, verdict, why, inputs)"
+              " VALUES (7, 1, 0, 0, 0, 0, '', ''), (8, 1, 0, 0, 0, 0, '', '')");
     change(f, "INSERT INTO rollout_unit (rollout_seq, kind, unit, arm, counts,"
               " eligible_ms, task_seq, pi) VALUES (7, 0, 'u', 0, 1, 0, 1, 0.5)");
     walk(f);

@@ -1513,12 +1513,23 @@ static int leaves_records(void *arg)
     (void)start(f, ID_1);
     size_t began = left_by(f).ticks_n;
     (void)command(f, ID_1, COMMAND_NONE);
-    CHECK_INT(left_by(f).ticks_n, began); /* a tick that learned nothing leaves nothing */
+    Left left = left_by(f);
+    CHECK_INT(left.ticks_n, began + 1); /* "0 of at least 20", and no more "Checked" */
+    CHECK_INT(left.ticks[0].again, 0);
+    for (int i = 0; i < 3; i++) {
+        real_now += 1000;
+        (void)command(f, ID_1, COMMAND_NONE);
+    }
+    left = left_by(f);
+    CHECK_INT(left.ticks_n, began + 1); /* what says the same is counted */
+    CHECK_INT(left.ticks[0].again, 3);
+    CHECK_INT(left.ticks[0].last_ms - left.ticks[0].at_ms, 3000);
     (void)submit_sessions(f, 0, 300);
     end_tasks(f, 60);
     (void)command(f, ID_1, COMMAND_NONE);
-    Left left = left_by(f);
-    CHECK_INT(left.ticks_n, began + 1);
+    left = left_by(f);
+    CHECK_INT(left.ticks_n, began + 2);
+    CHECK_INT(left.ticks[1].again, 3);
     CHECK_INT(left.ticks[0].verdict, VERDICT_ROLLBACK);
     CHECK(str_find(left.ticks[0].why, STR("errorRate")) >= 0);
     CHECK(str_find(left.ticks[0].inputs, STR("\"evidenceAgainst\":true")) >= 0);
@@ -1567,6 +1578,36 @@ static int stays_as_it_ended(void *arg)
 static void test_an_end_refuses_commands(void **state)
 {
     run(state, stays_as_it_ended);
+}
+
+/* Every change of the sentence has a row, time alone has none. */
+static int tells_changes(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = { .arena = &f->arena, .id = ID_1 };
+    ask.block = "{\"steps\":[{\"weight\":50,\"for\":\"1h\"},{\"weight\":100}],"
+                "\"rollbackOn\":{\"errorRate\":0.1},\"deadline\":\"2h\"}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)command(f, ID_1, COMMAND_NONE);
+    size_t began = left_by(f).ticks_n;
+    for (int i = 0; i < 10; i++, real_now += 359000) (void)command(f, ID_1, COMMAND_NONE);
+    Left left = left_by(f);
+    CHECK_INT(left.ticks_n, began);
+    CHECK_INT(left.ticks[0].again, 10);
+    CHECK(str_find(left.ticks[0].why, STR("lasts until ")) >= 0);
+    CHECK(str_find(left.ticks[0].inputs, STR("\"deadlineAt\":\"")) >= 0);
+    real_now += 3600000;
+    (void)command(f, ID_1, COMMAND_NONE);
+    left = left_by(f);
+    CHECK_INT(left.ticks_n, began + 1);
+    CHECK(str_find(left.ticks[0].why, STR("deadline")) < 0); /* 2 h are not over yet */
+    CHECK(str_find(left.ticks[0].why, STR("0 of at least 50")) >= 0);
+    return 0;
+}
+
+static void test_a_tick_that_says_something_else_is_kept(void **state)
+{
+    run(state, tells_changes);
 }
 
 static int many_ticks_job(Db *db, void *arg)
@@ -1695,6 +1736,7 @@ int main(void)
         ON_QUEUE(test_only_active_ones_are_ticked),
         ON_QUEUE(test_a_bad_one_holds_up_no_other),
         ON_QUEUE(test_ticks_and_events_are_kept),
+        ON_QUEUE(test_a_tick_that_says_something_else_is_kept),
         ON_QUEUE(test_an_end_refuses_commands),
         ON_QUEUE(test_old_ticks_are_forgotten),
         cmocka_unit_test(test_harm),

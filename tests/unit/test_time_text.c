@@ -43,6 +43,9 @@ static void test_format_clips(void **state)
     char text[TIME_TEXT_MAX];
     assert_string_equal(time_format(INT64_MAX, text), "9999-12-31T23:59:59.999Z");
     assert_string_equal(time_format(INT64_MIN, text), "0000-01-01T00:00:00.000Z");
+    assert_string_equal(time_format_s(1000, text), "1970-01-01T00:00:01Z");
+    assert_string_equal(time_format_s(1001, text), "1970-01-01T00:00:02Z");
+    assert_string_equal(time_format_s(INT64_MAX, text), "9999-12-31T23:59:59Z");
 }
 
 /* Every day of eleven thousand years follows the day before, as the calendar says. */
