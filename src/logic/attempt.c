@@ -23,11 +23,34 @@ bool attempt_goes_on(TaskState state, int64_t fence, int64_t told_fence)
     return state == TASK_RUNNING && fence == told_fence;
 }
 
-bool attempt_is_orphan(int64_t started_at_ms, int64_t lease_ms, int64_t now_ms)
+static int64_t arrival_ms(int64_t lease_ms)
 {
     assert(lease_ms > 0);
-    int64_t ago_ms = now_ms - started_at_ms;
-    return ago_ms >= 2 * lease_ms || ago_ms < -lease_ms;
+    return MAX(lease_ms / 2, ATTEMPT_ARRIVAL_MS);
+}
+
+/* They reach back a little further than answers may be under way. */
+void fence_marks_note(FenceMarks *m, int64_t lease_ms, int64_t fence, int64_t now_ms)
+{
+    int64_t apart_ms = arrival_ms(lease_ms) / (FENCE_MARKS_MAX - 2);
+    if (m->n > 0 && now_ms - m->marks[m->n - 1].at_ms < apart_ms) return;
+    if (m->n == FENCE_MARKS_MAX) memmove(m->marks, m->marks + 1, --m->n * sizeof m->marks[0]);
+    m->marks[m->n].fence = fence;
+    m->marks[m->n++].at_ms = now_ms;
+}
+
+int64_t fence_marks_arrived(const FenceMarks *m, int64_t lease_ms, int64_t now_ms)
+{
+    int64_t fence = 0;
+    for (size_t i = 0; i < m->n; i++)
+        if (m->marks[i].at_ms <= now_ms - arrival_ms(lease_ms))
+            fence = MAX(fence, m->marks[i].fence);
+    return fence;
+}
+
+bool attempt_is_orphan(int64_t fence, int64_t arrived)
+{
+    return fence <= arrived;
 }
 
 bool attempt_is_blameless(int64_t attempt)

@@ -30,10 +30,29 @@ int64_t attempt_deadline_ms(int64_t attempts, int64_t given_at_ms, int64_t time_
 /* Whether what is told under the fence is of the attempt that goes on. */
 bool attempt_goes_on(TaskState state, int64_t fence, int64_t told_fence);
 
+/* How far fences had gone at which (monotonic) time: the age of every claim, for fences only grow.
+ * Zero when nothing is known. */
+#define FENCE_MARKS_MAX 10
+typedef struct {
+    struct {
+        int64_t fence, at_ms;
+    } marks[FENCE_MARKS_MAX]; /* oldest first */
+    size_t n;
+} FenceMarks;
+
+/* All claims up to the fence are durable by now_ms. */
+void fence_marks_note(FenceMarks *marks, int64_t lease_ms, int64_t fence, int64_t now_ms);
+
+/* The greatest fence whose claim must have been answered: it was durable half a lease, and at least
+ * ATTEMPT_ARRIVAL_MS, before now_ms; 0: none. With the next heartbeat and the distance of marks
+ * that is less than a lease. */
+#define ATTEMPT_ARRIVAL_MS 1000
+int64_t fence_marks_arrived(const FenceMarks *marks, int64_t lease_ms, int64_t now_ms);
+
 /* Whether nobody runs an attempt that its worker, which lives, does not name among those it has:
- * the answer that gave it has been lost. A fresh one may still be on its way, for two leases; one
- * that started more than a lease ahead of now did so before the calendar was set back. */
-bool attempt_is_orphan(int64_t started_at_ms, int64_t lease_ms, int64_t now_ms);
+ * the answer that gave it has been lost. arrived: fence_marks_arrived when the worker said so; a
+ * later claim may still be on its way. */
+bool attempt_is_orphan(int64_t fence, int64_t arrived);
 
 /* Whether an attempt that ended with the server's own process is not to be counted against the
  * task: who has been there so often when it ended may be why it did. */

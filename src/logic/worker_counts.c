@@ -9,6 +9,7 @@ static const char *const names[WORKER_COUNT_N_] = {
     [WORKER_COUNT_STALE] = "stale",
     [WORKER_COUNT_LEASES_LOST] = "leasesLost",
     [WORKER_COUNT_HEARTBEATS_FAILED] = "heartbeatsFailed",
+    [WORKER_COUNT_CLAIMS_RENEWED] = "claimsRenewed",
     [WORKER_COUNT_LIMIT_MEMORY] = "limitMemory",
     [WORKER_COUNT_LIMIT_CPU] = "limitCpu",
     [WORKER_COUNT_LIMIT_PROCESSES] = "limitProcesses",

@@ -311,6 +311,7 @@ typedef struct {
     int64_t flags_revision;  /* of the flags (store/flag_store.h): fetch them when it has moved */
     uint64_t budget_epoch;   /* moves when rules of budgets change: ask anew which apply */
     bool budget_wanted;      /* others wait for what this worker holds of a budget: return it */
+    size_t released;         /* tasks it was given and never got: queued again just now */
     uint64_t mark;           /* for queue_signal_wait */
 } HeartbeatReply;
 
@@ -337,10 +338,10 @@ typedef struct {
 } Heartbeat;
 
 /* Renews the worker's lease and compares what it holds with the store. Tasks the store has for this
- * worker but held lacks (the answer to its claim was lost) are released once they are older than
- * two leases. Should the lease end, the calls that it has told of last and that were never recorded
- * are recorded as lost and charged in full, to their tasks too. Returns 0, QUEUE_E_NO_WORKER,
- * -ENOMEM, -errno. */
+ * worker but held lacks (the answer to its claim was lost) are released half a lease after they
+ * were claimed, at least a second: a fresh claim may still be on its way to it. Should the lease
+ * end, the calls that it has told of last and that were never recorded are recorded as lost and
+ * charged in full, to their tasks too. Returns 0, QUEUE_E_NO_WORKER, -ENOMEM, -errno. */
 MUST_CHECK int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const Heartbeat *beat,
                                     Arena *arena, HeartbeatReply *ret);
 
@@ -660,6 +661,7 @@ typedef struct {
     /* sub-agents: started, found again, refused for a bound of families */
     uint64_t children_started, children_found, children_refused[FAMILY_GROWTH_N_];
     uint64_t stale;                             /* reports refused for their fence */
+    uint64_t claims_lost;                       /* tasks claimed that never reached their worker */
     uint64_t journal_recordings, journal_bytes; /* kept since start, as stored */
     uint64_t journal_dropped;                   /* not kept because the task's journal was full, */
     uint64_t journal_closed;                    /* journals that became full, */

@@ -6,6 +6,7 @@
 
 #include "base/list.h"
 #include "base/map.h"
+#include "logic/attempt.h"
 #include "queue/ledger.h"
 #include "queue/queue.h"
 #include "store/line_store.h"
@@ -101,6 +102,7 @@ struct Queue {
     Ledger ledger;
     CacheReport caches[CACHE_REPORTS_MAX];
     WorkerReport reports[WORKER_REPORTS_MAX];
+    FenceMarks fences;
 };
 
 /* --- time ------------------------------------------------------------------------------------- */

@@ -104,9 +104,29 @@ typedef struct {
     Uuid worker_id;
     const Heartbeat *beat;
     int64_t now_ms;
+    int64_t arrived;    /* answers to claims up to this fence must have arrived */
+    int64_t fence_last; /* out */
     HeartbeatReply *reply;
     EndAll orphans;
 } HeartbeatJob;
+
+/* The greatest fence whose claim must have been answered by now. */
+static int64_t fence_arrived(Queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    int64_t fence = fence_marks_arrived(&queue->fences, queue->options.lease_ms,
+                                        queue_steady_ms(queue));
+    pthread_mutex_unlock(&queue->lock);
+    return fence;
+}
+
+/* After the commit of a job that has read it. */
+static void fence_note(Queue *queue, int64_t fence)
+{
+    pthread_mutex_lock(&queue->lock);
+    fence_marks_note(&queue->fences, queue->options.lease_ms, fence, queue_steady_ms(queue));
+    pthread_mutex_unlock(&queue->lock);
+}
 
 /* What the worker holds, against what the store knows. */
 static int heartbeat_held(Db *db, HeartbeatJob *job)
@@ -137,7 +157,7 @@ static bool held_has(const HeartbeatJob *job, const TaskHead *head)
 static int heartbeat_orphans(Db *db, HeartbeatJob *job)
 {
     TaskHead heads[END_TASKS_MAX];
-    int64_t lease_ms = job->queue->options.lease_ms, after = 0;
+    int64_t after = 0;
     Conclusion c = { .outcome = TASK_OUTCOME_RELEASED, .now_ms = job->now_ms };
     size_t n;
     do {
@@ -147,7 +167,7 @@ static int heartbeat_orphans(Db *db, HeartbeatJob *job)
         for (size_t i = 0; i < n && job->orphans.ids_n < END_TASKS_MAX; i++) {
             TaskState state;
             after = heads[i].seq;
-            if (!attempt_is_orphan(heads[i].started_at_ms, lease_ms, job->now_ms)) continue;
+            if (!attempt_is_orphan(heads[i].fence, job->arrived)) continue;
             if (held_has(job, &heads[i])) continue;
             r = task_conclude(job->queue, db, &heads[i], &c, &job->orphans.effects, &state);
             if (r != 0) return r;
@@ -170,6 +190,7 @@ static int heartbeat_job(Db *db, void *arg)
     if (r == 0) r = price_revision(db, &job->reply->prices_revision);
     if (r == 0) r = heartbeat_held(db, job);
     if (r == 0) r = heartbeat_orphans(db, job);
+    if (r == 0) r = fence_last(db, &job->fence_last);
     if (r != 0) return r;
     in_flight_keep(job->queue, job->worker_id, job->beat->calls, job->beat->calls_n);
     job->reply->draining = state == WORKER_DRAINING;
@@ -186,6 +207,15 @@ static WorkerReport *report_of(Queue *queue, Uuid worker_id)
         if (report->at_ms < oldest->at_ms) oldest = report;
     }
     return oldest;
+}
+
+static void orphans_apply(Queue *queue, const EndAll *orphans)
+{
+    if (orphans->ids_n == 0) return;
+    queue_apply_all(queue, orphans);
+    pthread_mutex_lock(&queue->lock);
+    queue->stats.claims_lost += orphans->ids_n;
+    pthread_mutex_unlock(&queue->lock);
 }
 
 static void counts_keep(Queue *queue, Uuid worker_id, const WorkerCounts *counts)
@@ -217,10 +247,13 @@ int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const Heartbeat *beat, Ar
                          .worker_id = worker_id,
                          .beat = beat,
                          .now_ms = queue_now_ms(queue),
+                         .arrived = fence_arrived(queue),
                          .reply = &reply };
     int r = store_call_wait(queue->store, heartbeat_job, &job);
     if (r != 0) return r;
-    queue_apply_all(queue, &job.orphans);
+    fence_note(queue, job.fence_last);
+    orphans_apply(queue, &job.orphans);
+    reply.released = job.orphans.ids_n;
     ledger_beat(queue, worker_id, &reply);
     if (beat->counts) counts_keep(queue, worker_id, beat->counts);
     *ret = reply;

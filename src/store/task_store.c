@@ -177,6 +177,17 @@ int fence_take(Db *db, int64_t count, int64_t *ret_last)
     return row_run(s); /* to its end: only then is the change made for certain */
 }
 
+int fence_last(Db *db, int64_t *ret)
+{
+    DbStmt *s = db_stmt(db, "SELECT value FROM counter WHERE name = 'fence'");
+    int r = row_first(s);
+    assert(r != -ENOENT);
+    if (r != 0) return r;
+    *ret = db_i64(s, 0);
+    db_reset(s);
+    return 0;
+}
+
 int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms)
 {
     assert(task->state == TASK_QUEUED && !uuid_is_zero(worker_id) && fence > task->fence);

@@ -113,6 +113,8 @@ MUST_CHECK int task_head_by_seq(Db *db, int64_t seq, TaskHead *ret);
 
 /* count new fences, the last of which is returned: greater than any before, for ever. */
 MUST_CHECK int fence_take(Db *db, int64_t count, int64_t *ret_last);
+/* The greatest so far. */
+MUST_CHECK int fence_last(Db *db, int64_t *ret);
 
 /* queued -> running: next attempt, fence, worker and deadline set, in *task (as read in this job,
  * its deadline not passed) too. */

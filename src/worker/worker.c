@@ -73,6 +73,7 @@ struct WorkerHost {
     struct {               /* what the last heartbeat was told of, for who follows it */
         int64_t flags, prices, cache;
         bool unread;
+        bool claims_lost; /* answers to claims: those under way may never be answered */
         Cond told;
     } news;
     FiberRef heart, reader, rates, claimers[SLOTS_CLAIMS_MAX];
@@ -671,6 +672,7 @@ static WorkerCounts counts_of(const WorkerHost *w)
                            [WORKER_COUNT_STALE] = (int64_t)s.stale,
                            [WORKER_COUNT_LEASES_LOST] = (int64_t)s.leases_lost,
                            [WORKER_COUNT_HEARTBEATS_FAILED] = (int64_t)s.heartbeats_failed,
+                           [WORKER_COUNT_CLAIMS_RENEWED] = (int64_t)s.claims_renewed,
                            [WORKER_COUNT_LIMIT_MEMORY] = (int64_t)s.limits_hit[RESOURCE_MEMORY],
                            [WORKER_COUNT_LIMIT_CPU] = (int64_t)s.limits_hit[RESOURCE_CPU],
                            [WORKER_COUNT_LIMIT_PROCESSES] = (int64_t)
@@ -709,10 +711,41 @@ static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
     w->news.flags = beat.flags_revision;
     w->news.prices = beat.prices_revision;
     w->news.cache = beat.cache_revision;
+    w->news.claims_lost |= beat.released > 0;
     w->news.unread = true;
     cond_signal(&w->news.told);
     *ret_mark = beat.mark;
     return 0;
+}
+
+static int claimers_start(WorkerHost *w)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && !w->front_only && i < ARRAY_N(w->claimers); i++)
+        r = fiber_spawn("claim", claimer_main, w, &w->claimers[i]);
+    return r;
+}
+
+static void claimers_cancel(WorkerHost *w)
+{
+    for (size_t i = 0; i < ARRAY_N(w->claimers); i++) fiber_cancel(w->claimers[i]);
+}
+
+/* Slots that are promised to a claim whose answer was lost serve nobody until it is given up. */
+static void claims_renew_wait(WorkerHost *w)
+{
+    w->news.claims_lost = false;
+    if (w->draining || w->over) return;
+    LOG_WARN("tasks were claimed and never came: claims begin anew");
+    pthread_mutex_lock(&w->mutex);
+    w->stats.claims_renewed++;
+    pthread_mutex_unlock(&w->mutex);
+    claimers_cancel(w);
+    for (size_t i = 0; i < ARRAY_N(w->claimers); i++)
+        if (fiber_join_wait(w->claimers[i], NULL) < 0) return; /* the worker ends */
+    int r = w->draining || w->over ? 0 : claimers_start(w);
+    w->news.claims_lost = r < 0; /* again with the next heartbeat */
+    if (r < 0) LOG_WARN("cannot claim", LOG_CSTR("why", diag_text_or(r)));
 }
 
 static void news_follow_wait(WorkerHost *w)
@@ -720,6 +753,7 @@ static void news_follow_wait(WorkerHost *w)
     CLEANUP(arena_deinit) Arena arena = { 0 };
     arena_init(&arena, BEAT_ARENA_BYTES_MAX);
     if (w->draining) drain_tell_wait(w);
+    if (w->news.claims_lost) claims_renew_wait(w);
     flags_follow_wait(w, w->news.flags);
     if (w->registered) holds_prove_wait(w);
     prices_follow_wait(w, w->news.prices);
@@ -829,11 +863,6 @@ static int rates_main(void *arg)
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-static void claimers_cancel(WorkerHost *w)
-{
-    for (size_t i = 0; i < ARRAY_N(w->claimers); i++) fiber_cancel(w->claimers[i]);
-}
-
 /* A claim that was cut off could have taken a task already, which nobody would run until this
  * worker has left. So the control plane is asked to end it, and what it still brings is run. */
 static int drainer_main(void *arg)
@@ -891,8 +920,7 @@ static int fibers_start(WorkerHost *w)
     if (r == 0) r = fiber_spawn("news", reader_main, w, &w->reader);
     gateway_set_sharing(w->host.gateway, true); /* until it is known that nothing is shared */
     if (r == 0) r = fiber_spawn("rates", rates_main, w, &w->rates);
-    for (size_t i = 0; r == 0 && !w->front_only && i < ARRAY_N(w->claimers); i++)
-        r = fiber_spawn("claim", claimer_main, w, &w->claimers[i]);
+    if (r == 0) r = claimers_start(w);
     return r < 0 ? diag_set(r, "no fibers for the worker") : 0;
 }
 

@@ -99,6 +99,7 @@ typedef struct {
     int64_t suspended;            /* tasks that wait for sub-agents, without a slot */
     uint64_t suspensions;         /* such waits so far, */
     uint64_t suspensions_refused; /* and tasks given back instead: too many wait */
+    uint64_t claims_renewed;      /* times claims were given up: their answers were lost */
     uint64_t children_crowded;    /* refused: too many requests about sub-agents in a task */
     uint64_t mcp_crowded;         /* refused: too many MCP sessions of the task or the worker */
     uint64_t tools_not_recorded;  /* calls that the timeline has no row of */

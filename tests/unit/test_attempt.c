@@ -41,16 +41,37 @@ static void test_only_the_attempt_that_goes_on_is_heard(void **state)
         assert_true(i == TASK_RUNNING || !attempt_goes_on((TaskState)i, 7, 7));
 }
 
-static void test_an_orphan_is_one_after_two_leases(void **state)
+static void test_an_orphan_is_one_whose_claim_was_answered(void **state)
 {
     (void)state;
-    assert_false(attempt_is_orphan(100000, 10000, 100000));
-    assert_false(attempt_is_orphan(100000, 10000, 119999));
-    assert_true(attempt_is_orphan(100000, 10000, 120000));
-    /* read before the job in which it was claimed */
-    assert_false(attempt_is_orphan(100000, 10000, 99990));
-    /* the calendar was set back by a day */
-    assert_true(attempt_is_orphan(86400000, 10000, 5000));
+    FenceMarks marks = { .n = 0 };
+    assert_int_equal(fence_marks_arrived(&marks, 10000, 99999), 0);
+    fence_marks_note(&marks, 10000, 7, 1000);
+    fence_marks_note(&marks, 10000, 8, 1624); /* too close to be kept */
+    fence_marks_note(&marks, 10000, 9, 1625);
+    assert_int_equal(fence_marks_arrived(&marks, 10000, 5999), 0);
+    assert_int_equal(fence_marks_arrived(&marks, 10000, 6000), 7);
+    assert_int_equal(fence_marks_arrived(&marks, 10000, 6625), 9);
+    assert_true(attempt_is_orphan(7, 7));
+    assert_false(attempt_is_orphan(8, 7));
+    /* of a short lease no answer is so fast */
+    assert_int_equal(fence_marks_arrived(&marks, 300, 1999), 0);
+    assert_int_equal(fence_marks_arrived(&marks, 300, 2000), 7);
+}
+
+/* However often marks are made, they reach back far enough, and no further than they must. */
+static void test_marks_of_fences(void **state)
+{
+    (void)state;
+    for (int64_t every_ms = 1; every_ms < 3000; every_ms = every_ms * 3 / 2 + 1) {
+        FenceMarks marks = { .n = 0 };
+        for (int64_t now_ms = 0; now_ms < 40000; now_ms += every_ms) {
+            int64_t arrived = fence_marks_arrived(&marks, 8000, now_ms);
+            assert_true(arrived <= MAX(now_ms - 4000, 0)); /* fences are times here */
+            if (now_ms > 10000) assert_true(arrived >= now_ms - 4000 - 500 - 2 * every_ms);
+            fence_marks_note(&marks, 8000, now_ms, now_ms);
+        }
+    }
 }
 
 static void test_who_is_always_there_is_suspected(void **state)
@@ -95,7 +116,8 @@ int main(void)
         cmocka_unit_test(test_a_claim_starts_what_may_start),
         cmocka_unit_test(test_a_deadline_counts_from_the_first_start),
         cmocka_unit_test(test_only_the_attempt_that_goes_on_is_heard),
-        cmocka_unit_test(test_an_orphan_is_one_after_two_leases),
+        cmocka_unit_test(test_an_orphan_is_one_whose_claim_was_answered),
+        cmocka_unit_test(test_marks_of_fences),
         cmocka_unit_test(test_who_is_always_there_is_suspected),
         cmocka_unit_test(test_cancel_and_retry_follow_the_states),
         cmocka_unit_test(test_a_lease_counts_from_when_it_was_asked_for),

@@ -246,6 +246,7 @@ typedef struct {
     Bench *bench;
     HttpServer *server;
     HttpClient *client;
+    atomic_int swallow;  /* so many answers that give tasks are not sent */
     atomic_int down;     /* so many requests are answered 503 first */
     atomic_int finishes; /* seen, 503 ones included */
 } Plane;
@@ -289,6 +290,10 @@ static int plane_claim(Plane *p, HttpReq *req, Uuid id, const Json *body, Buf *b
     int r = queue_claim_wait(p->bench->queue, &claim, deadline_after(wait_ms), &req->arena, &tasks,
                              &n);
     if (r != 0 && r != -ETIMEDOUT) return plane_done(req, r);
+    if (n > 0 && atomic_load(&p->swallow) > 0) {
+        atomic_fetch_sub(&p->swallow, 1);
+        while (fiber_sleep_wait(10) == 0) continue; /* until nobody wants it any more */
+    }
     JsonOut out = json_out(buf);
     json_out_object(&out);
     json_out_key(&out, "tasks");
@@ -343,6 +348,8 @@ static int plane_worker(Plane *p, HttpReq *req, Str params[], const Json *body, 
     if (str_eq(params[1], STR("heartbeat"))) return plane_heartbeat(p, req, id, body, buf);
     if (str_eq(params[1], STR("finish"))) return plane_finish(p, req, body);
     if (str_eq(params[1], STR("logs"))) return plane_lines(p, req, body);
+    if (str_eq(params[1], STR("children")))
+        return http_reply_wait(req, 200, "application/json", STR("{\"children\":[]}"));
     if (str_eq(params[1], STR("leave")))
         return plane_done(req, queue_leave_wait(p->bench->queue, id));
     return plane_done(req, 0);
@@ -477,6 +484,36 @@ static void test_a_short_outage(void **state)
 {
     (void)state;
     bench(outage);
+}
+
+/* The control plane has given it the task, and the answer never comes: its only slot waits for it,
+ * far longer than this test. */
+static int swallowed(Bench *b)
+{
+    Plane *p = plane_open(b);
+    bench_deploy(b, "sh", "echo '\"there\"'", "");
+    atomic_store(&p->swallow, 1);
+    Uuid id = bench_submit(b, "null", NULL);
+    Task task = bench_end(b, id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK(task.attempt >= 2);
+    WorkerStats stats;
+    worker_stats(b->worker, &stats);
+    CHECK(stats.claims_renewed >= 1);
+    plane_close(p);
+    return 0;
+}
+
+static void swallowed_options(Bench *b, WorkerOptions *options)
+{
+    (void)b;
+    options->slots = (LaneConfig){ .shared = 1 };
+}
+
+static void test_an_answer_that_never_comes(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = swallowed, .configure = swallowed_options, .lease_ms = 2000 });
 }
 
 /* --- ends that are reported together ---------------------------------------------------------- */
@@ -699,6 +736,7 @@ int main(void)
         cmocka_unit_test(test_versions),
         cmocka_unit_test(test_a_worker_over_http),
         cmocka_unit_test(test_a_short_outage),
+        cmocka_unit_test(test_an_answer_that_never_comes),
         cmocka_unit_test(test_ends_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -141,10 +141,11 @@ static void test_heartbeat(void **state)
     Wire *w = *state;
     TaskRef held[] = { { id_1, 5 }, { id_2, 6 } };
     HoldStop stops[] = { { { id_2, 6 }, HOLD_CANCEL }, { { id_1, 5 }, HOLD_STALE } };
-    HeartbeatReply beat = { .stops = stops, .stops_n = 2, .draining = true }, got;
+    HeartbeatReply beat = { .stops = stops, .stops_n = 2, .draining = true, .released = 3 }, got;
     wire_beat_write(&w->out, &beat);
     assert_int_equal(wire_beat_read(&w->arena, written(w), held, 2, &got), 0);
     assert_true(got.draining);
+    assert_int_equal(got.released, 3);
     assert_int_equal(got.stops_n, 2);
     assert_int_equal(got.stops[0].task.fence, 6);
     assert_int_equal(got.stops[0].reason, HOLD_CANCEL);
