@@ -489,15 +489,17 @@ static int preflight_wait(ApiCall *call, Str id)
                             STR_ARG(row.why));
 }
 
-int rollout_begin_wait(ApiCall *call, const Version *version, Str strategy, const Json *block)
+int rollout_begin_wait(ApiCall *call, const Version *version, Str strategy, const Json *block,
+                       Str by)
 {
     char id[UUID_TEXT_MAX];
     uint8_t random[UUID7_RANDOM_BYTES];
     Uuid7Gen gen = { 0 };
-    BeginJob job = {
-        .start = { .agent = version->agent, .version_id = version->id, .now_ms = clock_real_ms() },
-        .arena = &call->req->arena
-    };
+    BeginJob job = { .start = { .agent = version->agent,
+                                .version_id = version->id,
+                                .actor = by,
+                                .now_ms = clock_real_ms() },
+                     .arena = &call->req->arena };
     entropy_fill(random, sizeof(random));
     job.start.id = str_of(uuid_text(uuid7_next(&gen, job.start.now_ms, random), id));
     if (!block) block = block_of_version(call, version, strategy);

@@ -14,9 +14,10 @@ extern const BodySpec rollout_command_body;
 extern const BodySpec rollout_gate_body;
 
 /* Begins a rollout of the version by a strategy other than immediate. block: the request's own, or
- * NULL. Answers what is wrong; 0: it has begun, nothing is answered yet. */
+ * NULL; by: who asks, may be empty. Answers what is wrong; 0: it has begun, nothing is answered
+ * yet. */
 MUST_CHECK int rollout_begin_wait(ApiCall *call, const Version *version, Str strategy,
-                                  const Json *block);
+                                  const Json *block, Str by);
 
 /* Who asks, from the member `by`; may be empty. Answers 400. */
 MUST_CHECK int rollout_actor_wait(ApiCall *call, const Json *body, Str *ret);

@@ -20,6 +20,7 @@ static const Member rollout_members[] = {
       "The rollout block to go by instead of the version's: steps, rollbackOn, metrics, shadow, "
       "holdFor, deadline, onDeadline",
       NULL },
+    { "by", MEMBER_STRING, false, "Who asks, for the record", NULL },
 };
 const BodySpec rollout_body = { .name = "RolloutRequest",
                                 .members = rollout_members,
@@ -156,19 +157,18 @@ int routing_get_run_wait(ApiCall *call)
 /* --- switching -------------------------------------------------------------------------------- */
 
 typedef struct {
-    Str agent, version_id, settings;
-    int64_t now_ms;
+    ControlSwitch to;
+    Arena *arena;
     unsigned actions;
-} Switch;
+} SwitchJob;
 
 /* A rollout that is under way ends with it: what people say now is what they want. */
 static int switch_job(Db *db, void *arg)
 {
-    Switch *s = arg;
-    int r = control_end(db, s->agent, COMMAND_SUPERSEDE, STR_NULL, s->now_ms, &s->actions);
-    if (r == 0) r = routing_set(db, s->agent, s->version_id, s->now_ms);
-    if (r == 0) r = serving_moved(db, s->agent, s->now_ms);
-    return r == 0 ? agent_set_settings(db, s->agent, s->settings) : r;
+    SwitchJob *job = arg;
+    const ControlSwitch *to = &job->to;
+    int r = control_end(db, to->agent, COMMAND_SUPERSEDE, to->actor, to->now_ms, &job->actions);
+    return r == 0 ? control_switch(db, to, job->arena) : r;
 }
 
 /* The agent's own version of this id or prefix. */
@@ -182,16 +182,21 @@ static int version_of_agent_wait(ApiCall *call, const Agent *agent, Str id, Vers
 
 /* Routes all new tasks of the agent to the version; tasks that were submitted before stay where
  * they are. */
-static int switch_wait(ApiCall *call, const Agent *agent, Str id)
+static int switch_wait(ApiCall *call, const Agent *agent, Str id, Str by)
 {
     Version version;
     int r = version_of_agent_wait(call, agent, id, &version);
     if (r != 0) return r;
-    Switch s = { .agent = agent->name, .version_id = version.id, .now_ms = clock_real_ms() };
-    r = settings_of_manifest(&call->req->arena, version.manifest, &s.settings);
-    if (r == 0) r = store_call_wait(queue_store(call->api->options.queue), switch_job, &s);
+    SwitchJob job = { .to = { .agent = agent->name,
+                              .version_id = version.id,
+                              .actor = by,
+                              .kind = SWITCH_IMMEDIATE,
+                              .now_ms = clock_real_ms() },
+                      .arena = &call->req->arena };
+    r = settings_of_manifest(&call->req->arena, version.manifest, &job.to.settings);
+    if (r == 0) r = store_call_wait(queue_store(call->api->options.queue), switch_job, &job);
     if (r < 0) return api_fail_wait(call, r);
-    control_signal_wait(call->api->options.queue, s.actions);
+    control_signal_wait(call->api->options.queue, job.actions);
     return routing_reply_wait(call);
 }
 
@@ -199,16 +204,17 @@ int rollout_create_run_wait(ApiCall *call)
 {
     Agent agent;
     Version version;
-    Str text;
+    Str text, by;
     const Json *body;
     int r = api_body_wait(call, &text, &body);
     if (r == 0) r = agent_find_wait(call, &agent);
+    if (r == 0) r = rollout_actor_wait(call, body, &by);
     if (r != 0) return r;
     Str strategy = json_str(json_get(body, "strategy")), id = json_str(json_get(body, "versionId"));
     const Json *block = json_get(body, "rollout");
-    if (str_eq(strategy, STR("immediate"))) return switch_wait(call, &agent, id);
+    if (str_eq(strategy, STR("immediate"))) return switch_wait(call, &agent, id, by);
     r = version_of_agent_wait(call, &agent, id, &version);
-    if (r == 0) r = rollout_begin_wait(call, &version, strategy, block);
+    if (r == 0) r = rollout_begin_wait(call, &version, strategy, block, by);
     return r != 0 ? r : routing_reply_wait(call);
 }
 

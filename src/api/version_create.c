@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "codec/yaml.h"
 #include "observe/task_json.h"
-#include "rollout/serving.h"
+#include "rollout/control.h"
 #include "rollout/settings.h"
 #include "store/agent_store.h"
 #include "store/artifact_store.h"
@@ -102,8 +102,13 @@ static int version_job(Db *db, void *arg)
     if (r == VERSION_E_EXISTS) r = 0;
     if (r == 0) r = routing_get(db, u->agent, &u->arena, &stable);
     if (r == -ENOENT) {
-        r = routing_set(db, u->agent, version.id, u->now_ms);
-        if (r == 0) r = serving_moved(db, u->agent, u->now_ms);
+        r = control_switch(db,
+                           &(ControlSwitch){ .agent = u->agent,
+                                             .version_id = version.id,
+                                             .settings = u->settings,
+                                             .kind = SWITCH_FIRST,
+                                             .now_ms = u->now_ms },
+                           &u->arena);
         stable = version.id;
     }
     u->routed = r == 0 && str_eq(stable, version.id);

@@ -82,6 +82,7 @@ static const Flag version_create_flags[] = {
 static const Flag deploy_flags[] = {
     { "strategy", "canary|blue-green|shadow|immediate", "how to ship (default immediate)" },
     { "steps", "LIST", "of a canary: percent[:at least so long],... such as 5:30m,25:30m,50,100" },
+    { "by", "NAME", "who asks, for the record (default: the user who is logged in)" },
     { 0 },
 };
 static const Flag rollout_list_flags[] = {
@@ -121,6 +122,7 @@ static const Flag rollout_simulate_flags[] = {
 static const Flag rollback_flags[] = {
     { "to", "VERSION", "the version to return to (default: the one before)" },
     { "kill", NULL, "stop running tasks of the version that is left, too" },
+    { "by", "NAME", "who asks, for the record (default: the user who is logged in)" },
     { 0 },
 };
 static const Flag spend_flags[] = {

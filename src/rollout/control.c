@@ -291,12 +291,12 @@ int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *r
     r = control_spec(&row, arena, spec);
     if (r != 0) return r == -EINVAL ? CONTROL_E_METRICS : r;
     row.unit = spec->unit;
-    r = control_end(db, start->agent, COMMAND_SUPERSEDE, STR_NULL, start->now_ms, ret_actions);
+    r = control_end(db, start->agent, COMMAND_SUPERSEDE, start->actor, start->now_ms, ret_actions);
     if (r == 0) r = gather_history(db, row.control_id, &row.baseline);
     if (r == 0) r = rollout_insert(db, &row, &row.seq);
     assert(r != DB_E_CONFLICT);
     if (r == 0) /* into the preflight, which goes on outside */
-        r = control_tick(db, &row, COMMAND_NONE, STR_NULL, start->now_ms, arena, NULL);
+        r = control_tick(db, &row, COMMAND_NONE, start->actor, start->now_ms, arena, NULL);
     if (r == 0) *ret = row;
     return r;
 }

@@ -11,6 +11,7 @@ typedef struct {
     Str agent, version_id;
     Str block;    /* JSON text of a block that manifest_check_rollout accepted */
     Str settings; /* what the agent takes over at the end */
+    Str actor;    /* who asks; may be empty */
     int64_t now_ms;
 } ControlStart;
 
@@ -72,6 +73,26 @@ typedef struct {
  * -errno. */
 MUST_CHECK int control_rollback(Db *db, const ControlBack *back, Arena *arena,
                                 unsigned *ret_actions);
+
+typedef enum {
+    SWITCH_FIRST,     /* the agent had no version */
+    SWITCH_IMMEDIATE, /* a person deployed it so */
+    SWITCH_ROLLBACK,  /* and what was left is nothing to go back to */
+    SWITCH_N_
+} SwitchKind;
+
+/* All new tasks of the agent go to one of its versions at once, with its settings; unless they did
+ * already that is an event, version.routed. Queued tasks and rollouts are not touched. */
+typedef struct {
+    Str agent, version_id;
+    Str settings; /* of the version (rollout/settings.h) */
+    Str actor;    /* may be empty */
+    SwitchKind kind;
+    int64_t now_ms;
+} ControlSwitch;
+
+/* Returns 0, -ENOENT (no such agent, or the version is not its own), -ENOMEM, -errno. */
+MUST_CHECK int control_switch(Db *db, const ControlSwitch *s, Arena *arena);
 
 /* On a fiber: events that wait go to the outbox of each receiver. */
 MUST_CHECK int control_publish_wait(Queue *queue, const Str *urls, size_t urls_n, int64_t now_ms);

@@ -1,7 +1,6 @@
 /* Rollback: one verb for everything back. What was there before is read in the transaction that
  * acts, so a rollout that completes meanwhile is gone back from too. */
 #include "rollout/control.h"
-#include "rollout/serving.h"
 #include "rollout/settings.h"
 #include "store/agent_store.h"
 #include "store/version_store.h"
@@ -29,11 +28,15 @@ static int go_to(Db *db, const ControlBack *back, Str to, Arena *arena, const Ag
     int r = version_get(db, to, arena, &version);
     if (r != 0) return r;
     r = settings_of_manifest(arena, version.manifest, &settings);
-    if (r == 0) r = routing_set(db, back->agent, version.id, back->now_ms);
-    /* to go back once more would go forward, to what was left for a reason */
-    if (r == 0) r = routing_forget_previous(db, back->agent);
-    if (r == 0) r = agent_set_settings(db, back->agent, settings);
-    if (r == 0) r = serving_moved(db, back->agent, back->now_ms);
+    if (r != 0) return r;
+    r = control_switch(db,
+                       &(ControlSwitch){ .agent = back->agent,
+                                         .version_id = version.id,
+                                         .settings = settings,
+                                         .actor = back->actor,
+                                         .kind = SWITCH_ROLLBACK,
+                                         .now_ms = back->now_ms },
+                       arena);
     return r == 0 ? leave_version(db, back, agent->version_id, version.id, ret_actions) : r;
 }
 

@@ -430,7 +430,7 @@ static int drains_after_completion(void *arg)
     check_left(f, VERSION_C, SERVING_GONE, 0, 0, 2);
     Back b = { .back = { .to = STR(VERSION_C) }, .arena = &f->arena };
     CHECK_INT(store_call_wait(f->store, back_job, &b), 0);
-    check_left(f, VERSION_C, SERVING_TAKES, 0, 0, 2);
+    check_left(f, VERSION_C, SERVING_TAKES, 0, 0, 3); /* that it is routed to again is told */
     check_left(f, VERSION_B, SERVING_GONE, 0, 0, 2);
     return 0;
 }
@@ -470,7 +470,8 @@ static void test_a_warm_version_is_not_looked_through(void **state)
 
 static Back go_back(Fixture *f, const char *to, int want)
 {
-    Back b = { .back = { .to = to ? str_of(to) : STR_NULL }, .arena = &f->arena };
+    Back b = { .back = { .to = to ? str_of(to) : STR_NULL, .actor = STR("eve") },
+               .arena = &f->arena };
     CHECK_INT(store_call_wait(f->store, back_job, &b), want);
     return b;
 }
@@ -537,6 +538,13 @@ static int goes_back_to(void *arg)
     CHECK(!(b.actions & ROLLOUT_DO_KILL));
     Ask ask = command(f, ID_1, COMMAND_NONE);
     CHECK_INT(ask.row.state.state, ROLLOUT_ABORTED);
+    LeftVersion told = left_version(f, VERSION_C);
+    CHECK_INT(told.events.n, 1);
+    CHECK_STR(told.events.events[0].type, STR("version.routed"));
+    CHECK_STR(told.events.events[0].data, STR("{\"from\":\"" VERSION_A "\",\"to\":\"" VERSION_C
+                                              "\",\"kind\":\"rollback\",\"by\":\"eve\"}"));
+    (void)go_back(f, VERSION_C, 0);
+    CHECK_INT(left_version(f, VERSION_C).events.n, 1); /* it is there already */
     (void)go_back(f, "0123", -ENOENT);
     return 0;
 }
