@@ -1,6 +1,7 @@
-/* Every way in which an upstream fails, for each API, streamed and not: what the agent is sent,
- * what is charged, how often it was tried, and what the breaker was told. A line a failure.
- * MATRIX=text runs those whose name contains it. */
+/* Every way in which an upstream fails, for each API, streamed and not, of a provider that speaks the
+ * agent's API and of one that does not: what the agent is sent, what is charged, how often it was
+ * tried, and what the breaker was told. A line a failure. MATRIX=text runs those whose name contains
+ * it. */
 #include "tests/unit/gateway_rig.h"
 
 #include <dlfcn.h>
@@ -362,7 +363,27 @@ typedef struct {
     Net net;
     int timeout_ms; /* 0: long */
     Want streamed, plain;
+    Want streamed_across, plain_across; /* translated; tries 0: no different */
+    bool alike; /* it takes long, and nobody looks at an answer: not repeated across */
 } Mode;
+
+/* An API that the agent speaks, and the provider. */
+typedef struct {
+    Api api, up;
+    bool stream;
+} Cell;
+
+static bool is_across(const Cell *cell)
+{
+    return gateway_api_protocol(cell->api) != gateway_api_protocol(cell->up);
+}
+
+static Want want_of(const Mode *mode, const Cell *cell)
+{
+    const Want *across = cell->stream ? &mode->streamed_across : &mode->plain_across;
+    if (is_across(cell) && across->tries) return *across;
+    return cell->stream ? mode->streamed : mode->plain;
+}
 
 #define ERROR "{\"error\":{\"message\":\"no\",\"type\":\"some_error\",\"code\":\"some_code\"}}"
 #define RAW_(status, fields, n, body)                                                        \
@@ -395,13 +416,13 @@ static const Mode modes[] = {
       BOTH(SAID(429, 2, 0)) },
     { "rate limit until a date far off",
       .raw = RAW("429 Slow", "Retry-After: Fri, 21 Oct 2095 07:28:00 GMT\r\n"),
-      BOTH(SAID(429, 1, 0)) },
-    { "rate limit, negative", .raw = RAW("429 Slow", "Retry-After: -5\r\n"),
-      BOTH(SAID(429, 2, 0)) },
+      BOTH(SAID(429, 1, 0)), .alike = true },
+    { "rate limit, negative", .raw = RAW("429 Slow", "Retry-After: -5\r\n"), BOTH(SAID(429, 2, 0)),
+      .alike = true },
     { "rate limit, huge", .raw = RAW("429 Slow", "Retry-After: 99999999999\r\n"),
-      BOTH(SAID(429, 1, 0)) },
+      BOTH(SAID(429, 1, 0)), .alike = true },
     { "rate limit, no number", .raw = RAW("429 Slow", "Retry-After: soon\r\n"),
-      BOTH(SAID(429, 2, 0)) },
+      BOTH(SAID(429, 2, 0)), .alike = true },
     { "quota", .raw = RAW_("429 Broke", "", 82, QUOTA), BOTH(SAID(429, 1, 0)) },
     { "web page",
       .raw = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\r\n"
@@ -420,15 +441,17 @@ static const Mode modes[] = {
 
     /* connections */
     { "refused", .net = NET_REFUSED, BOTH(NOT_REACHED(502)) },
-    { "no such host", .net = NET_NO_HOST, BOTH(NOT_REACHED(0)) },
-    { "DNS does not answer", .net = NET_SLOW_DNS, BOTH(NOT_REACHED(504)) },
-    { "TLS stalls", .net = NET_TLS, .raw = "hang", .end = STUB_CLOSE, BOTH(NOT_REACHED(504)) },
+    { "no such host", .net = NET_NO_HOST, BOTH(NOT_REACHED(0)), .alike = true },
+    { "DNS does not answer", .net = NET_SLOW_DNS, BOTH(NOT_REACHED(504)), .alike = true },
+    { "TLS stalls", .net = NET_TLS, .raw = "hang", .end = STUB_CLOSE, BOTH(NOT_REACHED(504)),
+      .alike = true },
     { "closed without a word", .raw = "", .end = STUB_CLOSE, BOTH(NOT_REACHED(502)) },
     { "reset without a word", .raw = "", .end = STUB_RESET, BOTH(NOT_REACHED(502)) },
     { "half a head", .raw = "HTTP/1.1 200 OK\r\nContent-Ty", .end = STUB_CLOSE,
       BOTH(NOT_REACHED(502)) },
     { "no HTTP", .raw = "SSH-2.0-OpenSSH_9.2\r\n\r\n", .end = STUB_CLOSE, BOTH(NOT_REACHED(502)) },
-    { "hangs", .raw = "hang", .end = STUB_CLOSE, .timeout_ms = 60, BOTH(TIME_EARLY) },
+    { "hangs", .raw = "hang", .end = STUB_CLOSE, .timeout_ms = 60, BOTH(TIME_EARLY),
+      .alike = true },
 
     /* heads without answers */
     { "reset after the head", .stream = "K!", .whole = "W!", BOTH(CUT_EARLY) },
@@ -458,9 +481,9 @@ static const Mode modes[] = {
     { "error event first", .stream = "KeZ", .whole = "JX", BOTH(CUT_EARLY) },
     { "error event in the middle", .stream = "KbeZ", .whole = "JX", .streamed = CUT_LATE,
       .plain = CUT_EARLY },
-    { "a line of 100 MB", .stream = "SlL", .whole = "JpL", BOTH(CUT_EARLY) },
-    { "a line of 100 MB in the middle", .stream = "SblL", .whole = "JpL", .streamed = CUT_LATE,
-      .plain = CUT_EARLY },
+    { "a line of 100 MB", .stream = "SlL", .whole = "JpL", BOTH(CUT_EARLY), .alike = true },
+    { "a line of 100 MB in the middle", .stream = "SblL", .whole = "Jp", .streamed = CUT_LATE,
+      .plain = CUT_EARLY, .alike = true },
 
     /* answers of another kind */
     { "compressed", .stream = "Ggggg", .whole = "Gg", BOTH(CUT_EARLY) },
@@ -482,7 +505,7 @@ static const Mode modes[] = {
     { "no usage", .stream = "KbfdZ", .whole = "JQ", BOTH(OK_HELD) },
     { "another model's name", .stream = "KmFdZ", .whole = "JM", BOTH(OK_USED) },
     { "bytes that are no UTF-8", .stream = "KbiFdZ", .whole = "JI", .streamed = OK_USED,
-      .plain = OK_HELD },
+      .plain = OK_HELD, .streamed_across = CUT_LATE, .plain_across = CUT_EARLY },
     { "characters split between packets", .stream = "Kw,FdZ", .whole = "JP,", BOTH(OK_USED) },
     { "byte by byte", .stream = "SbcFd,", .whole = "JP,", BOTH(OK_USED) },
 };
@@ -518,8 +541,10 @@ __attribute__((visibility("default"))) int getaddrinfo(const char *name, const c
     return real(name, service, req, pai);
 }
 
-static void renew_wait(Rig *rig, const Mode *mode, uint16_t dead)
+static void renew_wait(Rig *rig, const Mode *mode, Api up, uint16_t dead)
 {
+    rig->routes[2].match = up == API_MESSAGES ? "nobody" : "stub*";
+    rig->routes[3].match = up == API_MESSAGES ? "stub*" : "nobody";
     gateway_task_close_wait(rig->task, deadline_after(5000));
     rig->task = NULL;
     gateway_free(rig->gateway);
@@ -582,23 +607,61 @@ static bool has_error_event(Api api, Str body)
     return str_find(body, str_of(last[api])) >= 0 && str_ends_with(body, STR("}\n\n"));
 }
 
-static bool check_sent(const Mode *mode, const Want *want, Api api, const char *script,
+/* The provider's own bytes, as they are. */
+static bool check_forwarded(const Mode *mode, const Want *want, const Cell *cell,
+                            const char *script, Str body)
+{
+    Built built = { .end = STUB_CLOSE };
+    bool ok = true;
+    if (script) build(cell->up, script, &built);
+    Str payload = buf_str(&built.payload);
+    if (want->sent == WHOLE) ok = CHECK_STR(body, payload);
+    if (want->sent == EVENT) ok = CHECK(str_starts_with(body, str_sub(payload, 0, 60)));
+    if (want->sent == PASSED) ok = CHECK(str_ends_with(str_of(mode->raw), body));
+    built_free(&built);
+    return ok;
+}
+
+static Str end_of(const Cell *cell)
+{
+    static const Str streamed[API_EMBEDDINGS] = { STR("data: [DONE]\n\n"),
+                                                  STR("event: response.completed\n"),
+                                                  STR("event: message_stop\n") };
+    static const Str plain[API_EMBEDDINGS] = { STR("\"finish_reason\":\"stop\""),
+                                               STR("\"status\":\"completed\""),
+                                               STR("\"stop_reason\":\"end_turn\"") };
+    return cell->stream ? streamed[cell->api] : plain[cell->api];
+}
+
+static const char *usage_of(const Cell *cell)
+{
+    return cell->api == API_CHAT ? "\"completion_tokens\":5" : "\"output_tokens\":5";
+}
+
+/* In the agent's words, all of it. */
+static bool check_translated(const Want *want, const Cell *cell, Str body)
+{
+    if (want->sent == EVENT) return CHECK(str_find(body, STR("message")) > 0);
+    if (want->sent == PASSED) return CHECK(is_problem(cell->api, body));
+    if (want->sent != WHOLE) return true;
+    bool ok = CHECK(str_find(body, end_of(cell)) >= 0) & CHECK(!has_error_event(cell->api, body));
+    if (want->charged == USED) ok &= CHECK(str_find(body, str_of(usage_of(cell))) >= 0);
+    return ok;
+}
+
+static bool check_sent(const Mode *mode, const Want *want, const Cell *cell, const char *script,
                        const Reply *reply)
 {
     Str body = reply_str(reply);
-    Built built = { .end = STUB_CLOSE };
     bool ok = CHECK_INT(reply->opened, 0) && CHECK_INT(reply->ended, HTTP_CALL_E_END);
-    if (script) build(api, script, &built);
-    switch (want->sent) {
-    case WHOLE: ok &= CHECK_STR(body, buf_str(&built.payload)); break;
-    case EVENT:
-        ok &= CHECK(has_error_event(api, body)) && CHECK(!has_end(body)) &&
-              CHECK(str_starts_with(body, str_sub(buf_str(&built.payload), 0, 60)));
-        break;
-    case PROBLEM: ok &= CHECK(is_problem(api, body)) && CHECK(!has_end(body)); break;
-    case PASSED: ok &= CHECK(str_ends_with(str_of(mode->raw), body)); break;
-    }
-    built_free(&built);
+    if (want->sent == EVENT) ok &= CHECK(has_error_event(cell->api, body)) && CHECK(!has_end(body));
+    if (want->sent == PROBLEM) ok &= CHECK(is_problem(cell->api, body)) && CHECK(!has_end(body));
+    if (is_across(cell)) {
+        bool events = cell->stream && reply->status == 200;
+        ok &= check_translated(want, cell, body);
+        ok &= CHECK_STR(str_of(reply->type),
+                        events ? STR("text/event-stream") : STR("application/json"));
+    } else ok &= check_forwarded(mode, want, cell, script, body);
     bool again = want->status == 408 || want->status == 409 || want->status == 429 ||
                  reply->status >= 500;
     return ok & CHECK_STR(str_of(reply->retry), again ? STR("false") : STR(""));
@@ -647,64 +710,85 @@ static const char *good_script(bool stream)
     return stream ? "KbFdZ" : "JP";
 }
 
-static Reply cell_wait(Rig *rig, const Mode *mode, Api api, bool stream, int failing)
+static Reply cell_wait(Rig *rig, const Mode *mode, const Cell *cell, int failing)
 {
     pthread_mutex_lock(&shared.lock);
-    shared.script = mode->raw ? NULL : stream ? mode->stream : mode->whole;
+    shared.script = mode->raw ? NULL : cell->stream ? mode->stream : mode->whole;
     shared.raw = mode->raw ? mode->raw : "";
     shared.raw_end = mode->end;
-    shared.good = good_script(stream);
+    shared.good = good_script(cell->stream);
     shared.failing = failing;
     pthread_mutex_unlock(&shared.lock);
-    return ask_wait(rig, api, stream);
+    return ask_wait(rig, cell->api, cell->stream);
 }
 
-static void say_cell(const Mode *mode, Api api, bool stream, const Reply *reply, const char *when)
+static void say_cell(const Mode *mode, const Cell *cell, const Reply *reply, const char *when)
 {
-    fprintf(stderr, "  for \"%s\", %s, %s%s: %d, %.*s\n", mode->name, gateway_api_name(api),
-            stream ? "streamed" : "plain", when, reply->status,
-            (int)MIN(reply->body.len, (size_t)300), reply->body.ptr ? reply->body.ptr : "");
+    fprintf(stderr, "  for \"%s\", %s from %s, %s%s: %d, %.*s\n", mode->name,
+            gateway_api_name(cell->api), gateway_api_name(cell->up),
+            cell->stream ? "streamed" : "plain", when, reply->status,
+            (int)MIN(reply->body.len, (size_t)1000), reply->body.ptr ? reply->body.ptr : "");
 }
 
-static void check_cell_wait(Rig *rig, const Mode *mode, Api api, bool stream, uint16_t dead)
+static void check_cell_wait(Rig *rig, const Mode *mode, const Cell *cell, uint16_t dead)
 {
-    const Want *want = stream ? &mode->streamed : &mode->plain;
+    const Want want = want_of(mode, cell);
     size_t before = rig->calls_n;
-    renew_wait(rig, mode, dead);
-    CLEANUP(reply_deinit) Reply reply = cell_wait(rig, mode, api, stream, 100);
-    bool ok = want->status ? CHECK_INT(reply.status, want->status)
-                           : CHECK(reply.status == 502 || reply.status == 504);
-    ok &= check_sent(mode, want, api, stream ? mode->stream : mode->whole, &reply);
-    ok &= check_ledger(rig, want, before);
-    ok &= check_breaker(rig, want, rig->calls_n - before);
+    renew_wait(rig, mode, cell->up, dead);
+    CLEANUP(reply_deinit) Reply reply = cell_wait(rig, mode, cell, 100);
+    bool ok = want.status ? CHECK_INT(reply.status, want.status)
+                          : CHECK(reply.status == 502 || reply.status == 504);
+    ok &= check_sent(mode, &want, cell, cell->stream ? mode->stream : mode->whole, &reply);
+    ok &= check_ledger(rig, &want, before);
+    ok &= check_breaker(rig, &want, rig->calls_n - before);
+    ok &= CHECK_INT(rig_last(rig)->call.api, cell->up);
     if (strcmp(mode->name, "another model's name") == 0)
         ok &= CHECK_STR(str_of(rig_last(rig)->model_used), STR("other-9"));
-    if (!ok) say_cell(mode, api, stream, &reply, "");
+    if (!ok) say_cell(mode, cell, &reply, "");
 }
 
 /* What is tried again, and then answers, is an answer like any: the failed attempt is charged for
  * itself. */
-static void check_recovery_wait(Rig *rig, const Mode *mode, Api api, bool stream, uint16_t dead)
+static void check_recovery_wait(Rig *rig, const Mode *mode, const Cell *cell, uint16_t dead)
 {
-    const Want *want = stream ? &mode->streamed : &mode->plain;
+    const Want want = want_of(mode, cell);
     size_t before = rig->calls_n;
-    bool slow = want->status == 429 && str_find(str_of(mode->raw), STR("retry-after-ms")) < 0;
-    if (want->tries == 1 || mode->net != NET_STUB || slow) return;
-    renew_wait(rig, mode, dead);
-    CLEANUP(reply_deinit) Reply reply = cell_wait(rig, mode, api, stream, 1);
+    bool slow = want.status == 429 && str_find(str_of(mode->raw), STR("retry-after-ms")) < 0;
+    if (want.tries == 1 || mode->net != NET_STUB || slow) return;
+    renew_wait(rig, mode, cell->up, dead);
+    CLEANUP(reply_deinit) Reply reply = cell_wait(rig, mode, cell, 1);
     const Want good = OK_USED;
     bool ok = CHECK_INT(reply.status, 200) && CHECK_INT(rig->calls_n - before, 2) &&
-              check_sent(mode, &good, api, good_script(stream), &reply);
+              check_sent(mode, &good, cell, good_script(cell->stream), &reply);
     if (ok) {
         const GatewayCall *first = &rig->calls[before].call, *last = &rig_last(rig)->call;
-        int64_t charged = want->charged == HELD   ? first->hold.nusd
-                          : want->charged == USED ? 20000
-                                                  : 0;
-        ok &= CHECK_INT(first->charged.nusd, charged) && CHECK_INT(first->outcome, want->outcome) &&
+        int64_t charged = want.charged == HELD   ? first->hold.nusd
+                          : want.charged == USED ? 20000
+                                                 : 0;
+        ok &= CHECK_INT(first->charged.nusd, charged) && CHECK_INT(first->outcome, want.outcome) &&
               CHECK_INT(last->charged.nusd, 20000) && CHECK_INT(last->outcome, GATEWAY_COMPLETE) &&
               CHECK_INT(rig_totals(rig).cost_nusd, charged + 20000);
     }
-    if (!ok) say_cell(mode, api, stream, &reply, ", then well");
+    if (!ok) say_cell(mode, cell, &reply, ", then well");
+}
+
+static const Cell cells[] = {
+    { API_CHAT, API_CHAT, false },           { API_CHAT, API_CHAT, true },
+    { API_RESPONSES, API_RESPONSES, false }, { API_RESPONSES, API_RESPONSES, true },
+    { API_MESSAGES, API_MESSAGES, false },   { API_MESSAGES, API_MESSAGES, true },
+    { API_CHAT, API_MESSAGES, false },       { API_CHAT, API_MESSAGES, true },
+    { API_RESPONSES, API_MESSAGES, false },  { API_RESPONSES, API_MESSAGES, true },
+    { API_MESSAGES, API_CHAT, false },       { API_MESSAGES, API_CHAT, true },
+};
+
+static void mode_wait(Rig *rig, const Mode *mode, uint16_t dead)
+{
+    rig->calls_n = 0;
+    for (size_t i = 0; i < ARRAY_N(cells); i++) {
+        if (mode->alike && is_across(&cells[i])) return;
+        check_cell_wait(rig, mode, &cells[i], dead);
+        check_recovery_wait(rig, mode, &cells[i], dead);
+    }
 }
 
 static void matrix_wait(void *arg)
@@ -714,14 +798,8 @@ static void matrix_wait(void *arg)
     int fd;
     uint16_t dead = dead_port(&fd);
     static_assert(ARRAY_N(modes) >= 60, "failure modes");
-    for (size_t i = 0; i < ARRAY_N(modes); i++) {
-        if (only && !strstr(modes[i].name, only)) continue;
-        for (Api api = 0; api < API_EMBEDDINGS; api++)
-            for (int stream = 0; stream < 2; stream++) {
-                check_cell_wait(rig, &modes[i], api, stream, dead);
-                check_recovery_wait(rig, &modes[i], api, stream, dead);
-            }
-    }
+    for (size_t i = 0; i < ARRAY_N(modes); i++)
+        if (!only || strstr(modes[i].name, only)) mode_wait(rig, &modes[i], dead);
     close(fd);
 }
 
