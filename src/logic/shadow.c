@@ -31,10 +31,11 @@ int64_t shadow_allot(const ShadowPlan *plan, int64_t spent_nusd, int64_t held_nu
                      int64_t own_nusd, int64_t production_nusd)
 {
     int64_t unspent = plan->budget_nusd - spent_nusd;
-    int64_t allotted = MIN(unspent / MAX(plan->parallel, 1), unspent - held_nusd);
     int64_t least = MAX(plan->budget_nusd / ALLOT_PARTS, 1);
     if (production_nusd < INT64_MAX / ALLOT_FACTOR)
         least = MAX(least, ALLOT_FACTOR * production_nusd);
+    int64_t part = MAX(unspent / MAX(plan->parallel, 1), least);
+    int64_t allotted = MIN(part, unspent - held_nusd);
     if (allotted < MIN(least, own_nusd)) return 0;
     return MIN(allotted, own_nusd);
 }

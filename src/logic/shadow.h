@@ -51,11 +51,11 @@ typedef enum { SHADOW_NOT, SHADOW_CANDIDATE, SHADOW_SELF } ShadowChoice;
 /* By hash of the rollout's id and the unit: the same whenever it is asked. */
 ShadowChoice shadow_choose(const ShadowPlan *plan, Str rollout_id, Str unit);
 
-/* What the repetition may spend: its part, of those at a time, of what is not spent yet, but no
- * more than its version allows (own_nusd, CAP_NONE: anything) and than is left beside what those
- * under way may still spend. Calls reserve what they may cost at most, so a small part would fail
- * what production could do. 0: too little is left to start it, which is less than a twentieth of
- * the budget, or than twice what production's task has cost. */
+/* What the repetition may spend: its part, of those at a time, of what is not spent yet, and at
+ * least what is needed to start one (a twentieth of the budget, or twice what production's task has
+ * cost); but no more than its version allows (own_nusd, CAP_NONE: anything) and than is left beside
+ * what those under way may still spend. Calls reserve what they may cost at most, so a small part
+ * would fail what production could do. 0: too little is left to start it. */
 int64_t shadow_allot(const ShadowPlan *plan, int64_t spent_nusd, int64_t held_nusd,
                      int64_t own_nusd, int64_t production_nusd);
 

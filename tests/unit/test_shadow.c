@@ -65,10 +65,25 @@ static void test_allot(void **state)
     assert_int_equal(shadow_allot(&plan, 0, USD / 2, INT64_MAX, 0), USD / 2);
     assert_int_equal(shadow_allot(&plan, 0, USD, INT64_MAX, 0), 0);
     assert_int_equal(shadow_allot(&plan, 0, 0, USD / 100, 0), USD / 100);
-    assert_int_equal(shadow_allot(&plan, USD * 95 / 100, 0, INT64_MAX, 0), 0);
+    assert_int_equal(shadow_allot(&plan, USD * 95 / 100, 0, INT64_MAX, 0), USD / 20);
+    assert_int_equal(shadow_allot(&plan, USD * 95 / 100 + 1, 0, INT64_MAX, 0), 0);
     assert_int_equal(shadow_allot(&plan, USD / 2, 0, INT64_MAX, USD / 8), USD / 4);
-    assert_int_equal(shadow_allot(&plan, USD / 2, 0, INT64_MAX, USD / 8 + 1), 0);
+    assert_int_equal(shadow_allot(&plan, USD / 2, 0, INT64_MAX, USD / 5), 2 * USD / 5);
+    assert_int_equal(shadow_allot(&plan, USD / 2, USD / 5, INT64_MAX, USD / 5), 0);
+    assert_int_equal(shadow_allot(&plan, USD / 2, 0, INT64_MAX, USD / 4 + 1), 0);
     assert_int_equal(shadow_allot(&plan, 2 * USD, 0, INT64_MAX, INT64_MAX), 0);
+}
+
+/* Many at a time: of so small a part none would be started, so there are fewer of them. */
+static void test_allot_to_many(void **state)
+{
+    (void)state;
+    ShadowPlan plan = plan_of();
+    plan.parallel = SHADOW_PARALLEL_MAX;
+    for (int64_t held = 0; held < USD; held += USD / 20)
+        assert_int_equal(shadow_allot(&plan, 0, held, INT64_MAX, 0), USD / 20);
+    assert_int_equal(shadow_allot(&plan, 0, USD, INT64_MAX, 0), 0);
+    assert_int_equal(shadow_allot(&plan, USD / 2, 0, INT64_MAX, 0), USD / 20);
 }
 
 /* However they go, all of them together never pass the budget. */
@@ -242,9 +257,13 @@ static void test_ratio(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_choose),   cmocka_unit_test(test_allot),
-        cmocka_unit_test(test_fate),     cmocka_unit_test(test_never_over_budget),
-        cmocka_unit_test(test_verdicts), cmocka_unit_test(test_ratio),
+        cmocka_unit_test(test_choose),
+        cmocka_unit_test(test_allot),
+        cmocka_unit_test(test_allot_to_many),
+        cmocka_unit_test(test_fate),
+        cmocka_unit_test(test_never_over_budget),
+        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_ratio),
         cmocka_unit_test(test_untold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
