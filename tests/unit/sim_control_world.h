@@ -1,0 +1,294 @@
+/* The world of test_sim_control: who submits tasks, the worker that runs them, those who score what
+ * came of it, who are asked and who try again what is dead. And what is known of all of it from
+ * outside: `sim`. */
+#ifndef GANTRY_TESTS_SIM_CONTROL_WORLD_H
+#define GANTRY_TESTS_SIM_CONTROL_WORLD_H
+
+#include "tests/unit/queue_fixture.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "logic/rng.h"
+#include "logic/rollout_spec.h"
+#include "store/rollout_store.h"
+
+#define MINUTE_MS INT64_C(60000)
+#define HOUR_MS (60 * MINUTE_MS)
+#define SESSIONS 3000
+#define RUNNING_MAX 60
+#define SUBMIT_MAX 128
+#define SCORES_MAX 4096
+#define ROUTES_MAX 16
+#define SHADOWS_A_STEP 12
+
+/* States in which a rollout is found; one paused in its shadow beside the others. */
+enum { SLOT_PAUSED_IN_SHADOW = ROLLOUT_N_, SLOT_NONE, SLOT_N_ };
+
+/* Who says that a version is the stable one from now on. */
+typedef enum {
+    BY_EVIDENCE,
+    BY_PERSON, /* who promoted it out of a step, or whole */
+    BY_BLUE_GREEN,
+    BY_IMMEDIATE,
+    BY_N_
+} CompletedBy;
+
+/* Why a version went back. */
+typedef enum { BACK_EVIDENCE, BACK_SHADOW, BACK_TRIPWIRE, BACK_DEADLINE, BACK_N_ } BackBy;
+
+/* Over all seeds. [2]: of good versions, of bad ones. */
+typedef struct {
+    int64_t tasks, units, pairs, advances, ticks;
+    int64_t begun[2], judged[2]; /* rollouts; of these, those that evidence decides */
+    int64_t completed[BY_N_][2], back[BACK_N_][2];
+    int64_t killed[SLOT_N_], lost[SLOT_N_]; /* restarts, and losses of leadership */
+    int64_t fights;                         /* steps in which both replicas led */
+    int64_t superseded, refused, commands[COMMAND_N_], back_by_hand, back_to;
+    int64_t deadline_pauses, late_checks;
+} Tally;
+
+typedef struct {
+    TaskRef ref;
+    bool canary;
+    int64_t end_at_ms; /* INT64_MAX: it hangs */
+    TaskFinish finish;
+} Running;
+
+typedef struct {
+    Uuid id;
+    int64_t at_ms;
+    double value;
+} LateScore;
+
+/* A replica's checks of a version before its first task. */
+typedef struct {
+    char id[UUID_TEXT_MAX]; /* the rollout's; empty: there are none */
+    bool passed;
+    int64_t at_ms; /* when they are through */
+} Checking;
+
+static struct {
+    Rng rng;
+    int step, steps;
+    size_t first_block;
+    int made; /* rollouts, and versions */
+    Uuid worker;
+
+    /* the rollout that was begun last */
+    char id[UUID_TEXT_MAX], canary[VERSION_ID_LEN + 1];
+    double error; /* of the canary, in truth */
+    bool bad;
+    bool by_hand;         /* somebody has promoted it out of a step */
+    Evidence fresh;       /* computed beside the controller, as is: */
+    ShadowEvidence pairs; /* of its shadow */
+    int64_t consumed[EVIDENCE_GROUPS_N_], seen;
+
+    /* what is stable, and what was before that may be gone back to */
+    char stable[VERSION_ID_LEN + 1], previous[VERSION_ID_LEN + 1];
+    char was_stable[64][VERSION_ID_LEN + 1];
+    int was_stable_n;
+    int completions;
+    char routes[ROUTES_MAX][VERSION_ID_LEN + 1]; /* where new tasks may have gone in this step */
+    size_t routes_n;
+
+    bool leads[2]; /* as the replicas see it */
+    int64_t skew_ms[2];
+    Checking checking[2];
+    int slot; /* of the last rollout, after the last step */
+    int64_t killed_at_ms;
+
+    Running running[RUNNING_MAX];
+    size_t running_n;
+    LateScore scores[SCORES_MAX];
+    size_t scores_n;
+    Tally tally;
+} sim;
+
+static inline double chance(void)
+{
+    return rng_uniform(&sim.rng);
+}
+
+/* --- many at once: a fiber each, so that their commits are one -------------------------------- */
+
+static inline void each(int (*fn)(void *arg), void *args, size_t size, size_t n)
+{
+    FiberRef refs[SUBMIT_MAX];
+    assert(n <= ARRAY_N(refs));
+    for (size_t i = 0; i < n; i++)
+        CHECK_INT(fiber_spawn("sim", fn, (char *)args + i * size, &refs[i]), 0);
+    for (size_t i = 0; i < n; i++) CHECK_INT(fiber_join_wait(refs[i], NULL), 0);
+}
+
+/* --- who submits ------------------------------------------------------------------------------ */
+
+typedef struct {
+    Fixture *f;
+    TaskNew new;
+    char session[32], user[32];
+    TaskSummary summary;
+} Submit;
+
+static inline int submit_fiber(void *arg)
+{
+    Submit *s = arg;
+    CHECK_INT(queue_submit_wait(s->f->queue, &s->new, &s->summary), 0);
+    CHECK(s->summary.version_id[0] != 0);
+    return 0;
+}
+
+static inline void submit_plan(Fixture *f, Submit *s)
+{
+    double kind = chance();
+    *s = (Submit){ .f = f };
+    int m = snprintf(s->session, sizeof(s->session), "s%d", (int)(chance() * SESSIONS));
+    int u = snprintf(s->user, sizeof(s->user), "u%d", (int)(chance() * SESSIONS));
+    s->new = (TaskNew){ .agent = STR("support"),
+                        .lane = LANE_NORMAL,
+                        .input = STR("1"),
+                        .session_id = str_make(s->session, (size_t)m),
+                        .user_id = str_make(s->user, (size_t)u),
+                        .time_limit_ms = kind < 0.5 ? 2 * HOUR_MS : 0 };
+    if (kind < 0.02) s->new.version_id = str_of(VERSION_A);
+    else if (kind < 0.08) s->new.run_at_ms = real_now + (int64_t)(chance() * 5 * HOUR_MS);
+    else if (kind > 0.97) s->new.lane = LANE_LOW; /* hardly ever started */
+}
+
+static inline void submit_some(Fixture *f)
+{
+    static Submit submits[SUBMIT_MAX];
+    size_t n = chance() < 0.03 ? SUBMIT_MAX : (size_t)(chance() * 14);
+    for (size_t i = 0; i < n; i++) submit_plan(f, &submits[i]);
+    each(submit_fiber, submits, sizeof(submits[0]), n);
+    sim.tally.tasks += (int64_t)n;
+}
+
+/* --- the worker ------------------------------------------------------------------------------- */
+
+/* What becomes of a task that has just been claimed. */
+static inline Running started(const Task *task)
+{
+    double u = chance();
+    Running run = { .ref = { task->id, task->fence },
+                    .canary = str_eq(task->version_id, str_of(sim.canary)),
+                    .end_at_ms = real_now + (int64_t)(-log(chance()) * 25 * MINUTE_MS) };
+    if (chance() < 0.01) run.end_at_ms = INT64_MAX;
+    run.finish = (TaskFinish){ .task = run.ref, .outcome = TASK_OUTCOME_SUCCEEDED };
+    if (u < (run.canary ? sim.error : 0.02)) run.finish.outcome = TASK_OUTCOME_FAILED_FINAL;
+    else if (u > 0.99) run.finish.outcome = TASK_OUTCOME_FAILED_RETRYABLE;
+    else if (u > 0.98) run.finish.outcome = TASK_OUTCOME_CANCELED;
+    if (run.finish.outcome == TASK_OUTCOME_SUCCEEDED) run.finish.result = STR("1");
+    return run;
+}
+
+static inline size_t claim_once(Fixture *f)
+{
+    Task *tasks = NULL;
+    int64_t use = (int64_t)sim.running_n;
+    LaneConfig slots = { .shared = MAX(RUNNING_MAX - use, 0) };
+    size_t n = slots.shared > 0 ? claim(f, sim.worker, slots, &tasks) : 0;
+    for (size_t i = 0; i < n; i++) sim.running[sim.running_n++] = started(&tasks[i]);
+    return n;
+}
+
+/* Repetitions come one at a time, when there is nothing else. */
+static inline void claim_some(Fixture *f)
+{
+    if (chance() < 0.05) return;
+    size_t n = claim_once(f);
+    bool shadow = sim.slot == ROLLOUT_SHADOW || sim.slot == SLOT_PAUSED_IN_SHADOW;
+    for (int i = 0; shadow && n > 0 && i < SHADOWS_A_STEP; i++) n = claim_once(f);
+}
+
+typedef struct {
+    Fixture *f;
+    Running run;
+    double value;
+    bool succeeded;
+} Finish;
+
+static inline int finish_fiber(void *arg)
+{
+    Finish *e = arg;
+    TaskState state;
+    int r = queue_finish_wait(e->f->queue, &e->run.finish, &state);
+    CHECK(r == 0 || r == QUEUE_E_STALE);
+    e->succeeded = r == 0 && state == TASK_SUCCEEDED;
+    return 0;
+}
+
+static inline void score_later(const Finish *e)
+{
+    if (!e->succeeded || sim.scores_n == SCORES_MAX || chance() < 0.1) return;
+    sim.scores[sim.scores_n++] = (LateScore){ .id = e->run.ref.id,
+                                              .at_ms = real_now + (int64_t)(chance() * 4 * HOUR_MS),
+                                              .value = e->value };
+}
+
+/* Those whose time has come, and those that were stopped. */
+static inline void finish_some(Fixture *f)
+{
+    static Finish ends[RUNNING_MAX];
+    size_t n = 0, kept = 0;
+    for (size_t i = 0; i < sim.running_n; i++) {
+        Running *run = &sim.running[i];
+        if (run->end_at_ms > real_now) {
+            sim.running[kept++] = *run;
+            continue;
+        }
+        double mean = run->canary && sim.bad ? 0.5 : 0.8;
+        ends[n++] = (Finish){ .f = f,
+                              .run = *run,
+                              .value = rng_beta(&sim.rng, 8 * mean, 8 - 8 * mean) };
+    }
+    sim.running_n = kept;
+    each(finish_fiber, ends, sizeof(ends[0]), n);
+    for (size_t i = 0; i < n; i++) score_later(&ends[i]);
+}
+
+/* The worker hears what it has to stop: canceled, or lost to a limit. */
+static inline void hear(Fixture *f)
+{
+    TaskRef held[RUNNING_MAX];
+    for (size_t i = 0; i < sim.running_n; i++) held[i] = sim.running[i].ref;
+    HeartbeatReply reply = heartbeat(f, sim.worker, held, sim.running_n);
+    for (size_t s = 0; s < reply.stops_n; s++)
+        for (size_t i = 0; i < sim.running_n; i++) {
+            Running *run = &sim.running[i];
+            if (!uuid_eq(run->ref.id, reply.stops[s].task.id)) continue;
+            run->end_at_ms = real_now;
+            run->finish.outcome = TASK_OUTCOME_CANCELED;
+            run->finish.result = STR_NULL;
+        }
+}
+
+/* --- who scores ------------------------------------------------------------------------------- */
+
+typedef struct {
+    Fixture *f;
+    LateScore score;
+} DueScore;
+
+static inline int score_fiber(void *arg)
+{
+    DueScore *s = arg;
+    double quality;
+    TaskScore score = { .id = s->score.id, .name = STR("judge"), .value = s->score.value };
+    CHECK_INT(queue_score_wait(s->f->queue, &score, &quality), 0);
+    return 0;
+}
+
+static inline void score_some(Fixture *f)
+{
+    static DueScore due[SUBMIT_MAX];
+    size_t n = 0, kept = 0;
+    for (size_t i = 0; i < sim.scores_n; i++) {
+        if (sim.scores[i].at_ms > real_now || n == ARRAY_N(due)) sim.scores[kept++] = sim.scores[i];
+        else due[n++] = (DueScore){ f, sim.scores[i] };
+    }
+    sim.scores_n = kept;
+    each(score_fiber, due, sizeof(due[0]), n);
+}
+
+#endif
