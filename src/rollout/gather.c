@@ -25,9 +25,11 @@ static int64_t quantile(int64_t *values, size_t n, double q)
     return values[MIN(n - 1, rank > 0 ? rank - 1 : 0)];
 }
 
+/* All attempts together: one that failed took its time too. (Tasks that ended under an old program
+ * know of the last only.) */
 static int64_t latency_ms(const RolloutOutcome *outcome)
 {
-    return MAX(0, outcome->finished_at_ms - outcome->started_at_ms);
+    return MAX(outcome->ran_ms, outcome->finished_at_ms - outcome->started_at_ms);
 }
 
 /* What a sum is capped at: nearly all are below it; and twice the mean at least, or where all cost
@@ -169,6 +171,7 @@ static Fate fate_of(const RolloutSpec *spec, const RolloutOutcome *o, EvidenceGr
 static void note_overdue(RolloutOutcome *outcome, Fate fate, int64_t now_ms)
 {
     if (fate != FATE_FAILED) return;
+    if (outcome->state == TASK_RUNNING) outcome->ran_ms += now_ms - outcome->started_at_ms;
     outcome->state = TASK_TIMED_OUT;
     outcome->finished_at_ms = now_ms;
 }

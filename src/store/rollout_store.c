@@ -2,9 +2,12 @@
 
 #include <math.h>
 
+#include "store/outcome_sql.h"
 #include "store/row.h"
 #include "store/score_store.h"
 #include "store/task_sql.h"
+
+static_assert(TASK_CANCELED == 5, "a statement names it");
 
 #define PACE_MS (INT64_C(10) * 60 * 1000)
 
@@ -391,12 +394,7 @@ int rollout_unit_put(Db *db, int64_t rollout_seq, const RolloutUnit *unit)
     return row_run(in.stmt);
 }
 
-#define OUTCOME_FIGURES                                                             \
-    "t.state, t.started_at_ms, t.finished_at_ms, t.cost_nusd,"                      \
-    " t.input_tokens + t.output_tokens, t.tool_calls, t.quality, t.degraded_calls," \
-    " t.deadline_at_ms, t.escalations > 0, t.unjudged"
-
-static RolloutOutcome outcome_read(DbStmt *s, int from)
+RolloutOutcome rollout_outcome_read(DbStmt *s, int from)
 {
     return (RolloutOutcome){ .state = (TaskState)db_i64(s, from),
                              .started_at_ms = db_i64(s, from + 1),
@@ -404,12 +402,13 @@ static RolloutOutcome outcome_read(DbStmt *s, int from)
                              .cost_nusd = db_i64(s, from + 3),
                              .tokens = db_i64(s, from + 4),
                              .tool_calls = db_i64(s, from + 5),
-                             .quality = db_is_null(s, from + 6) ? NAN : db_f64(s, from + 6),
+                             .quality = db_is_null(s, from + 6) ? (double)NAN : db_f64(s, from + 6),
                              .degraded = db_i64(s, from + 7) > 0,
                              .deadline_at_ms = db_i64(s, from + 8),
                              .escalated = db_i64(s, from + 9) != 0,
                              .unjudged = db_i64(s, from + 10) & SCORE_UNTOLD_COUNTS,
-                             .untold = db_i64(s, from + 10) != 0 };
+                             .untold = db_i64(s, from + 10) != 0,
+                             .ran_ms = db_i64(s, from + 11) };
 }
 
 int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t until_ms,
@@ -428,7 +427,7 @@ int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t u
     size_t found = 0;
     int r;
     while ((r = db_step(in.stmt)) == DB_E_ROW) {
-        RolloutOutcome outcome = outcome_read(in.stmt, 4);
+        RolloutOutcome outcome = rollout_outcome_read(in.stmt, 4);
         outcome.at = (RolloutCursor){ db_i64(in.stmt, 0), db_i64(in.stmt, 1) };
         outcome.canary = db_i64(in.stmt, 2) == ARM_CANARY;
         outcome.pi = db_f64(in.stmt, 3);
@@ -459,13 +458,13 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
 {
     RowIn in = row_in(db, "SELECT " OUTCOME_FIGURES " FROM task t WHERE t.version_id = ?1"
                           " AND t.finished_at_ms > 0 AND t.started_at_ms > 0"
-                          " AND t.shadow_of IS NULL"
+                          " AND t.state <> 5 AND t.degraded_calls = 0 AND t.shadow_of IS NULL"
                           " ORDER BY t.seq DESC LIMIT ?2");
     in_text(&in, version_id);
     in_i64(&in, (int64_t)*n);
     size_t found = 0;
     int r;
-    while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = outcome_read(in.stmt, 0);
+    while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = rollout_outcome_read(in.stmt, 0);
     if (r == 0) *n = found;
     return r;
 }

@@ -138,6 +138,7 @@ typedef struct {
     double pi;
     TaskState state;
     int64_t started_at_ms, finished_at_ms, cost_nusd, tokens, tool_calls;
+    int64_t ran_ms;         /* all of its attempts that have ended, together */
     double quality;         /* NaN: not scored */
     bool degraded;          /* the gateway answered with less than was asked for */
     int64_t deadline_at_ms; /* 0: none */
@@ -160,7 +161,8 @@ typedef struct {
 } RolloutPace;
 MUST_CHECK int rollout_pace(Db *db, int64_t rollout_seq, int64_t now_ms, RolloutPace *ret);
 
-/* The figures of a version's last ended tasks, newest first; at most *n. */
+/* The figures of a version's last ended tasks, newest first; at most *n. Not of those that say
+ * nothing about it: canceled, or answered by a stand-in model. */
 MUST_CHECK int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n);
 
 /* The last started tasks of the version that the rollout routed (0: whatever routed them), and

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "base/money.h"
+#include "store/outcome_sql.h"
 #include "store/row.h"
 #include "store/score_store.h"
 
@@ -188,35 +189,13 @@ int shadow_reopen(Db *db, int64_t rollout_seq, int64_t *ret_began_ms, int64_t *r
 
 /* --- what a task was like --------------------------------------------------------------------- */
 
-#define FIGURES                                                                                  \
-    "t.state, t.started_at_ms, t.finished_at_ms, t.cost_nusd, t.input_tokens + t.output_tokens," \
-    " t.tool_calls, t.quality, t.degraded_calls, t.deadline_at_ms, t.escalations > 0,"           \
-    " t.unjudged"
-#define FIGURES_N 11
-
-static RolloutOutcome outcome_read(DbStmt *s, int from)
-{
-    return (RolloutOutcome){ .state = (TaskState)db_i64(s, from),
-                             .started_at_ms = db_i64(s, from + 1),
-                             .finished_at_ms = db_i64(s, from + 2),
-                             .cost_nusd = db_i64(s, from + 3),
-                             .tokens = db_i64(s, from + 4),
-                             .tool_calls = db_i64(s, from + 5),
-                             .quality = db_is_null(s, from + 6) ? (double)NAN : db_f64(s, from + 6),
-                             .degraded = db_i64(s, from + 7) > 0,
-                             .deadline_at_ms = db_i64(s, from + 8),
-                             .escalated = db_i64(s, from + 9) != 0,
-                             .unjudged = db_i64(s, from + 10) & SCORE_UNTOLD_COUNTS,
-                             .untold = db_i64(s, from + 10) != 0 };
-}
-
 int shadow_outcome(Db *db, int64_t task_seq, RolloutOutcome *ret)
 {
-    RowIn in = row_in(db, "SELECT " FIGURES " FROM task t WHERE t.seq = ?1");
+    RowIn in = row_in(db, "SELECT " OUTCOME_FIGURES " FROM task t WHERE t.seq = ?1");
     in_i64(&in, task_seq);
     int r = row_first(in.stmt);
     if (r != 0) return r;
-    *ret = outcome_read(in.stmt, 0);
+    *ret = rollout_outcome_read(in.stmt, 0);
     ret->at.task_seq = task_seq;
     db_reset(in.stmt);
     return 0;
@@ -350,22 +329,21 @@ static void seen_read(RowOut *out, void *ret)
     seen->state = (ShadowState)out_i64(out);
     seen->differs = out_i64(out) != 0;
     seen->path_differs = out_i64(out) != 0;
-    seen->production = outcome_read(out->stmt, out->column);
-    seen->shadow = outcome_read(out->stmt, out->column + FIGURES_N);
-    out->column += 2 * FIGURES_N;
+    seen->production = rollout_outcome_read(out->stmt, out->column);
+    seen->shadow = rollout_outcome_read(out->stmt, out->column + OUTCOME_FIGURES_N);
+    out->column += 2 * OUTCOME_FIGURES_N;
 }
 
+#define SEEN_FROM                                                    \
+    " FROM shadow_pair p JOIN task t ON t.seq = p.task_seq"          \
+    " LEFT JOIN task s ON s.seq = p.shadow_seq AND p.shadow_seq > 0" \
+    " WHERE p.rollout_seq = ?1 ORDER BY p.task_seq DESC"
 int shadow_last(Db *db, int64_t rollout_seq, size_t max, Arena *arena, ShadowSeen **ret,
                 size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = max, .size = sizeof(ShadowSeen) };
-    RowIn in = row_in(db, "SELECT t.id, s.id, p.self, p.state, p.differs, p.path_differs, " FIGURES
-                          ", s.state, s.started_at_ms, s.finished_at_ms, s.cost_nusd,"
-                          " s.input_tokens + s.output_tokens, s.tool_calls, s.quality,"
-                          " s.degraded_calls, s.deadline_at_ms, s.escalations > 0, s.unjudged"
-                          " FROM shadow_pair p JOIN task t ON t.seq = p.task_seq"
-                          " LEFT JOIN task s ON s.seq = p.shadow_seq AND p.shadow_seq > 0"
-                          " WHERE p.rollout_seq = ?1 ORDER BY p.task_seq DESC");
+    RowIn in = row_in(db, "SELECT t.id, s.id, p.self, p.state, p.differs, p.path_differs,"
+                          " " OUTCOME_FIGURES ", " OUTCOME_FIGURES_OF("s") SEEN_FROM);
     in_i64(&in, rollout_seq);
     int r = row_list_fill(&list, in.stmt, seen_read);
     if (r != 0) return r;

@@ -782,6 +782,33 @@ static void test_degraded_tasks_are_left_out(void **state)
     run(state, leaves_degraded_out);
 }
 
+static int taint_job(Db *db, void *arg)
+{
+    (void)arg;
+    DbStmt *s = db_stmt(db, "UPDATE task SET cost_nusd = 1000000,"
+                            " state = CASE WHEN seq % 2 THEN 5 ELSE 2 END,"
+                            " degraded_calls = 1 - seq % 2 WHERE seq > 25");
+    return db_run(s, NULL);
+}
+
+/* Nor is it measured from what says nothing about the stable version. */
+static int measures_from_what_counts(void *arg)
+{
+    Fixture *f = arg;
+    (void)submit_sessions(f, 0, 45);
+    end_tasks(f, 0);
+    CHECK_INT(store_call_wait(f->store, taint_job, NULL), 0);
+    RolloutRow row = start(f, ID_1).row;
+    CHECK_INT(row.baseline.cost_cap_nusd, 1);
+    CHECK_INT(row.baseline.latency_p95_ms, 5);
+    return 0;
+}
+
+static void test_the_baseline_leaves_them_out_too(void **state)
+{
+    run(state, measures_from_what_counts);
+}
+
 static int score_job(Db *db, void *arg)
 {
     const char *name = arg;
@@ -1674,6 +1701,13 @@ static void test_harm(void **state)
     static const double want[] = { 1, 1, 0, 0.25, 1, 1, 0, 0.2 };
     assert_int_equal(unit.has, 255);
     for (size_t m = 0; m < ARRAY_N(want); m++) assert_true(fabs(unit.harm[m] - want[m]) < 1e-12);
+    o.finished_at_ms = 11;
+    o.ran_ms = 49; /* with the attempts before the last */
+    gather_harm(&spec, &baseline, &o, NULL, &unit);
+    assert_true(unit.harm[5] == 0);
+    o.ran_ms = 51;
+    gather_harm(&spec, &baseline, &o, NULL, &unit);
+    assert_true(unit.harm[5] == 1);
     o.state = TASK_ESCALATED;
     gather_harm(&spec, &baseline, &o, NULL, &unit);
     assert_int_equal(unit.has, 127);
@@ -1731,6 +1765,7 @@ int main(void)
         ON_QUEUE(test_a_crash_loop_of_both_does_not),
         ON_QUEUE(test_a_runaway_budget_trips),
         ON_QUEUE(test_degraded_tasks_are_left_out),
+        ON_QUEUE(test_the_baseline_leaves_them_out_too),
         ON_QUEUE(test_scores_of_ones_own),
         ON_QUEUE(test_waits_for_graders),
         ON_QUEUE(test_it_holds_for_a_judge_that_has_changed),
