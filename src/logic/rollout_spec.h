@@ -19,7 +19,8 @@
  *   onRollback  finish (default): running canary tasks end where they started; kill: they are
  *               stopped
  *   unit        session (default; else the user, else the task), user, tenant or task
- *   unitWait    a unit that has not started, or is not scored, for so long (1h) is left out
+ *   unitWait    a unit that has not started for so long (1h) is left out, one that lacks a score
+ *               from that metric
  *   deadline    undecided for so long (a week beyond the steps' `for`): onDeadline pause (default)
  *               or rollback; 0s: never
  *

@@ -20,5 +20,6 @@ Fate watermark_fate(const UnitNews *news, EvidenceGroup group, int64_t wait_ms, 
     if (group == EVIDENCE_FAST || news->scored) return FATE_COUNTS;
     if (news->state == TASK_FAILED || news->state == TASK_TIMED_OUT) return FATE_DROPPED;
     int64_t since_ms = MAX(news->finished_at_ms, news->started_at_ms);
-    return now_ms - since_ms < wait_ms ? FATE_OPEN : FATE_DROPPED;
+    if (now_ms - since_ms < wait_ms) return FATE_OPEN;
+    return news->partly ? FATE_COUNTS : FATE_DROPPED;
 }

@@ -141,6 +141,7 @@ int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, doub
         if (spec->evidence.metrics[m].group != EVIDENCE_JUDGED) continue;
         ret->judged = true;
         r = score_of(db, o, name, &scores[m]);
+        if (r == 0) ret->any |= !isnan(scores[m]);
         if (r != 0 || !isnan(scores[m])) continue;
         got = false;
         ret->all &= !is_missing(o, name);
@@ -153,11 +154,12 @@ int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, doub
 }
 
 static Fate fate_of(const RolloutSpec *spec, const RolloutOutcome *o, EvidenceGroup group,
-                    bool scored, int64_t now_ms)
+                    const GatherTold *told, int64_t now_ms)
 {
     UnitNews news = { .state = o->state,
                       .degraded = o->degraded,
-                      .scored = scored,
+                      .scored = told && told->all,
+                      .partly = told && told->any,
                       .eligible_ms = o->at.eligible_ms,
                       .started_at_ms = o->started_at_ms,
                       .finished_at_ms = o->finished_at_ms,
@@ -177,10 +179,10 @@ static void note_overdue(RolloutOutcome *outcome, Fate fate, int64_t now_ms)
 }
 
 bool gather_unit(const RolloutSpec *spec, const RolloutBaseline *baseline, EvidenceGroup group,
-                 RolloutOutcome *outcome, const double *scores, bool scored, int64_t now_ms,
-                 EvidenceUnit *ret)
+                 RolloutOutcome *outcome, const double *scores, const GatherTold *told,
+                 int64_t now_ms, EvidenceUnit *ret)
 {
-    Fate fate = fate_of(spec, outcome, group, scored, now_ms);
+    Fate fate = fate_of(spec, outcome, group, told, now_ms);
     if (fate == FATE_OPEN || fate == FATE_DROPPED) return false;
     note_overdue(outcome, fate, now_ms);
     gather_harm(spec, baseline, outcome, group == EVIDENCE_JUDGED ? scores : NULL, ret);
@@ -199,11 +201,11 @@ static void consume_one(Gather *g, const RolloutRow *row, EvidenceGroup group, F
     evidence_observe(&g->evidence, &g->spec.evidence, row->state.step, group, &unit);
 }
 
-/* How graders fare. Tasks that are judged in no case, or of which they were not asked, say nothing
- * of that. */
-static void consume_told(Gather *g, Fate fate, const GatherTold *told, const RolloutOutcome *o)
+/* How graders fare: those that are still waited for have not told in time. Tasks that are judged in
+ * no case, or of which they were not asked, say nothing of that. */
+static void consume_told(Gather *g, const GatherTold *told, const RolloutOutcome *o)
 {
-    bool untold = told->untold || (fate == FATE_DROPPED && told->waits);
+    bool untold = told->untold || told->waits;
     if (o->state != TASK_SUCCEEDED || o->degraded || !(untold || told->complete)) return;
     evidence_judged(&g->evidence, o->canary, o->pi, untold);
 }
@@ -228,9 +230,9 @@ static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group
             if (group == EVIDENCE_JUDGED)
                 r = gather_scores(db, &g->spec, &g->outcomes[i], g->scores, &told);
             if (r != 0) return r;
-            Fate fate = fate_of(&g->spec, &g->outcomes[i], group, told.all, now_ms);
+            Fate fate = fate_of(&g->spec, &g->outcomes[i], group, &told, now_ms);
             if (fate == FATE_OPEN) break;
-            if (group == EVIDENCE_JUDGED) consume_told(g, fate, &told, &g->outcomes[i]);
+            if (group == EVIDENCE_JUDGED) consume_told(g, &told, &g->outcomes[i]);
             consume_one(g, row, group, fate, &g->outcomes[i], now_ms);
             row->cursors[group] = g->outcomes[i].at;
             g->changed = true;

@@ -33,17 +33,11 @@ MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *re
 void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
                  const RolloutOutcome *outcome, const double *scores, EvidenceUnit *ret);
 
-/* What the group consumes of an outcome; scored, scores: as gather_scores says, of JUDGED. False
- * when nothing: it is still open, or dropped. A unit that runs beyond its limit is taken as it
- * stands, and as failed: *outcome says so. */
-bool gather_unit(const RolloutSpec *spec, const RolloutBaseline *baseline, EvidenceGroup group,
-                 RolloutOutcome *outcome, const double *scores, bool scored, int64_t now_ms,
-                 EvidenceUnit *ret);
-
 /* What is known of the scores that a plan asks for. */
 typedef struct {
     bool judged;   /* it asks for some */
     bool complete; /* none is missing, nor given up */
+    bool any;      /* one is there */
     bool all;      /* none is missing, and no grader is still to be heard */
     bool waits;    /* for its graders */
     bool untold;   /* of one that is not there a grader could not tell, so it will not come */
@@ -54,6 +48,13 @@ typedef struct {
  * quality, and none is missing: the mean of the others would flatter whoever makes graders fail. */
 MUST_CHECK int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *outcome,
                              double *scores, GatherTold *ret);
+
+/* What the group consumes of an outcome; told, scores: as gather_scores says, of JUDGED, else NULL.
+ * False when nothing: it is still open, or dropped. A unit that runs beyond its limit is taken as
+ * it stands, and as failed: *outcome says so. */
+bool gather_unit(const RolloutSpec *spec, const RolloutBaseline *baseline, EvidenceGroup group,
+                 RolloutOutcome *outcome, const double *scores, const GatherTold *told,
+                 int64_t now_ms, EvidenceUnit *ret);
 
 /* From a version's last tasks. Without enough of them caps stand where limits usually do. */
 RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n);

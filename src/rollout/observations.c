@@ -26,12 +26,12 @@ static uint32_t bits_of(const RolloutSpec *spec, EvidenceGroup group)
 
 /* Adds the harm that the group consumed of the outcome, if it did. */
 static void add_group(const Reading *rd, EvidenceGroup group, const RolloutOutcome *outcome,
-                      const double *scores, bool scored, EvidenceUnit *unit)
+                      const double *scores, const GatherTold *told, EvidenceUnit *unit)
 {
     EvidenceUnit part;
     RolloutOutcome o = *outcome;
     if (!is_consumed(rd->row, group, o.at)) return;
-    if (!gather_unit(rd->spec, &rd->row->baseline, group, &o, scores, scored, rd->now_ms, &part))
+    if (!gather_unit(rd->spec, &rd->row->baseline, group, &o, scores, told, rd->now_ms, &part))
         return;
     uint32_t bits = part.has & bits_of(rd->spec, group);
     for (size_t m = 0; m < rd->spec->evidence.metrics_n; m++)
@@ -47,8 +47,8 @@ static int observe(const Reading *rd, const RolloutOutcome *o, EvidenceUnit *ret
     if (!(o->pi > 0 && o->pi < 1)) return 0; /* nobody had a choice */
     int r = gather_scores(rd->db, rd->spec, o, scores, &told);
     if (r != 0) return r;
-    add_group(rd, EVIDENCE_FAST, o, NULL, false, ret);
-    add_group(rd, EVIDENCE_JUDGED, o, scores, told.all, ret);
+    add_group(rd, EVIDENCE_FAST, o, NULL, NULL, ret);
+    add_group(rd, EVIDENCE_JUDGED, o, scores, &told, ret);
     return 0;
 }
 

@@ -862,16 +862,17 @@ static void sql(Fixture *f, const char *text)
     CHECK_INT(store_call_wait(f->store, sql_job, (void *)(uintptr_t)text), 0);
 }
 
-/* n: how many units have told their quality. */
+/* n: how many units have told the metric in text; quality when there is none. */
 static int told_job(Db *db, void *arg)
 {
     Ask *ask = arg;
+    Str name = str_empty(ask->text) ? STR("quality") : ask->text;
     RolloutSpec spec;
     Evidence evidence;
     int r = control_spec(&ask->row, ask->arena, &spec);
     if (r == 0) r = rollout_evidence_get(db, ask->row.seq, spec.evidence.metrics_n, &evidence);
     for (size_t m = 0; r == 0 && m < spec.evidence.metrics_n; m++)
-        if (strcmp(spec.names[m], "quality") == 0)
+        if (str_eq(str_of(spec.names[m]), name))
             ask->n = evidence.metrics[m].past.n[0] + evidence.metrics[m].past.n[1];
     return r;
 }
@@ -903,6 +904,45 @@ static int waits_for_graders(void *arg)
 static void test_waits_for_graders(void **state)
 {
     run(state, waits_for_graders);
+}
+
+static int64_t told_of(Fixture *f, Ask *ask, const char *metric)
+{
+    ask->text = str_of(metric);
+    CHECK_INT(store_read_wait(f->store, told_job, ask), 0);
+    return ask->n;
+}
+
+/* A unit that lacks one score when its time is over leaves that metric alone, whatever the score
+ * that it has says; and nothing behind it is consumed before. */
+static int leaves_one_metric(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block =
+        "{\"steps\":[{\"weight\":50,\"minTasks\":500},{\"weight\":100}],\"unitWait\":\"1h\","
+        "\"rollbackOn\":{\"politeness\":0.3,\"brevity\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)submit_sessions(f, 0, 60);
+    end_tasks(f, 0);
+    CHECK_INT(store_call_wait(f->store, score_job, (void *)(uintptr_t) "politeness"), 0);
+    CHECK_INT(store_call_wait(f->store, score_job, (void *)(uintptr_t) "brevity"), 0);
+    sql(f, "DELETE FROM task_score WHERE task_seq IN (20, 40) AND name = 'brevity'");
+    sql(f, "DELETE FROM task_score WHERE task_seq IN (30, 40)");
+    sql(f, "UPDATE task_score SET value = 0 WHERE task_seq = 20");
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[EVIDENCE_JUDGED].task_seq, 19);
+    real_now += 3600000;
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[EVIDENCE_JUDGED].task_seq, 60);
+    CHECK_INT(told_of(f, &ask, "politeness"), 58);
+    CHECK_INT(told_of(f, &ask, "brevity"), 57);
+    return 0;
+}
+
+static void test_a_missing_score_leaves_its_metric(void **state)
+{
+    run(state, leaves_one_metric);
 }
 
 /* A judge that cannot tell of many tasks of the canary: what it says of the others proves
@@ -1768,6 +1808,7 @@ int main(void)
         ON_QUEUE(test_the_baseline_leaves_them_out_too),
         ON_QUEUE(test_scores_of_ones_own),
         ON_QUEUE(test_waits_for_graders),
+        ON_QUEUE(test_a_missing_score_leaves_its_metric),
         ON_QUEUE(test_it_holds_for_a_judge_that_has_changed),
         ON_QUEUE(test_it_holds_for_another_version_of_the_judge),
         ON_QUEUE(test_it_holds_for_graders_that_cannot_tell),
