@@ -1,7 +1,7 @@
-/* Every way in which an upstream fails, for each API, streamed and not, of a provider that speaks the
- * agent's API and of one that does not: what the agent is sent, what is charged, how often it was
- * tried, and what the breaker was told. A line a failure. MATRIX=text runs those whose name contains
- * it. */
+/* Every way in which an upstream fails, for each API, streamed and not, of a provider that speaks
+ * the agent's API and of one that does not: what the agent is sent, what is charged, how often it
+ * was tried, and what the breaker was told. A line a failure. MATRIX=text runs those whose name
+ * contains it. */
 #include "tests/unit/gateway_rig.h"
 
 #include <dlfcn.h>
