@@ -32,6 +32,8 @@ import sys
 import tempfile
 import time
 
+import aims
+
 TICKS = os.sysconf("SC_CLK_TCK")
 MODEL = "bench-model"
 
@@ -148,6 +150,9 @@ def bench_startup(gantry, work):
     print(f"  start to /readyz    median {statistics.median(ready):.1f} ms  (max {max(ready):.1f}; aim < 100)")
     print(f"  idle memory         median {statistics.median(rss):.1f} MiB  (max {max(rss):.1f}; aim < 30)")
     print(f"  stripped program    {os.path.getsize(stripped) / 1e6:.2f} MB  (aim < 10)")
+    aims.at_most("startup: ms to /readyz", statistics.median(ready), 100)
+    aims.at_most("startup: MiB idle", statistics.median(rss), 30)
+    aims.at_most("startup: MB of program", os.path.getsize(stripped) / 1e6, 10)
 
 
 def one_by_one(server, agent, n):
@@ -183,6 +188,7 @@ def bench_latency(gantry, work):
         one_by_one(server, agent, 50)
         took = sorted(one_by_one(server, agent, 500))
         print(f"  {what:<24} p50 {statistics.median(took):.2f} ms  p99 {took[int(len(took) * .99)]:.2f} ms  (aim p50 < 5)")
+        aims.at_most(f"latency: p50 in ms, {what}", statistics.median(took), 5)
     server.stop()
 
 
@@ -377,20 +383,29 @@ def row(name, load, per, base=None):
     return cpu
 
 
-def ratios(cpus):
+def ratios(cpus, aim):
+    """aim: what is measured, and most times nginx's CPU; None: for the record only."""
     for name in ("nginx", "portkey"):
         if name in cpus and cpus[name] > 0:
             print(f"  gantry / {name:<8} CPU {cpus['gantry'] / cpus[name]:.2f}x")
+    if not aim:
+        return
+    what, times = aim
+    aims.at_most(f"gateway: CPU beside nginx, {what}", cpus["gantry"] / max(cpus["nginx"], 0.001), times)
+    if "portkey" in cpus:
+        aims.at_least(f"gateway: Portkey's CPU beside ours, {what}", cpus["portkey"] / max(cpus["gantry"], 0.001), 15)
+    else:
+        aims.unmeasured(f"gateway: Portkey's CPU beside ours, {what}", "Portkey is not here")
 
 
-def compare(peer, servers, seconds, connections, body, count):
+def compare(peer, servers, seconds, connections, body, count, aim=None):
     base = peer.load(([peer.port], "/v1/chat/completions", []), peer.stub.pid, connections, seconds, body)
     row("stub alone", base, base[count])
     cpus = {}
     for name, (pid, target) in servers.items():
         got = peer.load(target, pid, connections, seconds, body)
         cpus[name] = row(name, got, got[count], base)
-    ratios(cpus)
+    ratios(cpus, aim)
 
 
 def bench_streams(peer, servers, seconds):
@@ -437,10 +452,12 @@ def bench_gateway(gantry, work, seconds):
     for delay in (0, 60):
         for size in (1000, 10000, 100000):
             heading(f"gateway: {size // 1000} kB request, whole answer, stub after {delay} ms, 64 connections")
-            compare(peer, servers, seconds, 64, chat_body(f"stub-d{delay}-t80", size), "requests")
+            aim = (f"1 kB whole, stub after {delay} ms", 3) if size == 1000 else None
+            compare(peer, servers, seconds, 64, chat_body(f"stub-d{delay}-t80", size), "requests", aim)
     for delay in (0, 60):
         heading(f"gateway: streamed, 100 events 20 ms apart, stub after {delay} ms, 200 connections; CPU an event")
-        compare(peer, servers, seconds, 200, chat_body(f"stub-d{delay}-t100-i20", 1000, True), "events")
+        compare(peer, servers, seconds, 200, chat_body(f"stub-d{delay}-t100-i20", 1000, True), "events",
+                (f"a streamed event, stub after {delay} ms", 2))
     heading("gateway: one connection, whole answer, at once: latency added")
     compare(peer, servers, seconds, 1, chat_body("stub-t80", 1000), "requests")
     bench_streams(peer, servers, seconds)
@@ -495,6 +512,7 @@ def main():
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--seconds", type=int, default=5, help="of load a measurement (default 5)")
     parser.add_argument("--rounds", type=int, default=3, help="of queue, interleaved with its peers (default 3)")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when an aim is missed; those of peers that are not here are not looked at")
     args = parser.parse_args()
     gantry = os.path.abspath(os.environ.get("GANTRY", "build/gantry"))
     unknown = [p for p in args.parts if p not in PARTS]
@@ -508,12 +526,15 @@ def main():
             run, needs_tools = PARTS[name]
             if needs_tools and not tools:
                 print(f"\n{name}: SKIPPED, wrk, nginx and cc are needed (`tools/bootstrap --bench` installs them)")
+                aims.unmeasured(name, "wrk, nginx and cc are needed")
             elif name == "queue":
                 run(gantry, work, args.seconds, args.rounds)
             elif needs_tools:
                 run(gantry, work, args.seconds)
             else:
                 run(gantry, work)
+    if aims.report() and args.check:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

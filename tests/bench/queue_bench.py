@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 
+import aims
 import bench
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -257,6 +258,21 @@ def ratios(ours, peers):
         print(f"  {NAMES[key]:<76} {ours['enqueue1'] / got['enqueue1']:>6.1f}x {ours['enqueue64'] / got['enqueue64']:>7.1f}x"
               f" {ours['drain'] / got['drain']:>7.1f}x   {got['start_p50_us'] / ours['start_p50_us']:>6.1f}x"
               f" {got['start_p99_us'] / ours['start_p99_us']:>6.1f}x")
+        check(key, ours, got)
+
+
+# How many times the peer's figure ours is to be.
+DRAIN = {("graphile", "default"): 5, ("graphile", "tuned"): 1.5, ("pgboss", "default"): 5, ("bullmq", "tuned"): 4}
+ENQUEUE = {("graphile", "tuned"): 12, ("pgboss", "tuned"): 12, ("bullmq", "tuned"): 1.3}
+
+
+def check(key, ours, got):
+    if key in DRAIN:
+        aims.at_least(f"queue: jobs drained, beside {NAMES[key]}", ours["drain"] / got["drain"], DRAIN[key])
+    if key in ENQUEUE:
+        aims.at_least(f"queue: submits of 64 clients, beside {NAMES[key]}", ours["enqueue64"] / got["enqueue64"], ENQUEUE[key])
+    if key == ("bullmq", "tuned"):
+        aims.at_least(f"queue: latency at low load, beside {NAMES[key]}", got["start_p50_us"] / ours["start_p50_us"], 2)
 
 
 def compare(gantry, work, seconds, rounds):
@@ -280,7 +296,9 @@ def compare(gantry, work, seconds, rounds):
     for key in PEERS:
         if key in peers:
             row(NAMES[key], medians(peers[key]))
-        elif place and not has_server(key[0]):
+        elif key in DRAIN:
+            aims.unmeasured(f"queue: beside {NAMES[key]}", "it is not here")
+        if key not in peers and place and not has_server(key[0]):
             print(f"  {NAMES[key]}: SKIPPED, {'redis-server' if key[0] == 'bullmq' else 'postgresql'} is not here")
     print(f"  gantry: {mine['drain1']:.0f}/s claimed one by one and finished, {mine['flow']:.0f}/s submitted, claimed and"
           f" finished at once; CPU-us of the server: {mine['enqueue_cpu_us']:.0f} a submit, {mine['drain_cpu_us']:.0f}"
