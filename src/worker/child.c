@@ -12,11 +12,15 @@
 #define DRAIN_MS 1000     /* for the pipes after the child's end */
 #define ARGS_BYTES_MAX ((size_t)4 << 20)
 
-/* The child's three pipes, a fiber each. */
+/* A child that runs, and its three pipes, a fiber each. */
 typedef struct {
+    const ChildOptions *options;
     Run *run;
     Process *process;
-    Str input;
+    Program *life;
+    int64_t late_ms; /* when it is late in its state */
+    const char *mark;
+    bool shielded;
     ChildResult *result;
     Buf line; /* of stderr, not yet ended; what is longer is dropped */
     AllowanceWatch watch;
@@ -25,13 +29,20 @@ typedef struct {
     FiberRef feeder, out_reader, err_reader, watcher;
 } Pipes;
 
+/* For whoever may not wait: what is only found by looking for it is left to the sweep. */
+static void step_now(Program *life, Process *process, ProgramEvent event)
+{
+    if (program_step(life, event) == PROGRAM_DO_KILL) process_signal(process, SIGKILL);
+}
+
 /* --- stdin ------------------------------------------------------------------------------------ */
 
 /* An agent that does not read leaves this fiber waiting; it is cancelled after the agent's end. */
 static int feeder_main(void *arg)
 {
     Pipes *pipes = arg;
-    int r = stream_write_wait(process_stdin(pipes->process), &pipes->input, 1, DEADLINE_NONE);
+    const Str *input = &pipes->options->input;
+    int r = stream_write_wait(process_stdin(pipes->process), input, 1, DEADLINE_NONE);
     if (r != -ECANCELED) process_close_stdin(pipes->process);
     return r;
 }
@@ -55,7 +66,7 @@ static int out_main(void *arg)
     while ((r = stream_fill_wait(stream, 0, DEADLINE_NONE, &got)) == 0) {
         if (!buf_add(&pipes->result->output, got)) {
             pipes->result->too_large = true;
-            process_signal(pipes->process, SIGKILL);
+            step_now(pipes->life, pipes->process, PROGRAM_ON_FLOOD);
             break;
         }
         stream_consume(stream, got.len);
@@ -147,10 +158,8 @@ static int watch_start(Pipes *pipes)
 static void watch_end_wait(Pipes *pipes)
 {
     ChildResult *result = pipes->result;
-    fiber_shield();
     fiber_cancel(pipes->watcher);
     fiber_join_wait(pipes->watcher, NULL);
-    fiber_unshield();
     if (!result->how.signal && !result->how.exit_code) return;
     result->over = allowance_blame(&pipes->watch, result->how.signal, result->how.exit_code,
                                    str_make(result->tail, result->tail_len));
@@ -174,20 +183,14 @@ static int pipes_start(Pipes *pipes)
     return r < 0 ? diag_set(r, "no fibers for the program's pipes") : 0;
 }
 
-/* After the child's end: what is in the pipes is read, but a process that left the group and holds
- * them open is not waited for. */
 static void pipes_stop_wait(Pipes *pipes)
 {
-    int64_t deadline_ms = deadline_after(DRAIN_MS);
-    fiber_shield();
-    while (pipes->reading > 0 && cond_wait(&pipes->drained, deadline_ms) == 0) continue;
     fiber_cancel(pipes->feeder);
     fiber_cancel(pipes->out_reader);
     fiber_cancel(pipes->err_reader);
     fiber_join_wait(pipes->feeder, NULL);
     fiber_join_wait(pipes->out_reader, NULL);
     fiber_join_wait(pipes->err_reader, NULL);
-    fiber_unshield();
 }
 
 /* By what the processes of an agent are known: the task's key, which tools are not given. NULL:
@@ -198,41 +201,104 @@ static const char *child_mark(const ChildOptions *o)
     return arena_printf(&o->run->arena, "OPENAI_API_KEY=%s", gateway_task_key(o->run->gateway)).ptr;
 }
 
-/* Asks the child to finish, and makes it. */
-static void child_end_wait(const ChildOptions *o, Process *process, const char *mark,
-                           ProcessExit *ret)
+static int64_t late_at(const ChildOptions *o, ProgramState state)
 {
-    int r = -ETIMEDOUT;
-    fiber_shield();
-    if (o->run->stop < RUN_KILLED) {
-        process_signal(process, SIGTERM);
-        r = process_exit_wait(process, deadline_after(o->grace_ms), ret);
+    switch (state) {
+    case PROGRAM_RUNNING: return o->deadline_ms;
+    case PROGRAM_ASKED: return deadline_after(o->grace_ms);
+    case PROGRAM_KILLED: return deadline_after(KILL_WAIT_MS);
+    case PROGRAM_READING: /* a process that left the group and holds the pipes is not waited for */
+    case PROGRAM_EMPTYING: return deadline_after(DRAIN_MS);
+    default: return DEADLINE_NONE;
     }
-    if (r < 0) {
-        allowance_end_wait(process_pid(process), mark);
-        process_signal(process, SIGKILL);
-        r = process_exit_wait(process, deadline_after(KILL_WAIT_MS), ret);
-    }
-    fiber_unshield();
-    if (r < 0) LOG_ERROR("a process does not end", LOG_INT("pid", process_pid(process)));
 }
 
-/* What an agent has started ends with it, however it ended, once its pipes are read. */
-static int child_wait(const ChildOptions *o, Process *process, ChildResult *ret)
+/* What follows an event, and what that leads to. */
+static void step_wait(Pipes *pipes, ProgramEvent event)
 {
-    const char *mark = child_mark(o);
-    Pipes pipes = { .run = o->run, .process = process, .input = o->input, .result = ret };
+    ProgramAction action = program_step(pipes->life, event);
+    int pid = process_pid(pipes->process);
+    switch (action) {
+    case PROGRAM_DO_NOTHING: break;
+    case PROGRAM_DO_ASK: process_signal(pipes->process, SIGTERM); break;
+    case PROGRAM_DO_KILL:
+        allowance_end_wait(pid, pipes->mark);
+        process_signal(pipes->process, SIGKILL);
+        break;
+    case PROGRAM_DO_ABANDON:
+    case PROGRAM_DO_SWEEP:
+        if (action == PROGRAM_DO_ABANDON) LOG_ERROR("a process does not end", LOG_INT("pid", pid));
+        if (pipes->mark) allowance_end_wait(0, pipes->mark);
+        action = program_step(pipes->life, PROGRAM_ON_SWEPT);
+        assert(action == PROGRAM_DO_NOTHING);
+        break;
+    }
+    pipes->late_ms = late_at(pipes->options, pipes->life->state);
+}
+
+/* The next event: 0 with *ret, or what the program is made to end for, too. */
+static int event_wait(Pipes *pipes, ProgramEvent *ret)
+{
+    int r = 0;
+    if (program_lives(pipes->life)) {
+        bool going = pipes->life->state == PROGRAM_RUNNING;
+        r = process_exit_wait(pipes->process, pipes->late_ms, &pipes->result->how);
+        *ret = r == 0 ? PROGRAM_ON_EXIT : PROGRAM_ON_LATE;
+        if (r == -ECANCELED)
+            *ret = pipes->run->stop >= RUN_KILLED ? PROGRAM_ON_STOP_NOW : PROGRAM_ON_STOP;
+        return going || r == -ECANCELED ? r : 0;
+    }
+    while (r == 0 && pipes->reading > 0) r = cond_wait(&pipes->drained, pipes->late_ms);
+    *ret = r == 0 ? PROGRAM_ON_READ : PROGRAM_ON_LATE;
+    return 0;
+}
+
+/* A cancelled fiber is told so once; the end of its program is awaited all the same. */
+static void shield_once(Pipes *pipes)
+{
+    if (!pipes->shielded) fiber_shield();
+    pipes->shielded = true;
+}
+
+/* What an agent has started ends with it, however it ended. */
+static int live_wait(Pipes *pipes)
+{
+    int r = pipes_start(pipes);
+    step_wait(pipes, PROGRAM_ON_STARTED);
+    if (r < 0) step_wait(pipes, PROGRAM_ON_STOP);
+    while (pipes->life->state != PROGRAM_DONE) {
+        ProgramEvent event;
+        if (r < 0 || !program_lives(pipes->life)) shield_once(pipes);
+        int ended = event_wait(pipes, &event);
+        if (r == 0) r = ended;
+        if (ended < 0) shield_once(pipes);
+        step_wait(pipes, event);
+    }
+    shield_once(pipes);
+    pipes_stop_wait(pipes);
+    watch_end_wait(pipes);
+    fiber_unshield();
+    return r;
+}
+
+static int child_wait(const ChildOptions *o, Process *process, Program *life, ChildResult *ret)
+{
+    Pipes pipes = { .options = o,
+                    .run = o->run,
+                    .process = process,
+                    .life = life,
+                    .mark = child_mark(o),
+                    .result = ret };
     buf_init(&pipes.line, LOG_LINE_BYTES_MAX);
     cond_init(&pipes.drained);
-    int r = pipes_start(&pipes);
-    if (r == 0) r = process_exit_wait(process, o->deadline_ms, &ret->how);
-    if (r < 0) child_end_wait(o, process, mark, &ret->how);
-    if (r < 0 && mark) allowance_end_wait(0, mark); /* who holds the pipes has nothing to say */
-    pipes_stop_wait(&pipes);
-    if (r == 0 && mark) allowance_end_wait(0, mark);
-    watch_end_wait(&pipes);
+    int r = live_wait(&pipes);
     buf_deinit(&pipes.line);
     return r;
+}
+
+void child_stop_now(Run *run)
+{
+    if (run->process) step_now(run->life, run->process, PROGRAM_ON_STOP_NOW);
 }
 
 static int argv_make(const Str *command, size_t command_n, Arena *arena, const char *const **ret)
@@ -251,6 +317,7 @@ int child_start(Run *run, const Str *command, size_t command_n, bool agent, Proc
     ProcessOptions options = { .cwd = run->version->dir };
     allowance_of_process(&run->version->spec.resources, &options);
     if (command_n == 0) return diag_set(-ENOENT, "no command is given");
+    run->tools_started |= !agent;
     arena_init(&arena, ARGS_BYTES_MAX);
     int r = argv_make(command, command_n, &arena, &options.argv);
     if (r == 0) r = run_env(run, &arena, agent, &options.env);
@@ -264,9 +331,10 @@ int child_run_wait(const ChildOptions *o, ChildResult *ret)
     assert(ret->output.max == o->output_bytes_max);
     int r = child_start(o->run, o->command, o->command_n, o->agent, &process);
     if (r < 0) return r;
+    Program life = { .state = PROGRAM_NEW };
     assert(!o->agent || !o->run->process);
-    if (o->agent) o->run->process = process;
-    r = child_wait(o, process, ret);
+    if (o->agent) o->run->process = process, o->run->life = &life;
+    r = child_wait(o, process, &life, ret);
     if (o->agent) o->run->process = NULL;
     return r;
 }

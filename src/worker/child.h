@@ -44,6 +44,9 @@ typedef struct {
  * no grace), -ENOENT and -EACCES (no such program), -errno; with diag. */
 MUST_CHECK int child_run_wait(const ChildOptions *options, ChildResult *ret);
 
+/* The run's agent, if its process lives, is killed, grace or not. Never waits. */
+void child_stop_now(Run *run);
+
 /* Large: on the heap. */
 ChildResult *child_result_new(size_t output_bytes_max);
 void child_result_free(ChildResult *result);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "codec/time_text.h"
 #include "sys/clock.h"
+#include "worker/child.h"
 #include "worker/children.h"
 #include "worker/door.h"
 #include "worker/mcp.h"
@@ -215,7 +216,7 @@ void run_stop(Run *run, RunStop why)
     bool first = run->stop == RUN_GOING && !run->runner_ended;
     if (first || why == RUN_STALE) run->stop = why;
     if (run->gateway) gateway_task_stop(run->gateway, gateway_stop_of(why));
-    if (run->process && why >= RUN_KILLED) process_signal(run->process, SIGKILL);
+    if (why >= RUN_KILLED) child_stop_now(run);
     if (!run->runner_ended) fiber_cancel(run->runner);
     door_cancel(run);
 }
@@ -452,9 +453,14 @@ static int remove_job(void *arg)
     return fs_remove(arg);
 }
 
+/* What programs of tools have left behind ends with the attempt: its home, which stands in their
+ * environment, is no other attempt's. */
 static void scratch_remove_wait(Run *run)
 {
+    char mark[FS_PATH_MAX + 16];
     if (!run->scratch[0]) return;
+    snprintf(mark, sizeof mark, "HOME=%s/home", run->scratch);
+    if (run->tools_started) allowance_end_wait(0, mark);
     int r = work_wait(remove_job, run->scratch);
     if (r < 0) LOG_WARN("cannot remove scratch space", LOG_CSTR("why", diag_text_or(r)));
 }

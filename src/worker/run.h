@@ -9,6 +9,7 @@
 
 #include <stdatomic.h>
 
+#include "logic/program.h"
 #include "net/breakers.h"
 #include "store/tool_store.h"
 #include "sys/process.h"
@@ -132,6 +133,8 @@ struct Run {
     GatewayTask *gateway;
     GatewaySink sink;
     Process *process;         /* the agent's, while it runs */
+    Program *life;            /* of the process; see child.c */
+    bool tools_started;       /* some programs of tools */
     struct ServerUse *server; /* that it is in, one of this worker's; see servers.h */
 
     List mcp_sessions; /* see mcp.h */
