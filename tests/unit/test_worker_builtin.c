@@ -391,6 +391,35 @@ static void test_cancel_stops_the_tool(void **state)
     with_model(cancelled);
 }
 
+/* What a tool has left in a session of its own ends with the attempt. */
+static int tool_left(Bench *b)
+{
+    model->says[0] = CHAT_CALLS(CHAT_CALL("c", "leaves", "{}"));
+    model->says[1] = CHAT_SAYS("Left.");
+    BenchFile files[] = {
+        { "agent.yaml", "apiVersion: gantry/v1\nkind: Agent\nmetadata: {name: a}\n"
+                        "spec: {runtime: builtin, prompt: p, tools: t, model: sim/small}\n" },
+        { "p", "x" },
+        { "t", "[{\"name\":\"leaves\",\"source\":{\"command\":[\"sh\",\"-c\","
+               "\"setsid sleep 1000 > /dev/null 2>&1 & echo pid $! >&2\"]}}]" },
+    };
+    bench_deploy_files(b, files, ARRAY_N(files));
+    Uuid id = bench_submit(b, "null", NULL);
+    CHECK_STR(bench_end(b, id).result, STR("\"Left.\""));
+    Str line = bench_log_until(b, id, "pid ");
+    int64_t pid = 0;
+    str_split(line, '\n', &line, NULL);
+    CHECK(str_to_i64(line, &pid) == 0 && pid > 1);
+    if (pid > 1) bench_dies((pid_t)pid);
+    return 0;
+}
+
+static void test_what_a_tool_left_ends(void **state)
+{
+    (void)state;
+    with_model(tool_left);
+}
+
 /* --- the simulator ---------------------------------------------------------------------------- */
 
 static int simulated(Bench *b)
@@ -552,6 +581,7 @@ int main(void)
         cmocka_unit_test(test_a_budget_that_buys_nothing),
         cmocka_unit_test(test_provider_troubles),
         cmocka_unit_test(test_cancel_stops_the_tool),
+        cmocka_unit_test(test_what_a_tool_left_ends),
         cmocka_unit_test(test_the_simulator_calls_tools),
         cmocka_unit_test(test_a_session_is_remembered),
         cmocka_unit_test(test_a_task_is_remembered_once),
