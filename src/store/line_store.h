@@ -2,9 +2,9 @@
  * or a tenant. Functions run inside a store job and return 0 or -errno with diag, unless they say
  * more.
  *
- * A queued task has one of these gates. Only open ones are claimed, and shadows where nothing is
- * open; the index of lines holds no others, so a claim looks at tasks that can start and at nothing
- * else.
+ * A queued task has one of these gates; any other has gate 0. Only open ones are claimed, and
+ * shadows where nothing is open; the index of lines holds no others, so a claim looks at tasks that
+ * can start and at nothing else.
  */
 #ifndef GANTRY_STORE_LINE_STORE_H
 #define GANTRY_STORE_LINE_STORE_H

@@ -628,6 +628,18 @@ static const char equal_ticks[] =
     "ALTER TABLE rollout_tick ADD COLUMN last_ms INTEGER NOT NULL DEFAULT 0;"
     "UPDATE rollout_tick SET last_ms = at_ms;";
 
+/* What a claim and a report put into indexes. Gates other than 0 are of queued tasks only, and the
+ * indexes of those do not name the state. Running tasks are in one index. */
+static const char slim_indexes[] =
+    "UPDATE task SET gate = 0 WHERE gate <> 0 AND state <> 0;"
+    "DROP INDEX task_later;"
+    "DROP INDEX task_ready_shadow;"
+    "DROP INDEX task_running_agent;"
+    "DROP INDEX task_running;"
+    "CREATE INDEX task_later ON task (lane, ready_at_ms, seq) WHERE gate IN (1, 2);"
+    "CREATE INDEX task_ready_shadow ON task (ready_at_ms, seq) WHERE gate = 4;"
+    "CREATE INDEX task_running ON task (worker_id, agent, seq) WHERE state = 1;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -673,5 +685,6 @@ const Migration schema_steps[] = {
     { 42, "deadlines", deadlines },
     { 43, "gates", gates },
     { 44, "equal ticks", equal_ticks },
+    { 45, "slim indexes", slim_indexes },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

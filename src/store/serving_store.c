@@ -107,9 +107,10 @@ static int first_i64(DbStmt *stmt, int64_t *ret)
 }
 
 /* Each stops at the first that it finds. */
-#define OPEN_RUNNING                                                     \
-    "SELECT seq FROM task INDEXED BY task_running_agent WHERE state = 1" \
-    " AND agent = ?1 AND version_id = ?2 LIMIT 1"
+#define OPEN_RUNNING                                                                  \
+    RUNNING_WORKERS "SELECT seq FROM running CROSS JOIN task INDEXED BY task_running" \
+                    " ON worker_id = running.id WHERE state = 1"                      \
+                    " AND agent = ?1 AND version_id = ?2 LIMIT 1"
 #define OPEN_QUEUED                                                                \
     "SELECT q.seq FROM (" TASK_QUEUED_SQL ") q CROSS JOIN task t ON t.seq = q.seq" \
     " WHERE t.agent = ?1 AND t.version_id = ?2 LIMIT 1"

@@ -9,7 +9,9 @@
 
 #include "store/task_store.h"
 
-/* The gate that a task gets where others get this one: shadows are never in an open line. */
+/* The gate that a task gets where others get this one: shadows are never in an open line. What is
+ * not queued has gate 0, so that indexes of other gates need not name the state: those of tasks
+ * that just run and end are left alone. */
 #define GATE_OF(gate) "CASE WHEN " gate " = 0 AND shadow_of IS NOT NULL THEN 4 ELSE " gate " END"
 
 /* The lines of a lane: open tasks, by tenant and agent. A claim hops from line to line. */
@@ -59,12 +61,12 @@
     " AND coalesce(tenant_id, '') = ?2 AND agent = ?3" \
     " AND (ready_at_ms, seq) < (?4, ?5) LIMIT ?6)"
 
-#define TASK_DUE_SQL /* task_later */                               \
-    "SELECT seq, gate FROM task WHERE state = 0 AND gate IN (1, 2)" \
+#define TASK_DUE_SQL /* task_later */                 \
+    "SELECT seq, gate FROM task WHERE gate IN (1, 2)" \
     " AND lane = ?1 AND ready_at_ms <= ?2 ORDER BY ready_at_ms, seq LIMIT ?3"
 
-#define TASK_NEXT_DUE_SQL /* task_later */                            \
-    "SELECT ready_at_ms FROM task WHERE state = 0 AND gate IN (1, 2)" \
+#define TASK_NEXT_DUE_SQL /* task_later */              \
+    "SELECT ready_at_ms FROM task WHERE gate IN (1, 2)" \
     " AND lane = ?1 ORDER BY ready_at_ms, seq LIMIT 1"
 
 /* Of a session: what is not ended and has its place, and what waits behind. */
@@ -91,27 +93,34 @@
     " + (SELECT count(*) FROM (SELECT 1" SESSION_OF_TASK     \
     " AND t.gate = 3 AND t.seq < ?1 LIMIT ?2))"
 
-#define RUNNING_OF_AGENT_SQL /* task_running_agent */                         \
-    "SELECT count(*) FROM (SELECT 1 FROM task WHERE state = 1 AND agent = ?1" \
-    " AND shadow_of IS NULL LIMIT ?2)"
+/* The index has the agents of each worker: hops from worker to worker. */
+#define RUNNING_WORKERS                                                               \
+    "WITH RECURSIVE running (id) AS (SELECT min(worker_id) FROM task WHERE state = 1" \
+    " UNION ALL SELECT (SELECT min(worker_id) FROM task"                              \
+    " WHERE state = 1 AND worker_id > running.id) FROM running WHERE id IS NOT NULL) "
+
+#define RUNNING_OF_AGENT_SQL /* task_running */                                   \
+    RUNNING_WORKERS "SELECT count(*) FROM (SELECT 1 FROM running CROSS JOIN task" \
+                    " ON worker_id = running.id WHERE state = 1 AND agent = ?1"   \
+                    " AND shadow_of IS NULL LIMIT ?2)"
 
 #define RUNNING_OF_TENANT_SQL /* task_running_tenant */ \
     "SELECT count(*) FROM (SELECT 1 FROM task"          \
     " WHERE state = 1 AND tenant_id = ?1 AND shadow_of IS NULL LIMIT ?2)"
 
 /* What repeats production's tasks. */
-#define SHADOW_NEXT_SQL /* task_ready_shadow */         \
-    "SELECT seq FROM task WHERE state = 0 AND gate = 4" \
+#define SHADOW_NEXT_SQL /* task_ready_shadow */ \
+    "SELECT seq FROM task WHERE gate = 4"       \
     " ORDER BY ready_at_ms, seq LIMIT 1"
 
 /* Queued tasks stand in one of four indexes. */
 #define QUEUED_OPEN "task INDEXED BY task_ready WHERE state = 0 AND gate = 0"
-#define QUEUED_LATER "task INDEXED BY task_later WHERE state = 0 AND gate IN (1, 2)"
+#define QUEUED_LATER "task INDEXED BY task_later WHERE gate IN (1, 2)"
 #define QUEUED_SESSION                                                          \
     "task INDEXED BY task_session WHERE session_max > 0 AND state IN (0, 1, 6)" \
     " AND session_id > '' AND gate = 3"
 
-#define QUEUED_SHADOW "task INDEXED BY task_ready_shadow WHERE state = 0 AND gate = 4"
+#define QUEUED_SHADOW "task INDEXED BY task_ready_shadow WHERE gate = 4"
 
 #define TASK_QUEUED_SQL                                                       \
     "SELECT seq FROM " QUEUED_OPEN " UNION ALL SELECT seq FROM " QUEUED_LATER \
@@ -132,9 +141,9 @@
 /* Reads rows of these columns, at most *n; *n becomes their number. Returns 0 or -errno. */
 MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
 
-#define TASK_RUNNING_OF_SQL /* task_running */ \
-    "SELECT " TASK_HEAD_COLUMNS " FROM task"   \
-    " WHERE state = 1 AND worker_id = ?1 AND seq > ?2 ORDER BY worker_id, seq LIMIT ?3"
+#define TASK_RUNNING_OF_SQL /* task_running */                                  \
+    "SELECT " TASK_HEAD_COLUMNS " FROM task WHERE seq IN (SELECT seq FROM task" \
+    " WHERE state = 1 AND worker_id = ?1 AND +seq > ?2 ORDER BY +seq LIMIT ?3) ORDER BY seq"
 
 #define TASK_OVERDUE_SQL /* task_running */  \
     "SELECT " TASK_HEAD_COLUMNS " FROM task" \

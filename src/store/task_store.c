@@ -188,6 +188,22 @@ int fence_last(Db *db, int64_t *ret)
     return 0;
 }
 
+#define START_SQL                                                          \
+    "UPDATE task SET state = 1, attempt = ?2, worker_id = ?3, fence = ?4," \
+    " started_at_ms = ?5, deadline_at_ms = ?6"
+#define START_WHERE " WHERE seq = ?1 AND state = 0"
+
+static int start_row(const Task *started, RowIn in)
+{
+    in_i64(&in, started->seq);
+    in_i64(&in, started->attempt);
+    in_uuid(&in, &started->worker_id);
+    in_i64(&in, started->fence);
+    in_i64(&in, started->started_at_ms);
+    in_i64(&in, started->deadline_at_ms);
+    return row_change(in.stmt);
+}
+
 int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms)
 {
     assert(task->state == TASK_QUEUED && !uuid_is_zero(worker_id) && fence > task->fence);
@@ -200,15 +216,9 @@ int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms
     started.started_at_ms = now_ms;
     started.deadline_at_ms = attempt_deadline_ms(task->attempt, task->deadline_at_ms,
                                                  task->time_limit_ms, now_ms);
-    RowIn in = row_in(db, "UPDATE task SET state = 1, attempt = ?2, worker_id = ?3, fence = ?4,"
-                          " started_at_ms = ?5, deadline_at_ms = ?6 WHERE seq = ?1 AND state = 0");
-    in_i64(&in, started.seq);
-    in_i64(&in, started.attempt);
-    in_uuid(&in, &started.worker_id);
-    in_i64(&in, started.fence);
-    in_i64(&in, started.started_at_ms);
-    in_i64(&in, started.deadline_at_ms);
-    int r = row_change(in.stmt);
+    /* an open one keeps its gate: the indexes of other gates are not looked at for it */
+    int r = start_row(&started, row_in(db, START_SQL START_WHERE " AND gate = 0"));
+    if (r == -ENOENT) r = start_row(&started, row_in(db, START_SQL ", gate = 0" START_WHERE));
     if (r == 0) *task = started;
     return r;
 }
@@ -250,36 +260,40 @@ static int result_put(Db *db, int64_t seq, Str result)
 
 /* An attempt that is lost ran no longer than its worker was heard of. */
 #define HEARD_MS "(SELECT heartbeat_at_ms FROM worker WHERE id = worker_id)"
-#define RAN_MS "max(0, min(?13, iif(?14, coalesce(" HEARD_MS ", ?13), ?13)) - started_at_ms)"
+#define RAN_MS "max(0, min(?11, iif(?12, coalesce(" HEARD_MS ", ?11), ?11)) - started_at_ms)"
 
+#define END_SQL                                                 \
+    "UPDATE task SET state = ?2, failures = ?3, losses = ?4,"   \
+    " finished_at_ms = ?5, error_code = ?6, error_detail = ?7," \
+    " stopped_by = coalesce(?8, stopped_by),"                   \
+    " escalations = escalations + (?2 = 6), fingerprint = ?9,"  \
+    " tools = ?10, ran_ms = ran_ms + " RAN_MS
+#define END_WHERE " WHERE seq = ?1 AND state = 1"
+
+/* Who comes to rest keeps its gate: the indexes of waiting tasks are not looked at for it. */
 static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
 {
     TaskState state = end->next.state;
     bool again = state == TASK_QUEUED;
-    RowIn in = row_in(
-        db, "UPDATE task SET state = ?2, failures = ?3, losses = ?4,"
-            " ready_at_ms = CASE WHEN ?2 = 0 THEN ?5 ELSE ready_at_ms END,"
-            " gate = " GATE_OF("?10") ","
-                                      " finished_at_ms = ?6, error_code = ?7, error_detail = ?8,"
-                                      " stopped_by = coalesce(?9, stopped_by),"
-                                      " escalations = escalations + (?2 = 6),"
-                                      " fingerprint = ?11, tools = ?12,"
-                                      " ran_ms = ran_ms + " RAN_MS " WHERE seq = ?1 AND state = 1");
+    RowIn in = again ? row_in(db, END_SQL ", ready_at_ms = ?13, gate = " GATE_OF("?14") END_WHERE)
+                     : row_in(db, END_SQL END_WHERE);
     in_i64(&in, head->seq);
     in_i64(&in, (int64_t)state);
     in_i64(&in, end->next.failures);
     in_i64(&in, end->next.losses);
-    in_i64(&in, end->next.ready_at_ms);
     in_i64(&in, task_state_ended(state) ? end->now_ms : 0);
     in_text_or_null(&in, again ? STR_NULL : end->error_code);
     in_text_or_null(&in, again ? STR_NULL : end->error_detail);
     in_text_or_null(&in, again ? STR_NULL : end->stopped_by);
-    in_i64(&in, again && end->next.ready_at_ms > end->now_ms ? GATE_LATER : GATE_OPEN);
     if (end->conduct.known) in_i64(&in, (int64_t)end->conduct.fingerprint);
     else db_bind_null(in.stmt, in.index++);
     in_text_or_null(&in, end->conduct.tools);
     in_i64(&in, end->now_ms);
     in_i64(&in, end->outcome == TASK_OUTCOME_LOST);
+    if (again) {
+        in_i64(&in, end->next.ready_at_ms);
+        in_i64(&in, end->next.ready_at_ms > end->now_ms ? GATE_LATER : GATE_OPEN);
+    }
     return row_change(in.stmt);
 }
 
@@ -298,8 +312,8 @@ int task_end(Db *db, const TaskHead *head, const TaskEnd *end)
 int task_stop(Db *db, int64_t seq, TaskState state, Str error_code, Str stopped_by, int64_t now_ms)
 {
     assert(task_state_ended(state));
-    RowIn in = row_in(db, "UPDATE task SET state = ?2, finished_at_ms = ?3, error_code = ?4,"
-                          " error_detail = NULL, stopped_by = ?5"
+    RowIn in = row_in(db, "UPDATE task SET state = ?2, gate = 0, finished_at_ms = ?3,"
+                          " error_code = ?4, error_detail = NULL, stopped_by = ?5"
                           " WHERE seq = ?1 AND state IN (0, 6)");
     in_i64(&in, seq);
     in_i64(&in, (int64_t)state);

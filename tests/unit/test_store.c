@@ -11,7 +11,9 @@
 #include "base/log.h"
 #include "store/db_engine.h"
 #include "store/migrations.h"
+#include "store/schema.h"
 #include "store/store.h"
+#include "store/task_sql.h"
 #include "tests/unit/temp_dir.h"
 
 typedef struct {
@@ -645,6 +647,56 @@ static void test_migration_changed(void **state)
     temp_dir_deinit(&dir);
 }
 
+static int64_t first_of(Db *db, const char *sql)
+{
+    DbStmt *s = db_stmt(db, sql);
+    assert_int_equal(db_step(s), DB_E_ROW);
+    int64_t n = db_i64(s, 0);
+    db_reset(s);
+    return n;
+}
+
+/* How many steps came before the one with that name. */
+static size_t steps_before(const char *name)
+{
+    size_t n = 0;
+    while (n < schema_steps_n && strcmp(schema_steps[n].name, name) != 0) n++;
+    assert_true(n < schema_steps_n);
+    return n;
+}
+
+/* What was not queued any more had kept its gate. */
+static void test_migration_of_gates(void **state)
+{
+    (void)state;
+    TempDir dir;
+    temp_dir_init(&dir);
+    Db *db = NULL;
+    assert_int_equal(db_open_writer(dir.path, 0, 0, &db), 0);
+    assert_int_equal(migrations_run_steps(db, schema_steps, steps_before("slim indexes")), 0);
+    assert_int_equal(db_script(db, "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1"
+                                   " FROM n WHERE i < 34)"
+                                   " INSERT INTO task (id, state, lane, gate, worker_id,"
+                                   " created_at_ms, ready_at_ms, agent, version_id, session_max,"
+                                   " session_id)"
+                                   " SELECT CAST(printf('%016d', i) AS BLOB), i % 7, 1, i / 7,"
+                                   " iif(i % 7 = 1, zeroblob(16), NULL), 0, i, 'a', 'v',"
+                                   " i / 7 = 3, 's' FROM n"),
+                     0);
+    assert_int_equal(migrations_run(db), 0);
+    assert_int_equal(first_of(db, "SELECT count(*) FROM task WHERE state <> 0 AND gate <> 0"), 0);
+    assert_int_equal(first_of(db, "SELECT sum(gate) FROM task WHERE state = 0"), 1 + 2 + 3 + 4);
+    assert_int_equal(first_of(db, "SELECT count(*) FROM (" TASK_QUEUED_SQL ")"), 5);
+    assert_int_equal(first_of(db, "SELECT count(*) FROM task INDEXED BY task_running"
+                                  " WHERE state = 1"),
+                     5);
+    assert_int_equal(first_of(db, "SELECT count(*) FROM pragma_integrity_check"
+                                  " WHERE integrity_check = 'ok'"),
+                     1);
+    db_close(db);
+    temp_dir_deinit(&dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -669,6 +721,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_newer_database, setup, teardown),
         cmocka_unit_test(test_migration_steps),
         cmocka_unit_test(test_migration_changed),
+        cmocka_unit_test(test_migration_of_gates),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("store", tests, NULL, NULL);

@@ -565,12 +565,12 @@ static void check_plans(Db *db)
     check_plan(db, PLAN SESSION_ADMITTED_BESIDE_SQL, "task_session", false);
     check_plan(db, PLAN SESSION_NEXT_SQL, "task_session", false);
     check_plan(db, PLAN SESSION_AHEAD_SQL, "task_session", false);
-    check_plan(db, PLAN RUNNING_OF_AGENT_SQL, "task_running_agent", false);
+    check_plan(db, PLAN RUNNING_OF_AGENT_SQL, "task_running (worker_id=? AND agent=?)", false);
     check_plan(db, PLAN RUNNING_OF_TENANT_SQL, "task_running_tenant", false);
     check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_ready", false);
     check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_later", false);
     check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_session", false);
-    check_plan(db, PLAN TASK_RUNNING_OF_SQL, "task_running", false);
+    check_plan(db, PLAN TASK_RUNNING_OF_SQL, "task_running", true);
     check_plan(db, PLAN TASK_OVERDUE_SQL, "task_running", false);
     check_plan(db, PLAN TASK_LATE_SQL, "task_deadline", false);
     check_plan(db, PLAN TASK_MOVE_RUNNING_SQL, "task_running", true);
