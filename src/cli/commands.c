@@ -276,7 +276,7 @@ const Command commands[] = {
     { "deploy", NULL, "AGENT VERSION", 2, 2, "send new tasks to a version",
       "Strategy immediate switches all new tasks at once; running and queued ones keep their version.\n"
       "Strategy canary gives it a share of new sessions, compares, and promotes or rolls back by itself,\n"
-      "by the rollout block of its agent.yaml; blue-green switches and returns within holdFor; shadow\n"
+      "by the rollout block of its agent.yaml; blue-green switches and can return within holdFor (1h); shadow\n"
       "repeats a share of production's tasks with it first, unseen, until somebody promotes it.\n\n"
       "  gantry deploy triage 9f3ac21d --strategy canary --steps 5:30m,25:30m,50:30m,100",
       deploy_flags, deploy_run, false },

@@ -205,7 +205,8 @@ static void read_strategy(const Json *block, RolloutSpec *spec)
     Str strategy = json_str(json_get(block, "strategy"));
     if (str_eq(strategy, STR("blue-green"))) {
         spec->strategy = STRATEGY_BLUE_GREEN;
-        spec->plan = rollout_plan_blue_green(duration_of(json_get(block, "holdFor")));
+        const Json *hold = json_get(block, "holdFor");
+        spec->plan = rollout_plan_blue_green(hold ? duration_of(hold) : ROLLOUT_HOLD_MS);
     } else if (str_eq(strategy, STR("immediate"))) {
         spec->strategy = STRATEGY_IMMEDIATE;
         spec->plan = rollout_plan_immediate();

@@ -12,7 +12,7 @@
  *   shadow      first beside production, unseen (logic/shadow.h): {share (10 percent), control (20
  *               percent of these), tasks (50), for, parallel (2), budgetUsd (5), standsIn (its
  *               evidence stands in for the first step)}; `strategy: shadow` needs none
- *   holdFor     blue-green: how long blue stays warm
+ *   holdFor     blue-green: how long blue stays warm (1h)
  *   tripwires   {costFactor (10), crashes (10), limits (3)}; 0 turns one off (logic/tripwire.h)
  *   evaluation  {atLeast, tasks (20)}: the mean score of the version's last scored tasks that it
  *               has to have before it gets a share
@@ -38,6 +38,7 @@
 
 #define METRIC_NAME_MAX 64
 #define GATE_NAME_MAX 64
+#define ROLLOUT_HOLD_MS (INT64_C(3600) * 1000) /* of blue-green */
 
 typedef enum {
     STRATEGY_CANARY,

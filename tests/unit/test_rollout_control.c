@@ -412,6 +412,27 @@ static void test_the_version_that_is_left_drains(void **state)
     run(state, drains);
 }
 
+/* The way back stays open though nobody has said for how long. */
+static int holds_for_an_hour(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"strategy\":\"blue-green\"}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    pass_ms(3500000);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_STEP);
+    pass_ms(200000);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_COMPLETED);
+    return 0;
+}
+
+static void test_blue_stays_warm_by_default(void **state)
+{
+    run(state, holds_for_an_hour);
+}
+
 static int drains_after_completion(void *arg)
 {
     Fixture *f = arg;
@@ -1785,6 +1806,7 @@ int main(void)
         ON_QUEUE(test_a_clock_that_goes_back_loses_no_unit),
         ON_QUEUE(test_a_bad_version_is_rolled_back),
         ON_QUEUE(test_the_version_that_is_left_drains),
+        ON_QUEUE(test_blue_stays_warm_by_default),
         ON_QUEUE(test_what_is_left_for_good_is_decommissioned),
         ON_QUEUE(test_a_warm_version_is_not_looked_through),
         ON_QUEUE(test_a_named_version_is_kept),

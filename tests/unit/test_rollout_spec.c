@@ -97,9 +97,11 @@ static void test_defaults(void **state)
     assert_true(rollout_spec_metric(&spec, STR("errorRate")) >= 0);
     assert_int_equal(rollout_spec_read(NULL, &spec), 0); /* an agent without a block */
     assert_int_equal(spec.plan.steps_n, 4);
-    assert_int_equal(read_block("strategy: blue-green\nholdFor: 1h\n", &spec), 0);
+    assert_int_equal(read_block("strategy: blue-green\n", &spec), 0);
     assert_int_equal(spec.plan.steps_n, 1);
     assert_int_equal(spec.plan.steps[0].for_ms, 3600000);
+    assert_int_equal(read_block("strategy: blue-green\nholdFor: 0s\n", &spec), 0);
+    assert_int_equal(spec.plan.steps[0].for_ms, 0); /* as one wishes */
     assert_int_equal(read_block("strategy: immediate\n", &spec), 0);
     assert_true(rollout_plan_ok(&spec.plan) && !spec.plan.preflight);
 }
