@@ -98,7 +98,7 @@ const Schema api_schemas[] = {
     { "RolloutList", "rollouts:[Rollout]" },
     { "Rollout",
       "rolloutId:uuid agent:string versionId:hex stableVersionId:hex strategy:string "
-      "state:string step:integer steps:[number] gates?:[RolloutGate] weight:number verdict:string "
+      "state:string step:integer steps:[number] stepSeconds:[integer] gates?:[RolloutGate] weight:number verdict:string "
       "why:string preflight:[PreflightCheck] createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
       "expectedUnitsLeft?:number? sampleRatioOk?:boolean untold?:RolloutUntold expectedSecondsLeft?:number? "
       "stable?:VersionServing" },

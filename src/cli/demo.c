@@ -29,7 +29,7 @@ static const char manifest_text[] =
     "  runtime: builtin\n"
     "  prompt: prompt.md\n"
     "  model: sim/assistant\n"
-    "  limits: {secondsPerTask: 30}\n"
+    "  limits: {secondsPerTask: 10}\n"
     "  retry: {maxAttempts: 1}\n"
     "  rollout:\n"
     "    steps: [{weight: 25, minTasks: 20}, {weight: 50, minTasks: 20}, {weight: 100}]\n"

@@ -98,6 +98,20 @@ static void print_stable(const Json *stable)
     putchar('\n');
 }
 
+/* "5% for at least 10.0 min, 100%" */
+static void print_steps(Client *client, const Json *v)
+{
+    const Json *seconds = json_get(v, "stepSeconds");
+    size_t i = 0;
+    printf("steps: ");
+    for (JsonIter it = json_iter(json_get(v, "steps")); json_next(&it); i++) {
+        double least = json_f64_or(json_at(seconds, i), 0);
+        printf("%s%g%%", i > 0 ? ", " : "", json_f64_or(it.value, 0));
+        if (least > 0) printf(" for at least %.*s", STR_ARG(span_text(client, least)));
+    }
+    printf("\n");
+}
+
 static void print_rollout(Client *client, const Json *v)
 {
     static const char *const names[] = {
@@ -110,6 +124,7 @@ static void print_rollout(Client *client, const Json *v)
            json_f64_or(json_get(v, "weight"), 0), STR_ARG(member(v, "why")));
     printf("compared: %" PRId64 " stable units, %" PRId64 " canary units\n",
            json_i64_or(json_get(units, "stable"), 0), json_i64_or(json_get(units, "canary"), 0));
+    print_steps(client, v);
     print_stable(json_get(v, "stable"));
     print_left(client, v);
     print_gates(json_get(v, "gates"));

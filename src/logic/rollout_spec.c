@@ -220,8 +220,8 @@ static void read_strategy(const Json *block, RolloutSpec *spec)
     if (json_get(block, "unitWait"))
         spec->plan.unit_wait_ms = duration_of(json_get(block, "unitWait"));
     spec->plan.deadline_ms = usual_deadline(&spec->plan);
-    if (json_get(block, "deadline"))
-        spec->plan.deadline_ms = duration_of(json_get(block, "deadline"));
+    spec->own_deadline = json_get(block, "deadline") != NULL;
+    if (spec->own_deadline) spec->plan.deadline_ms = duration_of(json_get(block, "deadline"));
     spec->plan.deadline_rolls_back = str_eq(json_str(json_get(block, "onDeadline")),
                                             STR("rollback"));
     const Json *tripwires = json_get(block, "tripwires"), *gate = json_get(block, "evaluation");
@@ -250,6 +250,15 @@ int rollout_spec_read(const Json *block, RolloutSpec *ret)
         evidence->weight_bp[i] = ret->plan.steps[i].weight_bp;
     evidence_plan_weigh(evidence);
     return 0;
+}
+
+void rollout_spec_outlast(RolloutSpec *spec, int64_t limit_ms)
+{
+    RolloutPlan *plan = &spec->plan;
+    for (size_t i = 0; i < plan->steps_n; i++)
+        if (plan->steps[i].weight_bp < WEIGHT_BP_ALL)
+            plan->steps[i].for_ms = MAX(plan->steps[i].for_ms, limit_ms);
+    if (!spec->own_deadline) plan->deadline_ms = usual_deadline(plan);
 }
 
 Str rollout_spec_unproved(const RolloutSpec *spec, const Evidence *evidence, size_t step)

@@ -2,7 +2,8 @@
  *
  *   strategy    canary (default): steps, 5/25/50/100 without any; blue-green; immediate; shadow:
  *               as canary, but first in the shadow, until a person promotes it
- *   steps       {weight (percent), for, minTasks (50), gate (its name)}
+ *   steps       {weight (percent), for (0s, see rollout_spec_outlast), minTasks (50), gate (its
+ *               name)}
  *   rollbackOn  {metric: margin}: absolute for rates and scores, a share of the control's for
  *               costPerTask and tokensPerTask. Rolled back beyond half the margin.
  *   metrics     {metric: {rollbackMargin, promoteMargin, ratio}}: the nulls themselves, H0 canary -
@@ -21,7 +22,7 @@
  *   unit        session (default; else the user, else the task), user, tenant or task
  *   unitWait    a unit that has not started for so long (1h) is left out, one that lacks a score
  *               from that metric
- *   deadline    undecided for so long (a week beyond the steps' `for`): onDeadline pause (default)
+ *   deadline    undecided for so long (a week beyond what steps last): onDeadline pause (default)
  *               or rollback; 0s: never
  *
  * Without rollbackOn and metrics: errorRate .01, escalationRate .02, costPerTask .2. The margin of
@@ -49,7 +50,8 @@ typedef enum {
 
 typedef struct {
     Strategy strategy;
-    bool own_steps; /* the block says the steps itself */
+    bool own_steps;    /* the block says the steps itself */
+    bool own_deadline; /* and the deadline */
     RouteBy unit;
     TripwirePlan tripwires;
     int64_t evaluation_tasks;   /* scored ones that the version needs before it starts; 0: none */
@@ -65,6 +67,11 @@ typedef struct {
 
 /* From a block that manifest_check_rollout has accepted. Returns 0 or ROLLOUT_SPEC_E_METRICS. */
 MUST_CHECK int rollout_spec_read(const Json *block, RolloutSpec *ret);
+
+/* A step that tests lasts at least as long as a task may run: what it began with is known before
+ * the next exposure, also of tasks that hang. The usual deadline goes with it. limit_ms: of the
+ * slower of both versions; 0: unknown. */
+void rollout_spec_outlast(RolloutSpec *spec, int64_t limit_ms);
 
 /* Index of a metric, or -1. */
 int rollout_spec_metric(const RolloutSpec *spec, Str name);

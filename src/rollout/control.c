@@ -13,8 +13,10 @@
 #include "store/agent_store.h"
 #include "store/alarm_store.h"
 #include "store/event_store.h"
+#include "store/version_store.h"
 
 #define ARENA_BYTES ((size_t)4 << 20)
+#define LIMIT_SECONDS_MAX INT64_C(604800) /* no manifest allows more */
 
 /* --- deciding --------------------------------------------------------------------------------- */
 
@@ -262,6 +264,30 @@ int control_end(Db *db, Str agent, RolloutCommand command, Str actor, int64_t no
     return r;
 }
 
+/* How long a task of the version may run; 0: unknown. */
+static int limit_of(Db *db, Str version_id, Arena *arena, int64_t *ret_ms)
+{
+    Version version;
+    const Json *v;
+    *ret_ms = 0;
+    int r = version_get(db, version_id, arena, &version);
+    if (r != 0) return r;
+    r = json_parse(arena, version.components, NULL, &v, NULL);
+    if (r != 0) return r == -EINVAL ? 0 : r;
+    int64_t seconds = json_i64_or(json_get(json_get(v, "limits"), "secondsPerTask"), 0);
+    *ret_ms = MIN(MAX(seconds, 0), LIMIT_SECONDS_MAX) * 1000;
+    return 0;
+}
+
+static int limit_of_both(Db *db, const RolloutRow *row, Arena *arena, int64_t *ret_ms)
+{
+    int64_t stable_ms, canary_ms;
+    int r = limit_of(db, row->control_id, arena, &stable_ms);
+    if (r == 0) r = limit_of(db, row->version_id, arena, &canary_ms);
+    if (r == 0) *ret_ms = MAX(stable_ms, canary_ms);
+    return r;
+}
+
 static int check_start(Db *db, const ControlStart *start, Arena *arena, Agent *ret)
 {
     int r = agent_get(db, start->agent, arena, ret);
@@ -288,6 +314,8 @@ int control_start(Db *db, const ControlStart *start, Arena *arena, RolloutRow *r
                        .checks = STR("[]"),
                        .created_at_ms = start->now_ms,
                        .changed_at_ms = start->now_ms };
+    r = limit_of_both(db, &row, arena, &row.limit_ms);
+    if (r != 0) return r;
     r = control_spec(&row, arena, spec);
     if (r != 0) return r == -EINVAL ? CONTROL_E_METRICS : r;
     row.unit = spec->unit;

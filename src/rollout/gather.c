@@ -276,6 +276,7 @@ int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *ret)
     const Json *block;
     int r = json_parse(arena, row->block, NULL, &block, NULL);
     if (r == 0 && rollout_spec_read(block, ret) != 0) r = -EINVAL;
+    if (r == 0) rollout_spec_outlast(ret, row->limit_ms);
     return r;
 }
 

@@ -30,6 +30,11 @@ static void put_steps(JsonOut *out, const RolloutSpec *spec)
     for (size_t i = 0; i < spec->plan.steps_n; i++)
         json_out_f64(out, (double)spec->plan.steps[i].weight_bp / 100);
     json_out_array_end(out);
+    json_out_key(out, "stepSeconds");
+    json_out_array(out);
+    for (size_t i = 0; i < spec->plan.steps_n; i++)
+        json_out_i64(out, spec->plan.steps[i].for_ms / 1000);
+    json_out_array_end(out);
 }
 
 void rollout_write_gates(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec)

@@ -13,12 +13,13 @@ static_assert(TASK_CANCELED == 5, "a statement names it");
 
 /* --- rollouts --------------------------------------------------------------------------------- */
 
-#define ROLLOUT_COLUMNS                                                                         \
-    "seq, id, agent, version_id, control_id, block, settings, state, resumes, step, weight_bp," \
-    " state_since_ms, step_since_ms, step_canaries, deadline_at_ms, paged, gates_open,"         \
-    " gates_asked, cost_cap_nusd,"                                                              \
-    " tokens_cap, latency_p95_ms, tool_calls_p95, fast_ms, fast_seq, judged_ms, judged_seq,"    \
-    " seen_ms, seen_seq, verdict, why, created_at_ms, changed_at_ms, unit, preflight, checks"
+#define ROLLOUT_COLUMNS                                                                          \
+    "seq, id, agent, version_id, control_id, block, settings, state, resumes, step, weight_bp,"  \
+    " state_since_ms, step_since_ms, step_canaries, deadline_at_ms, paged, gates_open,"          \
+    " gates_asked, cost_cap_nusd,"                                                               \
+    " tokens_cap, latency_p95_ms, tool_calls_p95, fast_ms, fast_seq, judged_ms, judged_seq,"     \
+    " seen_ms, seen_seq, verdict, why, created_at_ms, changed_at_ms, unit, limit_ms, preflight," \
+    " checks"
 #define ROLLOUT_SELECT "SELECT " ROLLOUT_COLUMNS " FROM rollout"
 
 static void in_state(RowIn *in, const Rollout *r)
@@ -43,9 +44,10 @@ int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq)
                       " step_since_ms, step_canaries, deadline_at_ms, paged, gates_open,"
                       " gates_asked, id, agent,"
                       " version_id, control_id, block, settings, cost_cap_nusd, tokens_cap,"
-                      " latency_p95_ms, tool_calls_p95, why, created_at_ms, changed_at_ms, unit)"
+                      " latency_p95_ms, tool_calls_p95, why, created_at_ms, changed_at_ms, unit,"
+                      " limit_ms)"
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)");
+                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)");
     in_state(&in, &row->state);
     in_text(&in, row->id);
     in_text(&in, row->agent);
@@ -61,6 +63,7 @@ int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq)
     in_i64(&in, row->created_at_ms);
     in_i64(&in, row->changed_at_ms);
     in_i64(&in, row->unit);
+    in_i64(&in, row->limit_ms);
     int r = db_run(in.stmt, NULL);
     if (r == 0) *ret_seq = db_last_insert_id(db);
     return r;
@@ -138,6 +141,7 @@ static void rollout_read(RowOut *out, void *ret)
     row->created_at_ms = out_i64(out);
     row->changed_at_ms = out_i64(out);
     row->unit = (RouteBy)out_i64(out);
+    row->limit_ms = out_i64(out);
     row->preflight = (CheckResult)out_i64(out);
     row->checks = out_text(out);
 }

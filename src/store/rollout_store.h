@@ -32,6 +32,7 @@ typedef struct {
     Str block;    /* rollout block, JSON as it was checked */
     Str settings; /* what the agent takes over from the version when it is completed, JSON */
     RouteBy unit;
+    int64_t limit_ms; /* how long a task of either version may run; 0: unknown */
     CheckResult preflight;
     Str checks;        /* of the preflight, JSON array; "[]" until they have run */
     Str preflight_why; /* of a failed one, while that is acted on; not stored */

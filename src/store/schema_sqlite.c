@@ -640,6 +640,10 @@ static const char slim_indexes[] =
     "CREATE INDEX task_ready_shadow ON task (ready_at_ms, seq) WHERE gate = 4;"
     "CREATE INDEX task_running ON task (worker_id, agent, seq) WHERE state = 1;";
 
+/* Steps outlast the tasks that they began with. */
+static const char step_limits[] =
+    "ALTER TABLE rollout ADD COLUMN limit_ms INTEGER NOT NULL DEFAULT 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -686,5 +690,6 @@ const Migration schema_steps[] = {
     { 43, "gates", gates },
     { 44, "equal ticks", equal_ticks },
     { 45, "slim indexes", slim_indexes },
+    { 46, "step limits", step_limits },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

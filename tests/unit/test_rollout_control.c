@@ -37,6 +37,17 @@ static int add_version_job(Db *db, void *arg)
     return version_insert(db, &v);
 }
 
+/* VERSION_D, whose tasks may run for two minutes. */
+static int add_slow_version_job(Db *db, void *arg)
+{
+    (void)arg;
+    Version v = { .id = STR(VERSION_D),
+                  .agent = STR("support"),
+                  .components = STR("{\"limits\":{\"secondsPerTask\":120}}"),
+                  .manifest = STR(MANIFEST) };
+    return version_insert(db, &v);
+}
+
 typedef struct {
     Arena *arena;
     const char *id;
@@ -236,6 +247,32 @@ static int promotes(void *arg)
 static void test_an_equal_version_is_promoted(void **state)
 {
     run(state, promotes);
+}
+
+/* The stable version's tasks may run for two minutes, so a step is not over before. */
+static int outlasts_tasks(void *arg)
+{
+    Fixture *f = arg;
+    CHECK_INT(store_call_wait(f->store, add_slow_version_job, NULL), 0);
+    CHECK_INT(store_call_wait(f->store, route_job, (void *)(uintptr_t)VERSION_D), 0);
+    Ask ask = start(f, ID_1);
+    CHECK_INT(ask.row.limit_ms, 120000);
+    (void)submit_sessions(f, 0, 600);
+    end_tasks(f, 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.weight_bp, 5000);
+    CHECK(str_find(ask.row.why, STR("Held: the step lasts until ")) == 0);
+    pass_ms(115000);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.weight_bp, WEIGHT_BP_ALL);
+    ask = command(f, ID_1, COMMAND_NONE); /* where nothing is tested nothing is waited for */
+    CHECK_INT(ask.row.state.state, ROLLOUT_COMPLETED);
+    return 0;
+}
+
+static void test_a_step_outlasts_its_tasks(void **state)
+{
+    run(state, outlasts_tasks);
 }
 
 /* Whatever the clock does, a unit is assigned after those that were consumed before it. */
@@ -1804,6 +1841,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ON_QUEUE(test_an_equal_version_is_promoted),
         ON_QUEUE(test_a_clock_that_goes_back_loses_no_unit),
+        ON_QUEUE(test_a_step_outlasts_its_tasks),
         ON_QUEUE(test_a_bad_version_is_rolled_back),
         ON_QUEUE(test_the_version_that_is_left_drains),
         ON_QUEUE(test_blue_stays_warm_by_default),

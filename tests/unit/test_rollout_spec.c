@@ -65,6 +65,25 @@ static void test_whole_block(void **state)
     assert_int_equal(rollout_spec_metric(&spec, STR("other")), -1);
 }
 
+static void test_steps_outlast_tasks(void **state)
+{
+    (void)state;
+    RolloutSpec spec;
+    static const char block[] = "steps: [{weight: 5, for: 30m}, {weight: 25}, {weight: 100}]\n";
+    assert_int_equal(read_block(block, &spec), 0);
+    int64_t deadline_ms = spec.plan.deadline_ms;
+    rollout_spec_outlast(&spec, 0);
+    assert_int_equal(spec.plan.steps[1].for_ms, 0);
+    rollout_spec_outlast(&spec, 600000);
+    assert_int_equal(spec.plan.steps[0].for_ms, 1800000); /* longer by itself */
+    assert_int_equal(spec.plan.steps[1].for_ms, 600000);
+    assert_int_equal(spec.plan.steps[2].for_ms, 0); /* nothing is tested there */
+    assert_int_equal(spec.plan.deadline_ms, deadline_ms + 600000);
+    assert_int_equal(read_block("deadline: 1h\n", &spec), 0);
+    rollout_spec_outlast(&spec, 7200000);
+    assert_int_equal(spec.plan.deadline_ms, 3600000); /* as it was said */
+}
+
 static void test_explicit_nulls(void **state)
 {
     (void)state;
@@ -158,9 +177,13 @@ static void test_waits_and_units(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_waits_and_units),  cmocka_unit_test(test_whole_block),
-        cmocka_unit_test(test_explicit_nulls),   cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_too_many_metrics), cmocka_unit_test(test_unproved),
+        cmocka_unit_test(test_waits_and_units),
+        cmocka_unit_test(test_whole_block),
+        cmocka_unit_test(test_steps_outlast_tasks),
+        cmocka_unit_test(test_explicit_nulls),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_too_many_metrics),
+        cmocka_unit_test(test_unproved),
     };
     arena_init(&arena, 1 << 22);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
