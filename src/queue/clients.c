@@ -348,6 +348,7 @@ static int change_head(Db *db, ChangeJob *job)
 static int cancel_job(Db *db, void *arg)
 {
     ChangeJob *job = arg;
+    job->now_ms = queue_now_ms(job->queue);
     int r = change_head(db, job);
     if (r != 0) return r;
     CancelEffect effect = task_cancel(job->head.state);
@@ -364,7 +365,7 @@ static int cancel_job(Db *db, void *arg)
 
 int queue_cancel_wait(Queue *queue, Uuid id, Str by, TaskState *ret_state)
 {
-    ChangeJob job = { .queue = queue, .id = id, .by = by, .now_ms = queue_now_ms(queue) };
+    ChangeJob job = { .queue = queue, .id = id, .by = by };
     int r = store_call_wait(queue->store, cancel_job, &job);
     if (r != 0) return r;
     bool running = job.head.state == TASK_RUNNING;
@@ -390,6 +391,7 @@ static int retry_job(Db *db, void *arg)
 {
     bool moved;
     ChangeJob *job = arg;
+    job->now_ms = queue_now_ms(job->queue);
     int r = change_head(db, job);
     if (r != 0) return r;
     if (!task_may_retry(job->head.state))
@@ -417,7 +419,7 @@ static int retry_job(Db *db, void *arg)
 
 int queue_retry_wait(Queue *queue, Uuid id, bool fresh)
 {
-    ChangeJob job = { .queue = queue, .id = id, .fresh = fresh, .now_ms = queue_now_ms(queue) };
+    ChangeJob job = { .queue = queue, .id = id, .fresh = fresh };
     int r = queue_room(queue);
     if (r == 0) r = store_call_wait(queue->store, retry_job, &job);
     if (r != 0 && job.reserved) queue_unreserve(queue, job.head.lane);

@@ -134,6 +134,7 @@ static int resolve_job(Db *db, void *arg)
     Escalation e;
     arena_init(&arena, ARENA_MAX);
     job->effects = (Effects){ .stale = 0 };
+    job->now_ms = queue_now_ms(job->queue);
     int r = task_head(db, job->id, &job->head);
     if (r == -ENOENT) return diag_set(QUEUE_E_NO_TASK, "there is no such task");
     if (r == 0) r = escalation_pending(db, job->head.seq, &arena, &e);
@@ -149,9 +150,7 @@ static int resolve_job(Db *db, void *arg)
 int queue_resolve_wait(Queue *queue, Uuid id, Str answer, Str by, TaskState *ret_state)
 {
     assert(answer.len > 0);
-    ResolveJob job = {
-        .queue = queue, .id = id, .answer = answer, .by = by, .now_ms = queue_now_ms(queue)
-    };
+    ResolveJob job = { .queue = queue, .id = id, .answer = answer, .by = by };
     int r = store_call_wait(queue->store, resolve_job, &job);
     if (r != 0) return r;
     queue_apply(queue, &job.effects);

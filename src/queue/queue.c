@@ -39,7 +39,12 @@ static int64_t mono_ms(void *ctx)
 
 int64_t queue_now_ms(const Queue *queue)
 {
-    return queue->clock.real_ms(queue->clock.ctx);
+    return queue->clock.mono_ms(queue->clock.ctx) + queue->calendar_ms;
+}
+
+int64_t queue_calendar_ms(const Queue *queue)
+{
+    return queue->clock.real_ms(queue->clock.ctx) - queue->clock.mono_ms(queue->clock.ctx);
 }
 
 int64_t queue_steady_ms(const Queue *queue)
@@ -139,8 +144,7 @@ static Queue *queue_new(Store *store, const QueueOptions *options)
     queue->options = *options;
     options_fill(&queue->options);
     queue->clock = options->clock ? *options->clock : (QueueClock){ real_ms, mono_ms, NULL };
-    queue->steady_base_ms = queue_now_ms(queue) - queue->clock.mono_ms(queue->clock.ctx);
-    queue->calendar_ms = queue_now_ms(queue) - queue->clock.mono_ms(queue->clock.ctx);
+    queue->calendar_ms = queue->steady_base_ms = queue_calendar_ms(queue);
     queue->known = known_tasks_new();
     pthread_mutex_init(&queue->lock, NULL);
     list_init(&queue->claimers);

@@ -30,6 +30,7 @@ typedef struct {
 static int expire_job(Db *db, void *arg)
 {
     ExpireJob *job = arg;
+    job->all.now_ms = queue_now_ms(job->queue);
     int r = worker_next_expired(db, job->steady_ms, &job->worker_id);
     job->found = r == 0;
     if (r != 0) return r == -ENOENT ? 0 : r;
@@ -42,10 +43,8 @@ static int expire_one(Queue *queue, bool *ret_found)
 {
     ExpireJob job = { .queue = queue,
                       .steady_ms = queue_steady_ms(queue),
-                      .all = { .queue = queue,
-                               .outcome = TASK_OUTCOME_LOST,
-                               .now_ms = queue_now_ms(queue),
-                               .random = entropy_u64() } };
+                      .all = {
+                          .queue = queue, .outcome = TASK_OUTCOME_LOST, .random = entropy_u64() } };
     int r = store_call_wait(queue->store, expire_job, &job);
     if (r != 0) return r;
     *ret_found = job.found;
@@ -89,9 +88,7 @@ static int calendar_job(Db *db, void *arg)
 
 int queue_calendar_wait(Queue *queue)
 {
-    CalendarJob job = {
-        .queue = queue, .calendar_ms = queue_now_ms(queue) - queue->clock.mono_ms(queue->clock.ctx)
-    };
+    CalendarJob job = { .queue = queue, .calendar_ms = queue_calendar_ms(queue) };
     int64_t off_ms = job.calendar_ms - queue->calendar_ms;
     if (off_ms > -CALENDAR_SET_MS && off_ms < CALENDAR_SET_MS) return 0;
     int r = store_call_wait(queue->store, calendar_job, &job);
@@ -168,6 +165,7 @@ static int tidy_rest(Db *db, TidyJob *job)
 static int tidy_job(Db *db, void *arg)
 {
     TidyJob *job = arg;
+    job->now_ms = queue_now_ms(job->queue);
     int64_t journals_before_ms = job->now_ms - job->queue->options.journal_kept_ms;
     int r = tidy_overdue(db, job);
     if (r == 0) r = tidy_late(db, job);
@@ -182,7 +180,7 @@ static int tidy_job(Db *db, void *arg)
 /* One small job. *ret_more: there is more to do. */
 static int tidy_some(Queue *queue, bool first, bool *ret_more)
 {
-    TidyJob job = { .queue = queue, .first = first, .now_ms = queue_now_ms(queue) };
+    TidyJob job = { .queue = queue, .first = first };
     int64_t steady_ms = queue_steady_ms(queue);
     job.purge = steady_ms >= queue->purge_at_ms;
     int r = store_call_wait(queue->store, tidy_job, &job);

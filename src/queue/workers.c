@@ -74,6 +74,7 @@ static int leave_job(Db *db, void *arg)
 {
     LeaveJob *job = arg;
     WorkerState state;
+    job->all.now_ms = queue_now_ms(job->all.queue);
     int r = worker_state(db, job->worker_id, &state);
     if (r == -ENOENT || (r == 0 && state > WORKER_DRAINING)) return no_worker();
     if (r == 0) r = worker_end_all(db, job->worker_id, &job->all);
@@ -87,9 +88,7 @@ int queue_leave_wait(Queue *queue, Uuid worker_id)
     LeaveJob job;
     do {
         job = (LeaveJob){ .worker_id = worker_id,
-                          .all = { .queue = queue,
-                                   .outcome = TASK_OUTCOME_RELEASED,
-                                   .now_ms = queue_now_ms(queue) } };
+                          .all = { .queue = queue, .outcome = TASK_OUTCOME_RELEASED } };
         r = store_call_wait(queue->store, leave_job, &job);
         if (r == 0) queue_apply_all(queue, &job.all);
     } while (r == 0 && job.all.more);
@@ -182,6 +181,7 @@ static int heartbeat_job(Db *db, void *arg)
     HeartbeatJob *job = arg;
     WorkerState state;
     int64_t lease_ends_ms = queue_steady_ms(job->queue) + job->queue->options.lease_ms;
+    job->now_ms = queue_now_ms(job->queue);
     int r = worker_renew(db, job->worker_id, lease_ends_ms, job->now_ms);
     if (r == -ENOENT) return no_worker();
     if (r == 0) r = worker_state(db, job->worker_id, &state);
@@ -246,7 +246,6 @@ int queue_heartbeat_wait(Queue *queue, Uuid worker_id, const Heartbeat *beat, Ar
     HeartbeatJob job = { .queue = queue,
                          .worker_id = worker_id,
                          .beat = beat,
-                         .now_ms = queue_now_ms(queue),
                          .arrived = fence_arrived(queue),
                          .reply = &reply };
     int r = store_call_wait(queue->store, heartbeat_job, &job);
@@ -300,6 +299,7 @@ static int finish_job(Db *db, void *arg)
 {
     FinishJob *job = arg;
     int r = 0;
+    job->now_ms = queue_now_ms(job->queue);
     job->effects = (Effects){ 0 };
     for (size_t i = 0; i < job->n && r == 0; i++) r = finish_one(db, job, i);
     return r;
@@ -328,7 +328,6 @@ int queue_finish_many_wait(Queue *queue, const TaskFinish *finishes, size_t n, T
     };
     int r = queue_calendar_wait(queue);
     if (r != 0) return r;
-    job.now_ms = queue_now_ms(queue);
     r = n > 0 ? store_many_wait(queue->store, &many, &job) : 0;
     if (r != 0) return r;
     queue_apply(queue, &job.effects);

@@ -167,6 +167,11 @@ MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
     "UPDATE task SET deadline_at_ms = max(1, deadline_at_ms + ?1)" \
     " WHERE " WAITS_LIMITED
 
+/* What waits to be tried again waits for a span of time, not for a moment of the calendar. */
+#define TASK_MOVE_LATER_SQL /* task_later */                                       \
+    "UPDATE task INDEXED BY task_later SET ready_at_ms = max(1, ready_at_ms + ?1)" \
+    " WHERE state = 0 AND gate IN (1, 2) AND +gate = 1 AND attempt > 0"
+
 #define TASK_RUNNING_COUNT_SQL /* task_running */ \
     "SELECT lane, count(*) FROM task WHERE state = 1 AND worker_id > x'' GROUP BY lane"
 

@@ -159,6 +159,10 @@ int task_move_deadlines(Db *db, int64_t ms)
     if (r != 0) return r;
     s = db_stmt(db, TASK_MOVE_WAITING_SQL);
     db_bind_i64(s, 1, ms);
+    r = row_run(s);
+    if (r != 0) return r;
+    s = db_stmt(db, TASK_MOVE_LATER_SQL);
+    db_bind_i64(s, 1, ms);
     return row_run(s);
 }
 
@@ -349,7 +353,7 @@ int task_resume(Db *db, int64_t seq, int64_t now_ms)
         "UPDATE task SET state = 0, gate = " GATE_OF(
             "?3") ", ready_at_ms = ?2, error_code = NULL,"
                   " error_detail = NULL, stopped_by = NULL, deadline_at_ms ="
-                  " CASE WHEN deadline_at_ms = 0 THEN 0 ELSE deadline_at_ms + max(0, ?2 -"
+                  " CASE WHEN deadline_at_ms = 0 THEN 0 ELSE max(1, deadline_at_ms + ?2 -"
                   " coalesce((SELECT a.finished_at_ms FROM attempt AS a WHERE a.task_seq = task.seq"
                   " AND a.attempt = task.attempt), ?2)) END"
                   " WHERE seq = ?1 AND state = 6");

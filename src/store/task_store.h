@@ -157,8 +157,8 @@ MUST_CHECK int task_count_escalation(Db *db, int64_t seq);
 /* Marks a running task. */
 MUST_CHECK int task_request_cancel(Db *db, int64_t seq, Str stopped_by);
 
-/* escalated -> queued, behind others of its session: all it has stays; its deadline moves by the
- * time it was escalated. */
+/* escalated -> queued, behind others of its session: all it has stays; its deadline moves by what
+ * the calendar did meanwhile, even backwards. */
 MUST_CHECK int task_resume(Db *db, int64_t seq, int64_t now_ms);
 
 /* At rest -> queued, behind others of its session: failures, losses, deadline, error, result and
@@ -177,8 +177,9 @@ MUST_CHECK int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n);
 /* Queued tasks whose deadline passed at ms or before, at most *n, the latest first. */
 MUST_CHECK int task_late(Db *db, int64_t ms, TaskHead *heads, size_t *n);
 
-/* Moves the deadlines of all tasks that are queued or running by ms, which may be negative. Walks
- * the partial indexes: for a clock that was set. */
+/* Moves the deadlines of all tasks that are queued or running by ms, which may be negative, and the
+ * times before which those that have run are not tried again. Walks the partial indexes: for a
+ * clock that was set. */
 MUST_CHECK int task_move_deadlines(Db *db, int64_t ms);
 
 /* Number of tasks queued and running in each lane. Walks the partial indexes: for start-up. */

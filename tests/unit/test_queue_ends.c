@@ -313,9 +313,16 @@ static void check_set(Fixture *f, int64_t ms)
 {
     Uuid worker = worker_of(1);
     TaskNew new = { .lane = LANE_NORMAL, .input = STR("1"), .time_limit_ms = 600000 };
-    TaskSummary runs, waits;
+    TaskSummary runs, waits, failed;
     Task *tasks;
     TaskState state;
+    CHECK_INT(queue_submit_wait(f->queue, &new, &failed), 0);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1);
+    TaskFinish failure = { .task = { failed.id, tasks[0].fence },
+                           .outcome = TASK_OUTCOME_FAILED_RETRYABLE,
+                           .retry_after_ms = 4000 };
+    CHECK_INT(queue_finish_wait(f->queue, &failure, &state), 0);
+    CHECK_INT(get(f, failed.id).ready_at_ms, real_now + 4000);
     CHECK_INT(queue_submit_wait(f->queue, &new, &runs), 0);
     CHECK_INT(claim(f, worker, roomy, &tasks), 1);
     TaskRef ref = { runs.id, tasks[0].fence };
@@ -329,6 +336,7 @@ static void check_set(Fixture *f, int64_t ms)
     CHECK_INT(get(f, runs.id).deadline_at_ms, real_now + 599000);
     CHECK_INT(get(f, waits.id).state, TASK_QUEUED);
     CHECK_INT(get(f, waits.id).deadline_at_ms, real_now + 599000);
+    CHECK_INT(get(f, failed.id).ready_at_ms, real_now + 3000); /* in so long, as before */
     real_now += ms; /* nobody has ticked: who reports sees it too */
     CHECK_INT(finish(f, ref, TASK_OUTCOME_RELEASED, &state), 0);
     CHECK_INT(state, TASK_QUEUED);
@@ -340,6 +348,11 @@ static void check_set(Fixture *f, int64_t ms)
     for (int i = 0; i < 2; i++)
         CHECK_INT(
             finish(f, (TaskRef){ tasks[i].id, tasks[i].fence }, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    pass_ms(2000);
+    heartbeat(f, worker, NULL, 0);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1);
+    CHECK_INT(finish(f, (TaskRef){ tasks[0].id, tasks[0].fence }, TASK_OUTCOME_SUCCEEDED, &state),
+              0);
 }
 
 static int body_set(void *arg)

@@ -258,6 +258,20 @@ static int body_deadline(void *arg)
     CHECK_INT(get(f, ref.id).deadline_at_ms, real_now + 40000);
     ref = claim_one(f, worker);
     CHECK(uuid_eq(ref.id, summary.id));
+    /* whatever the clock does while the person thinks */
+    worker = add_worker(f, 2, WORKER_EMBEDDED);
+    for (int64_t ms = -86400000; ms <= 86400000; ms += 2 * 86400000) {
+        EscalationAsk ask = question("and now?", ms > 0 ? 1 : 2);
+        ask.timeout_ms = 10 * 86400000;
+        ask_of(f, ref, ask);
+        CHECK_INT(finish(f, ref, TASK_OUTCOME_ESCALATED, &state), 0);
+        pass_ms(5000);
+        real_now += ms;
+        CHECK_INT(resolve(f, ref.id, "1"), 0); /* before anybody has looked at the clock */
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+        CHECK_INT(get(f, ref.id).deadline_at_ms, real_now + 40000);
+        ref = claim_one(f, worker);
+    }
     return 0;
 }
 

@@ -575,6 +575,7 @@ static void check_plans(Db *db)
     check_plan(db, PLAN TASK_LATE_SQL, "task_deadline", false);
     check_plan(db, PLAN TASK_MOVE_RUNNING_SQL, "task_running", true);
     check_plan(db, PLAN TASK_MOVE_WAITING_SQL, "task_deadline", true);
+    check_plan(db, PLAN TASK_MOVE_LATER_SQL, "task_later", true);
     check_plan(db, PLAN TASK_RUNNING_COUNT_SQL, "task_running", true);
     check_plan(db, PLAN TASK_LIST_QUEUED_SQL, "task_ready", true);
     check_plan(db, PLAN TASK_LIST_RUNNING_SQL, "task_running", true);
