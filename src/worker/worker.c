@@ -43,6 +43,13 @@
 #define CLAIM_END_MS 2000 /* for a claim under way when a drain begins */
 #define RATES_PAUSE_MS 20 /* at least so long between two of them */
 
+/* Sends one claim after another. */
+typedef struct {
+    WorkerHost *worker;
+    FiberRef fiber;
+    uint64_t claim; /* the one under way, of all that were made; 0: none */
+} Claimer;
+
 struct WorkerHost {
     WorkerLink *link;
     char *name, *dir, *path, *node_path;
@@ -76,7 +83,9 @@ struct WorkerHost {
         bool claims_lost; /* answers to claims: those under way may never be answered */
         Cond told;
     } news;
-    FiberRef heart, reader, rates, claimers[SLOTS_CLAIMS_MAX];
+    FiberRef heart, reader, rates;
+    Claimer claimers[SLOTS_CLAIMS_MAX];
+    uint64_t claims_made;
     FiberRef drainer;
     int64_t claims_n; /* under way: tasks may be on their way here */
     bool drain_told;
@@ -408,7 +417,8 @@ static int claim_once_wait(WorkerHost *w, int claim, const LaneConfig *free_slot
 
 static int claimer_main(void *arg)
 {
-    WorkerHost *w = arg;
+    Claimer *c = arg;
+    WorkerHost *w = c->worker;
     int64_t delay_ms = RETRY_MS;
     while (!w->draining && !w->over) {
         LaneConfig free_slots;
@@ -418,7 +428,9 @@ static int claimer_main(void *arg)
             continue;
         }
         w->claims_n++;
+        c->claim = ++w->claims_made;
         int r = claim_once_wait(w, claim, &free_slots);
+        c->claim = 0;
         w->claims_n--;
         slots_promise_end(&w->slots, claim);
         changed(w);
@@ -718,34 +730,65 @@ static int beat_once_wait(WorkerHost *w, uint64_t *ret_mark)
     return 0;
 }
 
+static int claimer_start(WorkerHost *w, Claimer *c)
+{
+    c->worker = w;
+    return fiber_spawn("claim", claimer_main, c, &c->fiber);
+}
+
 static int claimers_start(WorkerHost *w)
 {
     int r = 0;
     for (size_t i = 0; r == 0 && !w->front_only && i < ARRAY_N(w->claimers); i++)
-        r = fiber_spawn("claim", claimer_main, w, &w->claimers[i]);
+        r = claimer_start(w, &w->claimers[i]);
     return r;
 }
 
 static void claimers_cancel(WorkerHost *w)
 {
-    for (size_t i = 0; i < ARRAY_N(w->claimers); i++) fiber_cancel(w->claimers[i]);
+    for (size_t i = 0; i < ARRAY_N(w->claimers); i++) fiber_cancel(w->claimers[i].fiber);
 }
 
-/* Slots that are promised to a claim whose answer was lost serve nobody until it is given up. */
+static bool claim_is_old(const Claimer *c, uint64_t made)
+{
+    return c->claim != 0 && c->claim <= made;
+}
+
+static bool claims_old(const WorkerHost *w, uint64_t made)
+{
+    bool any = false;
+    for (size_t i = 0; i < ARRAY_N(w->claimers); i++) any |= claim_is_old(&w->claimers[i], made);
+    return any && !w->draining && !w->over;
+}
+
+/* Ends the claim that is under way, and goes on. */
+static int claimer_renew_wait(WorkerHost *w, Claimer *c)
+{
+    fiber_cancel(c->fiber);
+    int r = fiber_join_wait(c->fiber, NULL);
+    return r < 0 || w->draining || w->over ? r : claimer_start(w, c);
+}
+
+/* Slots that are promised to a claim whose answer was lost serve nobody until it is given up. The
+ * others of that time are about to bring what was released just now, perhaps: given up with it,
+ * they would lose it again, and so on. They are given the time to end. */
 static void claims_renew_wait(WorkerHost *w)
 {
+    uint64_t made = w->claims_made;
+    int64_t deadline_ms = deadline_after(MIN(CLAIM_END_MS, w->lease.lease_ms / 4));
+    int r = 0;
     w->news.claims_lost = false;
-    if (w->draining || w->over) return;
+    while (r == 0 && claims_old(w, made)) r = cond_wait(&w->changed, deadline_ms);
+    if (r != -ETIMEDOUT || !claims_old(w, made)) return;
     LOG_WARN("tasks were claimed and never came: claims begin anew");
     pthread_mutex_lock(&w->mutex);
     w->stats.claims_renewed++;
     pthread_mutex_unlock(&w->mutex);
-    claimers_cancel(w);
-    for (size_t i = 0; i < ARRAY_N(w->claimers); i++)
-        if (fiber_join_wait(w->claimers[i], NULL) < 0) return; /* the worker ends */
-    int r = w->draining || w->over ? 0 : claimers_start(w);
+    r = 0;
+    for (size_t i = 0; r == 0 && i < ARRAY_N(w->claimers); i++)
+        if (claim_is_old(&w->claimers[i], made)) r = claimer_renew_wait(w, &w->claimers[i]);
     w->news.claims_lost = r < 0; /* again with the next heartbeat */
-    if (r < 0) LOG_WARN("cannot claim", LOG_CSTR("why", diag_text_or(r)));
+    if (r < 0 && r != -ECANCELED) LOG_WARN("cannot claim", LOG_CSTR("why", diag_text_or(r)));
 }
 
 static void news_follow_wait(WorkerHost *w)
@@ -929,7 +972,7 @@ static void drained_wait(WorkerHost *w)
 {
     fiber_cancel(w->drainer);
     fiber_join_wait(w->drainer, NULL);
-    for (size_t i = 0; i < ARRAY_N(w->claimers); i++) fiber_join_wait(w->claimers[i], NULL);
+    for (size_t i = 0; i < ARRAY_N(w->claimers); i++) fiber_join_wait(w->claimers[i].fiber, NULL);
     while (!list_empty(&w->runs)) cond_wait(&w->changed, DEADLINE_NONE);
 }
 
