@@ -1,6 +1,7 @@
 #include "logic/attempt.h"
 
 #define BLAMELESS_ATTEMPTS 20
+#define ADVANCING_ATTEMPTS 100
 
 AttemptStart attempt_start(bool cancel_requested, int64_t deadline_at_ms, int64_t now_ms)
 {
@@ -56,6 +57,11 @@ bool attempt_is_orphan(int64_t fence, int64_t arrived)
 bool attempt_is_blameless(int64_t attempt)
 {
     return attempt < BLAMELESS_ATTEMPTS;
+}
+
+bool attempt_advanced(int64_t attempt, bool recorded)
+{
+    return recorded && attempt < ADVANCING_ATTEMPTS;
 }
 
 CancelEffect task_cancel(TaskState state)

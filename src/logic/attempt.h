@@ -58,6 +58,11 @@ bool attempt_is_orphan(int64_t fence, int64_t arrived);
  * task: who has been there so often when it ended may be why it did. */
 bool attempt_is_blameless(int64_t attempt);
 
+/* Whether a lost attempt got further than those before it: it has recorded answers of models or
+ * tools that were not there. A long task on machines that come and go is not what kills them; but
+ * it is not believed for ever. */
+bool attempt_advanced(int64_t attempt, bool recorded);
+
 /* What a request to cancel makes of a task. */
 typedef enum {
     CANCEL_MARKS,  /* it runs: its worker is told */

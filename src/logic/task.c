@@ -117,7 +117,7 @@ static TaskNext after_failure(TaskNext next, const TaskProgress *p, int64_t now_
  * task that keeps losing workers waits ever longer and then fails. */
 static TaskNext after_loss(TaskNext next, const TaskProgress *p, int64_t now_ms, uint64_t random)
 {
-    next.losses++;
+    next.losses = p->advanced ? 1 : next.losses + 1;
     if (next.losses >= TASK_LOSSES_MAX) return next_end(next, TASK_FAILED, "worker_lost");
     int64_t delay = next.losses > 1 ? retry_delay_ms(&p->retry, next.losses - 1, random, 0) : 0;
     return next_queue(next, p, now_ms, delay);

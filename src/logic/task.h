@@ -56,6 +56,7 @@ bool task_state_may(TaskState from, TaskState to);
 typedef struct {
     int64_t failures; /* retryable failures so far, without this one */
     int64_t losses;   /* lost attempts so far, without this one */
+    bool advanced;    /* a lost attempt got further than those before it: the first loss in a row */
     bool cancel_requested;
     int64_t deadline_ms;    /* no attempt may start at or after it; 0: none */
     int64_t retry_after_ms; /* what the failure or the release asked for; 0: nothing */

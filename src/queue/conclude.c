@@ -7,6 +7,7 @@
 #include "logic/attempt.h"
 #include "queue/queue_private.h"
 #include "store/grade_store.h"
+#include "store/journal_store.h"
 #include "store/webhook_store.h"
 
 #define SETTINGS_ARENA_MAX (1 << 20)
@@ -135,6 +136,14 @@ static int next_if_answered(Db *db, const TaskHead *head, const TaskProgress *pr
     return r;
 }
 
+static int has_advanced(Db *db, const TaskHead *head, bool *ret)
+{
+    int r = journal_grew(db, head->seq, head->attempt);
+    if (r < 0 && r != -ENOENT) return r;
+    *ret = attempt_advanced(head->attempt, r == 0);
+    return 0;
+}
+
 /* What becomes of the task. */
 static int next_of(Db *db, const TaskHead *head, const Conclusion *c, TaskNext *ret)
 {
@@ -149,6 +158,8 @@ static int next_of(Db *db, const TaskHead *head, const Conclusion *c, TaskNext *
     TaskOutcome outcome = c->blameless ? TASK_OUTCOME_RELEASED : c->outcome;
     if (outcome == TASK_OUTCOME_FAILED_RETRYABLE || outcome == TASK_OUTCOME_LOST) {
         int r = retry_policy(db, head->seq, &progress.retry);
+        if (r == 0 && outcome == TASK_OUTCOME_LOST && head->losses > 0)
+            r = has_advanced(db, head, &progress.advanced);
         if (r != 0) return r;
     }
     *ret = task_after_attempt(&progress, outcome, c->now_ms, c->random);

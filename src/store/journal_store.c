@@ -227,6 +227,17 @@ static void journal_read(RowOut *out, void *ret)
     row->request_bytes = out_i64(out);
 }
 
+int journal_grew(Db *db, int64_t task_seq, int64_t attempt)
+{
+    DbStmt *s = db_stmt(db, CALLS_OF_TASK "SELECT 1 FROM journal WHERE " OF_TASK
+                                          " AND attempt = ?2 AND complete = 1 LIMIT 1");
+    db_bind_i64(s, 1, task_seq);
+    db_bind_i64(s, 2, attempt);
+    int r = row_first(s);
+    db_reset(s);
+    return r;
+}
+
 int journal_list(Db *db, int64_t task_seq, bool servable, int64_t after, size_t max, Arena *arena,
                  JournalRow **ret, size_t *ret_n)
 {

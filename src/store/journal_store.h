@@ -99,6 +99,10 @@ MUST_CHECK int journal_fill_write(Db *db, int64_t task_seq, const JournalFill *f
  * -ENOENT, -errno. */
 MUST_CHECK int journal_has(Db *db, int64_t task_seq, Str call_id);
 
+/* Whether an attempt has recorded an answer that may be served. Returns 0 (it has), -ENOENT,
+ * -errno. */
+MUST_CHECK int journal_grew(Db *db, int64_t task_seq, int64_t attempt);
+
 /* Counts calls that were not served. Returns 0 or -errno. */
 MUST_CHECK int journal_add_misses(Db *db, int64_t task_seq, int64_t misses, int64_t now_ms);
 

@@ -74,6 +74,14 @@ static void test_marks_of_fences(void **state)
     }
 }
 
+static void test_who_gets_further_is_believed_for_long(void **state)
+{
+    (void)state;
+    assert_true(attempt_advanced(99, true));
+    assert_false(attempt_advanced(100, true));
+    assert_false(attempt_advanced(2, false));
+}
+
 static void test_who_is_always_there_is_suspected(void **state)
 {
     (void)state;
@@ -118,6 +126,7 @@ int main(void)
         cmocka_unit_test(test_only_the_attempt_that_goes_on_is_heard),
         cmocka_unit_test(test_an_orphan_is_one_whose_claim_was_answered),
         cmocka_unit_test(test_marks_of_fences),
+        cmocka_unit_test(test_who_gets_further_is_believed_for_long),
         cmocka_unit_test(test_who_is_always_there_is_suspected),
         cmocka_unit_test(test_cancel_and_retry_follow_the_states),
         cmocka_unit_test(test_a_lease_counts_from_when_it_was_asked_for),

@@ -106,6 +106,33 @@ static int body_fresh(void *arg)
     return 0;
 }
 
+/* Attempt after attempt is lost, but each gets further: only those in a row that do not are to
+ * blame. */
+static int body_losses(void *arg)
+{
+    Fixture *f = arg;
+    Uuid id = submit(f, LANE_NORMAL);
+    for (int i = 0; i < 3 * TASK_LOSSES_MAX; i++) {
+        char call_id[] = { 'c', (char)('a' + i), 0 };
+        JournalNew rec = recording(call_id, call_id[1], "answer");
+        Call call = call_of(call_id, &rec);
+        Uuid worker = add_worker(f, i + 1, WORKER_REMOTE);
+        TaskRef ref = claim_one(f, worker);
+        if (i % 2 == 0) CHECK_INT(queue_calls_add_wait(f->queue, ref, &call, 1), 0);
+        pass_ms(10001);
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+        CHECK_INT(get(f, id).losses, i % 2 + 1);
+        pass_ms(300000);
+    }
+    CHECK_INT(get(f, id).state, TASK_QUEUED);
+    return 0;
+}
+
+static void test_losses(void **state)
+{
+    run(state, body_losses);
+}
+
 static void test_fresh(void **state)
 {
     run(state, body_fresh);
@@ -277,6 +304,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_next_attempt, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fresh, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_losses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tools, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retention, setup, teardown),

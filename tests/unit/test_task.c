@@ -156,6 +156,11 @@ static void test_losses(void **state)
     next = task_after_attempt(&p, TASK_OUTCOME_LOST, 5000, UINT64_MAX);
     assert_int_equal(next.ready_at_ms, 7000);
     p.losses = TASK_LOSSES_MAX - 1;
+    p.advanced = true;
+    next = task_after_attempt(&p, TASK_OUTCOME_LOST, 5000, UINT64_MAX);
+    assert_int_equal(next.losses, 1);
+    assert_int_equal(next.ready_at_ms, 5000);
+    p.advanced = false;
     next = task_after_attempt(&p, TASK_OUTCOME_LOST, 5000, UINT64_MAX);
     assert_int_equal(next.state, TASK_FAILED);
     assert_string_equal(next.error_code, "worker_lost");
