@@ -1,7 +1,9 @@
 /* supervise: keeps as many worker processes on this machine as the lanes need. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -12,6 +14,7 @@
 #include "codec/duration.h"
 #include "logic/fleet.h"
 #include "sys/clock.h"
+#include "sys/entropy.h"
 #include "sys/process.h"
 #include "sys/signals.h"
 #include "worker/log_file.h"
@@ -25,6 +28,7 @@
 #define WORDS_MS 500 /* for the last words of a worker that has ended */
 #define ENV_BYTES_MAX ((size_t)4 << 20)
 #define NAME_BYTES_MAX 100
+#define NAME_GIVEN_BYTES_MAX 84
 #define MEMBERS_MAX (2 * FLEET_MAX)
 
 typedef struct Supervisor Supervisor;
@@ -46,8 +50,9 @@ typedef struct {
 
 struct Supervisor {
     Client *client;
-    const char *dir, *name;
-    char name_own[NAME_BYTES_MAX];
+    const char *dir;
+    int lock; /* of dir */
+    char name[NAME_BYTES_MAX];
     char program[FS_PATH_MAX];
     FleetRule rule;
     Fleet fleet;
@@ -371,30 +376,64 @@ static int program_find(char out[FS_PATH_MAX])
     return 0;
 }
 
-/* Of no other supervisor, for workers are told apart by it. */
-static void name_make(Supervisor *s)
+/* Of no other supervisor, for workers are told apart by it: another may have been given the same
+ * name, on another machine too. */
+static int name_make(Supervisor *s)
 {
+    const char *given = flag(s->client->in, "name");
     char host[256] = "";
+    if (given && strlen(given) > NAME_GIVEN_BYTES_MAX) {
+        fprintf(stderr, "gantry: --name has at most %d bytes\n", NAME_GIVEN_BYTES_MAX);
+        return -EINVAL;
+    }
     if (gethostname(host, sizeof host - 1) != 0 || !host[0]) memcpy(host, "supervised", 11);
-    snprintf(s->name_own, sizeof s->name_own, "%.60s-%d", host, (int)getpid());
-    s->name = s->name_own;
+    unsigned token = (unsigned)(entropy_u64() & 0xffffff);
+    if (given) snprintf(s->name, sizeof s->name, "%s-%06x", given, token);
+    else snprintf(s->name, sizeof s->name, "%.60s-%d", host, (int)getpid());
+    return 0;
 }
+
+/* Workers of two supervisors would want the same directories. */
+static int dir_lock_job(void *arg)
+{
+    Supervisor *s = arg;
+    char path[FS_PATH_MAX + 16];
+    int r = fs_dir_make(s->dir);
+    if (r < 0) return r;
+    snprintf(path, sizeof path, "%s/supervisor.lock", s->dir);
+    s->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (s->lock < 0) return diag_set(-errno, "cannot open %s: %s", path, strerror(errno));
+    if (flock(s->lock, LOCK_EX | LOCK_NB) == 0) return 0;
+    if (errno != EWOULDBLOCK) return diag_set(-errno, "cannot lock %s: %s", path, strerror(errno));
+    return diag_set(-EBUSY, "another supervisor uses %s: give each a --data of its own", s->dir);
+}
+
+static int ready_wait(Supervisor *s)
+{
+    int r = program_find(s->program);
+    if (r == 0) r = work_wait(dir_lock_job, s);
+    if (r < 0) fprintf(stderr, "gantry: %s\n", diag_text_or(r));
+    return r;
+}
+
+static void supervisor_free(Supervisor *s)
+{
+    if (!s) return;
+    if (s->lock >= 0) close(s->lock);
+    free(s);
+}
+DEFINE_FREEP(Supervisor, supervisor_free)
 
 static int supervise_body(Client *client)
 {
     static const int watched[] = { SIGINT, SIGTERM, SIGHUP };
-    CLEANUP(freep) Supervisor *s = xcalloc(1, sizeof *s);
+    CLEANUP(supervisor_freep) Supervisor *s = xcalloc(1, sizeof *s);
     s->client = client;
+    s->lock = -1;
     s->dir = flag(client->in, "data") ? flag(client->in, "data") : "gantry-workers";
-    s->name = flag(client->in, "name");
-    if (!s->name) name_make(s);
     list_init(&s->members);
-    if (rule_read(client->in, &s->rule) < 0) return EXIT_USAGE;
-    if (strlen(s->name) > NAME_BYTES_MAX - 16) return EXIT_USAGE;
-    if (program_find(s->program) < 0) {
-        fprintf(stderr, "gantry: %s\n", diag_text());
-        return EXIT_FAILED;
-    }
+    if (name_make(s) < 0 || rule_read(client->in, &s->rule) < 0) return EXIT_USAGE;
+    if (ready_wait(s) < 0) return EXIT_FAILED;
     Signals *signals = signals_open(watched, ARRAY_N(watched));
     fprintf(stderr, "gantry: %" PRId64 " to %" PRId64 " workers for %s\n", s->rule.min, s->rule.max,
             client->in->server);
