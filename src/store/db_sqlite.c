@@ -11,6 +11,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "store/db_engine.h"
+#include "store/log_vfs.h"
 
 #define DB_FILE "gantry.db"
 #define DB_PATH_MAX 4096
@@ -397,7 +398,8 @@ static int handle_open(Db *db, const char *dir, int flags)
     int n = snprintf(path, sizeof path, "%s/" DB_FILE, dir);
     if (n < 0 || (size_t)n >= sizeof path) return diag_set(-ENAMETOOLONG, "%s: path too long", dir);
     flags |= SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE | SQLITE_OPEN_EXRESCODE;
-    int rc = sqlite3_open_v2(path, &db->handle, flags, NULL);
+    const char *vfs = db->writer ? log_vfs_use() : NULL; /* without memory: the default will do */
+    int rc = sqlite3_open_v2(path, &db->handle, flags, vfs);
     if (rc == SQLITE_OK) return functions_add(db);
     return db->handle ? fail(db, rc, path) : diag_set(-ENOMEM, "database: out of memory");
 }

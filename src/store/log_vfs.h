@@ -1,0 +1,13 @@
+/* How the connection that writes appends to the write-ahead log: SQLite hands the log over in two
+ * pieces a page, each a system call of its own; here the pieces of a commit are gathered and
+ * written at once, before the page that ends it is said to be written. So whoever reads finds there
+ * what SQLite takes to be there.
+ */
+#ifndef GANTRY_STORE_LOG_VFS_H
+#define GANTRY_STORE_LOG_VFS_H
+
+/* Registers it, not as the default, over the default VFS of this moment. Only while no connection
+ * of its kind is open. Returns its name for sqlite3_open_v2, or NULL without memory. */
+const char *log_vfs_use(void);
+
+#endif
