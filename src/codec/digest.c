@@ -1,5 +1,6 @@
 #include "codec/digest.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include <openssl/crypto.h>
@@ -16,6 +17,18 @@
         if (!(call)) DIE("OpenSSL: " #call " failed"); \
     } while (0)
 
+/* Fetched once: EVP_sha256() is looked up among the providers again by each use of it. */
+static const EVP_MD *sha256_method(void)
+{
+    static _Atomic(EVP_MD *) fetched;
+    EVP_MD *method = atomic_load(&fetched), *none = NULL;
+    if (method) return method;
+    MUST(method = EVP_MD_fetch(NULL, "SHA256", NULL));
+    if (atomic_compare_exchange_strong(&fetched, &none, method)) return method;
+    EVP_MD_free(method); /* another thread was first */
+    return none;
+}
+
 static const void *some(Str bytes)
 {
     return bytes.ptr ? bytes.ptr : "";
@@ -24,7 +37,7 @@ static const void *some(Str bytes)
 void sha256(Str bytes, uint8_t out[SHA256_BYTES])
 {
     unsigned n = 0;
-    MUST(EVP_Digest(some(bytes), bytes.len, out, &n, EVP_sha256(), NULL));
+    MUST(EVP_Digest(some(bytes), bytes.len, out, &n, sha256_method(), NULL));
     assert(n == SHA256_BYTES);
 }
 
@@ -40,7 +53,7 @@ void sha256_init(Sha256 *sha)
 {
     EVP_MD_CTX *context = EVP_MD_CTX_new();
     MUST(context);
-    MUST(EVP_DigestInit_ex(context, EVP_sha256(), NULL));
+    MUST(EVP_DigestInit_ex(context, sha256_method(), NULL));
     sha->context = context;
 }
 
@@ -69,7 +82,7 @@ void hmac_sha256(Str key, Str bytes, uint8_t out[SHA256_BYTES])
 {
     unsigned n = 0;
     assert(key.len <= INT32_MAX);
-    MUST(HMAC(EVP_sha256(), some(key), (int)key.len, some(bytes), bytes.len, out, &n));
+    MUST(HMAC(sha256_method(), some(key), (int)key.len, some(bytes), bytes.len, out, &n));
     assert(n == SHA256_BYTES);
 }
 
@@ -110,7 +123,7 @@ static void content_hmac(Str key, Str id, int64_t timestamp_s, Str body, uint8_t
     EVP_PKEY *pkey = EVP_PKEY_new_mac_key(EVP_PKEY_HMAC, NULL, some(key), (int)key.len);
     EVP_MD_CTX *context = EVP_MD_CTX_new();
     MUST(pkey && context);
-    MUST(EVP_DigestSignInit(context, NULL, EVP_sha256(), NULL, pkey));
+    MUST(EVP_DigestSignInit(context, NULL, sha256_method(), NULL, pkey));
     MUST(EVP_DigestSignUpdate(context, some(id), id.len));
     MUST(EVP_DigestSignUpdate(context, stamp, strlen(stamp)));
     MUST(EVP_DigestSignUpdate(context, some(body), body.len));
