@@ -51,6 +51,7 @@ static Draw usual_draw(Str name)
         { "escalationRate", { DRAW_RATE, { .05, .05 } } },
         { "latency", { DRAW_RATE, { .05, .05 } } },
         { "toolCalls", { DRAW_RATE, { .05, .05 } } },
+        { "costOverrun", { DRAW_RATE, { .005, .005 } } },
         { "costPerTask", { DRAW_COST, { .125, .125 } } },
         { "tokensPerTask", { DRAW_COST, { .125, .125 } } },
     };

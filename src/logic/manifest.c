@@ -219,8 +219,9 @@ static const ShapeMember metric_member = { "metric", SHAPE_OBJECT, .members = me
 static void rule_metrics(IssueList *issues, const IssuePath *path, const Json *v)
 {
     static const Str known[] = {
-        STR("errorRate"),   STR("completionRate"), STR("escalationRate"), STR("quality"),
-        STR("costPerTask"), STR("tokensPerTask"),  STR("latency"),        STR("toolCalls"),
+        STR("errorRate"), STR("completionRate"), STR("escalationRate"),
+        STR("quality"),   STR("costPerTask"),    STR("tokensPerTask"),
+        STR("latency"),   STR("toolCalls"),      STR("costOverrun"),
     };
     for (JsonIter it = json_iter(v); json_next(&it);) {
         bool own = false;

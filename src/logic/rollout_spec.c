@@ -21,7 +21,7 @@ static const KnownMetric known_metrics[] = {
     { "errorRate", false, true },      { "completionRate", false, false },
     { "escalationRate", false, true }, { "costPerTask", true, true },
     { "tokensPerTask", true, true },   { "latency", false, true },
-    { "toolCalls", false, true },
+    { "toolCalls", false, true },      { "costOverrun", false, true },
 };
 
 static const KnownMetric *known(Str name)
@@ -116,7 +116,10 @@ static int read_metrics(const Json *block, RolloutSpec *spec)
     static const struct {
         const char *name;
         double margin;
-    } usual[] = { { "errorRate", .01 }, { "escalationRate", .02 }, { "costPerTask", .2 } };
+    } usual[] = { { "errorRate", .01 },
+                  { "escalationRate", .02 },
+                  { "costPerTask", .2 },
+                  { "costOverrun", .01 } };
     for (size_t i = 0; i < ARRAY_N(usual); i++) {
         int r = add_margin(spec, str_of(usual[i].name), usual[i].margin);
         if (r != 0) return r;

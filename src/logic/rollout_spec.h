@@ -25,8 +25,9 @@
  *   deadline    undecided for so long (a week beyond what steps last): onDeadline pause (default)
  *               or rollback; 0s: never
  *
- * Without rollbackOn and metrics: errorRate .01, escalationRate .02, costPerTask .2. The margin of
- * a step is that of full traffic divided by the share of the next one. Pure; any thread.
+ * Without rollbackOn and metrics: errorRate .01, escalationRate .02, costPerTask .2, costOverrun
+ * .01. The margin of a step is that of full traffic divided by the share of the next one. Pure; any
+ * thread.
  */
 #ifndef GANTRY_LOGIC_ROLLOUT_SPEC_H
 #define GANTRY_LOGIC_ROLLOUT_SPEC_H

@@ -86,6 +86,7 @@ static double harm_of(Str name, const RolloutBaseline *b, const RolloutOutcome *
     if (str_eq(name, STR("completionRate"))) return o->state != TASK_SUCCEEDED;
     if (str_eq(name, STR("escalationRate"))) return o->escalated || o->state == TASK_ESCALATED;
     if (str_eq(name, STR("costPerTask"))) return capped(o->cost_nusd, b->cost_cap_nusd);
+    if (str_eq(name, STR("costOverrun"))) return o->cost_nusd > b->cost_cap_nusd;
     if (str_eq(name, STR("tokensPerTask"))) return capped(o->tokens, b->tokens_cap);
     if (str_eq(name, STR("latency"))) return latency_ms(o) > b->latency_p95_ms;
     if (str_eq(name, STR("toolCalls"))) return o->tool_calls > b->tool_calls_p95;

@@ -1778,7 +1778,7 @@ static void test_harm(void **state)
     static RolloutSpec spec;
     static const char *const names[] = { "errorRate",   "completionRate", "escalationRate",
                                          "costPerTask", "tokensPerTask",  "latency",
-                                         "toolCalls",   "quality" };
+                                         "toolCalls",   "quality",        "costOverrun" };
     for (size_t m = 0; m < ARRAY_N(names); m++)
         str_copy(spec.names[m], sizeof(spec.names[m]), str_of(names[m]));
     spec.evidence.metrics_n = ARRAY_N(names);
@@ -1796,8 +1796,8 @@ static void test_harm(void **state)
     double scores[EVIDENCE_METRICS_MAX] = { [7] = 0.8 };
     spec.evidence.metrics[7].group = EVIDENCE_JUDGED;
     gather_harm(&spec, &baseline, &o, scores, &unit);
-    static const double want[] = { 1, 1, 0, 0.25, 1, 1, 0, 0.2 };
-    assert_int_equal(unit.has, 255);
+    static const double want[] = { 1, 1, 0, 0.25, 1, 1, 0, 0.2, 0 };
+    assert_int_equal(unit.has, 511);
     for (size_t m = 0; m < ARRAY_N(want); m++) assert_true(fabs(unit.harm[m] - want[m]) < 1e-12);
     o.finished_at_ms = 11;
     o.ran_ms = 49; /* with the attempts before the last */
@@ -1806,9 +1806,15 @@ static void test_harm(void **state)
     o.ran_ms = 51;
     gather_harm(&spec, &baseline, &o, NULL, &unit);
     assert_true(unit.harm[5] == 1);
+    o.cost_nusd = 1000;
+    gather_harm(&spec, &baseline, &o, NULL, &unit);
+    assert_true(unit.harm[3] == 1 && unit.harm[8] == 0);
+    o.cost_nusd = 1001; /* beyond what the mean can tell */
+    gather_harm(&spec, &baseline, &o, NULL, &unit);
+    assert_true(unit.harm[3] == 1 && unit.harm[8] == 1);
     o.state = TASK_ESCALATED;
     gather_harm(&spec, &baseline, &o, NULL, &unit);
-    assert_int_equal(unit.has, 127);
+    assert_int_equal(unit.has, 511 & ~128);
     assert_true(unit.harm[0] == 0 && unit.harm[1] == 1 && unit.harm[2] == 1);
 }
 

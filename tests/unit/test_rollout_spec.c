@@ -112,8 +112,12 @@ static void test_defaults(void **state)
     assert_int_equal(read_block("{}\n", &spec), 0);
     assert_int_equal(spec.strategy, STRATEGY_CANARY);
     assert_int_equal(spec.plan.steps_n, 4);
-    assert_int_equal(spec.evidence.metrics_n, 3);
+    assert_int_equal(spec.evidence.metrics_n, 4);
     assert_true(rollout_spec_metric(&spec, STR("errorRate")) >= 0);
+    int overrun = rollout_spec_metric(&spec, STR("costOverrun")); /* what a cap would hide */
+    assert_true(overrun >= 0 && metric_lower_is_better(STR("costOverrun")));
+    assert_int_equal(spec.evidence.metrics[overrun].group, EVIDENCE_FAST);
+    assert_near(evidence_rollback_null(&spec.evidence, (size_t)overrun).delta, .005, 1e-15);
     assert_int_equal(rollout_spec_read(NULL, &spec), 0); /* an agent without a block */
     assert_int_equal(spec.plan.steps_n, 4);
     assert_int_equal(read_block("strategy: blue-green\n", &spec), 0);
