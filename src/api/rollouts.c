@@ -246,7 +246,6 @@ const Param rollout_observations_params[] = {
 typedef struct {
     Str id;
     RolloutCursor after, next;
-    int64_t now_ms;
     Arena *arena;
     RolloutSpec *spec;
     Observation *list;
@@ -256,8 +255,8 @@ typedef struct {
 static int observations_job(Db *db, void *arg)
 {
     ObservationsJob *job = arg;
-    return observations_list(db, job->id, job->after, job->now_ms, job->arena, &job->spec,
-                             &job->list, &job->n, &job->next);
+    return observations_list(db, job->id, job->after, job->arena, &job->spec, &job->list, &job->n,
+                             &job->next);
 }
 
 /* A unit is named by its place, which is the cursor that follows it. */
@@ -296,9 +295,7 @@ int rollout_observations_run_wait(ApiCall *call)
 {
     char next[CURSOR_BYTES_MAX];
     Str cursor = api_param(call, "cursor");
-    ObservationsJob job = { .id = call->params[0],
-                            .now_ms = clock_real_ms(),
-                            .arena = &call->req->arena };
+    ObservationsJob job = { .id = call->params[0], .arena = &call->req->arena };
     if (!str_empty(cursor) && !place_read(cursor, &job.after)) return api_cursor_problem_wait(call);
     int r = store_read_wait(queue_store(call->api->options.queue), observations_job, &job);
     if (r == -ENOENT) return missing_wait(call);

@@ -159,8 +159,8 @@ static Fate fate_of(const RolloutSpec *spec, const RolloutOutcome *o, EvidenceGr
 {
     UnitNews news = { .state = o->state,
                       .degraded = o->degraded,
-                      .scored = told && told->all,
-                      .partly = told && told->any,
+                      .scored = told->all,
+                      .partly = told->any,
                       .eligible_ms = o->at.eligible_ms,
                       .started_at_ms = o->started_at_ms,
                       .finished_at_ms = o->finished_at_ms,
@@ -179,36 +179,68 @@ static void note_overdue(RolloutOutcome *outcome, Fate fate, int64_t now_ms)
     outcome->finished_at_ms = now_ms;
 }
 
-bool gather_unit(const RolloutSpec *spec, const RolloutBaseline *baseline, EvidenceGroup group,
-                 RolloutOutcome *outcome, const double *scores, const GatherTold *told,
-                 int64_t now_ms, EvidenceUnit *ret)
+static uint32_t bits_of(const RolloutSpec *spec, EvidenceGroup group)
 {
-    Fate fate = fate_of(spec, outcome, group, told, now_ms);
-    if (fate == FATE_OPEN || fate == FATE_DROPPED) return false;
-    note_overdue(outcome, fate, now_ms);
-    gather_harm(spec, baseline, outcome, group == EVIDENCE_JUDGED ? scores : NULL, ret);
-    return true;
+    uint32_t bits = 0;
+    for (size_t m = 0; m < spec->evidence.metrics_n; m++)
+        if (spec->evidence.metrics[m].group == group) bits |= UINT32_C(1) << m;
+    return bits;
 }
 
-static void consume_one(Gather *g, const RolloutRow *row, EvidenceGroup group, Fate fate,
-                        RolloutOutcome *outcome, int64_t now_ms)
+/* What the group takes of the outcome, which note_overdue may change. */
+static EvidenceUnit unit_of(const Gather *g, const RolloutRow *row, EvidenceGroup group, Fate fate,
+                            RolloutOutcome *outcome, int64_t now_ms)
 {
-    EvidenceUnit unit;
-    g->fates[fate]++;
-    if (fate == FATE_DROPPED) return;
+    EvidenceUnit unit = { .canary = outcome->canary, .pi = outcome->pi };
+    if (fate == FATE_DROPPED) return unit;
     note_overdue(outcome, fate, now_ms);
     gather_harm(&g->spec, &row->baseline, outcome, group == EVIDENCE_JUDGED ? g->scores : NULL,
                 &unit);
-    evidence_observe(&g->evidence, &g->spec.evidence, row->state.step, group, &unit);
+    unit.has &= bits_of(&g->spec, group);
+    return unit;
+}
+
+static void observe(Gather *g, const RolloutConsumed *c)
+{
+    if (c->told != TOLD_NOTHING)
+        evidence_judged(&g->evidence, c->unit.canary, c->unit.pi, c->told == TOLD_NOT);
+    if (c->fate != FATE_DROPPED)
+        evidence_observe(&g->evidence, &g->spec.evidence, c->step, c->group, &c->unit);
 }
 
 /* How graders fare: those that are still waited for have not told in time. Tasks that are judged in
  * no case, or of which they were not asked, say nothing of that. */
-static void consume_told(Gather *g, const GatherTold *told, const RolloutOutcome *o)
+static RolloutTold told_of(const GatherTold *told, const RolloutOutcome *o)
 {
     bool untold = told->untold || told->waits;
-    if (o->state != TASK_SUCCEEDED || o->degraded || !(untold || told->complete)) return;
-    evidence_judged(&g->evidence, o->canary, o->pi, untold);
+    if (o->state != TASK_SUCCEEDED || o->degraded || !(untold || told->complete))
+        return TOLD_NOTHING;
+    return untold ? TOLD_NOT : TOLD_ALL;
+}
+
+/* Returns 0, 1: its fate is open, -errno. */
+static int consume_one(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group,
+                       RolloutOutcome *outcome, int64_t now_ms)
+{
+    GatherTold told = { .all = false };
+    int r = 0;
+    if (group == EVIDENCE_JUDGED) r = gather_scores(db, &g->spec, outcome, g->scores, &told);
+    if (r != 0) return r;
+    Fate fate = fate_of(&g->spec, outcome, group, &told, now_ms);
+    if (fate == FATE_OPEN) return 1;
+    RolloutConsumed c = { .at = outcome->at,
+                          .group = group,
+                          .step = row->state.step,
+                          .fate = fate,
+                          .told = told_of(&told, outcome) };
+    c.unit = unit_of(g, row, group, fate, outcome, now_ms);
+    r = rollout_consumed_put(db, row->seq, &c);
+    if (r != 0) return r;
+    observe(g, &c);
+    g->fates[fate]++;
+    g->changed = true;
+    row->cursors[group] = outcome->at;
+    return 0;
 }
 
 static bool has_group(const RolloutSpec *spec, EvidenceGroup group)
@@ -226,19 +258,9 @@ static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group
         size_t n = GATHER_BATCH, i = 0;
         int r = rollout_outcomes(db, row->seq, row->cursors[group], now_ms, g->outcomes, &n);
         if (r != 0) return r;
-        for (; i < n; i++) {
-            GatherTold told = { .all = false };
-            if (group == EVIDENCE_JUDGED)
-                r = gather_scores(db, &g->spec, &g->outcomes[i], g->scores, &told);
-            if (r != 0) return r;
-            Fate fate = fate_of(&g->spec, &g->outcomes[i], group, &told, now_ms);
-            if (fate == FATE_OPEN) break;
-            if (group == EVIDENCE_JUDGED) consume_told(g, &told, &g->outcomes[i]);
-            consume_one(g, row, group, fate, &g->outcomes[i], now_ms);
-            row->cursors[group] = g->outcomes[i].at;
-            g->changed = true;
-        }
-        if (i < n || n < GATHER_BATCH) return 0;
+        for (; r == 0 && i < n; i++) r = consume_one(db, g, row, group, &g->outcomes[i], now_ms);
+        if (r != 0) return r < 0 ? r : 0;
+        if (n < GATHER_BATCH) return 0;
         taken += (int64_t)n;
     }
     return 0;
@@ -260,16 +282,67 @@ static int count_seen(Db *db, Gather *g, RolloutRow *row, int64_t now_ms)
     return 0;
 }
 
-/* A form that this build cannot read is gathered anew: every outcome is still there. */
+/* --- gathering anew --------------------------------------------------------------------------- */
+
+/* What was consumed, as it was. */
+static int observe_again(Db *db, Gather *g, const RolloutRow *row)
+{
+    RolloutConsumed last = { .group = EVIDENCE_GROUPS_N_ };
+    CLEANUP(freep) RolloutConsumed *page = xcalloc(GATHER_BATCH, sizeof(*page));
+    for (size_t n = GATHER_BATCH; n == GATHER_BATCH;) {
+        int r = rollout_consumed_list(db, row->seq, last.at, last.group, page, &n);
+        if (r != 0) return r;
+        for (size_t i = 0; i < n; i++) observe(g, &page[i]);
+        if (n > 0) last = page[n - 1];
+    }
+    return 0;
+}
+
+static bool is_after(RolloutCursor a, RolloutCursor b)
+{
+    return a.eligible_ms > b.eligible_ms ||
+           (a.eligible_ms == b.eligible_ms && a.task_seq > b.task_seq);
+}
+
+/* The units that were seen: they are assigned once and for all. */
+static int see_again(Db *db, Gather *g, const RolloutRow *row)
+{
+    RolloutCursor after = { 0 };
+    for (size_t n = GATHER_BATCH; n == GATHER_BATCH;) {
+        int r = rollout_outcomes(db, row->seq, after, INT64_MAX, g->outcomes, &n);
+        if (r != 0) return r;
+        for (size_t i = 0; i < n && !is_after(g->outcomes[i].at, row->seen); i++)
+            evidence_seen(&g->evidence, g->outcomes[i].canary, g->outcomes[i].pi);
+        if (n > 0) after = g->outcomes[n - 1].at;
+        if (is_after(after, row->seen)) break;
+    }
+    return 0;
+}
+
+/* A program that recorded nothing has consumed what there is: the group begins anew, from what the
+ * tasks are now. */
+static int begin_unrecorded(Db *db, RolloutRow *row)
+{
+    int r = 0;
+    for (EvidenceGroup group = 0; r == 0 && group < EVIDENCE_GROUPS_N_; group++) {
+        bool any;
+        r = rollout_consumed_any(db, row->seq, group, &any);
+        if (r == 0 && !any) row->cursors[group] = (RolloutCursor){ 0 };
+    }
+    return r;
+}
+
+/* A form that this build cannot read is gathered anew, all of it now: how far it reaches stays, and
+ * with it what a new unit comes after, and what each step had at its beginning. */
 static int load_evidence(Db *db, Gather *g, RolloutRow *row)
 {
     int r = rollout_evidence_get(db, row->seq, g->spec.evidence.metrics_n, &g->evidence);
     if (r != -ENOENT && r != -EPROTO) return r;
+    g->changed = r == -EPROTO;
     evidence_init(&g->evidence);
-    memset(row->cursors, 0, sizeof(row->cursors));
-    row->seen = (RolloutCursor){ 0 };
-    row->state.step_canaries = 0;
-    return 0;
+    r = begin_unrecorded(db, row);
+    if (r == 0) r = observe_again(db, g, row);
+    return r == 0 ? see_again(db, g, row) : r;
 }
 
 int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *ret)

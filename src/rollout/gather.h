@@ -21,8 +21,8 @@ typedef struct {
 } Gather;
 
 /* Reads the plan and the evidence, and consumes what is resolved; the row's cursors move along.
- * Evidence of another build is gathered anew: every outcome is still there. Returns 0, -EINVAL (the
- * plan), -ENOMEM, -errno. */
+ * What is consumed is recorded: evidence of another build is gathered anew from that. Returns 0,
+ * -EINVAL (the plan), -ENOMEM, -errno. */
 MUST_CHECK int gather(Db *db, Gather *g, RolloutRow *row, int64_t now_ms, Arena *arena);
 
 /* The plans of a stored rollout. */
@@ -48,13 +48,6 @@ typedef struct {
  * quality, and none is missing: the mean of the others would flatter whoever makes graders fail. */
 MUST_CHECK int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *outcome,
                              double *scores, GatherTold *ret);
-
-/* What the group consumes of an outcome; told, scores: as gather_scores says, of JUDGED, else NULL.
- * False when nothing: it is still open, or dropped. A unit that runs beyond its limit is taken as
- * it stands, and as failed: *outcome says so. */
-bool gather_unit(const RolloutSpec *spec, const RolloutBaseline *baseline, EvidenceGroup group,
-                 RolloutOutcome *outcome, const double *scores, const GatherTold *told,
-                 int64_t now_ms, EvidenceUnit *ret);
 
 /* From a version's last tasks. Without enough of them caps stand where limits usually do. */
 RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n);

@@ -12,12 +12,12 @@ typedef struct {
     EvidenceUnit unit; /* harm in the metrics that it was consumed for */
 } Observation;
 
-/* Units after the cursor that the evidence has consumed, in that order, as they are known now, with
+/* Units after the cursor that the evidence has consumed, in that order, as it consumed them, with
  * the spec they are read by. *ret and its list live in arena; *ret_next: the last one looked at,
  * zero when there are no more. Inside a store job. Returns 0, -ENOENT (no such rollout), -ENOMEM,
  * -errno. */
-MUST_CHECK int observations_list(Db *db, Str rollout_id, RolloutCursor after, int64_t now_ms,
-                                 Arena *arena, RolloutSpec **ret_spec, Observation **ret,
-                                 size_t *ret_n, RolloutCursor *ret_next);
+MUST_CHECK int observations_list(Db *db, Str rollout_id, RolloutCursor after, Arena *arena,
+                                 RolloutSpec **ret_spec, Observation **ret, size_t *ret_n,
+                                 RolloutCursor *ret_next);
 
 #endif

@@ -69,6 +69,9 @@ static const char *const delete_sql[RETENTION_N_][16] = {
         " (SELECT rollout_seq, n FROM rollout_tick WHERE rollout_seq = ?1 LIMIT ?2)"),
         ("DELETE FROM rollout_unit WHERE (rollout_seq, kind, unit) IN"
         " (SELECT rollout_seq, kind, unit FROM rollout_unit WHERE rollout_seq = ?1 LIMIT ?2)"),
+        ("DELETE FROM rollout_consumed WHERE (rollout_seq, eligible_ms, task_seq, evidence_group) IN"
+        " (SELECT rollout_seq, eligible_ms, task_seq, evidence_group FROM rollout_consumed"
+        " WHERE rollout_seq = ?1 LIMIT ?2)"),
         ("DELETE FROM shadow_pair WHERE (rollout_seq, task_seq) IN"
         " (SELECT rollout_seq, task_seq FROM shadow_pair WHERE rollout_seq = ?1 LIMIT ?2)"),
         "DELETE FROM shadow_evidence WHERE rollout_seq = ?1",

@@ -231,8 +231,9 @@ int rollout_any_active(Db *db, bool *ret)
 /* --- evidence --------------------------------------------------------------------------------- */
 
 /* A head, then the evidence up to the metrics that the plan uses: nothing else has changed. The
- * sizes tell a program of another build that it cannot read this. */
-#define EVIDENCE_FORM 1
+ * sizes tell a program of another build that it cannot read this. Form 1 was gathered before what
+ * is consumed was recorded. */
+#define EVIDENCE_FORM 2
 typedef struct {
     uint32_t form, metric_bytes, whole_bytes, metrics_n;
 } EvidenceHead;
@@ -287,6 +288,94 @@ int rollout_evidence_get(Db *db, int64_t seq, size_t metrics_n, Evidence *ret)
     memcpy(&ret->seen, bytes.ptr + sizeof(head) + metrics, rest_bytes());
     db_reset(in.stmt);
     return 0;
+}
+
+/* --- what was consumed ------------------------------------------------------------------------ */
+
+/* The harms in the order of their metrics, those that are there. */
+static Str harms_pack(const EvidenceUnit *unit, double out[EVIDENCE_METRICS_MAX])
+{
+    size_t n = 0;
+    for (size_t m = 0; m < EVIDENCE_METRICS_MAX; m++)
+        if (unit->has >> m & 1) out[n++] = unit->harm[m];
+    return str_make((const char *)out, n * sizeof(*out));
+}
+
+static void harms_unpack(Str bytes, EvidenceUnit *unit)
+{
+    size_t at = 0;
+    for (size_t m = 0; m < EVIDENCE_METRICS_MAX; m++) {
+        if (!(unit->has >> m & 1)) continue;
+        if (at + sizeof(double) <= bytes.len)
+            memcpy(&unit->harm[m], bytes.ptr + at, sizeof(double));
+        else unit->has &= ~(UINT32_C(1) << m);
+        at += sizeof(double);
+    }
+}
+
+int rollout_consumed_put(Db *db, int64_t rollout_seq, const RolloutConsumed *c)
+{
+    double harms[EVIDENCE_METRICS_MAX];
+    RowIn in = row_in(db, "INSERT INTO rollout_consumed (rollout_seq, eligible_ms, task_seq,"
+                          " evidence_group, step, fate, told, arm, pi, has, harms)"
+                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, c->at.eligible_ms);
+    in_i64(&in, c->at.task_seq);
+    in_i64(&in, c->group);
+    in_i64(&in, (int64_t)c->step);
+    in_i64(&in, c->fate);
+    in_i64(&in, c->told);
+    in_i64(&in, c->unit.canary ? ARM_CANARY : ARM_CONTROL);
+    db_bind_f64(in.stmt, in.index++, c->unit.pi);
+    in_i64(&in, c->unit.has);
+    in_blob(&in, harms_pack(&c->unit, harms));
+    return row_run(in.stmt);
+}
+
+static RolloutConsumed consumed_read(DbStmt *s)
+{
+    RolloutConsumed c = { .at = { db_i64(s, 0), db_i64(s, 1) },
+                          .group = (EvidenceGroup)db_i64(s, 2),
+                          .step = (size_t)db_i64(s, 3),
+                          .fate = (Fate)db_i64(s, 4),
+                          .told = (RolloutTold)db_i64(s, 5),
+                          .unit = { .canary = db_i64(s, 6) == ARM_CANARY,
+                                    .pi = db_f64(s, 7),
+                                    .has = (uint32_t)db_i64(s, 8) } };
+    harms_unpack(db_str(s, 9), &c.unit);
+    return c;
+}
+
+int rollout_consumed_list(Db *db, int64_t rollout_seq, RolloutCursor after, EvidenceGroup group,
+                          RolloutConsumed *ret, size_t *n)
+{
+    RowIn in = row_in(db, "SELECT eligible_ms, task_seq, evidence_group, step, fate, told, arm, pi,"
+                          " has, harms FROM rollout_consumed WHERE rollout_seq = ?1"
+                          " AND (eligible_ms, task_seq, evidence_group) > (?2, ?3, ?4)"
+                          " ORDER BY eligible_ms, task_seq, evidence_group LIMIT ?5");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, after.eligible_ms);
+    in_i64(&in, after.task_seq);
+    in_i64(&in, group);
+    in_i64(&in, (int64_t)*n);
+    size_t found = 0;
+    int r;
+    while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = consumed_read(in.stmt);
+    if (r == 0) *n = found;
+    return r;
+}
+
+int rollout_consumed_any(Db *db, int64_t rollout_seq, EvidenceGroup group, bool *ret)
+{
+    RowIn in = row_in(db, "SELECT 1 FROM rollout_consumed WHERE rollout_seq = ?1"
+                          " AND evidence_group = ?2 LIMIT 1");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, group);
+    int r = row_first(in.stmt);
+    *ret = r == 0;
+    db_reset(in.stmt);
+    return r == -ENOENT ? 0 : r;
 }
 
 /* --- ticks ------------------------------------------------------------------------------------ */

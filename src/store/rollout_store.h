@@ -8,6 +8,7 @@
 #include "logic/route.h"
 #include "logic/task.h"
 #include "logic/tripwire.h"
+#include "logic/watermark.h"
 #include "store/db.h"
 
 #define ROLLOUT_LIST_MAX 200
@@ -81,6 +82,34 @@ MUST_CHECK int rollout_list(Db *db, Str agent, bool active_only, Arena *arena, R
 MUST_CHECK int rollout_evidence_put(Db *db, int64_t seq, const Evidence *evidence,
                                     size_t metrics_n);
 MUST_CHECK int rollout_evidence_get(Db *db, int64_t seq, size_t metrics_n, Evidence *ret);
+
+/* --- what was consumed ------------------------------------------------------------------------ */
+
+/* Whether the graders of a unit's task have told, where they were asked. */
+typedef enum { TOLD_NOTHING, TOLD_ALL, TOLD_NOT } RolloutTold;
+
+/* What a group of metrics was told of a unit when it consumed it. What becomes of the task after
+ * that, or of its scores, does not change it. */
+typedef struct {
+    RolloutCursor at;
+    EvidenceGroup group;
+    size_t step; /* then */
+    Fate fate;   /* not FATE_OPEN */
+    RolloutTold told;
+    EvidenceUnit unit; /* harm in metrics of the group alone; in none of a dropped one */
+} RolloutConsumed;
+
+/* Keeps it, as long as the units are kept. Each unit once a group. */
+MUST_CHECK int rollout_consumed_put(Db *db, int64_t rollout_seq, const RolloutConsumed *consumed);
+
+/* Those that follow the cursor's unit and that group of it (EVIDENCE_GROUPS_N_: all of it), in
+ * eligible order, the groups of a unit one after the other; at most *n, which becomes their number.
+ */
+MUST_CHECK int rollout_consumed_list(Db *db, int64_t rollout_seq, RolloutCursor after,
+                                     EvidenceGroup group, RolloutConsumed *ret, size_t *n);
+
+/* Whether the group has consumed anything that is kept. */
+MUST_CHECK int rollout_consumed_any(Db *db, int64_t rollout_seq, EvidenceGroup group, bool *ret);
 
 /* Whether any rollout has not ended. */
 MUST_CHECK int rollout_any_active(Db *db, bool *ret);

@@ -644,6 +644,15 @@ static const char slim_indexes[] =
 static const char step_limits[] =
     "ALTER TABLE rollout ADD COLUMN limit_ms INTEGER NOT NULL DEFAULT 0;";
 
+/* What evidence is made of: how a unit was taken by a group of metrics. */
+static const char consumed[] =
+    "CREATE TABLE rollout_consumed ("
+    " rollout_seq INTEGER NOT NULL, eligible_ms INTEGER NOT NULL, task_seq INTEGER NOT NULL,"
+    " evidence_group INTEGER NOT NULL, step INTEGER NOT NULL, fate INTEGER NOT NULL,"
+    " told INTEGER NOT NULL, arm INTEGER NOT NULL, pi REAL NOT NULL, has INTEGER NOT NULL,"
+    " harms BLOB NOT NULL, PRIMARY KEY (rollout_seq, eligible_ms, task_seq, evidence_group)"
+    ") STRICT, WITHOUT ROWID;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -691,5 +700,6 @@ const Migration schema_steps[] = {
     { 44, "equal ticks", equal_ticks },
     { 45, "slim indexes", slim_indexes },
     { 46, "step limits", step_limits },
+    { 47, "consumed", consumed },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

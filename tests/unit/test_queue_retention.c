@@ -323,12 +323,15 @@ static int body_units(void *arg)
               " SELECT rollout_seq, task_seq, 0, unit, 2, 0 FROM rollout_unit"
               " UNION ALL SELECT 8, 1, 0, 'u', 2, 0");
     change(f, "INSERT INTO shadow_evidence VALUES (7, x'00'), (8, x'00')");
+    change(f, "INSERT INTO rollout_consumed SELECT rollout_seq, 0, task_seq, 0, 0, 1, 0, 0, 0.5, 0,"
+              " x'' FROM rollout_unit UNION ALL SELECT 8, 0, 1, 0, 0, 1, 0, 0, 0.5, 0, x''");
     RetentionWalk w = { .what = RETENTION_ROLLOUTS };
     while (!w.over) {
         CHECK_INT(store_call_wait(f->store, piece_job, &w), 0);
         CHECK(w.all <= 10);
     }
     CHECK_INT(count(f, "SELECT count(*) FROM rollout_unit"), 0);
+    CHECK_INT(count(f, "SELECT count(*) FROM rollout_consumed"), 1);
     CHECK_INT(count(f, "SELECT count(*) FROM shadow_pair"), 1); /* another rollout's */
     CHECK_INT(count(f, "SELECT count(*) FROM shadow_evidence"), 1);
     return 0;

@@ -5,6 +5,7 @@
 
 #include "rollout/control.h"
 #include "rollout/gather.h"
+#include "rollout/observations.h"
 #include "rollout/record.h"
 #include "rollout/serving.h"
 #include "store/alarm_store.h"
@@ -1546,6 +1547,190 @@ static void test_unreadable_evidence_is_gathered_anew(void **state)
     run(state, gathers_anew);
 }
 
+/* --- what was consumed ------------------------------------------------------------------------ */
+
+#define JUDGED_BLOCK                                                   \
+    "{\"steps\":[{\"weight\":50,\"minTasks\":1000},{\"weight\":100}]," \
+    "\"rollbackOn\":{\"errorRate\":0.3,\"completionRate\":0.5,"        \
+    "\"escalationRate\":0.3,\"quality\":0.3}}"
+
+static int statements(Db *db, const char *const *sql, size_t n)
+{
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) r = db_run(db_stmt(db, sql[i]), NULL);
+    return r;
+}
+
+/* Of ten tasks one waits for a person, one has not started, one runs for too long, one has no
+ * score, two have scores of two names; the others one of one. */
+static int mixed_job(Db *db, void *arg)
+{
+    static const char *const sql[] = {
+        "UPDATE task SET started_at_ms = ready_at_ms + 1, finished_at_ms = ready_at_ms + 5,"
+        " state = 2 WHERE seq % 10 <> 2",
+        "UPDATE task SET state = 6, finished_at_ms = 0, escalations = 1, cost_nusd = 7"
+        " WHERE seq % 10 = 1",
+        "UPDATE task SET state = 1, finished_at_ms = 0, deadline_at_ms = ready_at_ms + 1000"
+        " WHERE seq % 10 = 3",
+        "INSERT INTO task_score (task_seq, name, value, at_ms) SELECT seq, 'a', 0.75, 1 FROM task"
+        " WHERE seq % 10 > 4",
+        "INSERT INTO task_score (task_seq, name, value, at_ms) SELECT seq, 'b', 0.5, 1 FROM task"
+        " WHERE seq % 10 > 7",
+        "UPDATE task SET quality = (SELECT avg(value) FROM task_score WHERE task_seq = seq)",
+    };
+    (void)arg;
+    return statements(db, sql, ARRAY_N(sql));
+}
+
+/* Everything that may follow after a unit has been consumed. */
+static int later_job(Db *db, void *arg)
+{
+    static const char *const sql[] = {
+        "UPDATE task SET state = 2, started_at_ms = 9000000, finished_at_ms = 9999999,"
+        " cost_nusd = 99 WHERE seq % 10 = 1",
+        "UPDATE task SET state = 3, started_at_ms = 9000000, finished_at_ms = 9999999"
+        " WHERE seq % 10 = 2",
+        "UPDATE task SET state = 2, finished_at_ms = 9999999 WHERE seq % 10 = 3",
+        "UPDATE task SET quality = 0 WHERE seq % 10 = 4",
+        "UPDATE task SET quality = 0.1 WHERE seq % 10 > 4",
+    };
+    (void)arg;
+    return statements(db, sql, ARRAY_N(sql));
+}
+
+typedef struct {
+    Fixture *f;
+    RolloutSpec *spec;
+    Observation *list;
+    size_t n;
+    Evidence *evidence; /* as it is stored */
+    RolloutRow row;
+} Kept;
+
+static int kept_job(Db *db, void *arg)
+{
+    Kept *kept = arg;
+    RolloutCursor next;
+    int r = observations_list(db, STR(ID_1), (RolloutCursor){ 0 }, &kept->f->arena, &kept->spec,
+                              &kept->list, &kept->n, &next);
+    kept->evidence = arena_zalloc(&kept->f->arena, sizeof(Evidence));
+    if (r == 0) r = rollout_get(db, STR(ID_1), &kept->f->arena, &kept->row);
+    if (r != 0) return r;
+    if ((next.task_seq != 0) != (kept->n == OBSERVATIONS_MAX)) return -EIO;
+    return rollout_evidence_get(db, kept->row.seq, kept->spec->evidence.metrics_n, kept->evidence);
+}
+
+static Kept kept_of(Fixture *f)
+{
+    Kept kept = { .f = f };
+    CHECK_INT(store_call_wait(f->store, kept_job, &kept), 0);
+    return kept;
+}
+
+static int check_kept(const Kept *a, const Kept *b)
+{
+    CHECK_INT(a->n, b->n);
+    for (size_t i = 0; i < a->n; i++) {
+        CHECK_INT(a->list[i].at.task_seq, b->list[i].at.task_seq);
+        CHECK_INT(memcmp(&a->list[i].unit, &b->list[i].unit, sizeof(a->list[i].unit)), 0);
+    }
+    CHECK_INT(memcmp(a->evidence, b->evidence, sizeof(*a->evidence)), 0);
+    CHECK_INT(a->row.state.step_canaries, b->row.state.step_canaries);
+    CHECK_INT(memcmp(a->row.cursors, b->row.cursors, sizeof(a->row.cursors)), 0);
+    CHECK_INT(memcmp(&a->row.seen, &b->row.seen, sizeof(a->row.seen)), 0);
+    return 0;
+}
+
+/* What is exported, through the engine, as who decides again does. */
+static int check_decides_again(Fixture *f, const Kept *kept)
+{
+    Evidence *again = arena_zalloc(&f->arena, sizeof(*again));
+    const EvidencePlan *plan = &kept->spec->evidence;
+    evidence_init(again);
+    for (size_t i = 0; i < kept->n; i++)
+        for (EvidenceGroup g = 0; g < EVIDENCE_GROUPS_N_; g++)
+            evidence_observe(again, plan, 0, g, &kept->list[i].unit);
+    for (size_t m = 0; m < plan->metrics_n; m++) {
+        const MetricEvidence *a = &again->metrics[m], *b = &kept->evidence->metrics[m];
+        CHECK(a->past.n[0] == b->past.n[0] && a->past.n[1] == b->past.n[1]);
+        CHECK(a->past.n[0] > 50);
+        CHECK(evalue_log(&a->rollback) == evalue_log(&b->rollback));
+        CHECK(evalue_log(&a->promote[0]) == evalue_log(&b->promote[0]));
+    }
+    return 0;
+}
+
+static int forget_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "DELETE FROM task"), NULL);
+}
+
+static int keeps_what_was_consumed(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = JUDGED_BLOCK;
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)submit_sessions(f, 0, 300);
+    CHECK_INT(store_call_wait(f->store, mixed_job, NULL), 0);
+    pass_ms(2 * 3600000);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, 300);
+    CHECK_INT(ask.row.cursors[1].task_seq, 300);
+    Kept before = kept_of(f);
+    CHECK_INT(before.n, 270); /* those that never started are none */
+    CHECK_INT(check_decides_again(f, &before), 0);
+
+    CHECK_INT(store_call_wait(f->store, later_job, NULL), 0);
+    Kept after = kept_of(f);
+    CHECK_INT(check_kept(&before, &after), 0);
+    CHECK_INT(store_call_wait(f->store, spoil_job, NULL), 0);
+    (void)command(f, ID_1, COMMAND_NONE);
+    after = kept_of(f);
+    CHECK_INT(check_kept(&before, &after), 0);
+    CHECK_INT(store_call_wait(f->store, forget_job, NULL), 0);
+    after = kept_of(f);
+    return check_kept(&before, &after);
+}
+
+static void test_what_was_consumed_stays(void **state)
+{
+    run(state, keeps_what_was_consumed);
+}
+
+/* What an older program has consumed and not recorded is gathered once more, tick by tick, and
+ * recorded then. */
+static int unrecorded_job(Db *db, void *arg)
+{
+    int r = db_run(db_stmt(db, "DELETE FROM rollout_consumed"), NULL);
+    return r == 0 ? spoil_job(db, arg) : r;
+}
+
+static int records_what_was_not(void *arg)
+{
+    Fixture *f = arg;
+    (void)start(f, ID_1);
+    (void)submit_sessions(f, 0, 1500);
+    end_tasks(f, 0);
+    (void)command(f, ID_1, COMMAND_PAUSE);
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, 1500);
+    Kept before = kept_of(f);
+    CHECK_INT(store_call_wait(f->store, unrecorded_job, NULL), 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, GATHER_UNITS_MAX);
+    CHECK_INT(ask.row.seen.task_seq, 1500);
+    (void)command(f, ID_1, COMMAND_NONE);
+    Kept after = kept_of(f);
+    return check_kept(&before, &after);
+}
+
+static void test_what_was_not_recorded_is_gathered_once_more(void **state)
+{
+    run(state, records_what_was_not);
+}
+
 static ControlTickAll tick_all(Fixture *f)
 {
     ControlTickAll all;
@@ -1883,6 +2068,8 @@ int main(void)
         ON_QUEUE(test_it_survives_a_restart),
         ON_QUEUE(test_an_open_gate_survives_a_restart),
         ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
+        ON_QUEUE(test_what_was_consumed_stays),
+        ON_QUEUE(test_what_was_not_recorded_is_gathered_once_more),
         ON_QUEUE(test_only_active_ones_are_ticked),
         ON_QUEUE(test_a_bad_one_holds_up_no_other),
         ON_QUEUE(test_ticks_and_events_are_kept),
