@@ -92,6 +92,7 @@ static void row_start(World *w, Row *row, int lease, int64_t fence, int64_t now_
     row->lease = lease;
     row->started_ms = now_ms;
     row->start_ms = w->now_ms;
+    row->recorded = false;
     if (row->first_ms < 0) row->first_ms = w->now_ms;
     check_step(w, &was, row);
     check_start(w, &was, row);
@@ -109,6 +110,7 @@ static void row_end(World *w, Row *row, const Item *end, int64_t told, bool blam
                               .deadline_ms = row->deadline_ms,
                               .retry_after_ms = end->retry_after_ms,
                               .retry = w->retry };
+    progress.advanced = row->losses > 0 && attempt_advanced(row->attempt, row->recorded);
     TaskOutcome outcome = blameless ? TASK_OUTCOME_RELEASED : end->outcome;
     TaskNext next = task_after_attempt(&progress, outcome, now_ms, random_next(&w->random));
     row->state = next.state;
@@ -121,7 +123,8 @@ static void row_end(World *w, Row *row, const Item *end, int64_t told, bool blam
     row->end_ms = w->now_ms;
     row->due_ms = next.state == TASK_QUEUED ? w->now_ms + next.ready_at_ms - now_ms : 0;
     row->failed_n += outcome == TASK_OUTCOME_FAILED_RETRYABLE && !was.cancel;
-    row->lost_n += outcome == TASK_OUTCOME_LOST && !was.cancel;
+    if (outcome == TASK_OUTCOME_LOST && !was.cancel)
+        row->lost_n = row->lost_n > 0 && row->recorded ? 1 : row->lost_n + 1;
     row->results += task_state_ended(next.state);
     row->asked_ms = w->now_ms;
     check_step(w, &was, row);
@@ -351,7 +354,9 @@ static void job_call(World *w, Msg *m)
     uint64_t bit = UINT64_C(1) << m->call;
     if (!(row->calls & bit) || BREAKS(w, CHARGED_AGAIN)) row->charged++;
     row->calls |= bit;
-    if (!attempt_goes_on(row->state, row->fence, m->items[0].ref.fence)) m->said = SAID_STALE;
+    bool goes_on = attempt_goes_on(row->state, row->fence, m->items[0].ref.fence);
+    if (!goes_on) m->said = SAID_STALE;
+    row->recorded |= goes_on && !(was.calls & bit);
     check_step(w, &was, row);
 }
 
