@@ -199,10 +199,9 @@ static void ran_note(const Queue *queue, const TaskHead *head, int64_t now_ms, E
     effects->ran_ms[head->lane] += ran_ms;
 }
 
-int task_conclude(const Queue *queue, Db *db, const TaskHead *head, const Conclusion *c,
-                  Effects *effects, TaskState *ret_state)
+static int end_of(Db *db, const TaskHead *head, const Conclusion *c, TaskEnd *ret)
 {
-    TaskEnd end = {
+    *ret = (TaskEnd){
         .outcome = c->outcome,
         .now_ms = c->now_ms,
         .error_detail = c->error_detail,
@@ -212,20 +211,90 @@ int task_conclude(const Queue *queue, Db *db, const TaskHead *head, const Conclu
         .conduct = c->conduct,
         .result = c->result,
     };
-    int r = next_of(db, head, c, &end.next);
+    int r = next_of(db, head, c, &ret->next);
     if (r != 0) return r;
-    end.error_code = error_code_of(&end.next, c);
-    if (str_empty(end.error_code)) end.error_detail = STR_NULL;
-    r = task_end(db, head, &end);
-    if (r == 0 && end.next.state != TASK_QUEUED) r = at_rest(queue, db, head, c->now_ms, effects);
-    if (r == 0 && task_state_ended(end.next.state))
-        r = family_ended(queue, db, head, c->now_ms, effects);
+    ret->error_code = error_code_of(&ret->next, c);
+    if (str_empty(ret->error_code)) ret->error_detail = STR_NULL;
+    return 0;
+}
+
+static int end_now(const Queue *queue, Db *db, const TaskHead *head, const TaskEnd *end,
+                   Effects *effects)
+{
+    TaskState state = end->next.state;
+    int r = task_end(db, head, end);
+    if (r == 0 && state != TASK_QUEUED) r = at_rest(queue, db, head, end->now_ms, effects);
+    if (r == 0 && task_state_ended(state)) r = family_ended(queue, db, head, end->now_ms, effects);
+    return r;
+}
+
+static void end_note(const Queue *queue, const TaskHead *head, const TaskEnd *end, Effects *effects)
+{
+    ran_note(queue, head, end->now_ms, effects);
+    effects_end(effects, head->lane, &end->next, end->outcome);
+}
+
+int task_conclude(const Queue *queue, Db *db, const TaskHead *head, const Conclusion *c,
+                  Effects *effects, TaskState *ret_state)
+{
+    TaskEnd end;
+    int r = end_of(db, head, c, &end);
+    if (r == 0) r = end_now(queue, db, head, &end, effects);
     if (r != 0) return r;
-    ran_note(queue, head, c->now_ms, effects);
-    effects_end(effects, head->lane, &end.next, c->outcome);
+    end_note(queue, head, &end, effects);
     *ret_state = end.next.state;
     return 0;
 }
+
+/* --- many at a time --------------------------------------------------------------------------- */
+
+/* Nothing follows from its end but what follows from each. */
+static bool ends_alone(const TaskHead *head, const TaskEnd *end)
+{
+    return task_state_ended(end->next.state) && end->outcome != TASK_OUTCOME_LOST &&
+           !head->has_webhook && head->session_max == 0 && !head->shadow &&
+           uuid_is_zero(head->parent_id) && head->children == 0;
+}
+
+int endings_write(Endings *endings, Db *db)
+{
+    const TaskEnding *rows = endings->rows;
+    size_t n = endings->n;
+    endings->n = 0;
+    if (n == 0) return 0;
+    int r = n == 1 ? task_end(db, &rows->head, &rows->end) : task_end_many(db, rows, n);
+    if (r != 0) return r;
+    return n == 1 ? rollup_news_add(db, rows->head.seq, 1, NEWS_TASK | NEWS_SCORE)
+                  : rollup_news_add_many(db, rows, n);
+}
+
+int endings_held(Endings *endings, Db *db, TaskRef ref, TaskHead *ret)
+{
+    for (size_t i = 0; i < endings->n; i++) {
+        if (!uuid_eq(endings->rows[i].head.id, ref.id)) continue;
+        int r = endings_write(endings, db);
+        if (r != 0) return r;
+    }
+    return task_held(db, ref, ret);
+}
+
+int endings_add(Endings *endings, const Queue *queue, Db *db, const TaskHead *head,
+                const Conclusion *c, Effects *effects, TaskState *ret_state)
+{
+    TaskEnd end;
+    int r = end_of(db, head, c, &end);
+    if (r != 0) return r;
+    bool later = ends_alone(head, &end);
+    if (!later || endings->n == TASK_ENDINGS_MAX) r = endings_write(endings, db);
+    if (r == 0 && later) endings->rows[endings->n++] = (TaskEnding){ *head, end };
+    else if (r == 0) r = end_now(queue, db, head, &end, effects);
+    if (r != 0) return r;
+    end_note(queue, head, &end, effects);
+    *ret_state = end.next.state;
+    return 0;
+}
+
+/* --- without an attempt ----------------------------------------------------------------------- */
 
 int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskState state,
                        Str error_code, Str by, int64_t now_ms, Effects *effects)

@@ -271,7 +271,7 @@ typedef struct {
     Effects effects;
 } FinishJob;
 
-static int finish_one(Db *db, FinishJob *job, size_t i)
+static int finish_one(Db *db, FinishJob *job, size_t i, Endings *endings)
 {
     const TaskFinish *finish = &job->finishes[i];
     TaskFinished *end = &job->ends[i];
@@ -287,29 +287,31 @@ static int finish_one(Db *db, FinishJob *job, size_t i)
                      .usage = finish->usage,
                      .conduct = finish->conduct };
     TaskHead head;
-    int r = task_held(db, finish->task, &head);
+    int r = endings_held(endings, db, finish->task, &head);
     end->outcome = MAX(r, 0);
     job->effects.stale += r == QUEUE_E_STALE;
     if (r != 0) return MIN(r, 0);
-    return task_conclude(job->queue, db, &head, &c, &job->effects, &end->state);
+    return endings_add(endings, job->queue, db, &head, &c, &job->effects, &end->state);
 }
 
 /* What is stale changes nothing, so that there is nothing to undo for it. */
-static int finish_job(Db *db, void *arg)
-{
-    FinishJob *job = arg;
-    int r = 0;
-    job->now_ms = queue_now_ms(job->queue);
-    job->effects = (Effects){ 0 };
-    for (size_t i = 0; i < job->n && r == 0; i++) r = finish_one(db, job, i);
-    return r;
-}
-
 static int finish_jobs(Db *db, void *const *args, size_t n)
 {
+    Endings endings; /* on a store thread's stack, not a fiber's */
     int r = 0;
-    for (size_t i = 0; i < n && r == 0; i++) r = finish_job(db, args[i]);
-    return r;
+    endings.n = 0;
+    for (size_t k = 0; k < n && r == 0; k++) {
+        FinishJob *job = args[k];
+        job->now_ms = queue_now_ms(job->queue);
+        job->effects = (Effects){ 0 };
+        for (size_t i = 0; i < job->n && r == 0; i++) r = finish_one(db, job, i, &endings);
+    }
+    return r == 0 ? endings_write(&endings, db) : r;
+}
+
+static int finish_job(Db *db, void *arg)
+{
+    return finish_jobs(db, &arg, 1);
 }
 
 static void count_stale(Queue *queue)

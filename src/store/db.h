@@ -29,6 +29,23 @@ void db_bind_blob(DbStmt *stmt, int index, Str v);
 void db_bind_null(DbStmt *stmt, int index);
 void db_bind_text_or_null(DbStmt *stmt, int index, Str v); /* NULL when empty */
 
+/* Rows that a statement reads like a table: "FROM given(?1)", with columns c0, c1, ... A statement
+ * on many rows costs a fraction of one on each. Columns beyond those given are NULL. */
+#define DB_GIVEN_COLUMNS_MAX 20
+typedef enum { DB_CELL_NULL, DB_CELL_I64, DB_CELL_TEXT, DB_CELL_BLOB } DbCellKind;
+typedef struct {
+    DbCellKind kind;
+    union {
+        int64_t i64;
+        Str str; /* bytes must live until the statement has run */
+    };
+} DbCell;
+typedef struct {
+    const DbCell *cells; /* n rows of so many columns */
+    size_t n, columns;
+} DbGiven;
+void db_bind_given(DbStmt *stmt, int index, const DbGiven *given); /* must live likewise */
+
 /* Next row: DB_E_ROW, 0 at the end (the statement is then reset), DB_E_CONFLICT, -errno. */
 MUST_CHECK int db_step(DbStmt *stmt);
 

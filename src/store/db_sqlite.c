@@ -11,6 +11,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "store/db_engine.h"
+#include "store/db_given.h"
 #include "store/log_vfs.h"
 
 #define DB_FILE "gantry.db"
@@ -164,6 +165,12 @@ void db_bind_text_or_null(DbStmt *stmt, int index, Str v)
 {
     if (v.len == 0) db_bind_null(stmt, index);
     else db_bind_text(stmt, index, v);
+}
+
+void db_bind_given(DbStmt *stmt, int index, const DbGiven *given)
+{
+    assert(given->columns <= DB_GIVEN_COLUMNS_MAX);
+    bound(stmt, given_bind(stmt->stmt, index, given), index);
 }
 
 void db_reset(DbStmt *stmt)
@@ -389,6 +396,7 @@ static int functions_add(Db *db)
     if (rc == SQLITE_OK)
         rc = sqlite3_create_function_v2(db->handle, "total_of", 1, flags, NULL, NULL, total_step,
                                         total_final, NULL);
+    if (rc == SQLITE_OK) rc = given_register(db->handle);
     return rc == SQLITE_OK ? 0 : fail(db, rc, "functions");
 }
 

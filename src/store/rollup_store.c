@@ -65,6 +65,16 @@ int rollup_news_add(Db *db, int64_t task_seq, int sign, unsigned what)
     return r == -ENOENT ? snapshot(db, task_seq, sign, what) : r;
 }
 
+int rollup_news_add_many(Db *db, const TaskEnding *endings, size_t n)
+{
+    DbCell cells[TASK_ENDINGS_MAX];
+    assert(n <= TASK_ENDINGS_MAX);
+    for (size_t i = 0; i < n; i++) cells[i] = cell_i64(endings[i].head.seq);
+    DbStmt *s = db_stmt(db, "INSERT OR IGNORE INTO rollup_due (task_seq) SELECT c0 FROM given(?1)");
+    db_bind_given(s, 1, &(DbGiven){ cells, n, 1 });
+    return row_run(s);
+}
+
 static Outcome outcome_of(TaskState state)
 {
     switch (state) {

@@ -12,7 +12,7 @@
 
 #include "logic/rollup.h"
 #include "logic/task.h"
-#include "store/db.h"
+#include "store/task_store.h"
 
 /* What a piece of news is about; may be combined. */
 enum {
@@ -24,6 +24,9 @@ enum {
  * after the one and before the other, whatever was told so far. what: NEWS_SCORE, or both. A task
  * that is queued or running is no news: nothing comes of it. */
 MUST_CHECK int rollup_news_add(Db *db, int64_t task_seq, int sign, unsigned what);
+
+/* Tells of tasks that have come to rest: sign 1 and both for each. */
+MUST_CHECK int rollup_news_add_many(Db *db, const TaskEnding *endings, size_t n);
 
 /* One piece; texts live until the callback returns. */
 typedef struct {

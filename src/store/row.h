@@ -44,6 +44,24 @@ static inline void in_uuid(RowIn *in, const Uuid *id)
     else db_bind_blob(in->stmt, in->index++, str_make((const char *)id->bytes, sizeof id->bytes));
 }
 
+/* Cells of rows that a statement is given. */
+static inline DbCell cell_i64(int64_t v)
+{
+    return (DbCell){ .kind = DB_CELL_I64, .i64 = v };
+}
+
+static inline DbCell cell_text_or_null(Str v)
+{
+    return (DbCell){ .kind = v.len > 0 ? DB_CELL_TEXT : DB_CELL_NULL, .str = v };
+}
+
+/* Borrows the id. */
+static inline DbCell cell_uuid(const Uuid *id)
+{
+    return (DbCell){ .kind = DB_CELL_BLOB,
+                     .str = str_make((const char *)id->bytes, sizeof id->bytes) };
+}
+
 /* Reads one column after the other. Texts are copied into the arena; .full says that one did not
  * fit. */
 typedef struct {

@@ -313,6 +313,100 @@ int task_end(Db *db, const TaskHead *head, const TaskEnd *end)
     return r;
 }
 
+/* Many at a time: columns of the rows given. */
+enum {
+    ENDING_SEQ,
+    ENDING_STATE,
+    ENDING_FAILURES,
+    ENDING_LOSSES,
+    ENDING_AT_MS,
+    ENDING_ERROR_CODE,
+    ENDING_ERROR_DETAIL,
+    ENDING_STOPPED_BY,
+    ENDING_FINGERPRINT,
+    ENDING_TOOLS,
+    ENDING_ATTEMPT,
+    ENDING_FENCE,
+    ENDING_WORKER,
+    ENDING_STARTED_MS,
+    ENDING_OUTCOME,
+    ENDING_SANDBOX,
+    ENDING_RESULT,
+    ENDING_N_
+};
+
+static void ending_cells(const TaskEnding *e, DbCell cells[ENDING_N_])
+{
+    const TaskHead *head = &e->head;
+    const TaskEnd *end = &e->end;
+    cells[ENDING_SEQ] = cell_i64(head->seq);
+    cells[ENDING_STATE] = cell_i64((int64_t)end->next.state);
+    cells[ENDING_FAILURES] = cell_i64(end->next.failures);
+    cells[ENDING_LOSSES] = cell_i64(end->next.losses);
+    cells[ENDING_AT_MS] = cell_i64(end->now_ms);
+    cells[ENDING_ERROR_CODE] = cell_text_or_null(end->error_code);
+    cells[ENDING_ERROR_DETAIL] = cell_text_or_null(end->error_detail);
+    cells[ENDING_STOPPED_BY] = cell_text_or_null(end->stopped_by);
+    cells[ENDING_FINGERPRINT] = (DbCell){ .kind = DB_CELL_NULL };
+    if (end->conduct.known) cells[ENDING_FINGERPRINT] = cell_i64((int64_t)end->conduct.fingerprint);
+    cells[ENDING_TOOLS] = cell_text_or_null(end->conduct.tools);
+    cells[ENDING_ATTEMPT] = cell_i64(head->attempt);
+    cells[ENDING_FENCE] = cell_i64(head->fence);
+    cells[ENDING_WORKER] = cell_uuid(&head->worker_id);
+    cells[ENDING_STARTED_MS] = cell_i64(head->started_at_ms);
+    cells[ENDING_OUTCOME] = cell_text_or_null(str_of(task_outcome_name(end->outcome)));
+    cells[ENDING_SANDBOX] = cell_text_or_null(end->sandbox);
+    cells[ENDING_RESULT] = cell_text_or_null(end->result);
+}
+
+/* As task_end_row, attempt_put and result_put; "+": by the rows given, not by another index. */
+#define END_ROWS_SQL                                                        \
+    "UPDATE task SET state = c1, failures = c2, losses = c3,"               \
+    " finished_at_ms = c4, error_code = c5, error_detail = c6,"             \
+    " stopped_by = coalesce(c7, stopped_by), fingerprint = c8, tools = c9," \
+    " ran_ms = ran_ms + max(0, c4 - started_at_ms)"                         \
+    " FROM given(?1) WHERE seq = c0 AND +state = 1"
+#define PUT_ATTEMPTS_SQL                                                             \
+    "INSERT INTO attempt (task_seq, attempt, fence, worker_id, started_at_ms,"       \
+    " finished_at_ms, outcome, error_code, error_detail, sandbox)"                   \
+    " SELECT c0, c10, c11, c12, c13, c4, c14, c5, c6, c15 FROM given(?1) WHERE true" \
+    " ON CONFLICT (task_seq, attempt) DO UPDATE SET"                                 \
+    " finished_at_ms = excluded.finished_at_ms, outcome = excluded.outcome,"         \
+    " error_code = excluded.error_code, error_detail = excluded.error_detail,"       \
+    " sandbox = excluded.sandbox"
+#define PUT_RESULTS_SQL                                    \
+    "INSERT INTO task_result (seq, result)"                \
+    " SELECT c0, c16 FROM given(?1) WHERE c16 IS NOT NULL" \
+    " ON CONFLICT (seq) DO UPDATE SET result = excluded.result"
+
+static int given_run(DbStmt *stmt, const DbGiven *given, int64_t *ret_changed)
+{
+    db_bind_given(stmt, 1, given);
+    int r = db_run(stmt, ret_changed);
+    assert(r != DB_E_CONFLICT);
+    return r;
+}
+
+int task_end_many(Db *db, const TaskEnding *endings, size_t n)
+{
+    DbCell cells[TASK_ENDINGS_MAX][ENDING_N_];
+    int64_t changed = 0;
+    assert(n > 0 && n <= TASK_ENDINGS_MAX);
+    for (size_t i = 0; i < n; i++) {
+        const TaskEnd *end = &endings[i].end;
+        assert(task_state_ended(end->next.state) && end->outcome != TASK_OUTCOME_LOST);
+        ending_cells(&endings[i], cells[i]);
+    }
+    DbGiven given = { &cells[0][0], n, ENDING_N_ };
+    int r = given_run(db_stmt(db, END_ROWS_SQL), &given, &changed);
+    assert(r != 0 || changed == (int64_t)n);
+    if (r == 0) r = given_run(db_stmt(db, PUT_ATTEMPTS_SQL), &given, NULL);
+    if (r == 0) r = given_run(db_stmt(db, PUT_RESULTS_SQL), &given, NULL);
+    for (size_t i = 0; i < n && r == 0; i++)
+        r = task_add_usage(db, endings[i].head.seq, &endings[i].end.usage);
+    return r;
+}
+
 int task_stop(Db *db, int64_t seq, TaskState state, Str error_code, Str stopped_by, int64_t now_ms)
 {
     assert(task_state_ended(state));

@@ -147,6 +147,15 @@ typedef struct {
  * job. */
 MUST_CHECK int task_end(Db *db, const TaskHead *head, const TaskEnd *end);
 
+/* The same for several at a time, which costs less than one by one: all come to an end, none was
+ * lost, and no task is there twice. */
+#define TASK_ENDINGS_MAX 64
+typedef struct {
+    TaskHead head;
+    TaskEnd end;
+} TaskEnding;
+MUST_CHECK int task_end_many(Db *db, const TaskEnding *endings, size_t n);
+
 /* queued or escalated -> state, an end, without an attempt. */
 MUST_CHECK int task_stop(Db *db, int64_t seq, TaskState state, Str error_code, Str stopped_by,
                          int64_t now_ms);

@@ -581,6 +581,106 @@ static void test_many(void **state)
     run(state, body_many);
 }
 
+/* Ends of all kinds, with all that a worker may say; text must live. */
+static TaskFinish end_of_kind(int i, TaskRef ref)
+{
+    static const TaskOutcome outcomes[] = { TASK_OUTCOME_SUCCEEDED,       TASK_OUTCOME_FAILED_FINAL,
+                                            TASK_OUTCOME_SUCCEEDED,       TASK_OUTCOME_CAPPED,
+                                            TASK_OUTCOME_TIMED_OUT,       TASK_OUTCOME_CANCELED,
+                                            TASK_OUTCOME_FAILED_RETRYABLE };
+    TaskFinish finish = { .task = ref, .outcome = outcomes[(size_t)i % ARRAY_N(outcomes)] };
+    if (i % 2) finish.error_code = STR("code"), finish.error_detail = STR("detail");
+    if (i % 3) finish.sandbox = STR("tier");
+    if (i % 4) finish.result = STR("{\"n\":1}");
+    if (i % 5 == 0) finish.usage = (TaskUsage){ .input_tokens = i, .tool_calls = 1 };
+    if (i % 6 == 0)
+        finish.conduct = (TaskConduct){ .known = true, .fingerprint = UINT64_MAX, STR("{}") };
+    if (i % 11 == 3) finish.stopped_by = STR("usdPerTask");
+    return finish;
+}
+
+typedef struct {
+    int64_t seq;
+    Arena *arena;
+    Attempt *attempts;
+    size_t n;
+    int64_t figures; /* of what no function reads alone */
+} RowsJob;
+
+static int rows_job(Db *db, void *arg)
+{
+    RowsJob *job = arg;
+    DbStmt *s = db_stmt(db, "SELECT (SELECT count(*) FROM rollup_due WHERE task_seq = ?1) * 100"
+                            " + coalesce(fingerprint, 5) * 10 + coalesce(length(tools), 0)"
+                            " + escalations FROM task WHERE seq = ?1");
+    db_bind_i64(s, 1, job->seq);
+    if (db_step(s) != DB_E_ROW) return -ENOENT;
+    job->figures = db_i64(s, 0);
+    db_reset(s);
+    return attempt_list(db, job->seq, job->arena, &job->attempts, &job->n);
+}
+
+static void check_alike(Fixture *f, Uuid one, Uuid other)
+{
+    Task a = get(f, one), b = get(f, other);
+    RowsJob x = { .seq = a.seq, .arena = &f->arena }, y = { .seq = b.seq, .arena = &f->arena };
+    CHECK_INT(store_call_wait(f->store, rows_job, &x), 0);
+    CHECK_INT(store_call_wait(f->store, rows_job, &y), 0);
+    CHECK_INT(a.state, b.state);
+    CHECK_INT(a.failures, b.failures);
+    CHECK_INT(a.finished_at_ms, b.finished_at_ms);
+    CHECK_INT(a.ran_ms, b.ran_ms);
+    CHECK_INT(a.ran_ms, 300);
+    CHECK_INT(a.usage.input_tokens, b.usage.input_tokens);
+    CHECK_INT(a.usage.tool_calls, b.usage.tool_calls);
+    CHECK_STR(a.result, b.result);
+    CHECK_STR(a.error_code, b.error_code);
+    CHECK_STR(a.error_detail, b.error_detail);
+    CHECK_STR(a.stopped_by, b.stopped_by);
+    CHECK_INT(x.figures, y.figures);
+    if (!CHECK_INT(x.n, 1) || !CHECK_INT(y.n, 1)) return;
+    CHECK_STR(x.attempts[0].outcome, y.attempts[0].outcome);
+    CHECK_STR(x.attempts[0].error_code, y.attempts[0].error_code);
+    CHECK_STR(x.attempts[0].error_detail, y.attempts[0].error_detail);
+    CHECK_STR(x.attempts[0].sandbox, y.attempts[0].sandbox);
+    CHECK_INT(x.attempts[0].finished_at_ms, y.attempts[0].finished_at_ms);
+    CHECK(uuid_eq(x.attempts[0].worker_id, y.attempts[0].worker_id));
+    CHECK_INT(y.attempts[0].fence, b.fence);
+}
+
+/* What is written together says the same as what is written alone, and is written once. */
+static int body_many_alike(void *arg)
+{
+    enum { N = 150 };
+    Fixture *f = arg;
+    TaskRef *refs = ARENA_ARRAY(&f->arena, TaskRef, 2 * N);
+    TaskFinish *list = ARENA_ARRAY(&f->arena, TaskFinish, N + 1);
+    TaskFinished *ends = ARENA_ARRAY(&f->arena, TaskFinished, N + 1);
+    assert(refs && list && ends);
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    for (int i = 0; i < 2 * N; i++) submit(f, LANE_NORMAL);
+    for (int i = 0; i < 2 * N; i++) refs[i] = claim_one(f, worker);
+    pass_ms(300);
+    for (int i = 0; i < N; i++) list[i] = end_of_kind(i, refs[i]);
+    list[N] = list[N - 1]; /* said twice */
+    CHECK_INT(queue_finish_many_wait(f->queue, list, N + 1, ends), 0);
+    CHECK_INT(ends[N].outcome, QUEUE_E_STALE);
+    for (int i = 0; i < N; i++) {
+        TaskState state;
+        TaskFinish alone = end_of_kind(i, refs[N + i]);
+        CHECK_INT(queue_finish_wait(f->queue, &alone, &state), 0);
+        CHECK_INT(ends[i].outcome, 0);
+        CHECK_INT(ends[i].state, state);
+        check_alike(f, refs[i].id, refs[N + i].id);
+    }
+    return 0;
+}
+
+static void test_many_alike(void **state)
+{
+    run(state, body_many_alike);
+}
+
 typedef struct {
     Fixture *f;
     TaskFinish finish;
@@ -688,23 +788,12 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_retries),
-        TEST(test_policy),
-        TEST(test_broken_settings),
-        TEST(test_outcomes),
-        TEST(test_cancel),
-        TEST(test_lease),
-        TEST(test_losses),
-        TEST(test_restarts),
-        TEST(test_deadline),
-        TEST(test_set),
-        TEST(test_late),
-        TEST(test_orphan),
-        TEST(test_leave),
-        TEST(test_restart),
-        TEST(test_many),
-        TEST(test_many_callers),
-        TEST(test_many_on_a_full_disk),
+        TEST(test_retries),    TEST(test_policy),       TEST(test_broken_settings),
+        TEST(test_outcomes),   TEST(test_cancel),       TEST(test_lease),
+        TEST(test_losses),     TEST(test_restarts),     TEST(test_deadline),
+        TEST(test_set),        TEST(test_late),         TEST(test_orphan),
+        TEST(test_leave),      TEST(test_restart),      TEST(test_many),
+        TEST(test_many_alike), TEST(test_many_callers), TEST(test_many_on_a_full_disk),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("queue_ends", tests, NULL, NULL);

@@ -140,6 +140,36 @@ static void test_types(void **state)
     assert_int_equal(store_call(f->store, job_types, &arena), 0);
 }
 
+static int job_given(Db *db, void *arg)
+{
+    (void)arg;
+    const DbCell cells[] = {
+        { .kind = DB_CELL_I64, .i64 = INT64_MIN }, { .kind = DB_CELL_TEXT, .str = STR("a\0b") },
+        { .kind = DB_CELL_BLOB, .str = STR_NULL }, { .kind = DB_CELL_NULL },
+        { .kind = DB_CELL_TEXT, .str = STR_NULL }, { .kind = DB_CELL_BLOB, .str = STR("\xff") },
+    };
+    const DbGiven given = { cells, 2, 3 }, none = { NULL, 0, 3 };
+    DbStmt *s = db_stmt(db, "SELECT c0, c1, c2, c3 FROM given(?1)");
+    db_bind_given(s, 1, &given);
+    if (db_step(s) != DB_E_ROW || db_i64(s, 0) != INT64_MIN) return 1;
+    if (!str_eq(db_str(s, 1), STR("a\0b")) || db_is_null(s, 2) || !db_is_null(s, 3)) return 2;
+    if (db_step(s) != DB_E_ROW || !db_is_null(s, 0) || db_is_null(s, 1)) return 3;
+    if (db_str(s, 1).len != 0 || !str_eq(db_str(s, 2), STR("\xff"))) return 4;
+    if (db_step(s) != 0) return 5;
+    s = db_stmt(db, "SELECT c0, c1, c2, c3 FROM given(?1)");
+    db_bind_given(s, 1, &none);
+    if (db_step(s) != 0) return 6;
+    s = db_stmt(db, "SELECT c0 FROM given(?1)"); /* nothing given */
+    return db_step(s) == 0 ? 0 : 7;
+}
+
+static void test_given(void **state)
+{
+    Fixture *f = *state;
+    assert_int_equal(store_call(f->store, job_given, NULL), 0);
+    assert_int_equal(store_read(f->store, job_given, NULL), 0);
+}
+
 /* --- group commit ----------------------------------------------------------------------------- */
 
 /* Holds the store thread inside a job, so that what is posted meanwhile waits together. */
@@ -703,6 +733,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_call_and_read, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reader_cannot_write, setup, teardown),
         cmocka_unit_test_setup_teardown(test_types, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_given, setup, teardown),
         cmocka_unit_test_setup_teardown(test_group_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_together, setup, teardown),
         cmocka_unit_test_setup_teardown(test_together_undone, setup, teardown),
