@@ -10,7 +10,15 @@
 #include "rollout/shadow.h"
 
 /* What somebody does to the rollout. */
-typedef enum { ACT_TICK, ACT_CHECKED, ACT_COMMAND, ACT_BACK, ACT_BEGIN, ACT_SUBMIT } ActKind;
+typedef enum {
+    ACT_TICK,
+    ACT_CHECKED,
+    ACT_COMMAND,
+    ACT_BACK,
+    ACT_BEGIN,
+    ACT_SUBMIT,
+    ACT_RETRY
+} ActKind;
 
 typedef struct {
     Fixture *f;
@@ -23,6 +31,7 @@ typedef struct {
     bool dies;                   /* before it has told anybody what it has committed */
     const char *block;           /* BEGIN */
     Submit *submit;              /* SUBMIT */
+    Retry *retry;                /* RETRY */
     unsigned actions;            /* out */
 } Act;
 
@@ -71,6 +80,7 @@ static inline void replay_one(const Moment *m, RolloutOutcome *o, EvidenceGroup 
     UnitNews news = { .state = o->state,
                       .degraded = o->degraded,
                       .scored = !isnan(o->quality),
+                      .partly = !isnan(o->quality),
                       .eligible_ms = o->at.eligible_ms,
                       .started_at_ms = o->started_at_ms,
                       .finished_at_ms = o->finished_at_ms,
@@ -298,6 +308,7 @@ static inline void check_proof(const Moment *m)
     int64_t canaries = evidence_canaries(&sim.fresh, &m->spec.evidence);
     CHECK(m->now_ms - from->step_since_ms >= step->for_ms);
     CHECK(m->after.state.state == ROLLOUT_COMPLETED || m->after.state.step == from->step + 1);
+    CHECK(!step->gate || from->gates_open >> from->step & 1);
     if (from->weight_bp == WEIGHT_BP_ALL) return;
     sim.tally.advances++;
     CHECK(evidence_proved(&sim.fresh, &m->spec.evidence, from->step));
@@ -318,6 +329,12 @@ static inline void check_unveiled(const Moment *m, bool by_hand)
     }
     if (to->state != ROLLOUT_STEP) return; /* promoted whole */
     CHECK_INT(to->step, passed && m->spec.plan.shadow_is_first);
+}
+
+static inline bool is_promoted(const Moment *m)
+{
+    return m->act->kind == ACT_COMMAND &&
+           (m->act->command == COMMAND_PROMOTE || m->act->command == COMMAND_PROMOTE_ALL);
 }
 
 /* Nothing goes on but for one of these reasons. */
@@ -378,7 +395,7 @@ static inline void check_back(const Moment *m)
 static inline void note_completed(const Moment *m)
 {
     CompletedBy by = sim.by_hand ? BY_PERSON : BY_EVIDENCE;
-    if (m->act->kind == ACT_COMMAND) by = BY_PERSON;
+    if (is_promoted(m)) by = BY_PERSON;
     else if (m->spec.strategy == STRATEGY_BLUE_GREEN) by = BY_BLUE_GREEN;
     else if (m->spec.strategy == STRATEGY_IMMEDIATE) by = BY_IMMEDIATE;
     sim.tally.completed[by][sim.bad]++;
@@ -422,6 +439,8 @@ static inline void check_move(Db *db, const Moment *m)
     if (is_live(from->state) && (sim.fresh.rollback || m->tripwire != TRIPWIRE_NONE ||
                                  (in_shadow(from) && sim.pairs.rollback)))
         CHECK_INT(to->state, ROLLOUT_ROLLED_BACK); /* armed in every live state, whoever asks */
+    if (to->gates_open != from->gates_open)
+        CHECK(m->act->kind == ACT_COMMAND && m->act->command == COMMAND_OPEN_GATE);
     check_forward(m);
     check_pause(m);
     if (rollout_state_is_end(to->state)) check_end(db, m);

@@ -33,8 +33,8 @@
     "\"shadow\":{\"share\":60,\"control\":25,\"tasks\":15,\"parallel\":32,\"budgetUsd\":1000"
 
 static const char *const blocks[] = {
-    "{\"steps\":[{\"weight\":25,\"minTasks\":20},{\"weight\":50,\"for\":\"1h\",\"minTasks\":20},"
-    "{\"weight\":100}],\"rollbackOn\":{\"errorRate\":0.2}}",
+    "{\"steps\":[{\"weight\":25,\"minTasks\":20},{\"weight\":50,\"for\":\"1h\",\"minTasks\":20,"
+    "\"gate\":\"review\"},{\"weight\":100}],\"rollbackOn\":{\"errorRate\":0.2}}",
     "{\"strategy\":\"shadow\",\"steps\":[{\"weight\":30,\"minTasks\":20},{\"weight\":100}],"
     "\"rollbackOn\":{\"errorRate\":0.25}," SHADOW "}}",
     "{\"steps\":[{\"weight\":20,\"minTasks\":20},{\"weight\":50,\"minTasks\":10},{\"weight\":100}],"
@@ -111,6 +111,7 @@ static void begun(bool bad, const char *block)
     sim.bad = bad;
     sim.error = bad ? 0.7 : 0.02;
     sim.by_hand = false;
+    sim.gated = strstr(block, "gate") != NULL;
     evidence_init(&sim.fresh);
     shadow_init(&sim.pairs);
     sim.seen = 0;
@@ -222,6 +223,7 @@ static int act_fiber(void *arg)
 {
     Act *act = arg;
     if (act->kind == ACT_SUBMIT) return submit_fiber(act->submit);
+    if (act->kind == ACT_RETRY) return retry_fiber(act->retry);
     int r = store_call_wait(act->f->store, act_job, act);
     bool nowhere = act->kind == ACT_BACK &&
                    (r == CONTROL_E_NO_PREVIOUS || r == CONTROL_E_JUST_BACK);
@@ -277,6 +279,8 @@ static void plan_person(Plan *plan)
         plan_act(plan, ACT_COMMAND, 0)->command = u > 0.96 ? COMMAND_PROMOTE : COMMAND_PAUSE;
     } else if (paused && u > 0.85) {
         plan_act(plan, ACT_COMMAND, 0)->command = COMMAND_RESUME;
+    } else if (sim.gated && sim.slot == ROLLOUT_STEP && u > 0.85 && u < 0.98) {
+        plan_act(plan, ACT_COMMAND, 0)->command = COMMAND_OPEN_GATE;
     } else if (sim.made > 0 && u > 0.98) {
         static const RolloutCommand any[] = { COMMAND_PAUSE,   COMMAND_PAUSE, COMMAND_RESUME,
                                               COMMAND_PROMOTE, COMMAND_ABORT, COMMAND_PROMOTE_ALL };
@@ -302,6 +306,14 @@ static void plan_submits(Plan *plan)
         plan_act(plan, ACT_SUBMIT, 0)->submit = &submits[i];
     }
     sim.tally.tasks += (int64_t)ARRAY_N(submits);
+}
+
+/* And those who try again what is dead. */
+static void plan_retries(Plan *plan)
+{
+    static Retry retries[BULK_MAX];
+    size_t n = retries_plan(plan->f, retries);
+    for (size_t i = 0; i < n; i++) plan_act(plan, ACT_RETRY, 0)->retry = &retries[i];
 }
 
 static void shuffle(Plan *plan)
@@ -362,7 +374,8 @@ static int look_job(Db *db, void *arg)
      * but their own, and stop with their rollout */
     CHECK_INT(count_of(db, "SELECT count(*) FROM task t JOIN rollout r USING (version_id)"
                            " WHERE r.state < 5 AND (r.state < 3 OR r.resumes = 2)"
-                           " AND r.weight_bp = 0 AND t.shadow_of IS NULL"),
+                           " AND r.weight_bp = 0 AND t.shadow_of IS NULL"
+                           " AND t.parent_id IS NULL"),
               0);
     return note_routes(db);
 }
@@ -448,6 +461,25 @@ static void work_goes_on(Fixture *f)
     claim_some(f);
 }
 
+static bool is_routed(const char *version_id)
+{
+    for (size_t i = 0; i < sim.routes_n; i++)
+        if (strcmp(sim.routes[i], version_id) == 0) return true;
+    return false;
+}
+
+static void check_submitted(const Submit *s)
+{
+    CHECK(!str_empty(s->new.version_id) || is_routed(s->summary.version_id));
+}
+
+static void check_retried(const Retry *t)
+{
+    sim.tally.retried += t->outcome == 0;
+    sim.tally.retries_refused += t->outcome != 0;
+    if (t->outcome == 0) CHECK(t->named || is_routed(t->version_id));
+}
+
 /* Whoever leads ticks, and people interfere, while clients submit: in whatever order their jobs
  * come. */
 static void rollouts_move(Fixture *f)
@@ -464,15 +496,12 @@ static void rollouts_move(Fixture *f)
     plan_person(&plan);
     plan_begin(&plan);
     if (chance() < 0.3) plan_submits(&plan);
+    plan_retries(&plan);
     shuffle(&plan);
     each(act_fiber, plan.acts, sizeof(plan.acts[0]), plan.n);
     for (size_t i = 0; i < plan.n; i++) {
-        if (plan.acts[i].kind != ACT_SUBMIT) continue;
-        const Submit *s = plan.acts[i].submit;
-        bool named = !str_empty(s->new.version_id), routed = false;
-        for (size_t k = 0; k < sim.routes_n; k++)
-            routed |= strcmp(sim.routes[k], s->summary.version_id) == 0;
-        CHECK(named || routed);
+        if (plan.acts[i].kind == ACT_SUBMIT) check_submitted(plan.acts[i].submit);
+        if (plan.acts[i].kind == ACT_RETRY) check_retried(plan.acts[i].retry);
     }
 }
 
@@ -483,7 +512,7 @@ static void versions_drain(Fixture *f)
 
 /* Steps of a step; the process may be killed after each. */
 static void (*const parts[])(Fixture *f) = {
-    time_passes, finish_some,   score_some,     work_goes_on,
+    time_passes, finish_some,   score_some,     answer_some, work_goes_on,
     submit_some, rollouts_move, versions_drain, look,
 };
 
@@ -537,6 +566,15 @@ static int first_job(Db *db, void *arg)
     return r == 0 ? routing_forget_previous(db, v.agent) : r;
 }
 
+static int questions_job(Db *db, void *arg)
+{
+    int r;
+    (void)arg;
+    DbStmt *s = db_stmt(db, "SELECT state, count(*) FROM escalation GROUP BY state");
+    while ((r = db_step(s)) == DB_E_ROW) sim.tally.questions[db_i64(s, 0)] += db_i64(s, 1);
+    return r;
+}
+
 static void run_days(uint64_t seed)
 {
     void *state = NULL;
@@ -557,6 +595,7 @@ static void run_days(uint64_t seed)
         run(&state, live);
         restart(state);
     }
+    assert_int_equal(store_call(((Fixture *)state)->store, questions_job, NULL), 0);
     (void)teardown(&state);
 }
 
@@ -600,14 +639,21 @@ static void print_tally(void)
     print_ends(why, t->back, BACK_N_);
     print_slots("restarts, by state", t->killed);
     print_slots("leadership lost, by state", t->lost);
+    print_message("%d calls, %d sub-agents; questions answered %d, by default %d, expired %d, "
+                  "closed %d; retried by hand %d (%d times many), refused %d\n",
+                  (int)t->calls, (int)t->children, (int)t->questions[ESCALATION_ANSWERED],
+                  (int)t->questions[ESCALATION_DEFAULTED], (int)t->questions[ESCALATION_EXPIRED],
+                  (int)t->questions[ESCALATION_CLOSED], (int)t->retried, (int)t->bulk,
+                  (int)t->retries_refused);
     print_message("two led for %d steps; %d checks came late\n", (int)t->fights,
                   (int)t->late_checks);
-    print_message("paused %d, resumed %d, promoted %d, whole %d, aborted %d, refused %d, rolled "
+    print_message("paused %d, resumed %d, promoted %d, whole %d, gates opened %d, aborted %d, refused %d, rolled "
                   "back by hand %d, of these to an earlier version %d, superseded %d, paused at "
                   "the deadline %d\n",
                   (int)t->commands[COMMAND_PAUSE], (int)t->commands[COMMAND_RESUME],
                   (int)t->commands[COMMAND_PROMOTE], (int)t->commands[COMMAND_PROMOTE_ALL],
-                  (int)t->commands[COMMAND_ABORT], (int)t->refused, (int)t->back_by_hand,
+                  (int)t->commands[COMMAND_OPEN_GATE], (int)t->commands[COMMAND_ABORT],
+                  (int)t->refused, (int)t->back_by_hand,
                   (int)t->back_to, (int)t->superseded, (int)t->deadline_pauses);
 }
 
@@ -620,6 +666,10 @@ static void check_all_happened(void)
         if (i != ROLLOUT_SUPERSEDED) assert_true(t->lost[i] > 0); /* the newer one is looked at */
     }
     for (int i = 0; i < BY_N_; i++) assert_true(t->completed[i][0] > 0);
+    for (int i = ESCALATION_ANSWERED; i < ESCALATION_STATE_N_; i++)
+        assert_true(t->questions[i] > 0);
+    assert_true(t->calls > 0 && t->children > 0 && t->retried > 0 && t->retries_refused > 0 &&
+                t->bulk > 0);
     for (int i = COMMAND_PAUSE; i <= COMMAND_ABORT; i++) assert_true(t->commands[i] > 0);
     assert_true(t->back[BACK_EVIDENCE][1] > 0 && t->back[BACK_SHADOW][1] > 0);
     assert_true(t->back[BACK_DEADLINE][0] + t->back[BACK_DEADLINE][1] > 0);
