@@ -2,6 +2,9 @@
 
 #include <math.h>
 
+#include "store/escalation_store.h"
+#include "store/family_store.h"
+#include "store/journal_store.h"
 #include "store/outcome_sql.h"
 #include "store/row.h"
 #include "store/score_store.h"
@@ -703,14 +706,38 @@ int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq)
     " AND NOT EXISTS (SELECT 1 FROM tool_call AS c WHERE c.task_seq = task.seq)" \
     " AND NOT EXISTS (SELECT 1 FROM escalation AS e WHERE e.task_seq = task.seq)))"
 
+/* Somebody has it tried again, and it has not begun since: what it did is to be given to nobody.
+ * What it has started and what still goes on is found again only where it is. */
+#define TRIED_AGAIN "attempt > 0 AND fence = 0"
+#define GOES_ON_BELOW                                                        \
+    "EXISTS (SELECT 1 FROM family AS f JOIN task AS c ON c.seq = f.task_seq" \
+    " WHERE f.parent_seq = task.seq AND c.state IN (0, 1, 6))"
+
+/* What another version is not given. */
+static int forget_one(Db *db, int64_t task_seq)
+{
+    int r = journal_retire(db, task_seq);
+    if (r == 0) r = escalation_retire(db, task_seq, true);
+    return r == 0 ? family_forget(db, task_seq, true) : r;
+}
+
 /* By the indexes that hold queued tasks alone: a version may have had millions. */
 int rollout_rebind(Db *db, Str from, Str to, int64_t *ret_n)
 {
     RowIn in = row_in(db, "UPDATE task SET version_id = ?1 WHERE seq IN (" TASK_QUEUED_SQL ")"
-                          " AND version_id = ?2 AND " ROUTED " AND " UNTOUCHED);
+                          " AND version_id = ?2 AND " ROUTED " AND (" UNTOUCHED " OR (" TRIED_AGAIN
+                          " AND NOT " GOES_ON_BELOW "))"
+                          " RETURNING CASE WHEN " TRIED_AGAIN " THEN seq ELSE 0 END");
     in_text(&in, to);
     in_text(&in, from);
-    int r = db_run(in.stmt, ret_n);
+    int r;
+    *ret_n = 0;
+    while ((r = db_step(in.stmt)) == DB_E_ROW) {
+        int64_t seq = db_i64(in.stmt, 0);
+        if (seq != 0 && (r = forget_one(db, seq)) != 0) break;
+        ++*ret_n;
+    }
+    db_reset(in.stmt);
     assert(r != DB_E_CONFLICT);
     return r;
 }

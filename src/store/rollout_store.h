@@ -218,8 +218,9 @@ MUST_CHECK int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq);
 
 /* Queued tasks of one version go to the other, those aside whose callers named it and those that
  * have done something already that is recorded (a call, a question, a task of their own): that is
- * given only to attempts of the same version. How many went. Reads what is queued, whatever there
- * has ever been. */
+ * given only to attempts of the same version. One that somebody has tried again, and that has not
+ * begun since, goes as well, unless what it has started still goes on, and is given nothing of it
+ * any more. How many went. Reads what is queued, whatever there has ever been. */
 MUST_CHECK int rollout_rebind(Db *db, Str from, Str to, int64_t *ret_n);
 
 /* An ended task that is tried again by hand goes to the version that is stable now, if its own is

@@ -468,7 +468,7 @@ int task_restart(Db *db, int64_t seq, int64_t now_ms)
                       " deadline_at_ms = 0, cancel_requested = 0, finished_at_ms = 0,"
                       " error_code = NULL, error_detail = NULL, stopped_by = NULL,"
                       " quality = NULL, fingerprint = NULL, tools = NULL, escalations = 0,"
-                      " ran_ms = 0"
+                      " ran_ms = 0, fence = 0"
                       " WHERE seq = ?1 AND state >= 2");
     db_bind_i64(s, 1, seq);
     db_bind_i64(s, 2, now_ms);

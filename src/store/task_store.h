@@ -39,7 +39,7 @@ typedef struct {
     int64_t attempt;  /* of the run that goes on or was last; 0 before the first claim */
     int64_t failures; /* attempts that failed, since submission or the last retry by hand */
     int64_t losses;   /* attempts lost with their worker, likewise */
-    int64_t fence;    /* the token of the last claim; 0 before */
+    int64_t fence;    /* the token of the last claim; 0 before, and tried again by hand */
     Uuid worker_id;   /* holder while running, the last one after; zero: none yet */
     int64_t created_at_ms, ready_at_ms;
     int64_t started_at_ms;  /* of the last attempt, 0: never */

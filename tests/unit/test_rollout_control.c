@@ -775,6 +775,71 @@ static void test_a_retry_goes_where_tasks_go(void **state)
     run(state, retries_elsewhere);
 }
 
+static size_t recordings(Fixture *f, TaskRef ref)
+{
+    JournalRow *rows;
+    size_t n = 0;
+    CHECK_INT(queue_journal_list_wait(f->queue, ref, 0, 100, &f->arena, &rows, &n), 0);
+    return n;
+}
+
+/* It calls a tool, whose answer is kept, asks a person who answers, and fails for good. */
+static TaskRef fails_having_begun(Fixture *f, TaskRef ref)
+{
+    TaskState state;
+    JournalNew rec = { .kind = REPLAY_TOOL,
+                       .name = STR("orders"),
+                       .call_id = STR("t1"),
+                       .status = 200,
+                       .content_type = STR("application/json"),
+                       .complete = true,
+                       .answer = { .bytes = STR("{}"), .n = 2 },
+                       .request = { .rest = { .bytes = STR("{}") }, .n = 2 } };
+    CHECK_INT(queue_journal_add_wait(f->queue, ref, &rec, 1), 0);
+    CHECK_INT(recordings(f, ref), 1);
+    ask_person(f, ref);
+    CHECK_INT(queue_resolve_wait(f->queue, ref.id, STR("1"), STR("ada"), &state), 0);
+    ref = claim_one(f, worker_of(1));
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_FAILED_FINAL, &state), 0);
+    return ref;
+}
+
+/* The order of a retry by hand and of a rollback makes no difference. */
+static int moves_what_is_tried_again(void *arg)
+{
+    Fixture *f = arg;
+    int session = 0;
+    (void)start(f, ID_1);
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef early = fails_having_begun(f, claim_canary(f, worker, &session));
+    TaskRef late = fails_having_begun(f, claim_canary(f, worker, &session));
+    TaskRef begun = fails_having_begun(f, claim_canary(f, worker, &session));
+    CHECK_INT(queue_retry_wait(f->queue, begun.id, false), 0);
+    begun = claim_one(f, worker);
+    CHECK_INT(recordings(f, begun), 1);
+    CHECK_INT(finish(f, begun, TASK_OUTCOME_RELEASED, NULL), 0);
+    CHECK_INT(queue_retry_wait(f->queue, early.id, false), 0);
+    (void)command(f, ID_1, COMMAND_ABORT);
+    CHECK_INT(queue_retry_wait(f->queue, late.id, false), 0);
+    CHECK_STR(get(f, begun.id).version_id, STR(VERSION_B)); /* it has begun since */
+    for (int i = 0; i < 3; i++) {
+        TaskRef ref = claim_one(f, worker);
+        bool moved = !uuid_eq(ref.id, begun.id);
+        CHECK_STR(get(f, ref.id).version_id, moved ? STR(VERSION_A) : STR(VERSION_B));
+        CHECK_INT(recordings(f, ref), !moved);
+        EscalationReply reply;
+        EscalationAsk ask = { .occurrence = 1, .question = STR("May I?"), .timeout_ms = 3600000 };
+        CHECK_INT(queue_escalate_wait(f->queue, ref, &ask, &f->arena, &reply), 0);
+        CHECK_INT(reply.state, moved ? ESCALATION_PENDING : ESCALATION_ANSWERED);
+    }
+    return 0;
+}
+
+static void test_what_is_tried_again_is_moved(void **state)
+{
+    run(state, moves_what_is_tried_again);
+}
+
 static int watched_job(Db *db, void *arg)
 {
     Ask *ask = arg;
@@ -2048,6 +2113,7 @@ int main(void)
         ON_QUEUE(test_what_has_called_stays),
         ON_QUEUE(test_waiting_tasks_are_killed_as_well),
         ON_QUEUE(test_a_retry_goes_where_tasks_go),
+        ON_QUEUE(test_what_is_tried_again_is_moved),
         ON_QUEUE(test_drift_begins_at_the_promotion),
         ON_QUEUE(test_a_crash_loop_trips),
         ON_QUEUE(test_a_broken_sandbox_trips),
