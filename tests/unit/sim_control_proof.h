@@ -363,11 +363,14 @@ static inline void check_forward(const Moment *m)
 }
 
 /* Of tasks that wait: those that are routed, and have done nothing that is recorded; what has may
- * end where it began, since that is served to attempts of the same version only. */
-#define WAITS_UNTOUCHED                                                               \
-    " state = 0 AND coalesce(rollout_seq, 1) <> 0 AND (attempt = 0 OR (llm_calls = 0" \
-    " AND children = 0 AND NOT EXISTS"                                                \
-    " (SELECT 1 FROM escalation WHERE escalation.task_seq = task.seq)))"
+ * end where it began, since that is served to attempts of the same version only. What somebody has
+ * tried again (it has no fence until it starts) begins anew, unless something of it goes on. */
+#define WAITS_UNTOUCHED                                                                  \
+    " state = 0 AND coalesce(rollout_seq, 1) <> 0 AND (attempt = 0 OR (llm_calls = 0"    \
+    " AND children = 0 AND NOT EXISTS"                                                   \
+    " (SELECT 1 FROM escalation WHERE escalation.task_seq = task.seq))"                  \
+    " OR (fence = 0 AND NOT EXISTS (SELECT 1 FROM task AS c WHERE c.parent_id = task.id" \
+    " AND c.state IN (0, 1, 6))))"
 
 /* A rollback has reached whatever was queued, in its own commit. */
 static inline void check_left(Db *db, Str version_id)

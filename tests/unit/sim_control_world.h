@@ -113,6 +113,7 @@ static struct {
 
     Running running[RUNNING_MAX];
     size_t running_n;
+    int away; /* the worker claims nothing before this step */
     LateScore scores[SCORES_MAX];
     size_t scores_n;
     Asked asked[ASKED_MAX];
@@ -241,7 +242,7 @@ static inline void do_some(Fixture *f, const Task *tasks, size_t n)
     for (size_t i = 0; i < n; i++) {
         doing[k] = (Doing){ .f = f,
                             .ref = { tasks[i].id, tasks[i].fence },
-                            .calls = chance() < 0.15,
+                            .calls = chance() < 0.25,
                             .starts = chance() < 0.03 };
         k += doing[k].calls || doing[k].starts;
     }
@@ -266,7 +267,8 @@ static inline size_t claim_once(Fixture *f)
 /* Repetitions come one at a time, when there is nothing else. */
 static inline void claim_some(Fixture *f)
 {
-    if (chance() < 0.05) return;
+    if (chance() < 0.03) sim.away = sim.step + 1 + (int)(chance() * 8); /* it is looked for */
+    if (sim.step < sim.away) return;
     size_t n = claim_once(f);
     bool shadow = sim.slot == ROLLOUT_SHADOW || sim.slot == SLOT_PAUSED_IN_SHADOW;
     for (int i = 0; shadow && n > 0 && i < SHADOWS_A_STEP; i++) n = claim_once(f);
@@ -470,7 +472,8 @@ static inline size_t retries_plan(Fixture *f, Retry *ret)
     if (u < 0.25 && sim.dead_n > 0) {
         size_t among = MIN(sim.dead_n, DEAD_MAX);
         ret[n++].id = sim.dead[(size_t)(chance() * (double)among)];
-    } else if (u > 0.98) {
+    } else if (u > (sim.slot == ROLLOUT_STEP ? 0.9 : 0.98)) {
+        if (sim.slot == ROLLOUT_STEP && u < 0.97) filter.version_id = str_of(sim.canary);
         CHECK_INT(queue_list_wait(f->queue, &filter, &f->arena, &page), 0);
         for (; n < page.n; n++) ret[n].id = page.tasks[n].id;
         sim.tally.bulk += n > 0;

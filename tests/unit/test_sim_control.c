@@ -647,14 +647,14 @@ static void print_tally(void)
                   (int)t->retries_refused);
     print_message("two led for %d steps; %d checks came late\n", (int)t->fights,
                   (int)t->late_checks);
-    print_message("paused %d, resumed %d, promoted %d, whole %d, gates opened %d, aborted %d, refused %d, rolled "
-                  "back by hand %d, of these to an earlier version %d, superseded %d, paused at "
-                  "the deadline %d\n",
-                  (int)t->commands[COMMAND_PAUSE], (int)t->commands[COMMAND_RESUME],
-                  (int)t->commands[COMMAND_PROMOTE], (int)t->commands[COMMAND_PROMOTE_ALL],
-                  (int)t->commands[COMMAND_OPEN_GATE], (int)t->commands[COMMAND_ABORT],
-                  (int)t->refused, (int)t->back_by_hand,
-                  (int)t->back_to, (int)t->superseded, (int)t->deadline_pauses);
+    print_message(
+        "paused %d, resumed %d, promoted %d, whole %d, gates opened %d, aborted %d, refused %d, rolled "
+        "back by hand %d, of these to an earlier version %d, superseded %d, paused at "
+        "the deadline %d\n",
+        (int)t->commands[COMMAND_PAUSE], (int)t->commands[COMMAND_RESUME],
+        (int)t->commands[COMMAND_PROMOTE], (int)t->commands[COMMAND_PROMOTE_ALL],
+        (int)t->commands[COMMAND_OPEN_GATE], (int)t->commands[COMMAND_ABORT], (int)t->refused,
+        (int)t->back_by_hand, (int)t->back_to, (int)t->superseded, (int)t->deadline_pauses);
 }
 
 /* Over a long run everything has happened. */
