@@ -89,6 +89,7 @@ static HttpServerOptions server_options(const Program *p)
                                 .limits = { .head_bytes_max = (size_t)c->head_bytes_max,
                                             .fields_max = (size_t)c->fields_max,
                                             .target_bytes_max = (size_t)c->target_bytes_max },
+                                .own = true,
                                 .body_bytes_max = body_max,
                                 .connections_max = (size_t)c->connections_max,
                                 .header_timeout_ms = c->header_timeout_ms,
@@ -271,6 +272,16 @@ static int runner_fiber(void *arg)
     return r;
 }
 
+/* A control plane on the same machine is Gantry's own, too. */
+static void server_deny(Program *p)
+{
+    Url url;
+    if (url_parse(&p->config.arena, str_of(p->in->server), &url) < 0) return;
+    bool here = str_eq(url.host, STR("localhost")) ||
+                (url.host_is_addr && addr_class(url.addr, NULL, 0) == ADDR_LOOPBACK);
+    if (here) addr_guard_listens(url.port, true);
+}
+
 static int worker_start_wait(Program *p)
 {
     Str dir = arena_printf(&p->config.arena, "%s/worker", p->config.data);
@@ -280,6 +291,7 @@ static int worker_start_wait(Program *p)
     p->client = http_client_new();
     p->gateway = gateway_new(&p->config.gateway);
     if (p->metrics) metrics_add_gateway(p->metrics, p->gateway);
+    if (p->mode == CONFIG_WORKER) server_deny(p);
     if (p->mode == CONFIG_WORKER)
         p->link = link_http_new(
             &(LinkHttpOptions){ .client = p->client, .url = p->in->server, .key = p->in->key });

@@ -423,6 +423,7 @@ int task_listen(GatewayTask *task)
 {
     HttpServerOptions options = {
         .address = "127.0.0.1",
+        .own = true,
         .body_bytes_max = GATEWAY_REQUEST_BYTES_MAX,
         .connections_max = CONNECTIONS_MAX,
         .error_body = server_error_body,

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <ifaddrs.h>
 #include <netinet/in.h>
+#include <stdatomic.h>
 
 #include "base/diag.h"
 
@@ -24,6 +25,13 @@ Addr addr_from_sockaddr(const struct sockaddr *sa)
     if (sa->sa_family == AF_INET)
         return addr_v4((const uint8_t *)&((const struct sockaddr_in *)(const void *)sa)->sin_addr);
     return addr_v6((const uint8_t *)&((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr);
+}
+
+uint16_t port_from_sockaddr(const struct sockaddr *sa)
+{
+    if (sa->sa_family == AF_INET)
+        return ntohs(((const struct sockaddr_in *)(const void *)sa)->sin_port);
+    return ntohs(((const struct sockaddr_in6 *)(const void *)sa)->sin6_port);
 }
 
 int addr_guard_deny(AddrGuard *guard, Addr addr)
@@ -68,8 +76,46 @@ int addr_guard_check(const AddrGuard *guard, Addr addr)
                     own ? "this machine's own" : addr_class_text(class));
 }
 
+/* --- own listeners ---------------------------------------------------------------------------- */
+
+static atomic_ushort listening[UINT16_MAX + 1]; /* how often, by port */
+
+void addr_guard_listens(uint16_t port, bool begins)
+{
+    if (begins) atomic_fetch_add(&listening[port], 1);
+    else atomic_fetch_sub(&listening[port], 1);
+}
+
+static bool is_interface(Addr addr)
+{
+    struct ifaddrs *all;
+    bool found = false;
+    if (getifaddrs(&all) < 0) return true; /* not known: the safe side */
+    for (const struct ifaddrs *i = all; i && !found; i = i->ifa_next) {
+        if (!i->ifa_addr) continue;
+        if (i->ifa_addr->sa_family != AF_INET && i->ifa_addr->sa_family != AF_INET6) continue;
+        found = addr_eq(addr_from_sockaddr(i->ifa_addr), addr);
+    }
+    freeifaddrs(all);
+    return found;
+}
+
+int addr_guard_check_port(const AddrGuard *guard, Addr addr, uint16_t port)
+{
+    char text[ADDR_TEXT_MAX];
+    int r = addr_guard_check(guard, addr);
+    if (r < 0 || atomic_load(&listening[port]) == 0) return r;
+    AddrClass class = addr_class(addr, NULL, 0);
+    /* unspecified, which is among the reserved ones, is this machine to Linux */
+    bool here = class == ADDR_LOOPBACK || class == ADDR_RESERVED || is_interface(addr);
+    if (!here) return 0;
+    addr_text(addr, text);
+    return diag_set(-EACCES, "%s, port %u, is Gantry's own and may not be called", text,
+                    (unsigned)port);
+}
+
 int addr_guard_check_url(const AddrGuard *guard, const Url *url)
 {
     if (guard->https_only && !url->https) return diag_set(-EACCES, "only https URLs may be called");
-    return url->host_is_addr ? addr_guard_check(guard, url->addr) : 0;
+    return url->host_is_addr ? addr_guard_check_port(guard, url->addr, url->port) : 0;
 }

@@ -24,6 +24,7 @@ typedef struct {
 
 /* Of an IPv4 or IPv6 socket address. */
 Addr addr_from_sockaddr(const struct sockaddr *sa);
+uint16_t port_from_sockaddr(const struct sockaddr *sa);
 
 /* Adds "10.0.0.0/8" to the exceptions. Returns 0, -EINVAL with diag, -ENOBUFS when full. */
 MUST_CHECK int addr_guard_allow(AddrGuard *guard, Str cidr);
@@ -38,6 +39,14 @@ MUST_CHECK int addr_guard_deny_own(AddrGuard *guard);
 
 /* Whether the address may be called. Returns 0 or -EACCES with diag naming address and class. */
 MUST_CHECK int addr_guard_check(const AddrGuard *guard, Addr addr);
+
+/* Whether that port of the address may be called: as addr_guard_check, but never, whatever is
+ * allowed, a port on which this process listens for others (addr_guard_listens). */
+MUST_CHECK int addr_guard_check_port(const AddrGuard *guard, Addr addr, uint16_t port);
+
+/* This process begins (ends) to listen on a port, at whatever address of the machine. Counted; any
+ * thread. */
+void addr_guard_listens(uint16_t port, bool begins);
 
 /* What can be said before any name is looked up: the scheme, and a host that is an address. Returns
  * 0 or -EACCES with diag. */

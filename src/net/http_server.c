@@ -2,6 +2,7 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "net/addr_guard.h"
 #include "net/http_private.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
@@ -121,6 +122,7 @@ int http_server_open(const HttpServerOptions *options, HttpHandler handler, void
         return r;
     }
     server->options.port = listener_port(server->listener);
+    if (o->own) addr_guard_listens(o->port, true);
     *ret = server;
     return 0;
 }
@@ -148,6 +150,7 @@ void http_server_drain(HttpServer *server)
     if (server->draining) return;
     server->draining = true;
     listener_close(TAKE(server->listener));
+    if (server->options.own) addr_guard_listens(server->options.port, false);
     LIST_EACH (&server->conns, node) {
         HttpConn *c = CONTAINER_OF(node, HttpConn, node);
         if (c->idle && stream_peek(c->stream).len == 0) fiber_cancel(c->fiber);

@@ -40,6 +40,7 @@ typedef struct {
     const char *address;       /* numeric; default 127.0.0.1 */
     uint16_t port;             /* 0: any */
     bool shared;               /* SO_REUSEPORT */
+    bool own;                  /* no guarded call of this process may reach it (addr_guard.h) */
     Http1Limits limits;        /* zeros: defaults */
     size_t body_bytes_max;     /* 413 beyond; a handler may ask for less; 0: 8 MiB */
     size_t request_memory_max; /* arena quota a request; 0: 16 x body_bytes_max, in 1..256 MiB */

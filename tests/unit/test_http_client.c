@@ -1,5 +1,7 @@
 #include "tests/unit/sys_harness.h"
 
+#include <dlfcn.h>
+#include <netdb.h>
 #include <poll.h>
 
 #include "base/diag.h"
@@ -449,6 +451,93 @@ static void guard_wait(void *arg)
     CHECK_INT(addr_guard_allow(&guard, STR("::1")), -ENOBUFS);
 }
 
+/* A port of this process is refused whatever is allowed, at every address of the machine. */
+static void own_port_wait(void *arg)
+{
+    Rig *rig = arg;
+    char url[128], any[128];
+    AddrGuard guard = { 0 };
+    HttpCallOptions options = { .url = rig_url(rig, "/length", url), .guard = &guard };
+    CHECK_INT(addr_guard_allow(&guard, STR("127.0.0.0/8")), 0);
+    CHECK_INT(addr_guard_allow(&guard, STR("0.0.0.0/8")), 0);
+    CHECK_INT(get_wait(rig, options).opened, 0);
+    addr_guard_listens(rig->stub.port, true);
+    addr_guard_listens(rig->stub.port, true);
+    addr_guard_listens(rig->stub.port, false); /* another one does */
+    int connections = atomic_load(&rig->stub.connections);
+    static const char *const hosts[] = { "127.0.0.1", "127.9.9.9", "localhost", "0.0.0.0" };
+    for (size_t i = 0; i < ARRAY_N(hosts); i++) {
+        snprintf(any, sizeof any, "http://%s:%u/length", hosts[i], rig->stub.port);
+        options.url = str_of(any);
+        Got got = get_wait(rig, options);
+        CHECK_INT(got.opened, -EACCES);
+        if (i != 2) CHECK_HAS(str_of(got.diag), "Gantry's own"); /* that may be ::1, not allowed */
+    }
+    uint8_t elsewhere[4] = { 9, 9, 9, 9 };
+    CHECK_INT(addr_guard_check_port(&guard, addr_v4(elsewhere), rig->stub.port), 0);
+    CHECK_INT(atomic_load(&rig->stub.connections), connections);
+    addr_guard_listens(rig->stub.port, false);
+    options.url = rig_url(rig, "/length", url);
+    CHECK_INT(get_wait(rig, options).opened, 0);
+}
+
+static void test_own_port(void **state)
+{
+    (void)state;
+    rig_run(own_port_wait);
+}
+
+/* --- names that change their addresses -------------------------------------------------------- */
+
+typedef int (*GetAddrInfo)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+
+/* What flip.test is at each look-up: this process's resolver, libcurl's too. */
+static const char *const flips[][2] = {
+    { "127.0.0.2", NULL },        /* stands for a public address: nobody listens there */
+    { "127.0.0.1", NULL },        /* flipped */
+    { "127.0.0.2", "127.0.0.1" }, /* both: the second is not fallen back to */
+    { "127.0.0.1", "127.0.0.2" },
+};
+static atomic_int lookups;
+
+__attribute__((visibility("default"))) int getaddrinfo(const char *restrict name,
+                                                       const char *restrict service,
+                                                       const struct addrinfo *restrict hints,
+                                                       struct addrinfo **restrict ret)
+{
+    GetAddrInfo real = (GetAddrInfo)(uintptr_t)dlsym(RTLD_NEXT, "getaddrinfo");
+    if (!name || strcmp(name, "flip.test") != 0) return real(name, service, hints, ret);
+    const char *const *answer = flips[atomic_fetch_add(&lookups, 1) % (int)ARRAY_N(flips)];
+    int r = real(answer[0], service, hints, ret);
+    struct addrinfo *last = r == 0 ? *ret : NULL;
+    while (last && last->ai_next) last = last->ai_next;
+    if (last && answer[1]) r = real(answer[1], service, hints, &last->ai_next);
+    return r;
+}
+
+/* The address that is checked is the one that is connected to: a name is looked up once a call. */
+static void flip_wait(void *arg)
+{
+    Rig *rig = arg;
+    char url[128];
+    AddrGuard guard = { 0 };
+    snprintf(url, sizeof url, "http://flip.test:%u/length", rig->stub.port);
+    HttpCallOptions options = { .url = str_of(url), .guard = &guard };
+    CHECK_INT(addr_guard_allow(&guard, STR("127.0.0.2/32")), 0);
+    static const int expected[] = { -ECONNREFUSED, -EACCES, -EACCES, -EACCES };
+    for (int i = 0; i < 2 * (int)ARRAY_N(expected); i++) {
+        CHECK_INT(get_wait(rig, options).opened, expected[i % (int)ARRAY_N(expected)]);
+        CHECK_INT(atomic_load(&lookups), i + 1);
+    }
+    CHECK_INT(atomic_load(&rig->stub.connections), 0);
+}
+
+static void test_names_that_flip(void **state)
+{
+    (void)state;
+    rig_run(flip_wait);
+}
+
 static void test_guard(void **state)
 {
     (void)state;
@@ -765,6 +854,7 @@ int main(void)
         cmocka_unit_test(test_bodies),     cmocka_unit_test(test_failures_before_the_head),
         cmocka_unit_test(test_request),    cmocka_unit_test(test_response_fields),
         cmocka_unit_test(test_refused),    cmocka_unit_test(test_guard),
+        cmocka_unit_test(test_own_port),   cmocka_unit_test(test_names_that_flip),
         cmocka_unit_test(test_timeouts),   cmocka_unit_test(test_connect_timeout),
         cmocka_unit_test(test_reuse),      cmocka_unit_test(test_body_is_sent_once),
         cmocka_unit_test(test_concurrent), cmocka_unit_test(test_slow_reader),
