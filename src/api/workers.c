@@ -518,12 +518,11 @@ static int claims_reply_wait(ApiCall *call, const Task *tasks, size_t n)
 {
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
-    int64_t now_ms = clock_real_ms();
     json_out_object(&json.out);
     json_out_key(&json.out, "tasks");
     json_out_array(&json.out);
     for (size_t i = 0; i < n; i++) {
-        LinkTask task = link_task_from(&tasks[i], now_ms);
+        LinkTask task = link_task_from(&tasks[i]);
         wire_task_write(&json.out, &task);
     }
     json_out_array_end(&json.out);

@@ -82,7 +82,7 @@ static int local_claim_wait(WorkerLink *link, const LaneConfig *free, int64_t wa
     if (r != 0) return outcome(r);
     LinkTask *list = ARENA_ARRAY(arena, LinkTask, n);
     if (!list) return diag_set(-ENOMEM, "no memory for %zu claimed tasks", n);
-    for (size_t i = 0; i < n; i++) list[i] = link_task_from(&tasks[i], clock_real_ms());
+    for (size_t i = 0; i < n; i++) list[i] = link_task_from(&tasks[i]);
     *ret = list;
     *ret_n = n;
     return 0;

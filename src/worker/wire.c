@@ -105,8 +105,9 @@ static TaskUsage usage_read(const Json *v)
 
 /* --- claimed tasks ---------------------------------------------------------------------------- */
 
-LinkTask link_task_from(const Task *task, int64_t now_ms)
+LinkTask link_task_from(const Task *task)
 {
+    int64_t deadline_ms = task->deadline_at_ms;
     return (LinkTask){
         .ref = { task->id, task->fence },
         .attempt = task->attempt,
@@ -120,7 +121,7 @@ LinkTask link_task_from(const Task *task, int64_t now_ms)
         .user_id = task->user_id,
         .tenant_id = task->tenant_id,
         .traceparent = task->traceparent,
-        .remaining_ms = task->deadline_at_ms ? task->deadline_at_ms - now_ms : LINK_NO_DEADLINE,
+        .remaining_ms = deadline_ms ? deadline_ms - task->started_at_ms : LINK_NO_DEADLINE,
         .spent = task->usage,
         .ran_ms = task->ran_ms,
         .shadow = !uuid_is_zero(task->shadow_of),

@@ -111,8 +111,9 @@ MUST_CHECK int wire_slots_read(const Json *v, LaneConfig *ret);
 void wire_ref_write(JsonOut *out, TaskRef ref);
 MUST_CHECK int wire_ref_read(const Json *v, TaskRef *ret);
 
-/* The claimed task as the link gives it. now_ms: Unix time. */
-LinkTask link_task_from(const Task *task, int64_t now_ms);
+/* The claimed task as the link gives it. Its time is reckoned from its start: a clock that has been
+ * set since is none of its concern. */
+LinkTask link_task_from(const Task *task);
 void wire_task_write(JsonOut *out, const LinkTask *task);
 /* arena holds the texts of input, limits and metadata. Also -ENOMEM. */
 MUST_CHECK int wire_task_read(Arena *arena, const Json *v, LinkTask *ret);

@@ -299,7 +299,7 @@ static int plane_claim(Plane *p, HttpReq *req, Uuid id, const Json *body, Buf *b
     json_out_key(&out, "tasks");
     json_out_array(&out);
     for (size_t i = 0; i < n; i++) {
-        LinkTask task = link_task_from(&tasks[i], clock_real_ms());
+        LinkTask task = link_task_from(&tasks[i]);
         wire_task_write(&out, &task);
     }
     json_out_array_end(&out);
