@@ -83,7 +83,7 @@ struct WorkerHost {
         bool claims_lost; /* answers to claims: those under way may never be answered */
         Cond told;
     } news;
-    FiberRef heart, reader, rates;
+    FiberRef heart, sentry, reader, rates;
     Claimer claimers[SLOTS_CLAIMS_MAX];
     uint64_t claims_made;
     FiberRef drainer;
@@ -821,7 +821,7 @@ static int reader_main(void *arg)
 static void beat_wait(WorkerHost *w)
 {
     int64_t every_ms = w->held.every_ms;
-    while (!w->over) {
+    while (!w->over && w->registered) {
         uint64_t mark = 0;
         int64_t sent_ms = clock_mono_ms();
         if (lease_is_over(&w->held, sent_ms)) {
@@ -829,6 +829,7 @@ static void beat_wait(WorkerHost *w)
             return;
         }
         int r = beat_once_wait(w, &mark);
+        if (!w->registered) return; /* it ended meanwhile */
         if (r == LINK_E_NO_WORKER) {
             lease_lost(w, "the control plane does not know this worker");
             return;
@@ -845,6 +846,21 @@ static void beat_wait(WorkerHost *w)
         }
         if (r == -ECANCELED) return;
     }
+}
+
+/* Ends the lease when its time is over, though a heartbeat hangs just then: its tasks are given to
+ * others from that moment on. */
+static int sentry_main(void *arg)
+{
+    WorkerHost *w = arg;
+    int r = 0;
+    while (r >= 0 && !w->over) {
+        int64_t left_ms = w->held.until_ms - clock_mono_ms();
+        if (!w->registered) r = cond_wait(&w->changed, DEADLINE_NONE);
+        else if (left_ms > 0) r = fiber_sleep_wait(left_ms);
+        else lease_lost(w, "no heartbeat went through");
+    }
+    return 0;
 }
 
 static int heart_main(void *arg)
@@ -960,6 +976,7 @@ static int fibers_start(WorkerHost *w)
     gateway_set_control(w->host.gateway, &w->control);
     if (w->front) front_open(w->front, &w->host, on_front_idle, w);
     int r = fiber_spawn("heartbeat", heart_main, w, &w->heart);
+    if (r == 0) r = fiber_spawn("lease", sentry_main, w, &w->sentry);
     if (r == 0) r = fiber_spawn("news", reader_main, w, &w->reader);
     gateway_set_sharing(w->host.gateway, true); /* until it is known that nothing is shared */
     if (r == 0) r = fiber_spawn("rates", rates_main, w, &w->rates);
@@ -1005,8 +1022,10 @@ static void end_wait(WorkerHost *w)
     if (w->front) front_close_wait(w->front, deadline_after(FRONT_CLOSE_MS));
     w->over = true;
     fiber_cancel(w->heart);
+    fiber_cancel(w->sentry);
     fiber_cancel(w->reader);
     fiber_join_wait(w->heart, NULL);
+    fiber_join_wait(w->sentry, NULL);
     fiber_join_wait(w->reader, NULL);
     rates_end_wait(w);
     gateway_set_flags(w->host.gateway, NULL);

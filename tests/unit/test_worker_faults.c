@@ -14,6 +14,7 @@ typedef struct {
     int beats, finishes, calls, artifacts;
     int beat_error, finish_error, call_error;
     bool finish_lost, call_lost, artifact_spoilt, no_version, unreachable;
+    bool beat_hangs;          /* heartbeats are answered once it is cleared */
     bool claim_late, claimed; /* claimed: tasks, which arrive once claim_late is cleared */
     int64_t call_delay_ms;    /* before the calls are made to fail */
     int64_t news_delay_ms;    /* that what heartbeats bring takes to be read */
@@ -56,6 +57,7 @@ static int flaky_heartbeat(WorkerLink *link, const Heartbeat *beat, Arena *arena
     Flaky *f = flaky_of(link);
     for (size_t i = 1; i < beat->held_n; i++)
         f->held_twice += uuid_eq(beat->held[i].id, beat->held[0].id);
+    while (f->beat_hangs && fiber_sleep_wait(10) == 0) continue;
     if (f->beats > 0) {
         f->beats--;
         return f->beat_error;
@@ -312,6 +314,35 @@ static void test_lost_lease_kills(void **state)
 {
     (void)state;
     with_faults(lease_lost, 1000);
+}
+
+/* A heartbeat that hangs keeps no agent at work: others have its task from then on. */
+static int lease_lost_in_a_beat(Bench *b)
+{
+    bench_deploy(b, "sh",
+                 "grep -q '\"attempt\":1' && echo \"pid $$\" >&2 && exec sleep 1000; echo second",
+                 "");
+    Uuid id = bench_submit(b, "null", NULL);
+    Str line = bench_log_until(b, id, "pid ");
+    int64_t pid = 0;
+    str_split(line, '\n', &line, NULL);
+    CHECK(str_to_i64(line, &pid) == 0 && pid > 1);
+    flaky->beat_hangs = true;
+    if (pid > 1) bench_dies((pid_t)pid);
+    while (stats_of(b).leases_lost == 0) fiber_sleep_wait(10);
+    flaky->beat_hangs = false;
+    Task task = bench_end(b, id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_STR(task.result, STR("\"second\""));
+    CHECK_INT(task.losses, 1);
+    CHECK_INT(flaky->registrations, 2);
+    return 0;
+}
+
+static void test_a_lease_ends_while_a_heartbeat_hangs(void **state)
+{
+    (void)state;
+    with_faults(lease_lost_in_a_beat, 1000);
 }
 
 /* While the report of a call hangs, its task is lost, and claimed again by this very worker. */
@@ -824,6 +855,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lost_lease_kills),
+        cmocka_unit_test(test_a_lease_ends_while_a_heartbeat_hangs),
         cmocka_unit_test(test_what_is_lost_is_not_held),
         cmocka_unit_test(test_a_lost_lease_pays_for_its_calls),
         cmocka_unit_test(test_a_claim_without_lease_is_not_run),
