@@ -29,7 +29,8 @@ static RolloutInput replay_input(const Replay *replay, int64_t now_ms)
         .unproved = rollout_spec_unproved(replay->spec, &replay->evidence, r->step),
         .canaries = evidence_canaries(&replay->evidence, &replay->spec->evidence),
         .srm_ok = evidence_srm_ok(&replay->evidence),
-        .judge_ok = true,
+        .judge_ok = evidence_judged_alike(&replay->evidence),
+        .judge_why = STR("tasks of one arm lack a score more often than the other's"),
     };
 }
 

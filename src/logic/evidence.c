@@ -68,6 +68,7 @@ void evidence_init(Evidence *evidence)
     srm_init(&evidence->consumed);
     evidence_told_init(&evidence->told);
     for (size_t m = 0; m < EVIDENCE_METRICS_MAX; m++) {
+        srm_init(&evidence->metrics[m].told);
         evalue_init(&evidence->metrics[m].rollback);
         for (size_t k = 0; k < EVIDENCE_STEPS_MAX; k++)
             evalue_init(&evidence->metrics[m].promote[k]);
@@ -134,12 +135,28 @@ static void decide_rollback(Evidence *evidence, const EvidencePlan *plan, Eviden
     evidence->group_log_e[group] = evidence_rollback_log(evidence, plan, group);
 }
 
+/* A unit came to be judged, or by a grader's fault did not, in some metrics. */
+static void ratio_observe(Evidence *evidence, const EvidencePlan *plan, const EvidenceUnit *unit)
+{
+    double sum = 0;
+    int judged = 0;
+    for (size_t m = 0; m < plan->metrics_n; m++) {
+        if (plan->metrics[m].group != EVIDENCE_JUDGED) continue;
+        Srm *told = &evidence->metrics[m].told;
+        if ((unit->has | unit->untold) >> m & 1) srm_observe(told, unit->canary, unit->pi);
+        sum += (evalue_mean(&told->more) + evalue_mean(&told->fewer)) / 2;
+        judged++;
+    }
+    if (judged > 0 && sum / judged >= SRM_ALARM) evidence->uneven = true;
+}
+
 void evidence_observe(Evidence *evidence, const EvidencePlan *plan, size_t step,
                       EvidenceGroup group, const EvidenceUnit *unit)
 {
     assert(plan->metrics_n <= EVIDENCE_METRICS_MAX && plan->steps_n <= EVIDENCE_STEPS_MAX);
     assert(group < EVIDENCE_GROUPS_N_);
     if (group == EVIDENCE_FAST) srm_observe(&evidence->consumed, unit->canary, unit->pi);
+    else ratio_observe(evidence, plan, unit);
     evidence->units[group][unit->canary]++;
     for (size_t m = 0; m < plan->metrics_n; m++) {
         if (plan->metrics[m].group != group || !(unit->has >> m & 1)) continue;
@@ -208,6 +225,11 @@ int64_t evidence_canaries(const Evidence *evidence, const EvidencePlan *plan)
 bool evidence_srm_ok(const Evidence *evidence)
 {
     return !evidence->seen.alarm && !evidence->consumed.alarm;
+}
+
+bool evidence_judged_alike(const Evidence *evidence)
+{
+    return !evidence->uneven;
 }
 
 double evidence_rollback_log(const Evidence *evidence, const EvidencePlan *plan,

@@ -67,6 +67,7 @@ typedef struct {
     EValue rollback;
     EValue promote[EVIDENCE_STEPS_MAX]; /* by step */
     uint32_t proved;                    /* bit k: promote[k] has reached its bound once */
+    Srm told;                           /* of a judged one: units that it has, or was not told */
     double mark_log[2];                 /* log of the current step's promote E ... */
     int64_t mark_units[2];              /* ... when so many units were in, older first */
     size_t mark_step;
@@ -89,9 +90,10 @@ typedef enum { JUDGES_OK, JUDGES_SILENT, JUDGES_UNEQUAL } EvidenceJudges;
 
 typedef struct {
     MetricEvidence metrics[EVIDENCE_METRICS_MAX];
-    Srm seen;                             /* every unit at first sight */
-    Srm consumed;                         /* units of the fast group: unequal dropping shows here */
-    int64_t units[EVIDENCE_GROUPS_N_][2]; /* consumed, by arm */
+    Srm seen;     /* every unit at first sight */
+    Srm consumed; /* units of the fast group: unequal dropping shows here ... */
+    bool uneven;  /* ... and that of the judged one here: latched */
+    int64_t units[EVIDENCE_GROUPS_N_][2];   /* consumed, by arm */
     double group_log_e[EVIDENCE_GROUPS_N_]; /* of the rollback sum when the latch closed, else 0 */
     bool rollback;                          /* latched */
     EvidenceGroup rollback_group;
@@ -99,11 +101,13 @@ typedef struct {
     EvidenceTold told;
 } Evidence;
 
-/* A unit's outcome. Metrics without a bit in has are left out for this unit (a judge failed). */
+/* A unit's outcome. Metrics without a bit in has are left out for this unit. */
 typedef struct {
     bool canary;
     double pi;    /* at assignment, 0 < pi < 1 */
     uint32_t has; /* bit m */
+    uint32_t
+        untold; /* bit m: a grader was to tell it, and could not: evidence_judged sees to that */
     double harm[EVIDENCE_METRICS_MAX];
 } EvidenceUnit;
 
@@ -134,6 +138,10 @@ int64_t evidence_canaries(const Evidence *evidence, const EvidencePlan *plan);
 
 /* The sample ratio is as planned, at first sight and after dropping. */
 bool evidence_srm_ok(const Evidence *evidence);
+
+/* Units that have no result, or that nobody scores, are no more frequent in one arm: the mean over
+ * judged metrics of the e-values of their sample ratios has never reached SRM_ALARM. */
+bool evidence_judged_alike(const Evidence *evidence);
 
 /* log of a group's rollback sum; -infinity when the plan has no metric in it. */
 double evidence_rollback_log(const Evidence *evidence, const EvidencePlan *plan,

@@ -35,7 +35,7 @@ typedef struct {
     TaskState state;
     bool degraded;
     bool scored; /* every score that is asked for is there, or will not come */
-    bool partly; /* one is there at least */
+    bool partly; /* one is there at least, or fails to be for a grader alone */
     int64_t eligible_ms;
     int64_t started_at_ms;  /* 0: it never was */
     int64_t finished_at_ms; /* 0: it has not */

@@ -133,11 +133,14 @@ static int tick(Db *db, Gather *g, RolloutRow *row, const RolloutInput *input, A
     return r;
 }
 
-/* Why the graders' silence forbids to conclude from what they said; empty: it does not. */
+/* Why what is missing forbids to conclude from what they said; empty: it does not. */
 static Str silence_of(const Evidence *e, Arena *arena)
 {
     EvidenceJudges judges = evidence_judges(&e->told);
-    if (judges == JUDGES_OK) return STR_NULL;
+    if (judges == JUDGES_OK && evidence_judged_alike(e)) return STR_NULL;
+    if (judges == JUDGES_OK)
+        return STR("tasks of one version lack a result or a score more often than the other's, so "
+                   "what is judged proves nothing");
     return arena_printf(arena,
                         "graders could not tell of %.0f%% of the new version's tasks and of %.0f%%"
                         " of the stable one's, %s, so what is judged proves nothing",

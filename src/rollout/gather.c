@@ -122,6 +122,12 @@ static bool is_untold(const RolloutOutcome *o, Str name)
     return o->untold && str_starts_with(name, STR(SCORE_OF_GRADER));
 }
 
+/* Whether it hangs on what graders say. */
+static bool is_graded(Str name)
+{
+    return str_eq(name, STR("quality")) || str_starts_with(name, STR(SCORE_OF_GRADER));
+}
+
 /* What graders say of a task comes all at once: a score of theirs that is not there then is none,
  * be it that they could not tell or that they were not asked. */
 static bool is_missing(const RolloutOutcome *o, Str name)
@@ -135,6 +141,7 @@ int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, doub
 {
     int r = 0;
     bool got = true;
+    uint32_t missing = 0; /* of those that graders tell */
     *ret = (GatherTold){ .all = true };
     for (size_t m = 0; r == 0 && m < spec->evidence.metrics_n; m++) {
         Str name = str_of(spec->names[m]);
@@ -147,10 +154,13 @@ int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, doub
         got = false;
         ret->all &= !is_missing(o, name);
         ret->untold |= is_untold(o, name);
+        ret->hushed |= (uint32_t)is_untold(o, name) << m;
+        missing |= (uint32_t)is_graded(name) << m;
     }
     ret->complete = ret->judged && got;
     if (r == 0 && ret->judged) r = grade_waits(db, o->at.task_seq, &ret->waits);
     ret->all &= !ret->waits;
+    if (ret->waits) ret->hushed |= missing;
     return r;
 }
 
@@ -160,7 +170,7 @@ static Fate fate_of(const RolloutSpec *spec, const RolloutOutcome *o, EvidenceGr
     UnitNews news = { .state = o->state,
                       .degraded = o->degraded,
                       .scored = told->all,
-                      .partly = told->any,
+                      .partly = told->any || told->waits,
                       .eligible_ms = o->at.eligible_ms,
                       .started_at_ms = o->started_at_ms,
                       .finished_at_ms = o->finished_at_ms,
@@ -234,6 +244,7 @@ static int consume_one(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group,
                           .fate = fate,
                           .told = told_of(&told, outcome) };
     c.unit = unit_of(g, row, group, fate, outcome, now_ms);
+    if (fate != FATE_DROPPED) c.unit.untold = told.hushed;
     r = rollout_consumed_put(db, row->seq, &c);
     if (r != 0) return r;
     observe(g, &c);

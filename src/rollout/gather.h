@@ -35,12 +35,13 @@ void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
 
 /* What is known of the scores that a plan asks for. */
 typedef struct {
-    bool judged;   /* it asks for some */
-    bool complete; /* none is missing, nor given up */
-    bool any;      /* one is there */
-    bool all;      /* none is missing, and no grader is still to be heard */
-    bool waits;    /* for its graders */
-    bool untold;   /* of one that is not there a grader could not tell, so it will not come */
+    bool judged;     /* it asks for some */
+    bool complete;   /* none is missing, nor given up */
+    bool any;        /* one is there */
+    bool all;        /* none is missing, and no grader is still to be heard */
+    bool waits;      /* for its graders */
+    bool untold;     /* of one that is not there a grader could not tell, so it will not come */
+    uint32_t hushed; /* bit m: the metric is not there, and a grader has not told it in time */
 } GatherTold;
 
 /* Scores of a task in the metrics that are judged: quality is the mean of all, any other goes by

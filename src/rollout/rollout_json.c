@@ -101,7 +101,8 @@ void rollout_write_evidence(JsonOut *out, const RolloutRow *row, const RolloutSp
     json_out_object_end(out);
     double left = evidence_units_left(evidence, &spec->evidence, step);
     put_number(out, "expectedUnitsLeft", left < 0 ? NAN : ceil(left));
-    json_out_kbool(out, "sampleRatioOk", evidence_srm_ok(evidence));
+    json_out_kbool(out, "sampleRatioOk",
+                   evidence_srm_ok(evidence) && evidence_judged_alike(evidence));
     if (evidence->told.past.n[0] + evidence->told.past.n[1] > 0) put_untold(out, &evidence->told);
 }
 

@@ -331,7 +331,7 @@ int rollout_consumed_put(Db *db, int64_t rollout_seq, const RolloutConsumed *c)
     in_i64(&in, c->told);
     in_i64(&in, c->unit.canary ? ARM_CANARY : ARM_CONTROL);
     db_bind_f64(in.stmt, in.index++, c->unit.pi);
-    in_i64(&in, c->unit.has);
+    in_i64(&in, (int64_t)((uint64_t)c->unit.untold << 32 | c->unit.has));
     in_blob(&in, harms_pack(&c->unit, harms));
     return row_run(in.stmt);
 }
@@ -345,7 +345,8 @@ static RolloutConsumed consumed_read(DbStmt *s)
                           .told = (RolloutTold)db_i64(s, 5),
                           .unit = { .canary = db_i64(s, 6) == ARM_CANARY,
                                     .pi = db_f64(s, 7),
-                                    .has = (uint32_t)db_i64(s, 8) } };
+                                    .has = (uint32_t)db_i64(s, 8),
+                                    .untold = (uint32_t)((uint64_t)db_i64(s, 8) >> 32) } };
     harms_unpack(db_str(s, 9), &c.unit);
     return c;
 }

@@ -644,7 +644,8 @@ static const char slim_indexes[] =
 static const char step_limits[] =
     "ALTER TABLE rollout ADD COLUMN limit_ms INTEGER NOT NULL DEFAULT 0;";
 
-/* What evidence is made of: how a unit was taken by a group of metrics. */
+/* What evidence is made of: how a unit was taken by a group of metrics. has: from bit 32 on those
+ * of which a grader could not tell. */
 static const char consumed[] =
     "CREATE TABLE rollout_consumed ("
     " rollout_seq INTEGER NOT NULL, eligible_ms INTEGER NOT NULL, task_seq INTEGER NOT NULL,"

@@ -170,6 +170,33 @@ static void test_dropping_one_arm_is_noticed(void **state)
     assert_false(evidence_srm_ok(&evidence));
 }
 
+/* Of every 4th canary unit one score is missing, of every 4th untold by a grader, or nothing. */
+static void feed_scores(const EvidencePlan *plan, uint32_t has, uint32_t untold)
+{
+    evidence_init(&evidence);
+    for (int i = 0; i < 2000; i++) {
+        EvidenceUnit unit = { .canary = i % 2, .pi = 0.5, .has = 3 };
+        if (i % 4 == 1) unit.has = has, unit.untold = untold;
+        evidence_seen(&evidence, unit.canary, unit.pi);
+        evidence_observe(&evidence, plan, 0, EVIDENCE_FAST, &unit);
+        evidence_observe(&evidence, plan, 0, EVIDENCE_JUDGED, &unit);
+    }
+}
+
+static void test_a_score_that_one_arm_lacks_is_noticed(void **state)
+{
+    (void)state;
+    EvidencePlan plan = plan_of(evidence_absolute(EVIDENCE_JUDGED, .05),
+                                evidence_absolute(EVIDENCE_JUDGED, .05));
+    feed_scores(&plan, 3, 0);
+    assert_true(evidence_judged_alike(&evidence));
+    feed_scores(&plan, 1, 2); /* another check sees to that */
+    assert_true(evidence_judged_alike(&evidence));
+    feed_scores(&plan, 1, 0);
+    assert_false(evidence_judged_alike(&evidence));
+    assert_true(evidence_srm_ok(&evidence)); /* nothing is wrong with what ends */
+}
+
 /* Units until the graders' silence is told, at most n. */
 static int silence(uint64_t seed, double control, double canary, double pi, int n,
                    EvidenceJudges *ret)
@@ -225,6 +252,7 @@ int main(void)
         cmocka_unit_test(test_rollback_names_its_culprit_and_stays),
         cmocka_unit_test(test_groups_are_not_added),
         cmocka_unit_test(test_dropping_one_arm_is_noticed),
+        cmocka_unit_test(test_a_score_that_one_arm_lacks_is_noticed),
         cmocka_unit_test(test_graders_that_cannot_tell),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

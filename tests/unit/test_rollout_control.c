@@ -1069,6 +1069,31 @@ static void test_a_missing_score_leaves_its_metric(void **state)
     run(state, leaves_one_metric);
 }
 
+/* A version whose tasks fail more often has only its best ones judged. */
+static int holds_for_missing_results(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":5},{\"weight\":100}],"
+                "\"rollbackOn\":{\"politeness\":0.3},\"tripwires\":{\"crashes\":0}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)submit_sessions(f, 0, 400);
+    Finish half = { VERSION_B, 50 };
+    CHECK_INT(store_call_wait(f->store, finish_job, &half), 0);
+    end_tasks(f, 0);
+    CHECK_INT(store_call_wait(f->store, score_job, (void *)(uintptr_t) "politeness"), 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.weight_bp, 5000);
+    CHECK(strstr(ask.move.why, "lack a result or a score") != NULL);
+    CHECK(ask.move.actions & ROLLOUT_DO_PAGE);
+    return 0;
+}
+
+static void test_it_holds_for_missing_results(void **state)
+{
+    run(state, holds_for_missing_results);
+}
+
 /* A judge that cannot tell of many tasks of the canary: what it says of the others proves
  * nothing. */
 static int holds_for_silence(void *arg)
@@ -2125,6 +2150,7 @@ int main(void)
         ON_QUEUE(test_the_baseline_leaves_them_out_too),
         ON_QUEUE(test_scores_of_ones_own),
         ON_QUEUE(test_waits_for_graders),
+        ON_QUEUE(test_it_holds_for_missing_results),
         ON_QUEUE(test_a_missing_score_leaves_its_metric),
         ON_QUEUE(test_it_holds_for_a_judge_that_has_changed),
         ON_QUEUE(test_it_holds_for_another_version_of_the_judge),
