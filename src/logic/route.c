@@ -39,11 +39,13 @@ RouteDecision route_decide(const RouteRule *rule, RouteUnit kind, Str unit,
 {
     assert(rule->weight_bp >= 0 && rule->weight_bp <= ROUTE_BUCKETS);
     RouteDecision d = { .arm = ARM_CONTROL, .pi = (double)rule->weight_bp / ROUTE_BUCKETS };
+    bool stays = !before->known && before->live && rule->weight_bp < ROUTE_BUCKETS;
+    assert(!stays || kind == UNIT_SESSION);
     if (rule->rolled_back) return d;
     if (before->known) d.arm = before->arm;
-    if (!before->known || (d.arm == ARM_CONTROL && may_ramp(kind)))
+    if ((!before->known && !stays) || (d.arm == ARM_CONTROL && may_ramp(kind)))
         d.arm = route_bucket(rule->salt, unit) < rule->weight_bp ? ARM_CANARY : ARM_CONTROL;
-    d.counts = !before->known && rule->weight_bp > 0 && rule->weight_bp < ROUTE_BUCKETS;
+    d.counts = !before->known && !stays && rule->weight_bp > 0 && rule->weight_bp < ROUTE_BUCKETS;
     d.persist = !before->known || d.arm != before->arm;
     return d;
 }

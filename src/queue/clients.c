@@ -107,6 +107,9 @@ static int submit_route(Db *db, SubmitJob *job)
     RolloutUnit *unit = &job->unit;
     unit->unit = route_unit(&who, job->rollout.unit, &unit->kind);
     r = rollout_unit_get(db, job->rollout.seq, unit->kind, unit->unit, &before);
+    if (r == 0 && !before.known && unit->kind == UNIT_SESSION)
+        r = rollout_session_lives(db, new->tenant_id, str_of(job->summary.agent), unit->unit,
+                                  job->now_ms - ROUTE_LIVE_MS, &before.live);
     if (r != 0) return r;
     RouteRule rule = { .salt = str_of(job->rollout.id), .weight_bp = job->rollout.weight_bp };
     RouteDecision d = route_decide(&rule, unit->kind, unit->unit, &before);

@@ -473,6 +473,24 @@ int rollout_unit_get(Db *db, int64_t rollout_seq, RouteUnit kind, Str unit, Rout
     return 0;
 }
 
+int rollout_session_lives(Db *db, Str tenant, Str agent, Str session, int64_t since_ms, bool *ret)
+{
+    RowIn in = row_in(db, "SELECT EXISTS (SELECT 1 FROM task WHERE session_id = ?3 AND agent = ?2"
+                          " AND coalesce(tenant_id, '') = ?1 AND session_max > 0"
+                          " AND state IN (0, 1, 6)) OR EXISTS (SELECT 1 FROM session"
+                          " WHERE tenant = ?1 AND agent = ?2 AND own = 0 AND name = ?3"
+                          " AND used_at_ms >= ?4)");
+    in_text(&in, tenant.ptr ? tenant : STR(""));
+    in_text(&in, agent);
+    in_text(&in, session);
+    in_i64(&in, since_ms);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = db_i64(in.stmt, 0) != 0;
+    db_reset(in.stmt);
+    return 0;
+}
+
 int rollout_unit_put(Db *db, int64_t rollout_seq, const RolloutUnit *unit)
 {
     RowIn in = row_in(db, "INSERT INTO rollout_unit (rollout_seq, kind, unit, arm, counts,"

@@ -157,6 +157,11 @@ typedef struct {
 MUST_CHECK int rollout_unit_get(Db *db, int64_t rollout_seq, RouteUnit kind, Str unit,
                                 RouteBefore *ret);
 
+/* Whether a session of the agent is in the middle of something: it has a task that has not ended
+ * (of those that go one after another), or has kept state since then. */
+MUST_CHECK int rollout_session_lives(Db *db, Str tenant, Str agent, Str session, int64_t since_ms,
+                                     bool *ret);
+
 /* Adds the unit, or changes the arm of one that is there. */
 MUST_CHECK int rollout_unit_put(Db *db, int64_t rollout_seq, const RolloutUnit *unit);
 

@@ -276,6 +276,44 @@ static void test_a_step_outlasts_its_tasks(void **state)
     run(state, outlasts_tasks);
 }
 
+static int keep_state_job(Db *db, void *arg)
+{
+    (void)arg;
+    DbStmt *s = db_stmt(db, "INSERT INTO session (tenant, agent, own, name, used_at_ms)"
+                            " SELECT '', 'support', 0, session_id, iif(seq > 20, ?1, 0) FROM task");
+    db_bind_i64(s, 1, real_now);
+    return db_run(s, NULL);
+}
+
+/* Sessions that have a task under way or keep something when a rollout first sees them stay where
+ * they are, uncounted, and so they do when that is over. */
+static int live_sessions_stay(void *arg)
+{
+    Fixture *f = arg;
+    (void)submit_sessions(f, 0, 20); /* ended, and nothing kept of late: may be drawn */
+    (void)submit_sessions(f, 100, 140);
+    end_tasks(f, 0);
+    CHECK_INT(store_call_wait(f->store, keep_state_job, NULL), 0);
+    (void)submit_sessions(f, 200, 240);
+    (void)start(f, ID_1);
+    CHECK_INT(submit_sessions(f, 100, 140), 0);
+    CHECK_INT(submit_sessions(f, 200, 240), 0);
+    CHECK(submit_sessions(f, 0, 20) > 0);
+    CHECK(submit_sessions(f, 300, 340) > 5);
+    end_tasks(f, 0);
+    CHECK_INT(submit_sessions(f, 200, 240), 0);
+    end_tasks(f, 0);
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, 100 + 80 + 20 + 40);
+    CHECK(str_find(ask.row.why, STR("errorRate")) >= 0);
+    return 0;
+}
+
+static void test_live_sessions_stay(void **state)
+{
+    run(state, live_sessions_stay);
+}
+
 /* Whatever the clock does, a unit is assigned after those that were consumed before it. */
 static int clock_goes_back(void *arg)
 {
@@ -2123,6 +2161,7 @@ int main(void)
         ON_QUEUE(test_an_equal_version_is_promoted),
         ON_QUEUE(test_a_clock_that_goes_back_loses_no_unit),
         ON_QUEUE(test_a_step_outlasts_its_tasks),
+        ON_QUEUE(test_live_sessions_stay),
         ON_QUEUE(test_a_bad_version_is_rolled_back),
         ON_QUEUE(test_the_version_that_is_left_drains),
         ON_QUEUE(test_blue_stays_warm_by_default),

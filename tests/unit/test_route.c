@@ -98,6 +98,13 @@ static void test_what_was_given_stays(void **state)
     d = route_decide(&rule, UNIT_USER, unit, &control);
     assert_true(d.arm == ARM_CANARY && !d.counts && d.persist);
 
+    RouteBefore live = { .live = true }; /* was in the middle of something when it was first seen */
+    d = route_decide(&rule, UNIT_SESSION, unit, &live);
+    assert_true(d.arm == ARM_CONTROL && !d.counts && d.persist);
+    rule.weight_bp = ROUTE_BUCKETS;
+    d = route_decide(&rule, UNIT_SESSION, unit, &live);
+    assert_true(d.arm == ARM_CANARY && !d.counts && d.persist);
+
     rule.weight_bp = 100; /* lowered below its bucket: nobody flips back */
     RouteBefore canary = { .known = true, .arm = ARM_CANARY, .pi = 0.25 };
     for (RouteUnit kind = UNIT_SESSION; kind <= UNIT_TASK; kind++) {
