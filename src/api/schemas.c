@@ -99,7 +99,7 @@ const Schema api_schemas[] = {
     { "Rollout",
       "rolloutId:uuid agent:string versionId:hex stableVersionId:hex strategy:string "
       "state:string step:integer steps:[number] stepSeconds:[integer] gates?:[RolloutGate] weight:number verdict:string "
-      "why:string preflight:[PreflightCheck] createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
+      "why:string preflight:[PreflightCheck] baselineTasks:integer createdAt:time changedAt:time units?:RolloutUnits metrics?:object "
       "expectedUnitsLeft?:number? sampleRatioOk?:boolean untold?:RolloutUntold expectedSecondsLeft?:number? "
       "stable?:VersionServing" },
     { "ShadowReport",

@@ -376,6 +376,8 @@ static void in_shadow(Tick *t)
         because(t->move, "Held: production repeated by itself differs from itself, so the shadow "
                          "proves nothing.");
     else if (!in->judge_ok) because(t->move, "Held in the shadow: %.*s.", STR_ARG(judge_why(in)));
+    else if (!str_empty(in->unmeasured))
+        because(t->move, "Held in the shadow: %.*s.", STR_ARG(str_sub(in->unmeasured, 0, 180)));
     else if (in->shadow == CHECK_PASSED) after_shadow(t);
     else if (!str_empty(in->shadow_why))
         because(t->move, "Held in the shadow: %.*s.", STR_ARG(str_sub(in->shadow_why, 0, 180)));
@@ -404,6 +406,8 @@ static bool must_hold(Tick *t)
     if (tests && !in->srm_ok)
         because(t->move, "Held: units are not assigned as planned, so no result can be trusted.");
     else if (tests && !in->judge_ok) because(t->move, "Held: %.*s.", STR_ARG(judge_why(in)));
+    else if (tests && !str_empty(in->unmeasured))
+        because(t->move, "Held: %.*s.", STR_ARG(str_sub(in->unmeasured, 0, 180)));
     else if (waited_ms < step->for_ms)
         because(t->move, "Held: the step lasts until %s at least.",
                 time_format_s(r->step_since_ms + step->for_ms, until));

@@ -124,6 +124,7 @@ typedef struct {
     Str culprit;            /* the metric that decided, may be empty */
     bool proved;            /* evidence_proved() of the current step */
     Str unproved;           /* a required metric that is not, for the sentence */
+    Str unmeasured;         /* why one has no harm yet, of any unit; may be empty */
     int64_t canaries;       /* evidence_canaries() */
     bool srm_ok, judge_ok;
     Str judge_why; /* when it is not; may be empty */

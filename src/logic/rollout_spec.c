@@ -15,13 +15,14 @@ typedef struct {
     const char *name;
     bool relative;
     bool lower_is_better;
+    bool by_baseline;
 } KnownMetric;
 
 static const KnownMetric known_metrics[] = {
-    { "errorRate", false, true },      { "completionRate", false, false },
-    { "escalationRate", false, true }, { "costPerTask", true, true },
-    { "tokensPerTask", true, true },   { "latency", false, true },
-    { "toolCalls", false, true },      { "costOverrun", false, true },
+    { "errorRate", false, true, false },      { "completionRate", false, false, false },
+    { "escalationRate", false, true, false }, { "costPerTask", true, true, true },
+    { "tokensPerTask", true, true, true },    { "latency", false, true, true },
+    { "toolCalls", false, true, true },       { "costOverrun", false, true, true },
 };
 
 static const KnownMetric *known(Str name)
@@ -41,6 +42,11 @@ bool metric_is_relative(Str name)
     return known(name) && known(name)->relative;
 }
 
+bool metric_is_by_baseline(Str name)
+{
+    return known(name) && known(name)->by_baseline;
+}
+
 bool metric_lower_is_better(Str name)
 {
     return known(name) && known(name)->lower_is_better;
@@ -51,6 +57,16 @@ int rollout_spec_metric(const RolloutSpec *spec, Str name)
     for (size_t m = 0; m < spec->evidence.metrics_n; m++)
         if (str_eq(name, str_of(spec->names[m]))) return (int)m;
     return -1;
+}
+
+Str rollout_spec_by_baseline(const RolloutSpec *spec)
+{
+    bool compares = spec->plan.shadow;
+    for (size_t i = 0; i < spec->plan.steps_n; i++)
+        compares |= evidence_step_tests(&spec->evidence, i);
+    for (size_t m = 0; compares && m < spec->evidence.metrics_n; m++)
+        if (metric_is_by_baseline(str_of(spec->names[m]))) return str_of(spec->names[m]);
+    return STR_NULL;
 }
 
 uint32_t rollout_spec_gates(const RolloutSpec *spec, Str name)

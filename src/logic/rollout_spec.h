@@ -77,6 +77,10 @@ void rollout_spec_outlast(RolloutSpec *spec, int64_t limit_ms);
 /* Index of a metric, or -1. */
 int rollout_spec_metric(const RolloutSpec *spec, Str name);
 
+/* The first metric whose harm is measured from what the stable version does, if the plan compares
+ * anything; else empty. */
+Str rollout_spec_by_baseline(const RolloutSpec *spec);
+
 /* Bit k: the gate of step k has that name. */
 uint32_t rollout_spec_gates(const RolloutSpec *spec, Str name);
 
@@ -84,6 +88,7 @@ uint32_t rollout_spec_gates(const RolloutSpec *spec, Str name);
  * and in [0,1], more is better. */
 EvidenceGroup metric_group(Str name);
 bool metric_is_relative(Str name);
+bool metric_is_by_baseline(Str name); /* harm is measured from what the stable version does */
 bool metric_lower_is_better(Str name);
 
 /* The first required metric that is not proved at this step; empty when all are. */

@@ -203,6 +203,7 @@ static int tick_asked(Db *db, RolloutRow *row, const Asked *asked, int64_t now_m
     r = look(db, g, row, &tripwire);
     if (r != 0) return r;
     RolloutInput input = input_of(g, shadow, row, asked, tripwire, now_ms);
+    input.unmeasured = gather_unmeasured(g, row, arena);
     r = judge_look(db, g, row, arena, &input);
     if (r == 0) r = tick(db, g, row, &input, arena, &move);
     if (r == 0 && ret_move) *ret_move = move;

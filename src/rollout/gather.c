@@ -7,9 +7,6 @@
 #include "store/grade_store.h"
 #include "store/score_store.h"
 
-#define HISTORY_MAX 2000 /* tasks that a baseline is taken from */
-#define HISTORY_MIN 20
-
 /* --- baseline --------------------------------------------------------------------------------- */
 
 static int compare_i64(const void *a, const void *b)
@@ -50,6 +47,7 @@ RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n)
                           .latency_p95_ms = 600000,
                           .tool_calls_p95 = 40 };
     if (n < HISTORY_MIN) return b;
+    b.tasks = (int64_t)n;
     CLEANUP(freep) int64_t *values = xcalloc(n, sizeof(*values));
     for (size_t i = 0; i < n; i++) values[i] = outcomes[i].cost_nusd;
     b.cost_cap_nusd = cap_of(values, n);
@@ -71,6 +69,61 @@ int gather_history(Db *db, Str version_id, RolloutBaseline *ret)
     return r;
 }
 
+/* A unit that is still running beyond its limit is taken as it stands, and as failed. */
+static void note_overdue(RolloutOutcome *outcome, Fate fate, int64_t now_ms)
+{
+    if (fate != FATE_FAILED) return;
+    if (outcome->state == TASK_RUNNING) outcome->ran_ms += now_ms - outcome->started_at_ms;
+    outcome->state = TASK_TIMED_OUT;
+    outcome->finished_at_ms = now_ms;
+}
+
+/* Its fate, as if it were a unit. */
+static Fate fate_of_task(const RolloutOutcome *o, int64_t wait_ms, int64_t now_ms)
+{
+    UnitNews news = { .state = o->state,
+                      .degraded = o->degraded,
+                      .eligible_ms = o->at.eligible_ms,
+                      .started_at_ms = o->started_at_ms,
+                      .finished_at_ms = o->finished_at_ms,
+                      .deadline_at_ms = o->deadline_at_ms };
+    if (o->started_at_ms == 0 && o->at.eligible_ms > now_ms) return FATE_DROPPED; /* not its turn */
+    return watermark_fate(&news, EVIDENCE_FAST, wait_ms, now_ms);
+}
+
+/* Keeps those that count, up to one that is open: false. */
+static bool keep_resolved(RolloutOutcome *page, size_t n, int64_t wait_ms, int64_t now_ms,
+                          RolloutOutcome *kept, size_t *kept_n)
+{
+    for (size_t i = 0; i < n; i++) {
+        Fate fate = fate_of_task(&page[i], wait_ms, now_ms);
+        if (fate == FATE_OPEN) return false;
+        if (fate == FATE_DROPPED) continue;
+        note_overdue(&page[i], fate, now_ms);
+        kept[(*kept_n)++] = page[i];
+    }
+    return true;
+}
+
+int gather_first(Db *db, Str version_id, int64_t wait_ms, int64_t now_ms, RolloutBaseline *ret,
+                 int64_t *ret_n)
+{
+    int64_t after = 0;
+    size_t kept = 0;
+    CLEANUP(freep) RolloutOutcome *page = xcalloc(GATHER_BATCH, sizeof(*page));
+    CLEANUP(freep) RolloutOutcome *outcomes = xcalloc(HISTORY_MAX, sizeof(*outcomes));
+    for (size_t looked = 0, n = GATHER_BATCH; n == GATHER_BATCH; looked += n) {
+        if (looked + n > HISTORY_MAX) break;
+        int r = rollout_tasks(db, version_id, after, page, &n);
+        if (r != 0) return r;
+        if (!keep_resolved(page, n, wait_ms, now_ms, outcomes, &kept)) break;
+        if (n > 0) after = page[n - 1].at.task_seq;
+    }
+    *ret_n = (int64_t)kept;
+    *ret = gather_baseline(outcomes, kept);
+    return 0;
+}
+
 /* --- harm ------------------------------------------------------------------------------------- */
 
 static double capped(int64_t value, int64_t cap)
@@ -81,6 +134,8 @@ static double capped(int64_t value, int64_t cap)
 /* NaN: the outcome says nothing about the metric. */
 static double harm_of(Str name, const RolloutBaseline *b, const RolloutOutcome *o)
 {
+    bool measured = b->tasks > 0 && o->at.eligible_ms >= b->since_ms;
+    if (!measured && metric_is_by_baseline(name)) return NAN;
     if (str_eq(name, STR("errorRate")))
         return o->state == TASK_FAILED || o->state == TASK_TIMED_OUT;
     if (str_eq(name, STR("completionRate"))) return o->state != TASK_SUCCEEDED;
@@ -178,15 +233,6 @@ static Fate fate_of(const RolloutSpec *spec, const RolloutOutcome *o, EvidenceGr
     Fate fate = watermark_fate(&news, group, spec->plan.unit_wait_ms, now_ms);
     if (fate == FATE_FAILED && group == EVIDENCE_JUDGED) return FATE_DROPPED; /* no result */
     return fate;
-}
-
-/* A unit that is still running beyond its limit is taken as it stands, and as failed. */
-static void note_overdue(RolloutOutcome *outcome, Fate fate, int64_t now_ms)
-{
-    if (fate != FATE_FAILED) return;
-    if (outcome->state == TASK_RUNNING) outcome->ran_ms += now_ms - outcome->started_at_ms;
-    outcome->state = TASK_TIMED_OUT;
-    outcome->finished_at_ms = now_ms;
 }
 
 static uint32_t bits_of(const RolloutSpec *spec, EvidenceGroup group)
@@ -365,9 +411,34 @@ int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *ret)
     return r;
 }
 
+/* Units from here on are measured from it: when they were assigned it was there. */
+static int look_for_baseline(Db *db, Gather *g, RolloutRow *row, int64_t now_ms)
+{
+    RolloutBaseline found;
+    if (row->baseline.tasks > 0 || str_empty(rollout_spec_by_baseline(&g->spec))) return 0;
+    int r = gather_first(db, row->control_id, g->spec.plan.unit_wait_ms, now_ms, &found,
+                         &g->history_n);
+    if (r != 0 || found.tasks == 0) return r;
+    row->baseline = found;
+    row->baseline.since_ms = now_ms + 1;
+    g->changed = true;
+    return rollout_set_baseline(db, row);
+}
+
+Str gather_unmeasured(const Gather *g, const RolloutRow *row, Arena *arena)
+{
+    Str name = rollout_spec_by_baseline(&g->spec);
+    if (row->baseline.tasks > 0 || str_empty(name)) return STR_NULL;
+    return arena_printf(arena,
+                        "%.*s is measured from the stable version, of which %" PRId64
+                        " of the first %d tasks are in",
+                        STR_ARG(str_sub(name, 0, METRIC_NAME_MAX)), g->history_n, HISTORY_MIN);
+}
+
 int gather(Db *db, Gather *g, RolloutRow *row, int64_t now_ms, Arena *arena)
 {
     int r = control_spec(row, arena, &g->spec);
+    if (r == 0) r = look_for_baseline(db, g, row, now_ms);
     if (r == 0) r = load_evidence(db, g, row);
     if (r == 0) r = count_seen(db, g, row, now_ms);
     for (EvidenceGroup group = 0; r == 0 && group < EVIDENCE_GROUPS_N_; group++)

@@ -17,6 +17,7 @@ typedef struct {
     RolloutOutcome outcomes[GATHER_BATCH];
     double scores[EVIDENCE_METRICS_MAX]; /* of the unit at hand, by metric; NaN: none */
     bool changed;                        /* the evidence, or how far it reaches */
+    int64_t history_n;                   /* without a baseline: tasks that are there for one */
     int64_t fates[FATE_N_];              /* of units consumed by this tick, in either group */
 } Gather;
 
@@ -28,7 +29,8 @@ MUST_CHECK int gather(Db *db, Gather *g, RolloutRow *row, int64_t now_ms, Arena 
 /* The plans of a stored rollout. */
 MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *ret);
 
-/* Harm of an outcome in every metric of the plan; ret->has says which. scores: by metric, of those
+/* Harm of an outcome in every metric of the plan; ret->has says which: none that is measured from a
+ * baseline that was not there when the unit was eligible. scores: by metric, of those
  * that are judged; NULL: none. */
 void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
                  const RolloutOutcome *outcome, const double *scores, EvidenceUnit *ret);
@@ -50,8 +52,20 @@ typedef struct {
 MUST_CHECK int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *outcome,
                              double *scores, GatherTold *ret);
 
-/* From a version's last tasks. Without enough of them caps stand where limits usually do. */
+#define HISTORY_MAX 2000 /* tasks that a baseline is taken from */
+#define HISTORY_MIN 20
+
+/* From a version's last tasks. Without enough of them it is none: caps stand where limits usually
+ * do, for who must have one. */
 RolloutBaseline gather_baseline(RolloutOutcome *outcomes, size_t n);
 MUST_CHECK int gather_history(Db *db, Str version_id, RolloutBaseline *ret);
+
+/* The same from a version's first tasks, up to the first whose fate is open: those that happen to
+ * be quick are no baseline. *ret_n: how many there are. wait_ms: as watermark_fate has it. */
+MUST_CHECK int gather_first(Db *db, Str version_id, int64_t wait_ms, int64_t now_ms,
+                            RolloutBaseline *ret, int64_t *ret_n);
+
+/* Why the rollout measures nothing in some metric yet; empty: it does. */
+Str gather_unmeasured(const Gather *g, const RolloutRow *row, Arena *arena);
 
 #endif

@@ -36,8 +36,10 @@ typedef struct {
     RolloutSpec *spec;
     Version version, control;
     int found; /* of the version: 0 or -ENOENT */
+    int64_t now_ms;
     int64_t scores;
     double mean;
+    int64_t history_n; /* without a baseline: tasks that are there for one */
     const Json *components;
     AgentSpec agent;
     Check checks[PREFLIGHT_CHECKS_MAX];
@@ -69,12 +71,16 @@ static void say(Preflight *p, const char *name, Result result, const char *fmt, 
 static int load_job(Db *db, void *arg)
 {
     Preflight *p = arg;
+    RolloutBaseline baseline;
     int r = control_spec(&p->row, &p->arena, p->spec);
     if (r != 0) return r;
     p->found = version_get(db, p->row.version_id, &p->arena, &p->version);
     if (p->found < 0 && p->found != -ENOENT) return p->found;
     if (p->spec->plan.shadow) r = version_get(db, p->row.control_id, &p->arena, &p->control);
     if (r < 0 && r != -ENOENT) return r;
+    r = gather_first(db, p->row.control_id, p->spec->plan.unit_wait_ms, p->now_ms, &baseline,
+                     &p->history_n);
+    if (r != 0) return r;
     p->scores = p->spec->evaluation_tasks;
     if (p->scores == 0) return 0;
     return rollout_scores(db, p->row.version_id, &p->scores, &p->mean);
@@ -290,6 +296,21 @@ static int check_models_wait(Preflight *p)
 
 /* --- together --------------------------------------------------------------------------------- */
 
+/* A rollout whose stable version has done hardly anything may begin, and holds. */
+static void check_baseline(Preflight *p)
+{
+    Str name = rollout_spec_by_baseline(p->spec);
+    const RolloutBaseline *b = &p->row.baseline;
+    if (str_empty(name)) say(p, "baseline", RESULT_SKIPPED, "nothing is measured from one");
+    else if (b->tasks > 0)
+        say(p, "baseline", RESULT_PASSED, "measured from %" PRId64 " tasks of the stable version",
+            b->tasks);
+    else
+        say(p, "baseline", RESULT_SKIPPED,
+            "%" PRId64 " of %d tasks of the stable version are in: %.*s says nothing before",
+            p->history_n, HISTORY_MIN, STR_ARG(name));
+}
+
 static void check_evaluation(Preflight *p)
 {
     int64_t wanted = p->spec->evaluation_tasks;
@@ -350,6 +371,7 @@ static int check_all_wait(Preflight *p)
     int r = store_read_wait(queue_store(p->options->queue), load_job, p);
     if (r == 0) r = work_wait(stored_work, p);
     if (r == 0 && !p->failed) r = check_models_wait(p);
+    if (r == 0 && !p->failed) check_baseline(p);
     if (r == 0 && !p->failed) check_evaluation(p);
     return r;
 }
@@ -359,7 +381,8 @@ int preflight_run_wait(const PreflightOptions *options, Str rollout_id, Arena *a
 {
     Store *store = queue_store(options->queue);
     CLEANUP(freep) RolloutSpec *spec = xcalloc(1, sizeof(*spec));
-    CLEANUP(preflight_deinit) Preflight p = { .options = options, .spec = spec };
+    CLEANUP(preflight_deinit)
+    Preflight p = { .options = options, .spec = spec, .now_ms = clock_real_ms() };
     arena_init(&p.arena, WORK_BYTES_MAX);
     DoneJob job = { .id = rollout_id, .arena = &p.arena, .row = &p.row };
     int r = store_read_wait(store, get_job, &job);

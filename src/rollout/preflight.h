@@ -7,6 +7,7 @@
  *   model       every model is served by a configured provider, at a known price
  *   provider    takes connections
  *   shadow      (where the plan has one) no tool that writes is run by the agent's own code
+ *   baseline    the stable version has done enough tasks to measure harm from
  *   evaluation  the version's scored tasks are as good as the rollout block wants
  *
  * Each passes, fails, or is skipped because there is nothing to check or this server cannot know
@@ -18,7 +19,7 @@
 #include "gateway/gateway_config.h"
 #include "rollout/control.h"
 
-#define PREFLIGHT_CHECKS_MAX 8
+#define PREFLIGHT_CHECKS_MAX 9
 #define PREFLIGHT_CONNECT_MS 3000
 #define PREFLIGHT_STALE_MS 10000 /* who began it is not at it any more */
 

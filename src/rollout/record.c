@@ -98,6 +98,7 @@ static void put_inputs(JsonOut *out, const RolloutRow *row, const Gather *g,
     if (!str_empty(input->culprit)) json_out_kstr(out, "culprit", input->culprit);
     json_out_kbool(out, "proved", input->proved);
     if (!str_empty(input->unproved)) json_out_kstr(out, "unproved", input->unproved);
+    if (!str_empty(input->unmeasured)) json_out_kstr(out, "unmeasured", input->unmeasured);
     json_out_ki64(out, "canaries", input->canaries);
     json_out_kbool(out, "judgeOk", input->judge_ok);
     if (!str_empty(input->judge_why)) json_out_kstr(out, "judgeWhy", input->judge_why);

@@ -140,6 +140,7 @@ void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
     json_out_kcstr(out, "verdict", rollout_verdict_name(row->verdict));
     json_out_kstr(out, "why", row->why);
     json_out_kraw(out, "preflight", row->checks);
+    json_out_ki64(out, "baselineTasks", row->baseline.tasks);
     put_time(out, "createdAt", row->created_at_ms);
     put_time(out, "changedAt", row->changed_at_ms);
     if (evidence) rollout_write_evidence(out, row, spec, evidence);

@@ -22,7 +22,7 @@ static_assert(TASK_CANCELED == 5, "a statement names it");
     " gates_asked, cost_cap_nusd,"                                                               \
     " tokens_cap, latency_p95_ms, tool_calls_p95, fast_ms, fast_seq, judged_ms, judged_seq,"     \
     " seen_ms, seen_seq, verdict, why, created_at_ms, changed_at_ms, unit, limit_ms, preflight," \
-    " checks"
+    " checks, baseline_tasks, baseline_since_ms"
 #define ROLLOUT_SELECT "SELECT " ROLLOUT_COLUMNS " FROM rollout"
 
 static void in_state(RowIn *in, const Rollout *r)
@@ -40,17 +40,26 @@ static void in_state(RowIn *in, const Rollout *r)
     in_i64(in, r->gates_asked);
 }
 
+static void in_baseline(RowIn *in, const RolloutBaseline *b)
+{
+    in_i64(in, b->cost_cap_nusd);
+    in_i64(in, b->tokens_cap);
+    in_i64(in, b->latency_p95_ms);
+    in_i64(in, b->tool_calls_p95);
+    in_i64(in, b->tasks);
+    in_i64(in, b->since_ms);
+}
+
 int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq)
 {
-    RowIn in = row_in(db,
-                      "INSERT INTO rollout (state, resumes, step, weight_bp, state_since_ms,"
-                      " step_since_ms, step_canaries, deadline_at_ms, paged, gates_open,"
-                      " gates_asked, id, agent,"
-                      " version_id, control_id, block, settings, cost_cap_nusd, tokens_cap,"
-                      " latency_p95_ms, tool_calls_p95, why, created_at_ms, changed_at_ms, unit,"
-                      " limit_ms)"
-                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)");
+    RowIn in = row_in(db, "INSERT INTO rollout (state, resumes, step, weight_bp, state_since_ms,"
+                          " step_since_ms, step_canaries, deadline_at_ms, paged, gates_open,"
+                          " gates_asked, id, agent,"
+                          " version_id, control_id, block, settings, cost_cap_nusd, tokens_cap,"
+                          " latency_p95_ms, tool_calls_p95, baseline_tasks, baseline_since_ms, why,"
+                          " created_at_ms, changed_at_ms, unit, limit_ms)"
+                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
+                          " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28)");
     in_state(&in, &row->state);
     in_text(&in, row->id);
     in_text(&in, row->agent);
@@ -58,10 +67,7 @@ int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq)
     in_text(&in, row->control_id);
     in_text(&in, row->block);
     in_text(&in, row->settings);
-    in_i64(&in, row->baseline.cost_cap_nusd);
-    in_i64(&in, row->baseline.tokens_cap);
-    in_i64(&in, row->baseline.latency_p95_ms);
-    in_i64(&in, row->baseline.tool_calls_p95);
+    in_baseline(&in, &row->baseline);
     in_text(&in, row->why);
     in_i64(&in, row->created_at_ms);
     in_i64(&in, row->changed_at_ms);
@@ -90,6 +96,16 @@ int rollout_update(Db *db, const RolloutRow *row)
     in_i64(&in, row->verdict);
     in_text(&in, row->why);
     in_i64(&in, row->changed_at_ms);
+    in_i64(&in, row->seq);
+    return row_change(in.stmt);
+}
+
+int rollout_set_baseline(Db *db, const RolloutRow *row)
+{
+    RowIn in = row_in(db, "UPDATE rollout SET cost_cap_nusd = ?1, tokens_cap = ?2,"
+                          " latency_p95_ms = ?3, tool_calls_p95 = ?4, baseline_tasks = ?5,"
+                          " baseline_since_ms = ?6 WHERE seq = ?7");
+    in_baseline(&in, &row->baseline);
     in_i64(&in, row->seq);
     return row_change(in.stmt);
 }
@@ -147,6 +163,8 @@ static void rollout_read(RowOut *out, void *ret)
     row->limit_ms = out_i64(out);
     row->preflight = (CheckResult)out_i64(out);
     row->checks = out_text(out);
+    row->baseline.tasks = out_i64(out);
+    row->baseline.since_ms = out_i64(out);
 }
 
 static int rollout_one(RowIn *in, Arena *arena, RolloutRow *ret)
@@ -580,6 +598,24 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
     size_t found = 0;
     int r;
     while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = rollout_outcome_read(in.stmt, 0);
+    if (r == 0) *n = found;
+    return r;
+}
+
+int rollout_tasks(Db *db, Str version_id, int64_t after_seq, RolloutOutcome *ret, size_t *n)
+{
+    RowIn in = row_in(db, "SELECT t.ready_at_ms, t.seq, " OUTCOME_FIGURES " FROM task t"
+                          " WHERE t.version_id = ?1 AND t.seq > ?2 AND t.shadow_of IS NULL"
+                          " ORDER BY t.seq LIMIT ?3");
+    in_text(&in, version_id);
+    in_i64(&in, after_seq);
+    in_i64(&in, (int64_t)*n);
+    size_t found = 0;
+    int r;
+    while ((r = db_step(in.stmt)) == DB_E_ROW) {
+        ret[found] = rollout_outcome_read(in.stmt, 2);
+        ret[found++].at = (RolloutCursor){ db_i64(in.stmt, 0), db_i64(in.stmt, 1) };
+    }
     if (r == 0) *n = found;
     return r;
 }

@@ -15,10 +15,13 @@
 #define ROLLOUT_ID_MAX 37 /* UUID text and a NUL */
 #define ROLLOUT_VERSION_MAX 65
 
-/* Where harm is measured from: the stable version as it was when the rollout began. */
+/* Where harm is measured from: the stable version as it was when the rollout began, or, where that
+ * had hardly a task then, once it had some. */
 typedef struct {
     int64_t cost_cap_nusd, tokens_cap;      /* 99.5th percentiles, or twice the mean */
     int64_t latency_p95_ms, tool_calls_p95; /* of a task */
+    int64_t tasks;    /* it was measured from so many; 0: there is none yet, only caps */
+    int64_t since_ms; /* units that were eligible before are not measured from it */
 } RolloutBaseline;
 
 /* How far a group's units are consumed: those up to this one. */
@@ -51,6 +54,9 @@ MUST_CHECK int rollout_insert(Db *db, const RolloutRow *row, int64_t *ret_seq);
 
 /* Stores state, cursors, verdict, why and changed_at_ms of the row. */
 MUST_CHECK int rollout_update(Db *db, const RolloutRow *row);
+
+/* Stores the baseline of the row. */
+MUST_CHECK int rollout_set_baseline(Db *db, const RolloutRow *row);
 
 /* Stores preflight and checks of the row. */
 MUST_CHECK int rollout_set_checks(Db *db, const RolloutRow *row);
@@ -199,6 +205,11 @@ MUST_CHECK int rollout_pace(Db *db, int64_t rollout_seq, int64_t now_ms, Rollout
 /* The figures of a version's last ended tasks, newest first; at most *n. Not of those that say
  * nothing about it: canceled, or answered by a stand-in model. */
 MUST_CHECK int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n);
+
+/* Figures of the version's tasks after that one, in the order in which they were submitted,
+ * whatever became of them; `at` is when they were eligible, and their number. At most *n. */
+MUST_CHECK int rollout_tasks(Db *db, Str version_id, int64_t after_seq, RolloutOutcome *ret,
+                             size_t *n);
 
 /* The last started tasks of the version that the rollout routed (0: whatever routed them), and
  * their ended attempts. Reads TRIPWIRE_TASKS rows whatever there has been, or waits; where workers

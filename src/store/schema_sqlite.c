@@ -654,6 +654,13 @@ static const char consumed[] =
     " harms BLOB NOT NULL, PRIMARY KEY (rollout_seq, eligible_ms, task_seq, evidence_group)"
     ") STRICT, WITHOUT ROWID;";
 
+/* 0 tasks: there was no baseline, and these stood for it. */
+static const char baselines[] =
+    "ALTER TABLE rollout ADD COLUMN baseline_tasks INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE rollout ADD COLUMN baseline_since_ms INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE rollout SET baseline_tasks = 20 WHERE NOT (cost_cap_nusd = 500000000"
+    " AND tokens_cap = 200000 AND latency_p95_ms = 600000 AND tool_calls_p95 = 40);";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -702,5 +709,6 @@ const Migration schema_steps[] = {
     { 45, "slim indexes", slim_indexes },
     { 46, "step limits", step_limits },
     { 47, "consumed", consumed },
+    { 48, "baselines", baselines },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -191,12 +191,13 @@ int shadow_reopen(Db *db, int64_t rollout_seq, int64_t *ret_began_ms, int64_t *r
 
 int shadow_outcome(Db *db, int64_t task_seq, RolloutOutcome *ret)
 {
-    RowIn in = row_in(db, "SELECT " OUTCOME_FIGURES " FROM task t WHERE t.seq = ?1");
+    RowIn in = row_in(db,
+                      "SELECT t.created_at_ms, " OUTCOME_FIGURES " FROM task t WHERE t.seq = ?1");
     in_i64(&in, task_seq);
     int r = row_first(in.stmt);
     if (r != 0) return r;
-    *ret = rollout_outcome_read(in.stmt, 0);
-    ret->at.task_seq = task_seq;
+    *ret = rollout_outcome_read(in.stmt, 1);
+    ret->at = (RolloutCursor){ db_i64(in.stmt, 0), task_seq };
     db_reset(in.stmt);
     return 0;
 }

@@ -69,7 +69,7 @@ MUST_CHECK int shadow_settle(Db *db, int64_t rollout_seq, int64_t task_seq, Shad
 MUST_CHECK int shadow_reopen(Db *db, int64_t rollout_seq, int64_t *ret_began_ms,
                              int64_t *ret_dropped);
 
-/* The figures of a task. Also -ENOENT. */
+/* The figures of a task; `at` says when it was submitted. Also -ENOENT. */
 MUST_CHECK int shadow_outcome(Db *db, int64_t task_seq, RolloutOutcome *ret);
 
 /* What a task and all it has started have cost. */

@@ -64,7 +64,7 @@ typedef struct {
     int64_t attempt, failures, losses, fence;
     int64_t ready_ms, started_ms, ended_ms, limit_ms, deadline_ms; /* by the calendar */
     bool later, cancel, recorded; /* recorded: this attempt has told of new calls */
-    int lease; /* holder */
+    int lease;                    /* holder */
     int key, body;
     uint64_t calls; /* a bit each */
     int charged;

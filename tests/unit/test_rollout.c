@@ -211,11 +211,18 @@ static void test_a_whole_life(void **state)
     in.judge_ok = false; /* what it scored is not comparable */
     r = after(r, &plan, in, ROLLOUT_SHADOW);
     in.judge_ok = true;
+    in.unmeasured = STR("latency is measured from nothing"); /* so nothing is proved of it */
+    r = after(r, &plan, in, ROLLOUT_SHADOW);
+    in.unmeasured = STR_NULL;
     r = after(r, &plan, in, ROLLOUT_STEP);
     assert_int_equal(r.weight_bp, 500);
     in.proved = true;
     in.now_ms += HOUR;
     in.canaries += 10;
+    in.unmeasured = STR("latency is measured from nothing");
+    r = after(r, &plan, in, ROLLOUT_STEP);
+    assert_int_equal(r.step, 0);
+    in.unmeasured = STR_NULL;
     r = after(r, &plan, in, ROLLOUT_STEP);
     assert_int_equal(r.step, 1);
     in.canaries += 10;

@@ -1675,6 +1675,104 @@ static void test_unreadable_evidence_is_gathered_anew(void **state)
     run(state, gathers_anew);
 }
 
+/* --- without a baseline ----------------------------------------------------------------------- */
+
+/* Ends every queued task: the canary's last ten minutes, the others a second. */
+static int slow_job(Db *db, void *arg)
+{
+    (void)arg;
+    DbStmt *s = db_stmt(db, "UPDATE task SET started_at_ms = ready_at_ms, state = 2,"
+                            " finished_at_ms = ready_at_ms + iif(version_id = ?1, 600000, 1000),"
+                            " ran_ms = iif(version_id = ?1, 600000, 1000)"
+                            " WHERE state = 0");
+    db_bind_text(s, 1, STR(VERSION_B));
+    return db_run(s, NULL);
+}
+
+static void end_slow(Fixture *f)
+{
+    CHECK_INT(store_call_wait(f->store, slow_job, NULL), 0);
+    pass_ms(5000);
+}
+
+/* How long a task of an untried version takes is not known, so that a slow canary is none the worse
+ * is not either: it holds until there is something to compare with, and then sees it. */
+static int waits_for_a_baseline(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":5},{\"weight\":100}],"
+                "\"rollbackOn\":{\"latency\":0.3}}";
+    (void)submit_sessions(f, 0, 8);
+    end_slow(f);
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK_INT(ask.row.baseline.tasks, 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_STR(ask.row.why, STR("Held: latency is measured from the stable version, of which 8 of "
+                               "the first 20 tasks are in."));
+    (void)submit_sessions(f, 100, 300); /* none of them knows what is slow */
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK(str_find(ask.row.why, STR("of which 8 of")) >= 0);
+    end_slow(f);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK(ask.row.baseline.tasks > 80);
+    CHECK_INT(ask.row.baseline.latency_p95_ms, 1000);
+    CHECK(str_find(ask.row.why, STR("0 of at least 5")) >= 0);
+    CHECK_INT(ask.row.cursors[0].task_seq, 208);
+    pass_ms(1);
+    (void)submit_sessions(f, 300, 400);
+    end_slow(f);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_ROLLED_BACK);
+    CHECK(str_find(ask.row.why, STR("latency")) >= 0);
+    return 0;
+}
+
+static void test_without_a_baseline_nothing_is_proved(void **state)
+{
+    run(state, waits_for_a_baseline);
+}
+
+typedef struct {
+    const char *sql;
+    RolloutBaseline found;
+    int64_t n;
+} First;
+
+static int first_job(Db *db, void *arg)
+{
+    First *first = arg;
+    int r = db_run(db_stmt(db, first->sql), NULL);
+    if (r != 0) return r;
+    return gather_first(db, STR(VERSION_A), 3600000, real_now, &first->found, &first->n);
+}
+
+/* In the order in which they were submitted, up to the first whose end is not known. */
+static int takes_the_first(void *arg)
+{
+    Fixture *f = arg;
+    (void)submit_sessions(f, 0, 60);
+    end_tasks(f, 0);
+    First first = { .sql = "UPDATE task SET state = 1, finished_at_ms = 0 WHERE seq IN (12, 40)" };
+    CHECK_INT(store_call_wait(f->store, first_job, &first), 0);
+    CHECK(first.n == 11 && first.found.tasks == 0);
+    first.sql = "UPDATE task SET state = 6 WHERE seq = 12"; /* a person is asked: that is known */
+    CHECK_INT(store_call_wait(f->store, first_job, &first), 0);
+    CHECK(first.n == 39 && first.found.tasks == 39);
+    first.sql = "UPDATE task SET state = 5 WHERE seq < 10";
+    CHECK_INT(store_call_wait(f->store, first_job, &first), 0);
+    CHECK(first.n == 30 && first.found.tasks == 30);
+    pass_ms(25 * 3600000); /* none runs for so long */
+    CHECK_INT(store_call_wait(f->store, first_job, &first), 0);
+    CHECK(first.n == 51 && first.found.tasks == 51);
+    return 0;
+}
+
+static void test_quick_tasks_are_no_baseline(void **state)
+{
+    run(state, takes_the_first);
+}
+
 /* --- what was consumed ------------------------------------------------------------------------ */
 
 #define JUDGED_BLOCK                                                   \
@@ -2095,8 +2193,9 @@ static void test_harm(void **state)
     for (size_t m = 0; m < ARRAY_N(names); m++)
         str_copy(spec.names[m], sizeof(spec.names[m]), str_of(names[m]));
     spec.evidence.metrics_n = ARRAY_N(names);
-    RolloutBaseline baseline = { 1000, 100, 50, 3 };
-    RolloutOutcome o = { .canary = true,
+    RolloutBaseline baseline = { 1000, 100, 50, 3, .tasks = 20, .since_ms = 7 };
+    RolloutOutcome o = { .at = { 7, 1 },
+                         .canary = true,
                          .pi = 0.5,
                          .state = TASK_TIMED_OUT,
                          .started_at_ms = 10,
@@ -2112,6 +2211,14 @@ static void test_harm(void **state)
     static const double want[] = { 1, 1, 0, 0.25, 1, 1, 0, 0.2, 0 };
     assert_int_equal(unit.has, 511);
     for (size_t m = 0; m < ARRAY_N(want); m++) assert_true(fabs(unit.harm[m] - want[m]) < 1e-12);
+    o.at.eligible_ms = 6; /* there was no baseline then */
+    gather_harm(&spec, &baseline, &o, scores, &unit);
+    assert_int_equal(unit.has, 1 + 2 + 4 + 128);
+    o.at.eligible_ms = 7;
+    baseline.tasks = 0; /* there is none */
+    gather_harm(&spec, &baseline, &o, scores, &unit);
+    assert_int_equal(unit.has, 1 + 2 + 4 + 128);
+    baseline.tasks = 20;
     o.finished_at_ms = 11;
     o.ran_ms = 49; /* with the attempts before the last */
     gather_harm(&spec, &baseline, &o, NULL, &unit);
@@ -2136,7 +2243,9 @@ static void test_baseline(void **state)
     (void)state;
     static RolloutOutcome outcomes[1000];
     RolloutBaseline b = gather_baseline(outcomes, 0);
-    assert_true(b.cost_cap_nusd > 0 && b.tokens_cap > 0);
+    assert_true(b.cost_cap_nusd > 0 && b.tokens_cap > 0 && b.tasks == 0);
+    assert_int_equal(gather_baseline(outcomes, HISTORY_MIN - 1).tasks, 0);
+    assert_int_equal(gather_baseline(outcomes, HISTORY_MIN).tasks, HISTORY_MIN);
     b = gather_baseline(outcomes, 1000); /* tasks that cost nothing: the caps stay above 0 */
     assert_int_equal(b.cost_cap_nusd, 1);
     for (int i = 0; i < 1000; i++)
@@ -2199,6 +2308,8 @@ int main(void)
         ON_QUEUE(test_it_survives_a_restart),
         ON_QUEUE(test_an_open_gate_survives_a_restart),
         ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
+        ON_QUEUE(test_without_a_baseline_nothing_is_proved),
+        ON_QUEUE(test_quick_tasks_are_no_baseline),
         ON_QUEUE(test_what_was_consumed_stays),
         ON_QUEUE(test_what_was_not_recorded_is_gathered_once_more),
         ON_QUEUE(test_only_active_ones_are_ticked),
