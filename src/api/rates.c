@@ -111,6 +111,7 @@ static void breaker_write(JsonOut *out, const BoardBreaker *shown, int64_t now_m
     json_out_kcstr(out, "kind", b->kind);
     json_out_kcstr(out, "name", b->name);
     json_out_kcstr(out, "state", breaker_state_name(b->state));
+    if (b->heard) json_out_kbool(out, "heard", true);
     json_out_key(out, "workerId");
     if (shown->worker[0]) json_out_str(out, str_of(shown->worker));
     else json_out_null(out);

@@ -169,10 +169,11 @@ const Schema api_schemas[] = {
                "blockedMs:integer throttled:integer" },
     { "LimitUnit", "unit:string limit:integer? configured:integer? learned:integer? used:integer" },
     { "BreakerList", "breakers:[Breaker]" },
-    { "Breaker", "kind:string name:string state:string workerId:string? calls:integer "
-                 "errorRate:number? slowRate:number? changedAt:time openedAt:time? "
-                 "nextProbeAt:time? probes:integer trips:integer refused:integer" },
-    { "WorkerShares", "ttlMs:integer shares:[any] known:[any]" },
+    { "Breaker",
+      "kind:string name:string state:string heard?:boolean workerId:string? calls:integer "
+      "errorRate:number? slowRate:number? changedAt:time openedAt:time? "
+      "nextProbeAt:time? probes:integer trips:integer refused:integer" },
+    { "WorkerShares", "ttlMs:integer shares:[any] known:[any] openMs:[any]" },
     { "VersionMetrics", "windowSeconds:integer versions:[VersionSignals] truncated:boolean" },
     { "VersionSignals",
       "agent:string versionId:hex versionAge:integer? taskCount:integer finishedCount:integer "

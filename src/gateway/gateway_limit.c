@@ -723,6 +723,15 @@ static Rate *rate_named(Limits *limits, const GatewayShare *share)
     return model ? &model->rate : NULL;
 }
 
+/* A model that does not answer others most likely does not answer here. */
+static void hear_breaker(Limits *limits, const GatewayShare *share)
+{
+    char key[KEY_BYTES_MAX];
+    if (!share->model[0]) return;
+    size_t len = key_make(key, str_of(share->provider), str_of(share->model));
+    breakers_hear(limits->breakers, str_make(key, len), share->open_ms);
+}
+
 void gateway_take_shares(Gateway *gateway, const GatewayShare *shares, size_t n, int64_t until_ms)
 {
     Limits *limits = gateway->limits;
@@ -731,6 +740,7 @@ void gateway_take_shares(Gateway *gateway, const GatewayShare *shares, size_t n,
     for (size_t i = 0; i < n; i++) {
         Rate *rate = rate_named(limits, &shares[i]);
         if (!rate) continue;
+        hear_breaker(limits, &shares[i]);
         memcpy(rate->share.v, shares[i].v, sizeof rate->share.v);
         rate->concurrent_share = shares[i].v[LIMIT_CONCURRENT];
         rate->share_until_ms = until_ms;
@@ -811,10 +821,11 @@ static int limit_cmp(const void *a, const void *b)
     return r != 0 ? r : strcmp(left->model, right->model);
 }
 
-static void model_list(LimitModel *model, int64_t now_ms, GatewayLimit *ret)
+static void model_list(const Limits *limits, LimitModel *model, int64_t now_ms, GatewayLimit *ret)
 {
     limit_fill(&model->rate, model->provider->name, str_skip(model_key(model), model->model_at),
                now_ms, ret);
+    ret->open_ms = breakers_own_open_ms(limits->breakers, model_key(model));
     model->listed = ret;
 }
 
@@ -837,11 +848,12 @@ size_t gateway_limits_list(const Gateway *gateway, GatewayLimit *ret, size_t max
         LimitProvider *provider = &limits->providers[i];
         provider_list(provider, now_ms, &ret[n++]);
         provider->other.listed = NULL;
-        if (provider->other.used_at_ms && n < max) model_list(&provider->other, now_ms, &ret[n++]);
+        if (provider->other.used_at_ms && n < max)
+            model_list(limits, &provider->other, now_ms, &ret[n++]);
     }
     for (size_t i = 0; i < limits->models_n; i++) {
         limits->models[i]->listed = NULL;
-        if (n < max) model_list(limits->models[i], now_ms, &ret[n++]);
+        if (n < max) model_list(limits, limits->models[i], now_ms, &ret[n++]);
     }
     for (size_t i = 0; i < limits->providers_n; i++) wants_fill(&limits->providers[i], now_ms);
     pthread_mutex_unlock(&limits->lock);

@@ -28,6 +28,7 @@ typedef struct {
     int64_t waiting_all;
     int64_t blocked_ms; /* the provider asked for silence for so much longer: */
     int64_t silent_ms;  /* it asked this worker */
+    int64_t open_ms;    /* the model's breaker is open for so much longer by what it saw here */
     uint64_t throttled; /* answers that said we were too fast */
     ShareAsk asks[LIMIT_UNITS];
 } GatewayLimit;
@@ -60,6 +61,7 @@ typedef struct {
     int64_t v[LIMIT_UNITS]; /* of what has no limit: anything */
     RateAmounts learned;    /* what any of those who share was told; 0: nothing */
     int64_t silent_ms;      /* the provider asked one of them for silence for so much longer */
+    int64_t open_ms;        /* the model's breaker is open with one of the others for so long */
 } GatewayShare;
 
 /* While it shares, what has a limit needs a share to be sent. On its loop. */

@@ -21,8 +21,9 @@ typedef struct {
 typedef struct {
     char key[2 * 96];
     size_t key_len;
-    int64_t silent_until_ms; /* the provider asked one of them */
-    RateAmounts learned;     /* as one of them told last */
+    int64_t silent_until_ms;                  /* the provider asked one of them */
+    int64_t open_until_ms[BOARD_WORKERS_MAX]; /* its breaker with each of them, by place */
+    RateAmounts learned;                      /* as one of them told last */
     ShareHolder holders[LIMIT_UNITS][BOARD_WORKERS_MAX];
 } BoardKey;
 
@@ -123,9 +124,11 @@ static void place_clear(RateBoard *board, size_t place)
     stats_add(&board->gone, &worker->telling.stats);
     telling_free(&worker->telling);
     *worker = (BoardWorker){ .told_at_ms = 0 };
-    for (size_t i = 0; i < board->keys_n; i++)
+    for (size_t i = 0; i < board->keys_n; i++) {
+        board->keys[i]->open_until_ms[place] = 0;
         for (int unit = 0; unit < LIMIT_UNITS; unit++)
             board->keys[i]->holders[unit][place] = (ShareHolder){ 0 };
+    }
 }
 
 static BoardWorker *worker_find(RateBoard *board, Str name)
@@ -177,9 +180,20 @@ static size_t key_make(const GatewayLimit *limit, char key[2 * 96])
     return provider + 1 + model;
 }
 
+/* For how much longer it is open with one of the others; place: the asker's, or none. */
+static int64_t key_open_ms(const RateBoard *board, const BoardKey *key, size_t place,
+                           int64_t now_ms)
+{
+    int64_t until_ms = 0;
+    for (size_t i = 0; i < board->workers_n; i++)
+        if (i != place) until_ms = MAX(until_ms, key->open_until_ms[i]);
+    return MAX(until_ms - now_ms, 0);
+}
+
 static bool key_is_idle(const RateBoard *board, const BoardKey *key, int64_t now_ms)
 {
     if (now_ms < key->silent_until_ms) return false;
+    if (key_open_ms(board, key, BOARD_WORKERS_MAX, now_ms) > 0) return false;
     for (int unit = 0; unit < LIMIT_UNITS; unit++) {
         ShareTerms terms = terms_of(board, unit);
         for (size_t i = 0; i < board->workers_n; i++)
@@ -253,10 +267,10 @@ static void key_hear(BoardKey *key, const GatewayLimit *limit, int64_t now_ms)
         if (limit->learned.v[unit] > 0) key->learned.v[unit] = limit->learned.v[unit];
 }
 
-/* Only what has a limit, or is to be silent, takes room. */
+/* Only what has a limit, is to be silent, or has an open breaker takes room. */
 static bool has_limit(const GatewayLimit *limit)
 {
-    if (limit->silent_ms > 0) return true;
+    if (limit->silent_ms > 0 || limit->open_ms > 0) return true;
     for (int unit = 0; unit < LIMIT_UNITS; unit++)
         if (limit_in_force(limit, unit)) return true;
     return false;
@@ -272,6 +286,8 @@ static int share_out(RateBoard *board, size_t place, const GatewayLimit *limit, 
     if (!key && !has_limit(limit)) return 0;
     if (!key) return diag_set(-ENOSPC, "there are %d limits already", BOARD_KEYS_MAX);
     key_hear(key, limit, now_ms);
+    key->open_until_ms[place] = limit->open_ms > 0 ? now_ms + limit->open_ms : 0;
+    ret->open_ms = key_open_ms(board, key, place, now_ms);
     ret->learned = key->learned;
     ret->silent_ms = MAX(key->silent_until_ms - now_ms, 0);
     for (int unit = 0; unit < LIMIT_UNITS; unit++)
@@ -335,11 +351,13 @@ void rate_board_leave(RateBoard *board, Str name)
     BoardWorker *worker = worker_find(board, str_sub(name, 0, NAME_BYTES - 1));
     if (worker && worker->name[0]) {
         size_t place = (size_t)(worker - board->workers);
-        for (size_t i = 0; i < board->keys_n; i++)
+        for (size_t i = 0; i < board->keys_n; i++) {
+            board->keys[i]->open_until_ms[place] = 0;
             for (int unit = 0; unit < LIMIT_UNITS; unit++) {
                 ShareHolder *holder = &board->keys[i]->holders[unit][place];
                 share_leave(holder, holder->used, now_ms);
             }
+        }
         worker->told_at_ms = MIN(worker->told_at_ms, now_ms - board->ttl_ms);
     }
     pthread_mutex_unlock(&board->lock);

@@ -42,6 +42,7 @@ static void breaker_move(Breaker *breaker, BreakerState to, int64_t now_ms)
     breaker->state = to;
     breaker->epoch++;
     breaker->since_ms = now_ms;
+    breaker->heard = false;
     breaker->probes_out = breaker->probes_ok = 0;
     memset(breaker->buckets, 0, sizeof breaker->buckets);
 }
@@ -169,7 +170,8 @@ static void count(Breaker *breaker, const BreakerPolicy *policy, bool good, bool
     bucket->errors += !good;
     bucket->slow += slow;
     BreakerCounts counts = breaker_counts(breaker, policy, now_ms);
-    if (is_bad(&counts, policy)) trip(breaker, policy, now_ms, random);
+    bool wary = !good && now_ms < breaker->wary_until_ms;
+    if (wary || is_bad(&counts, policy)) trip(breaker, policy, now_ms, random);
 }
 
 void breaker_done(Breaker *breaker, const BreakerPolicy *policy, BreakerPermit permit,
@@ -186,4 +188,26 @@ void breaker_done(Breaker *breaker, const BreakerPolicy *policy, BreakerPermit p
     bool good = result == BREAKER_GOOD;
     if (permit.probe) probe_done(breaker, policy, good && !slow, now_ms, random);
     else count(breaker, policy, good, slow, now_ms, random);
+}
+
+/* --- what others have seen -------------------------------------------------------------------- */
+
+void breaker_hear(Breaker *breaker, const BreakerPolicy *policy, int64_t open_ms, int64_t now_ms)
+{
+    if (policy->error_percent == 0) return; /* errors never trip it */
+    open_ms = MIN(MAX(open_ms, 0), policy->open_max_ms);
+    breaker->wary_until_ms = now_ms + open_ms;
+    if (open_ms == 0 && breaker->heard) breaker->until_ms = MIN(breaker->until_ms, now_ms);
+    if (open_ms == 0 || breaker->state != BREAKER_CLOSED) return;
+    BreakerCounts counts = breaker_counts(breaker, policy, now_ms);
+    if (counts.calls > counts.errors) return; /* it answers here */
+    breaker_move(breaker, BREAKER_OPEN, now_ms);
+    breaker->heard = true;
+    breaker->until_ms = now_ms + open_ms;
+}
+
+int64_t breaker_own_open_ms(const Breaker *breaker, int64_t now_ms)
+{
+    if (breaker->state != BREAKER_OPEN || breaker->heard) return 0;
+    return MAX(breaker->until_ms - now_ms, 0);
 }

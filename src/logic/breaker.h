@@ -10,6 +10,10 @@
  * come back at once. A result that arrives after the state has changed says nothing about the new
  * state and is ignored.
  *
+ * What another breaker of the same thing has seen counts where nothing else is known: without a
+ * good call in its window a closed one opens for as long, and one that has had some opens at the
+ * first bad one. When the other is not open any more, what was only heard of may be asked again.
+ *
  * Pure: time (a clock that does not run backwards) and random bits are arguments. The state belongs
  * to one owner at a time.
  */
@@ -51,10 +55,12 @@ typedef struct {
 
 typedef struct {
     BreakerState state;
-    uint64_t epoch;       /* one higher at every change of state */
-    int64_t since_ms;     /* of the state */
-    int64_t until_ms;     /* open: no call before */
-    int64_t trips_in_row; /* since it last held for open_max_ms */
+    uint64_t epoch;        /* one higher at every change of state */
+    int64_t since_ms;      /* of the state */
+    int64_t until_ms;      /* open: no call before */
+    bool heard;            /* open because another is */
+    int64_t wary_until_ms; /* another is open until then */
+    int64_t trips_in_row;  /* since it last held for open_max_ms */
     int64_t probes_out, probes_ok;
     int64_t probed_at_ms; /* the newest probe */
     uint64_t trips, refused;
@@ -94,6 +100,13 @@ typedef enum {
 /* random: 64 uniform bits. */
 void breaker_done(Breaker *breaker, const BreakerPolicy *policy, BreakerPermit permit,
                   BreakerResult result, int64_t duration_ms, int64_t now_ms, uint64_t random);
+
+/* Another breaker of the same thing is open for so much longer by what it has seen itself; 0: none
+ * is. */
+void breaker_hear(Breaker *breaker, const BreakerPolicy *policy, int64_t open_ms, int64_t now_ms);
+
+/* For how much longer it is open by what it has seen itself; 0: it is not. */
+int64_t breaker_own_open_ms(const Breaker *breaker, int64_t now_ms);
 
 /* What the window holds at now_ms. */
 BreakerCounts breaker_counts(const Breaker *breaker, const BreakerPolicy *policy, int64_t now_ms);

@@ -140,6 +140,27 @@ void breakers_done(Breakers *b, BreakerTicket *ticket, BreakerResult result, int
     *ticket = (BreakerTicket){ 0 };
 }
 
+/* --- what others have seen -------------------------------------------------------------------- */
+
+void breakers_hear(Breakers *b, Str name, int64_t open_ms)
+{
+    int64_t now_ms = clock_mono_ms();
+    pthread_mutex_lock(&b->lock);
+    Slot *slot = map_get(&b->by_name, name_key(name));
+    if (!slot && open_ms > 0) slot = slot_of(b, name, now_ms);
+    if (slot) breaker_hear(&slot->breaker, &b->policy, open_ms, now_ms);
+    pthread_mutex_unlock(&b->lock);
+}
+
+int64_t breakers_own_open_ms(Breakers *b, Str name)
+{
+    pthread_mutex_lock(&b->lock);
+    const Slot *slot = map_get(&b->by_name, name_key(name));
+    int64_t open_ms = slot ? breaker_own_open_ms(&slot->breaker, clock_mono_ms()) : 0;
+    pthread_mutex_unlock(&b->lock);
+    return open_ms;
+}
+
 /* --- what there is to see --------------------------------------------------------------------- */
 
 static void info_fill(const Breakers *b, const Slot *slot, int64_t now_ms, BreakerInfo *ret)
@@ -149,6 +170,7 @@ static void info_fill(const Breakers *b, const Slot *slot, int64_t now_ms, Break
     *ret = (BreakerInfo){
         .kind = b->kind,
         .state = breaker->state,
+        .heard = breaker->heard,
         .counts = breaker_counts(breaker, &b->policy, now_ms),
         .since_real_ms = clock_real_ms() - (now_ms - breaker->since_ms),
         .next_probe_ms = open ? MAX(breaker->until_ms - now_ms, 0) : 0,

@@ -43,10 +43,18 @@ bool breakers_would(Breakers *breakers, Str name);
 void breakers_done(Breakers *breakers, BreakerTicket *ticket, BreakerResult result,
                    int64_t duration_ms);
 
+/* Another process's breaker of that name is open for so much longer by what it has seen; 0: none
+ * is. See logic/breaker.h. */
+void breakers_hear(Breakers *breakers, Str name, int64_t open_ms);
+
+/* For how much longer it is open by what was seen here. */
+int64_t breakers_own_open_ms(Breakers *breakers, Str name);
+
 typedef struct {
     char name[BREAKER_NAME_MAX];
     const char *kind;
     BreakerState state;
+    bool heard;              /* open because another process's is */
     BreakerCounts counts;    /* of the window */
     int64_t since_real_ms;   /* of the state; Unix time */
     int64_t next_probe_ms;   /* from now; 0 unless open */

@@ -767,6 +767,7 @@ static void limit_write(JsonOut *out, const GatewayLimit *limit)
     json_out_ki64(out, "waitingAll", limit->waiting_all);
     json_out_ki64(out, "blockedMs", limit->blocked_ms);
     json_out_ki64(out, "silentMs", limit->silent_ms);
+    json_out_ki64(out, "openMs", limit->open_ms);
     json_out_ki64(out, "throttled", (int64_t)limit->throttled);
     json_out_key(out, "asks");
     json_out_array(out);
@@ -802,6 +803,7 @@ static int limit_read(const Json *v, GatewayLimit *ret)
                            .waiting_all = count_of(v, "waitingAll"),
                            .blocked_ms = count_of(v, "blockedMs"),
                            .silent_ms = count_of(v, "silentMs"),
+                           .open_ms = MIN(count_of(v, "openMs"), TTL_MS_MAX),
                            .throttled = (uint64_t)count_of(v, "throttled") };
     int r = name_read(v, "provider", ret->provider, sizeof ret->provider);
     if (r == 0) r = name_read(v, "model", ret->model, sizeof ret->model);
@@ -819,6 +821,7 @@ static void breaker_write(JsonOut *out, const BreakerInfo *info)
     json_out_kcstr(out, "kind", info->kind);
     json_out_kcstr(out, "name", info->name);
     json_out_kcstr(out, "state", breaker_state_name(info->state));
+    json_out_kbool(out, "heard", info->heard);
     json_out_ki64(out, "calls", info->counts.calls);
     json_out_ki64(out, "errors", info->counts.errors);
     json_out_ki64(out, "slow", info->counts.slow);
@@ -834,7 +837,8 @@ static int breaker_read(const Json *v, BreakerInfo *ret)
 {
     static const char *const kinds[] = { "model", "tool", "webhook" };
     Str kind = json_str(json_get(v, "kind")), state = json_str(json_get(v, "state"));
-    *ret = (BreakerInfo){ .counts = { count_of(v, "calls"), count_of(v, "errors"),
+    *ret = (BreakerInfo){ .heard = json_bool(json_get(v, "heard"), false),
+                          .counts = { count_of(v, "calls"), count_of(v, "errors"),
                                       count_of(v, "slow") },
                           .since_real_ms = count_of(v, "since"),
                           .next_probe_ms = count_of(v, "nextProbeMs"),
@@ -925,6 +929,10 @@ void wire_shares_write(JsonOut *out, int64_t ttl_ms, const GatewayShare *shares,
     json_out_array(out);
     for (size_t i = 0; i < n; i++) known_write(out, &shares[i]);
     json_out_array_end(out);
+    json_out_key(out, "openMs");
+    json_out_array(out);
+    for (size_t i = 0; i < n; i++) json_out_i64(out, shares[i].open_ms);
+    json_out_array_end(out);
     json_out_object_end(out);
 }
 
@@ -950,6 +958,10 @@ int wire_shares_read(const Json *v, const RateTelling *telling, GatewayShare *re
         int r = known_read(it.value, &ret[i++]);
         if (r < 0) return r;
     }
+    i = 0;
+    for (JsonIter it = json_iter(json_get(v, "openMs")); i < telling->limits_n && json_next(&it);)
+        if (json_i64(it.value, &ret[i++].open_ms) < 0 || ret[i - 1].open_ms < 0)
+            return missing("openMs");
     *ret_ttl_ms = ttl_ms;
     return 0;
 }

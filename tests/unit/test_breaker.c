@@ -203,6 +203,53 @@ static void test_untold_calls_do_not_count(void **state)
     assert_int_equal(breaker_counts(&b, &policy, 5000).calls, 0);
 }
 
+static void test_hears_of_another(void **state)
+{
+    (void)state;
+    Breaker b = fresh();
+    breaker_hear(&b, &policy, 100, 5000);
+    assert_true(refused(&b, 5099) && b.heard && b.trips == 0);
+    assert_int_equal(breaker_own_open_ms(&b, 5000), 0);
+    breaker_hear(&b, &policy, 0, 5050); /* the other is well again */
+    call(&b, BREAKER_GOOD, 1, 5051);
+    call(&b, BREAKER_GOOD, 1, 5052);
+    assert_int_equal(b.state, BREAKER_CLOSED);
+
+    b = fresh();
+    breaker_hear(&b, &policy, 100000, 5000);
+    assert_int_equal(b.until_ms, 5800); /* no longer than its own would be */
+    call(&b, BREAKER_BAD, 1, 5800);
+    assert_true(b.state == BREAKER_OPEN && !b.heard && b.trips == 1);
+    assert_int_equal(breaker_own_open_ms(&b, 5850), 50);
+    breaker_hear(&b, &policy, 0, 5850); /* nor is its own over with the other's */
+    assert_true(refused(&b, 5899));
+}
+
+/* Where it answers it is asked on, until it fails once. */
+static void test_hears_of_another_and_knows_better(void **state)
+{
+    (void)state;
+    Breaker b = fresh();
+    call(&b, BREAKER_GOOD, 1, 5000);
+    breaker_hear(&b, &policy, 100, 5000);
+    call(&b, BREAKER_GOOD, 1, 5001);
+    assert_int_equal(b.state, BREAKER_CLOSED);
+    call(&b, BREAKER_BAD, 1, 5099);
+    assert_true(b.state == BREAKER_OPEN && !b.heard);
+
+    b = fresh();
+    call(&b, BREAKER_GOOD, 1, 5000);
+    breaker_hear(&b, &policy, 100, 5000);
+    call(&b, BREAKER_BAD, 1, 5100); /* it was long ago */
+    assert_int_equal(b.state, BREAKER_CLOSED);
+
+    BreakerPolicy never = policy;
+    never.error_percent = 0;
+    b = fresh();
+    breaker_hear(&b, &never, 100, 5000);
+    assert_int_equal(b.state, BREAKER_CLOSED);
+}
+
 static void test_percent_zero_never_trips(void **state)
 {
     (void)state;
@@ -258,6 +305,8 @@ int main(void)
         cmocka_unit_test(test_results_of_another_state_are_ignored),
         cmocka_unit_test(test_a_lost_probe_does_not_close_the_door),
         cmocka_unit_test(test_untold_calls_do_not_count),
+        cmocka_unit_test(test_hears_of_another),
+        cmocka_unit_test(test_hears_of_another_and_knows_better),
         cmocka_unit_test(test_percent_zero_never_trips),
         cmocka_unit_test(test_policies),
         cmocka_unit_test(test_names),

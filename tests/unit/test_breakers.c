@@ -33,6 +33,28 @@ static void trip(Breakers *b, const char *name)
     assert_false(call(b, name, BREAKER_BAD));
 }
 
+static void test_what_others_have_seen(void **state)
+{
+    (void)state;
+    Breakers *b = breakers_new("model", &policy, 0);
+    BreakerInfo info[8];
+    breakers_hear(b, STR("openai/gpt"), 0);
+    assert_int_equal(breakers_list(b, info, 8), 0); /* nothing to know */
+    breakers_hear(b, STR("openai/gpt"), 60000);
+    assert_false(breakers_would(b, STR("openai/gpt")));
+    assert_int_equal(breakers_own_open_ms(b, STR("openai/gpt")), 0);
+    assert_int_equal(breakers_list(b, info, 8), 1);
+    assert_true(info[0].heard && info[0].state == BREAKER_OPEN && info[0].trips == 0);
+    assert_in_range(info[0].next_probe_ms, 1, 60000);
+    breakers_hear(b, STR("openai/gpt"), 0);
+    assert_true(call(b, "openai/gpt", BREAKER_GOOD));
+    assert_true(breakers_would(b, STR("openai/gpt")));
+    trip(b, "openai/mini");
+    assert_in_range(breakers_own_open_ms(b, STR("openai/mini")), 1, 3600000);
+    assert_int_equal(breakers_own_open_ms(b, STR("never heard of")), 0);
+    breakers_free(b);
+}
+
 static void test_each_name_has_its_own(void **state)
 {
     (void)state;
@@ -117,6 +139,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_name_has_its_own),
+        cmocka_unit_test(test_what_others_have_seen),
         cmocka_unit_test(test_new_names_do_not_make_an_open_one_forgotten),
         cmocka_unit_test(test_all_open_and_full),
         cmocka_unit_test(test_odd_names),

@@ -879,6 +879,44 @@ static void told_wait(void *arg)
         if (strcmp(list[i].model, "stub-1") == 0) CHECK(list[i].silent_ms > 10000);
 }
 
+/* What this worker tells of its own breaker of the model; -1: nothing of the model. */
+static int64_t told_open_ms(const Rig *rig, const char *model)
+{
+    static GatewayLimit list[GATEWAY_LIMITS_MAX];
+    size_t n = gateway_limits_list(rig->gateway, list, GATEWAY_LIMITS_MAX);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(list[i].model, model) == 0) return list[i].open_ms;
+    return -1;
+}
+
+static void heard_open_wait(void *arg)
+{
+    Rig *rig = arg;
+    char text[1024];
+    rig->config.breaker.open_ms = rig->config.breaker.open_max_ms = 60000;
+    SCRIPT({ { HEAD("500 No", "") ERROR_BODY, 0 } });
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 0, NULL), 500);
+    CHECK_INT(told_open_ms(rig, "stub-1"), 0);
+    GatewayShare heard = share_of("stub-1", 1000);
+    heard.open_ms = 60000;
+    gateway_take_shares(rig->gateway, &heard, 1, deadline_after(60000));
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 0, text), 503);
+    CHECK_INT(state_of(rig, "stub/stub-1"), BREAKER_OPEN);
+    CHECK_INT(told_open_ms(rig, "stub-1"), 0); /* only what was seen here is told on */
+    CHECK_INT(atomic_load(&script.requests), 1);
+    heard.open_ms = 0;
+    gateway_take_shares(rig->gateway, &heard, 1, deadline_after(60000));
+    CHECK_INT(ask_memory_wait(rig->task, "stub-1", false, 0, NULL), 500); /* a probe */
+    CHECK(told_open_ms(rig, "stub-1") > 0);
+    CHECK_INT(atomic_load(&script.requests), 2);
+}
+
+static void test_open_breakers_are_told_and_heard(void **state)
+{
+    (void)state;
+    run(breaking, heard_open_wait);
+}
+
 static void test_silence_is_told_and_heard(void **state)
 {
     (void)state;
@@ -915,6 +953,7 @@ int main(void)
         cmocka_unit_test(test_silence_is_kept_by_all),
         cmocka_unit_test(test_new_names_do_not_make_a_limit_forgotten),
         cmocka_unit_test(test_limits_are_shared),
+        cmocka_unit_test(test_open_breakers_are_told_and_heard),
         cmocka_unit_test(test_silence_is_told_and_heard),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

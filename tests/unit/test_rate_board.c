@@ -75,6 +75,25 @@ static void test_what_one_is_told_all_know(void **state)
     rate_board_free(board);
 }
 
+/* A breaker that is open with one of them is told to the others, while it is. */
+static void test_open_breakers_are_told(void **state)
+{
+    (void)state;
+    RateBoard *board = rate_board_new(TTL_MS, true);
+    GatewayLimit well = limit_of("gpt", 0, 0), open = well;
+    open.open_ms = 5000;
+    assert_int_equal(tell(board, "a", open).open_ms, 0); /* not to who said so */
+    assert_in_range(tell(board, "b", well).open_ms, 1, 5000);
+    assert_int_equal(tell(board, "b", limit_of("other", 0, 0)).open_ms, 0);
+    assert_int_equal(tell(board, "a", open).open_ms, 0); /* nor back to it */
+    assert_int_equal(tell(board, "a", well).open_ms, 0); /* it answers again */
+    assert_int_equal(tell(board, "b", well).open_ms, 0);
+    (void)tell(board, "a", open);
+    rate_board_leave(board, STR("a"));
+    assert_int_equal(tell(board, "b", well).open_ms, 0);
+    rate_board_free(board);
+}
+
 static void test_the_lowest_limit_holds(void **state)
 {
     (void)state;
@@ -213,6 +232,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_workers_share),
         cmocka_unit_test(test_what_one_is_told_all_know),
+        cmocka_unit_test(test_open_breakers_are_told),
         cmocka_unit_test(test_the_lowest_limit_holds),
         cmocka_unit_test(test_who_leaves_gives_back),
         cmocka_unit_test(test_after_a_restart_nobody_gets_more_than_it_has),

@@ -460,6 +460,7 @@ static void test_shares(void **state)
     RateTelling told = { .limits = &limit, .limits_n = 1 };
     GatewayShare share = { .v = { 5, 6, 7, 8, INT64_MAX / 4 }, .learned = { { 9, 0, 1, 2 } } }, got;
     share.silent_ms = 1234;
+    share.open_ms = 77;
     int64_t ttl_ms;
     wire_shares_write(&w->out, 10000, &share, 1);
     assert_int_equal(wire_shares_read(written(w), &told, &got, &ttl_ms), 0);
@@ -469,10 +470,13 @@ static void test_shares(void **state)
     assert_memory_equal(got.v, share.v, sizeof share.v);
     assert_memory_equal(got.learned.v, share.learned.v, sizeof share.learned.v);
     assert_int_equal(got.silent_ms, 1234);
+    assert_int_equal(got.open_ms, 77);
     const char *old = "{\"ttlMs\":1,\"shares\":[[1,2,3,4,5]]}"; /* of an older control plane */
     assert_int_equal(wire_shares_read(parsed(w, old), &told, &got, &ttl_ms), 0);
     assert_int_equal(got.silent_ms, 0);
+    assert_int_equal(got.open_ms, 0);
     static const char *const bad[] = { "{}",
+                                       "{\"ttlMs\":1,\"shares\":[[1,2,3,4,5]],\"openMs\":[-1]}",
                                        "{\"ttlMs\":1,\"shares\":[[1,2,3,4,5]],\"known\":[[1]]}",
                                        "{\"ttlMs\":-1,\"shares\":[[1,2,3,4,5]]}",
                                        "{\"ttlMs\":1,\"shares\":[]}",
