@@ -24,6 +24,7 @@
 #define DAY_MS INT64_C(86400000)
 #define CALENDAR_SET_MS 1000
 #define ASTRAY_MAX 2
+#define QUESTION_MS(w) (4 * (w)->lease_ms) /* that a person has to answer */
 #define OVERDUE_GRACE_MS 60000
 
 /* A rule that is broken on purpose: the simulator must find out. */
@@ -78,6 +79,7 @@ typedef struct {
     int64_t first_ms, start_ms, end_ms; /* monotonic: starts and ends of attempts */
     int64_t due_ms;                     /* monotonic: after a failure, not before */
     int64_t run_at_ms;
+    int64_t expires_ms;               /* of its question, by the calendar */
     int64_t asked_ms, answered_in_ms; /* monotonic: when it asked a person, and for how long */
 } Row;
 
@@ -232,6 +234,7 @@ typedef struct {
 typedef struct {
     uint64_t tasks, attempts, messages, commits, torn, events;
     uint64_t lost, doubled, late, stale, zombies, orphans, expired, resumed, late_ends;
+    uint64_t unanswered;
     uint64_t crashes, kills, stops, cuts, drains, fulls, sets, same_key, other_body;
     uint64_t ended[TASK_STATE_N_];
     double years;

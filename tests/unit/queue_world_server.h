@@ -127,6 +127,7 @@ static void row_end(World *w, Row *row, const Item *end, int64_t told, bool blam
         row->lost_n = row->lost_n > 0 && row->recorded ? 1 : row->lost_n + 1;
     row->results += task_state_ended(next.state);
     row->asked_ms = w->now_ms;
+    row->expires_ms = now_ms + QUESTION_MS(w);
     check_step(w, &was, row);
     MUST(told == 0 || (was.state == TASK_RUNNING && was.fence == told));
     MUST(!was.cancel || task_state_ended(row->state));
@@ -432,11 +433,24 @@ static void tick_deadlines(World *w)
     }
 }
 
+/* Nobody has answered. */
+static void tick_questions(World *w)
+{
+    for (int i = 0; i < w->disk.rows_n; i++) {
+        Row *row = &w->disk.rows[i];
+        if (row->state != TASK_ESCALATED || row->expires_ms > server_ms(w)) continue;
+        MUST(w->now_ms > row->asked_ms + QUESTION_MS(w) - CALENDAR_SET_MS);
+        row_stop(w, row, TASK_FAILED);
+        w->tally.unanswered++;
+    }
+}
+
 static void job_tick(World *w, Msg *m)
 {
     (void)m;
     tick_leases(w);
     tick_deadlines(w);
+    tick_questions(w);
     w->server.ready = true; /* tasks whose time has come meanwhile */
 }
 
@@ -448,6 +462,7 @@ static void job_calendar(World *w, Msg *m)
     if (BREAKS(w, CALENDAR_TRUSTED)) return;
     for (int i = 0; i < w->disk.rows_n && off_ms != 0; i++) {
         Row *row = &w->disk.rows[i];
+        if (row->state == TASK_ESCALATED && !BREAKS(w, WAITS_LEFT)) row->expires_ms += off_ms;
         if (row->state != TASK_QUEUED && row->state != TASK_RUNNING) continue;
         if (row->deadline_ms) row->deadline_ms = MAX(1, row->deadline_ms + off_ms);
         bool waits = row->state == TASK_QUEUED && row->later && row->attempt > 0;

@@ -120,7 +120,7 @@ static void people_answer(World *w)
 {
     for (int i = 0; i < w->kept.rows_n; i++) {
         const Row *row = &w->kept.rows[i];
-        if (row->state != TASK_ESCALATED || !chance(w, 200)) continue;
+        if (row->state != TASK_ESCALATED || !chance(w, 50)) continue;
         Msg m = { .kind = MSG_RESOLVE, .worker = -1, .id = row->id };
         carry(w, &m, EV_REQUEST);
     }
@@ -487,7 +487,8 @@ static void check_tally(const Tally *t)
 {
     assert_true(t->lost && t->doubled && t->late && t->torn && t->crashes && t->kills && t->stops);
     assert_true(t->cuts && t->drains && t->fulls && t->sets && t->expired && t->stale);
-    assert_true(t->orphans && t->resumed && t->late_ends && t->same_key && t->other_body);
+    assert_true(t->orphans && t->resumed && t->unanswered && t->late_ends && t->same_key &&
+                t->other_body);
     assert_true(t->ended[TASK_SUCCEEDED] && t->ended[TASK_FAILED] && t->ended[TASK_TIMED_OUT]);
     assert_true(t->ended[TASK_CANCELED] > 0);
 }
