@@ -250,9 +250,10 @@ static int deliver_wait(WebhookAttempt *a)
 /* --- the outcome ------------------------------------------------------------------------------ */
 
 typedef struct {
+    const Queue *queue;
     const Webhook *row;
     WebhookState state;
-    int64_t now_ms, next_at_ms;
+    int64_t delay_ms; /* WEBHOOK_PENDING: until the next attempt */
     int64_t status;
     Str error;
 } Verdict;
@@ -260,24 +261,25 @@ typedef struct {
 static int verdict_store(Db *db, void *arg)
 {
     Verdict *v = arg;
+    int64_t now_ms = queue_now_ms(v->queue);
+    int64_t next_at_ms = v->state == WEBHOOK_PENDING ? now_ms + v->delay_ms : 0;
     if (v->status == 410) {
-        WebhookDisabled endpoint = { v->row->url, v->now_ms, v->row->webhook_id };
+        WebhookDisabled endpoint = { v->row->url, now_ms, v->row->webhook_id };
         int r = webhook_disable(db, &endpoint);
         if (r != 0) return r;
     }
-    return webhook_record(db, v->row->id, v->state, v->next_at_ms, v->status, v->error);
+    return webhook_record(db, v->row->id, v->state, next_at_ms, v->status, v->error);
 }
 
 static Verdict judge(WebhookAttempt *a, int r)
 {
     Verdict v = {
-        .row = &a->row, .state = WEBHOOK_DELIVERED, .status = a->status, .now_ms = clock_real_ms()
+        .queue = a->owner->queue, .row = &a->row, .state = WEBHOOK_DELIVERED, .status = a->status
     };
     if (r == 0) return v;
     v.error = arena_str(&a->arena, str_of(diag_text_or(r)));
-    int64_t delay = webhook_retry_delay_ms(a->row.attempts + 1, entropy_u64(), a->retry_after_ms);
-    v.state = a->final || delay < 0 ? WEBHOOK_FAILED : WEBHOOK_PENDING;
-    v.next_at_ms = v.state == WEBHOOK_PENDING ? v.now_ms + delay : 0;
+    v.delay_ms = webhook_retry_delay_ms(a->row.attempts + 1, entropy_u64(), a->retry_after_ms);
+    v.state = a->final || v.delay_ms < 0 ? WEBHOOK_FAILED : WEBHOOK_PENDING;
     return v;
 }
 
@@ -300,13 +302,14 @@ static void report_wait(WebhookAttempt *a, const Verdict *v)
 }
 
 typedef struct {
-    int64_t id, next_at_ms;
+    const Queue *queue;
+    int64_t id, delay_ms;
 } PostponeJob;
 
 static int postpone_store(Db *db, void *arg)
 {
     PostponeJob *job = arg;
-    return webhook_postpone(db, job->id, job->next_at_ms);
+    return webhook_postpone(db, job->id, queue_now_ms(job->queue) + job->delay_ms);
 }
 
 /* ms 0: not any longer. Whether there was room for it. */
@@ -328,7 +331,7 @@ static bool host_open_set(Webhooks *w, Str host, int64_t ms)
 
 static void postpone_wait(WebhookAttempt *a)
 {
-    PostponeJob job = { a->row.id, clock_real_ms() + a->postponed_ms };
+    PostponeJob job = { a->owner->queue, a->row.id, a->postponed_ms };
     atomic_fetch_add(&a->owner->postponed, 1);
     if (host_open_set(a->owner, a->row.host, a->postponed_ms)) return;
     fiber_shield();
@@ -441,7 +444,7 @@ static int batch_fill(const Webhooks *w, Batch *b)
         if (!host.ptr) return -ENOMEM;
         use_add(use, &use_n, host)->left_out = true;
     }
-    b->search = (WebhookSearch){ .now_ms = clock_real_ms(),
+    b->search = (WebhookSearch){ .now_ms = queue_now_ms(w->queue),
                                  .limit = w->concurrent_max - w->attempts_n,
                                  .host_max = w->host_concurrent_max,
                                  .after_host = arena_str(&b->arena, str_of(w->last_host)),
@@ -488,7 +491,7 @@ static int dispatch_wait(Webhooks *w, int64_t *ret_sleep_ms)
     }
     *ret_sleep_ms = MIN(*ret_sleep_ms, hosts_open_ms(w));
     if (due->next_at_ms != INT64_MAX)
-        *ret_sleep_ms = MIN(*ret_sleep_ms, MAX(due->next_at_ms - clock_real_ms(), 0));
+        *ret_sleep_ms = MIN(*ret_sleep_ms, MAX(due->next_at_ms - queue_now_ms(w->queue), 0));
     return 0;
 }
 

@@ -9,6 +9,7 @@
 /* --- asking ----------------------------------------------------------------------------------- */
 
 typedef struct {
+    const Queue *queue;
     TaskRef task;
     const EscalationAsk *ask;
     int64_t now_ms;
@@ -75,6 +76,7 @@ static int ask_job(Db *db, void *arg)
     TaskHead head;
     Escalation e;
     job->asked = false;
+    job->now_ms = queue_now_ms(job->queue);
     int r = task_held(db, job->task, &head);
     if (r == 0 && head.shadow) return ask_in_shadow(db, job, head.seq);
     if (r == 0)
@@ -94,7 +96,7 @@ int queue_escalate_wait(Queue *queue, TaskRef task, const EscalationAsk *ask, Ar
                         EscalationReply *ret)
 {
     assert(ask->question.len > 0 && ask->timeout_ms > 0 && ask->occurrence > 0);
-    AskJob job = { .task = task, .ask = ask, .arena = arena, .now_ms = queue_now_ms(queue) };
+    AskJob job = { .queue = queue, .task = task, .ask = ask, .arena = arena };
     int r = store_call_wait(queue->store, ask_job, &job);
     if (r == QUEUE_E_STALE) queue_apply(queue, &(Effects){ .stale = 1 });
     if (r != 0) return r;
@@ -188,7 +190,7 @@ static int overdue_one(Db *db, OverdueJob *job, const Escalation *e, const TaskH
 static int overdue_job(Db *db, void *arg)
 {
     OverdueJob *job = arg;
-    *job = (OverdueJob){ .queue = job->queue, .now_ms = job->now_ms };
+    *job = (OverdueJob){ .queue = job->queue, .now_ms = queue_now_ms(job->queue) };
     while (job->ids_n < OVERDUE_MAX) {
         CLEANUP(arena_deinit) Arena arena;
         Escalation e;
@@ -207,7 +209,6 @@ int escalations_tick_wait(Queue *queue)
 {
     CLEANUP(freep) OverdueJob *job = xcalloc(1, sizeof *job);
     job->queue = queue;
-    job->now_ms = queue_now_ms(queue);
     int r = store_call_wait(queue->store, overdue_job, job);
     if (r != 0) return r;
     queue_apply(queue, &job->effects);

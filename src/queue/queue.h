@@ -107,6 +107,11 @@ MUST_CHECK int queue_open(Store *store, const QueueOptions *options, Queue **ret
 void queue_close(Queue *queue);
 DEFINE_FREEP(Queue, queue_close)
 
+/* The calendar as deadlines reckon with it: records, run_at, deadlines of tasks. It follows a clock
+ * that is set when deadlines have been moved (queue_calendar_wait), so whoever compares with one
+ * asks within the job: a clock that is set between the two ends no task. Less than a second off. */
+int64_t queue_now_ms(const Queue *queue);
+
 /* With the defaults filled in. */
 const QueueOptions *queue_options(const Queue *queue);
 

@@ -107,11 +107,6 @@ struct Queue {
 
 /* --- time ------------------------------------------------------------------------------------- */
 
-/* The calendar as deadlines reckon with it: records, run_at, deadlines of tasks. It follows a clock
- * that is set when deadlines have been moved (queue_calendar_wait), so whoever compares with one
- * asks within the job: a clock that is set between the two ends no task. Less than a second off. */
-int64_t queue_now_ms(const Queue *queue);
-
 /* What the calendar is ahead of monotonic time now. */
 int64_t queue_calendar_ms(const Queue *queue);
 

@@ -2,8 +2,10 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "queue/queue_private.h"
+#include "store/escalation_store.h"
 #include "store/grade_store.h"
 #include "store/idempotency_store.h"
+#include "store/webhook_store.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
 
@@ -79,7 +81,10 @@ static int calendar_job(Db *db, void *arg)
     CalendarJob *job = arg;
     calendar_undo(job);
     int64_t off_ms = job->calendar_ms - job->queue->calendar_ms;
-    int r = off_ms != 0 ? task_move_deadlines(db, off_ms) : 0; /* 0: another was faster */
+    if (off_ms == 0) return 0; /* another was faster */
+    int r = task_move_deadlines(db, off_ms);
+    if (r == 0) r = escalation_move(db, off_ms);
+    if (r == 0) r = webhook_move(db, off_ms);
     if (r != 0) return r;
     job->moved_ms = off_ms;
     job->queue->calendar_ms += off_ms; /* here: for jobs of the same batch */

@@ -1,6 +1,7 @@
 #include "store/escalation_store.h"
 
 #include "store/row.h"
+#include "store/task_sql.h"
 
 static const char *const state_names[ESCALATION_STATE_N_] = {
     [ESCALATION_PENDING] = "pending",     [ESCALATION_ANSWERED] = "answered",
@@ -176,4 +177,11 @@ int escalation_close(Db *db, int64_t task_seq)
     RowIn in = row_in(db, "UPDATE escalation SET state = 4 WHERE task_seq = ?1 AND state = 0");
     in_i64(&in, task_seq);
     return row_run(in.stmt);
+}
+
+int escalation_move(Db *db, int64_t ms)
+{
+    DbStmt *s = db_stmt(db, ESCALATION_MOVE_SQL);
+    db_bind_i64(s, 1, ms);
+    return row_run(s);
 }

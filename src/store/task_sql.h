@@ -172,6 +172,14 @@ MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
     "UPDATE task INDEXED BY task_later SET ready_at_ms = max(1, ready_at_ms + ?1)" \
     " WHERE state = 0 AND gate IN (1, 2) AND +gate = 1 AND attempt > 0"
 
+#define ESCALATION_MOVE_SQL /* escalation_pending */                        \
+    "UPDATE escalation SET expires_at_ms = max(1, plus(expires_at_ms, ?1))" \
+    " WHERE state = 0 AND expires_at_ms > 0"
+
+#define WEBHOOK_MOVE_SQL /* webhook_pending */                     \
+    "UPDATE webhook SET next_at_ms = max(1, plus(next_at_ms, ?1))" \
+    " WHERE state = 0 AND host >= ''"
+
 #define TASK_RUNNING_COUNT_SQL /* task_running */ \
     "SELECT lane, count(*) FROM task WHERE state = 1 AND worker_id > x'' GROUP BY lane"
 

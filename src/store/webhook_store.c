@@ -2,6 +2,7 @@
 
 #include "codec/url.h"
 #include "store/row.h"
+#include "store/task_sql.h"
 
 static const char *const state_names[WEBHOOK_STATE_N_] = {
     [WEBHOOK_PENDING] = "pending",
@@ -374,4 +375,11 @@ int webhook_disabled_list(Db *db, Arena *arena, WebhookDisabled **ret, size_t *r
     *ret = list.rows;
     *ret_n = list.n;
     return 0;
+}
+
+int webhook_move(Db *db, int64_t ms)
+{
+    DbStmt *s = db_stmt(db, WEBHOOK_MOVE_SQL);
+    db_bind_i64(s, 1, ms);
+    return row_run(s);
 }

@@ -129,4 +129,8 @@ MUST_CHECK int webhook_disabled_list(Db *db, Arena *arena, WebhookDisabled **ret
 /* The webhooks of a task, oldest first, body left empty. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int webhook_list(Db *db, int64_t task_seq, Arena *arena, Webhook **ret, size_t *ret_n);
 
+/* Moves the times of the next attempts by ms, which may be negative: for a clock that was set.
+ * Returns 0 or -errno. */
+MUST_CHECK int webhook_move(Db *db, int64_t ms);
+
 #endif

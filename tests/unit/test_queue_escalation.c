@@ -269,6 +269,7 @@ static int body_deadline(void *arg)
         real_now += ms;
         CHECK_INT(resolve(f, ref.id, "1"), 0); /* before anybody has looked at the clock */
         CHECK_INT(queue_tick_wait(f->queue), 0);
+        CHECK_INT(get(f, ref.id).state, TASK_QUEUED);
         CHECK_INT(get(f, ref.id).deadline_at_ms, real_now + 40000);
         ref = claim_one(f, worker);
     }
@@ -278,6 +279,29 @@ static int body_deadline(void *arg)
 static void test_deadline(void **state)
 {
     run(state, body_deadline);
+}
+
+/* A question has its time whatever the clock does. */
+static int body_set(void *arg)
+{
+    Fixture *f = arg;
+    TaskRef ref = escalated(f, add_worker(f, 1, WORKER_EMBEDDED), question("may I?", 1));
+    for (int i = 0; i < 4; i++) {
+        pass_ms(1000);
+        real_now += i % 2 ? -86400000 : 86400000;
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+        CHECK_INT(asked(f, ref.id).expires_at_ms, real_now + HOUR_MS - (i + 1) * 1000);
+        CHECK_INT(get(f, ref.id).state, TASK_ESCALATED);
+    }
+    pass_ms(HOUR_MS - 4000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK(get(f, ref.id).state != TASK_ESCALATED);
+    return 0;
+}
+
+static void test_a_clock_that_is_set(void **state)
+{
+    run(state, body_set);
 }
 
 static int body_before(void *arg)
@@ -318,6 +342,7 @@ int main(void)
         CASE(test_ended),
         CASE(test_limit),
         CASE(test_deadline),
+        CASE(test_a_clock_that_is_set),
         CASE(test_a_restart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -89,6 +89,43 @@ static int due_job(Db *db, void *arg)
     return r;
 }
 
+static int postpone_job(Db *db, void *arg)
+{
+    return webhook_postpone(db, ((const DueJob *)arg)->due[0].id, real_now + 5000);
+}
+
+/* Between two attempts is a span of time, whatever the clock does. */
+static int body_set(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    TaskNew new = { .lane = LANE_NORMAL, .input = STR("1"), .webhook_url = STR("http://h/") };
+    TaskSummary s;
+    TaskState state;
+    DueJob job = { .f = f };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &s), 0);
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, &state), 0);
+    CHECK_INT(store_read_wait(f->store, due_job, &job), 0);
+    if (!CHECK_INT(job.n, 1)) return 0;
+    CHECK_INT(store_call_wait(f->store, postpone_job, &job), 0);
+    for (int i = 0; i < 4; i++) {
+        real_now += i == 0 || i == 3 ? 86400000 : -86400000;
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+        CHECK_INT(store_read_wait(f->store, due_job, &job), 0);
+        CHECK_INT(job.n, 0);
+        pass_ms(1000);
+    }
+    pass_ms(1000);
+    CHECK_INT(store_read_wait(f->store, due_job, &job), 0);
+    CHECK_INT(job.n, 1);
+    return 0;
+}
+
+static void test_webhook_and_a_clock_that_is_set(void **state)
+{
+    run(state, body_set);
+}
+
 static int body_webhook(void *arg)
 {
     Fixture *f = arg;
@@ -224,10 +261,8 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_journal),
-        TEST(test_webhook),
-        TEST(test_no_webhook_body),
-        TEST(test_watch),
+        TEST(test_journal),         TEST(test_webhook), TEST(test_webhook_and_a_clock_that_is_set),
+        TEST(test_no_webhook_body), TEST(test_watch),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("queue_news", tests, NULL, NULL);

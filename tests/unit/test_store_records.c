@@ -576,6 +576,8 @@ static void check_plans(Db *db)
     check_plan(db, PLAN TASK_MOVE_RUNNING_SQL, "task_running", true);
     check_plan(db, PLAN TASK_MOVE_WAITING_SQL, "task_deadline", true);
     check_plan(db, PLAN TASK_MOVE_LATER_SQL, "task_later", true);
+    check_plan(db, PLAN ESCALATION_MOVE_SQL, "escalation_pending", true);
+    check_plan(db, PLAN WEBHOOK_MOVE_SQL, "webhook_pending", true);
     check_plan(db, PLAN TASK_RUNNING_COUNT_SQL, "task_running", true);
     check_plan(db, PLAN TASK_LIST_QUEUED_SQL, "task_ready", true);
     check_plan(db, PLAN TASK_LIST_RUNNING_SQL, "task_running", true);
