@@ -28,13 +28,26 @@ static int claim_end(Db *db, ClaimJob *job, const Task *task, AttemptStart why)
                               STR_NULL, job->now_ms, &job->effects);
 }
 
-/* Moves a task that was read as queued, or ends it. */
-static int claim_one(Db *db, ClaimJob *job, Task *task, int64_t fence)
+/* Starts of tasks are written together, before anything that would see them waiting. */
+static int claim_write(Db *db, ClaimJob *job)
 {
+    size_t from = job->written;
+    if (from == job->n) return 0;
+    job->written = job->n;
+    return task_started(db, &job->tasks[from], job->n - from);
+}
+
+/* Moves a task that was read as queued, or ends it; what was ended since it was found is left. */
+static int claim_one(Db *db, ClaimJob *job, Choice *choice, Task *task, int64_t fence)
+{
+    if (task->state != TASK_QUEUED) return 0;
     AttemptStart start = attempt_start(task->cancel_requested, task->deadline_at_ms, job->now_ms);
-    if (start != ATTEMPT_STARTS) return claim_end(db, job, task, start);
-    int r = task_start(db, task, job->claim->worker_id, fence, job->now_ms);
-    if (r != 0) return r;
+    if (start != ATTEMPT_STARTS) {
+        choice_forget(choice); /* others may end with it */
+        int r = claim_write(db, job);
+        return r == 0 ? claim_end(db, job, task, start) : r;
+    }
+    task_start(task, job->claim->worker_id, fence, job->now_ms);
     job->effects.queued[task->lane]--;
     job->effects.running[task->lane]++;
     job->effects.claimed[task->lane]++;
@@ -83,14 +96,15 @@ static int claim_chosen(Db *db, ClaimJob *job, Choice *choice)
         if (r == 0)
             r = task_get_by_seq(db, seq, TASK_PART_PAYLOAD, job->arena, &job->tasks[job->n]);
         if (r == 0) r = claim_fence(db, job);
-        if (r == 0) r = claim_one(db, job, &job->tasks[job->n], job->fence);
+        if (r == 0) r = claim_one(db, job, choice, &job->tasks[job->n], job->fence);
+        if (r == 0 && choice_looks(choice)) r = claim_write(db, job);
         if (r == 0) r = choice_made(choice, db, job->n > before);
     }
     return r == -ENOMEM && job->n > 0 ? 0 : r; /* the rest stays queued */
 }
 
 /* What repeats production's tasks is started when nothing else could be, one a claim. */
-static int claim_shadow(Db *db, ClaimJob *job, const Choice *choice)
+static int claim_shadow(Db *db, ClaimJob *job, Choice *choice)
 {
     int64_t seq;
     bool none = job->n == 0 && job->late_n == 0 && !choice->more;
@@ -100,7 +114,7 @@ static int claim_shadow(Db *db, ClaimJob *job, const Choice *choice)
     r = claim_room(job);
     if (r == 0) r = task_get_by_seq(db, seq, TASK_PART_PAYLOAD, job->arena, &job->tasks[0]);
     if (r == 0) r = claim_fence(db, job);
-    return r == 0 ? claim_one(db, job, &job->tasks[0], job->fence) : r;
+    return r == 0 ? claim_one(db, job, choice, &job->tasks[0], job->fence) : r;
 }
 
 /* Whoever ends a task later wakes claimers of these lanes. */
@@ -119,11 +133,12 @@ static int claim_tasks(Db *db, ClaimJob *job)
 {
     Choice choice; /* on a store thread's stack, not a fiber's */
     job->tasks = NULL;
-    job->n = job->room = 0;
+    job->n = job->room = job->written = 0;
     job->fences_left = 0;
     int r = choice_init(&choice, db, job->queue, job->claim, job->now_ms);
     if (r == 0) r = claim_chosen(db, job, &choice);
     if (r == 0) r = claim_shadow(db, job, &choice);
+    if (r == 0) r = claim_write(db, job);
     claim_limited(job, &choice);
     job->more = choice.more || job->late_n > 0;
     choice_deinit(&choice);

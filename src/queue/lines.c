@@ -69,8 +69,12 @@ static int line_add(Choice *c, Db *db, Lane lane, const LineHead *head)
     if (r != 0) return r;
     if (!place_open(c, &place)) {
         c->limited[lane]++;
-        r = line_child(db, lane, &place.head);
-        if (r != 0) return r == -ENOENT ? 0 : r;
+        LineSpot spot;
+        size_t n = 1;
+        r = line_first(db, lane, head, true, &spot, &n);
+        if (r != 0 || n == 0) return r;
+        place.head.ready_at_ms = spot.ready_at_ms;
+        place.head.seq = spot.seq;
         place.child = true;
     }
     head = &place.head;
@@ -206,18 +210,40 @@ static void started(Choice *c)
     permit_use(c, place->tenant);
 }
 
+/* Those that come next in the line of the task chosen: more of it when it has been read before, for
+ * then it is likely that they are all wanted, but none beyond the free slots. */
+static int ahead_read(Choice *c, Db *db)
+{
+    bool same = c->ahead_n > 0 && c->ahead_lane == c->lane && c->ahead_of == c->at;
+    int64_t most = MIN(LINE_AHEAD_MAX, lane_free(&c->claim->slots, &c->use, c->lane));
+    const LinePlace *place = &c->places[c->lane][c->at];
+    size_t n = MIN(same ? 4 * c->ahead_n : 1, (size_t)MAX(most, 1));
+    c->ahead_at = c->ahead_n = 0;
+    c->ahead_lane = c->lane;
+    c->ahead_of = c->at;
+    int r = line_first(db, c->lane, &place->head, place->child, c->ahead, &n);
+    if (r == 0) c->ahead_n = n;
+    return r;
+}
+
+bool choice_looks(const Choice *c)
+{
+    return c->ahead_at == c->ahead_n || c->ahead_lane != c->lane || c->ahead_of != c->at;
+}
+
+void choice_forget(Choice *c)
+{
+    c->ahead_at = c->ahead_n = 0;
+}
+
 int choice_made(Choice *c, Db *db, bool has_started)
 {
     Line *line = &c->lines[c->lane][c->at];
-    LineHead *head = &c->places[c->lane][c->at].head;
     if (has_started) started(c);
-    bool child = c->places[c->lane][c->at].child;
-    int r = child ? line_child(db, c->lane, head) : line_head(db, c->lane, head);
-    if (r == -ENOENT) {
-        line->closed = true;
-        return 0;
-    }
-    line->ready_at_ms = head->ready_at_ms;
-    line->seq = head->seq;
-    return r;
+    int r = choice_looks(c) ? ahead_read(c, db) : 0;
+    line->closed |= c->ahead_n == 0;
+    if (r != 0 || line->closed) return r;
+    line->ready_at_ms = c->ahead[c->ahead_at].ready_at_ms;
+    line->seq = c->ahead[c->ahead_at++].seq;
+    return 0;
 }

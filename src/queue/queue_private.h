@@ -237,6 +237,7 @@ typedef struct {
     int64_t now_ms;
     Task *tasks; /* in arena */
     size_t n, room;
+    size_t written; /* of the n: in the store, too */
     int64_t fence, fences_left;
     bool more;                /* the look did not reach all lines */
     int64_t next_ready_at_ms; /* when n is 0: the earliest task to come, INT64_MAX: none */
@@ -280,6 +281,8 @@ MUST_CHECK int submit_insert(Db *db, SubmitJob *job);
 #define LINES_PROBES_MAX 1024 /* lines of a lane that it reads for that */
 #define PERMITS_MAX 1536      /* limits that a look compares with, a third for each lane */
 
+#define LINE_AHEAD_MAX 64 /* of one line, read at a time */
+
 /* What may still be started of an agent or a tenant. */
 typedef struct {
     uint64_t key;
@@ -310,6 +313,10 @@ typedef struct {
 
     Lane lane; /* the task chosen */
     size_t at;
+    LineSpot ahead[LINE_AHEAD_MAX]; /* those of its line that are next: ahead_at up to ahead_n */
+    size_t ahead_at, ahead_n;
+    Lane ahead_lane;
+    size_t ahead_of; /* that line */
 } Choice;
 
 /* Looks. choice_deinit in any case. Returns 0 or -errno. */
@@ -317,10 +324,15 @@ MUST_CHECK int choice_init(Choice *choice, Db *db, const Queue *queue, const Cla
                            int64_t now_ms);
 void choice_deinit(Choice *choice);
 
-/* The task that should start next; 0: none. */
+/* The task that should start next; 0: none. It may have ended since it was found. */
 int64_t choice_next(Choice *choice);
 
-/* It was started (or, not started, ended instead). Returns 0 or -errno. */
+/* Tasks ended meanwhile: what was read ahead is read anew. */
+void choice_forget(Choice *choice);
+
+/* It was started (or, not started, ended instead). Returns 0 or -errno. choice_looks: it looks for
+ * the next of the line, and must not see the started ones waiting. */
+bool choice_looks(const Choice *choice);
 MUST_CHECK int choice_made(Choice *choice, Db *db, bool started);
 
 /* --- figures over time (tick.c) --------------------------------------------------------------- */

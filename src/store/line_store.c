@@ -208,27 +208,20 @@ int line_of_next_agent(Db *db, Lane lane, const LineHead *after, Arena *arena, L
     return head_first(in.stmt, arena, ret);
 }
 
-static int line_first(RowIn in, Lane lane, LineHead *line)
+int line_first(Db *db, Lane lane, const LineHead *line, bool children, LineSpot *ret, size_t *n)
 {
+    RowIn in = children ? row_in(db, LINE_CHILDREN_SQL) : row_in(db, LINE_FIRST_SQL);
     in_i64(&in, (int64_t)lane);
     in_text(&in, line->tenant);
     in_text(&in, line->agent);
-    int r = row_first(in.stmt);
-    if (r != 0) return r;
-    line->ready_at_ms = db_i64(in.stmt, 0);
-    line->seq = db_i64(in.stmt, 1);
+    in_i64(&in, (int64_t)*n);
+    size_t found = 0;
+    int r = 0;
+    while (found < *n && (r = db_step(in.stmt)) == DB_E_ROW)
+        ret[found++] = (LineSpot){ db_i64(in.stmt, 0), db_i64(in.stmt, 1) };
     db_reset(in.stmt);
-    return 0;
-}
-
-int line_head(Db *db, Lane lane, LineHead *line)
-{
-    return line_first(row_in(db, LINE_HEAD_SQL), lane, line);
-}
-
-int line_child(Db *db, Lane lane, LineHead *line)
-{
-    return line_first(row_in(db, LINE_CHILD_SQL), lane, line);
+    *n = found;
+    return MIN(r, 0);
 }
 
 #define LOOK_ARENA_MAX (8 << 20)

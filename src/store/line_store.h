@@ -55,16 +55,19 @@ typedef struct {
 } LineHead;
 
 /* The first line of the lane whose tenant is above (or, at_least, not below) tenant, in the order
- * of bytes; the next one of the same tenant; the first task of a line. Return 0, -ENOENT (there is
- * none), -ENOMEM, -errno. */
+ * of bytes; the next one of the same tenant. Return 0, -ENOENT (there is none), -ENOMEM, -errno. */
 MUST_CHECK int line_of_next_tenant(Db *db, Lane lane, Str tenant, bool at_least, Arena *arena,
                                    LineHead *ret);
 MUST_CHECK int line_of_next_agent(Db *db, Lane lane, const LineHead *after, Arena *arena,
                                   LineHead *ret);
-MUST_CHECK int line_head(Db *db, Lane lane, LineHead *line);
 
-/* The first task of a line that was started by another. Returns as above. */
-MUST_CHECK int line_child(Db *db, Lane lane, LineHead *line);
+/* The first tasks of a line, or the first of it that were started by others: at most *n, which
+ * becomes their number. */
+typedef struct {
+    int64_t ready_at_ms, seq;
+} LineSpot;
+MUST_CHECK int line_first(Db *db, Lane lane, const LineHead *line, bool children, LineSpot *ret,
+                          size_t *n);
 
 /* Since when the task that has waited longest in the lane's lines does so (ready_at_ms, or
  * created_at_ms if that is later: children are placed before who came after their parents), or when

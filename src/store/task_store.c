@@ -7,6 +7,8 @@
 #include "store/row.h"
 #include "store/task_sql.h"
 
+#define STARTS_MAX 64 /* in a statement */
+
 const Uuid shadow_no_twin = { { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
                                 0xff, 0xff, 0xff, 0xff, 0xff } };
 
@@ -166,6 +168,15 @@ int task_move_deadlines(Db *db, int64_t ms)
     return row_run(s);
 }
 
+/* One statement for all rows given. */
+static int given_run(DbStmt *stmt, const DbGiven *given, int64_t *ret_changed)
+{
+    db_bind_given(stmt, 1, given);
+    int r = db_run(stmt, ret_changed);
+    assert(r != DB_E_CONFLICT);
+    return r;
+}
+
 /* --- claiming --------------------------------------------------------------------------------- */
 
 int fence_take(Db *db, int64_t count, int64_t *ret_last)
@@ -192,38 +203,73 @@ int fence_last(Db *db, int64_t *ret)
     return 0;
 }
 
+void task_start(Task *task, Uuid worker_id, int64_t fence, int64_t now_ms)
+{
+    assert(task->state == TASK_QUEUED && !uuid_is_zero(worker_id) && fence > task->fence);
+    assert(task->deadline_at_ms == 0 || task->deadline_at_ms > now_ms);
+    task->deadline_at_ms = attempt_deadline_ms(task->attempt, task->deadline_at_ms,
+                                               task->time_limit_ms, now_ms);
+    task->state = TASK_RUNNING;
+    task->attempt++;
+    task->fence = fence;
+    task->worker_id = worker_id;
+    task->started_at_ms = now_ms;
+}
+
+/* One that is open keeps its gate: the indexes of other gates are not looked at for it. */
 #define START_SQL                                                          \
     "UPDATE task SET state = 1, attempt = ?2, worker_id = ?3, fence = ?4," \
     " started_at_ms = ?5, deadline_at_ms = ?6"
 #define START_WHERE " WHERE seq = ?1 AND state = 0"
+#define START_ROWS_SQL                                         \
+    "UPDATE task SET state = 1, attempt = c1, worker_id = c2," \
+    " fence = c3, started_at_ms = c4, deadline_at_ms = c5"     \
+    " FROM given(?1) WHERE seq = c0 AND +state = 0 AND +gate = 0"
+enum { START_COLUMNS = 6 };
 
-static int start_row(const Task *started, RowIn in)
+static int start_row(const Task *task, RowIn in)
 {
-    in_i64(&in, started->seq);
-    in_i64(&in, started->attempt);
-    in_uuid(&in, &started->worker_id);
-    in_i64(&in, started->fence);
-    in_i64(&in, started->started_at_ms);
-    in_i64(&in, started->deadline_at_ms);
+    in_i64(&in, task->seq);
+    in_i64(&in, task->attempt);
+    in_uuid(&in, &task->worker_id);
+    in_i64(&in, task->fence);
+    in_i64(&in, task->started_at_ms);
+    in_i64(&in, task->deadline_at_ms);
     return row_change(in.stmt);
 }
 
-int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms)
+static int start_one(Db *db, const Task *task)
 {
-    assert(task->state == TASK_QUEUED && !uuid_is_zero(worker_id) && fence > task->fence);
-    assert(task->deadline_at_ms == 0 || task->deadline_at_ms > now_ms);
-    Task started = *task;
-    started.state = TASK_RUNNING;
-    started.attempt++;
-    started.fence = fence;
-    started.worker_id = worker_id;
-    started.started_at_ms = now_ms;
-    started.deadline_at_ms = attempt_deadline_ms(task->attempt, task->deadline_at_ms,
-                                                 task->time_limit_ms, now_ms);
-    /* an open one keeps its gate: the indexes of other gates are not looked at for it */
-    int r = start_row(&started, row_in(db, START_SQL START_WHERE " AND gate = 0"));
-    if (r == -ENOENT) r = start_row(&started, row_in(db, START_SQL ", gate = 0" START_WHERE));
-    if (r == 0) *task = started;
+    int r = start_row(task, row_in(db, START_SQL START_WHERE " AND gate = 0"));
+    return r == -ENOENT ? start_row(task, row_in(db, START_SQL ", gate = 0" START_WHERE)) : r;
+}
+
+static int start_rows(Db *db, const Task *tasks, size_t n)
+{
+    DbCell cells[STARTS_MAX][START_COLUMNS];
+    DbGiven given = { &cells[0][0], n, START_COLUMNS };
+    int64_t changed = 0;
+    for (size_t i = 0; i < n; i++) {
+        const Task *task = &tasks[i];
+        cells[i][0] = cell_i64(task->seq);
+        cells[i][1] = cell_i64(task->attempt);
+        cells[i][2] = cell_uuid(&task->worker_id);
+        cells[i][3] = cell_i64(task->fence);
+        cells[i][4] = cell_i64(task->started_at_ms);
+        cells[i][5] = cell_i64(task->deadline_at_ms);
+    }
+    int r = given_run(db_stmt(db, START_ROWS_SQL), &given, &changed);
+    assert(r != 0 || changed == (int64_t)n);
+    return r;
+}
+
+int task_started(Db *db, const Task *tasks, size_t n)
+{
+    int r = 0;
+    for (size_t i = 0, some; i < n && r == 0; i += some) {
+        some = MIN(n - i, STARTS_MAX);
+        r = some == 1 ? start_one(db, &tasks[i]) : start_rows(db, &tasks[i], some);
+    }
     return r;
 }
 
@@ -378,14 +424,6 @@ static void ending_cells(const TaskEnding *e, DbCell cells[ENDING_N_])
     "INSERT INTO task_result (seq, result)"                \
     " SELECT c0, c16 FROM given(?1) WHERE c16 IS NOT NULL" \
     " ON CONFLICT (seq) DO UPDATE SET result = excluded.result"
-
-static int given_run(DbStmt *stmt, const DbGiven *given, int64_t *ret_changed)
-{
-    db_bind_given(stmt, 1, given);
-    int r = db_run(stmt, ret_changed);
-    assert(r != DB_E_CONFLICT);
-    return r;
-}
 
 int task_end_many(Db *db, const TaskEnding *endings, size_t n)
 {

@@ -116,9 +116,13 @@ MUST_CHECK int fence_take(Db *db, int64_t count, int64_t *ret_last);
 /* The greatest so far. */
 MUST_CHECK int fence_last(Db *db, int64_t *ret);
 
-/* queued -> running: next attempt, fence, worker and deadline set, in *task (as read in this job,
- * its deadline not passed) too. */
-MUST_CHECK int task_start(Db *db, Task *task, Uuid worker_id, int64_t fence, int64_t now_ms);
+/* queued -> running, in *task alone (as read in this job, its deadline not passed): next attempt,
+ * fence, worker and deadline set. */
+void task_start(Task *task, Uuid worker_id, int64_t fence, int64_t now_ms);
+
+/* Writes what task_start has changed, in the same job: n different tasks, which cost less together.
+ * More than one: all of them from open lines. */
+MUST_CHECK int task_started(Db *db, const Task *tasks, size_t n);
 
 /* --- ending ----------------------------------------------------------------------------------- */
 

@@ -713,6 +713,50 @@ static void test_chaos(void **state)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 #define TEST_TENANTS(name) cmocka_unit_test_setup_teardown(name, setup_tenant_limit, teardown)
 
+/* A long line is read some at a time and started together; what a rollback has stopped is ended
+ * where it stands, and nobody loses his place. */
+static int stop_some(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "UPDATE task SET cancel_requested = 1 WHERE seq IN (1, 2, 11, 30,"
+                              " 31, 100)"),
+                  NULL);
+}
+
+static int body_long_line(void *arg)
+{
+    enum { N = 120, STOPPED = 6, FREE = 100 };
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    Task *tasks = NULL;
+    int64_t last = 0, fence = 0;
+    for (int i = 0; i < N; i++) submit(f, LANE_NORMAL);
+    CHECK_INT(store_call_wait(f->store, stop_some, NULL), 0);
+    CHECK_INT(claim(f, worker, (LaneConfig){ .shared = FREE }, &tasks), FREE);
+    for (int i = 0; i < FREE; i++) {
+        CHECK(tasks[i].seq > last && tasks[i].seq <= FREE + STOPPED);
+        CHECK(tasks[i].fence > fence && tasks[i].attempt == 1);
+        last = tasks[i].seq;
+        fence = tasks[i].fence;
+        Task task = get(f, tasks[i].id);
+        CHECK_INT(task.state, TASK_RUNNING);
+        CHECK_INT(task.fence, fence);
+        CHECK_INT(task.started_at_ms, real_now);
+        CHECK(uuid_eq(task.worker_id, worker));
+    }
+    check_counts(f, LANE_NORMAL, N - FREE - STOPPED, FREE);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.lane[LANE_NORMAL].ended[TASK_CANCELED], STOPPED);
+    CHECK_INT(claim(f, worker, (LaneConfig){ .shared = FREE }, &tasks), N - FREE - STOPPED);
+    return 0;
+}
+
+static void test_long_line(void **state)
+{
+    run(state, body_long_line);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -725,6 +769,7 @@ int main(void)
         TEST(test_agent_limit),
         TEST(test_limit_wakes),
         TEST_TENANTS(test_tenant_limit),
+        TEST(test_long_line),
         TEST(test_one_floods),
         TEST(test_very_many_tenants),
         TEST(test_waits),

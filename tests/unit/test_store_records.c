@@ -260,7 +260,9 @@ static int start(Db *db, int64_t seq, Uuid worker_id, int64_t fence, int64_t now
     Task task;
     arena_init(&arena, 65536);
     int r = task_get_by_seq(db, seq, 0, &arena, &task);
-    if (r == 0) r = task_start(db, &task, worker_id, fence, now_ms);
+    if (r != 0) return r;
+    task_start(&task, worker_id, fence, now_ms);
+    r = task_started(db, &task, 1);
     CHECK_INT(task.state, TASK_RUNNING);
     CHECK_INT(task.fence, fence);
     return r;
@@ -555,9 +557,9 @@ static void check_plans(Db *db)
     check_plan(db, PLAN LINE_FROM_TENANT_SQL, "task_ready", false);
     check_plan(db, PLAN LINE_NEXT_TENANT_SQL, "task_ready", false);
     check_plan(db, PLAN LINE_NEXT_AGENT_SQL, "task_ready", false);
-    check_plan(db, PLAN LINE_HEAD_SQL, "task_ready", false);
+    check_plan(db, PLAN LINE_FIRST_SQL, "task_ready", false);
     check_plan(db, PLAN LINE_AHEAD_SQL, "task_ready", false);
-    check_plan(db, PLAN LINE_CHILD_SQL, "task_ready_child", false);
+    check_plan(db, PLAN LINE_CHILDREN_SQL, "task_ready_child", false);
     check_plan(db, PLAN LINE_NO_CHILD_SQL, "task_ready", false);
     check_plan(db, PLAN TASK_DUE_SQL, "task_later", false);
     check_plan(db, PLAN TASK_NEXT_DUE_SQL, "task_later", false);
