@@ -187,7 +187,7 @@ static bool is_graded(Str name)
  * be it that they could not tell or that they were not asked. */
 static bool is_missing(const RolloutOutcome *o, Str name)
 {
-    bool graded = o->state == TASK_SUCCEEDED && str_starts_with(name, STR(SCORE_OF_GRADER));
+    bool graded = o->now == TASK_SUCCEEDED && str_starts_with(name, STR(SCORE_OF_GRADER));
     return !graded && !is_untold(o, name);
 }
 
@@ -222,7 +222,9 @@ int gather_scores(Db *db, const RolloutSpec *spec, const RolloutOutcome *o, doub
 static Fate fate_of(const RolloutSpec *spec, const RolloutOutcome *o, EvidenceGroup group,
                     const GatherTold *told, int64_t now_ms)
 {
-    UnitNews news = { .state = o->state,
+    /* what is judged is the result: one that will have none is not waited for */
+    bool ended = group == EVIDENCE_JUDGED && task_state_ended(o->now);
+    UnitNews news = { .state = ended ? o->now : o->state,
                       .degraded = o->degraded,
                       .scored = told->all,
                       .partly = told->any || told->waits,
@@ -269,8 +271,7 @@ static void observe(Gather *g, const RolloutConsumed *c)
 static RolloutTold told_of(const GatherTold *told, const RolloutOutcome *o)
 {
     bool untold = told->untold || told->waits;
-    if (o->state != TASK_SUCCEEDED || o->degraded || !(untold || told->complete))
-        return TOLD_NOTHING;
+    if (o->now != TASK_SUCCEEDED || o->degraded || !(untold || told->complete)) return TOLD_NOTHING;
     return untold ? TOLD_NOT : TOLD_ALL;
 }
 

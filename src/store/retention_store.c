@@ -58,6 +58,7 @@ static const char *const delete_sql[RETENTION_N_][16] = {
         "DELETE FROM webhook WHERE id IN (SELECT id FROM webhook WHERE task_seq = ?1 LIMIT ?2)",
         "DELETE FROM journal_task WHERE task_seq = ?1",
         "DELETE FROM family WHERE task_seq = ?1",
+        "DELETE FROM task_asked WHERE task_seq = ?1",
         "DELETE FROM task_result WHERE seq = ?1",
         "DELETE FROM task_payload WHERE seq = ?1",
         "DELETE FROM task WHERE seq = ?1",

@@ -530,6 +530,7 @@ int rollout_unit_put(Db *db, int64_t rollout_seq, const RolloutUnit *unit)
 RolloutOutcome rollout_outcome_read(DbStmt *s, int from)
 {
     return (RolloutOutcome){ .state = (TaskState)db_i64(s, from),
+                             .now = (TaskState)db_i64(s, from),
                              .started_at_ms = db_i64(s, from + 1),
                              .finished_at_ms = db_i64(s, from + 2),
                              .cost_nusd = db_i64(s, from + 3),
@@ -544,14 +545,33 @@ RolloutOutcome rollout_outcome_read(DbStmt *s, int from)
                              .ran_ms = db_i64(s, from + 11) };
 }
 
+/* The same, with OUTCOME_ASKED behind: whoever has asked is taken as it was then. */
+static RolloutOutcome resolved_read(DbStmt *s, int from)
+{
+    RolloutOutcome o = rollout_outcome_read(s, from);
+    from += OUTCOME_FIGURES_N;
+    if (db_is_null(s, from)) return o;
+    o.state = TASK_ESCALATED;
+    o.finished_at_ms = db_i64(s, from);
+    o.started_at_ms = db_i64(s, from + 1);
+    o.ran_ms = db_i64(s, from + 2);
+    o.cost_nusd = db_i64(s, from + 3);
+    o.tokens = db_i64(s, from + 4);
+    o.tool_calls = db_i64(s, from + 5);
+    o.degraded = db_i64(s, from + 6) > 0;
+    return o;
+}
+
 int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t until_ms,
                      RolloutOutcome *ret, size_t *n)
 {
-    RowIn in = row_in(db, "SELECT u.eligible_ms, u.task_seq, u.first_arm, u.pi, " OUTCOME_FIGURES
-                          " FROM rollout_unit u JOIN task t ON t.seq = u.task_seq"
-                          " WHERE u.rollout_seq = ?1 AND u.counts = 1"
-                          " AND (u.eligible_ms, u.task_seq) > (?2, ?3) AND u.eligible_ms < ?4"
-                          " ORDER BY u.eligible_ms, u.task_seq LIMIT ?5");
+    RowIn in = row_in(db,
+                      "SELECT u.eligible_ms, u.task_seq, u.first_arm, u.pi, " OUTCOME_FIGURES
+                      ", " OUTCOME_ASKED
+                      " FROM rollout_unit u JOIN task t ON t.seq = u.task_seq" OUTCOME_ASKED_OF_T
+                      " WHERE u.rollout_seq = ?1 AND u.counts = 1"
+                      " AND (u.eligible_ms, u.task_seq) > (?2, ?3) AND u.eligible_ms < ?4"
+                      " ORDER BY u.eligible_ms, u.task_seq LIMIT ?5");
     in_i64(&in, rollout_seq);
     in_i64(&in, after.eligible_ms);
     in_i64(&in, after.task_seq);
@@ -560,7 +580,7 @@ int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t u
     size_t found = 0;
     int r;
     while ((r = db_step(in.stmt)) == DB_E_ROW) {
-        RolloutOutcome outcome = rollout_outcome_read(in.stmt, 4);
+        RolloutOutcome outcome = resolved_read(in.stmt, 4);
         outcome.at = (RolloutCursor){ db_i64(in.stmt, 0), db_i64(in.stmt, 1) };
         outcome.canary = db_i64(in.stmt, 2) == ARM_CANARY;
         outcome.pi = db_f64(in.stmt, 3);
@@ -589,7 +609,8 @@ int rollout_pace(Db *db, int64_t rollout_seq, int64_t now_ms, RolloutPace *ret)
 
 int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
 {
-    RowIn in = row_in(db, "SELECT " OUTCOME_FIGURES " FROM task t WHERE t.version_id = ?1"
+    RowIn in = row_in(db, "SELECT " OUTCOME_FIGURES ", " OUTCOME_ASKED
+                          " FROM task t" OUTCOME_ASKED_OF_T " WHERE t.version_id = ?1"
                           " AND t.finished_at_ms > 0 AND t.started_at_ms > 0"
                           " AND t.state <> 5 AND t.degraded_calls = 0 AND t.shadow_of IS NULL"
                           " ORDER BY t.seq DESC LIMIT ?2");
@@ -597,14 +618,15 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
     in_i64(&in, (int64_t)*n);
     size_t found = 0;
     int r;
-    while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = rollout_outcome_read(in.stmt, 0);
+    while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = resolved_read(in.stmt, 0);
     if (r == 0) *n = found;
     return r;
 }
 
 int rollout_tasks(Db *db, Str version_id, int64_t after_seq, RolloutOutcome *ret, size_t *n)
 {
-    RowIn in = row_in(db, "SELECT t.ready_at_ms, t.seq, " OUTCOME_FIGURES " FROM task t"
+    RowIn in = row_in(db, "SELECT t.ready_at_ms, t.seq, " OUTCOME_FIGURES ", " OUTCOME_ASKED
+                          " FROM task t" OUTCOME_ASKED_OF_T
                           " WHERE t.version_id = ?1 AND t.seq > ?2 AND t.shadow_of IS NULL"
                           " ORDER BY t.seq LIMIT ?3");
     in_text(&in, version_id);
@@ -613,7 +635,7 @@ int rollout_tasks(Db *db, Str version_id, int64_t after_seq, RolloutOutcome *ret
     size_t found = 0;
     int r;
     while ((r = db_step(in.stmt)) == DB_E_ROW) {
-        ret[found] = rollout_outcome_read(in.stmt, 2);
+        ret[found] = resolved_read(in.stmt, 2);
         ret[found++].at = (RolloutCursor){ db_i64(in.stmt, 0), db_i64(in.stmt, 1) };
     }
     if (r == 0) *n = found;

@@ -661,6 +661,18 @@ static const char baselines[] =
     "UPDATE rollout SET baseline_tasks = 20 WHERE NOT (cost_cap_nusd = 500000000"
     " AND tokens_cap = 200000 AND latency_p95_ms = 600000 AND tool_calls_p95 = 40);";
 
+/* What a task had come to when it first waited for a person. */
+static const char asked[] =
+    "CREATE TABLE task_asked ("
+    " task_seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, started_at_ms INTEGER NOT NULL,"
+    " ran_ms INTEGER NOT NULL, cost_nusd INTEGER NOT NULL, tokens INTEGER NOT NULL,"
+    " tool_calls INTEGER NOT NULL, degraded_calls INTEGER NOT NULL"
+    ") STRICT;"
+    "INSERT INTO task_asked SELECT seq, coalesce((SELECT max(finished_at_ms) FROM attempt"
+    " WHERE task_seq = seq), started_at_ms), started_at_ms, ran_ms, cost_nusd,"
+    " input_tokens + output_tokens, tool_calls, degraded_calls FROM task WHERE seq IN"
+    " (SELECT task_seq FROM escalation WHERE state = 0) AND state = 6;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -710,5 +722,6 @@ const Migration schema_steps[] = {
     { 46, "step limits", step_limits },
     { 47, "consumed", consumed },
     { 48, "baselines", baselines },
+    { 49, "asked", asked },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

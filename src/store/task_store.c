@@ -347,6 +347,19 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
     return row_change(in.stmt);
 }
 
+/* The first time: what it does once it is answered is another matter. */
+static int asked_put(Db *db, int64_t seq, int64_t now_ms)
+{
+    RowIn in = row_in(db, "INSERT OR IGNORE INTO task_asked (task_seq, at_ms, started_at_ms,"
+                          " ran_ms, cost_nusd, tokens, tool_calls, degraded_calls)"
+                          " SELECT seq, ?2, started_at_ms, ran_ms, cost_nusd,"
+                          " input_tokens + output_tokens, tool_calls, degraded_calls"
+                          " FROM task WHERE seq = ?1");
+    in_i64(&in, seq);
+    in_i64(&in, now_ms);
+    return row_run(in.stmt);
+}
+
 int task_end(Db *db, const TaskHead *head, const TaskEnd *end)
 {
     assert(head->state == TASK_RUNNING && task_state_may(TASK_RUNNING, end->next.state));
@@ -355,6 +368,7 @@ int task_end(Db *db, const TaskHead *head, const TaskEnd *end)
     if (r == 0) r = task_add_usage(db, head->seq, &end->usage);
     if (r == 0 && end->next.state != TASK_QUEUED && !str_empty(end->result))
         r = result_put(db, head->seq, end->result);
+    if (r == 0 && end->next.state == TASK_ESCALATED) r = asked_put(db, head->seq, end->now_ms);
     assert(r != -ENOENT);
     return r;
 }

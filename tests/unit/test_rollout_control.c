@@ -1957,6 +1957,94 @@ static void test_what_was_not_recorded_is_gathered_once_more(void **state)
     run(state, records_what_was_not);
 }
 
+/* --- who asks a person ------------------------------------------------------------------------ */
+
+static int cost_job(Db *db, void *arg)
+{
+    DbStmt *s = db_stmt(db, "UPDATE task SET cost_nusd = ?1 WHERE seq = 2");
+    db_bind_i64(s, 1, *(const int64_t *)arg);
+    return db_run(s, NULL);
+}
+
+static void cost(Fixture *f, int64_t nusd)
+{
+    CHECK_INT(store_call_wait(f->store, cost_job, &nusd), 0);
+}
+
+/* The second task asks after two seconds of work, is answered an hour later, works for a minute and
+ * is dear. Its elder is done before that, or only after it. */
+static void ask_and_go_on(Fixture *f, bool elder_first)
+{
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    TaskState state = TASK_STATE_N_;
+    EscalationAsk ask = { .occurrence = 1, .question = STR("may I?"), .timeout_ms = 9 * 3600000 };
+    EscalationReply reply;
+    (void)submit_sessions(f, 0, 2);
+    TaskRef elder = claim_one(f, worker), ref = claim_one(f, worker);
+    pass_ms(2000);
+    cost(f, 5);
+    CHECK_INT(queue_escalate_wait(f->queue, ref, &ask, &f->arena, &reply), 0);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_ESCALATED, &state), 0);
+    CHECK_INT(state, TASK_ESCALATED);
+    if (elder_first) CHECK_INT(finish(f, elder, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    (void)command(f, ID_1, COMMAND_NONE);
+    pass_ms(3600000);
+    CHECK_INT(queue_resolve_wait(f->queue, ref.id, STR("true"), STR("ada"), &state), 0);
+    (void)command(f, ID_1, COMMAND_NONE);
+    ref = claim_one(f, worker);
+    pass_ms(60000);
+    cost(f, 5000);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    if (!elder_first) CHECK_INT(finish(f, elder, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    pass_ms(1000);
+}
+
+static int known_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "UPDATE rollout SET baseline_tasks = 20, latency_p95_ms = 1500,"
+                              " cost_cap_nusd = 100"),
+                  NULL);
+}
+
+static int counts_when_it_asks(Fixture *f, bool elder_first)
+{
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50},{\"weight\":100}],\"rollbackOn\":{\"errorRate\":0.3,"
+                "\"completionRate\":0.3,\"escalationRate\":0.3,\"costPerTask\":0.3,"
+                "\"latency\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK_INT(store_call_wait(f->store, known_job, NULL), 0);
+    ask_and_go_on(f, elder_first);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, 2);
+    Kept kept = kept_of(f);
+    CHECK_INT(kept.n, 2);
+    static const double want[] = { 0, 1, 1, 0.05, 1 }; /* 2 s are more than 1500 ms */
+    for (size_t m = 0; m < ARRAY_N(want); m++) CHECK(kept.list[1].unit.harm[m] == want[m]);
+    return 0;
+}
+
+static int asks_after_its_elder(void *arg)
+{
+    return counts_when_it_asks(arg, true);
+}
+
+static int asks_before_its_elder(void *arg)
+{
+    return counts_when_it_asks(arg, false);
+}
+
+static void test_who_asks_counts_as_it_was_then(void **state)
+{
+    run(state, asks_after_its_elder);
+}
+
+static void test_whatever_it_waits_behind(void **state)
+{
+    run(state, asks_before_its_elder);
+}
+
 static ControlTickAll tick_all(Fixture *f)
 {
     ControlTickAll all;
@@ -2308,6 +2396,8 @@ int main(void)
         ON_QUEUE(test_it_survives_a_restart),
         ON_QUEUE(test_an_open_gate_survives_a_restart),
         ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
+        ON_QUEUE(test_who_asks_counts_as_it_was_then),
+        ON_QUEUE(test_whatever_it_waits_behind),
         ON_QUEUE(test_without_a_baseline_nothing_is_proved),
         ON_QUEUE(test_quick_tasks_are_no_baseline),
         ON_QUEUE(test_what_was_consumed_stays),
