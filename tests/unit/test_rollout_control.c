@@ -1733,6 +1733,32 @@ static void test_without_a_baseline_nothing_is_proved(void **state)
     run(state, waits_for_a_baseline);
 }
 
+/* In the shadow no unit is assigned: production's tasks are there all the same. */
+static int waits_in_the_shadow(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"strategy\":\"shadow\",\"rollbackOn\":{\"latency\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK_INT(submit_sessions(f, 0, 19), 0);
+    end_slow(f);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_STR(ask.row.why, STR("Held in the shadow: latency is measured from the stable version, "
+                               "of which 19 of the first 20 tasks are in."));
+    (void)submit_sessions(f, 19, 20);
+    end_slow(f);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.baseline.tasks, 20);
+    CHECK_INT(ask.row.baseline.since_ms, real_now + 1);
+    CHECK(str_find(ask.row.why, STR("0 of at least 50 pairs")) >= 0);
+    return 0;
+}
+
+static void test_nor_is_it_in_the_shadow(void **state)
+{
+    run(state, waits_in_the_shadow);
+}
+
 typedef struct {
     const char *sql;
     RolloutBaseline found;
@@ -1923,6 +1949,31 @@ static int keeps_what_was_consumed(void *arg)
 static void test_what_was_consumed_stays(void **state)
 {
     run(state, keeps_what_was_consumed);
+}
+
+/* Canaries that an earlier step had are none of this one, whoever gathers them. */
+static int keeps_the_steps_beginning(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":25,\"minTasks\":20},{\"weight\":50,\"minTasks\":20},"
+                "{\"weight\":100}],\"rollbackOn\":{\"errorRate\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)submit_sessions(f, 0, 400);
+    end_tasks(f, 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.step, 1);
+    CHECK(ask.row.state.step_canaries > 50);
+    CHECK_INT(store_call_wait(f->store, spoil_job, NULL), 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.step, 1);
+    CHECK(str_find(ask.row.why, STR("0 of at least 20")) >= 0);
+    return 0;
+}
+
+static void test_canaries_of_an_earlier_step_stay_there(void **state)
+{
+    run(state, keeps_the_steps_beginning);
 }
 
 /* What an older program has consumed and not recorded is gathered once more, tick by tick, and
@@ -2399,8 +2450,10 @@ int main(void)
         ON_QUEUE(test_who_asks_counts_as_it_was_then),
         ON_QUEUE(test_whatever_it_waits_behind),
         ON_QUEUE(test_without_a_baseline_nothing_is_proved),
+        ON_QUEUE(test_nor_is_it_in_the_shadow),
         ON_QUEUE(test_quick_tasks_are_no_baseline),
         ON_QUEUE(test_what_was_consumed_stays),
+        ON_QUEUE(test_canaries_of_an_earlier_step_stay_there),
         ON_QUEUE(test_what_was_not_recorded_is_gathered_once_more),
         ON_QUEUE(test_only_active_ones_are_ticked),
         ON_QUEUE(test_a_bad_one_holds_up_no_other),
