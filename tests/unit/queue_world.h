@@ -179,6 +179,7 @@ typedef struct {
 typedef struct {
     bool alive, embedded, draining, registered;
     unsigned epoch;
+    bool deaf; /* while it is cut off: it is heard, and hears nothing */
     int64_t stopped_until_ms, cut_until_ms;
     int lease;
     Lease held;
@@ -192,6 +193,7 @@ typedef struct {
 typedef struct {
     bool up, committing;
     unsigned epoch;
+    int64_t stopped_until_ms;
     int64_t known_ms;    /* what the calendar is ahead of monotonic time, as deadlines know it */
     int64_t undo_ms;     /* of it, in the batch */
     int64_t steady_ms;   /* makes steady time */
@@ -234,7 +236,7 @@ typedef struct {
 typedef struct {
     uint64_t tasks, attempts, messages, commits, torn, events;
     uint64_t lost, doubled, late, stale, zombies, orphans, expired, resumed, late_ends;
-    uint64_t unanswered;
+    uint64_t unanswered, stalls;
     uint64_t crashes, kills, stops, cuts, drains, fulls, sets, same_key, other_body;
     uint64_t ended[TASK_STATE_N_];
     double years;
@@ -305,11 +307,11 @@ static bool chance(World *w, int in_thousand)
 }
 
 typedef enum {
-    EV_REQUEST,
-    EV_ANSWER,
+    EV_REQUEST, /* the first ones are the server's, and wait while it is stopped */
     EV_COMMIT,
     EV_TICK,
-    EV_PARKED,
+    EV_SERVER_LAST_ = EV_TICK,
+    EV_ANSWER,
     EV_SERVER_UP,
     EV_FAULT,
     EV_FULL_OVER,
@@ -403,9 +405,10 @@ static bool is_local(const World *w, const Msg *m)
     return m->worker >= 0 && w->workers[m->worker].embedded;
 }
 
-static bool is_cut(const World *w, const Msg *m)
+static bool is_cut(const World *w, const Msg *m, What what)
 {
-    return m->worker >= 0 && w->workers[m->worker].cut_until_ms > w->now_ms;
+    if (m->worker < 0 || w->workers[m->worker].cut_until_ms <= w->now_ms) return false;
+    return what == EV_HEARD || !w->workers[m->worker].deaf;
 }
 
 /* Only what may be asked twice is doubled; TCP takes care of the rest. */
@@ -417,7 +420,7 @@ static void carry(World *w, const Msg *m, What what)
         after(w, 0, what, what == EV_HEARD ? m->worker : -1, msg_new(w, m));
         return;
     }
-    if (is_cut(w, m) || (!w->calm && chance(w, w->lose))) {
+    if (is_cut(w, m, what) || (!w->calm && chance(w, w->lose))) {
         w->tally.lost++;
         return;
     }

@@ -67,7 +67,7 @@ static void check_start(World *w, const Row *was, const Row *is)
     MUST(!was->cancel);
     MUST(w->now_ms >= was->due_ms - CALENDAR_SET_MS);
     if (was->attempt == 0 && was->lives == 0)
-        MUST(MAX(w->latest_ms, calendar(w)) >= was->run_at_ms - CALENDAR_SET_MS - 3 * w->tick_ms);
+        MUST(MAX(w->latest_ms, calendar(w)) >= was->run_at_ms - CALENDAR_SET_MS - 4 * w->lease_ms);
     if (is->limit_ms && is->first_ms >= 0)
         MUST(w->now_ms < is->first_ms + is->answered_in_ms + is->limit_ms + CALENDAR_SET_MS);
 }
@@ -709,6 +709,7 @@ static void server_dies(World *w, int64_t down_ms)
     while (s->parked_n > 0) msg_free(w, parked_take(w, 0));
     s->batch_n = s->jobs_n = 0;
     s->up = s->committing = false;
+    s->stopped_until_ms = 0;
     s->turns = (LaneTurns){ 0 };
     s->fences = (FenceMarks){ 0 };
     s->epoch++;

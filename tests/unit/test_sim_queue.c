@@ -164,18 +164,28 @@ static void worker_suffers(World *w, int64_t what)
     }
     if (what == 2) {
         k->cut_until_ms = w->now_ms + upto(w, 3 * w->lease_ms);
+        k->deaf = chance(w, 300);
         w->tally.cuts++;
     }
     if (what == 3 && k->alive && !k->embedded) worker_drains(w, i);
 }
 
+/* It stands still, with what it has in memory, and all that was sent to it. */
+static void server_stalls(World *w)
+{
+    if (!w->server.up) return;
+    w->server.stopped_until_ms = w->now_ms + upto(w, 3 * w->lease_ms);
+    w->tally.stalls++;
+}
+
 static void fault(World *w)
 {
     if (w->calm) return;
-    int64_t what = upto(w, 9);
+    int64_t what = upto(w, 10);
     if (what < 6) worker_suffers(w, what % 4);
     else if (what < 8) server_dies(w, upto(w, chance(w, 700) ? w->lease_ms / 4 : 2 * w->lease_ms));
     else if (what == 8) calendar_is_set(w);
+    else if (what == 9) server_stalls(w);
     else disk_fills(w);
     after(w, upto(w, 3 * w->lease_ms), EV_FAULT, -1, 0);
 }
@@ -186,6 +196,7 @@ static void calm_begins(World *w)
     w->calm = true;
     w->full = w->low = false;
     w->ambush_ms = 0;
+    w->server.stopped_until_ms = MIN(w->server.stopped_until_ms, w->now_ms);
     if (w->server.up) w->calendar_ms = 0;
     for (int i = 0; i < w->workers_n; i++) {
         SimWorker *k = &w->workers[i];
@@ -324,8 +335,9 @@ static void worker_event(World *w, const Event *e)
 /* What befalls a stopped process befalls it when it goes on, in any order. */
 static bool is_stopped(World *w, const Event *e)
 {
-    if (e->what < EV_WORKER_FIRST_) return false;
-    int64_t until_ms = w->workers[e->who].stopped_until_ms;
+    bool server = e->what <= EV_SERVER_LAST_;
+    if (!server && e->what < EV_WORKER_FIRST_) return false;
+    int64_t until_ms = server ? w->server.stopped_until_ms : w->workers[e->who].stopped_until_ms;
     if (until_ms <= w->now_ms) return false;
     Event later = *e;
     later.at_ms = until_ms;
@@ -470,9 +482,10 @@ static void tally_print(const Tally *t, uint64_t seeds)
                   "(%llu lost, %llu doubled, %llu late), %llu commits (%llu cut off)\n",
                   (unsigned long long)seeds, t->years, N(tasks), N(attempts), N(events),
                   N(messages), N(lost), N(doubled), N(late), N(commits), N(torn));
-    print_message("server killed %llu times; workers ended %llu, stopped %llu, cut off %llu, "
-                  "drained %llu; disk full %llu, calendar set %llu\n",
-                  N(crashes), N(kills), N(stops), N(cuts), N(drains), N(fulls), N(sets));
+    print_message(
+        "server killed %llu times, stopped %llu; workers ended %llu, stopped %llu, cut off %llu, "
+        "drained %llu; disk full %llu, calendar set %llu\n",
+        N(crashes), N(stalls), N(kills), N(stops), N(cuts), N(drains), N(fulls), N(sets));
     print_message("leases expired %llu, stale reports %llu, orphans %llu, answers of people %llu, "
                   "keys again %llu, with another body %llu\n",
                   N(expired), N(stale), N(orphans), N(resumed), N(same_key), N(other_body));
@@ -485,7 +498,8 @@ static void tally_print(const Tally *t, uint64_t seeds)
 /* It does get there. */
 static void check_tally(const Tally *t)
 {
-    assert_true(t->lost && t->doubled && t->late && t->torn && t->crashes && t->kills && t->stops);
+    assert_true(t->lost && t->doubled && t->late && t->torn && t->crashes && t->stalls &&
+                t->kills && t->stops);
     assert_true(t->cuts && t->drains && t->fulls && t->sets && t->expired && t->stale);
     assert_true(t->orphans && t->resumed && t->unanswered && t->late_ends && t->same_key &&
                 t->other_body);
