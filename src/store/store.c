@@ -495,6 +495,22 @@ static int lock_refused(const char *path, int fd)
                     path, STR_ARG(pid));
 }
 
+#define LOCK_WAIT_MS 1000
+#define LOCK_LOOK_MS 10
+
+/* What the owner was just starting when it was killed has its lock until it runs as a program of its
+ * own, which closes it: a moment, and longer on a machine under load. */
+static int lock_try(const char *path, int fd)
+{
+    const struct timespec pause = { .tv_nsec = LOCK_LOOK_MS * 1000000L };
+    for (int waited_ms = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; waited_ms += LOCK_LOOK_MS) {
+        if (errno != EWOULDBLOCK) return -errno;
+        if (waited_ms >= LOCK_WAIT_MS) return lock_refused(path, fd);
+        nanosleep(&pause, NULL);
+    }
+    return 0;
+}
+
 /* Keeps a second process away from the database; released by the kernel when this one ends. */
 static int lock_take(const char *dir, int *ret_fd)
 {
@@ -503,9 +519,7 @@ static int lock_take(const char *dir, int *ret_fd)
     if (n < 0 || (size_t)n >= sizeof path) return diag_set(-ENAMETOOLONG, "%s: too long", dir);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) return diag_set(-errno, "cannot open %s: %s", path, strerror(errno));
-    int r = 0;
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0)
-        r = errno == EWOULDBLOCK ? lock_refused(path, fd) : -errno;
+    int r = lock_try(path, fd);
     size_t pid_n = (size_t)snprintf(pid, sizeof pid, "%d\n", (int)getpid());
     if (r == 0 && (ftruncate(fd, 0) != 0 || pwrite(fd, pid, pid_n, 0) != (ssize_t)pid_n))
         r = -errno;

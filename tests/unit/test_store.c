@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -523,6 +524,25 @@ static void test_second_process(void **state)
     for (int i = 0; i < 2; i++) close(ready[i]), close(leave[i]);
 }
 
+/* The owner is gone, but what it was starting has still its lock, for a moment. */
+static void test_lock_left_behind(void **state)
+{
+    Fixture *f = *state;
+    char path[512];
+    store_close(TAKE(f->store));
+    snprintf(path, sizeof path, "%s/gantry.lock", f->dir.path);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(flock(fd, LOCK_EX | LOCK_NB), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        usleep(50000);
+        _exit(0);
+    }
+    close(fd);
+    assert_int_equal(store_open(&(StoreOptions){ .path = f->dir.path }, &f->store), 0);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+}
+
 static int child_two_writers(const char *path)
 {
     Db *a = NULL, *b = NULL;
@@ -744,6 +764,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_process, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lock_left_behind, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_writer_aborts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_write_lock_is_waited_for, setup, teardown),
         cmocka_unit_test(test_wal_reset_fixed),
