@@ -5,12 +5,12 @@
  * comes first, or nothing but the task counts. The hash is salted with the rollout's id, so it is
  * the same on every replica, raising the weight only adds units, and the next rollout draws anew.
  *
- * A session keeps its arm for life. One that is in the middle of something when the rollout first
- * sees it stays where it is, with control, and in no statistics: which do so is settled before any
- * of them is assigned, so the arms stay alike. Where all goes to the canary it goes too. A user or
- * tenant lives longer than a ramp: it may go from control to canary when the weight reaches its
- * bucket (never back), and counts in the statistics with its first assignment only. A rollback
- * overrides everything but a named version. Pure; any thread.
+ * A session keeps its arm as long as the rollout lasts. One that is in the middle of something when
+ * the rollout first sees it stays where it is, with control, and in no statistics: which do so is
+ * settled before any of them is assigned, so the arms stay alike. Where all goes to the canary it
+ * goes too. A user or tenant lives longer than a ramp: it may go from control to canary when the
+ * weight reaches its bucket (never back), and counts in the statistics with its first assignment
+ * only. A rollback overrides everything but a named version. Pure; any thread.
  */
 #ifndef GANTRY_LOGIC_ROUTE_H
 #define GANTRY_LOGIC_ROUTE_H

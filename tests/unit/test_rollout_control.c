@@ -314,6 +314,31 @@ static void test_live_sessions_stay(void **state)
     run(state, live_sessions_stay);
 }
 
+/* The last step too flips no session; its `for` is the time they have to end. */
+static int lets_sessions_end(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":20},{\"weight\":100,\"for\":\"1h\"}]}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    int64_t canaries = submit_sessions(f, 0, 40);
+    CHECK(canaries > 5 && canaries < 35);
+    ask = command(f, ID_1, COMMAND_PROMOTE);
+    CHECK_INT(ask.row.state.weight_bp, WEIGHT_BP_ALL);
+    CHECK_INT(submit_sessions(f, 0, 40), canaries);
+    CHECK_INT(submit_sessions(f, 40, 50), 10);
+    pass_ms(3601000);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_COMPLETED);
+    CHECK_INT(submit_sessions(f, 0, 40), 40); /* what is left drains: it gets nothing new */
+    return 0;
+}
+
+static void test_sessions_have_time_to_end(void **state)
+{
+    run(state, lets_sessions_end);
+}
+
 /* Whatever the clock does, a unit is assigned after those that were consumed before it. */
 static int clock_goes_back(void *arg)
 {
@@ -2410,6 +2435,7 @@ int main(void)
         ON_QUEUE(test_a_clock_that_goes_back_loses_no_unit),
         ON_QUEUE(test_a_step_outlasts_its_tasks),
         ON_QUEUE(test_live_sessions_stay),
+        ON_QUEUE(test_sessions_have_time_to_end),
         ON_QUEUE(test_a_bad_version_is_rolled_back),
         ON_QUEUE(test_the_version_that_is_left_drains),
         ON_QUEUE(test_blue_stays_warm_by_default),
