@@ -46,6 +46,7 @@ static void alarm_write(JsonOut *out, const Alarm *alarm)
     kf64(out, "slopePerWeek", alarm->slope);
     kf64(out, "p", alarm->p);
     json_out_kstr(out, "text", alarm->text);
+    json_out_kstr_or_null(out, "cause", alarm->cause);
     json_out_ktime(out, "acknowledgedAt", alarm->acknowledged_at_ms);
     json_out_kstr_or_null(out, "acknowledgedBy", alarm->acknowledged_by);
     json_out_kstr_or_null(out, "note", alarm->note);

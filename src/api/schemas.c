@@ -126,9 +126,10 @@ const Schema api_schemas[] = {
     { "ObservationList", "observations:[Observation] nextCursor:string?" },
     { "Observation", "unit:string arm:string prob:number metrics:object" },
     { "AlarmList", "alarms:[Alarm]" },
-    { "Alarm", "alarmId:integer agent:string versionId:hex metric:string day:time raisedAt:time "
-               "value:number? before:number? slopePerWeek:number? p:number? text:string "
-               "acknowledgedAt:time? acknowledgedBy:string? note:string?" },
+    { "Alarm",
+      "alarmId:integer agent:string versionId:hex metric:string day:time raisedAt:time "
+      "value:number? before:number? slopePerWeek:number? p:number? text:string cause:string? "
+      "acknowledgedAt:time? acknowledgedBy:string? note:string?" },
     { "AlarmAcknowledged", "alarmId:integer acknowledged:boolean" },
     { "EventList", "events:[Event] nextCursor:string?" },
     { "Event", "seq:integer at:time type:string agent:string versionId:hex subject:string "

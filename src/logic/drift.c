@@ -27,11 +27,19 @@ static Compared compare_days(const Drift *d, double least, double x)
     return compare(x, d->mean, fmax(d->m2 / df, least), sqrt(before / (before + 1)), df);
 }
 
+/* Those that were not merged. */
+static int64_t single_days(const Drift *d)
+{
+    int64_t n = 0;
+    for (int i = 0; i < 7; i++) n += d->day_n[i];
+    return n;
+}
+
 static Compared compare_weekdays(const Drift *d, double least, double x, int weekday)
 {
     int64_t seen = 0;
     for (int i = 0; i < 7; i++) seen += d->day_n[i] > 0;
-    double df = (double)(d->n - seen), same = (double)d->day_n[weekday];
+    double df = (double)(single_days(d) - seen), same = (double)d->day_n[weekday];
     if (df < 1 || same < 1) return (Compared){ 0, 0 };
     double variance = fmax(d->day_m2 / df, least);
     return compare(x, d->day_mean[weekday], variance, sqrt(same / (same + 1)), df);
@@ -53,9 +61,10 @@ static double normal_score(const Compared *c)
 
 DriftDay drift_observe(Drift *d, const DriftConfig *config, double x, int weekday)
 {
-    assert(weekday >= 0 && weekday < 7);
+    assert(weekday >= DRIFT_DAYS && weekday < 7);
     assert(config->h > 0 && config->k >= 0);
-    bool by_weekday = config->weekdays && d->n >= DRIFT_WEEKDAYS_AFTER;
+    bool single = weekday != DRIFT_DAYS;
+    bool by_weekday = config->weekdays && single && single_days(d) >= DRIFT_WEEKDAYS_AFTER;
     double least = config->noise * config->noise;
     Compared c = by_weekday ? compare_weekdays(d, least, x, weekday) : compare_days(d, least, x);
     DriftDay day = { 0 };
@@ -64,7 +73,7 @@ DriftDay drift_observe(Drift *d, const DriftConfig *config, double x, int weekda
         day.u = normal_score(&c);
     }
     learn(&d->n, &d->mean, &d->m2, x);
-    learn(&d->day_n[weekday], &d->day_mean[weekday], &d->day_m2, x);
+    if (single) learn(&d->day_n[weekday], &d->day_mean[weekday], &d->day_m2, x);
     if (d->n > config->baseline_days)
         d->c = fmax(0, d->c + (config->lower_is_worse ? -day.u : day.u) - config->k);
     day.c = d->c;

@@ -47,7 +47,9 @@ typedef struct {
     bool alarm;     /* c >= h */
 } DriftDay;
 
-/* The next value and its weekday, 0..6 with any beginning. */
+/* The next value and its weekday, 0..6 with any beginning; of days that were merged: DRIFT_DAYS,
+ * which has no rhythm to take out and tells none of them anything. */
+#define DRIFT_DAYS (-1)
 DriftDay drift_observe(Drift *drift, const DriftConfig *config, double x, int weekday);
 
 /* Scores of one day on their way in: gives a value once DRIFT_TASKS_MIN tasks are together. */

@@ -1,6 +1,7 @@
 #include "logic/rollup.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 /* --- histograms ------------------------------------------------------------------------------ */
 
@@ -160,6 +161,7 @@ static void count_task(Rollup *r, const RollupTask *task, int64_t sign)
     r->tool_calls += sign * task->tool_calls;
     r->latency_ms.n[bucket_of(task->latency_ms)] += sign;
     r->tool_calls_a_task.n[bucket_of(task->tool_calls)] += sign;
+    if (task->has_input) r->input_bytes.n[bucket_of(task->input_bytes)] += sign;
     if (task->has_fingerprint) pattern_count(&r->pattern, task->fingerprint, sign);
 }
 
@@ -173,14 +175,20 @@ void rollup_remove_task(Rollup *r, const RollupTask *task)
     count_task(r, task, -1);
 }
 
-/* The tool's place, a new one if there is room, else NULL. */
+/* The tool's place, NULL when it has none: the names that come first have one, whichever came
+ * earlier, so that the same tools are kept however rollups are merged. */
 static RollupTool *tool_place(Rollup *r, Str name)
 {
+    int32_t at = 0;
+    int order = 1;
     name = str_sub(name, 0, ROLLUP_TOOL_BYTES);
-    for (int32_t i = 0; i < r->tools_n; i++)
-        if (str_eq(str_of(r->tools[i].name), name)) return &r->tools[i];
-    if (r->tools_n == ROLLUP_TOOLS_MAX) return NULL;
-    RollupTool *tool = &r->tools[r->tools_n++];
+    while (at < r->tools_n && (order = str_cmp(str_of(r->tools[at].name), name)) < 0) at++;
+    if (at < r->tools_n && order == 0) return &r->tools[at];
+    if (at == ROLLUP_TOOLS_MAX) return NULL;
+    if (r->tools_n == ROLLUP_TOOLS_MAX) r->other_calls += r->tools[--r->tools_n].calls;
+    RollupTool *tool = &r->tools[at];
+    memmove(tool + 1, tool, (size_t)(r->tools_n++ - at) * sizeof(*tool));
+    *tool = (RollupTool){ .calls = 0 };
     str_copy(tool->name, sizeof(tool->name), name);
     return tool;
 }
@@ -229,6 +237,7 @@ void rollup_merge(Rollup *into, const Rollup *from)
     for (size_t i = 0; i < SUMS_N; i++) *sum_at(into, i) += *sum_of(from, i);
     histogram_merge(&into->latency_ms, &from->latency_ms);
     histogram_merge(&into->tool_calls_a_task, &from->tool_calls_a_task);
+    histogram_merge(&into->input_bytes, &from->input_bytes);
     pattern_merge(&into->pattern, &from->pattern);
     for (int32_t i = 0; i < from->tools_n; i++) {
         const RollupTool *tool = &from->tools[i];
@@ -262,7 +271,8 @@ bool tool_use_next(Str *rest, Str *ret_name, int64_t *ret_calls)
 
 /* --- as bytes -------------------------------------------------------------------------------- */
 
-#define FORM 1 /* moves when the form does */
+#define FORM 2        /* moves when the form does */
+#define FORM_BEFORE 1 /* without inputs */
 
 static void put(Buf *out, int64_t value)
 {
@@ -293,6 +303,7 @@ void rollup_write(const Rollup *r, Buf *out)
     for (size_t i = 0; i < SUMS_N; i++) put(out, *sum_of(r, i));
     put_histogram(out, &r->latency_ms);
     put_histogram(out, &r->tool_calls_a_task);
+    put_histogram(out, &r->input_bytes);
     put(out, r->pattern.n);
     for (int b = 0; r->pattern.n != 0 && b < PATTERN_BITS; b++) put(out, r->pattern.ones[b]);
     put(out, r->tools_n);
@@ -342,6 +353,11 @@ static void take_histogram(In *in, Histogram *ret)
     }
 }
 
+static int compare_tools(const void *a, const void *b)
+{
+    return strcmp(((const RollupTool *)a)->name, ((const RollupTool *)b)->name);
+}
+
 static void take_tools(In *in, Rollup *ret)
 {
     size_t n = take_n(in, ROLLUP_TOOLS_MAX);
@@ -354,16 +370,19 @@ static void take_tools(In *in, Rollup *ret)
         tool->tasks = take(in);
     }
     ret->tools_n = (int32_t)n;
+    qsort(ret->tools, n, sizeof(*ret->tools), compare_tools); /* the form before had no order */
 }
 
 int rollup_read(Str bytes, Rollup *ret)
 {
     In in = { .rest = bytes };
     memset(ret, 0, sizeof(*ret));
-    if (take(&in) != FORM) return -EPROTO;
+    int64_t form = take(&in);
+    if (form != FORM && form != FORM_BEFORE) return -EPROTO;
     for (size_t i = 0; i < SUMS_N; i++) *sum_at(ret, i) = take(&in);
     take_histogram(&in, &ret->latency_ms);
     take_histogram(&in, &ret->tool_calls_a_task);
+    if (form == FORM) take_histogram(&in, &ret->input_bytes);
     ret->pattern.n = take(&in);
     for (int b = 0; ret->pattern.n != 0 && b < PATTERN_BITS; b++) ret->pattern.ones[b] = take(&in);
     take_tools(&in, ret);

@@ -3,7 +3,7 @@
  * Everything is a count or an integer sum, so rollups of different processes, and the minutes of an
  * hour, merge by addition, exactly and in any order. Memory is fixed: times and counts of calls go
  * into histograms (eight buckets an octave: quantiles are right within 6.25%), tools beyond
- * ROLLUP_TOOLS_MAX names into one. Pure; a struct belongs to whoever holds it.
+ * the ROLLUP_TOOLS_MAX names that come first into one. Pure; a struct belongs to whoever holds it.
  */
 #ifndef GANTRY_LOGIC_ROLLUP_H
 #define GANTRY_LOGIC_ROLLUP_H
@@ -78,8 +78,9 @@ typedef struct {
     int64_t cost_nusd, tokens, llm_calls, tool_calls;
     int64_t scores, score_sum, score_squares; /* millionths, and millionths of squares */
     Histogram latency_ms, tool_calls_a_task;
+    Histogram input_bytes; /* what was asked: of tasks whose input is known */
     PatternCounts pattern;
-    RollupTool tools[ROLLUP_TOOLS_MAX]; /* in order of appearance */
+    RollupTool tools[ROLLUP_TOOLS_MAX]; /* by name: those that come first */
     int32_t tools_n;
     int64_t other_calls; /* of tools that found no room */
 } Rollup;
@@ -90,6 +91,8 @@ typedef struct {
     bool escalated;
     bool degraded; /* a smaller model answered, say: counted, and left out of all else */
     int64_t latency_ms, cost_nusd, tokens, llm_calls, tool_calls;
+    bool has_input;
+    int64_t input_bytes;
     bool has_fingerprint;
     uint64_t fingerprint;
 } RollupTask;

@@ -58,6 +58,7 @@ typedef struct {
     double x;     /* as the chart sees it */
     double noise; /* that x has at least */
     bool any;
+    bool merged; /* of several days */
 } Value;
 
 /* Of n tasks, part did. Freeman & Tukey's variance is 1 over n whatever the rate. */
@@ -79,7 +80,7 @@ static Value pattern_value(const Watch *w, const Rollup *day)
 {
     double shift = watch_pattern_shift(w, day);
     if (isnan(shift)) return (Value){ .any = false };
-    return (Value){ shift, shift, PATTERN_NOISE / (double)day->pattern.n, true };
+    return (Value){ shift, shift, PATTERN_NOISE / (double)day->pattern.n, true, false };
 }
 
 static Value loops_value(const Watch *w, const Rollup *day, int64_t tasks)
@@ -106,6 +107,7 @@ static Value value_of(const Watch *w, WatchMetric metric, const Rollup *day, con
 /* Once there are scores enough. */
 static Value quality_value(Watch *w, const Rollup *day)
 {
+    w->scores.days += day->scores > 0;
     w->scores.n += day->scores;
     w->scores.sum += day->score_sum;
     w->scores.squares += day->score_squares;
@@ -113,8 +115,9 @@ static Value quality_value(Watch *w, const Rollup *day)
     double n = (double)w->scores.n, mean = (double)w->scores.sum / n / ROLLUP_SCORE_ONE;
     double square = (double)w->scores.squares / n / ROLLUP_SCORE_ONE;
     double deviation = fmax(sqrt(fmax(0, square - mean * mean)), SCORE_NOISE);
+    bool merged = w->scores.days > 1;
     memset(&w->scores, 0, sizeof(w->scores));
-    return (Value){ mean, mean, deviation / sqrt(n), true };
+    return (Value){ mean, mean, deviation / sqrt(n), true, merged };
 }
 
 double watch_pattern_shift(const Watch *w, const Rollup *r)
@@ -193,7 +196,8 @@ static bool observe(Watch *w, const WatchConfig *config, WatchMetric metric, con
                          .lower_is_worse = metrics[metric].lower_is_worse,
                          .weekdays = true,
                          .noise = value->noise };
-    DriftDay day = drift_observe(chart, &rule, value->x, (int)(day_ms / 86400000 % 7));
+    int weekday = value->merged ? DRIFT_DAYS : (int)(day_ms / 86400000 % 7);
+    DriftDay day = drift_observe(chart, &rule, value->x, weekday);
     series_add(w, metric, value->shown);
     return day.alarm && !raised;
 }
@@ -209,7 +213,7 @@ static size_t tool_bin(const Rollup *baseline, const char *name)
 
 /* A baseline much larger than a day would have what is new on that day pooled away as expected too
  * rarely: it weighs as much as BASELINE_WEIGHT days. */
-static void tools_scale(int64_t before[DIST_BINS_MAX], int64_t uses)
+static void bins_scale(int64_t before[DIST_BINS_MAX], int64_t uses)
 {
     int64_t all = 0, most = BASELINE_WEIGHT * uses;
     for (size_t i = 0; i < DIST_BINS_MAX; i++) all += before[i];
@@ -227,7 +231,7 @@ static bool tools_drifted(const Watch *w, const Rollup *day, int64_t tasks, Watc
         now[tool_bin(&w->baseline, day->tools[i].name)] += MAX(day->tools[i].tasks, 0);
         uses += MAX(day->tools[i].tasks, 0);
     }
-    tools_scale(before, uses);
+    bins_scale(before, uses);
     double effect = fmax(1, (double)uses / (double)tasks);
     DistTest test = dist_compare(before, now, DIST_BINS_MAX, effect);
     if (!dist_alarm(&test)) return false;
@@ -240,17 +244,47 @@ static bool tools_drifted(const Watch *w, const Rollup *day, int64_t tasks, Watc
 
 static_assert(ROLLUP_TOOLS_MAX < DIST_BINS_MAX, "there is a bin for other tools");
 
+/* --- inputs ----------------------------------------------------------------------------------- */
+
+#define INPUT_BIN 4 /* buckets: half an octave */
+static_assert(HISTOGRAM_BUCKETS / INPUT_BIN <= DIST_BINS_MAX, "there is a bin for each length");
+
+static int64_t input_bins(const Histogram *h, int64_t ret[DIST_BINS_MAX])
+{
+    int64_t all = 0;
+    memset(ret, 0, DIST_BINS_MAX * sizeof(*ret));
+    for (size_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
+        ret[i / INPUT_BIN] += MAX(h->n[i], 0);
+        all += MAX(h->n[i], 0);
+    }
+    return all;
+}
+
+/* Whether the inputs are like those of the baseline. */
+static void inputs_look(const Watch *w, const Rollup *recent, WatchAlarm *ret)
+{
+    int64_t before[DIST_BINS_MAX], now[DIST_BINS_MAX];
+    int64_t known = input_bins(&w->baseline.input_bytes, before);
+    int64_t n = input_bins(&recent->input_bytes, now);
+    if (known < DRIFT_TASKS_MIN || n < DRIFT_TASKS_MIN) return;
+    bins_scale(before, n);
+    DistTest test = dist_compare(before, now, DIST_BINS_MAX, 1);
+    ret->inputs = dist_alarm(&test) ? WATCH_INPUTS_MOVED : WATCH_INPUTS_ALIKE;
+    ret->inputs_distance = test.distance;
+}
+
 /* --- days ------------------------------------------------------------------------------------- */
 
-/* Enough tasks are together. */
-static size_t take_tasks(Watch *w, const WatchConfig *config, int64_t day_ms, WatchWork *work,
-                         WatchAlarm *ret)
+/* Enough tasks are together, of one day or several. */
+static size_t take_tasks(Watch *w, const WatchConfig *config, int64_t day_ms, bool merged,
+                         WatchWork *work, WatchAlarm *ret)
 {
     const Rollup *day = &work->day;
     RollupSignals s = rollup_signals(day);
     size_t n = 0;
     for (WatchMetric m = WATCH_QUALITY + 1; m < WATCH_CHARTS_N; m++) {
         Value value = value_of(w, m, day, &s);
+        value.merged = merged;
         if (value.any && observe(w, config, m, &value, day_ms)) alarm_raise(w, m, work, &ret[n++]);
     }
     if (w->baseline_days < WATCH_BASELINE_DAYS) {
@@ -274,10 +308,16 @@ size_t watch_day(Watch *w, const WatchConfig *config, int64_t day_ms, const Roll
     if (quality.any && observe(w, config, WATCH_QUALITY, &quality, day_ms))
         alarm_raise(w, WATCH_QUALITY, work, &ret[n++]);
     rollup_merge(&w->pending, day);
-    if (rollup_signals(&w->pending).task_count < DRIFT_TASKS_MIN) return n;
+    w->pending_days++;
     work->day = w->pending;
-    memset(&w->pending, 0, sizeof(w->pending));
-    return n + take_tasks(w, config, day_ms, work, ret + n);
+    if (rollup_signals(&work->day).task_count >= DRIFT_TASKS_MIN) {
+        bool merged = w->pending_days > 1;
+        memset(&w->pending, 0, sizeof(w->pending));
+        w->pending_days = 0;
+        n += take_tasks(w, config, day_ms, merged, work, ret + n);
+    }
+    for (size_t i = 0; i < n; i++) inputs_look(w, &work->day, &ret[i]);
+    return n;
 }
 
 static void begin_anew(Watch *w, WatchMetric metric)

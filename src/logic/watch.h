@@ -44,12 +44,14 @@ typedef struct {
  * quality's. days >= 2. Takes some ten milliseconds. */
 void watch_configure(WatchConfig *config, double days, CusumWork *work);
 
-/* About 24 KB. Zero is a version that nothing is known of. */
+/* About 28 KB. Zero is a version that nothing is known of. */
 typedef struct {
     int64_t last_day_ms; /* start of the last day taken in */
     Rollup pending;      /* days with too few tasks so far */
+    int64_t pending_days;
     struct {
         int64_t n, sum, squares; /* as in Rollup */
+        int64_t days;
     } scores;
     Rollup baseline;
     int64_t baseline_days;
@@ -59,8 +61,13 @@ typedef struct {
     int64_t tools_alarmed;
 } Watch;
 
+/* Whether what was asked is like before, by its length: the other thing that may have moved. */
+typedef enum { WATCH_INPUTS_UNKNOWN, WATCH_INPUTS_ALIKE, WATCH_INPUTS_MOVED } WatchInputs;
+
 typedef struct {
     WatchMetric metric;
+    WatchInputs inputs;
+    double inputs_distance;    /* of their lengths from the baseline's */
     double value, before;      /* of that day, of the first in the series; tools: distance, 0 */
     int days;                  /* between them, merged ones counting as one */
     double slope;              /* Theil-Sen, share of before a week; NaN: no series */

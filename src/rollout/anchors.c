@@ -186,7 +186,8 @@ static int day_tell(Db *db, const CloseJob *job, const AnchorRun *run, const Anc
                     .before = day->before,
                     .slope = day->slope,
                     .p = day->p,
-                    .text = str_of(day->text) };
+                    .text = str_of(day->text),
+                    .cause = STR("judge") };
     return drift_alarm_tell(db, &alarm);
 }
 

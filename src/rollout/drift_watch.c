@@ -15,6 +15,7 @@
 
 #define DAY_MS INT64_C(86400000)
 #define NAMES_ARENA_MAX 65536
+#define CAUSE_TEXT_MAX 128
 
 typedef struct {
     const WatchConfig *config;
@@ -58,6 +59,7 @@ static int event_add(Db *db, const Alarm *alarm, int64_t id)
     kf64(&out, "slopePerWeek", alarm->slope);
     kf64(&out, "p", alarm->p);
     json_out_kstr(&out, "text", alarm->text);
+    json_out_kstr_or_null(&out, "cause", alarm->cause);
     json_out_object_end(&out);
     return event_insert(db, &(Event){ .at_ms = alarm->at_ms,
                                       .type = STR("drift.alarm"),
@@ -76,24 +78,52 @@ int drift_alarm_tell(Db *db, const Alarm *alarm)
     return r == 0 ? event_add(db, alarm, id) : r;
 }
 
-/* Whether it is the judge that has changed, as far as its anchors tell. */
-static int quality_cause(Db *db, Str agent, const char **ret)
+/* What has moved, in a word, and as the end of the sentence. */
+typedef struct {
+    Str name;
+    char text[CAUSE_TEXT_MAX];
+} Cause;
+
+/* Whether the anchors of the agent's judges have moved, and whether there are any. */
+static int judges_look(Db *db, Str agent, bool *ret_moved, bool *ret_charted)
 {
-    bool moved = false, charted = false;
-    int r = alarm_any_open(db, agent, STR(ANCHOR_METRIC), &moved);
-    if (r == 0) r = anchor_chart_any(db, agent, &charted);
-    if (moved) *ret = " Its judge's anchors have moved too: it may be the judge.";
-    else if (charted) *ret = " Its judge's anchors have raised no alarm.";
-    return r;
+    int r = alarm_any_open(db, agent, STR(ANCHOR_METRIC), ret_moved);
+    return r == 0 ? anchor_chart_any(db, agent, ret_charted) : r;
+}
+
+/* The judge, the inputs, or else the agent: each is held against what it was before. */
+static int cause_of(Db *db, Str agent, const WatchAlarm *raised, Cause *ret)
+{
+    bool scored = raised->metric == WATCH_QUALITY, judge = false, charted = false;
+    int r = scored ? judges_look(db, agent, &judge, &charted) : 0;
+    if (r != 0) return r;
+    const char *alike = !scored   ? ""
+                        : charted ? ", its judge's anchors have raised no alarm"
+                                  : ", and no anchors tell of who scores it";
+    if (judge) {
+        ret->name = STR("judge");
+        snprintf(ret->text, CAUSE_TEXT_MAX, " Cause: judge anchors moved%s.",
+                 raised->inputs == WATCH_INPUTS_MOVED ? ", and so did the input mix" : "");
+    } else if (raised->inputs == WATCH_INPUTS_MOVED) {
+        ret->name = STR("inputs");
+        snprintf(ret->text, CAUSE_TEXT_MAX, " Cause: input mix moved (distance %.2f)%s.",
+                 raised->inputs_distance, alike);
+    } else if (raised->inputs == WATCH_INPUTS_ALIKE) {
+        ret->name = STR("agent");
+        snprintf(ret->text, CAUSE_TEXT_MAX, " Cause: agent moved: the input mix has not%s.", alike);
+    } else {
+        snprintf(ret->text, CAUSE_TEXT_MAX, " Cause unknown: earlier inputs are not known%s.", alike);
+    }
+    return 0;
 }
 
 static int alarm_tell(Db *db, const Step *step, const WatchedVersion *of, const WatchAlarm *raised)
 {
-    const char *cause = "";
-    char text[WATCH_TEXT_MAX + 80];
-    int r = raised->metric == WATCH_QUALITY ? quality_cause(db, of->agent, &cause) : 0;
+    Cause cause = { .name = STR_NULL };
+    char text[WATCH_TEXT_MAX + CAUSE_TEXT_MAX];
+    int r = cause_of(db, of->agent, raised, &cause);
     if (r != 0) return r;
-    snprintf(text, sizeof(text), "%s%s", raised->text, cause);
+    snprintf(text, sizeof(text), "%s%s", raised->text, cause.text);
     Alarm alarm = { .agent = of->agent,
                     .version_id = of->version_id,
                     .metric = str_of(watch_metric_name(raised->metric)),
@@ -103,7 +133,8 @@ static int alarm_tell(Db *db, const Step *step, const WatchedVersion *of, const 
                     .before = raised->before,
                     .slope = raised->slope,
                     .p = raised->p,
-                    .text = str_of(text) };
+                    .text = str_of(text),
+                    .cause = cause.name };
     return drift_alarm_tell(db, &alarm);
 }
 

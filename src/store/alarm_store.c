@@ -129,8 +129,8 @@ static double out_f64(RowOut *out)
 int alarm_insert(Db *db, const Alarm *alarm, int64_t *ret_id)
 {
     RowIn in = row_in(db, "INSERT INTO alarm (agent, version_id, metric, day_ms, at_ms, value,"
-                          " before, slope, p, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
-                          " ?10)");
+                          " before, slope, p, text, cause) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,"
+                          " ?9, ?10, ?11)");
     in_text(&in, alarm->agent);
     in_text(&in, alarm->version_id);
     in_text(&in, alarm->metric);
@@ -141,6 +141,7 @@ int alarm_insert(Db *db, const Alarm *alarm, int64_t *ret_id)
     in_f64(&in, alarm->slope);
     in_f64(&in, alarm->p);
     in_text(&in, alarm->text);
+    in_text_or_null(&in, alarm->cause);
     int r = row_run(in.stmt);
     if (r == 0) *ret_id = db_last_insert_id(db);
     return r;
@@ -148,7 +149,7 @@ int alarm_insert(Db *db, const Alarm *alarm, int64_t *ret_id)
 
 #define ALARM_COLUMNS                                                              \
     "id, agent, version_id, metric, day_ms, at_ms, value, before, slope, p, text," \
-    " acknowledged_at_ms, acknowledged_by, note"
+    " cause, acknowledged_at_ms, acknowledged_by, note"
 
 static void alarm_read(RowOut *out, void *ret)
 {
@@ -164,6 +165,7 @@ static void alarm_read(RowOut *out, void *ret)
     alarm->slope = out_f64(out);
     alarm->p = out_f64(out);
     alarm->text = out_text(out);
+    alarm->cause = out_text(out);
     alarm->acknowledged_at_ms = out_i64(out);
     alarm->acknowledged_by = out_text(out);
     alarm->note = out_text(out);

@@ -48,6 +48,7 @@ typedef struct {
     int64_t day_ms, at_ms;          /* the day it is about, when it was raised */
     double value, before, slope, p; /* as in WatchAlarm */
     Str text;
+    Str cause;                  /* "judge", "inputs" or "agent" has moved; empty: unknown */
     int64_t acknowledged_at_ms; /* 0: open */
     Str acknowledged_by, note;
 } Alarm;

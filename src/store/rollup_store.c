@@ -14,13 +14,13 @@
     " coalesce((SELECT a.finished_at_ms FROM attempt a WHERE a.task_seq = task.seq"           \
     " AND a.attempt = task.attempt), created_at_ms) END, started_at_ms, cost_nusd,"           \
     " plus(input_tokens, output_tokens), llm_calls, tool_calls, degraded_calls > 0, quality," \
-    " fingerprint, tools, escalations > 0"
+    " fingerprint, tools, escalations > 0, input_bytes"
 
 static int snapshot(Db *db, int64_t task_seq, int sign, unsigned what)
 {
     RowIn in = row_in(db, "INSERT INTO rollup_news (sign, what, state, agent, version_id, at_ms,"
                           " started_at_ms, cost_nusd, tokens, llm_calls, tool_calls, degraded,"
-                          " quality, fingerprint, tools, escalated)"
+                          " quality, fingerprint, tools, escalated, input_bytes)"
                           " SELECT ?2, ?3, " FIGURES " FROM task WHERE seq = ?1 AND state >= 2"
                           " AND shadow_of IS NULL");
     in_i64(&in, task_seq);
@@ -111,6 +111,8 @@ static void news_read(RowOut *out, RollupNews *news)
     news->task.fingerprint = (uint64_t)db_i64(out->stmt, fingerprint);
     news->tools = db_str(out->stmt, out->column++);
     news->task.escalated = out_i64(out) != 0;
+    news->task.input_bytes = out_i64(out);
+    news->task.has_input = news->task.input_bytes >= 0;
 }
 
 static int each_news(DbStmt *stmt, RollupNewsFn fn, void *ctx)
@@ -129,9 +131,10 @@ static int each_news(DbStmt *stmt, RollupNewsFn fn, void *ctx)
 
 int rollup_news_read(Db *db, size_t max, RollupNewsFn fn, void *ctx)
 {
-    RowIn in = row_in(db, "SELECT n, sign, what, state, agent, version_id, at_ms, started_at_ms,"
-                          " cost_nusd, tokens, llm_calls, tool_calls, degraded, quality,"
-                          " fingerprint, tools, escalated FROM rollup_news ORDER BY n LIMIT ?1");
+    RowIn in = row_in(
+        db, "SELECT n, sign, what, state, agent, version_id, at_ms, started_at_ms,"
+            " cost_nusd, tokens, llm_calls, tool_calls, degraded, quality,"
+            " fingerprint, tools, escalated, input_bytes FROM rollup_news ORDER BY n LIMIT ?1");
     in_i64(&in, (int64_t)max);
     return each_news(in.stmt, fn, ctx);
 }

@@ -673,6 +673,12 @@ static const char asked[] =
     " input_tokens + output_tokens, tool_calls, degraded_calls FROM task WHERE seq IN"
     " (SELECT task_seq FROM escalation WHERE state = 0) AND state = 6;";
 
+/* How long inputs are, so that drift can be told from another mix of them; -1: not known. */
+static const char input_mix[] =
+    "ALTER TABLE task ADD COLUMN input_bytes INTEGER NOT NULL DEFAULT -1;"
+    "ALTER TABLE rollup_news ADD COLUMN input_bytes INTEGER NOT NULL DEFAULT -1;"
+    "ALTER TABLE alarm ADD COLUMN cause TEXT;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -723,5 +729,6 @@ const Migration schema_steps[] = {
     { 47, "consumed", consumed },
     { 48, "baselines", baselines },
     { 49, "asked", asked },
+    { 50, "input mix", input_mix },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -34,9 +34,10 @@ int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
     if (r != 0) return r;
     RowIn in = row_in(db, "INSERT INTO task (id, state, lane, created_at_ms, ready_at_ms,"
                           " time_limit_ms, agent, version_id, parent_id, session_id, user_id,"
-                          " tenant_id, webhook_url, traceparent, session_max, gate, shadow_of)"
+                          " tenant_id, webhook_url, traceparent, session_max, gate, shadow_of,"
+                          " input_bytes)"
                           " VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,"
-                          " ?14, ?15, ?16)");
+                          " ?14, ?15, ?16, ?17)");
     in_uuid(&in, &row->id);
     in_i64(&in, (int64_t)row->lane);
     in_i64(&in, row->created_at_ms);
@@ -53,6 +54,7 @@ int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
     in_i64(&in, row->session_max);
     in_i64(&in, gate);
     in_uuid(&in, &row->shadow_of);
+    in_i64(&in, (int64_t)row->input.len);
     r = row_run(in.stmt);
     if (r != 0) return r;
     int64_t seq = db_last_insert_id(db);

@@ -10,12 +10,14 @@
 #define DAY INT64_C(86400000)
 
 static WatchConfig config;
+static int64_t input_bytes = 500; /* of the days that are added */
 
 /* A day of a version: so many tasks with that score. */
 typedef struct {
     int64_t day_ms;
     const char *version;
     double score;
+    int64_t input_bytes; /* -1: not known */
 } Day;
 
 static int day_job(Db *db, void *arg)
@@ -24,7 +26,10 @@ static int day_job(Db *db, void *arg)
     static Rollup r, scratch; /* one store thread */
     memset(&r, 0, sizeof(r));
     for (int i = 0; i < 60; i++) {
-        rollup_add_task(&r, &(RollupTask){ .outcome = OUTCOME_SUCCEEDED, .tokens = 100 + i });
+        rollup_add_task(&r, &(RollupTask){ .outcome = OUTCOME_SUCCEEDED,
+                                           .tokens = 100 + i,
+                                           .has_input = day->input_bytes >= 0,
+                                           .input_bytes = day->input_bytes + 10 * i });
         rollup_add_score(&r, fmin(1, day->score + 0.001 * (i % 60 - 30)));
     }
     RollupKey key = { ROLLUP_DAY, day->day_ms, STR("support"), str_of(day->version) };
@@ -33,7 +38,7 @@ static int day_job(Db *db, void *arg)
 
 static void add_day(Fixture *f, int64_t day_ms, const char *version, double score)
 {
-    Day day = { day_ms, version, score + 0.005 * (double)(day_ms / DAY * 7 % 5 - 2) };
+    Day day = { day_ms, version, score + 0.005 * (double)(day_ms / DAY * 7 % 5 - 2), input_bytes };
     CHECK_INT(store_call_wait(f->store, day_job, &day), 0);
 }
 
@@ -113,6 +118,57 @@ static void check_cause(Fixture *f, const char *sql, const char *want)
         if (str_eq(l.alarms[i].metric, STR("qualityScore"))) CHECK_HAS(l.alarms[i].text, want);
 }
 
+/* The first 35 days' inputs are of one length, those of the last ten of another. */
+static void check_inputs(Fixture *f, int64_t before, int64_t after, const char *want,
+                         const char *cause)
+{
+    int64_t first = 20000 * DAY;
+    for (int d = 0; d < 45; d++) {
+        input_bytes = d < 35 ? before : after;
+        add_day(f, first + d * DAY, VERSION_A, d < 35 ? 0.8 : 0.7);
+    }
+    input_bytes = 500;
+    CHECK_INT(look(f, first + 45 * DAY + DRIFT_LAG_MS), 1);
+    Lists l = lists(f);
+    CHECK_INT(l.n, 1);
+    CHECK_HAS(l.alarms[0].text, want);
+    CHECK_STR(l.alarms[0].cause, str_of(cause));
+    CHECK_HAS(l.events.events[0].data, *cause ? "\"cause\":\"" : "\"cause\":null");
+}
+
+static int agent_moved(void *arg)
+{
+    check_inputs(arg, 500, 520, "Cause: agent moved: the input mix has not", "agent");
+    return 0;
+}
+
+static int inputs_moved(void *arg)
+{
+    check_inputs(arg, 500, 4000, "Cause: input mix moved (distance 0.", "inputs");
+    return 0;
+}
+
+static int nothing_known(void *arg)
+{
+    check_inputs(arg, -1, 500, "Cause unknown", "");
+    return 0;
+}
+
+static void test_the_agent_moved(void **state)
+{
+    run(state, agent_moved);
+}
+
+static void test_the_inputs_moved(void **state)
+{
+    run(state, inputs_moved);
+}
+
+static void test_inputs_unknown(void **state)
+{
+    run(state, nothing_known);
+}
+
 static int not_the_judge(void *arg)
 {
     check_cause(arg, "INSERT INTO anchor_chart (agent, grader, bytes) VALUES ('support', 'x', x'')",
@@ -125,7 +181,7 @@ static int maybe_the_judge(void *arg)
     check_cause(arg,
                 "INSERT INTO alarm (agent, version_id, metric, day_ms, at_ms, text)"
                 " VALUES ('support', 'c', 'judge:x', 1, 1, 'x')",
-                "it may be the judge");
+                "Cause: judge anchors moved.");
     return 0;
 }
 
@@ -249,8 +305,10 @@ int main(void)
 {
     static CusumWork work;
     watch_configure(&config, 365, &work);
-    const struct CMUnitTest tests[] = { CASE(test_decline),         CASE(test_not_the_judge),
-                                        CASE(test_maybe_the_judge), CASE(test_restart),
-                                        CASE(test_many_versions),   CASE(test_unreadable_day) };
+    const struct CMUnitTest tests[] = {
+        CASE(test_decline),         CASE(test_not_the_judge),    CASE(test_maybe_the_judge),
+        CASE(test_the_agent_moved), CASE(test_the_inputs_moved), CASE(test_inputs_unknown),
+        CASE(test_restart),         CASE(test_many_versions),    CASE(test_unreadable_day),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

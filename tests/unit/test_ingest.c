@@ -81,6 +81,8 @@ static int each_task_counts_once(void *arg)
         CHECK_INT(r->cost_nusd, 800);
         CHECK_INT(r->tokens, 300);
         CHECK_INT(r->tool_calls, 6);
+        CHECK_INT(histogram_count(&r->input_bytes), 3); /* of those that count */
+        CHECK_INT(r->input_bytes.n[0], 0);
         CHECK_INT(s.latency_p50_ms, histogram_quantile(&r->latency_ms, 1));
         CHECK(s.latency_p50_ms >= 20 && s.latency_p50_ms < 24);
     }
@@ -105,6 +107,7 @@ static int what_goes_on_is_taken_back(void *arg)
     Rollup *r = last_hour(f);
     CHECK_INT(rollup_signals(r).task_count, 0);
     CHECK_INT(r->cost_nusd, 0);
+    CHECK_INT(histogram_count(&r->input_bytes), 0);
     CHECK_INT(r->scores, 0);
     CHECK(isnan(get(f, id).quality));
     pass_ms(600000);

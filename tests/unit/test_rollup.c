@@ -54,6 +54,8 @@ static void add_random(Rollup *r, Rng *rng)
                         .tokens = (int64_t)(rng_next(rng) % 10000),
                         .llm_calls = 2,
                         .tool_calls = (int64_t)(rng_next(rng) % 10),
+                        .has_input = true,
+                        .input_bytes = (int64_t)(rng_next(rng) % 50000),
                         .has_fingerprint = true,
                         .fingerprint = rng_next(rng) };
     rollup_add_task(r, &task);
@@ -150,6 +152,57 @@ static void test_bytes(void **state)
         assert_int_equal(rollup_read(str_sub(buf_str(&bytes), 0, n), &again), -EPROTO);
     buf_add_char(&bytes, 0);
     assert_int_equal(rollup_read(buf_str(&bytes), &again), -EPROTO);
+}
+
+static void add_tools(Rollup *r, uint64_t seed, int n)
+{
+    Rng rng = rng_seeded(seed);
+    for (int i = 0; i < n; i++) {
+        char name[32];
+        int len = snprintf(name, sizeof(name), "tool-%d", (int)(rng_next(&rng) % 150));
+        rollup_add_tool(r, str_make(name, (size_t)len), 1 + (int64_t)(rng_next(&rng) % 5));
+    }
+}
+
+/* More tools than there is room for, met in any order: the same ones are kept. */
+static void test_tools_beyond_room(void **state)
+{
+    (void)state;
+    static Rollup all, part[3], merged[2];
+    CLEANUP(buf_deinit) Buf want, bytes;
+    buf_init(&want, ROLLUP_BYTES_MAX);
+    buf_init(&bytes, ROLLUP_BYTES_MAX);
+    for (uint64_t i = 0; i < 3; i++) add_tools(&part[i], i + 1, 300);
+    for (uint64_t i = 3; i-- > 0;) add_tools(&all, i + 1, 300);
+    rollup_write(&all, &want);
+    assert_int_equal(all.tools_n, ROLLUP_TOOLS_MAX);
+    assert_true(all.other_calls > 0);
+    static const int orders[2][3] = { { 0, 1, 2 }, { 2, 0, 1 } };
+    for (int m = 0; m < 2; m++) {
+        for (int i = 0; i < 3; i++) rollup_merge(&merged[m], &part[orders[m][i]]);
+        buf_clear(&bytes);
+        rollup_write(&merged[m], &bytes);
+        assert_true(str_eq(buf_str(&bytes), buf_str(&want)));
+    }
+}
+
+/* As it was written before inputs were counted, tools in any order. */
+static void test_form_before(void **state)
+{
+    (void)state;
+    static Rollup r;
+    static const char tools[] = "\x04\x02"
+                                "b\x02\x02\x02"
+                                "a\x04\x02";
+    char bytes[64] = { 2 };
+    size_t sums_and_histograms = 15 + 2 + 1; /* and the patterns */
+    memcpy(bytes + 1 + sums_and_histograms, tools, sizeof(tools) - 1);
+    Str old = str_make(bytes, 1 + sums_and_histograms + sizeof(tools) - 1);
+    assert_int_equal(rollup_read(old, &r), 0);
+    assert_int_equal(r.tools_n, 2);
+    assert_string_equal(r.tools[0].name, "a");
+    assert_int_equal(r.tools[0].calls, 2);
+    assert_int_equal(histogram_count(&r.input_bytes), 0);
 }
 
 /* The largest rollup there can be has room. */
@@ -249,16 +302,16 @@ static void test_tools_beyond_the_limit(void **state)
     static Rollup r, other;
     for (int i = 0; i < ROLLUP_TOOLS_MAX + 10; i++) {
         char name[16];
-        int n = snprintf(name, sizeof(name), "tool%d", i);
+        int n = snprintf(name, sizeof(name), "tool%03d", i);
         rollup_add_tool(&r, str_make(name, (size_t)n), 2);
     }
     assert_int_equal(r.tools_n, ROLLUP_TOOLS_MAX);
     assert_int_equal(r.other_calls, 20);
-    rollup_add_tool(&r, STR("tool3"), 1);
+    rollup_add_tool(&r, STR("tool003"), 1);
     assert_int_equal(r.tools[3].calls, 3);
-    rollup_add_tool(&r, STR("tool3"), 0);
+    rollup_add_tool(&r, STR("tool003"), 0);
     assert_int_equal(r.tools[3].tasks, 2);
-    rollup_add_tool(&other, STR("new"), 7);
+    rollup_add_tool(&other, STR("zoom"), 7);
     rollup_merge(&r, &other);
     assert_int_equal(r.other_calls, 27);
 }
@@ -273,6 +326,8 @@ int main(void)
         cmocka_unit_test(test_taking_back),
         cmocka_unit_test(test_degraded_tasks_stand_apart),
         cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_tools_beyond_room),
+        cmocka_unit_test(test_form_before),
         cmocka_unit_test(test_bytes_have_room),
         cmocka_unit_test(test_cover),
         cmocka_unit_test(test_tools_beyond_the_limit),

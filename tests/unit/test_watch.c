@@ -21,6 +21,7 @@ typedef struct {
     int tasks, scores;
     double score, errors, other_tool;
     int64_t cost_nusd, tool_calls;
+    int64_t input_bytes; /* 0: not known */
 } Kind;
 
 static const Kind usual = {
@@ -38,6 +39,8 @@ static void make_day(Rollup *r, const Kind *kind, uint64_t seed)
                             .cost_nusd = kind->cost_nusd + (int64_t)(rng_next(&rng) % 100),
                             .tokens = 100,
                             .tool_calls = kind->tool_calls,
+                            .has_input = kind->input_bytes > 0,
+                            .input_bytes = kind->input_bytes * (i % 8 + 4) / 8,
                             .has_fingerprint = true,
                             .fingerprint = rng_next(&rng) };
         rollup_add_task(r, &task);
@@ -110,6 +113,30 @@ static void test_each_kind_of_drift(void **state)
     }
 }
 
+/* Where errors come from: what is asked has changed, or has not. */
+static void test_inputs(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t before, after;
+        WatchInputs want;
+    } cases[] = { { 800, 800, WATCH_INPUTS_ALIKE },
+                  { 800, 3000, WATCH_INPUTS_MOVED },
+                  { 800, 0, WATCH_INPUTS_UNKNOWN },
+                  { 0, 800, WATCH_INPUTS_UNKNOWN } };
+    for (size_t i = 0; i < ARRAY_N(cases); i++) {
+        Kind before = usual, after = usual;
+        before.input_bytes = cases[i].before;
+        after.input_bytes = cases[i].after;
+        after.errors = 0.5;
+        Watch *w = fresh();
+        assert_int_equal(live(w, 0, 40, &before), 0);
+        assert_int_equal(live(w, 40, 46, &after), 1u << WATCH_ERRORS);
+        assert_int_equal(alarms[0].inputs, cases[i].want);
+        assert_true((alarms[0].inputs_distance > 0.1) == (cases[i].want == WATCH_INPUTS_MOVED));
+    }
+}
+
 /* Loops are seen against the baseline's tool calls. */
 static void test_loops(void **state)
 {
@@ -146,6 +173,8 @@ static void test_small_days(void **state)
     assert_int_equal(live(w, 0, 9, &small), 0);
     assert_int_equal(w->charts[WATCH_ERRORS].n, 3);
     assert_int_equal(w->charts[WATCH_QUALITY].n, 1);
+    for (int d = 0; d < 7; d++) /* three days are no weekday */
+        assert_int_equal(w->charts[WATCH_ERRORS].day_n[d] + w->charts[WATCH_QUALITY].day_n[d], 0);
     assert_int_equal(w->baseline_days, 3);
     make_day(&day, &usual, 1);
     assert_int_equal(watch_day(w, &config, (1000 + 8) * DAY, &day, &work, alarms), 0);
@@ -186,7 +215,7 @@ int main(void)
         cmocka_unit_test(test_names),      cmocka_unit_test(test_each_kind_of_drift),
         cmocka_unit_test(test_loops),      cmocka_unit_test(test_patterns),
         cmocka_unit_test(test_small_days), cmocka_unit_test(test_first_error),
-        cmocka_unit_test(test_thresholds),
+        cmocka_unit_test(test_thresholds), cmocka_unit_test(test_inputs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
