@@ -1132,7 +1132,7 @@ static const struct {
     const char *name, *unit, *help;
 } signal_families[SIGNAL_N_] = {
     [SIGNAL_AGE] = { "gantry_version_age_seconds", "seconds", "Time since the version was made" },
-    [SIGNAL_TASKS] = { "gantry_version_tasks", NULL, "Tasks that came to rest in the last hour" },
+    [SIGNAL_TASKS] = { "gantry_task_count", NULL, "Tasks that came to rest in the last hour" },
     [SIGNAL_COMPLETION] = { "gantry_task_completion_rate", NULL, "Share that succeeded" },
     [SIGNAL_ERROR] = { "gantry_error_rate", NULL, "Share that failed or timed out" },
     [SIGNAL_ESCALATION] = { "gantry_escalation_rate", NULL, "Share given to a person" },

@@ -78,7 +78,7 @@ static void test_figures(void **state)
     double started = sample(t, "process_start_time_seconds");
     assert_true(fabs(started - (double)clock_real_ms() / 1000) < 120);
     char *labels = format(f, "{agent=\"support\",version=\"%.12s\"}", version.ptr);
-    assert_true(sample(t, format(f, "gantry_version_tasks%s", labels)) == 3);
+    assert_true(sample(t, format(f, "gantry_task_count%s", labels)) == 3);
     assert_true(fabs(sample(t, format(f, "gantry_error_rate%s", labels)) - 2.0 / 3) < 1e-9);
     assert_true(sample(t, format(f, "gantry_quality_score%s", labels)) == 0.5);
     assert_true(sample(t, format(f, "gantry_tokens_per_task%s", labels)) == 100);
