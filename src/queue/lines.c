@@ -23,9 +23,22 @@ static size_t permit_add(Choice *c, uint64_t key, int64_t left)
     return c->permits_n++;
 }
 
-static int agent_permit(Choice *c, Db *db, Str agent, size_t *ret)
+/* Whose tasks are counted: all that run, or without those that wait for their sub-agents. */
+typedef enum { COUNT_ALL, COUNT_LEAVES, COUNT_N_ } Count;
+
+static uint64_t agent_key(Str agent, Count count)
 {
-    uint64_t key = fair_key_pair(STR("agent"), agent);
+    return fair_key_pair(count == COUNT_ALL ? STR("agent") : STR("agent's leaves"), agent);
+}
+
+static uint64_t tenant_key(Str tenant, Count count)
+{
+    return fair_key_pair(count == COUNT_ALL ? STR("tenant") : STR("tenant's leaves"), tenant);
+}
+
+static int agent_permit(Choice *c, Db *db, Str agent, Count count, size_t *ret)
+{
+    uint64_t key = agent_key(agent, count);
     AgentConcurrency own = AGENT_CONCURRENCY_DEFAULT;
     int64_t running = 0;
     *ret = permit_find(c, key);
@@ -33,39 +46,47 @@ static int agent_permit(Choice *c, Db *db, Str agent, size_t *ret)
     int r = agent_concurrency(db, agent, &own);
     if (r != 0 && r != -ENOENT) return r;
     int64_t max = own.tasks >= 0 ? own.tasks : c->queue->options.agent_tasks_max;
-    if (max > 0) r = running_of_agent(db, agent, max, &running);
+    if (max > 0)
+        r = count == COUNT_ALL ? running_of_agent(db, agent, max, &running)
+                               : leaves_of_agent(db, agent, max, &running);
     *ret = permit_add(c, key, max > 0 ? max - running : INT64_MAX);
     return r == -ENOENT ? 0 : r;
 }
 
-static int tenant_permit(Choice *c, Db *db, Str tenant, size_t *ret)
+static int tenant_permit(Choice *c, Db *db, Str tenant, Count count, size_t *ret)
 {
-    uint64_t key = fair_key_pair(STR("tenant"), tenant);
+    uint64_t key = tenant_key(tenant, count);
     int64_t running = 0, max = c->queue->options.tenant_tasks_max;
     *ret = PERMIT_ANY;
     if (max == 0 || str_empty(tenant)) return 0;
     *ret = permit_find(c, key);
     if (*ret < c->permits_n) return 0;
-    int r = running_of_tenant(db, tenant, max, &running);
+    int r = count == COUNT_ALL ? running_of_tenant(db, tenant, max, &running)
+                               : leaves_of_tenant(db, tenant, max, &running);
     *ret = permit_add(c, key, max - running);
     return r;
 }
 
+static int place_permit(Choice *c, Db *db, Count count, LinePlace *place)
+{
+    int r = agent_permit(c, db, place->head.agent, count, &place->agent);
+    return r == 0 ? tenant_permit(c, db, place->head.tenant, count, &place->tenant) : r;
+}
+
 static bool place_open(const Choice *c, const LinePlace *place)
 {
-    return place->child ||
-           (c->permits[place->agent].left > 0 && c->permits[place->tenant].left > 0);
+    return c->permits[place->agent].left > 0 && c->permits[place->tenant].left > 0;
 }
 
 /* --- looking ---------------------------------------------------------------------------------- */
 
 /* Takes a line in, unless nothing of it may start. A limit that kept tasks from those which wait
- * for them would keep both for ever: it does not hold for sub-agents, whose parents count. */
+ * for them would keep both for ever: of sub-agents only as many tasks run as the limit says beside
+ * those that have open ones. Then one of these always can, for it waits for nobody. */
 static int line_add(Choice *c, Db *db, Lane lane, const LineHead *head)
 {
     LinePlace place = { .head = *head };
-    int r = agent_permit(c, db, head->agent, &place.agent);
-    if (r == 0) r = tenant_permit(c, db, head->tenant, &place.tenant);
+    int r = place_permit(c, db, COUNT_ALL, &place);
     if (r != 0) return r;
     if (!place_open(c, &place)) {
         c->limited[lane]++;
@@ -76,6 +97,8 @@ static int line_add(Choice *c, Db *db, Lane lane, const LineHead *head)
         place.head.ready_at_ms = spot.ready_at_ms;
         place.head.seq = spot.seq;
         place.child = true;
+        r = place_permit(c, db, COUNT_LEAVES, &place);
+        if (r != 0 || !place_open(c, &place)) return r;
     }
     head = &place.head;
     Line *line = &c->lines[lane][c->n[lane]];
@@ -134,7 +157,7 @@ static int lane_look(Choice *c, Db *db, Lane lane)
     Walk walk = { .db = db, .lane = lane, .from = from };
     int r = walk_first(&walk, &c->arena);
     for (int probes = 0; r == 0; probes++) {
-        bool full = c->permits_n + 2 > (size_t)(lane + 1) * (PERMITS_MAX / LANE_N_);
+        bool full = c->permits_n + 4 > (size_t)(lane + 1) * (PERMITS_MAX / LANE_N_);
         if (probes == LINES_PROBES_MAX || c->n[lane] == LINES_MAX || full) {
             c->more = true;
             if (!str_copy(turns->cursor[lane], TENANT_BYTES_MAX + 1, walk.head.tenant))
@@ -192,22 +215,26 @@ int64_t choice_next(Choice *c)
     }
 }
 
-static void permit_use(Choice *c, size_t permit)
+/* Whoever starts counts for all that look at it. */
+static void permit_use(Choice *c, uint64_t key)
 {
-    if (permit != PERMIT_ANY && c->permits[permit].left != INT64_MAX) c->permits[permit].left--;
+    size_t i = permit_find(c, key);
+    if (i < c->permits_n && c->permits[i].left != INT64_MAX) c->permits[i].left--;
 }
 
 static void started(Choice *c)
 {
     Turns *turns = c->queue->turns;
     Line *lines = c->lines[c->lane];
-    LinePlace *place = &c->places[c->lane][c->at];
+    const LinePlace *place = &c->places[c->lane][c->at];
     double cost_ms = fair_cost(&turns->costs[c->lane], lines[c->at].kind);
     lane_started(&c->claim->slots, &c->use, c->heads, c->lane, &turns->turns);
     line_started(lines, c->n[c->lane], c->at, &turns->used[c->lane], cost_ms, c->now_ms);
     c->use.running[c->lane]++;
-    permit_use(c, place->agent);
-    permit_use(c, place->tenant);
+    for (int count = 0; count < COUNT_N_; count++) {
+        permit_use(c, agent_key(place->head.agent, (Count)count));
+        permit_use(c, tenant_key(place->head.tenant, (Count)count));
+    }
 }
 
 /* Those that come next in the line of the task chosen: more of it when it has been read before, for

@@ -292,7 +292,7 @@ typedef struct {
 typedef struct {
     LineHead head;
     size_t agent, tenant; /* its permits */
-    bool child;           /* at a limit, which does not hold for who was started by another */
+    bool child;           /* at a limit, which holds otherwise for who was started by another */
 } LinePlace;
 
 /* One look of a claim at what waits. On a store thread's stack, inside a job. */

@@ -317,18 +317,30 @@ int line_ahead(Db *db, const Task *task, int64_t max, int64_t *ret)
 
 /* --- running ---------------------------------------------------------------------------------- */
 
-int running_of_agent(Db *db, Str agent, int64_t max, int64_t *ret)
+static int running_of(DbStmt *stmt, Str whose, int64_t max, int64_t *ret)
 {
-    RowIn in = row_in(db, RUNNING_OF_AGENT_SQL);
-    in_text(&in, agent);
+    RowIn in = { .stmt = stmt, .index = 1 };
+    in_text(&in, whose);
     in_i64(&in, max);
     return first_i64(in.stmt, ret);
 }
 
+int running_of_agent(Db *db, Str agent, int64_t max, int64_t *ret)
+{
+    return running_of(db_stmt(db, RUNNING_OF_AGENT_SQL), agent, max, ret);
+}
+
 int running_of_tenant(Db *db, Str tenant, int64_t max, int64_t *ret)
 {
-    RowIn in = row_in(db, RUNNING_OF_TENANT_SQL);
-    in_text(&in, tenant);
-    in_i64(&in, max);
-    return first_i64(in.stmt, ret);
+    return running_of(db_stmt(db, RUNNING_OF_TENANT_SQL), tenant, max, ret);
+}
+
+int leaves_of_agent(Db *db, Str agent, int64_t max, int64_t *ret)
+{
+    return running_of(db_stmt(db, LEAVES_OF_AGENT_SQL), agent, max, ret);
+}
+
+int leaves_of_tenant(Db *db, Str tenant, int64_t max, int64_t *ret)
+{
+    return running_of(db_stmt(db, LEAVES_OF_TENANT_SQL), tenant, max, ret);
 }

@@ -91,4 +91,8 @@ MUST_CHECK int shadow_next(Db *db, int64_t *ret_seq);
 MUST_CHECK int running_of_agent(Db *db, Str agent, int64_t max, int64_t *ret);
 MUST_CHECK int running_of_tenant(Db *db, Str tenant, int64_t max, int64_t *ret);
 
+/* Likewise, without those that have open sub-agents, for which they wait. */
+MUST_CHECK int leaves_of_agent(Db *db, Str agent, int64_t max, int64_t *ret);
+MUST_CHECK int leaves_of_tenant(Db *db, Str tenant, int64_t max, int64_t *ret);
+
 #endif

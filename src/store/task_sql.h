@@ -108,6 +108,21 @@
     "SELECT count(*) FROM (SELECT 1 FROM task"          \
     " WHERE state = 1 AND tenant_id = ?1 AND shadow_of IS NULL LIMIT ?2)"
 
+/* Of these, those that have no open sub-agent to wait for. */
+#define HAS_OPEN_CHILD                                                                  \
+    "(children > 0 AND EXISTS (SELECT 1 FROM family WHERE family.parent_seq = task.seq" \
+    " AND family.parent_seq > 0 AND family.open = 1))"
+
+#define LEAVES_OF_AGENT_SQL /* task_running, family_by_parent */                  \
+    RUNNING_WORKERS "SELECT count(*) FROM (SELECT 1 FROM running CROSS JOIN task" \
+                    " ON worker_id = running.id WHERE state = 1 AND agent = ?1"   \
+                    " AND shadow_of IS NULL AND NOT " HAS_OPEN_CHILD " LIMIT ?2)"
+
+#define LEAVES_OF_TENANT_SQL /* task_running_tenant, family_by_parent */ \
+    "SELECT count(*) FROM (SELECT 1 FROM task"                           \
+    " WHERE state = 1 AND tenant_id = ?1 AND shadow_of IS NULL"          \
+    " AND NOT " HAS_OPEN_CHILD " LIMIT ?2)"
+
 /* What repeats production's tasks. */
 #define SHADOW_NEXT_SQL /* task_ready_shadow */ \
     "SELECT seq FROM task WHERE gate = 4"       \

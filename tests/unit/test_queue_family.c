@@ -268,8 +268,8 @@ static void test_bounds(void **state)
     run(state, bounds_body);
 }
 
-/* A limit on tasks of the agent holds for who comes from outside: a task that waits for one of its
- * own agent would otherwise wait for ever. */
+/* A limit on tasks of the agent holds for who comes from outside, and for sub-agents beside those
+ * that wait for theirs: a task that waits for one of its own agent must not wait for ever. */
 static int limited_body(void *arg)
 {
     Fixture *f = arg;
@@ -278,15 +278,24 @@ static int limited_body(void *arg)
     Task *tasks = NULL;
     CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 0);
     ChildStarted a = start(f, ref, "a"), b = start(f, ref, "b");
-    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 2);
-    CHECK(uuid_eq(tasks[0].id, a.task.id) && uuid_eq(tasks[1].id, b.task.id));
-    TaskRef child = { tasks[0].id, tasks[0].fence }, other = { tasks[1].id, tasks[1].fence };
-    CHECK_INT(finish(f, child, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 1);
+    CHECK(uuid_eq(tasks[0].id, a.task.id));
+    TaskRef child = { tasks[0].id, tasks[0].fence };
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 0); /* one at a time */
+    ChildStarted deep = start(f, child, "c");            /* it waits now, too */
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 1);
+    bool deeper = uuid_eq(tasks[0].id, deep.task.id);
+    CHECK(deeper || uuid_eq(tasks[0].id, b.task.id));
+    TaskRef other = { tasks[0].id, tasks[0].fence };
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 0);
     CHECK_INT(finish(f, other, TASK_OUTCOME_RELEASED, NULL), 0);
-    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 1); /* again, behind who came meanwhile */
-    CHECK(uuid_eq(tasks[0].id, b.task.id));
-    other.fence = tasks[0].fence;
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 1);
+    other = (TaskRef){ tasks[0].id, tasks[0].fence };
     CHECK_INT(finish(f, other, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 1);
+    other = (TaskRef){ tasks[0].id, tasks[0].fence };
+    CHECK_INT(finish(f, other, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(finish(f, child, TASK_OUTCOME_SUCCEEDED, NULL), 0);
     CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 0);
     CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, NULL), 0);
     CHECK_INT(claim(f, worker_of(1), roomy, &tasks), 1);
@@ -304,7 +313,7 @@ static int limited_setup(void **state)
     return r;
 }
 
-static void test_limits_do_not_hold_for_children(void **state)
+static void test_limits_hold_for_who_waits_for_nobody(void **state)
 {
     run(state, limited_body);
 }
@@ -780,7 +789,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_the_same_child_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_finds_only, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bounds, bounds_setup, teardown),
-        cmocka_unit_test_setup_teardown(test_limits_do_not_hold_for_children, limited_setup,
+        cmocka_unit_test_setup_teardown(test_limits_hold_for_who_waits_for_nobody, limited_setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_full_lane, full_setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_not_spent_comes_back, setup, teardown),
