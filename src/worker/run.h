@@ -135,6 +135,7 @@ struct Run {
     Process *process;         /* the agent's, while it runs */
     Program *life;            /* of the process; see child.c */
     bool tools_started;       /* some programs of tools */
+    size_t tools_n;           /* calls of tools under way */
     struct ServerUse *server; /* that it is in, one of this worker's; see servers.h */
 
     List mcp_sessions; /* see mcp.h */

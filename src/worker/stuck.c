@@ -44,8 +44,9 @@ static bool changed(int64_t *seen, int64_t now)
 static bool is_active(Run *run)
 {
     GatewayTotals totals;
-    bool seen = run->process || run->server;
-    if (!run->gateway || !seen || run->door_calls_n > 0) return true;
+    bool builtin = run->version && run->version->spec.runtime == RUNTIME_BUILTIN;
+    bool seen = run->process || run->server || builtin;
+    if (!run->gateway || !seen || run->door_calls_n > 0 || run->tools_n > 0) return true;
     ServerSigns signs = run->server ? server_signs(run->server->server) : (ServerSigns){ 0 };
     if (changed(&run->stuck.wrote, signs.wrote) || signs.busy) return true;
     gateway_task_totals(run->gateway, &totals);

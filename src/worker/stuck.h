@@ -2,7 +2,8 @@
  * nothing at its door, logs nothing, and nothing it has started uses CPU time, for so long that it
  * is taken for hung. What it waits for at Gantry counts as doing something. In a server that this
  * worker has started, what that writes and computes counts for all its tasks, but not so little CPU
- * time as pings take; those that run elsewhere cannot be seen. Private to worker/.
+ * time as pings take; those that run elsewhere cannot be seen. A builtin agent does something while
+ * a call of it is under way; each has a time of its own. Private to worker/.
  */
 #ifndef GANTRY_WORKER_STUCK_H
 #define GANTRY_WORKER_STUCK_H

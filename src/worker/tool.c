@@ -499,7 +499,9 @@ int tool_run_wait(Run *run, const ToolAsk *ask, Arena *arena, ToolResult *ret)
     assert(run->version && run->gateway);
     int64_t at_ms = clock_real_ms();
     ToolCall call = { .run = run, .ask = ask, .arena = arena, .began_ms = clock_mono_ms() };
+    run->tools_n++;
     int r = call_wait(&call);
+    run->tools_n--;
     if (r < 0) return r;
     int64_t ms = clock_mono_ms() - call.began_ms;
     note(&call, ms);

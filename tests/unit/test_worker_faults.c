@@ -15,6 +15,7 @@ typedef struct {
     int beat_error, finish_error, call_error;
     bool finish_lost, call_lost, artifact_spoilt, no_version, unreachable;
     bool beat_hangs;          /* heartbeats are answered once it is cleared */
+    bool state_hangs;         /* what is asked of sessions is not answered while it is set */
     bool claim_late, claimed; /* claimed: tasks, which arrive once claim_late is cleared */
     int64_t call_delay_ms;    /* before the calls are made to fail */
     int64_t news_delay_ms;    /* that what heartbeats bring takes to be read */
@@ -204,6 +205,15 @@ static int flaky_drain(WorkerLink *link)
     return f->inner->ops->drain_wait(f->inner);
 }
 
+static int flaky_state(WorkerLink *link, TaskRef task, const StateAsk *ask, Arena *arena,
+                       StateReply *ret)
+{
+    Flaky *f = flaky_of(link);
+    while (f->state_hangs)
+        if (fiber_sleep_wait(5) < 0) return -ECANCELED;
+    return f->inner->ops->state_wait(f->inner, task, ask, arena, ret);
+}
+
 static int flaky_leave(WorkerLink *link)
 {
     Flaky *f = flaky_of(link);
@@ -229,6 +239,7 @@ static const WorkerLinkOps flaky_ops = {
     .tools_wait = flaky_tools,
     .children_wait = flaky_children,
     .score_wait = flaky_score,
+    .state_wait = flaky_state,
     .journal_wait = flaky_journal,
     .journal_add_wait = flaky_journal_add,
     .rates_wait = flaky_rates,
@@ -278,6 +289,41 @@ static void deploy_asker(Bench *b)
                  "    json.dumps(body).encode(), {'content-type': 'application/json'})\n"
                  "print(urllib.request.urlopen(request).status)\n",
                  "");
+}
+
+/* --- a builtin agent that does nothing any more ----------------------------------------------- */
+
+static void make_stuck(Bench *b, WorkerOptions *options)
+{
+    make_flaky(b, options);
+    flaky->state_hangs = true;
+    options->stuck_ms = 1500;
+}
+
+/* It waits for what its session remembers, which nobody tells; the next attempt is told. */
+static int builtin_stuck(Bench *b)
+{
+    BenchFile files[] = {
+        { "agent.yaml", "apiVersion: gantry/v1\nkind: Agent\nmetadata: {name: a}\nspec:\n"
+                        "  {runtime: builtin, prompt: p, model: sim/echo, memory: {window: 5}}\n" },
+        { "p", "x" },
+    };
+    bench_deploy_files(b, files, ARRAY_N(files));
+    Uuid id = bench_submit(b, "\"hi\"", NULL);
+    int64_t deadline_ms = deadline_after(BENCH_PATIENCE_MS);
+    while (stats_of(b).stuck == 0 && clock_mono_ms() < deadline_ms) fiber_sleep_wait(10);
+    CHECK(stats_of(b).stuck > 0);
+    flaky->state_hangs = false;
+    Task task = bench_end(b, id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK(task.attempt > 1);
+    return 0;
+}
+
+static void test_a_builtin_agent_is_stuck(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = builtin_stuck, .configure = make_stuck, .lease_ms = 3000 });
 }
 
 /* --- leases ----------------------------------------------------------------------------------- */
@@ -854,6 +900,7 @@ static void test_loop_stop_releases(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_builtin_agent_is_stuck),
         cmocka_unit_test(test_lost_lease_kills),
         cmocka_unit_test(test_a_lease_ends_while_a_heartbeat_hangs),
         cmocka_unit_test(test_what_is_lost_is_not_held),
