@@ -77,7 +77,9 @@ static inline void replay_one(const Moment *m, RolloutOutcome *o, EvidenceGroup 
     EvidenceUnit unit;
     double scores[EVIDENCE_METRICS_MAX];
     for (size_t i = 0; i < ARRAY_N(scores); i++) scores[i] = o->quality;
-    UnitNews news = { .state = o->state,
+    bool result = group == EVIDENCE_JUDGED &&
+                  task_state_ended(o->now); /* which is what is judged */
+    UnitNews news = { .state = result ? o->now : o->state,
                       .degraded = o->degraded,
                       .scored = !isnan(o->quality),
                       .partly = !isnan(o->quality),

@@ -42,13 +42,14 @@ typedef enum { BACK_EVIDENCE, BACK_SHADOW, BACK_TRIPWIRE, BACK_DEADLINE, BACK_N_
 
 /* Over all seeds. [2]: of good versions, of bad ones. */
 typedef struct {
-    int64_t tasks, units, pairs, advances, ticks;
-    int64_t begun[2], judged[2]; /* rollouts; of these, those that evidence decides */
+    int64_t tasks, bursts, units, pairs, advances, ticks;
+    int64_t ended[TASK_STATE_N_]; /* tasks, as they are found at the end */
+    int64_t begun[2], judged[2];  /* rollouts; of these, those that evidence decides */
     int64_t completed[BY_N_][2], back[BACK_N_][2];
     int64_t killed[SLOT_N_], lost[SLOT_N_]; /* restarts, and losses of leadership */
     int64_t fights;                         /* steps in which both replicas led */
     int64_t superseded, refused, commands[COMMAND_N_], back_by_hand, back_to;
-    int64_t deadline_pauses, late_checks;
+    int64_t deadline_pauses, late_checks, upgrades;
     int64_t calls, children;
     int64_t questions[ESCALATION_STATE_N_]; /* by what became of them */
     int64_t retried, retries_refused, bulk; /* tasks; and times that many were */
@@ -176,7 +177,9 @@ static inline void submit_plan(Fixture *f, Submit *s)
 static inline void submit_some(Fixture *f)
 {
     static Submit submits[SUBMIT_MAX];
-    size_t n = chance() < 0.03 ? SUBMIT_MAX : (size_t)(chance() * 14);
+    bool burst = chance() < 0.03;
+    size_t n = burst ? SUBMIT_MAX : (size_t)(chance() * 14);
+    sim.tally.bursts += burst;
     for (size_t i = 0; i < n; i++) submit_plan(f, &submits[i]);
     each(submit_fiber, submits, sizeof(submits[0]), n);
     sim.tally.tasks += (int64_t)n;
