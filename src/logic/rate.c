@@ -38,9 +38,10 @@ static int64_t window_sum(const RateWindow *window, int64_t at_ms)
 {
     int64_t gone = bucket_no(at_ms) - window->newest_no, sum = window->sum;
     if (gone >= RATE_BUCKETS) return 0;
+    int64_t at = (window->newest_no + 1) % RATE_BUCKETS; /* the oldest, or one never used */
     for (int64_t i = 0; i < gone; i++) {
-        int64_t no = window->newest_no - RATE_BUCKETS + 1 + i;
-        if (no >= 0) sum -= window->buckets[no % RATE_BUCKETS];
+        sum -= window->buckets[at];
+        at = at + 1 == RATE_BUCKETS ? 0 : at + 1;
     }
     assert(sum >= 0);
     return sum;
