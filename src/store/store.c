@@ -498,8 +498,8 @@ static int lock_refused(const char *path, int fd)
 #define LOCK_WAIT_MS 1000
 #define LOCK_LOOK_MS 10
 
-/* What the owner was just starting when it was killed has its lock until it runs as a program of its
- * own, which closes it: a moment, and longer on a machine under load. */
+/* What the owner was just starting when it was killed has its lock until it runs as a program of
+ * its own, which closes it: a moment, and longer on a machine under load. */
 static int lock_try(const char *path, int fd)
 {
     const struct timespec pause = { .tv_nsec = LOCK_LOOK_MS * 1000000L };
