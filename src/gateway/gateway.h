@@ -131,8 +131,8 @@ typedef struct {
     int64_t tries;           /* which attempt of the agent's call this was; 1: the first */
     bool degraded;           /* answered by another model than the agent asked for */
     const char *degraded_by; /* why this is not the answer it would be with money and providers to
-                              * choose: "cache", "model", "fallback", "hold" (it came late),
-                              * "refuse" (there is none); NULL: it is */
+                              * choose: "cache", "model", "fallback", "hold" (it came late); NULL:
+                              * it is, or there is none */
     bool replayed;           /* answered from the journal: nothing was sent */
     bool cached;             /* answered from the cache: nothing was sent */
     const Recording *answer; /* as the agent was sent it; NULL: not whole, or not wanted */

@@ -264,8 +264,8 @@ bool call_target_open(const ModelCall *call, const CallTarget *target);
 int64_t call_blocked_until_ms(ModelCall *call);
 void call_note_fallback(ModelCall *call);
 
-/* gateway_settle.c: a call that no model was asked: makes it known, so that the task is seen to be
- * degraded. Returns as call_close_wait. */
+/* gateway_settle.c: a call that no model was asked: makes it known, so that the task's timeline has
+ * it. Returns as call_close_wait. */
 MUST_CHECK int call_close_refused_wait(ModelCall *call);
 /* gateway_settle.c: settles the hold, counts, and makes the record durable. To be called once for
  * an admitted attempt, before the end of its answer is given away. Returns 0 or the sink's error,

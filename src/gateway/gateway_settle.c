@@ -209,7 +209,7 @@ int call_close_refused_wait(ModelCall *call)
     call_record_begin(call);
     record->hold = (CapHold){ 0 };
     record->outcome = GATEWAY_UNREACHED;
-    record->degraded_by = gateway_degraded_name(GATEWAY_DEGRADED_REFUSE);
+    record->degraded_by = NULL; /* an error like any: it counts against the version */
     record->error = str_of(call->message);
     if (!call->begun) record->status = problem_status(call->problem);
     return record_wait(call);
