@@ -42,6 +42,12 @@ void call_degrade(ModelCall *call)
     call->degrade = degrade_action(config, task->step, task->options.lane);
 }
 
+/* What one model has embedded says nothing to another. */
+static bool is_exchangeable(const ModelCall *call)
+{
+    return call->info.api != API_EMBEDDINGS;
+}
+
 /* Of the model asked for and those that could stand in, the first that costs less. */
 static bool place_smaller(ModelCall *call, Str model)
 {
@@ -63,6 +69,7 @@ void call_plan_smaller(ModelCall *call)
     const GatewayRoute *route = call_route(call);
     const char *small = gateway->config->degrade.small_model;
     assert(call->targets_n == 1);
+    if (!is_exchangeable(call)) return;
     if (small && place_smaller(call, str_of(small))) return;
     if (str_eq(call->info.model, options->model))
         for (size_t i = 0; i < options->fallbacks_n; i++)
@@ -99,7 +106,7 @@ static bool place_last(ModelCall *call)
 {
     const DegradeConfig *config = &call->task->gateway->config->degrade;
     CallTarget target;
-    if (!config->small_model || config->model_at_ppm == 0) return false;
+    if (!config->small_model || config->model_at_ppm == 0 || !is_exchangeable(call)) return false;
     Str small = str_of(config->small_model);
     if (call->targets_n == CALL_TARGETS_MAX || is_planned(call, small)) return false;
     if (resolve_quietly(call, small, &target) != 0) return false;

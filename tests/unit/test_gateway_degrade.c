@@ -165,6 +165,27 @@ static void test_the_first_model_that_costs_less(void **state)
     rig_run(models_wait);
 }
 
+/* Vectors of another model would be compared with those there are. */
+static void embedded_wait(void *arg)
+{
+    Rig *rig = arg;
+    ladder_setup(rig);
+    left(rig, 8);
+    CLEANUP(reply_deinit)
+    Reply reply = rig_post_wait(rig, API_EMBEDDINGS,
+                                "{\"model\":\"sim/large-echo\",\"input\":\"words\"}");
+    CHECK_INT(reply.status, 200);
+    CHECK_STR(field(&reply, "x-gantry-degraded"), STR(""));
+    CHECK_STR(field(&reply, "x-gantry-degraded-step"), STR("model"));
+    CHECK_STR(str_of(rig_last(rig)->model), STR("sim/large-echo"));
+}
+
+static void test_embeddings_are_not_exchanged(void **state)
+{
+    (void)state;
+    rig_run(embedded_wait);
+}
+
 /* The smaller model fails: what was asked for is better than nothing. */
 static void small_fails_wait(void *arg)
 {
@@ -576,6 +597,7 @@ int main(void)
         cmocka_unit_test(test_the_ladder),
         cmocka_unit_test(test_an_agent_that_opted_in_is_not_degraded_by_the_cache),
         cmocka_unit_test(test_the_first_model_that_costs_less),
+        cmocka_unit_test(test_embeddings_are_not_exchanged),
         cmocka_unit_test(test_the_model_asked_for_is_still_there),
         cmocka_unit_test(test_a_fallback_says_so),
         cmocka_unit_test(test_the_low_lane_is_held_back),
