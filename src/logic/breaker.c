@@ -1,5 +1,7 @@
 #include "logic/breaker.h"
 
+#define WARY_CALLS_MIN 3
+
 #include <string.h>
 
 #define TO(state) (1u << (state))
@@ -161,6 +163,16 @@ static void probe_done(Breaker *breaker, const BreakerPolicy *policy, bool good,
     else if (++breaker->probes_ok >= policy->probes) breaker_move(breaker, BREAKER_CLOSED, now_ms);
 }
 
+/* Since another was heard of: fewer calls are enough, of those that failed as many as ever. */
+static bool is_warily_bad(Breaker *breaker, const BreakerPolicy *policy, bool good, int64_t now_ms)
+{
+    if (now_ms >= breaker->wary_until_ms) return false;
+    breaker->wary_calls++;
+    breaker->wary_errors += !good;
+    return breaker->wary_calls >= MIN(policy->calls_min, WARY_CALLS_MIN) &&
+           too_many(breaker->wary_errors, breaker->wary_calls, policy->error_percent);
+}
+
 static void count(Breaker *breaker, const BreakerPolicy *policy, bool good, bool slow,
                   int64_t now_ms, uint64_t random)
 {
@@ -170,7 +182,7 @@ static void count(Breaker *breaker, const BreakerPolicy *policy, bool good, bool
     bucket->errors += !good;
     bucket->slow += slow;
     BreakerCounts counts = breaker_counts(breaker, policy, now_ms);
-    bool wary = !good && now_ms < breaker->wary_until_ms;
+    bool wary = is_warily_bad(breaker, policy, good, now_ms);
     if (wary || is_bad(&counts, policy)) trip(breaker, policy, now_ms, random);
 }
 
@@ -195,15 +207,14 @@ void breaker_done(Breaker *breaker, const BreakerPolicy *policy, BreakerPermit p
 void breaker_hear(Breaker *breaker, const BreakerPolicy *policy, int64_t open_ms, int64_t now_ms)
 {
     if (policy->error_percent == 0) return; /* errors never trip it */
-    open_ms = MIN(MAX(open_ms, 0), policy->open_max_ms);
-    breaker->wary_until_ms = now_ms + open_ms;
-    if (open_ms == 0 && breaker->heard) breaker->until_ms = MIN(breaker->until_ms, now_ms);
-    if (open_ms == 0 || breaker->state != BREAKER_CLOSED) return;
+    if (now_ms >= breaker->wary_until_ms) breaker->wary_calls = breaker->wary_errors = 0;
+    breaker->wary_until_ms = now_ms + MIN(MAX(open_ms, 0), policy->open_max_ms);
+    if (open_ms <= 0 || breaker->state != BREAKER_CLOSED) return;
     BreakerCounts counts = breaker_counts(breaker, policy, now_ms);
     if (counts.calls > counts.errors) return; /* it answers here */
     breaker_move(breaker, BREAKER_OPEN, now_ms);
     breaker->heard = true;
-    breaker->until_ms = now_ms + open_ms;
+    breaker->until_ms = now_ms;
 }
 
 int64_t breaker_own_open_ms(const Breaker *breaker, int64_t now_ms)

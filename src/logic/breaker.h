@@ -10,9 +10,9 @@
  * come back at once. A result that arrives after the state has changed says nothing about the new
  * state and is ignored.
  *
- * What another breaker of the same thing has seen counts where nothing else is known: without a
- * good call in its window a closed one opens for as long, and one that has had some opens at the
- * first bad one. When the other is not open any more, what was only heard of may be asked again.
+ * What another breaker of the same thing has seen is a hint: while the other is open a closed one
+ * needs fewer bad calls to open, and without a good call in its window lets only probes through
+ * until they have succeeded. So one machine whose own network is broken stops nobody else.
  *
  * Pure: time (a clock that does not run backwards) and random bits are arguments. The state belongs
  * to one owner at a time.
@@ -59,8 +59,9 @@ typedef struct {
     int64_t since_ms;      /* of the state */
     int64_t until_ms;      /* open: no call before */
     bool heard;            /* open because another is */
-    int64_t wary_until_ms; /* another is open until then */
-    int64_t trips_in_row;  /* since it last held for open_max_ms */
+    int64_t wary_until_ms; /* another is open until then; calls since it was heard of: */
+    int64_t wary_calls, wary_errors;
+    int64_t trips_in_row; /* since it last held for open_max_ms */
     int64_t probes_out, probes_ok;
     int64_t probed_at_ms; /* the newest probe */
     uint64_t trips, refused;

@@ -54,7 +54,7 @@ typedef struct {
     char name[BREAKER_NAME_MAX];
     const char *kind;
     BreakerState state;
-    bool heard;              /* open because another process's is */
+    bool heard;              /* open to probes, because another process's is open */
     BreakerCounts counts;    /* of the window */
     int64_t since_real_ms;   /* of the state; Unix time */
     int64_t next_probe_ms;   /* from now; 0 unless open */

@@ -203,44 +203,54 @@ static void test_untold_calls_do_not_count(void **state)
     assert_int_equal(breaker_counts(&b, &policy, 5000).calls, 0);
 }
 
+/* It lets probes through, and no more. */
 static void test_hears_of_another(void **state)
 {
     (void)state;
     Breaker b = fresh();
     breaker_hear(&b, &policy, 100, 5000);
-    assert_true(refused(&b, 5099) && b.heard && b.trips == 0);
+    assert_true(b.state == BREAKER_OPEN && b.heard && b.trips == 0);
     assert_int_equal(breaker_own_open_ms(&b, 5000), 0);
-    breaker_hear(&b, &policy, 0, 5050); /* the other is well again */
-    call(&b, BREAKER_GOOD, 1, 5051);
-    call(&b, BREAKER_GOOD, 1, 5052);
+    BreakerPermit one = ask(&b, 5000), two = ask(&b, 5000);
+    assert_true(one.probe && two.probe && refused(&b, 5000));
+    breaker_done(&b, &policy, one, BREAKER_GOOD, 1, 5001, 0);
+    breaker_done(&b, &policy, two, BREAKER_GOOD, 1, 5001, 0);
     assert_int_equal(b.state, BREAKER_CLOSED);
 
     b = fresh();
-    breaker_hear(&b, &policy, 100000, 5000);
-    assert_int_equal(b.until_ms, 5800); /* no longer than its own would be */
-    call(&b, BREAKER_BAD, 1, 5800);
+    breaker_hear(&b, &policy, 100, 5000);
+    call(&b, BREAKER_BAD, 1, 5000);
     assert_true(b.state == BREAKER_OPEN && !b.heard && b.trips == 1);
-    assert_int_equal(breaker_own_open_ms(&b, 5850), 50);
-    breaker_hear(&b, &policy, 0, 5850); /* nor is its own over with the other's */
-    assert_true(refused(&b, 5899));
+    assert_int_equal(breaker_own_open_ms(&b, 5050), 50);
+    breaker_hear(&b, &policy, 0, 5050); /* its own is not over with the other's */
+    assert_true(refused(&b, 5099));
 }
 
-/* Where it answers it is asked on, until it fails once. */
+/* Where it answers it is asked on, but not for as long as usual. */
 static void test_hears_of_another_and_knows_better(void **state)
 {
     (void)state;
     Breaker b = fresh();
-    call(&b, BREAKER_GOOD, 1, 5000);
+    for (int i = 0; i < 20; i++) call(&b, BREAKER_GOOD, 1, 5000);
     breaker_hear(&b, &policy, 100, 5000);
-    call(&b, BREAKER_GOOD, 1, 5001);
     assert_int_equal(b.state, BREAKER_CLOSED);
-    call(&b, BREAKER_BAD, 1, 5099);
+    call(&b, BREAKER_BAD, 1, 5010);
+    call(&b, BREAKER_BAD, 1, 5010);
+    breaker_hear(&b, &policy, 100, 5020); /* the same news again */
+    assert_int_equal(b.state, BREAKER_CLOSED);
+    call(&b, BREAKER_BAD, 1, 5030);
     assert_true(b.state == BREAKER_OPEN && !b.heard);
 
-    b = fresh();
-    call(&b, BREAKER_GOOD, 1, 5000);
+    b = fresh(); /* one failure in many is none */
+    for (int i = 0; i < 20; i++) call(&b, BREAKER_GOOD, 1, 5000);
     breaker_hear(&b, &policy, 100, 5000);
-    call(&b, BREAKER_BAD, 1, 5100); /* it was long ago */
+    for (int i = 0; i < 50; i++) call(&b, i % 10 ? BREAKER_GOOD : BREAKER_BAD, 1, 5050);
+    assert_int_equal(b.state, BREAKER_CLOSED);
+
+    b = fresh(); /* it was long ago */
+    for (int i = 0; i < 20; i++) call(&b, BREAKER_GOOD, 1, 5000);
+    breaker_hear(&b, &policy, 100, 5000);
+    for (int i = 0; i < 3; i++) call(&b, BREAKER_BAD, 1, 5100);
     assert_int_equal(b.state, BREAKER_CLOSED);
 
     BreakerPolicy never = policy;
