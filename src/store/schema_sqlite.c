@@ -679,6 +679,11 @@ static const char input_mix[] =
     "ALTER TABLE rollup_news ADD COLUMN input_bytes INTEGER NOT NULL DEFAULT -1;"
     "ALTER TABLE alarm ADD COLUMN cause TEXT;";
 
+/* Open tasks of sessions that do not run one after another: what these keep must stay, too. */
+static const char free_sessions[] =
+    "CREATE INDEX task_session_free ON task (session_id, agent)"
+    " WHERE session_max = 0 AND session_id IS NOT NULL AND state IN (0, 1, 6);";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -730,5 +735,6 @@ const Migration schema_steps[] = {
     { 48, "baselines", baselines },
     { 49, "asked", asked },
     { 50, "input mix", input_mix },
+    { 51, "free sessions", free_sessions },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

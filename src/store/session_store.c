@@ -3,6 +3,7 @@
 #include "codec/hex.h"
 #include "codec/uuid.h"
 #include "store/row.h"
+#include "store/task_sql.h"
 
 /* --- sessions --------------------------------------------------------------------------------- */
 
@@ -171,14 +172,9 @@ static int oldest(Db *db, int64_t before_ms, Unused *ret)
 /* Whether a task of it is open. Returns 0, -ENOENT (none is), -errno. */
 static int open_task(Db *db, const Unused *session)
 {
-    RowIn in = session->own
-                   ? row_in(db, "SELECT 1 FROM task WHERE id = ?2 AND state IN (0, 1, 6)"
-                                " AND ?1 <> 0")
-                   : row_in(db, "SELECT 1 FROM session AS s CROSS JOIN task AS t"
-                                " WHERE s.id = ?1 AND ?2 IS NULL AND t.session_max > 0"
-                                " AND t.state IN (0, 1, 6) AND t.session_id = s.name"
-                                " AND t.agent = s.agent AND coalesce(t.tenant_id, '') = s.tenant"
-                                " LIMIT 1");
+    RowIn in = session->own ? row_in(db, "SELECT 1 FROM task WHERE id = ?2 AND state IN (0, 1, 6)"
+                                         " AND ?1 <> 0")
+                            : row_in(db, SESSION_OPEN_SQL);
     in_i64(&in, session->id);
     in_uuid(&in, &session->task_id);
     int r = row_first(in.stmt);

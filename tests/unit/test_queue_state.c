@@ -266,14 +266,26 @@ static int body_forgetting(void *arg)
     return 0;
 }
 
-static void test_forgetting(void **state)
+static void forgetting(void **state, int64_t session_tasks_max)
 {
     Fixture *f = *state;
     close_queue(f);
+    f->options.session_tasks_max = session_tasks_max;
     f->options.state_kept_ms = 1000;
     f->options.lease_ms = 3600000;
     open_queue(f);
     run(state, body_forgetting);
+}
+
+static void test_forgetting(void **state)
+{
+    forgetting(state, 1);
+}
+
+/* Of a session whose tasks need not run one after another. */
+static void test_forgetting_freely(void **state)
+{
+    forgetting(state, -1);
 }
 
 static int body_before(void *arg)
@@ -303,8 +315,10 @@ static void test_a_restart(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_versions),        CASE(test_whose),      CASE(test_fence),     CASE(test_limits),
-        CASE(test_compare_and_set), CASE(test_forgetting), CASE(test_a_restart),
+        CASE(test_versions),        CASE(test_whose),
+        CASE(test_fence),           CASE(test_limits),
+        CASE(test_compare_and_set), CASE(test_forgetting),
+        CASE(test_a_restart),       CASE(test_forgetting_freely),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -571,6 +571,8 @@ static void check_plans(Db *db)
     check_plan(db, PLAN RUNNING_OF_TENANT_SQL, "task_running_tenant", false);
     check_plan(db, PLAN LEAVES_OF_AGENT_SQL, "task_running (worker_id=? AND agent=?)", false);
     check_plan(db, PLAN LEAVES_OF_AGENT_SQL, "family_by_parent", false);
+    check_plan(db, PLAN SESSION_OPEN_SQL, "task_session (session_id", false);
+    check_plan(db, PLAN SESSION_OPEN_SQL, "task_session_free", false);
     check_plan(db, PLAN LEAVES_OF_TENANT_SQL, "task_running_tenant", false);
     check_plan(db, PLAN LEAVES_OF_TENANT_SQL, "family_by_parent", false);
     check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_ready", false);
