@@ -13,9 +13,16 @@
 #include "logic/share.h"
 #include "random.h"
 
-#define RUNS 150
+/* Most runs are short. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define RUNS 300
+#else
+#define RUNS 4000
+#endif
+#define CALM_MS 150000
+#define CALM_SHORT_MS 12000
 #define WORKERS_MAX 5
-#define LIVES_MAX 24 /* a restarted worker is another one */
+#define LIVES_MAX 32 /* a restarted worker is another one */
 #define CALLS_MAX 200
 #define STEP_MS 100
 #define ASK_EVERY_MS 1000
@@ -55,6 +62,7 @@ typedef struct {
 typedef struct {
     uint64_t seed;
     Random random;
+    bool brief;
     int64_t now_ms, tokens_limit, concurrent_limit;
     size_t workers_n, lives_n;
     Worker workers[WORKERS_MAX];
@@ -90,6 +98,16 @@ static void worker_kill(Run *run, Worker *w)
         if (call->state == WAITING) call->state = COMING;
     }
     w->alive = false;
+}
+
+/* Who hears nothing for so long has lost its lease too: its calls end with its tasks, and it comes
+ * again as another. */
+static void lease_check(Run *run, Worker *w)
+{
+    int64_t until_ms = w->rate.share_until_ms;
+    if (until_ms == 0 || run->now_ms < until_ms || run->lives_n == LIVES_MAX) return;
+    worker_kill(run, w);
+    worker_begin(run, w);
 }
 
 static ShareAsk ask_tokens(const Run *run, const Worker *w)
@@ -227,11 +245,13 @@ static void run_make(Run *run)
     run->concurrent_limit = random_range(r, 1, 12);
     run->workers_n = (size_t)random_range(r, 1, WORKERS_MAX);
     for (size_t i = 0; i < run->workers_n; i++) worker_begin(run, &run->workers[i]);
-    run->calls_n = (size_t)random_range(r, 1, 40);
+    run->brief = random_range(r, 0, 31) != 0;
+    run->calls_n = (size_t)random_range(r, 1, run->brief ? 4 : 40);
+    int64_t come_ms = run->brief ? CALM_SHORT_MS : CALM_MS * 4 / 5;
     for (size_t i = 0; i < run->calls_n; i++) {
         Call *call = &run->calls[i];
         *call = (Call){ .worker = (size_t)random_range(r, 0, (int64_t)run->workers_n - 1),
-                        .comes_ms = run->now_ms + random_range(r, 0, 120000) };
+                        .comes_ms = run->now_ms + random_range(r, 0, come_ms) };
         call->waiter.lane = (Lane)random_range(r, 0, LANE_N_ - 1);
         call->waiter.need = rate_amounts(random_range(r, 1, run->tokens_limit), 0);
     }
@@ -241,9 +261,11 @@ static void trouble(Run *run)
 {
     for (size_t i = 0; i < run->workers_n; i++) {
         Worker *w = &run->workers[i];
-        if (w->alive && run->lives_n < LIVES_MAX && random_range(&run->random, 0, 999) == 0)
+        if (w->alive && run->lives_n < LIVES_MAX &&
+            random_range(&run->random, 0, run->brief ? 99 : 999) == 0)
             worker_kill(run, w);
-        else if (!w->alive && random_range(&run->random, 0, 99) == 0) worker_begin(run, w);
+        else if (!w->alive && random_range(&run->random, 0, run->brief ? 19 : 99) == 0)
+            worker_begin(run, w);
     }
 }
 
@@ -266,7 +288,8 @@ static void run_seed(uint64_t seed, Call *calls)
     Run storage = { .seed = seed, .random = { seed }, .calls = calls };
     Run *run = &storage;
     run_make(run);
-    int64_t calm_at_ms = run->now_ms + 150000, end_ms = calm_at_ms + 70 * INT64_C(90000);
+    int64_t calm_at_ms = run->now_ms + (run->brief ? CALM_SHORT_MS : CALM_MS),
+            end_ms = calm_at_ms + 70 * INT64_C(90000);
     while (!run->quiet || !is_over(run)) {
         MUST(run->now_ms < end_ms); /* nobody starves */
         run->now_ms += STEP_MS;
@@ -277,6 +300,7 @@ static void run_seed(uint64_t seed, Call *calls)
             Worker *w = &run->workers[i];
             if (!w->alive) continue;
             take_answer(run, w);
+            lease_check(run, w);
             admit(run, w);
             if (w->asks_at_ms <= run->now_ms && !w->answering) exchange(run, w);
         }
@@ -289,6 +313,7 @@ static void test_runs(void **state)
     (void)state;
     Call *calls = calloc(CALLS_MAX, sizeof *calls);
     for (uint64_t seed = seed_first; seed < seed_first + seed_n; seed++) run_seed(seed, calls);
+    print_message("%d seeds\n", (int)seed_n);
     free(calls);
 }
 
