@@ -112,7 +112,8 @@ static int cause_of(Db *db, Str agent, const WatchAlarm *raised, Cause *ret)
         ret->name = STR("agent");
         snprintf(ret->text, CAUSE_TEXT_MAX, " Cause: agent moved: the input mix has not%s.", alike);
     } else {
-        snprintf(ret->text, CAUSE_TEXT_MAX, " Cause unknown: earlier inputs are not known%s.", alike);
+        snprintf(ret->text, CAUSE_TEXT_MAX, " Cause unknown: earlier inputs are not known%s.",
+                 alike);
     }
     return 0;
 }

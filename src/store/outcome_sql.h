@@ -12,11 +12,12 @@
 #define OUTCOME_FIGURES OUTCOME_FIGURES_OF("t")
 #define OUTCOME_FIGURES_N 12
 
-/* What it had come to when it first waited for a person, beside these; and where that is. */
-#define OUTCOME_ASKED                                                          \
+/* What it came to when it was first resolved, if something followed, beside these; and where that
+ * is. */
+#define OUTCOME_RESOLVED                                                       \
     "a.at_ms, a.started_at_ms, a.ran_ms, a.cost_nusd, a.tokens, a.tool_calls," \
-    " a.degraded_calls"
-#define OUTCOME_ASKED_OF_T " LEFT JOIN task_asked a ON a.task_seq = t.seq"
+    " a.degraded_calls, a.state"
+#define OUTCOME_RESOLVED_OF_T " LEFT JOIN task_resolved a ON a.task_seq = t.seq"
 
 /* From a row that has these columns from there on; at, canary and pi stay zero. */
 RolloutOutcome rollout_outcome_read(DbStmt *s, int from);

@@ -545,13 +545,15 @@ RolloutOutcome rollout_outcome_read(DbStmt *s, int from)
                              .ran_ms = db_i64(s, from + 11) };
 }
 
-/* The same, with OUTCOME_ASKED behind: whoever has asked is taken as it was then. */
+/* The same, with OUTCOME_RESOLVED behind: whoever has asked, or was tried again by hand, is taken
+ * as it was before that. */
 static RolloutOutcome resolved_read(DbStmt *s, int from)
 {
     RolloutOutcome o = rollout_outcome_read(s, from);
     from += OUTCOME_FIGURES_N;
     if (db_is_null(s, from)) return o;
-    o.state = TASK_ESCALATED;
+    o.state = (TaskState)db_i64(s, from + 7);
+    o.escalated = o.state == TASK_ESCALATED;
     o.finished_at_ms = db_i64(s, from);
     o.started_at_ms = db_i64(s, from + 1);
     o.ran_ms = db_i64(s, from + 2);
@@ -567,8 +569,8 @@ int rollout_outcomes(Db *db, int64_t rollout_seq, RolloutCursor after, int64_t u
 {
     RowIn in = row_in(db,
                       "SELECT u.eligible_ms, u.task_seq, u.first_arm, u.pi, " OUTCOME_FIGURES
-                      ", " OUTCOME_ASKED
-                      " FROM rollout_unit u JOIN task t ON t.seq = u.task_seq" OUTCOME_ASKED_OF_T
+                      ", " OUTCOME_RESOLVED
+                      " FROM rollout_unit u JOIN task t ON t.seq = u.task_seq" OUTCOME_RESOLVED_OF_T
                       " WHERE u.rollout_seq = ?1 AND u.counts = 1"
                       " AND (u.eligible_ms, u.task_seq) > (?2, ?3) AND u.eligible_ms < ?4"
                       " ORDER BY u.eligible_ms, u.task_seq LIMIT ?5");
@@ -609,8 +611,8 @@ int rollout_pace(Db *db, int64_t rollout_seq, int64_t now_ms, RolloutPace *ret)
 
 int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
 {
-    RowIn in = row_in(db, "SELECT " OUTCOME_FIGURES ", " OUTCOME_ASKED
-                          " FROM task t" OUTCOME_ASKED_OF_T " WHERE t.version_id = ?1"
+    RowIn in = row_in(db, "SELECT " OUTCOME_FIGURES ", " OUTCOME_RESOLVED
+                          " FROM task t" OUTCOME_RESOLVED_OF_T " WHERE t.version_id = ?1"
                           " AND t.finished_at_ms > 0 AND t.started_at_ms > 0"
                           " AND t.state <> 5 AND t.degraded_calls = 0 AND t.shadow_of IS NULL"
                           " ORDER BY t.seq DESC LIMIT ?2");
@@ -625,8 +627,8 @@ int rollout_history(Db *db, Str version_id, RolloutOutcome *ret, size_t *n)
 
 int rollout_tasks(Db *db, Str version_id, int64_t after_seq, RolloutOutcome *ret, size_t *n)
 {
-    RowIn in = row_in(db, "SELECT t.ready_at_ms, t.seq, " OUTCOME_FIGURES ", " OUTCOME_ASKED
-                          " FROM task t" OUTCOME_ASKED_OF_T
+    RowIn in = row_in(db, "SELECT t.ready_at_ms, t.seq, " OUTCOME_FIGURES ", " OUTCOME_RESOLVED
+                          " FROM task t" OUTCOME_RESOLVED_OF_T
                           " WHERE t.version_id = ?1 AND t.seq > ?2 AND t.shadow_of IS NULL"
                           " ORDER BY t.seq LIMIT ?3");
     in_text(&in, version_id);

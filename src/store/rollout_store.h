@@ -177,7 +177,8 @@ typedef struct {
     RolloutCursor at;
     bool canary;
     double pi;
-    TaskState state; /* ESCALATED once it has waited for a person, and so are the figures */
+    TaskState state; /* when it was first resolved, and so are the figures: ESCALATED once it has
+                      * waited for a person, and what it was before a retry by hand */
     TaskState now;   /* whatever followed: what is scored is the result */
     int64_t started_at_ms, finished_at_ms, cost_nusd, tokens, tool_calls;
     int64_t ran_ms;         /* all of its attempts that have ended, together */

@@ -684,6 +684,11 @@ static const char free_sessions[] =
     "CREATE INDEX task_session_free ON task (session_id, agent)"
     " WHERE session_max = 0 AND session_id IS NOT NULL AND state IN (0, 1, 6);";
 
+/* The same of a task that had ended before it was tried again by hand: state is what it was. */
+static const char resolved[] = "ALTER TABLE task_asked RENAME TO task_resolved;"
+                               "ALTER TABLE task_resolved ADD COLUMN"
+                               " state INTEGER NOT NULL DEFAULT 6;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -736,5 +741,6 @@ const Migration schema_steps[] = {
     { 49, "asked", asked },
     { 50, "input mix", input_mix },
     { 51, "free sessions", free_sessions },
+    { 52, "resolved", resolved },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

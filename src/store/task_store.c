@@ -349,14 +349,15 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
     return row_change(in.stmt);
 }
 
-/* The first time: what it does once it is answered is another matter. */
-static int asked_put(Db *db, int64_t seq, int64_t now_ms)
+/* What it came to when it was resolved for the first time: what it does once it is answered, or
+ * tried again by hand, is another matter. */
+static int resolved_put(Db *db, int64_t seq, int64_t now_ms)
 {
-    RowIn in = row_in(db, "INSERT OR IGNORE INTO task_asked (task_seq, at_ms, started_at_ms,"
-                          " ran_ms, cost_nusd, tokens, tool_calls, degraded_calls)"
-                          " SELECT seq, ?2, started_at_ms, ran_ms, cost_nusd,"
-                          " input_tokens + output_tokens, tool_calls, degraded_calls"
-                          " FROM task WHERE seq = ?1");
+    RowIn in = row_in(db, "INSERT OR IGNORE INTO task_resolved (task_seq, at_ms, started_at_ms,"
+                          " ran_ms, cost_nusd, tokens, tool_calls, degraded_calls, state)"
+                          " SELECT seq, iif(finished_at_ms > 0, finished_at_ms, ?2), started_at_ms,"
+                          " ran_ms, cost_nusd, input_tokens + output_tokens, tool_calls,"
+                          " degraded_calls, state FROM task WHERE seq = ?1");
     in_i64(&in, seq);
     in_i64(&in, now_ms);
     return row_run(in.stmt);
@@ -370,7 +371,7 @@ int task_end(Db *db, const TaskHead *head, const TaskEnd *end)
     if (r == 0) r = task_add_usage(db, head->seq, &end->usage);
     if (r == 0 && end->next.state != TASK_QUEUED && !str_empty(end->result))
         r = result_put(db, head->seq, end->result);
-    if (r == 0 && end->next.state == TASK_ESCALATED) r = asked_put(db, head->seq, end->now_ms);
+    if (r == 0 && end->next.state == TASK_ESCALATED) r = resolved_put(db, head->seq, end->now_ms);
     assert(r != -ENOENT);
     return r;
 }
@@ -515,6 +516,7 @@ int task_restart(Db *db, int64_t seq, int64_t now_ms)
 {
     int gate;
     int r = gate_again(db, seq, &gate);
+    if (r == 0) r = resolved_put(db, seq, now_ms);
     if (r != 0) return r;
     DbStmt *s = db_stmt(
         db, "UPDATE task SET state = 0, gate = " GATE_OF(

@@ -2111,6 +2111,43 @@ static int asks_before_its_elder(void *arg)
     return counts_when_it_asks(arg, false);
 }
 
+/* Nor does a retry by hand undo a failure that had not been consumed yet. */
+static int fails_and_is_retried(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    TaskState state = TASK_STATE_N_;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50},{\"weight\":100}],\"rollbackOn\":{\"errorRate\":0.3,"
+                "\"escalationRate\":0.3,\"costPerTask\":0.3,\"latency\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK_INT(store_call_wait(f->store, known_job, NULL), 0);
+    (void)submit_sessions(f, 0, 2);
+    TaskRef elder = claim_one(f, worker), ref = claim_one(f, worker);
+    pass_ms(1000);
+    cost(f, 5);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_FAILED_FINAL, &state), 0);
+    CHECK_INT(queue_retry_wait(f->queue, ref.id, false), 0);
+    ref = claim_one(f, worker);
+    pass_ms(60000);
+    cost(f, 5000);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    CHECK_INT(finish(f, elder, TASK_OUTCOME_SUCCEEDED, &state), 0);
+    pass_ms(1000);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, 2);
+    Kept kept = kept_of(f);
+    CHECK_INT(kept.n, 2);
+    static const double want[] = { 1, 0, 0.05, 0 };
+    for (size_t m = 0; m < ARRAY_N(want); m++) CHECK(kept.list[1].unit.harm[m] == want[m]);
+    return 0;
+}
+
+static void test_a_retry_by_hand_undoes_no_failure(void **state)
+{
+    run(state, fails_and_is_retried);
+}
+
 static void test_who_asks_counts_as_it_was_then(void **state)
 {
     run(state, asks_after_its_elder);
@@ -2474,6 +2511,7 @@ int main(void)
         ON_QUEUE(test_an_open_gate_survives_a_restart),
         ON_QUEUE(test_unreadable_evidence_is_gathered_anew),
         ON_QUEUE(test_who_asks_counts_as_it_was_then),
+        ON_QUEUE(test_a_retry_by_hand_undoes_no_failure),
         ON_QUEUE(test_whatever_it_waits_behind),
         ON_QUEUE(test_without_a_baseline_nothing_is_proved),
         ON_QUEUE(test_nor_is_it_in_the_shadow),
