@@ -6,8 +6,9 @@
  *
  *   ended, or escalated           counts, as it was then for the first time, whatever a person
  *                                 answers, or has tried again; in the judged group once it has
- *                                 every score that is asked for; when the time for that is over with
- *                                 the scores it has, and if it has none, or no result, it is dropped
+ *                                 every score that is asked for; when the time for that is over
+ *                                 with the scores it has, and if it has none, or no result, it is
+ *                                 dropped
  *   running beyond its limit      counts as failed
  *   never started in time         dropped: it says nothing about its version
  *   canceled, or ended unstarted  dropped
