@@ -1,6 +1,7 @@
 #include "tests/unit/api_fixture.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/stat.h>
 
@@ -98,6 +99,13 @@ static void note(Seen *to, const StubRequest *request)
     str_copy(to->method, sizeof to->method, str_sub(request->line, 0, 4));
 }
 
+/* Or until nobody waits for the answer any more. */
+static void delay(const StubRequest *request, int delay_ms)
+{
+    struct pollfd closed = { .fd = request->fd, .events = POLLRDHUP };
+    (void)poll(&closed, 1, delay_ms);
+}
+
 static StubEnd receive(StubRequest *request, void *ctx)
 {
     Receiver *r = ctx;
@@ -107,7 +115,7 @@ static StubEnd receive(StubRequest *request, void *ctx)
     Behaviour does = r->does;
     int status = status_of(&does, r->seen.requests);
     pthread_mutex_unlock(&r->lock);
-    if (does.delay_ms) stub_sleep_ms(does.delay_ms);
+    if (does.delay_ms) delay(request, does.delay_ms);
     pthread_mutex_lock(&r->lock);
     r->seen.now--;
     pthread_mutex_unlock(&r->lock);
