@@ -367,7 +367,7 @@ static Event event_take(World *w)
 static void after(World *w, int64_t ms, What what, int who, int arg)
 {
     unsigned epoch = who >= 0 ? w->workers[who].epoch : w->server.epoch;
-    Event event = { w->now_ms + MAX(ms, 0), ++w->pushed, what, who, epoch, arg };
+    Event event = { w->now_ms + MAX(ms, 0), ++w->pushed, (int)what, who, epoch, arg };
     event_put(w, &event);
 }
 
