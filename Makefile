@@ -69,7 +69,7 @@ torture: build ## kill it, cut its power, break its disk, live through years, at
 	@ninja -C "$(BUILD)" tests/unit/test_power_loss tests/unit/test_disk_faults tests/unit/test_sim_control tests/unit/test_sim_queue
 	@"$(BUILD)/tests/unit/test_power_loss" 20000
 	@"$(BUILD)/tests/unit/test_disk_faults" all
-	@"$(BUILD)/tests/unit/test_sim_control" 90 20
+	@"$(BUILD)/tests/unit/test_sim_control" 90 10
 	@"$(BUILD)/tests/unit/test_sim_queue" 20001-220000
 	@GANTRY="$(abspath $(BUILD)/gantry)" tests/torture/kill.py $(ARGS)
 
