@@ -70,6 +70,13 @@ static bool waits_for_scores(const ShadowNews *news, int64_t wait_ms, int64_t no
     return now_ms - MAX(p->finished_at_ms, s->finished_at_ms) < wait_ms;
 }
 
+/* One that waits to be tried again may wait for a slot; one that runs, after all that time, is
+ * itself what does not come to an end, if nothing is given to it that production did not need. */
+bool shadow_hangs(const ShadowNews *news)
+{
+    return news->shadow.state == TASK_RUNNING && says_something(&news->shadow) && !news->stubbed;
+}
+
 ShadowState shadow_fate(const ShadowNews *news, const ShadowPlan *plan, int64_t now_ms)
 {
     int64_t wait_ms = plan->wait_ms;
@@ -80,8 +87,9 @@ ShadowState shadow_fate(const ShadowNews *news, const ShadowPlan *plan, int64_t 
     if (news->state == SHADOW_CHOSEN) return late ? SHADOW_DROPPED : SHADOW_CHOSEN;
     if (!at_rest(&news->shadow)) {
         bool stuck = late && !news->shadow.started;
-        return stuck || now_ms - news->chosen_at_ms >= 2 * wait_ms ? SHADOW_DROPPED
-                                                                   : SHADOW_STARTED;
+        bool over = now_ms - news->chosen_at_ms >= 2 * wait_ms;
+        if (over && shadow_hangs(news)) return SHADOW_COMPARED;
+        return stuck || over ? SHADOW_DROPPED : SHADOW_STARTED;
     }
     if (!says_something(&news->shadow) || news->capped) return SHADOW_DROPPED;
     if (news->stubbed) return SHADOW_DIVERGED;

@@ -88,8 +88,12 @@ typedef struct {
     int64_t chosen_at_ms;
 } ShadowNews;
 
-/* CHOSEN, STARTED: it is not known yet. Nothing waits for ever. */
+/* CHOSEN, STARTED: it is not known yet. Nothing waits for ever: a repetition that still runs after
+ * twice the wait is compared as one that has timed out (shadow_hangs). */
 ShadowState shadow_fate(const ShadowNews *news, const ShadowPlan *plan, int64_t now_ms);
+
+/* Whether a repetition that has not ended is itself what does not end. */
+bool shadow_hangs(const ShadowNews *news);
 
 /* --- evidence --------------------------------------------------------------------------------- */
 

@@ -130,6 +130,15 @@ static int is_capped(Db *db, const RolloutRow *row, const ShadowRow *pair, bool 
     return r;
 }
 
+/* One that hangs is taken as it stands, and as failed. */
+static void side_timed_out(const Comparing *c, Side *side)
+{
+    side->outcome.state = TASK_TIMED_OUT;
+    side->outcome.finished_at_ms = c->now_ms;
+    side->outcome.ran_ms += c->now_ms - side->outcome.started_at_ms;
+    gather_harm(c->spec, &c->row->baseline, &side->outcome, NULL, &side->harm);
+}
+
 /* Returns 0 (it is settled), 1: its fate is open, -errno. */
 static int take(Db *db, Comparing *c, const ShadowRow *pair)
 {
@@ -149,6 +158,8 @@ static int take(Db *db, Comparing *c, const ShadowRow *pair)
                         .chosen_at_ms = pair->chosen_at_ms };
     ShadowState fate = shadow_fate(&news, &c->spec->shadow, c->now_ms);
     if (fate == SHADOW_CHOSEN || fate == SHADOW_STARTED) return 1;
+    if (fate == SHADOW_COMPARED && !task_state_ended(news.shadow.state) && shadow_hangs(&news))
+        side_timed_out(c, &shadow);
     c->evidence->capped += fate == SHADOW_DROPPED && capped;
     return settle(db, c, pair, fate, &production, &shadow);
 }

@@ -156,10 +156,10 @@ int shadow_settle(Db *db, int64_t rollout_seq, int64_t task_seq, ShadowState sta
 {
     assert(state >= SHADOW_COMPARED && state < SHADOW_STATE_N_);
     RowIn in = row_in(
-        db,
-        "UPDATE shadow_pair SET state = ?3, differs = ?4, path_differs = ?5,"
-        " ended_at_ms = ?6, stopping = ?3 = 4 AND EXISTS (SELECT 1 FROM task t"
-        " WHERE t.seq = shadow_seq AND t.state IN (0, 1, 6)) WHERE rollout_seq = ?1 AND task_seq = ?2");
+        db, "UPDATE shadow_pair SET state = ?3, differs = ?4, path_differs = ?5,"
+            " ended_at_ms = ?6, stopping = EXISTS (SELECT 1 FROM task t WHERE t.seq = shadow_seq"
+            " AND (t.state = 1 OR (t.state IN (0, 6) AND ?3 = 4)))"
+            " WHERE rollout_seq = ?1 AND task_seq = ?2");
     in_i64(&in, rollout_seq);
     in_i64(&in, task_seq);
     in_i64(&in, state);

@@ -407,7 +407,8 @@ static int dropped_body(void *arg)
     CHECK(!get(f, running.id).cancel_requested);
     pass_ms(SHADOW_WAIT_MS);
     tick(f);
-    CHECK_INT(counts_of(f).n[0][SHADOW_DROPPED], 5);
+    CHECK_INT(counts_of(f).n[0][SHADOW_DROPPED], 4);
+    CHECK_INT(counts_of(f).n[0][SHADOW_COMPARED], 1); /* it hangs, which is its own fault */
     CHECK(get(f, running.id).cancel_requested);
     return 0;
 }
