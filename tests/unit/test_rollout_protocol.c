@@ -20,14 +20,25 @@ static void test_wrong_decisions_stay_rare(void **state)
     (void)state;
     int64_t limit = json_i64_or(vectors("simulation", "typeI", "limitOf1000"), 0);
     assert_int_equal(typei_limit(1000), limit);
+    double expected[2] = { 0 };
+    int64_t wrong_n[2] = { 0 };
     for (size_t i = 0; i < ARRAY_N(scenarios); i++) {
         double wrong[2], z_wrong[2]; /* the long protocol compares; here, that they say the same */
         scenario_shares(scenario_vector(i), wrong, z_wrong);
         for (int side = 0; side < 2; side++)
             assert_true(1e3 * wrong[side] <= (double)limit && 1e3 * z_wrong[side] > (double)limit);
         TypeI r = typei_run(i, base_seed(), 60, 3000);
-        for (int side = 0; side < 2; side++) assert_true(r.wrong[side] <= typei_limit(60));
+        for (int side = 0; side < 2; side++) {
+            assert_true(r.wrong[side] <= typei_limit(60));
+            expected[side] += 60 * wrong[side];
+            wrong_n[side] += r.wrong[side];
+        }
     }
+    /* All together: no more often than whole streams are, which are longer, but for chance. */
+    for (int side = 0; side < 2; side++)
+        if ((double)wrong_n[side] > expected[side] + 3 * sqrt(expected[side]))
+            fail_msg("side %d: %d wrong, %.1f expected at most", side, (int)wrong_n[side],
+                     expected[side]);
 }
 
 /* The control of the protocol itself: what people do instead is wrong far more often, so streams of
