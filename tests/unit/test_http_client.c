@@ -500,10 +500,11 @@ static const char *const flips[][2] = {
 };
 static atomic_int lookups;
 
-__attribute__((visibility("default"))) int getaddrinfo(const char *restrict name,
-                                                       const char *restrict service,
-                                                       const struct addrinfo *restrict hints,
-                                                       struct addrinfo **restrict ret)
+int resolve(const char *name, const char *service, const struct addrinfo *hints,
+            struct addrinfo **ret) __asm__("getaddrinfo") __attribute__((visibility("default")));
+
+int resolve(const char *name, const char *service, const struct addrinfo *hints,
+            struct addrinfo **ret)
 {
     GetAddrInfo real = (GetAddrInfo)(uintptr_t)dlsym(RTLD_NEXT, "getaddrinfo");
     if (!name || strcmp(name, "flip.test") != 0) return real(name, service, hints, ret);
