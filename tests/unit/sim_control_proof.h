@@ -228,6 +228,12 @@ static inline int replay_pair(Db *db, const Moment *m, const ShadowRow *pair)
     CHECK_INT(pair_state(db, m->before.seq, pair->task_seq), fate);
     if (fate == SHADOW_CHOSEN || fate == SHADOW_STARTED) return 1;
     if (fate != SHADOW_COMPARED) return 0;
+    if (news.shadow.state == TASK_RUNNING) { /* it hangs: as one that has timed out, unjudged */
+        shadow.outcome.state = TASK_TIMED_OUT;
+        shadow.outcome.ran_ms += m->now_ms - shadow.outcome.started_at_ms;
+        shadow.outcome.finished_at_ms = m->now_ms;
+        gather_harm(&m->spec, &m->before.baseline, &shadow.outcome, NULL, &shadow.harm);
+    }
     ShadowPair compared = { .self = pair->self,
                             .production = production.harm,
                             .shadow = shadow.harm };
