@@ -84,7 +84,8 @@ ShadowState shadow_fate(const ShadowNews *news, const ShadowPlan *plan, int64_t 
     bool late = now_ms - news->chosen_at_ms >= wait_ms;
     if (!at_rest(&news->production)) return late ? SHADOW_DROPPED : news->state;
     if (!says_something(&news->production)) return SHADOW_DROPPED;
-    if (news->state == SHADOW_CHOSEN) return late ? SHADOW_DROPPED : SHADOW_CHOSEN;
+    if (news->state == SHADOW_CHOSEN)
+        return late || news->given_up ? SHADOW_DROPPED : SHADOW_CHOSEN;
     if (!at_rest(&news->shadow)) {
         bool stuck = late && !news->shadow.started;
         bool over = now_ms - news->chosen_at_ms >= 2 * wait_ms;

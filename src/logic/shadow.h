@@ -85,6 +85,7 @@ typedef struct {
     bool stubbed;
     bool capped; /* the shadow was stopped by what was allotted to it, which is not its own fault */
     bool judged; /* the plan compares what is judged */
+    bool given_up; /* no more are started: a later one was capped already */
     int64_t chosen_at_ms;
 } ShadowNews;
 

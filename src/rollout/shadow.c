@@ -75,6 +75,7 @@ typedef struct {
     const RolloutSpec *spec;
     ShadowEvidence *evidence;
     int64_t now_ms;
+    bool given_up; /* no more are started */
 } Comparing;
 
 static int compare(Db *db, Comparing *c, const ShadowRow *pair, const Side *production,
@@ -130,6 +131,38 @@ static int is_capped(Db *db, const RolloutRow *row, const ShadowRow *pair, bool 
     return r;
 }
 
+/* Of the pairs that are started. */
+typedef struct {
+    int64_t nusd;    /* what they have spent, or may still: what is settled is not among it */
+    int64_t running; /* one that is over takes no place, however long its scores take */
+    bool capped;     /* one was stopped by what it was allotted, so nothing will be decided */
+} Held;
+
+static int held_add(Db *db, const RolloutRow *row, const ShadowRow *pair, Held *held)
+{
+    RolloutOutcome o;
+    int64_t allotted = 0, cost = 0;
+    bool capped = false;
+    int r = shadow_outcome(db, pair->shadow_seq, &o);
+    if (r != 0) return r == -ENOENT ? 0 : r; /* gone: it is dropped */
+    bool over = task_state_ended(o.state);
+    r = over ? is_capped(db, row, pair, &capped) : shadow_allotted(db, pair->shadow_seq, &allotted);
+    if (r == 0) r = shadow_cost(db, pair->shadow_seq, &cost);
+    held->nusd = money_add(held->nusd, MAX(allotted, cost));
+    held->running += !over;
+    held->capped |= capped;
+    return r;
+}
+
+static int held_of(Db *db, const RolloutRow *row, const ShadowRow *pairs, size_t n, Held *ret)
+{
+    int r = 0;
+    *ret = (Held){ .capped = false };
+    for (size_t i = 0; i < n && r == 0; i++)
+        if (pairs[i].state == SHADOW_STARTED) r = held_add(db, row, &pairs[i], ret);
+    return r;
+}
+
 /* One that hangs is taken as it stands, and as failed. */
 static void side_timed_out(const Comparing *c, Side *side)
 {
@@ -154,6 +187,7 @@ static int take(Db *db, Comparing *c, const ShadowRow *pair)
                         .shadow = side_news(&shadow),
                         .stubbed = stubbed,
                         .capped = capped,
+                        .given_up = c->given_up,
                         .judged = is_judged(c->spec),
                         .chosen_at_ms = pair->chosen_at_ms };
     ShadowState fate = shadow_fate(&news, &c->spec->shadow, c->now_ms);
@@ -228,10 +262,13 @@ int shadow_gather(Db *db, ShadowGather *shadow, const RolloutRow *row, const Rol
 {
     size_t n = SHADOWS_OPEN_MAX;
     CLEANUP(freep) ShadowRow *pairs = xcalloc(n, sizeof(*pairs));
-    Comparing c = { row, spec, &shadow->evidence, now_ms };
+    Comparing c = { row, spec, &shadow->evidence, now_ms, .given_up = false };
+    Held held = { .capped = false };
     *shadow = (ShadowGather){ .changed = false };
     int r = evidence_load(db, row, shadow, now_ms);
     if (r == 0) r = shadow_open(db, row->seq, pairs, &n);
+    if (r == 0) r = held_of(db, row, pairs, n, &held);
+    c.given_up = held.capped;
     for (size_t i = 0; i < n && r == 0; i++) {
         r = take(db, &c, &pairs[i]);
         shadow->changed |= r == 0;
@@ -310,38 +347,6 @@ static int choose(Db *db, ChooseJob *job, const RolloutRow *row, const RolloutSp
 }
 
 /* --- starting --------------------------------------------------------------------------------- */
-
-/* Of the pairs that are started. */
-typedef struct {
-    int64_t nusd;    /* what they have spent, or may still: what is settled is not among it */
-    int64_t running; /* one that is over takes no place, however long its scores take */
-    bool capped;     /* one was stopped by what it was allotted, so nothing will be decided */
-} Held;
-
-static int held_add(Db *db, const RolloutRow *row, const ShadowRow *pair, Held *held)
-{
-    RolloutOutcome o;
-    int64_t allotted = 0, cost = 0;
-    bool capped = false;
-    int r = shadow_outcome(db, pair->shadow_seq, &o);
-    if (r != 0) return r == -ENOENT ? 0 : r; /* gone: it is dropped */
-    bool over = task_state_ended(o.state);
-    r = over ? is_capped(db, row, pair, &capped) : shadow_allotted(db, pair->shadow_seq, &allotted);
-    if (r == 0) r = shadow_cost(db, pair->shadow_seq, &cost);
-    held->nusd = money_add(held->nusd, MAX(allotted, cost));
-    held->running += !over;
-    held->capped |= capped;
-    return r;
-}
-
-static int held_of(Db *db, const RolloutRow *row, const ShadowRow *pairs, size_t n, Held *ret)
-{
-    int r = 0;
-    *ret = (Held){ .capped = false };
-    for (size_t i = 0; i < n && r == 0; i++)
-        if (pairs[i].state == SHADOW_STARTED) r = held_add(db, row, &pairs[i], ret);
-    return r;
-}
 
 /* Whether production's task is over and worth repeating. */
 static int is_due(Db *db, const ShadowRow *pair, bool *ret)

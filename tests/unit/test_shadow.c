@@ -145,6 +145,19 @@ static void test_fate(void **state)
     check_fate(news, 250, SHADOW_DROPPED);
 }
 
+/* What was chosen before the one that was capped is not waited for. */
+static void test_fates_given_up(void **state)
+{
+    (void)state;
+    ShadowNews news = news_of(SHADOW_CHOSEN, TASK_SUCCEEDED, TASK_QUEUED);
+    check_fate(news, 150, SHADOW_CHOSEN);
+    news.given_up = true;
+    check_fate(news, 150, SHADOW_DROPPED);
+    news = news_of(SHADOW_STARTED, TASK_SUCCEEDED, TASK_SUCCEEDED);
+    news.given_up = true;
+    check_fate(news, 250, SHADOW_COMPARED);
+}
+
 static ShadowPair pair_of(bool self, double production, double shadow)
 {
     return (ShadowPair){ .self = self,
@@ -258,13 +271,10 @@ static void test_ratio(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_choose),
-        cmocka_unit_test(test_allot),
-        cmocka_unit_test(test_allot_to_many),
-        cmocka_unit_test(test_fate),
-        cmocka_unit_test(test_never_over_budget),
-        cmocka_unit_test(test_verdicts),
-        cmocka_unit_test(test_ratio),
+        cmocka_unit_test(test_choose),         cmocka_unit_test(test_allot),
+        cmocka_unit_test(test_allot_to_many),  cmocka_unit_test(test_fate),
+        cmocka_unit_test(test_fates_given_up), cmocka_unit_test(test_never_over_budget),
+        cmocka_unit_test(test_verdicts),       cmocka_unit_test(test_ratio),
         cmocka_unit_test(test_untold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
