@@ -53,6 +53,7 @@ int rollout_whole_read(Db *db, const RolloutRow *row, Arena *arena, RolloutWhole
     if (r == 0) r = rollout_pace(db, row->seq, clock_real_ms(), &ret->pace);
     if (r == 0) r = serving_load(db, row->control_id, arena, &ret->stable);
     if (r == -ENOENT) r = 0;
+    if (r == 0) r = interval_show(db, row->seq, &ret->spec, ret->intervals);
     if (r != 0) return r;
     r = rollout_evidence_get(db, row->seq, ret->spec.evidence.metrics_n, &ret->evidence);
     if (r != -ENOENT && r != -EPROTO) return r;
@@ -93,8 +94,8 @@ static int reply_wait(ApiCall *call, const RolloutWhole *whole)
 {
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
-    rollout_write(&json.out, &whole->row, &whole->spec, &whole->evidence, &whole->pace,
-                  &whole->stable);
+    rollout_write(&json.out, &whole->row, &whole->spec, &whole->evidence, whole->intervals,
+                  &whole->pace, &whole->stable);
     return api_json_wait(call, 200, &json);
 }
 
@@ -116,7 +117,7 @@ static int list_write(ApiCall *call, const ReadJob *job, JsonOut *out)
     for (size_t i = 0; i < job->n; i++) {
         int r = control_spec(&job->rows[i], &call->req->arena, spec);
         if (r < 0) return r;
-        rollout_write(out, &job->rows[i], spec, NULL, NULL, NULL);
+        rollout_write(out, &job->rows[i], spec, NULL, NULL, NULL, NULL);
     }
     json_out_array_end(out);
     json_out_object_end(out);

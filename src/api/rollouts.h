@@ -4,6 +4,7 @@
 
 #include "api/route.h"
 #include "rollout/control.h"
+#include "rollout/interval.h"
 #include "rollout/serving.h"
 #include "store/version_store.h"
 
@@ -27,6 +28,7 @@ typedef struct {
     RolloutRow row;
     RolloutSpec spec;
     Evidence evidence;
+    IntervalShown intervals[EVIDENCE_METRICS_MAX];
     RolloutPace pace;
     ServingLoad stable; /* what it leaves; no version id: it was never routed to */
 } RolloutWhole;

@@ -130,7 +130,7 @@ static void put_routing(JsonOut *out, const AgentRead *read)
     if (read->active) {
         json_out_key(out, "rollout");
         rollout_write(out, row, &read->rollout->spec, &read->rollout->evidence,
-                      &read->rollout->pace, &read->rollout->stable);
+                      read->rollout->intervals, &read->rollout->pace, &read->rollout->stable);
     }
     json_out_object_end(out);
 }

@@ -1,4 +1,5 @@
 /* rollout list, get, watch, promote, gate, pause, resume, abort. */
+#include <math.h>
 #include <stdio.h>
 
 #include "base/buf.h"
@@ -66,6 +67,24 @@ static Str span_text(Client *client, double seconds)
     return client_printf(client, "%.1f h", seconds / 3600);
 }
 
+static void end_text(char out[32], double v, bool ratio)
+{
+    if (ratio) snprintf(out, 32, "%+.0f%%", 100 * v);
+    else snprintf(out, 32, "%+.3f", v);
+}
+
+/* "-0.004 .. +0.012", "-12% .. +8%"; an end beyond what is looked at is left out. */
+static Str interval_text(Client *client, const Json *v)
+{
+    double from = json_f64_or(json_get(v, "from"), NAN), to = json_f64_or(json_get(v, "to"), NAN);
+    bool ratio = str_eq(member(v, "of"), STR("ratio"));
+    char ends[2][32] = { "", "" };
+    if (isnan(from) && isnan(to)) return STR("-");
+    if (!isnan(from)) end_text(ends[0], from, ratio);
+    if (!isnan(to)) end_text(ends[1], to, ratio);
+    return client_printf(client, "%s .. %s", ends[0], ends[1]);
+}
+
 static void print_left(Client *client, const Json *v)
 {
     double units = json_f64_or(json_get(v, "expectedUnitsLeft"), 0);
@@ -114,9 +133,10 @@ static void print_steps(Client *client, const Json *v)
 
 static void print_rollout(Client *client, const Json *v)
 {
-    static const char *const names[] = {
-        "METRIC", "HARM STABLE", "HARM CANARY", "LOG E ROLLBACK", "LOG E PROMOTE", "PROVED", NULL
-    };
+    static const char *const names[] = { "METRIC",         "HARM STABLE",
+                                         "HARM CANARY",    "CANARY IS WORSE BY",
+                                         "LOG E ROLLBACK", "LOG E PROMOTE",
+                                         "PROVED",         NULL };
     Table table;
     const Json *units = json_get(v, "units");
     printf("%.*s  %.*s  %.12s at %g%%\n%.*s\n", STR_ARG(member(v, "agent")),
@@ -136,6 +156,7 @@ static void print_rollout(Client *client, const Json *v)
     for (JsonIter it = json_iter(json_get(v, "metrics")); json_next(&it);)
         table_add(&table, (Str[]){ it.key, number_text(client, json_get(it.value, "harmStable")),
                                    number_text(client, json_get(it.value, "harmCanary")),
+                                   interval_text(client, json_get(it.value, "interval")),
                                    number_text(client, json_get(it.value, "logERollback")),
                                    number_text(client, json_get(it.value, "logEPromote")),
                                    json_bool(json_get(it.value, "proved"), false) ? STR("yes")

@@ -228,13 +228,27 @@ void einterval_init(EInterval *interval, double rho, double delta, double alpha)
     }
 }
 
+static bool is_below_nothing(const EInterval *interval, int i)
+{
+    return interval->ratios && 1 + (i - EINTERVAL_HALF) * interval->delta / 10 < 0;
+}
+
+void einterval_init_ratios(EInterval *interval, double delta, double alpha)
+{
+    einterval_init(interval, 1, delta, alpha);
+    interval->ratios = true;
+    for (int i = 0; i < EINTERVAL_N; i++) interval->out[i] = is_below_nothing(interval, i);
+}
+
 void einterval_observe(EInterval *interval, const ELook *look)
 {
     for (int i = 0; i < EINTERVAL_N; i++) {
         if (interval->out[i]) continue;
         double margin = (i - EINTERVAL_HALF) * interval->delta / 10;
-        ENull most = { ESIDE_ROLLBACK, interval->rho, margin };
-        ENull least = { ESIDE_PROMOTE, interval->rho, margin };
+        double rho = interval->ratios ? 1 + margin : interval->rho;
+        double delta = interval->ratios ? 0 : margin;
+        ENull most = { ESIDE_ROLLBACK, rho, delta };
+        ENull least = { ESIDE_PROMOTE, rho, delta };
         enull_observe(&interval->above[i], &most, look);
         enull_observe(&interval->below[i], &least, look);
         interval->out[i] = evalue_mean(&interval->above[i]) >= interval->bound ||
@@ -242,11 +256,15 @@ void einterval_observe(EInterval *interval, const ELook *look)
     }
 }
 
+/* More than a margin is more than any below it, which was perhaps never bet on. */
 bool einterval_read(const EInterval *interval, int *ret_from, int *ret_to)
 {
     int from = 0, to = EINTERVAL_N - 1;
-    while (from < EINTERVAL_N && interval->out[from]) from++;
-    while (to >= 0 && interval->out[to]) to--;
+    for (int i = 0; i < EINTERVAL_N; i++)
+        if (evalue_mean(&interval->above[i]) >= interval->bound || is_below_nothing(interval, i))
+            from = i + 1;
+    for (int i = EINTERVAL_N - 1; i >= 0; i--)
+        if (evalue_mean(&interval->below[i]) >= interval->bound) to = i - 1;
     if (from > to) return false;
     *ret_from = from - EINTERVAL_HALF;
     *ret_to = to - EINTERVAL_HALF;

@@ -115,19 +115,23 @@ double srm_log(const Srm *srm);
 /* --- the displayed interval ------------------------------------------------------------------ */
 
 /* Which margins j * delta/10, j = -40..40, are still possible: neither of their nulls has ever
- * reached 1/alpha. Censored at either end. About 18 KB and 1 us a unit: for display only. */
+ * reached 1/alpha. Or which ratios 1 + j * delta/10, those below 0 left out. Censored at either
+ * end. About 18 KB and 1 us a unit: for display only. */
 #define EINTERVAL_HALF 40
 #define EINTERVAL_N (2 * EINTERVAL_HALF + 1)
 typedef struct {
     double rho, delta, bound;
+    bool ratios;
     EValue above[EINTERVAL_N], below[EINTERVAL_N]; /* against "at most" and "at least" margin j */
     bool out[EINTERVAL_N];
 } EInterval;
 
 void einterval_init(EInterval *interval, double rho, double delta, double alpha);
+void einterval_init_ratios(EInterval *interval, double delta, double alpha);
 void einterval_observe(EInterval *interval, const ELook *look);
 
-/* The least and greatest j that are left; false when none is (the effect lies between two). */
+/* The least and greatest j that are left; false when none is (the effect lies between two, or has
+ * changed). */
 bool einterval_read(const EInterval *interval, int *ret_from, int *ret_to);
 
 /* --- combining ------------------------------------------------------------------------------- */

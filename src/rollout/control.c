@@ -7,6 +7,7 @@
 #include "codec/json.h"
 #include "logic/grade.h"
 #include "rollout/anchors.h"
+#include "rollout/interval.h"
 #include "rollout/record.h"
 #include "rollout/serving.h"
 #include "rollout/shadow.h"
@@ -129,6 +130,8 @@ static int tick(Db *db, Gather *g, RolloutRow *row, const RolloutInput *input, A
     if (r == 0 && (ret->actions & (ROLLOUT_DO_ROUTE | ROLLOUT_DO_STABLE)))
         r = serving_moved(db, row->agent, input->now_ms);
     if (r == 0) r = record_tick(db, row, &from, g, input, ret);
+    if (r == 0 && row->state.state >= ROLLOUT_STEP)
+        r = interval_tick(db, row, &g->spec, input->now_ms, rollout_state_is_end(row->state.state));
     if (r == 0) tell(row, ret);
     return r;
 }

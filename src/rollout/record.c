@@ -105,7 +105,7 @@ static void put_inputs(JsonOut *out, const RolloutRow *row, const Gather *g,
     rollout_write_gates(out, row, &g->spec);
     if (row->state.deadline_at_ms > 0)
         json_out_kcstr(out, "deadlineAt", time_format(row->state.deadline_at_ms, deadline));
-    rollout_write_evidence(out, row, &g->spec, &g->evidence);
+    rollout_write_evidence(out, row, &g->spec, &g->evidence, NULL);
     json_out_object_end(out);
 }
 
@@ -143,7 +143,7 @@ static int add_event(Db *db, const char *what, const RolloutRow *row, const Roll
     json_out_kcstr(&out, "from", rollout_state_name(from->state.state));
     if (!str_empty(input->actor)) json_out_kstr(&out, "by", input->actor);
     json_out_key(&out, "rollout");
-    rollout_write(&out, row, &g->spec, &g->evidence, NULL, NULL);
+    rollout_write(&out, row, &g->spec, &g->evidence, NULL, NULL, NULL);
     json_out_object_end(&out);
     if (!json_out_ok(&out)) return -ENOMEM;
     return event_insert(db, &(Event){ .at_ms = input->now_ms,

@@ -62,8 +62,19 @@ static double mean_of(const EPast *past, int arm)
     return past->n[arm] ? past->sum[arm] / (double)past->n[arm] : NAN;
 }
 
+static void put_interval(JsonOut *out, const IntervalShown *shown)
+{
+    if (shown->kind == INTERVAL_NONE) return;
+    json_out_key(out, "interval");
+    json_out_object(out);
+    json_out_kcstr(out, "of", shown->kind == INTERVAL_RATIO ? "ratio" : "difference");
+    put_number(out, "from", shown->from);
+    put_number(out, "to", shown->to);
+    json_out_object_end(out);
+}
+
 static void put_metric(JsonOut *out, const RolloutSpec *spec, const MetricEvidence *metric,
-                       size_t m, size_t step)
+                       const IntervalShown *shown, size_t m, size_t step)
 {
     json_out_key(out, spec->names[m]);
     json_out_object(out);
@@ -72,6 +83,7 @@ static void put_metric(JsonOut *out, const RolloutSpec *spec, const MetricEviden
     put_number(out, "harmStable", mean_of(&metric->past, 0));
     put_number(out, "harmCanary", mean_of(&metric->past, 1));
     json_out_kbool(out, "proved", metric->proved >> step & 1);
+    if (shown) put_interval(out, shown);
     json_out_object_end(out);
 }
 
@@ -85,7 +97,7 @@ static void put_untold(JsonOut *out, const EvidenceTold *told)
 }
 
 void rollout_write_evidence(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
-                            const Evidence *evidence)
+                            const Evidence *evidence, const IntervalShown *intervals)
 {
     size_t step = row->state.step;
     while (step > 0 && !evidence_step_tests(&spec->evidence, step)) step--;
@@ -97,7 +109,7 @@ void rollout_write_evidence(JsonOut *out, const RolloutRow *row, const RolloutSp
     json_out_key(out, "metrics");
     json_out_object(out);
     for (size_t m = 0; m < spec->evidence.metrics_n; m++)
-        put_metric(out, spec, &evidence->metrics[m], m, step);
+        put_metric(out, spec, &evidence->metrics[m], intervals ? &intervals[m] : NULL, m, step);
     json_out_object_end(out);
     double left = evidence_units_left(evidence, &spec->evidence, step);
     put_number(out, "expectedUnitsLeft", left < 0 ? NAN : ceil(left));
@@ -124,7 +136,8 @@ double rollout_seconds_left(const RolloutRow *row, const RolloutSpec *spec,
 }
 
 void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
-                   const Evidence *evidence, const RolloutPace *pace, const ServingLoad *stable)
+                   const Evidence *evidence, const IntervalShown *intervals,
+                   const RolloutPace *pace, const ServingLoad *stable)
 {
     json_out_object(out);
     json_out_kstr(out, "rolloutId", row->id);
@@ -143,7 +156,7 @@ void rollout_write(JsonOut *out, const RolloutRow *row, const RolloutSpec *spec,
     json_out_ki64(out, "baselineTasks", row->baseline.tasks);
     put_time(out, "createdAt", row->created_at_ms);
     put_time(out, "changedAt", row->changed_at_ms);
-    if (evidence) rollout_write_evidence(out, row, spec, evidence);
+    if (evidence) rollout_write_evidence(out, row, spec, evidence, intervals);
     if (evidence && pace)
         put_number(out, "expectedSecondsLeft", rollout_seconds_left(row, spec, evidence, pace));
     if (stable && !str_empty(stable->serving.version_id)) {

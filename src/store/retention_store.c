@@ -76,6 +76,7 @@ static const char *const delete_sql[RETENTION_N_][16] = {
         ("DELETE FROM shadow_pair WHERE (rollout_seq, task_seq) IN"
         " (SELECT rollout_seq, task_seq FROM shadow_pair WHERE rollout_seq = ?1 LIMIT ?2)"),
         "DELETE FROM shadow_evidence WHERE rollout_seq = ?1",
+        "DELETE FROM rollout_interval WHERE rollout_seq = ?1",
     },
 };
 

@@ -388,6 +388,75 @@ int rollout_consumed_list(Db *db, int64_t rollout_seq, RolloutCursor after, Evid
     return r;
 }
 
+int rollout_consumed_of(Db *db, int64_t rollout_seq, EvidenceGroup group, RolloutCursor after,
+                        RolloutCursor until, RolloutConsumed *ret, size_t *n)
+{
+    RowIn in = row_in(db, "SELECT eligible_ms, task_seq, evidence_group, step, fate, told, arm, pi,"
+                          " has, harms FROM rollout_consumed WHERE rollout_seq = ?1"
+                          " AND (eligible_ms, task_seq) > (?2, ?3)"
+                          " AND (eligible_ms, task_seq) <= (?4, ?5) AND evidence_group = ?6"
+                          " ORDER BY eligible_ms, task_seq LIMIT ?7");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, after.eligible_ms);
+    in_i64(&in, after.task_seq);
+    in_i64(&in, until.eligible_ms);
+    in_i64(&in, until.task_seq);
+    in_i64(&in, group);
+    in_i64(&in, (int64_t)*n);
+    size_t found = 0;
+    int r;
+    while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = consumed_read(in.stmt);
+    if (r == 0) *n = found;
+    return r;
+}
+
+static void intervals_head(DbStmt *s, RolloutIntervals *ret)
+{
+    *ret = (RolloutIntervals){ .at_ms = db_i64(s, 0) };
+    for (int g = 0; g < EVIDENCE_GROUPS_N_; g++)
+        ret->cursors[g] = (RolloutCursor){ db_i64(s, 1 + 2 * g), db_i64(s, 2 + 2 * g) };
+}
+
+#define INTERVALS_HEAD "at_ms, fast_ms, fast_seq, judged_ms, judged_seq"
+
+int rollout_intervals_head(Db *db, int64_t rollout_seq, RolloutIntervals *ret)
+{
+    RowIn in = row_in(db, "SELECT " INTERVALS_HEAD " FROM rollout_interval WHERE rollout_seq = ?1");
+    in_i64(&in, rollout_seq);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    intervals_head(in.stmt, ret);
+    db_reset(in.stmt);
+    return 0;
+}
+
+int rollout_intervals_get(Db *db, int64_t rollout_seq, Arena *arena, RolloutIntervals *ret)
+{
+    RowIn in = row_in(db, "SELECT " INTERVALS_HEAD ", bytes FROM rollout_interval"
+                          " WHERE rollout_seq = ?1");
+    in_i64(&in, rollout_seq);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    intervals_head(in.stmt, ret);
+    ret->bytes = arena_str(arena, db_str(in.stmt, 5));
+    db_reset(in.stmt);
+    return ret->bytes.ptr ? 0 : -ENOMEM;
+}
+
+int rollout_intervals_put(Db *db, int64_t rollout_seq, const RolloutIntervals *v)
+{
+    RowIn in = row_in(db, "INSERT OR REPLACE INTO rollout_interval (rollout_seq, " INTERVALS_HEAD
+                          ", bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
+    in_i64(&in, rollout_seq);
+    in_i64(&in, v->at_ms);
+    for (int g = 0; g < EVIDENCE_GROUPS_N_; g++) {
+        in_i64(&in, v->cursors[g].eligible_ms);
+        in_i64(&in, v->cursors[g].task_seq);
+    }
+    in_blob(&in, v->bytes);
+    return row_run(in.stmt);
+}
+
 int rollout_consumed_any(Db *db, int64_t rollout_seq, EvidenceGroup group, bool *ret)
 {
     RowIn in = row_in(db, "SELECT 1 FROM rollout_consumed WHERE rollout_seq = ?1"

@@ -114,6 +114,23 @@ MUST_CHECK int rollout_consumed_put(Db *db, int64_t rollout_seq, const RolloutCo
 MUST_CHECK int rollout_consumed_list(Db *db, int64_t rollout_seq, RolloutCursor after,
                                      EvidenceGroup group, RolloutConsumed *ret, size_t *n);
 
+/* Those of one group after a unit, up to another. */
+MUST_CHECK int rollout_consumed_of(Db *db, int64_t rollout_seq, EvidenceGroup group,
+                                   RolloutCursor after, RolloutCursor until, RolloutConsumed *ret,
+                                   size_t *n);
+
+/* How far the intervals that are shown reach, and when that was written; -ENOENT: there are none.
+ * bytes: of the program alone, in arena. */
+typedef struct {
+    int64_t at_ms;
+    RolloutCursor cursors[EVIDENCE_GROUPS_N_];
+    Str bytes;
+} RolloutIntervals;
+MUST_CHECK int rollout_intervals_head(Db *db, int64_t rollout_seq, RolloutIntervals *ret);
+MUST_CHECK int rollout_intervals_get(Db *db, int64_t rollout_seq, Arena *arena,
+                                     RolloutIntervals *ret);
+MUST_CHECK int rollout_intervals_put(Db *db, int64_t rollout_seq, const RolloutIntervals *in);
+
 /* Whether the group has consumed anything that is kept. */
 MUST_CHECK int rollout_consumed_any(Db *db, int64_t rollout_seq, EvidenceGroup group, bool *ret);
 

@@ -689,6 +689,14 @@ static const char resolved[] = "ALTER TABLE task_asked RENAME TO task_resolved;"
                                "ALTER TABLE task_resolved ADD COLUMN"
                                " state INTEGER NOT NULL DEFAULT 6;";
 
+/* What is shown of evidence, and how far it reaches in each group. */
+static const char intervals[] =
+    "CREATE TABLE rollout_interval ("
+    " rollout_seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, fast_ms INTEGER NOT NULL,"
+    " fast_seq INTEGER NOT NULL, judged_ms INTEGER NOT NULL, judged_seq INTEGER NOT NULL,"
+    " bytes BLOB NOT NULL"
+    ") STRICT;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -742,5 +750,6 @@ const Migration schema_steps[] = {
     { 50, "input mix", input_mix },
     { 51, "free sessions", free_sessions },
     { 52, "resolved", resolved },
+    { 53, "intervals", intervals },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

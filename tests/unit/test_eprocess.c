@@ -196,9 +196,29 @@ static void test_interval(void **state)
         assert_int_equal(from, json_i64_or(json_get(it.value, "keepFrom"), -99));
         assert_int_equal(to, json_i64_or(json_get(it.value, "keepTo"), -99));
     }
-    memset(interval.out, true, sizeof(interval.out));
-    int from, to;
-    assert_false(einterval_read(&interval, &from, &to));
+    einterval_init_ratios(&interval, 0.2, 0.05); /* from -80% to +80% */
+    EPast past = { 0 };
+    for (int i = 0; i < 20000; i++) { /* both cost the same, often */
+        EUnit unit = { i % 2, 0.5, i % 3 ? 0.2 : 0.3 };
+        ELook look = elook(&past, &unit);
+        einterval_observe(&interval, &look);
+        epast_add(&past, &unit);
+    }
+    int low, high;
+    assert_true(einterval_read(&interval, &low, &high));
+    assert_true(low <= 0 && low >= -5 && high >= 0 && high <= 5);
+    einterval_init_ratios(&interval, 0.5, 0.05); /* no ratio is below nothing */
+    assert_true(einterval_read(&interval, &low, &high));
+    assert_int_equal(low, -20);
+    einterval_init(&interval, 1, 0.05, 0.05);
+    past = (EPast){ 0 };
+    for (int i = 0; i < 2000; i++) { /* what was as good, and then is not */
+        EUnit unit = { i % 2, 0.5, i < 1000 ? 0.2 : i % 2 };
+        ELook look = elook(&past, &unit);
+        einterval_observe(&interval, &look);
+        epast_add(&past, &unit);
+    }
+    assert_false(einterval_read(&interval, &low, &high));
 }
 
 static void test_skip(void **state)

@@ -5,6 +5,7 @@
 
 #include "rollout/control.h"
 #include "rollout/gather.h"
+#include "rollout/interval.h"
 #include "rollout/observations.h"
 #include "rollout/record.h"
 #include "rollout/serving.h"
@@ -2382,6 +2383,61 @@ static void test_old_ticks_are_forgotten(void **state)
     run(state, keeps_some);
 }
 
+/* --- what is shown ---------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t seq;
+    RolloutSpec spec;
+    IntervalShown shown[EVIDENCE_METRICS_MAX];
+} Shown;
+
+static int show_job(Db *db, void *arg)
+{
+    Shown *s = arg;
+    return interval_show(db, s->seq, &s->spec, s->shown);
+}
+
+static IntervalShown shown_of(Fixture *f, const Ask *ask, size_t m)
+{
+    CLEANUP(freep) Shown *s = xcalloc(1, sizeof(*s));
+    s->seq = ask->row.seq;
+    CHECK_INT(control_spec(&ask->row, &f->arena, &s->spec), 0);
+    CHECK_INT(store_read_wait(f->store, show_job, s), 0);
+    return s->shown[m];
+}
+
+/* Taken up every ten seconds, and with the end. */
+static int shows_intervals(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":9000},{\"weight\":100}],"
+                "\"rollbackOn\":{\"errorRate\":0.1},\"tripwires\":{\"crashes\":0},\"metrics\":"
+                "{\"completionRate\":{\"rollbackMargin\":0,\"promoteMargin\":0,\"ratio\":1.5}}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK_INT(shown_of(f, &ask, 0).kind, INTERVAL_NONE);
+    (void)submit_sessions(f, 0, 600);
+    end_tasks(f, 0);
+    ask = command(f, ID_1, COMMAND_NONE);
+    IntervalShown errors = shown_of(f, &ask, 0);
+    CHECK_INT(errors.kind, INTERVAL_DIFFERENCE);
+    CHECK(errors.from <= 0 && errors.from >= -0.1 && errors.to >= 0 && errors.to <= 0.1);
+    CHECK_INT(shown_of(f, &ask, 1).kind, INTERVAL_RATIO);
+    (void)submit_sessions(f, 600, 700);
+    Finish all = { VERSION_B, 100 };
+    CHECK_INT(store_call_wait(f->store, finish_job, &all), 0);
+    real_now += 1000;
+    ask = command(f, ID_1, COMMAND_NONE); /* it is rolled back for that */
+    CHECK_INT(ask.row.state.state, ROLLOUT_ROLLED_BACK);
+    CHECK_INT(shown_of(f, &ask, 0).kind, INTERVAL_NONE); /* it was as good, and then was not */
+    return 0;
+}
+
+static void test_intervals_are_shown(void **state)
+{
+    run(state, shows_intervals);
+}
+
 /* --- harm ------------------------------------------------------------------------------------- */
 
 static void test_harm(void **state)
@@ -2525,6 +2581,7 @@ int main(void)
         ON_QUEUE(test_a_tick_that_says_something_else_is_kept),
         ON_QUEUE(test_an_end_refuses_commands),
         ON_QUEUE(test_old_ticks_are_forgotten),
+        ON_QUEUE(test_intervals_are_shown),
         cmocka_unit_test(test_harm),
         cmocka_unit_test(test_baseline),
     };
