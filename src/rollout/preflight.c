@@ -20,7 +20,7 @@
 #define CHECKS_BYTES_MAX 16000
 #define DETAIL_BYTES_MAX 300
 
-typedef enum { RESULT_PASSED, RESULT_FAILED, RESULT_SKIPPED, RESULT_N_ } Result;
+typedef enum { RESULT_PASSED, RESULT_FAILED, RESULT_SKIPPED, RESULT_WARNED, RESULT_N_ } Result;
 
 typedef struct {
     const char *name;
@@ -39,7 +39,8 @@ typedef struct {
     int64_t now_ms;
     int64_t scores;
     double mean;
-    int64_t history_n; /* without a baseline: tasks that are there for one */
+    int64_t units, units_tasks; /* users or tenants of so many tasks */
+    int64_t history_n;          /* without a baseline: tasks that are there for one */
     const Json *components;
     AgentSpec agent;
     Check checks[PREFLIGHT_CHECKS_MAX];
@@ -80,6 +81,8 @@ static int load_job(Db *db, void *arg)
     if (r < 0 && r != -ENOENT) return r;
     r = gather_first(db, p->row.control_id, p->spec->plan.unit_wait_ms, p->now_ms, &baseline,
                      &p->history_n);
+    if (r != 0) return r;
+    r = rollout_units_lately(db, p->row.control_id, p->spec->unit, &p->units, &p->units_tasks);
     if (r != 0) return r;
     p->scores = p->spec->evaluation_tasks;
     if (p->scores == 0) return 0;
@@ -311,6 +314,23 @@ static void check_baseline(Preflight *p)
             p->history_n, HISTORY_MIN, STR_ARG(name));
 }
 
+/* Arms of few units differ by chance, and each that is dear or hard counts for many. */
+static void check_units(Preflight *p)
+{
+    const char *what = p->spec->unit == ROUTE_BY_USER ? "users" : "tenants";
+    if (p->spec->unit != ROUTE_BY_USER && p->spec->unit != ROUTE_BY_TENANT)
+        say(p, "units", RESULT_SKIPPED, "they are neither users nor tenants");
+    else if (p->units >= PREFLIGHT_UNITS_MIN)
+        say(p, "units", RESULT_PASSED,
+            "%" PRId64 " %s in the stable version's last %" PRId64 " tasks", p->units, what,
+            p->units_tasks);
+    else
+        say(p, "units", RESULT_WARNED,
+            "%" PRId64 " %s in the stable version's last %" PRId64 " tasks: with fewer than %d the "
+            "arms are uneven, and a decision takes long",
+            p->units, what, p->units_tasks, PREFLIGHT_UNITS_MIN);
+}
+
 static void check_evaluation(Preflight *p)
 {
     int64_t wanted = p->spec->evaluation_tasks;
@@ -327,7 +347,7 @@ static void check_evaluation(Preflight *p)
 
 static int checks_write(Preflight *p, ControlChecked *ret)
 {
-    static const char *const names[RESULT_N_] = { "passed", "failed", "skipped" };
+    static const char *const names[RESULT_N_] = { "passed", "failed", "skipped", "warned" };
     CLEANUP(buf_deinit) Buf text;
     buf_init(&text, CHECKS_BYTES_MAX);
     JsonOut out = json_out(&text);
@@ -372,6 +392,7 @@ static int check_all_wait(Preflight *p)
     if (r == 0) r = work_wait(stored_work, p);
     if (r == 0 && !p->failed) r = check_models_wait(p);
     if (r == 0 && !p->failed) check_baseline(p);
+    if (r == 0 && !p->failed) check_units(p);
     if (r == 0 && !p->failed) check_evaluation(p);
     return r;
 }

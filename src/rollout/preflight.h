@@ -8,10 +8,12 @@
  *   provider    takes connections
  *   shadow      (where the plan has one) no tool that writes is run by the agent's own code
  *   baseline    the stable version has done enough tasks to measure harm from
+ *   units       where these are users or tenants, enough have been seen lately for even arms
  *   evaluation  the version's scored tasks are as good as the rollout block wants
  *
- * Each passes, fails, or is skipped because there is nothing to check or this server cannot know
- * it. A rollout whose preflight was cut short by the end of the process is checked anew.
+ * Each passes, fails, warns and holds up nothing, or is skipped because there is nothing to check
+ * or this server cannot know it. A rollout whose preflight was cut short by the end of the process
+ * is checked anew.
  */
 #ifndef GANTRY_ROLLOUT_PREFLIGHT_H
 #define GANTRY_ROLLOUT_PREFLIGHT_H
@@ -19,7 +21,8 @@
 #include "gateway/gateway_config.h"
 #include "rollout/control.h"
 
-#define PREFLIGHT_CHECKS_MAX 9
+#define PREFLIGHT_CHECKS_MAX 10
+#define PREFLIGHT_UNITS_MIN 100 /* fewer users or tenants: the arms are uneven */
 #define PREFLIGHT_CONNECT_MS 3000
 #define PREFLIGHT_STALE_MS 10000 /* who began it is not at it any more */
 

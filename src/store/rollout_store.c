@@ -818,6 +818,25 @@ int rollout_meanwhile(Db *db, Str version_id, int64_t since_ms, TripwireMeanwhil
     return 0;
 }
 
+int rollout_units_lately(Db *db, Str version_id, RouteBy by, int64_t *ret_units, int64_t *ret_tasks)
+{
+    *ret_units = *ret_tasks = 0;
+    if (by != ROUTE_BY_USER && by != ROUTE_BY_TENANT) return 0;
+    RowIn in = row_in(db,
+                      "SELECT count(DISTINCT unit), count(*) FROM"
+                      " (SELECT iif(?2, user_id, tenant_id) AS unit FROM task"
+                      " WHERE version_id = ?1 AND shadow_of IS NULL ORDER BY seq DESC LIMIT ?3)");
+    in_text(&in, version_id);
+    in_i64(&in, by == ROUTE_BY_USER);
+    in_i64(&in, ROLLOUT_LATELY_TASKS);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret_units = db_i64(in.stmt, 0);
+    *ret_tasks = db_i64(in.stmt, 1);
+    db_reset(in.stmt);
+    return 0;
+}
+
 int rollout_scores(Db *db, Str version_id, int64_t *n, double *ret_mean)
 {
     RowIn in = row_in(db, "SELECT count(*), avg(quality) FROM (SELECT quality FROM task"

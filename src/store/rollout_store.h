@@ -239,6 +239,12 @@ MUST_CHECK int rollout_tail(Db *db, Str version_id, int64_t rollout_seq, Tripwir
  * stays as it is. */
 MUST_CHECK int rollout_meanwhile(Db *db, Str version_id, int64_t since_ms, TripwireMeanwhile *ret);
 
+/* Users or tenants (by) among the version's last tasks, and how many tasks these are; 0 by anything
+ * else. */
+#define ROLLOUT_LATELY_TASKS 2000
+MUST_CHECK int rollout_units_lately(Db *db, Str version_id, RouteBy by, int64_t *ret_units,
+                                    int64_t *ret_tasks);
+
 /* Mean quality of the version's last scored tasks, at most *n, which becomes their number. NaN
  * without any. */
 MUST_CHECK int rollout_scores(Db *db, Str version_id, int64_t *n, double *ret_mean);

@@ -2438,6 +2438,32 @@ static void test_intervals_are_shown(void **state)
     run(state, shows_intervals);
 }
 
+/* --- who there is ----------------------------------------------------------------------------- */
+
+static int lately_job(Db *db, void *arg)
+{
+    int64_t *n = arg;
+    int r = rollout_units_lately(db, STR(VERSION_A), ROUTE_BY_USER, &n[0], &n[1]);
+    if (r == 0) r = rollout_units_lately(db, STR(VERSION_A), ROUTE_BY_TENANT, &n[2], &n[3]);
+    return r == 0 ? rollout_units_lately(db, STR(VERSION_A), ROUTE_BY_TASK, &n[4], &n[5]) : r;
+}
+
+static int counts_units(void *arg)
+{
+    Fixture *f = arg;
+    int64_t n[6];
+    (void)submit_sessions(f, 0, 50);
+    sql(f, "UPDATE task SET user_id = 'u' || (seq % 7), tenant_id = iif(seq < 9, 't', NULL)");
+    CHECK_INT(store_read_wait(f->store, lately_job, n), 0);
+    CHECK(n[0] == 7 && n[1] == 50 && n[2] == 1 && n[3] == 50 && n[4] == 0 && n[5] == 0);
+    return 0;
+}
+
+static void test_units_are_counted(void **state)
+{
+    run(state, counts_units);
+}
+
 /* --- harm ------------------------------------------------------------------------------------- */
 
 static void test_harm(void **state)
@@ -2528,6 +2554,7 @@ int main(void)
         ON_QUEUE(test_a_clock_that_goes_back_loses_no_unit),
         ON_QUEUE(test_a_step_outlasts_its_tasks),
         ON_QUEUE(test_live_sessions_stay),
+        ON_QUEUE(test_units_are_counted),
         ON_QUEUE(test_sessions_have_time_to_end),
         ON_QUEUE(test_a_bad_version_is_rolled_back),
         ON_QUEUE(test_the_version_that_is_left_drains),
