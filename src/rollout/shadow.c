@@ -75,7 +75,7 @@ typedef struct {
     const RolloutSpec *spec;
     ShadowEvidence *evidence;
     int64_t now_ms;
-    bool given_up; /* no more are started */
+    bool given_up; /* the pair is before one that was capped */
 } Comparing;
 
 static int compare(Db *db, Comparing *c, const ShadowRow *pair, const Side *production,
@@ -135,10 +135,10 @@ static int is_capped(Db *db, const RolloutRow *row, const ShadowRow *pair, bool 
 typedef struct {
     int64_t nusd;    /* what they have spent, or may still: what is settled is not among it */
     int64_t running; /* one that is over takes no place, however long its scores take */
-    bool capped;     /* one was stopped by what it was allotted, so nothing will be decided */
+    size_t capped;   /* the last that was stopped by what it was allotted, from 1; 0: none */
 } Held;
 
-static int held_add(Db *db, const RolloutRow *row, const ShadowRow *pair, Held *held)
+static int held_add(Db *db, const RolloutRow *row, const ShadowRow *pair, Held *held, size_t place)
 {
     RolloutOutcome o;
     int64_t allotted = 0, cost = 0;
@@ -150,16 +150,16 @@ static int held_add(Db *db, const RolloutRow *row, const ShadowRow *pair, Held *
     if (r == 0) r = shadow_cost(db, pair->shadow_seq, &cost);
     held->nusd = money_add(held->nusd, MAX(allotted, cost));
     held->running += !over;
-    held->capped |= capped;
+    if (capped) held->capped = place;
     return r;
 }
 
 static int held_of(Db *db, const RolloutRow *row, const ShadowRow *pairs, size_t n, Held *ret)
 {
     int r = 0;
-    *ret = (Held){ .capped = false };
+    *ret = (Held){ .capped = 0 };
     for (size_t i = 0; i < n && r == 0; i++)
-        if (pairs[i].state == SHADOW_STARTED) r = held_add(db, row, &pairs[i], ret);
+        if (pairs[i].state == SHADOW_STARTED) r = held_add(db, row, &pairs[i], ret, i + 1);
     return r;
 }
 
@@ -263,13 +263,13 @@ int shadow_gather(Db *db, ShadowGather *shadow, const RolloutRow *row, const Rol
     size_t n = SHADOWS_OPEN_MAX;
     CLEANUP(freep) ShadowRow *pairs = xcalloc(n, sizeof(*pairs));
     Comparing c = { row, spec, &shadow->evidence, now_ms, .given_up = false };
-    Held held = { .capped = false };
+    Held held = { .capped = 0 };
     *shadow = (ShadowGather){ .changed = false };
     int r = evidence_load(db, row, shadow, now_ms);
     if (r == 0) r = shadow_open(db, row->seq, pairs, &n);
     if (r == 0) r = held_of(db, row, pairs, n, &held);
-    c.given_up = held.capped;
     for (size_t i = 0; i < n && r == 0; i++) {
+        c.given_up = i < held.capped; /* nothing is decided, so nothing more is started */
         r = take(db, &c, &pairs[i]);
         shadow->changed |= r == 0;
     }
@@ -372,7 +372,7 @@ static int start_list(Db *db, ChooseJob *job, const RolloutRow *row, const Rollo
     if (!pairs) return -ENOMEM;
     int r = shadow_open(db, row->seq, pairs, &n);
     if (r == 0) r = held_of(db, row, pairs, n, &held);
-    if (r == 0 && held.capped) return 0;
+    if (r == 0 && held.capped > 0) return 0;
     if (r == 0) r = family_version_limits(db, row->version_id, &own[0]);
     if (r == 0) r = family_version_limits(db, row->control_id, &own[1]);
     for (size_t i = 0; i < n && r == 0 && held.running < spec->shadow.parallel; i++) {

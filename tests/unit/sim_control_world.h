@@ -129,6 +129,11 @@ static inline double chance(void)
     return rng_uniform(&sim.rng);
 }
 
+static inline size_t any_below(size_t n)
+{
+    return (size_t)(chance() * (double)n);
+}
+
 /* --- many at once: a fiber each, so that their commits are one -------------------------------- */
 
 static inline void each(int (*fn)(void *arg), void *args, size_t size, size_t n)

@@ -644,7 +644,8 @@ static bool check_translated(const Want *want, const Cell *cell, Str body)
     if (want->sent == EVENT) return CHECK(str_find(body, STR("message")) > 0);
     if (want->sent == PASSED) return CHECK(is_problem(cell->api, body));
     if (want->sent != WHOLE) return true;
-    bool ok = CHECK(str_find(body, end_of(cell)) >= 0) & CHECK(!has_error_event(cell->api, body));
+    bool ok = CHECK(str_find(body, end_of(cell)) >= 0);
+    ok &= CHECK(!has_error_event(cell->api, body));
     if (want->charged == USED) ok &= CHECK(str_find(body, str_of(usage_of(cell))) >= 0);
     return ok;
 }

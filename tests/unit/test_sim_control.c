@@ -287,7 +287,7 @@ static void plan_person(Plan *plan)
     } else if (sim.made > 0 && u > 0.98) {
         static const RolloutCommand any[] = { COMMAND_PAUSE,   COMMAND_PAUSE, COMMAND_RESUME,
                                               COMMAND_PROMOTE, COMMAND_ABORT, COMMAND_PROMOTE_ALL };
-        plan_act(plan, ACT_COMMAND, 0)->command = any[(int)(chance() * ARRAY_N(any))];
+        plan_act(plan, ACT_COMMAND, 0)->command = any[any_below(ARRAY_N(any))];
     }
 }
 
@@ -530,7 +530,7 @@ static bool kill_now(int slot)
 static int live(void *arg)
 {
     Fixture *f = arg;
-    size_t last = (size_t)(chance() * ARRAY_N(parts));
+    size_t last = any_below(ARRAY_N(parts));
     sim.worker = add_worker(f, 1, WORKER_EMBEDDED);
     look(f); /* what it finds */
     for (bool kill = false; !kill && sim.step < sim.steps; sim.step++) {
