@@ -395,7 +395,7 @@ def ratios(cpus, aim):
     if "portkey" in cpus:
         aims.at_least(f"gateway: Portkey's CPU beside ours, {what}", cpus["portkey"] / max(cpus["gantry"], 0.001), 15)
     else:
-        aims.unmeasured(f"gateway: Portkey's CPU beside ours, {what}", "Portkey is not here")
+        aims.unmeasured(f"gateway: Portkey's CPU beside ours, {what}", "Portkey is not here, or answered with errors")
 
 
 def compare(peer, servers, seconds, connections, body, count, aim=None):
@@ -404,7 +404,9 @@ def compare(peer, servers, seconds, connections, body, count, aim=None):
     cpus = {}
     for name, (pid, target) in servers.items():
         got = peer.load(target, pid, connections, seconds, body)
-        cpus[name] = row(name, got, got[count], base)
+        cpu = row(name, got, got[count], base)
+        if not got["errors"] or name != "portkey":  # a peer that fails is no measure
+            cpus[name] = cpu
     ratios(cpus, aim)
 
 
