@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -37,6 +38,12 @@ int client_main(const Invocation *in, int (*body)(Client *client))
     loop_run(loop);
     loop_free(loop);
     return job.status;
+}
+
+void client_put_actor(Client *client, JsonOut *out)
+{
+    const char *given = flag(client->in, "by"), *by = given ? given : getenv("USER");
+    if (by && by[0]) json_out_kcstr(out, "by", by);
 }
 
 Str client_printf(Client *client, const char *fmt, ...)

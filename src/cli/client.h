@@ -46,6 +46,9 @@ MUST_CHECK int client_events_wait(Client *client, Str path, HttpCall **ret);
 /* Text in the client's arena; ends the process when it is full. */
 Str client_printf(Client *client, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* Member `by`: who asks, for the record: --by, or the user who is logged in. */
+void client_put_actor(Client *client, JsonOut *out);
+
 /* The text percent-encoded for a path segment or query value. */
 Str client_encoded(Client *client, const char *text);
 

@@ -11,7 +11,6 @@
 
 #define PLAN_ARENA_BYTES ((size_t)32 << 20)
 #define ISSUES_MAX 20
-#define LIMIT_SECONDS_MAX INT64_C(604800) /* no manifest allows more */
 
 /* --- the engine ------------------------------------------------------------------------------ */
 
@@ -128,9 +127,7 @@ static int read_plan(Arena *arena, const char *path, RolloutSpec *ret)
     if (rollout_spec_read(block, ret) != 0)
         return fail(EXIT_USAGE, "%s: at most %d metrics, each name at most %d bytes", path,
                     EVIDENCE_METRICS_MAX, METRIC_NAME_MAX);
-    const Json *limits = json_get(json_get(doc, "spec"), "limits");
-    int64_t seconds = json_i64_or(json_get(limits, "secondsPerTask"), 0);
-    rollout_spec_outlast(ret, MIN(MAX(seconds, 0), LIMIT_SECONDS_MAX) * 1000);
+    rollout_spec_outlast(ret, rollout_spec_limit_ms(json_get(json_get(doc, "spec"), "limits")));
     ret->plan.shadow = false; /* what is simulated is what follows */
     return EXIT_OK;
 }

@@ -384,7 +384,6 @@ static int task_retry_body(Client *client)
 static int task_resolve_body(Client *client)
 {
     const Invocation *in = client->in;
-    const char *by = flag(in, "by") ? flag(in, "by") : getenv("USER");
     CLEANUP(buf_deinit) Buf body = { 0 };
     Str answer = str_of(in->args[1]);
     if (strcmp(in->args[1], "-") == 0 &&
@@ -394,7 +393,7 @@ static int task_resolve_body(Client *client)
     JsonOut out = json_out(&body);
     json_out_object(&out);
     write_value(client, &out, "answer", answer);
-    if (by && by[0]) json_out_kcstr(&out, "by", by);
+    client_put_actor(client, &out);
     json_out_object_end(&out);
     if (!json_out_ok(&out)) return fail(EXIT_FAILED, "the answer is too large");
     return task_post(client, in->args[0], "/resolve", buf_str(&body), "resolve");

@@ -153,13 +153,6 @@ static int steps_write(JsonOut *out, const char *steps)
     return EXIT_OK;
 }
 
-/* Who asks, for the record. */
-static void put_actor(JsonOut *out, const Invocation *in)
-{
-    const char *by = flag(in, "by") ? flag(in, "by") : getenv("USER");
-    if (by && by[0]) json_out_kcstr(out, "by", by);
-}
-
 static int deploy_body(Client *client)
 {
     CLEANUP(buf_deinit) Buf body = { 0 };
@@ -170,7 +163,7 @@ static int deploy_body(Client *client)
     json_out_object(&out);
     json_out_kcstr(&out, "versionId", client->in->args[1]);
     json_out_kcstr(&out, "strategy", strategy ? strategy : steps ? "canary" : "immediate");
-    put_actor(&out, client->in);
+    client_put_actor(client, &out);
     if (steps) {
         json_out_key(&out, "rollout");
         json_out_object(&out);
@@ -190,7 +183,7 @@ static int rollback_body(Client *client)
     json_out_object(&out);
     if (flag(client->in, "to")) json_out_kcstr(&out, "to", flag(client->in, "to"));
     if (flag_given(client->in, "kill")) json_out_kbool(&out, "kill", true);
-    put_actor(&out, client->in);
+    client_put_actor(client, &out);
     json_out_object_end(&out);
     return ship(client, "rollback", buf_str(&body));
 }

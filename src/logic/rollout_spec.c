@@ -6,6 +6,7 @@
 #include "codec/duration.h"
 #include "logic/watermark.h"
 
+#define LIMIT_SECONDS_MAX INT64_C(604800) /* no manifest allows more */
 #define EVALUATION_TASKS 20
 #define DEADLINE_USUAL_MS (INT64_C(7) * 24 * 3600 * 1000)
 
@@ -269,6 +270,12 @@ int rollout_spec_read(const Json *block, RolloutSpec *ret)
         evidence->weight_bp[i] = ret->plan.steps[i].weight_bp;
     evidence_plan_weigh(evidence);
     return 0;
+}
+
+int64_t rollout_spec_limit_ms(const Json *limits)
+{
+    int64_t seconds = json_i64_or(json_get(limits, "secondsPerTask"), 0);
+    return MIN(MAX(seconds, 0), LIMIT_SECONDS_MAX) * 1000;
 }
 
 void rollout_spec_outlast(RolloutSpec *spec, int64_t limit_ms)

@@ -74,6 +74,9 @@ MUST_CHECK int rollout_spec_read(const Json *block, RolloutSpec *ret);
  * slower of both versions; 0: unknown. */
 void rollout_spec_outlast(RolloutSpec *spec, int64_t limit_ms);
 
+/* How long a task may run by the `limits` of a manifest, or NULL; 0: unknown. */
+int64_t rollout_spec_limit_ms(const Json *limits);
+
 /* Index of a metric, or -1. */
 int rollout_spec_metric(const RolloutSpec *spec, Str name);
 

@@ -17,7 +17,6 @@
 #include "store/version_store.h"
 
 #define ARENA_BYTES ((size_t)4 << 20)
-#define LIMIT_SECONDS_MAX INT64_C(604800) /* no manifest allows more */
 
 /* --- deciding --------------------------------------------------------------------------------- */
 
@@ -281,8 +280,7 @@ static int limit_of(Db *db, Str version_id, Arena *arena, int64_t *ret_ms)
     if (r != 0) return r;
     r = json_parse(arena, version.components, NULL, &v, NULL);
     if (r != 0) return r == -EINVAL ? 0 : r;
-    int64_t seconds = json_i64_or(json_get(json_get(v, "limits"), "secondsPerTask"), 0);
-    *ret_ms = MIN(MAX(seconds, 0), LIMIT_SECONDS_MAX) * 1000;
+    *ret_ms = rollout_spec_limit_ms(json_get(v, "limits"));
     return 0;
 }
 

@@ -69,24 +69,27 @@ int gather_history(Db *db, Str version_id, RolloutBaseline *ret)
     return r;
 }
 
-/* A unit that is still running beyond its limit is taken as it stands, and as failed. */
-static void note_overdue(RolloutOutcome *outcome, Fate fate, int64_t now_ms)
+void gather_overdue(RolloutOutcome *outcome, int64_t now_ms)
 {
-    if (fate != FATE_FAILED) return;
     if (outcome->state == TASK_RUNNING) outcome->ran_ms += now_ms - outcome->started_at_ms;
     outcome->state = TASK_TIMED_OUT;
     outcome->finished_at_ms = now_ms;
 }
 
+static UnitNews news_of(const RolloutOutcome *o)
+{
+    return (UnitNews){ .state = o->state,
+                       .degraded = o->degraded,
+                       .eligible_ms = o->at.eligible_ms,
+                       .started_at_ms = o->started_at_ms,
+                       .finished_at_ms = o->finished_at_ms,
+                       .deadline_at_ms = o->deadline_at_ms };
+}
+
 /* Its fate, as if it were a unit. */
 static Fate fate_of_task(const RolloutOutcome *o, int64_t wait_ms, int64_t now_ms)
 {
-    UnitNews news = { .state = o->state,
-                      .degraded = o->degraded,
-                      .eligible_ms = o->at.eligible_ms,
-                      .started_at_ms = o->started_at_ms,
-                      .finished_at_ms = o->finished_at_ms,
-                      .deadline_at_ms = o->deadline_at_ms };
+    UnitNews news = news_of(o);
     if (o->started_at_ms == 0 && o->at.eligible_ms > now_ms) return FATE_DROPPED; /* not its turn */
     return watermark_fate(&news, EVIDENCE_FAST, wait_ms, now_ms);
 }
@@ -99,7 +102,7 @@ static bool keep_resolved(RolloutOutcome *page, size_t n, int64_t wait_ms, int64
         Fate fate = fate_of_task(&page[i], wait_ms, now_ms);
         if (fate == FATE_OPEN) return false;
         if (fate == FATE_DROPPED) continue;
-        note_overdue(&page[i], fate, now_ms);
+        if (fate == FATE_FAILED) gather_overdue(&page[i], now_ms);
         kept[(*kept_n)++] = page[i];
     }
     return true;
@@ -223,15 +226,10 @@ static Fate fate_of(const RolloutSpec *spec, const RolloutOutcome *o, EvidenceGr
                     const GatherTold *told, int64_t now_ms)
 {
     /* what is judged is the result: one that will have none is not waited for */
-    bool ended = group == EVIDENCE_JUDGED && task_state_ended(o->now);
-    UnitNews news = { .state = ended ? o->now : o->state,
-                      .degraded = o->degraded,
-                      .scored = told->all,
-                      .partly = told->any || told->waits,
-                      .eligible_ms = o->at.eligible_ms,
-                      .started_at_ms = o->started_at_ms,
-                      .finished_at_ms = o->finished_at_ms,
-                      .deadline_at_ms = o->deadline_at_ms };
+    UnitNews news = news_of(o);
+    if (group == EVIDENCE_JUDGED && task_state_ended(o->now)) news.state = o->now;
+    news.scored = told->all;
+    news.partly = told->any || told->waits;
     Fate fate = watermark_fate(&news, group, spec->plan.unit_wait_ms, now_ms);
     if (fate == FATE_FAILED && group == EVIDENCE_JUDGED) return FATE_DROPPED; /* no result */
     return fate;
@@ -245,13 +243,13 @@ static uint32_t bits_of(const RolloutSpec *spec, EvidenceGroup group)
     return bits;
 }
 
-/* What the group takes of the outcome, which note_overdue may change. */
+/* What the group takes of the outcome, which gather_overdue may change. */
 static EvidenceUnit unit_of(const Gather *g, const RolloutRow *row, EvidenceGroup group, Fate fate,
                             RolloutOutcome *outcome, int64_t now_ms)
 {
     EvidenceUnit unit = { .canary = outcome->canary, .pi = outcome->pi };
     if (fate == FATE_DROPPED) return unit;
-    note_overdue(outcome, fate, now_ms);
+    if (fate == FATE_FAILED) gather_overdue(outcome, now_ms);
     gather_harm(&g->spec, &row->baseline, outcome, group == EVIDENCE_JUDGED ? g->scores : NULL,
                 &unit);
     unit.has &= bits_of(&g->spec, group);

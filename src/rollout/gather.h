@@ -35,6 +35,9 @@ MUST_CHECK int control_spec(const RolloutRow *row, Arena *arena, RolloutSpec *re
 void gather_harm(const RolloutSpec *spec, const RolloutBaseline *baseline,
                  const RolloutOutcome *outcome, const double *scores, EvidenceUnit *ret);
 
+/* A task that still runs beyond its limit is taken as it stands, and as timed out. */
+void gather_overdue(RolloutOutcome *outcome, int64_t now_ms);
+
 /* What is known of the scores that a plan asks for. */
 typedef struct {
     bool judged;     /* it asks for some */

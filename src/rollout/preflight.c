@@ -79,8 +79,9 @@ static int load_job(Db *db, void *arg)
     if (p->found < 0 && p->found != -ENOENT) return p->found;
     if (p->spec->plan.shadow) r = version_get(db, p->row.control_id, &p->arena, &p->control);
     if (r < 0 && r != -ENOENT) return r;
-    r = gather_first(db, p->row.control_id, p->spec->plan.unit_wait_ms, p->now_ms, &baseline,
-                     &p->history_n);
+    r = p->row.baseline.tasks > 0 ? 0
+                                  : gather_first(db, p->row.control_id, p->spec->plan.unit_wait_ms,
+                                                 p->now_ms, &baseline, &p->history_n);
     if (r != 0) return r;
     r = rollout_units_lately(db, p->row.control_id, p->spec->unit, &p->units, &p->units_tasks);
     if (r != 0) return r;

@@ -166,9 +166,7 @@ static int held_of(Db *db, const RolloutRow *row, const ShadowRow *pairs, size_t
 /* One that hangs is taken as it stands, and as failed. */
 static void side_timed_out(const Comparing *c, Side *side)
 {
-    side->outcome.state = TASK_TIMED_OUT;
-    side->outcome.finished_at_ms = c->now_ms;
-    side->outcome.ran_ms += c->now_ms - side->outcome.started_at_ms;
+    gather_overdue(&side->outcome, c->now_ms);
     gather_harm(c->spec, &c->row->baseline, &side->outcome, NULL, &side->harm);
 }
 

@@ -22,9 +22,7 @@ static int tell(Db *db, const ControlSwitch *s, Str from)
     buf_init(&data, DATA_BYTES);
     JsonOut out = json_out(&data);
     json_out_object(&out);
-    json_out_key(&out, "from");
-    if (str_empty(from)) json_out_null(&out);
-    else json_out_str(&out, from);
+    json_out_kstr_or_null(&out, "from", from);
     json_out_kstr(&out, "to", s->version_id);
     json_out_kcstr(&out, "kind", kind_name(s->kind));
     if (!str_empty(s->actor)) json_out_kstr(&out, "by", s->actor);

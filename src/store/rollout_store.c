@@ -369,33 +369,39 @@ static RolloutConsumed consumed_read(DbStmt *s)
     return c;
 }
 
+#define CONSUMED_SQL                                                           \
+    "SELECT eligible_ms, task_seq, evidence_group, step, fate, told, arm, pi," \
+    " has, harms FROM rollout_consumed WHERE rollout_seq = ?1"
+
+static int consumed_fill(DbStmt *s, RolloutConsumed *ret, size_t *n)
+{
+    size_t found = 0;
+    int r;
+    while ((r = db_step(s)) == DB_E_ROW) ret[found++] = consumed_read(s);
+    if (r == 0) *n = found;
+    return r;
+}
+
 int rollout_consumed_list(Db *db, int64_t rollout_seq, RolloutCursor after, EvidenceGroup group,
                           RolloutConsumed *ret, size_t *n)
 {
-    RowIn in = row_in(db, "SELECT eligible_ms, task_seq, evidence_group, step, fate, told, arm, pi,"
-                          " has, harms FROM rollout_consumed WHERE rollout_seq = ?1"
-                          " AND (eligible_ms, task_seq, evidence_group) > (?2, ?3, ?4)"
-                          " ORDER BY eligible_ms, task_seq, evidence_group LIMIT ?5");
+    RowIn in = row_in(db, CONSUMED_SQL " AND (eligible_ms, task_seq, evidence_group) > (?2, ?3, ?4)"
+                                       " ORDER BY eligible_ms, task_seq, evidence_group LIMIT ?5");
     in_i64(&in, rollout_seq);
     in_i64(&in, after.eligible_ms);
     in_i64(&in, after.task_seq);
     in_i64(&in, group);
     in_i64(&in, (int64_t)*n);
-    size_t found = 0;
-    int r;
-    while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = consumed_read(in.stmt);
-    if (r == 0) *n = found;
-    return r;
+    return consumed_fill(in.stmt, ret, n);
 }
 
 int rollout_consumed_of(Db *db, int64_t rollout_seq, EvidenceGroup group, RolloutCursor after,
                         RolloutCursor until, RolloutConsumed *ret, size_t *n)
 {
-    RowIn in = row_in(db, "SELECT eligible_ms, task_seq, evidence_group, step, fate, told, arm, pi,"
-                          " has, harms FROM rollout_consumed WHERE rollout_seq = ?1"
-                          " AND (eligible_ms, task_seq) > (?2, ?3)"
-                          " AND (eligible_ms, task_seq) <= (?4, ?5) AND evidence_group = ?6"
-                          " ORDER BY eligible_ms, task_seq LIMIT ?7");
+    RowIn in = row_in(db, CONSUMED_SQL
+                      " AND (eligible_ms, task_seq) > (?2, ?3)"
+                      " AND (eligible_ms, task_seq) <= (?4, ?5) AND evidence_group = ?6"
+                      " ORDER BY eligible_ms, task_seq LIMIT ?7");
     in_i64(&in, rollout_seq);
     in_i64(&in, after.eligible_ms);
     in_i64(&in, after.task_seq);
@@ -403,11 +409,7 @@ int rollout_consumed_of(Db *db, int64_t rollout_seq, EvidenceGroup group, Rollou
     in_i64(&in, until.task_seq);
     in_i64(&in, group);
     in_i64(&in, (int64_t)*n);
-    size_t found = 0;
-    int r;
-    while ((r = db_step(in.stmt)) == DB_E_ROW) ret[found++] = consumed_read(in.stmt);
-    if (r == 0) *n = found;
-    return r;
+    return consumed_fill(in.stmt, ret, n);
 }
 
 static void intervals_head(DbStmt *s, RolloutIntervals *ret)
