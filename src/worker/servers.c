@@ -348,18 +348,28 @@ static void watch_end_wait(Server *s)
     fiber_unshield();
 }
 
-/* Everything of the process is gone afterwards. */
+/* What it has started ends with it, wherever that has moved: its home is in the environment. */
+static void sweep_wait(const Server *s, int session)
+{
+    char mark[FS_PATH_MAX + 16];
+    snprintf(mark, sizeof mark, "HOME=%s/home", s->scratch);
+    allowance_end_wait(session, mark);
+}
+
+/* Everything of the process is gone afterwards, and all that it has started. */
 static void process_end_wait(Server *s)
 {
+    bool started = s->process != NULL;
     fiber_shield();
     watch_end_wait(s);
     fiber_cancel(s->waiter);
     fiber_join_wait(s->waiter, NULL);
-    if (s->process) {
+    if (started) {
         pipe_end_wait(&s->out);
         pipe_end_wait(&s->err);
     }
     process_free(TAKE(s->process));
+    if (started) sweep_wait(s, 0);
     s->exited = false;
     fiber_unshield();
 }
@@ -514,12 +524,10 @@ static int kept_wait(Server *s)
 
 static int ending_wait(Server *s)
 {
-    char mark[FS_PATH_MAX + 16];
     int64_t deadline_ms = deadline_after(s->owner->host->grace_ms);
     while (!s->exited && cond_wait(&s->changed, deadline_ms) == 0) continue;
-    snprintf(mark, sizeof mark, "HOME=%s/home", s->scratch);
-    allowance_end_wait(s->exited ? 0 : process_pid(s->process), mark);
-    if (s->exited) return 0;
+    if (s->exited) return 0; /* what is left is looked for then */
+    sweep_wait(s, process_pid(s->process));
     process_signal(s->process, SIGKILL);
     deadline_ms = deadline_after(KILL_WAIT_MS);
     while (!s->exited && cond_wait(&s->changed, deadline_ms) == 0) continue;
