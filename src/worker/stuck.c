@@ -7,7 +7,7 @@
 
 #define LOOKS 4 /* in the time after which it is taken for hung */
 #define LOOK_MS_MIN 20
-#define SERVER_CPU_SHARE 100 /* of the time one part in so many is no more than pings */
+#define CPU_SHARE 100 /* of the time one part in so many is no more than a timer, or pings */
 
 typedef struct {
     int session;
@@ -29,7 +29,7 @@ static void look_later(Run *run, int64_t now_ms)
 void stuck_begin(Run *run)
 {
     int64_t now_ms = clock_mono_ms();
-    run->stuck = (Stuck){ .look_at_ms = INT64_MAX, .active_at_ms = now_ms, .seen_at_ms = now_ms };
+    run->stuck = (Stuck){ .look_at_ms = INT64_MAX, .active_at_ms = now_ms };
     if (run->host->stuck_ms > 0) look_later(run, now_ms);
 }
 
@@ -56,14 +56,12 @@ static bool is_active(Run *run)
     return calls || lines || tools || totals.caps.in_flight > 0;
 }
 
-/* Whether the processes have used CPU time since the last look; of a server, more than a little. */
-static bool is_computing(Run *run, int64_t now_ms, int64_t cpu_ms)
+/* Whether the processes have used more than a little CPU time since anything was seen, or one of
+ * them has ended. */
+static bool is_computing(const Run *run, int64_t cpu_ms)
 {
-    int64_t used_ms = cpu_ms - run->stuck.cpu_ms, ms = now_ms - run->stuck.seen_at_ms;
-    run->stuck.cpu_ms = cpu_ms;
-    run->stuck.seen_at_ms = now_ms;
-    if (!run->server) return used_ms != 0;
-    return used_ms < 0 || used_ms > ms / SERVER_CPU_SHARE;
+    int64_t used_ms = cpu_ms - run->stuck.cpu_ms;
+    return used_ms < 0 || used_ms > run->host->stuck_ms / CPU_SHARE;
 }
 
 bool stuck_look_wait(Run *run)
@@ -73,8 +71,8 @@ bool stuck_look_wait(Run *run)
     if (run->server) job.session = server_signs(run->server->server).pid;
     if (job.session > 0) (void)work_wait(cpu_job, &job);
     int64_t now_ms = clock_mono_ms();
-    active |= is_computing(run, now_ms, job.cpu_ms);
-    if (active) run->stuck.active_at_ms = now_ms;
+    active |= is_computing(run, job.cpu_ms);
+    if (active) run->stuck.active_at_ms = now_ms, run->stuck.cpu_ms = job.cpu_ms;
     look_later(run, now_ms);
     return now_ms - run->stuck.active_at_ms >= run->host->stuck_ms;
 }

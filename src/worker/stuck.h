@@ -1,8 +1,8 @@
 /* Stuck: a task whose agent does nothing any more. It makes no call of a model or a tool, asks
- * nothing at its door, logs nothing, and nothing it has started uses CPU time, for so long that it
- * is taken for hung. What it waits for at Gantry counts as doing something. In a server that this
- * worker has started, what that writes and computes counts for all its tasks, but not so little CPU
- * time as pings take; those that run elsewhere cannot be seen. A builtin agent does something while
+ * nothing at its door, logs nothing, and nothing it has started uses more CPU time than a timer or
+ * pings take, for so long that it is taken for hung. What it waits for at Gantry counts as doing
+ * something. In a server that this worker has started, what that writes and computes counts for all
+ * its tasks; those that run elsewhere cannot be seen. A builtin agent does something while
  * a call of it is under way; each has a time of its own. Private to worker/.
  */
 #ifndef GANTRY_WORKER_STUCK_H
@@ -16,8 +16,8 @@ typedef struct Run Run;
 typedef struct {
     int64_t look_at_ms;   /* clock_mono_ms; INT64_MAX: never */
     int64_t active_at_ms; /* something had happened since the look before */
-    int64_t seen_at_ms;   /* the last look */
-    int64_t calls, lines, tools, wrote, cpu_ms;
+    int64_t cpu_ms;       /* at that time */
+    int64_t calls, lines, tools, wrote;
 } Stuck;
 
 /* Begins to watch; on the run's loop. */

@@ -19,7 +19,14 @@ static void with_watch(int (*scenario)(Bench *b))
 
 static int hangs(Bench *b)
 {
-    bench_deploy(b, "sh", "exec sleep 1000\n", "");
+    /* it waits for something that never comes; a timer goes on and on, as in an event loop */
+    bench_deploy(b, "sh",
+                 "exec python3 -c 'import time\n"
+                 "while True:\n"
+                 "    t = time.process_time()\n"
+                 "    while time.process_time() - t < 0.005: pass\n"
+                 "    time.sleep(1)'\n",
+                 "");
     Uuid id = bench_submit(b, "1", NULL);
     int64_t deadline_ms = deadline_after(BENCH_PATIENCE_MS);
     while (bench_get(b, id).attempt < 2 && clock_mono_ms() < deadline_ms) fiber_sleep_wait(20);
