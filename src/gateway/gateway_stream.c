@@ -95,8 +95,7 @@ static int lose(Streaming *s, int r)
 static bool is_unreadable(const Streaming *s, const SsePiece *piece, const StreamNote *note)
 {
     Str data = str_trim(piece->data);
-    return s->state.phase == STREAM_OPEN && !note->json && !note->done_marker && !str_empty(data) &&
-           !str_eq(data, STR("[DONE]"));
+    return s->state.phase == STREAM_OPEN && !note->json && !str_empty(data);
 }
 
 static int translate_wait(Streaming *s, const SsePiece *piece, const StreamNote *note)
@@ -134,6 +133,8 @@ static int take_event_wait(Streaming *s, const SsePiece *piece)
     if (stream_feed(&s->state, &s->scratch, piece->event, piece->data, &note) < 0)
         LOG_WARN("event of a model's answer is too large to read",
                  LOG_INT("bytes", piece->data.len));
+    /* Clients stop at [DONE]: what would follow it, an error event too, is never seen. */
+    if (note.done_marker && s->state.phase == STREAM_OPEN) return HTTP_CALL_E_END;
     note_event(call, &note);
     if (s->state.phase != STREAM_OPEN && s->tail_until_ms == DEADLINE_NONE)
         s->tail_until_ms = deadline_after(GATEWAY_TAIL_MS);
@@ -151,7 +152,8 @@ static int take_other_wait(Streaming *s, const SsePiece *piece)
     return give_wait(s, piece->raw);
 }
 
-/* Everything complete in the input is forwarded. Returns 0, STREAM_E_FINISHED or -errno. */
+/* Everything complete in the input is forwarded. Returns 0, STREAM_E_FINISHED, HTTP_CALL_E_END (it
+ * says that it has ended, and has not finished) or -errno. */
 static int take_wait(Streaming *s, Str input)
 {
     SsePiece piece;
@@ -191,7 +193,7 @@ static int pump_wait(Streaming *s)
         if (r > 0) {
             sse_end(&s->sse);
             int last = take_wait(s, STR_NULL);
-            return last < 0 ? last : last == STREAM_E_FINISHED ? 0 : r;
+            return last == STREAM_E_FINISHED ? 0 : last != 0 ? last : r;
         }
         if (call->record.ttfb_us < 0) call->record.ttfb_us = clock_mono_us() - call->started_us;
         if (call->gone) call->drained_bytes += chunk.len;

@@ -16,6 +16,7 @@ static const SimMode modes[] = {
     { "html", SIM_BY_ASSISTANT, SIM_HTML, 502, 0 },
     { "truncate", SIM_BY_ASSISTANT, SIM_CUT, 0, 0 },
     { "no-finish", SIM_BY_ASSISTANT, SIM_NO_FINISH, 0, 0 },
+    { "done-early", SIM_BY_ASSISTANT, SIM_NO_FINISH | SIM_DONE_EARLY, 0, 0 },
     { "no-done", SIM_BY_ASSISTANT, SIM_NO_DONE, 0, 0 },
     { "no-usage", SIM_BY_ASSISTANT, SIM_NO_USAGE, 0, 0 },
     { "usage-each", SIM_BY_ASSISTANT, SIM_USAGE_EACH, 0, 0 },

@@ -29,10 +29,11 @@ typedef enum {
     SIM_EMPTY = 1 << 12,       /* status 200 and no body */
     SIM_GARBAGE = 1 << 13,     /* status 200 and no JSON */
     SIM_BAD_UTF8 = 1 << 14,
-    SIM_HUGE = 1 << 15,  /* one line without end (20 MB) */
-    SIM_HANG = 1 << 16,  /* never answers */
-    SIM_HTML = 1 << 17,  /* the error is a web page */
-    SIM_QUOTA = 1 << 18, /* the error is one that retrying cannot mend */
+    SIM_HUGE = 1 << 15,       /* one line without end (20 MB) */
+    SIM_HANG = 1 << 16,       /* never answers */
+    SIM_HTML = 1 << 17,       /* the error is a web page */
+    SIM_QUOTA = 1 << 18,      /* the error is one that retrying cannot mend */
+    SIM_DONE_EARLY = 1 << 19, /* [DONE] stands where the terminal marker should */
 } SimFault;
 
 typedef struct {

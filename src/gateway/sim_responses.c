@@ -52,6 +52,7 @@ static int event_through(Through *t, const SsePiece *event, Buf *out)
     if (r == 0) r = translate_stream_feed(&t->translation, event->event, note.json, out);
     if (r == 0 && note.done_marker && t->state.phase == STREAM_COMPLETE)
         r = translate_stream_finish(&t->translation, &t->state.usage, out);
+    else if (r == 0 && note.done_marker && !buf_add(out, event->raw)) r = -ENOMEM;
     return r;
 }
 

@@ -421,7 +421,8 @@ static void openai_stream(Pieces *p)
         json_out_object_end(&out);
         push_event(p, "");
     }
-    if (!(faults & (SIM_NO_DONE | SIM_NO_FINISH))) push(p, STR("data: [DONE]\n\n"));
+    bool done = !(faults & (SIM_NO_DONE | SIM_NO_FINISH)) || faults & SIM_DONE_EARLY;
+    if (done) push(p, STR("data: [DONE]\n\n"));
 }
 
 static JsonOut event_begin(Pieces *p, const char *type)
@@ -504,6 +505,7 @@ static void anthropic_stream(Pieces *p)
     message_start(p);
     if (answer->thought.text.len) text_block(p, index++);
     for (size_t i = 0; i < answer->thought.calls_n; i++) call_block(p, index++, i);
+    if (answer->mode.faults & SIM_DONE_EARLY) push(p, STR("data: [DONE]\n\n"));
     if (answer->mode.faults & SIM_NO_FINISH) return;
     JsonOut out = event_begin(p, "message_delta");
     json_out_key(&out, "delta");

@@ -595,7 +595,7 @@ int stream_feed(StreamState *s, Arena *scratch, Str event, Str data, StreamNote 
     StreamPhase before = s->phase;
     assert(s->n >= 1 && s->bad_events <= s->events);
     s->events++;
-    if (s->api == API_CHAT && str_eq(str_trim(data), STR("[DONE]"))) {
+    if (str_eq(str_trim(data), STR("[DONE]"))) {
         s->done_marker = note->done_marker = true;
         return 0;
     }

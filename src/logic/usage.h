@@ -98,7 +98,7 @@ typedef struct {
     int64_t n; /* choices that must finish */
     StreamPhase phase;
     Usage usage;         /* current after every event */
-    bool done_marker;    /* chat: [DONE] was there */
+    bool done_marker;    /* [DONE] was there, which only chat should end with */
     bool usage_is_final; /* a report came where totals stand: with the end or after it */
     char finish_reason[ANSWER_REASON_MAX]; /* "" until known; of choice 0 */
     char error_text[ANSWER_ERROR_MAX];     /* STREAM_FAILED */
@@ -113,7 +113,7 @@ typedef struct {
     const Json *json;  /* the data, parsed; NULL for [DONE] and for what is not JSON */
     bool usage_only;   /* chat: usage and nothing else: not for a client that did not ask for it */
     bool terminal;     /* with this event the phase left STREAM_OPEN */
-    bool done_marker;  /* chat: [DONE] */
+    bool done_marker;  /* [DONE]; while the phase is STREAM_OPEN the answer was cut */
     Str tool_names[8]; /* calls that begin with this event */
     size_t tool_names_n;
     Str text; /* the piece of visible text it adds (choice 0); for response patterns */

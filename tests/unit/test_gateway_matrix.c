@@ -164,6 +164,7 @@ static const char *piece_of(const Shape *s, char letter)
     case 'e': return s->error;
     case 'x': return s->half;
     case 'c': return ": keep-alive\n\n";
+    case 'D': return "data: [DONE]\n\n"; /* whatever the API */
     case 'i': return "data: {\"x\":\"\xc3\x28\"}\n\n";
     case 'g': return "\x1f\x8b\x08\x01\x02\x03\n\n\x04";
     case 'P': return s->plain;
@@ -472,6 +473,9 @@ static const Mode modes[] = {
     { "reset in the middle", .stream = "Kb!", .whole = "Wp!", .streamed = CUT_LATE,
       .plain = CUT_EARLY },
     { "no finish", .stream = "KbZ", .whole = "Jp", .streamed = CUT_LATE, .plain = CUT_EARLY },
+    { "done without a finish", .stream = "KbDZ", .whole = "Jp", .streamed = CUT_LATE,
+      .plain = CUT_EARLY },
+    { "done first", .stream = "KDZ", .whole = "Jp", BOTH(CUT_EARLY) },
     { "no finish, closed", .stream = "Hb", .whole = "Wp", .streamed = CUT_LATE,
       .plain = CUT_EARLY },
     { "a last chunk is missing", .stream = "Kb", .whole = "WP", .streamed = CUT_LATE,

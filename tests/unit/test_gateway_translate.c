@@ -70,6 +70,7 @@ static const Want stream_modes[] = {
     { "sim/html", 502, GATEWAY_UPSTREAM, FREE, "status 502" },
     { "sim/truncate", 200, GATEWAY_CUT, WHOLE, "cut off" },
     { "sim/no-finish", 200, GATEWAY_CUT, WHOLE, "cut off" },
+    { "sim/done-early", 200, GATEWAY_CUT, WHOLE, "cut off" },
     { "sim/no-usage", 200, GATEWAY_COMPLETE, WHOLE, "ello" },
     { "sim/error-event", 200, GATEWAY_CUT, WHOLE, "Overloaded" },
     { "sim/keep-alives", 200, GATEWAY_COMPLETE, BY_USAGE, ": keep-alive" },

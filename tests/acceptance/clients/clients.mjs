@@ -139,11 +139,13 @@ const cases = {
     return { raised: error.constructor.name };
   },
   async openaiStreamWithoutFinishRaises() { // raw streams take a clean end for success: Gantry must not let that pass
-    const error = await raised((async () => {
-      const stream = await openai.chat.completions.create({ model: GPT, messages: user('[[sim mode=no-finish]] Tell me about the sea'), stream: true });
-      for await (const chunk of stream) void chunk;
-    })());
-    assert.ok(error instanceof OpenAI.APIError, String(error));
+    for (const mode of ['no-finish', 'done-early']) {
+      const error = await raised((async () => {
+        const stream = await openai.chat.completions.create({ model: GPT, messages: user(`[[sim mode=${mode}]] Tell me about the sea`), stream: true });
+        for await (const chunk of stream) void chunk;
+      })());
+      assert.ok(error instanceof OpenAI.APIError, `${mode}: ${error}`);
+    }
     return {};
   },
   async openaiAbortIsBilled() {
