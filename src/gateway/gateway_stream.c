@@ -133,6 +133,7 @@ static int take_event_wait(Streaming *s, const SsePiece *piece)
     if (stream_feed(&s->state, &s->scratch, piece->event, piece->data, &note) < 0)
         LOG_WARN("event of a model's answer is too large to read",
                  LOG_INT("bytes", piece->data.len));
+    diag_clear(); /* an event that is no JSON is not what ends the stream later */
     /* Clients stop at [DONE]: what would follow it, an error event too, is never seen. */
     if (note.done_marker && s->state.phase == STREAM_OPEN) return HTTP_CALL_E_END;
     note_event(call, &note);

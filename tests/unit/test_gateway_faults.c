@@ -576,6 +576,7 @@ static void usage_shapes_wait(void *arg)
         const char *events;
         int64_t nusd; /* -1: the whole hold */
         GatewayOutcome outcome;
+        bool quietly; /* it just ends */
     } want[] = {
         { DELTA FINISH ONLY_USAGE(10, 5) DONE, 20000, GATEWAY_COMPLETE },
         { DELTA FINISH "data: {\"choices\":[{\"index\":0,\"delta\":{}}]," USAGE(10, 5) END DONE,
@@ -598,7 +599,8 @@ static void usage_shapes_wait(void *arg)
         { DELTA ONLY_USAGE(10, 5) DONE, -1, GATEWAY_CUT },
         { DONE, -1, GATEWAY_CUT },
         { DELTA "data: [DONE]", -1, GATEWAY_CUT },
-        { DELTA, -1, GATEWAY_CUT },
+        { DELTA, -1, GATEWAY_CUT, true },
+        { DELTA "data: not json\n\n", -1, GATEWAY_CUT, true },
         { "", -1, GATEWAY_CUT },
         { DELTA "data: {\"choices\":[{\"ind", -1, GATEWAY_CUT },
         { DELTA ONLY_USAGE(10, 5), -1, GATEWAY_CUT },
@@ -619,6 +621,7 @@ static void usage_shapes_wait(void *arg)
         bool cut = want[i].outcome == GATEWAY_CUT;
         ok &= CHECK_INT(str_find(reply_str(&reply), STR("\"error\"")) >= 0, cut);
         if (cut) ok &= CHECK(str_find(reply_str(&reply), STR("[DONE]")) < 0);
+        if (cut && want[i].quietly) CHECK_HAS(reply_str(&reply), "ended without its last event");
         if (!ok) fprintf(stderr, "  for shape %zu\n", i);
     }
     rig_totals(rig);
