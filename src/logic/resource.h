@@ -24,12 +24,12 @@ typedef enum {
 
 /* 0: no limit of its own. */
 typedef struct {
-    int64_t memory_bytes;  /* of all its processes together, without files and what is shared */
+    int64_t memory_bytes;  /* of all its processes together, what they share once; no files */
     int64_t cpu_seconds;   /* of all its processes together */
     int64_t processes;     /* at a time */
     int64_t files;         /* open descriptors of each process */
     int64_t output_bytes;  /* of the result */
-    int64_t scratch_bytes; /* of the attempt's own directory */
+    int64_t scratch_bytes; /* of the attempt's own directory, and of open files without a name */
 } ResourceLimits;
 
 /* What is used now; CPU time of processes that live. */

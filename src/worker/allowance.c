@@ -15,6 +15,7 @@
 #include "sys/clock.h"
 #include "sys/fiber.h"
 #include "sys/loop.h"
+#include "worker/proc.h"
 
 #define LOOK_MS 100
 #define MEMORY_MAPPED_BYTES (INT64_C(512) << 20) /* stacks of threads, heaps kept in reserve */
@@ -91,16 +92,6 @@ static void processes_read(Look *look)
     closedir(proc);
 }
 
-/* Pages of its own: what it shares with others, such as files, is not the task's. */
-static int64_t memory_of(const char *pid)
-{
-    char text[STAT_BYTES_MAX];
-    long long resident, shared;
-    if (!proc_read(pid, "statm", text)) return 0;
-    if (sscanf(text, "%*d %lld %lld", &resident, &shared) != 2) return 0;
-    return MAX(resident - shared, 0) * sysconf(_SC_PAGESIZE);
-}
-
 /* --- the directory ---------------------------------------------------------------------------- */
 
 /* What lies below the directory, on the disk; it may change meanwhile. */
@@ -119,22 +110,27 @@ static int64_t directory_bytes(const char *path, int64_t enough)
     return sum;
 }
 
+/* What nobody finds there any more is on the disk as long as it is open. */
+static int64_t scratch_bytes(const Look *look)
+{
+    const AllowanceWatch *w = look->watch;
+    struct stat st;
+    int64_t sum = directory_bytes(w->scratch, w->limits->scratch_bytes);
+    if (stat(w->scratch, &st) != 0) return sum;
+    return sum + proc_unlinked_bytes(look->processes, look->n, st.st_dev);
+}
+
 /* --- looking ---------------------------------------------------------------------------------- */
 
 static void tree_look(Look *look)
 {
     AllowanceWatch *w = look->watch;
-    bool memory = w->limits->memory_bytes > 0;
     processes_read(look);
     int64_t scratch_bytes = w->use.scratch_bytes;
     w->use = resource_sum(look->processes, look->n, w->session);
     w->use.scratch_bytes = scratch_bytes;
-    for (size_t i = 0; i < look->n; i++) {
-        char pid[16];
-        if (!look->processes[i].own) continue;
-        snprintf(pid, sizeof pid, "%d", look->processes[i].pid);
-        if (memory) w->use.memory_bytes += memory_of(pid);
-    }
+    if (w->limits->memory_bytes > 0)
+        w->use.memory_bytes = proc_memory_bytes(look->processes, look->n, w->limits->memory_bytes);
 }
 
 int64_t allowance_cpu_ms(int session)
@@ -252,10 +248,10 @@ static int look_job(void *arg)
 {
     Look *look = arg;
     AllowanceWatch *w = look->watch;
-    int64_t begun_ms = clock_mono_ms(), scratch_max = w->limits->scratch_bytes;
-    if (w->scratch && scratch_max > 0 && w->looks++ % SCRATCH_LOOKS == 0)
-        w->use.scratch_bytes = directory_bytes(w->scratch, scratch_max);
-    if (needs_tree(w->limits)) tree_look(look);
+    int64_t begun_ms = clock_mono_ms();
+    bool walks = w->scratch && w->limits->scratch_bytes > 0 && w->looks++ % SCRATCH_LOOKS == 0;
+    if (walks || needs_tree(w->limits)) tree_look(look);
+    if (walks) w->use.scratch_bytes = scratch_bytes(look);
     ResourceUse use = w->use;
     if (w->cpu_over) use.cpu_ms = 0;
     w->over = resource_over(w->limits, &use);
