@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "sys/clock.h"
@@ -25,13 +26,15 @@
 #define PROCESSES_MAX 32768 /* more are not looked at */
 #define STAT_BYTES_MAX 1024
 #define ENVIRON_BYTES_MAX ((size_t)256 << 10)
-#define KILL_ROUNDS 20 /* a program may start others faster than one look ends them */
+#define KILL_ROUNDS 20  /* a program may start others faster than one look ends them */
+#define DYING_MS_MAX 16 /* between two looks at who has been sent SIGKILL and is not gone yet */
 
 typedef struct {
     AllowanceWatch *watch;
     ResourceProcess *processes;
     size_t n, room;
-    int64_t ms; /* that the look took */
+    int64_t ms;    /* that the look took */
+    Resource over; /* what it has found */
 } Look;
 
 /* --- /proc ------------------------------------------------------------------------------------ */
@@ -142,16 +145,6 @@ int64_t allowance_cpu_ms(int session)
     return use.cpu_ms;
 }
 
-static void tree_kill(Look *look)
-{
-    for (int round = 0; round < KILL_ROUNDS; round++) {
-        for (size_t i = 0; i < look->n; i++)
-            if (look->processes[i].own) kill(look->processes[i].pid, SIGKILL);
-        processes_read(look);
-        if (resource_sum(look->processes, look->n, look->watch->session).processes == 0) return;
-    }
-}
-
 /* --- ending it -------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -160,6 +153,8 @@ typedef struct {
     size_t mark_len;
     bool starts;   /* the mark is how a variable begins */
     char *environ; /* of one process */
+    int *sent;     /* who was sent SIGKILL in the last round, in order */
+    size_t sent_n;
 } EndJob;
 
 static bool is_marked(EndJob *job, int pid)
@@ -189,27 +184,49 @@ static bool is_found(EndJob *job, const ResourceProcess *p)
     return p->own || (job->mark && p->pid != getpid() && is_marked(job, p->pid));
 }
 
-/* How many were found. */
-static size_t end_round(EndJob *job)
+static int by_number(const void *a, const void *b)
 {
-    size_t found = 0;
+    int x = *(const int *)a, y = *(const int *)b;
+    return (x > y) - (x < y);
+}
+
+/* How many were found, and how many of them for the first time. */
+static size_t end_round(EndJob *job, size_t *ret_fresh)
+{
     Look *look = &job->look;
     processes_read(look);
     resource_sum(look->processes, look->n, look->watch->session);
+    int *found = xcalloc(look->n + 1, sizeof *found);
+    size_t found_n = 0;
+    *ret_fresh = 0;
     for (size_t i = 0; i < look->n; i++) {
         const ResourceProcess *p = &look->processes[i];
         if (!is_found(job, p) || kill(p->pid, SIGKILL) != 0) continue;
-        found++;
+        found[found_n++] = p->pid;
+        *ret_fresh += !job->sent_n ||
+                      !bsearch(&p->pid, job->sent, job->sent_n, sizeof *found, by_number);
     }
-    return found;
+    free(job->sent);
+    job->sent = found;
+    job->sent_n = found_n;
+    return found_n;
 }
 
+/* Whoever starts others is chased without a pause; who only has to die gets time for it, which on a
+ * machine under load is better than looking on. */
 static int end_job(void *arg)
 {
     EndJob *job = arg;
+    struct timespec pause = { .tv_nsec = 1000000 };
+    size_t fresh;
     if (job->mark) job->environ = xcalloc(1, ENVIRON_BYTES_MAX);
-    for (int round = 0; round < KILL_ROUNDS && end_round(job) > 0; round++) continue;
+    for (int round = 0; round < KILL_ROUNDS && end_round(job, &fresh) > 0; round++) {
+        if (fresh > 0) continue;
+        nanosleep(&pause, NULL);
+        pause.tv_nsec = MIN(2 * pause.tv_nsec, DYING_MS_MAX * 1000000L);
+    }
     free(job->environ);
+    free(job->sent);
     free(job->look.processes);
     return 0;
 }
@@ -254,26 +271,18 @@ static int look_job(void *arg)
     if (walks) w->use.scratch_bytes = scratch_bytes(look);
     ResourceUse use = w->use;
     if (w->cpu_over) use.cpu_ms = 0;
-    w->over = resource_over(w->limits, &use);
-    if (w->over && !needs_tree(w->limits)) tree_look(look);
-    if (w->over) tree_kill(look);
+    look->over = resource_over(w->limits, &use);
     look->ms = clock_mono_ms() - begun_ms;
     return 0;
 }
 
-static int kill_job(void *arg)
-{
-    tree_kill(arg);
-    return 0;
-}
-
-static int judge_wait(Look *look)
+static bool look_judge(const Look *look)
 {
     AllowanceWatch *w = look->watch;
-    if (w->over || !w->cpu_over || !w->limits->cpu_seconds) return 0;
-    if (!w->cpu_over(w->ctx, w->use.cpu_ms)) return 0;
-    w->over = RESOURCE_CPU;
-    return work_wait(kill_job, look);
+    w->over = look->over;
+    bool judges = !w->over && w->cpu_over && w->limits->cpu_seconds;
+    if (judges && w->cpu_over(w->ctx, w->use.cpu_ms)) w->over = RESOURCE_CPU;
+    return w->over != RESOURCE_NONE;
 }
 
 bool allowance_watched(const ResourceLimits *limits)
@@ -288,7 +297,7 @@ int allowance_watch_wait(AllowanceWatch *watch)
     while (r == 0 && !watch->over) {
         r = fiber_sleep_wait(MAX(LOOK_MS, look.ms * LOOK_SHARE));
         if (r == 0) r = work_wait(look_job, &look);
-        if (r == 0) r = judge_wait(&look);
+        if (r == 0 && look_judge(&look)) allowance_end_wait(watch->session, NULL);
     }
     free(look.processes);
     return r;

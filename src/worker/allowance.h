@@ -19,8 +19,8 @@ typedef struct {
     bool (*cpu_over)(void *ctx, int64_t cpu_ms);
     void *ctx;
     int looks;
-    ResourceUse use; /* out: at the last look */
-    Resource over;   /* out: of what it used too much; all of it was sent SIGKILL */
+    ResourceUse use; /* of the last look; not to be read while it watches */
+    Resource over;   /* out: of what it used too much; set before all of it is sent SIGKILL */
 } AllowanceWatch;
 
 /* Sends SIGKILL to what a program that must end has started and that can be found: who is in its
