@@ -24,8 +24,9 @@
 #define PING_TIMEOUT_MS 3000
 #define PING_BYTES_MAX 65536
 #define KILL_WAIT_MS 5000
-#define REASON_WAIT_MS 1000
-#define LAST_WORDS_MS 500 /* for what is in the pipes after its end */
+#define REASON_WAIT_MS 1000 /* for the end of one whose answer broke off, if it ends */
+#define GONE_WAIT_MS 30000  /* for the keeper to say why one has ended that is being ended */
+#define LAST_WORDS_MS 500   /* for what is in the pipes after its end */
 #define REASON_BYTES_MAX 1024
 #define WORDS_BYTES_MAX 512 /* the last ones */
 #define ENV_MAX 16
@@ -117,15 +118,27 @@ Resource server_blame(const ServerUse *use, Str text)
     return over;
 }
 
+static bool is_kept(const Server *s)
+{
+    return s->warm.state == WARM_READY || s->warm.state == WARM_SICK;
+}
+
+/* It has ended or is being ended for what it used, and its keeper has yet to see to it. */
+static bool is_gone(const Server *s)
+{
+    return is_kept(s) && (s->exited || s->watch.over);
+}
+
 ServerFault server_fault_wait(ServerUse *use)
 {
     Server *s = use->server;
     uint64_t fails = s->fails;
-    int64_t deadline_ms = deadline_after(REASON_WAIT_MS);
-    while (s->warm.state == WARM_READY && s->fails == fails &&
-           cond_wait(&s->changed, deadline_ms) == 0)
+    int64_t soon_ms = deadline_after(REASON_WAIT_MS), late_ms = deadline_after(GONE_WAIT_MS);
+    while (is_kept(s) && s->fails == fails &&
+           cond_wait(&s->changed, is_gone(s) ? late_ms : soon_ms) == 0)
         continue;
-    if (s->warm.state == WARM_READY) return (ServerFault){ .over = server_blame(use, STR_NULL) };
+    if (is_kept(s) && s->fails == fails)
+        return (ServerFault){ .over = server_blame(use, STR_NULL) };
     bool other = s->over_early || (s->over == RESOURCE_CPU && s->cpu_user != use);
     return (ServerFault){ .why = str_of(s->reason),
                           .over = other ? RESOURCE_NONE : s->over,
@@ -517,6 +530,7 @@ static int kept_wait(Server *s)
     }
     int r = ping_wait(s);
     if (r < 0) return r;
+    if (r > 0 && is_gone(s)) return 0; /* no wonder */
     if (r > 0) str_copy(s->reason, sizeof s->reason, STR("the server does not answer GET /ping"));
     step_wait(s, r == 0 ? WARM_ON_PING_OK : WARM_ON_PING_BAD);
     return 0;
@@ -655,9 +669,9 @@ static int server_new_wait(Servers *all, Run *run, Server **ret)
 
 static int ready_wait(Server *s)
 {
-    uint64_t fails = s->fails;
-    while (s->warm.state != WARM_READY) {
-        if (s->fails != fails) return diag_set(SERVER_E_DOWN, "%s", s->reason);
+    uint64_t fails = s->fails + is_gone(s); /* that one has ended before it came */
+    while (s->warm.state != WARM_READY || is_gone(s)) {
+        if (s->fails > fails) return diag_set(SERVER_E_DOWN, "%s", s->reason);
         int r = cond_wait(&s->changed, DEADLINE_NONE);
         if (r < 0) return r;
     }

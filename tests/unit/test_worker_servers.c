@@ -11,7 +11,7 @@ static const char agent_yaml[] =
 /* Says who it is. In the directory that its input names: sick makes its pings bad, started.NAME
  * says that a task is in it, and NAME lets that go. */
 static const char agent_py[] =
-    "import http.server, json, os, time\n"
+    "import http.server, json, os, subprocess, time\n"
     "box = None\n"
     "class Handler(http.server.BaseHTTPRequestHandler):\n"
     "    protocol_version = 'HTTP/1.1'\n"
@@ -29,6 +29,9 @@ static const char agent_py[] =
     "        given = json.loads(self.rfile.read(int(self.headers['Content-Length'])))['input']\n"
     "        box, hold = given['box'], given.get('hold')\n"
     "        if hold == 'for ever': time.sleep(1000)\n"
+    "        if hold == 'die':\n"
+    "            subprocess.Popen(['sleep', '1'])\n" /* it has the pipes */
+    "            os._exit(3)\n"
     "        end = time.monotonic() + (2 if hold == 'computing' else 0)\n"
     "        while time.monotonic() < end: pass\n"
     "        if hold == 'computing': hold = None\n"
@@ -120,6 +123,26 @@ static void test_a_sick_one_is_replaced(void **state)
     bench_with((Bench){ .scenario = sick, .configure = look_often, .lease_ms = 3000 });
 }
 
+/* Who comes while its keeper still waits for the last words of a dead one waits for the next. */
+static int dead(Bench *b)
+{
+    deploy(b, "");
+    pid_t first = pid_by(b, submit(b, "null"));
+    Uuid last = submit(b, "\"die\"");
+    bench_dies(first);
+    CHECK(pid_by(b, submit(b, "null")) != first);
+    Task task = bench_end(b, last);
+    CHECK_STR(task.error_code, STR("agent_unreachable"));
+    CHECK_HAS(task.error_detail, "exit code 3");
+    return 0;
+}
+
+static void test_a_dead_one_gets_no_tasks(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = dead, .lease_ms = 3000 });
+}
+
 static void tire_soon(Bench *b, WorkerOptions *options)
 {
     (void)b;
@@ -208,6 +231,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_sick_one_is_replaced),
+        cmocka_unit_test(test_a_dead_one_gets_no_tasks),
         cmocka_unit_test(test_an_unwanted_one_ends),
         cmocka_unit_test(test_no_more_than_there_may_be),
         cmocka_unit_test(test_a_task_that_does_nothing_ends),
