@@ -4,6 +4,7 @@ import atexit
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -45,9 +46,16 @@ def wait_for(condition, what, limit=20):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody has, of those that the system gives to nobody: another test that runs beside cannot be given it
+    while this one is about to take it, or has let go of it for a restart."""
+    while True:
+        port = random.randrange(10000, 32000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 def clean_env(**more):
