@@ -123,17 +123,21 @@ static int retry_policy(Db *db, int64_t task_seq, RetryPolicy *ret)
 static int next_if_answered(Db *db, const TaskHead *head, const TaskProgress *progress,
                             const Conclusion *c, TaskNext *ret)
 {
-    bool answered = false;
-    int r = escalation_settled_since(db, head->seq, head->started_at_ms, &answered);
-    if (r != 0 || !answered) return r;
+    EscalationState last;
+    int64_t all, pending = 0;
+    int r = escalation_last(db, head->seq, &last);
+    if (r < 0 && r != -ENOENT) return r;
+    bool asked = r == 0;
+    r = escalation_counts(db, head->seq, &all, &pending);
+    if (r != 0) return r;
+    EscalationEffect effect = escalation_at_rest(asked ? &last : NULL, pending > 0);
+    if (effect == ESCALATION_CHANGES_NOTHING) return 0;
     *ret = task_after_attempt(progress, TASK_OUTCOME_RELEASED, c->now_ms, c->random);
-    EscalationState last = ESCALATION_ANSWERED;
-    r = escalation_last(db, head->seq, &last);
-    if (r == 0 && last == ESCALATION_EXPIRED) {
+    if (effect == ESCALATION_FAILS) {
         ret->state = TASK_FAILED;
         ret->error_code = "escalation_unanswered";
     }
-    return r;
+    return 0;
 }
 
 static int has_advanced(Db *db, const TaskHead *head, bool *ret)

@@ -145,7 +145,8 @@ static int resolve_job(Db *db, void *arg)
                         task_state_name(job->head.state));
     if (r == 0)
         r = escalation_settle(db, e.id, ESCALATION_ANSWERED, job->answer, job->by, job->now_ms);
-    if (r != 0 || job->head.state != TASK_ESCALATED) return r; /* its attempt is about to ask */
+    EscalationEffect effect = escalation_effect(job->head.state, ESCALATION_ANSWERED);
+    if (r != 0 || effect != ESCALATION_RESUMES) return r; /* its attempt is about to ask */
     return resume(db, &job->head, job->now_ms, &job->effects);
 }
 
@@ -175,14 +176,14 @@ typedef struct {
 
 static int overdue_one(Db *db, OverdueJob *job, const Escalation *e, const TaskHead *head)
 {
-    EscalationState state = e->fallback.len ? ESCALATION_DEFAULTED : ESCALATION_EXPIRED;
-    if (task_state_ended(head->state)) state = ESCALATION_CLOSED;
+    EscalationState state = escalation_overtime(head->state, e->fallback.len > 0);
     int r = escalation_settle(db, e->id, state, STR_NULL, STR_NULL, job->now_ms);
     if (r != 0) return r;
     job->ended[state]++;
     job->ids[job->ids_n++] = head->id;
-    if (head->state != TASK_ESCALATED) return 0; /* an attempt that asks again is told */
-    if (state == ESCALATION_DEFAULTED) return resume(db, head, job->now_ms, &job->effects);
+    EscalationEffect effect = escalation_effect(head->state, state);
+    if (effect == ESCALATION_CHANGES_NOTHING) return 0; /* an attempt that asks again is told */
+    if (effect == ESCALATION_RESUMES) return resume(db, head, job->now_ms, &job->effects);
     return task_conclude_idle(job->queue, db, head, TASK_FAILED, STR("escalation_unanswered"),
                               STR_NULL, job->now_ms, &job->effects);
 }

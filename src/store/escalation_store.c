@@ -112,24 +112,11 @@ int escalation_counts(Db *db, int64_t task_seq, int64_t *ret_all, int64_t *ret_p
 int escalation_last(Db *db, int64_t task_seq, EscalationState *ret)
 {
     DbStmt *s = db_stmt(db, "SELECT state FROM escalation WHERE task_seq = ?1"
-                            " ORDER BY id DESC LIMIT 1");
+                            " AND live = 1 ORDER BY id DESC LIMIT 1");
     db_bind_i64(s, 1, task_seq);
     int r = row_first(s);
     if (r != 0) return r;
     *ret = (EscalationState)db_i64(s, 0);
-    db_reset(s);
-    return 0;
-}
-
-int escalation_settled_since(Db *db, int64_t task_seq, int64_t since_ms, bool *ret)
-{
-    DbStmt *s = db_stmt(db, "SELECT count(*) > 0 AND sum(state = 0) = 0"
-                            " AND max(answered_at_ms) >= ?2 FROM escalation WHERE task_seq = ?1");
-    db_bind_i64(s, 1, task_seq);
-    db_bind_i64(s, 2, since_ms);
-    int r = row_first(s);
-    if (r != 0) return r;
-    *ret = db_i64(s, 0) != 0;
     db_reset(s);
     return 0;
 }

@@ -5,18 +5,11 @@
 #define GANTRY_STORE_ESCALATION_STORE_H
 
 #include "codec/digest.h"
+#include "logic/escalation.h"
 #include "store/db.h"
 
 #define ESCALATIONS_MAX 100 /* of a task */
 
-typedef enum {
-    ESCALATION_PENDING,
-    ESCALATION_ANSWERED,  /* by a person */
-    ESCALATION_DEFAULTED, /* nobody answered in time: the default */
-    ESCALATION_EXPIRED,   /* nobody did, and there is no default */
-    ESCALATION_CLOSED,    /* the task has ended, or was begun anew */
-    ESCALATION_STATE_N_
-} EscalationState;
 const char *escalation_state_name(EscalationState state);
 
 typedef struct {
@@ -43,13 +36,10 @@ MUST_CHECK int escalation_find(Db *db, int64_t task_seq, const uint8_t key[SHA25
 /* The one that waits the longest; likewise. */
 MUST_CHECK int escalation_pending(Db *db, int64_t task_seq, Arena *arena, Escalation *ret);
 
-/* Whether none is pending, and the last was settled at or after since_ms. */
-MUST_CHECK int escalation_settled_since(Db *db, int64_t task_seq, int64_t since_ms, bool *ret);
-
 /* How many the task has, and how many of these are pending. */
 MUST_CHECK int escalation_counts(Db *db, int64_t task_seq, int64_t *ret_all, int64_t *ret_pending);
 
-/* What became of the last one. Returns 0, -ENOENT, -errno. */
+/* What became of the last live one. Returns 0, -ENOENT, -errno. */
 MUST_CHECK int escalation_last(Db *db, int64_t task_seq, EscalationState *ret);
 
 /* A pending one whose time is over; likewise. Returns also -ENOENT. */

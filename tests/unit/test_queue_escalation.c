@@ -304,6 +304,32 @@ static void test_a_clock_that_is_set(void **state)
     run(state, body_set);
 }
 
+/* The clock is set back while the attempt that has asked still runs, and is answered: it would have
+ * waited for ever for an answer that seemed to be older than its question. */
+static int body_set_back(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    TaskState state = TASK_STATE_N_;
+    submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, worker);
+    ask_of(f, ref, question("may I?", 1));
+    pass_ms(1000);
+    real_now -= 86400000;
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(resolve(f, ref.id, "true"), 0);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_ESCALATED, &state), 0);
+    CHECK_INT(state, TASK_QUEUED);
+    TaskRef next = claim_one(f, worker);
+    CHECK_STR(ask_of(f, next, question("may I?", 1)).answer, STR("true"));
+    return 0;
+}
+
+static void test_a_clock_that_is_set_back(void **state)
+{
+    run(state, body_set_back);
+}
+
 static int body_before(void *arg)
 {
     Fixture *f = arg;
@@ -343,6 +369,7 @@ int main(void)
         CASE(test_limit),
         CASE(test_deadline),
         CASE(test_a_clock_that_is_set),
+        CASE(test_a_clock_that_is_set_back),
         CASE(test_a_restart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
