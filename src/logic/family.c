@@ -98,3 +98,12 @@ FamilyGrowth family_may_grow(const FamilyBounds *bounds, int64_t depth, int64_t 
     if (members >= bounds->members_max) return FAMILY_TOO_LARGE;
     return FAMILY_MAY_GROW;
 }
+
+int64_t family_deadline_ms(int64_t parent_at_ms, int64_t remaining_ms, int64_t now_ms)
+{
+    int64_t at_ms;
+    assert(parent_at_ms >= 0 && remaining_ms >= 0);
+    if (remaining_ms == 0) return parent_at_ms;
+    if (__builtin_add_overflow(now_ms, remaining_ms, &at_ms)) at_ms = INT64_MAX;
+    return parent_at_ms ? MIN(parent_at_ms, at_ms) : at_ms;
+}

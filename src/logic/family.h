@@ -78,4 +78,8 @@ typedef enum {
 FamilyGrowth family_may_grow(const FamilyBounds *bounds, int64_t depth, int64_t children,
                              int64_t members);
 
+/* When a child's time is over: its parent has so much left (0: no limit), as it said, which may
+ * have been a while ago; and no later than its parent's own (0: none). Calendar time; 0: never. */
+int64_t family_deadline_ms(int64_t parent_at_ms, int64_t remaining_ms, int64_t now_ms);
+
 #endif

@@ -265,7 +265,8 @@ static int child_insert(Db *db, ChildJob *job)
         .fingerprint = child->fingerprint,
         .allotted = family_hold(&job->allotted),
         .ready_at_ms = MAX(job->parent.ready_at_ms - 1, 0),
-        .deadline_at_ms = child->remaining_ms ? job->submit.now_ms + child->remaining_ms : 0,
+        .deadline_at_ms = family_deadline_ms(job->parent.deadline_at_ms, child->remaining_ms,
+                                             job->submit.now_ms),
     };
     return family_add(db, &job->family, &row);
 }

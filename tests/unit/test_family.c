@@ -109,6 +109,17 @@ static void test_bounds(void **state)
     assert_int_equal(family_may_grow(&b, 0, 0, 5), FAMILY_TOO_LARGE);
 }
 
+static void test_a_child_has_its_parents_time(void **state)
+{
+    (void)state;
+    assert_int_equal(family_deadline_ms(0, 0, 1000), 0);
+    assert_int_equal(family_deadline_ms(0, 500, 1000), 1500);
+    assert_int_equal(family_deadline_ms(1400, 0, 1000), 1400);
+    assert_int_equal(family_deadline_ms(1600, 500, 1000), 1500);
+    assert_int_equal(family_deadline_ms(1400, 500, 1000), 1400); /* it asked a while ago */
+    assert_int_equal(family_deadline_ms(0, INT64_MAX, 1000), INT64_MAX);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -118,6 +129,7 @@ int main(void)
         cmocka_unit_test(test_books_more_than_was_lent),
         cmocka_unit_test(test_charges),
         cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_a_child_has_its_parents_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -123,6 +123,32 @@ static void test_inherits(void **state)
     run(state, inherits_body);
 }
 
+/* What it says that it has left may have been on its way for a while. */
+static int late_ask_body(void *arg)
+{
+    Fixture *f = arg;
+    add_worker(f, 1, WORKER_REMOTE);
+    TaskNew new = {
+        .agent = STR("support"), .lane = LANE_LOW, .input = STR("1"), .time_limit_ms = 60000
+    };
+    TaskSummary summary;
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    TaskRef ref = claim_one(f, worker_of(1));
+    int64_t deadline_ms = real_now + 60000;
+    pass_ms(20000);
+    ChildNew child = child_new("k");
+    child.remaining_ms = 60000;
+    ChildStarted started;
+    CHECK_INT(queue_child_wait(f->queue, ref, &child, &started), 0);
+    CHECK_INT(get(f, started.task.id).deadline_at_ms, deadline_ms);
+    return 0;
+}
+
+static void test_no_later_than_its_parent(void **state)
+{
+    run(state, late_ask_body);
+}
+
 static int first_in_line_body(void *arg)
 {
     Fixture *f = arg;
@@ -785,6 +811,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_inherits, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_later_than_its_parent, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_family_is_finished_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_same_child_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_finds_only, setup, teardown),
