@@ -35,4 +35,28 @@ static inline bool line_admits(int64_t admitted, int64_t most)
     return most == 0 || admitted < most;
 }
 
+/* What keeps a queued task from its line. The numbers are those of the store. */
+typedef enum {
+    GATE_OPEN = 0,
+    GATE_LATER = 1,     /* its time has not come: another attempt, or a start that was asked for */
+    GATE_SCHEDULED = 2, /* likewise, and it takes its place in its session only then */
+    GATE_SESSION = 3,   /* behind others of its session */
+    GATE_SHADOW = 4,    /* it repeats a production task: behind all that is open */
+} Gate;
+
+/* The gate of a task that comes, or that comes again after it was at rest. later: its time has not
+ * come; most: how many of its session may be admitted, 0: it takes no part; admitted: how many are
+ * beside it. */
+static inline Gate gate_of(bool later, int64_t admitted, int64_t most)
+{
+    if (later) return most == 0 ? GATE_LATER : GATE_SCHEDULED;
+    return line_admits(admitted, most) ? GATE_OPEN : GATE_SESSION;
+}
+
+/* The gate of a task that is to be tried again: it keeps its place in its session. */
+static inline Gate gate_of_retry(bool later)
+{
+    return later ? GATE_LATER : GATE_OPEN;
+}
+
 #endif

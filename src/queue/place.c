@@ -12,7 +12,7 @@ const char *place_kind_name(PlaceKind kind)
 
 typedef struct {
     const Task *task;
-    int gate;
+    Gate gate;
     bool queued;
     int64_t ahead, tenants;
 } PlaceJob;

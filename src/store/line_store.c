@@ -18,22 +18,21 @@ static int first_i64(DbStmt *stmt, int64_t *ret)
     return 0;
 }
 
-int gate_new(Db *db, const TaskRow *row, int *ret)
+int gate_new(Db *db, const TaskRow *row, Gate *ret)
 {
     bool later = row->ready_at_ms > row->created_at_ms;
     int64_t admitted = 0;
-    if (row->session_max == 0 || later) {
-        int open = uuid_is_zero(row->shadow_of) ? GATE_OPEN : GATE_SHADOW;
-        *ret = !later ? open : row->session_max == 0 ? GATE_LATER : GATE_SCHEDULED;
-        return 0;
+    int r = 0;
+    if (row->session_max > 0 && !later) {
+        RowIn in = row_in(db, SESSION_ADMITTED_SQL);
+        in_text(&in, row->session_id);
+        in_text(&in, row->agent);
+        in_text(&in, row->tenant_id);
+        in_i64(&in, row->session_max);
+        r = first_i64(in.stmt, &admitted);
     }
-    RowIn in = row_in(db, SESSION_ADMITTED_SQL);
-    in_text(&in, row->session_id);
-    in_text(&in, row->agent);
-    in_text(&in, row->tenant_id);
-    in_i64(&in, row->session_max);
-    int r = first_i64(in.stmt, &admitted);
-    *ret = line_admits(admitted, row->session_max) ? GATE_OPEN : GATE_SESSION;
+    *ret = gate_of(later, admitted, row->session_max);
+    if (*ret == GATE_OPEN && !uuid_is_zero(row->shadow_of)) *ret = GATE_SHADOW;
     return r;
 }
 
@@ -55,38 +54,39 @@ static int session_of(Db *db, int64_t seq, int64_t *ret_admitted, int64_t *ret_m
     return first_i64(s, ret_admitted);
 }
 
-int gate_again(Db *db, int64_t seq, int *ret)
+int gate_again(Db *db, int64_t seq, Gate *ret)
 {
     int64_t admitted, max = 0;
     int r = session_of(db, seq, &admitted, &max);
-    *ret = line_admits(admitted, max) ? GATE_OPEN : GATE_SESSION;
+    *ret = gate_of(false, admitted, max);
     return r;
 }
 
-int gate_get(Db *db, int64_t seq, int *ret)
+int gate_get(Db *db, int64_t seq, Gate *ret)
 {
     DbStmt *s = db_stmt(db, "SELECT gate FROM task WHERE seq = ?1 AND state = 0");
     db_bind_i64(s, 1, seq);
     int r = row_first(s);
     if (r != 0) return r;
-    *ret = (int)db_i64(s, 0);
+    *ret = (Gate)db_i64(s, 0);
     db_reset(s);
     return 0;
 }
 
-static int gate_set(Db *db, int64_t seq, int gate)
+static int gate_set(Db *db, int64_t seq, Gate gate)
 {
     DbStmt *s = db_stmt(db,
                         "UPDATE task SET gate = " GATE_OF("?2") " WHERE seq = ?1 AND state = 0");
     db_bind_i64(s, 1, seq);
-    db_bind_i64(s, 2, gate);
+    db_bind_i64(s, 2, (int64_t)gate);
     return row_change(s);
 }
 
 int gates_open(Db *db, Lane lane, int64_t now_ms, int64_t max, int64_t *ret_n)
 {
     struct {
-        int64_t seq, gate;
+        int64_t seq;
+        Gate gate;
     } due[PROMOTE_MAX];
     size_t n = 0;
     int r = 0;
@@ -96,12 +96,12 @@ int gates_open(Db *db, Lane lane, int64_t now_ms, int64_t max, int64_t *ret_n)
     db_bind_i64(s, 3, MIN(max, PROMOTE_MAX));
     while (n < PROMOTE_MAX && (r = db_step(s)) == DB_E_ROW) {
         due[n].seq = db_i64(s, 0);
-        due[n++].gate = db_i64(s, 1);
+        due[n++].gate = (Gate)db_i64(s, 1);
     }
     db_reset(s);
     r = MIN(r, 0);
     for (size_t i = 0; i < n && r == 0; i++) {
-        int gate = GATE_OPEN;
+        Gate gate = GATE_OPEN;
         if (due[i].gate == GATE_SCHEDULED) r = gate_again(db, due[i].seq, &gate);
         if (r == 0) r = gate_set(db, due[i].seq, gate);
     }

@@ -2,9 +2,9 @@
  * or a tenant. Functions run inside a store job and return 0 or -errno with diag, unless they say
  * more.
  *
- * A queued task has one of these gates; any other has gate 0. Only open ones are claimed, and
- * shadows where nothing is open; the index of lines holds no others, so a claim looks at tasks that
- * can start and at nothing else.
+ * A queued task has one of the gates of logic/line.h; any other has gate 0. Only open ones are
+ * claimed, and shadows where nothing is open; the index of lines holds no others, so a claim looks
+ * at tasks that can start and at nothing else.
  */
 #ifndef GANTRY_STORE_LINE_STORE_H
 #define GANTRY_STORE_LINE_STORE_H
@@ -12,24 +12,16 @@
 #include "logic/line.h"
 #include "store/task_store.h"
 
-enum {
-    GATE_OPEN = 0,
-    GATE_LATER = 1,     /* its time has not come: another attempt, or a start that was asked for */
-    GATE_SCHEDULED = 2, /* likewise, and it takes its place in its session only then */
-    GATE_SESSION = 3,   /* behind others of its session */
-    GATE_SHADOW = 4,    /* it repeats a production task: behind all that is open */
-};
-
 /* --- gates ------------------------------------------------------------------------------------ */
 
 /* The gate of a task that is queued now: row->created_at_ms is the time. */
-MUST_CHECK int gate_new(Db *db, const TaskRow *row, int *ret);
+MUST_CHECK int gate_new(Db *db, const TaskRow *row, Gate *ret);
 
 /* The same for a task at rest that is to be queued again at once. */
-MUST_CHECK int gate_again(Db *db, int64_t seq, int *ret);
+MUST_CHECK int gate_again(Db *db, int64_t seq, Gate *ret);
 
 /* The gate of a queued task: 0, -ENOENT (it is not queued), -errno. */
-MUST_CHECK int gate_get(Db *db, int64_t seq, int *ret);
+MUST_CHECK int gate_get(Db *db, int64_t seq, Gate *ret);
 
 /* Opens gates of the lane's tasks whose time has come, at most max; *ret_n of them, by which
  * lines may have grown. */

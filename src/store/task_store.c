@@ -29,7 +29,7 @@ int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
 {
     assert(!uuid_is_zero(row->id) && row->lane < LANE_N_ && row->version_id.len > 0);
     assert(row->session_max == 0 || !str_empty(row->session_id));
-    int gate;
+    Gate gate;
     int r = gate_new(db, row, &gate);
     if (r != 0) return r;
     RowIn in = row_in(db, "INSERT INTO task (id, state, lane, created_at_ms, ready_at_ms,"
@@ -52,7 +52,7 @@ int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
     in_text_or_null(&in, row->webhook_url);
     in_text_or_null(&in, row->traceparent);
     in_i64(&in, row->session_max);
-    in_i64(&in, gate);
+    in_i64(&in, (int64_t)gate);
     in_uuid(&in, &row->shadow_of);
     in_i64(&in, (int64_t)row->input.len);
     r = row_run(in.stmt);
@@ -344,7 +344,7 @@ static int task_end_row(Db *db, const TaskHead *head, const TaskEnd *end)
     in_i64(&in, end->outcome == TASK_OUTCOME_LOST);
     if (again) {
         in_i64(&in, end->next.ready_at_ms);
-        in_i64(&in, end->next.ready_at_ms > end->now_ms ? GATE_LATER : GATE_OPEN);
+        in_i64(&in, (int64_t)gate_of_retry(end->next.ready_at_ms > end->now_ms));
     }
     return row_change(in.stmt);
 }
@@ -494,7 +494,7 @@ int task_request_cancel(Db *db, int64_t seq, Str stopped_by)
 
 int task_resume(Db *db, int64_t seq, int64_t now_ms)
 {
-    int gate;
+    Gate gate;
     int r = gate_again(db, seq, &gate);
     if (r != 0) return r;
     DbStmt *s = db_stmt(
@@ -508,13 +508,13 @@ int task_resume(Db *db, int64_t seq, int64_t now_ms)
                   " WHERE seq = ?1 AND state = 6");
     db_bind_i64(s, 1, seq);
     db_bind_i64(s, 2, now_ms);
-    db_bind_i64(s, 3, gate);
+    db_bind_i64(s, 3, (int64_t)gate);
     return row_change(s);
 }
 
 int task_restart(Db *db, int64_t seq, int64_t now_ms)
 {
-    int gate;
+    Gate gate;
     int r = gate_again(db, seq, &gate);
     if (r == 0) r = resolved_put(db, seq, now_ms);
     if (r != 0) return r;
@@ -528,7 +528,7 @@ int task_restart(Db *db, int64_t seq, int64_t now_ms)
                       " WHERE seq = ?1 AND state >= 2");
     db_bind_i64(s, 1, seq);
     db_bind_i64(s, 2, now_ms);
-    db_bind_i64(s, 3, gate);
+    db_bind_i64(s, 3, (int64_t)gate);
     r = row_change(s);
     if (r != 0) return r;
     s = db_stmt(db, "DELETE FROM task_result WHERE seq = ?1");

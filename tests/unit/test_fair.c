@@ -127,6 +127,19 @@ static void test_waits(void **state)
     assert_int_equal(waits_figures(&waits, now_ms).n, 1);
 }
 
+static void test_gates(void **state)
+{
+    (void)state;
+    assert_int_equal(gate_of(false, 7, 0), GATE_OPEN); /* it takes no part in a session */
+    assert_int_equal(gate_of(true, 0, 0), GATE_LATER);
+    assert_int_equal(gate_of(false, 0, 1), GATE_OPEN);
+    assert_int_equal(gate_of(false, 1, 1), GATE_SESSION);
+    assert_int_equal(gate_of(false, 1, 2), GATE_OPEN);
+    assert_int_equal(gate_of(true, 0, 1), GATE_SCHEDULED);
+    assert_int_equal(gate_of_retry(false), GATE_OPEN);
+    assert_int_equal(gate_of_retry(true), GATE_LATER);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -136,6 +149,7 @@ int main(void)
         cmocka_unit_test_setup(test_costs_table_is_full, fresh),
         cmocka_unit_test_setup(test_next_line, fresh),
         cmocka_unit_test(test_waits),
+        cmocka_unit_test(test_gates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
