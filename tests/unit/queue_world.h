@@ -4,11 +4,21 @@
 #define GANTRY_TESTS_QUEUE_WORLD_H
 
 #include "logic/attempt.h"
+#include "logic/escalation.h"
+#include "logic/family.h"
 #include "logic/lease.h"
+#include "logic/line.h"
 #include "logic/slots.h"
 #include "random.h"
 
-#define ROWS_MAX 24
+#define ROWS_MAX 40
+#define ORDERS_MAX 16
+#define TENANTS_N 4 /* 0: nobody's */
+#define AGENTS_N 2
+#define SESSIONS_N 3 /* 0: none */
+#define LINES_N (TENANTS_N * AGENTS_N)
+#define KIDS_MAX 3 /* that a task wants to start */
+#define FAMILY_BOUNDS ((FamilyBounds){ .depth_max = 2, .children_max = 2, .members_max = 5 })
 #define LEASES_MAX 48
 #define IDS_MAX 1024
 #define WORKERS_MAX 4
@@ -49,6 +59,28 @@ typedef enum {
     CANCEL_FORGOTTEN,  /* a task that is to be cancelled is tried again */
     DEADLINE_AGAIN,    /* a task has its time again with each attempt */
     STOPPED_STARTS,    /* what was cancelled while it waited is started */
+    BACKOFF_FORGOTTEN, /* what has failed is tried again at once */
+    SESSION_FORGOTTEN, /* tasks of a session run beside each other */
+    SESSION_LAST,      /* those of a session that wait go on from the last */
+    SESSION_STUCK,     /* a task that is stopped in its place keeps it */
+    SESSION_EARLY,     /* a task that waits for another attempt gives up its place */
+    DUE_UNASKED,       /* a task whose time has come does not look at its session */
+    TENANT_UNCHARGED,  /* what a tenant uses is not counted */
+    LINE_JUMPED,       /* the first line is served, whoever has used least */
+    LIMIT_FORGOTTEN,   /* limits of tenants and agents are not looked at */
+    LIMIT_ON_KIDS,     /* they keep sub-agents from those that wait for them */
+    KID_AGAIN,         /* a sub-agent that is asked for again is another one */
+    KID_UNBOUND,       /* its deadline is its own */
+    KID_LATE_ASK,      /* it has what its parent had left when it asked */
+    BOUNDS_FORGOTTEN,  /* a family grows as it likes */
+    TREE_LEFT,         /* a task is cancelled, what it has started is not */
+    KIDS_GO_ON,        /* a task ends, what it has started goes on */
+    SLOT_KEPT,         /* a task that waits for its sub-agents keeps its slot */
+    RESUMED_EARLY,     /* it goes on when the first of them has ended */
+    DEFAULT_FORGOTTEN, /* a question nobody answers fails the task, default or not */
+    ANSWER_MISSED,     /* an answer that is faster than the end of the attempt is not seen */
+    ASKED_AGAIN,       /* a later attempt asks anew */
+    TIME_ASKED,        /* the time a person needs is taken from the task's */
     RULE_N_
 } Rule;
 
@@ -64,11 +96,21 @@ typedef struct {
     Lane lane;
     int64_t attempt, failures, losses, fence;
     int64_t ready_ms, started_ms, ended_ms, limit_ms, deadline_ms; /* by the calendar */
-    bool later, cancel, recorded; /* recorded: this attempt has told of new calls */
-    int lease;                    /* holder */
+    Gate gate;
+    bool cancel, recorded; /* recorded: this attempt has told of new calls */
+    int lease;             /* holder */
     int key, body;
     uint64_t calls; /* a bit each */
     int charged;
+    int tenant, agent, session; /* 0: none; agents are numbered from 0 */
+    int64_t session_max;        /* 0: it takes no part */
+    int64_t parent, root;       /* 0: none; its own */
+    int kid_key;                /* that its parent knows it by; -1: no longer */
+    int64_t depth, children, members;
+    bool asks, asked; /* it wants to know something; there is a question */
+    bool fallback;    /* which has a default answer */
+    EscalationState question;
+    int64_t expires_ms; /* of it, by the calendar */
 
     /* what the simulator knows by itself */
     int64_t ended_n;                    /* attempts */
@@ -79,8 +121,13 @@ typedef struct {
     int64_t first_ms, start_ms, end_ms; /* monotonic: starts and ends of attempts */
     int64_t due_ms;                     /* monotonic: after a failure, not before */
     int64_t run_at_ms;
-    int64_t expires_ms;               /* of its question, by the calendar */
-    int64_t asked_ms, answered_in_ms; /* monotonic: when it asked a person, and for how long */
+    int64_t asked_ms, rests_ms, answered_in_ms; /* monotonic: when it asked a person, since when it
+                                                   waits, and for how long it has */
+    int asked_n;                                /* questions since the last retry by hand */
+    int kids;                                   /* that it wants to start */
+    int64_t bound_ms;                           /* monotonic: its parent's time; 0: no limit */
+    int64_t cancelled_ms;                       /* monotonic */
+    int64_t entered;                            /* when it took its place in its session */
 } Row;
 
 typedef enum { HOLDER_ACTIVE, HOLDER_DRAINING, HOLDER_LOST, HOLDER_STOPPED } HolderState;
@@ -113,6 +160,9 @@ typedef enum {
     MSG_CLAIM,
     MSG_BEAT,
     MSG_CALL,
+    MSG_CHILD, /* a run starts a sub-agent */
+    MSG_KIDS,  /* it wants to know which have ended */
+    MSG_ASK,   /* it has a question to a person */
     MSG_FINISH,
     MSG_DRAIN,
     MSG_LEAVE,
@@ -140,6 +190,8 @@ typedef struct {
     Lane lane;
     Said said;
     bool cancel; /* in the answer to a heartbeat */
+    bool asks;   /* a task that is given */
+    int kids;    /* likewise */
 } Item;
 
 typedef struct {
@@ -150,7 +202,8 @@ typedef struct {
     int order;  /* of a client */
     int lease;
     LaneConfig slots;
-    int call;
+    int call; /* or the key of a sub-agent */
+    EscalationState question;
     int64_t id, ms;
     int64_t fence; /* of a heartbeat: claims up to there have arrived; how far they have gone */
     int released;  /* in its answer */
@@ -162,7 +215,16 @@ typedef struct {
 
 /* --- processes -------------------------------------------------------------------------------- */
 
-typedef enum { RUN_NONE, RUN_GOES, RUN_SUSPENDED, RUN_CALLS, RUN_ENDS, RUN_REPORTS } RunStage;
+typedef enum {
+    RUN_NONE,
+    RUN_GOES,
+    RUN_SUSPENDED, /* it waits for its sub-agents */
+    RUN_CALLS,
+    RUN_FORKS,
+    RUN_ASKS,
+    RUN_ENDS,
+    RUN_REPORTS
+} RunStage;
 
 typedef struct {
     RunStage stage;
@@ -172,7 +234,12 @@ typedef struct {
     Item end;
     int64_t until_ms; /* its deadline */
     int calls_left, call;
-    int serial; /* of the report under way */
+    int kids_left, kid;     /* to start; the key of the next */
+    int64_t kids[KIDS_MAX]; /* that it waits for */
+    int kids_n, kids_ended;
+    int64_t remaining_ms; /* when it first asked for the sub-agent that it asks for */
+    bool asks;
+    int serial; /* of what it has sent and waits for */
     int64_t delay_ms;
 } SimRun;
 
@@ -200,13 +267,16 @@ typedef struct {
     int jobs[JOBS_MAX];  /* messages */
     int batch[JOBS_MAX]; /* likewise */
     int jobs_n, batch_n;
-    bool ready; /* the batch has made a task ready */
+    bool ready;   /* the batch has made a task ready */
+    bool changed; /* it has changed rows */
     struct {
         int msg;
         int64_t until_ms;
     } parked[PARKED_MAX];
     int parked_n;
     LaneTurns turns;
+    double spent_ms[LANE_N_][TENANTS_N]; /* what the simulator knows by itself */
+    int64_t spent_at_ms[LANE_N_][TENANTS_N];
     FenceMarks fences;
 } SimServer;
 
@@ -218,6 +288,8 @@ typedef struct {
     MsgKind wish;  /* SUBMIT, then perhaps CANCEL or RETRY */
     int key, body; /* key 0: none */
     Lane lane;
+    int tenant, agent, session, kids;
+    bool asks, fallback;
     int64_t run_at_ms, limit_ms, id;
     int serial;
     bool cancels, retries, settled;
@@ -236,7 +308,9 @@ typedef struct {
 typedef struct {
     uint64_t tasks, attempts, messages, commits, torn, events;
     uint64_t lost, doubled, late, stale, zombies, orphans, expired, resumed, late_ends;
-    uint64_t unanswered, stalls;
+    uint64_t unanswered, defaulted, answered_fast, stalls;
+    uint64_t kids, kids_found, too_deep, too_wide, too_large, suspended, crowded, trees;
+    uint64_t held, admitted, limited, passed, backoff_ms, backoff_most_ms;
     uint64_t crashes, kills, stops, cuts, drains, fulls, sets, same_key, other_body;
     uint64_t ended[TASK_STATE_N_];
     double years;
@@ -260,6 +334,8 @@ typedef struct {
     int lose, twice, slow; /* in thousand messages */
     RetryPolicy retry;
     int workers_n, orders_n, serials;
+    int64_t tenant_most, agent_most[AGENTS_N], session_most; /* 0: any number */
+    int64_t entries;                                         /* into sessions */
     int64_t ids;
     uint8_t started[FENCES_MAX / 8];  /* tokens under which a worker has begun */
     uint8_t hung_up[SERIALS_MAX / 8]; /* requests whose answer nobody waits for, as is known */
@@ -270,9 +346,12 @@ typedef struct {
     Disk disk, kept; /* as the writer sees it; as it is after a crash */
     SimServer server;
     SimWorker workers[WORKERS_MAX];
-    Order orders[ROWS_MAX];
+    Order orders[ORDERS_MAX];
 
-    /* from here on nothing is cleared between runs */
+    /* from here on nothing is cleared between runs, but what turns_clear does */
+    uint64_t tenant_keys[TENANTS_N], kind_keys[LINES_N]; /* names_make */
+    Fair used[LANE_N_];                                  /* the server's, in memory */
+    FairCosts costs[LANE_N_];
     Event events[EVENTS_MAX];
     int events_n;
     uint64_t pushed;

@@ -64,7 +64,7 @@ static void run_over(World *w, int i, SimRun *run)
 {
     SimWorker *k = &w->workers[i];
     bool leak = BREAKS(w, SLOT_LEAKED) && run->stage != RUN_REPORTS;
-    if (run->stage == RUN_SUSPENDED) slots_resume(&k->slots, run->lane);
+    if (run->stage == RUN_SUSPENDED && !BREAKS(w, SLOT_KEPT)) slots_resume(&k->slots, run->lane);
     if (!leak) slots_release(&k->slots, run->lane);
     run->stage = RUN_NONE;
     run->gen++;
@@ -130,9 +130,11 @@ static void run_plan(World *w, SimRun *run)
     static const struct {
         int part;
         TaskOutcome outcome;
-    } plan[] = { { 66, TASK_OUTCOME_SUCCEEDED },   { 14, TASK_OUTCOME_FAILED_RETRYABLE },
-                 { 5, TASK_OUTCOME_FAILED_FINAL }, { 4, TASK_OUTCOME_CAPPED },
-                 { 6, TASK_OUTCOME_ESCALATED },    { 5, TASK_OUTCOME_RELEASED } };
+    } plan[] = { { 66, TASK_OUTCOME_SUCCEEDED },
+                 { 14, TASK_OUTCOME_FAILED_RETRYABLE },
+                 { 5, TASK_OUTCOME_FAILED_FINAL },
+                 { 5, TASK_OUTCOME_CAPPED },
+                 { 10, TASK_OUTCOME_RELEASED } };
     int64_t at = upto(w, 99);
     size_t i = 0;
     while (at >= plan[i].part) at -= plan[i++].part;
@@ -162,6 +164,8 @@ static void run_starts(World *w, int i, int claim, const Item *given)
                      .ref = given->ref,
                      .lane = given->lane,
                      .call = MIN(given->attempt * 2, 62),
+                     .asks = given->asks,
+                     .kids_left = given->kids,
                      .until_ms = INT64_MAX };
     if (given->remaining_ms != INT64_MAX) run->until_ms = w->now_ms + given->remaining_ms;
     run_plan(w, run);
@@ -180,6 +184,7 @@ static void call_tells(World *w, int i, SimRun *run)
 static void run_ends(World *w, int i, SimRun *run)
 {
     run->stage = RUN_ENDS;
+    run->serial = 0;
     run->delay_ms = w->lease_ms / 100;
     run->end.ref = run->ref;
     after(w, 0, EV_FLUSH, i, 0);
@@ -202,13 +207,83 @@ static void worker_flushes(World *w, int i)
     }
 }
 
+static void run_goes(World *w, int i, SimRun *run)
+{
+    run->stage = RUN_GOES;
+    after(w, MIN(run_takes(w), run->until_ms - w->now_ms), EV_STEP, i,
+          run_arg(&w->workers[i], run));
+}
+
+/* It starts a sub-agent; its key makes it safe to ask again, with what it asked at first. */
+static void run_forks(World *w, int i, SimRun *run)
+{
+    if (run->stage != RUN_FORKS) run->remaining_ms = run->until_ms - w->now_ms;
+    if (run->until_ms == INT64_MAX) run->remaining_ms = INT64_MAX;
+    Msg m = { .kind = MSG_CHILD, .n = 1, .call = run->kid, .ms = run->remaining_ms };
+    m.items[0].ref = run->ref;
+    run->stage = RUN_FORKS;
+    asks(w, i, &m, w->lease_ms);
+    run->serial = m.serial;
+}
+
+static void run_questions(World *w, int i, SimRun *run)
+{
+    Msg m = { .kind = MSG_ASK, .n = 1 };
+    m.items[0].ref = run->ref;
+    run->stage = RUN_ASKS;
+    asks(w, i, &m, w->lease_ms);
+    run->serial = m.serial;
+}
+
+/* Beyond the bound it is given back whole; so is what waits with a worker that drains. */
 static void run_suspends(World *w, int i, SimRun *run)
 {
     SimWorker *k = &w->workers[i];
-    slots_suspend(&k->slots, run->lane);
+    bool crowded = slots_beyond(&k->slots) >= SUSPENDED_MAX;
+    w->tally.crowded += crowded;
+    if (crowded || k->draining) {
+        run->end.outcome = TASK_OUTCOME_RELEASED;
+        run_ends(w, i, run);
+        return;
+    }
+    if (!BREAKS(w, SLOT_KEPT)) slots_suspend(&k->slots, run->lane);
+    w->tally.suspended++;
     run->stage = RUN_SUSPENDED;
+    run->serial = 0;
     after(w, 0, EV_CLAIM, i, 0);
-    after(w, run_takes(w), EV_STEP, i, run_arg(k, run));
+    after(w, 0, EV_STEP, i, run_arg(k, run));
+}
+
+/* Which of them have ended? Now and then, until all have. */
+static void run_watches(World *w, int i, SimRun *run)
+{
+    if (run->serial) return; /* it has asked */
+    Msg m = { .kind = MSG_KIDS, .id = run->ref.id, .fence = run->ref.fence, .n = run->kids_n };
+    for (int n = 0; n < run->kids_n; n++) m.items[n].ref.id = run->kids[n];
+    asks(w, i, &m, w->lease_ms / 4);
+    run->serial = m.serial;
+}
+
+static void run_resumes(World *w, int i, SimRun *run)
+{
+    SimWorker *k = &w->workers[i];
+    for (int n = 0; n < run->kids_n; n++) {
+        const Row *kid = row_of(&w->kept, run->kids[n]);
+        if (MUST_HOLD(kid)) MUST(task_state_ended(kid->state) || kid->lives > 0);
+    }
+    run->kids_n = 0;
+    if (!BREAKS(w, SLOT_KEPT)) slots_resume(&k->slots, run->lane);
+    run_goes(w, i, run);
+}
+
+/* It is to stop; what it then says is that it was. */
+static void run_stops(World *w, int i, SimRun *run, TaskOutcome outcome)
+{
+    if (run->stage == RUN_NONE || run->stage >= RUN_ENDS) return;
+    if (run->stage == RUN_SUSPENDED && !BREAKS(w, SLOT_KEPT))
+        slots_resume(&w->workers[i].slots, run->lane);
+    run->end.outcome = outcome;
+    run_ends(w, i, run);
 }
 
 static void run_steps(World *w, int i, int arg)
@@ -216,30 +291,19 @@ static void run_steps(World *w, int i, int arg)
     SimWorker *k = &w->workers[i];
     SimRun *run = &k->runs[arg & 0xff];
     if (run->gen != (unsigned)arg >> 8) return;
-    if (run->stage == RUN_SUSPENDED) {
-        slots_resume(&k->slots, run->lane);
-        run->stage = RUN_GOES;
-    }
-    if (run->stage != RUN_GOES) return;
-    if (w->now_ms >= run->until_ms) run->end.outcome = TASK_OUTCOME_TIMED_OUT;
+    if (run->stage != RUN_GOES && run->stage != RUN_SUSPENDED) return;
+    if (w->now_ms >= run->until_ms) run_stops(w, i, run, TASK_OUTCOME_TIMED_OUT);
+    else if (run->stage == RUN_SUSPENDED) run_watches(w, i, run);
+    else if (run->kids_left > 0) run_forks(w, i, run);
+    else if (run->kids_n > 0) run_suspends(w, i, run);
     else if (run->calls_left > 0) {
         run->calls_left--;
         call_tells(w, i, run);
-        return;
-    } else if (!k->draining && chance(w, 150) && slots_beyond(&k->slots) < SUSPENDED_MAX) {
-        run_suspends(w, i, run);
-        return;
+    } else if (run->asks) {
+        run_questions(w, i, run);
+    } else {
+        run_ends(w, i, run);
     }
-    run_ends(w, i, run);
-}
-
-/* It is to stop; what it then says is that it was. */
-static void run_stops(World *w, int i, SimRun *run, TaskOutcome outcome)
-{
-    if (run->stage == RUN_NONE || run->stage >= RUN_ENDS) return;
-    if (run->stage == RUN_SUSPENDED) slots_resume(&w->workers[i].slots, run->lane);
-    run->end.outcome = outcome;
-    run_ends(w, i, run);
 }
 
 /* --- what workers hear ------------------------------------------------------------------------ */
@@ -298,7 +362,8 @@ static void worker_drains(World *w, int i)
     Msg m = { .kind = MSG_DRAIN };
     asks(w, i, &m, w->lease_ms);
     for (int r = 0; r < RUNS_MAX; r++)
-        if (chance(w, 300)) run_stops(w, i, &k->runs[r], TASK_OUTCOME_RELEASED);
+        if (k->runs[r].stage == RUN_SUSPENDED || chance(w, 300)) /* it waits for what cannot come */
+            run_stops(w, i, &k->runs[r], TASK_OUTCOME_RELEASED);
 }
 
 static void hears_beat(World *w, int i, const Msg *m)
@@ -350,9 +415,63 @@ static void hears_call(World *w, int i, const Msg *m)
     } else if (m->said == SAID_STALE) {
         run_over(w, i, run);
     } else {
-        run->stage = RUN_GOES;
         run->call++;
-        after(w, MIN(run_takes(w), run->until_ms - w->now_ms), EV_STEP, i, run_arg(k, run));
+        run_goes(w, i, run);
+    }
+}
+
+static void hears_child(World *w, int i, const Msg *m)
+{
+    SimRun *run = run_of(&w->workers[i], &m->items[0].ref);
+    if (!run || run->stage != RUN_FORKS || run->serial != m->serial) return;
+    if (m->said == SAID_TROUBLE) {
+        run_forks(w, i, run);
+        return;
+    }
+    if (m->said == SAID_STALE) {
+        run_over(w, i, run);
+        return;
+    }
+    if (m->said == SAID_OK) run->kids[run->kids_n++] = m->id;
+    run->kid++;
+    run->kids_left--;
+    run_goes(w, i, run);
+}
+
+static void hears_kids(World *w, int i, const Msg *m)
+{
+    SimWorker *k = &w->workers[i];
+    SimRun *run = run_of(k, &(Ref){ m->id, m->fence });
+    int ended = 0;
+    if (!run || run->stage != RUN_SUSPENDED || run->serial != m->serial) return;
+    run->serial = 0;
+    if (m->said == SAID_STALE) {
+        run_over(w, i, run);
+        return;
+    }
+    for (int n = 0; n < m->n && m->said == SAID_OK; n++) ended += m->items[n].said == SAID_OK;
+    if (ended == run->kids_n || (ended > 0 && BREAKS(w, RESUMED_EARLY))) run_resumes(w, i, run);
+    else after(w, MIN(w->lease_ms / 8, run->until_ms - w->now_ms), EV_STEP, i, run_arg(k, run));
+}
+
+/* Who has no answer yet goes, and comes again with it. */
+static void hears_ask(World *w, int i, const Msg *m)
+{
+    SimRun *run = run_of(&w->workers[i], &m->items[0].ref);
+    if (!run || run->stage != RUN_ASKS || run->serial != m->serial) return;
+    run->asks = false;
+    if (m->said == SAID_TROUBLE) {
+        run_questions(w, i, run);
+        run->asks = true;
+    } else if (m->said == SAID_STALE) {
+        run_over(w, i, run);
+    } else if (m->question == ESCALATION_PENDING) {
+        run_stops(w, i, run, TASK_OUTCOME_ESCALATED);
+    } else if (m->question == ESCALATION_EXPIRED) {
+        run_stops(w, i, run, TASK_OUTCOME_FAILED_FINAL);
+    } else {
+        MUST(m->question != ESCALATION_CLOSED);
+        run_goes(w, i, run);
     }
 }
 
@@ -391,6 +510,9 @@ static void worker_hears(World *w, int i, const Msg *m)
     case MSG_BEAT: hears_beat(w, i, m); break;
     case MSG_CLAIM: hears_claim(w, i, m); break;
     case MSG_CALL: hears_call(w, i, m); break;
+    case MSG_CHILD: hears_child(w, i, m); break;
+    case MSG_KIDS: hears_kids(w, i, m); break;
+    case MSG_ASK: hears_ask(w, i, m); break;
     case MSG_FINISH: hears_finish(w, i, m); break;
     case MSG_LEAVE: hears_leave(w, i, m); break;
     default: break;
@@ -410,8 +532,13 @@ static void worker_gives_up(World *w, int i, int serial)
         SimRun *run = &k->runs[r];
         if (run->serial != serial) continue;
         if (run->stage == RUN_CALLS) call_tells(w, i, run);
-        if (run->stage != RUN_REPORTS) continue;
-        report_again(w, i, run);
+        if (run->stage == RUN_FORKS) run_forks(w, i, run);
+        if (run->stage == RUN_ASKS) run_questions(w, i, run);
+        if (run->stage == RUN_SUSPENDED) {
+            run->serial = 0;
+            run_watches(w, i, run);
+        }
+        if (run->stage == RUN_REPORTS) report_again(w, i, run);
     }
 }
 

@@ -1,18 +1,29 @@
 /* The protocol between clients, queue and workers, on the rules that the program goes by
- * (logic/task, attempt, lease, slots, lane, retry), in virtual time: a network that loses, doubles,
- * delays and reorders what is said; a store that loses what was not committed, and is full for a
- * while; a server that is killed between commit and answer; workers that are killed, drain, or are
- * stopped and wake up with old tokens; clients that ask again, cancel, change their minds; a
- * calendar that is set. Then all that stops, and everything must come to its end.
+ * (logic/task, attempt, lease, slots, lane, line, fair, retry, family, escalation), in virtual
+ * time: a network that loses, doubles, delays and reorders what is said; a store that loses what
+ * was not committed, and is full for a while; a server that is killed between commit and answer;
+ * workers that are killed, drain, or are stopped and wake up with old tokens; clients that ask
+ * again, cancel, change their minds; a calendar that is set. Then all that stops, and everything
+ * must come to its end.
  *
  *   no task is lost that was acknowledged; a key makes one task
  *   a token is had by one attempt, and only the one that goes on records anything
  *   one result a task, one charge a call, attempts and failures counted to one
  *   no slot is taken twice or lost; nobody works under a lease that the queue has let run out
- *   deadlines and waits are spans of time, whatever the calendar says
+ *   deadlines and waits are spans of time, whatever the calendar says; retries come no sooner than
+ *     asked for, and evenly up to the most
+ *   tasks of a session run one after another, in the order in which they came
+ *   in a lane the tenant that has used least is next, with its oldest task; limits of tenants and
+ *     agents hold, and keep nobody from those it waits for
+ *   a sub-agent is begun once, in its parent's lane, with its parent's time, within the bounds;
+ *     what ends or is cancelled leaves nothing below it that goes on; a parent has no slot while it
+ *     waits, and goes on when all that it waits for have ended
+ *   a question is put once; nobody waits for a person who has answered; its time over, the default
+ *     answers it
  *   every task ends
  *
- * The same runs with a rule broken must fail, for each rule.
+ * (What families may spend is played by test_sim_family, what parts tenants and lanes get by
+ * test_sim_lanes.) The same runs with a rule broken must fail, for each rule.
  * usage: test_sim_queue [SEED [RULE]] replays one; test_sim_queue FIRST-LAST plays many. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -40,7 +51,7 @@ static void order_sends(World *w, int at)
 {
     Order *o = &w->orders[at];
     if (o->settled || o->stage == ORDER_UNKNOWN) return;
-    Msg m = { .kind = o->wish, .worker = -1, .order = at, .id = o->id };
+    Msg m = { .kind = o->wish, .worker = -1, .order = at, .id = o->id, .call = chance(w, 300) };
     m.serial = o->serial = ++w->serials;
     o->sent++;
     carry(w, &m, EV_REQUEST);
@@ -120,7 +131,7 @@ static void people_answer(World *w)
 {
     for (int i = 0; i < w->kept.rows_n; i++) {
         const Row *row = &w->kept.rows[i];
-        if (row->state != TASK_ESCALATED || !chance(w, 50)) continue;
+        if (!row->asked || row->question != ESCALATION_PENDING || !chance(w, 50)) continue;
         Msg m = { .kind = MSG_RESOLVE, .worker = -1, .id = row->id };
         carry(w, &m, EV_REQUEST);
     }
@@ -227,8 +238,10 @@ static void check_calm(World *w)
     for (int i = 0; i < w->kept.rows_n; i++) {
         const Row *row = &w->kept.rows[i];
         if (row->state != TASK_RUNNING || has_run(w, row)) w->alone_ms[i] = w->now_ms;
-        MUST(w->now_ms - MAX(w->calm_ms, w->alone_ms[i]) < slack_ms);
-        if (row->state != TASK_QUEUED || !row->later || row->attempt == 0) continue;
+        MUST(w->now_ms - MAX(MAX(w->calm_ms, row->start_ms), w->alone_ms[i]) < slack_ms);
+        if (row->state == TASK_RUNNING && row->cancel)
+            MUST(w->now_ms - MAX(w->calm_ms, row->cancelled_ms) < slack_ms);
+        if (row->state != TASK_QUEUED || row->gate != GATE_LATER || row->attempt == 0) continue;
         if (w->now_ms < w->calm_ms + slack_ms) continue;
         MUST(row->ready_ms - server_ms(w) < w->retry.max_ms + 1);
     }
@@ -262,6 +275,8 @@ static void check_order(World *w, const Order *o)
 
 static void check_end(World *w)
 {
+    MUST(w->kept.rows_n == w->disk.rows_n);
+    MUST(memcmp(w->kept.rows, w->disk.rows, (size_t)w->kept.rows_n * sizeof(Row)) == 0);
     for (int i = 0; i < w->orders_n; i++) check_order(w, &w->orders[i]);
     for (int i = 0; i < w->kept.rows_n; i++) {
         const Row *row = &w->kept.rows[i];
@@ -349,10 +364,17 @@ static bool is_stopped(World *w, const Event *e)
 static void orders_make(World *w)
 {
     int keys = 0;
-    w->orders_n = (int)upto(w, ROWS_MAX - 2) + 1;
+    w->orders_n = (int)upto(w, ORDERS_MAX - 1) + 1;
     for (int i = 0; i < w->orders_n; i++) {
         Order *o = &w->orders[i];
         *o = (Order){ .lane = (Lane)upto(w, LANE_N_ - 1), .cancelled_life = -1 };
+        o->tenant = (int)upto(w, TENANTS_N - 1);
+        o->agent = (int)upto(w, AGENTS_N - 1);
+        o->session = chance(w, 500) ? 1 + (int)upto(w, SESSIONS_N - 2) : 0;
+        if (o->session && chance(w, 600)) o->tenant = o->agent = 1; /* or there is hardly one */
+        o->kids = chance(w, 250) ? 1 + (int)upto(w, KIDS_MAX - 1) : 0;
+        o->asks = chance(w, 80);
+        o->fallback = chance(w, 500);
         o->key = chance(w, 250) ? 0 : ++keys;
         if (keys > 1 && chance(w, 120)) { /* somebody takes a key that was used */
             o->key = (int)upto(w, keys - 1) + 1;
@@ -384,7 +406,7 @@ static void workers_make(World *w)
 
 static void world_make(World *w, uint64_t seed, Rule broken)
 {
-    memset(w, 0, offsetof(World, events));
+    memset(w, 0, offsetof(World, tenant_keys));
     w->seed = seed;
     w->broken = broken;
     w->random.state = seed * 0x9e3779b97f4a7c15 + 1;
@@ -404,7 +426,11 @@ static void world_make(World *w, uint64_t seed, Rule broken)
     w->retry.initial_ms = w->lease_ms / 8;
     w->retry.max_ms = MIN(3 * w->lease_ms, RETRY_AFTER_MAX_MS);
     w->calm_ms = (8 + upto(w, 16)) * w->lease_ms;
-    w->bound_ms = w->calm_ms + 600 * w->lease_ms;
+    w->bound_ms = w->calm_ms + 1500 * w->lease_ms;
+    w->tenant_most = upto(w, 3);
+    w->session_most = chance(w, 800) ? 1 : 2;
+    for (int i = 0; i < AGENTS_N; i++) w->agent_most[i] = upto(w, 3);
+    turns_clear(w);
     workers_make(w);
     orders_make(w);
     after(w, 0, EV_SERVER_UP, -1, 0);
@@ -465,6 +491,28 @@ static const char *const rules[RULE_N_] = {
     [CANCEL_FORGOTTEN] = "cancel-forgotten",
     [DEADLINE_AGAIN] = "deadline-again",
     [STOPPED_STARTS] = "stopped-starts",
+    [BACKOFF_FORGOTTEN] = "backoff-forgotten",
+    [SESSION_FORGOTTEN] = "session-forgotten",
+    [SESSION_LAST] = "session-last",
+    [SESSION_STUCK] = "session-stuck",
+    [SESSION_EARLY] = "session-early",
+    [DUE_UNASKED] = "due-unasked",
+    [TENANT_UNCHARGED] = "tenant-uncharged",
+    [LINE_JUMPED] = "line-jumped",
+    [LIMIT_FORGOTTEN] = "limit-forgotten",
+    [LIMIT_ON_KIDS] = "limit-on-kids",
+    [KID_AGAIN] = "kid-again",
+    [KID_UNBOUND] = "kid-unbound",
+    [KID_LATE_ASK] = "kid-late-ask",
+    [BOUNDS_FORGOTTEN] = "bounds-forgotten",
+    [TREE_LEFT] = "tree-left",
+    [KIDS_GO_ON] = "kids-go-on",
+    [SLOT_KEPT] = "slot-kept",
+    [RESUMED_EARLY] = "resumed-early",
+    [DEFAULT_FORGOTTEN] = "default-forgotten",
+    [ANSWER_MISSED] = "answer-missed",
+    [ASKED_AGAIN] = "asked-again",
+    [TIME_ASKED] = "time-asked",
 };
 
 static void tally_add(Tally *sum, const Tally *t)
@@ -489,6 +537,17 @@ static void tally_print(const Tally *t, uint64_t seeds)
     print_message("leases expired %llu, stale reports %llu, orphans %llu, answers of people %llu, "
                   "keys again %llu, with another body %llu\n",
                   N(expired), N(stale), N(orphans), N(resumed), N(same_key), N(other_body));
+    print_message(
+        "sub-agents %llu, found again %llu, refused %llu too deep, %llu too wide, %llu too "
+        "large; parents waited %llu, crowded %llu, below them stopped %llu\n",
+        N(kids), N(kids_found), N(too_deep), N(too_wide), N(too_large), N(suspended), N(crowded),
+        N(trees));
+    print_message(
+        "held up by their session %llu, let go %llu; lines at a limit %llu, tenants passed "
+        "over %llu; unanswered %llu, by default %llu, answered before asked %llu; back-off "
+        "%.3f of the most\n",
+        N(held), N(admitted), N(limited), N(passed), N(unanswered), N(defaulted), N(answered_fast),
+        (double)t->backoff_ms / (double)MAX(t->backoff_most_ms, 1));
     for (int i = 0; i < TASK_STATE_N_; i++)
         if (t->ended[i]) print_message("%s %llu  ", task_state_name((TaskState)i), N(ended[i]));
     print_message("\n");
@@ -505,6 +564,10 @@ static void check_tally(const Tally *t)
                 t->other_body);
     assert_true(t->ended[TASK_SUCCEEDED] && t->ended[TASK_FAILED] && t->ended[TASK_TIMED_OUT]);
     assert_true(t->ended[TASK_CANCELED] > 0);
+    assert_true(t->kids && t->kids_found && t->too_deep && t->too_wide && t->too_large);
+    assert_true(t->suspended && t->crowded && t->trees && t->held && t->admitted && t->limited);
+    assert_true(t->passed && t->defaulted && t->answered_fast);
+    assert_in_range(t->backoff_ms * 100 / t->backoff_most_ms, 45, 55); /* full jitter */
 }
 
 /* For who replays a seed. */
@@ -512,11 +575,17 @@ static void row_print(const World *w, const Row *row)
 {
     int64_t deadline_ms = row->deadline_ms ? row->deadline_ms - calendar(w) : 0;
     fprintf(stderr,
-            "task %" PRId64 ": %s, attempt %" PRId64 ", token %" PRId64 ", worker %d%s%s, ready in "
-            "%" PRId64 " ms, deadline in %" PRId64 " ms\n",
+            "task %" PRId64 ": %s, attempt %" PRId64 ", token %" PRId64 ", worker %d%s, ready in "
+            "%" PRId64 " ms, deadline in %" PRId64 " ms; %s:%s",
             row->id, task_state_name(row->state), row->attempt, row->fence, row->lease,
-            row->cancel ? ", to be cancelled" : "", row->later ? ", later" : "",
-            row->ready_ms - calendar(w), deadline_ms);
+            row->cancel ? ", to be cancelled" : "", row->ready_ms - calendar(w), deadline_ms,
+            tenant_names[row->tenant], agent_names[row->agent]);
+    if (row->state == TASK_QUEUED && row->gate) fprintf(stderr, ", gate %d", (int)row->gate);
+    if (row->parent) fprintf(stderr, ", begun by %" PRId64, row->parent);
+    if (row->session_max)
+        fprintf(stderr, ", session %d (entered as %" PRId64 ")", row->session, row->entered);
+    if (row->asked) fprintf(stderr, ", question %d", (int)row->question);
+    fprintf(stderr, "\n");
 }
 
 static void worker_print(const SimWorker *k, int i)
@@ -549,6 +618,7 @@ static void test_runs(void **state)
 {
     (void)state;
     World *w = calloc(1, sizeof *w);
+    names_make(w);
     Tally sum = { 0 };
     for (uint64_t seed = seed_first; seed < seed_first + seed_n; seed++) {
         if (!seed_holds(w, seed, rule_given)) {
@@ -557,6 +627,8 @@ static void test_runs(void **state)
         }
         tally_add(&sum, &w->tally);
     }
+    turns_clear(w);
+    assert_true(turns_are_clear(w)); /* what a run leaves behind is known */
     tally_print(&sum, seed_n);
     if (seed_n >= SEEDS_SLOW) check_tally(&sum);
     free(w);
@@ -567,6 +639,7 @@ static void test_a_broken_rule_shows(void **state)
 {
     (void)state;
     World *w = calloc(1, sizeof *w);
+    names_make(w);
     for (int rule = NOTHING_BROKEN + 1; rule < RULE_N_ && seed_n > 1; rule++) {
         uint64_t seed = 1;
         while (seed <= SEEDS_BROKEN && seed_holds(w, seed, (Rule)rule)) seed++;
