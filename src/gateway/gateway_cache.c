@@ -342,7 +342,7 @@ static CacheAnswer answer_of(const ModelCall *call)
     bool tools_taken = call->verdict.tools_spent && call->info.has_tools;
     return (CacheAnswer){
         .status = recording->status,
-        .complete = call->record.outcome == GATEWAY_COMPLETE,
+        .complete = call->record.outcome == GATEWAY_COMPLETE && !call->doubtful,
         .whole = !recording->overflow,
         .as_asked = !call->verdict.clamped && !tools_taken,
         .encoded = !str_empty(http_call_field(call->upstream, "content-encoding")),

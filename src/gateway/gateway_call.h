@@ -79,6 +79,7 @@ typedef struct {
     GatewayCall record;
 
     /* the answer */
+    bool doubtful;          /* it is passed on, and is none to give a second time */
     bool begun;             /* its head was given to reply */
     bool answering;         /* and some of the provider's answer: no other attempt from here on */
     int64_t heartbeat_ms;   /* the last one; 0: none yet */

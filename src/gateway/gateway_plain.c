@@ -14,11 +14,31 @@ static int read_answer_wait(ModelCall *call, Buf *answer)
     return r;
 }
 
-/* What a lenient reader may still make sense of: broken UTF-8 and the like. */
-static bool is_object_like(Str text)
+/* What a lenient reader may still make sense of, a key that comes twice for one. Where only the
+ * connection's end says that it is whole, a bracket at its end does not. */
+static bool is_object_like(const ModelCall *call, Str text)
 {
     text = str_trim(text);
-    return str_starts_with(text, STR("{")) && str_ends_with(text, STR("}"));
+    bool framed = !str_empty(http_call_field(call->upstream, "content-length")) ||
+                  !str_empty(http_call_field(call->upstream, "transfer-encoding"));
+    return framed && str_starts_with(text, STR("{")) && str_ends_with(text, STR("}"));
+}
+
+/* Broken UTF-8 hides nothing of what is read here. */
+static int parse_ascii(Arena *arena, Str text, const Json **ret)
+{
+    char *copy = arena_alloc(arena, text.len);
+    if (!copy) return -ENOMEM;
+    for (size_t i = 0; i < text.len; i++) copy[i] = text.ptr[i] & 0x80 ? '?' : text.ptr[i];
+    return json_parse(arena, str_make(copy, text.len), NULL, ret, NULL);
+}
+
+static int parse(ModelCall *call, Str text, const Json **ret)
+{
+    int r = json_parse(&call->arena, text, NULL, ret, NULL);
+    if (r == -EINVAL && text.len && !call_is_translated(call) && !str_is_utf8(text))
+        r = parse_ascii(&call->arena, text, ret);
+    return r;
 }
 
 /* A response that failed is an answer in Responses, and says so itself. */
@@ -28,23 +48,26 @@ static bool is_failed_response(const ModelCall *call, const Json *body)
            str_eq(json_str(json_get(body, "status")), STR("failed"));
 }
 
+static GatewayOutcome not_read(ModelCall *call, Str text)
+{
+    call->doubtful = true;
+    if (is_object_like(call, text) && !call_is_translated(call)) return GATEWAY_COMPLETE;
+    call_problem(call, PROBLEM_UNREACHABLE, NULL, "the answer of %s cannot be read",
+                 call->target->provider->name);
+    return GATEWAY_CUT;
+}
+
 /* What the answer says of itself. An object that is not strict JSON passes unread: its usage is
- * unknown then. Anything else, and an error under a status of success, is no answer: clients would
- * take it for one. */
+ * unknown then. Anything else, one without content, and an error under a status of success, is no
+ * answer: clients would take it for one. */
 static GatewayOutcome read_usage(ModelCall *call, Str text, const Json **ret_body,
                                  Charge *ret_charge)
 {
     const Json *body = NULL;
     Answer *answer = ARENA_NEW(&call->arena, Answer);
     *ret_charge = CHARGE_HOLD;
-    if (!answer || json_parse(&call->arena, text, NULL, &body, NULL) < 0 ||
-        json_type(body) != JSON_OBJECT) {
-        if (answer && !body && is_object_like(text) && !call_is_translated(call))
-            return GATEWAY_COMPLETE;
-        call_problem(call, PROBLEM_UNREACHABLE, NULL, "the answer of %s cannot be read",
-                     call->target->provider->name);
-        return GATEWAY_CUT;
-    }
+    if (!answer || parse(call, text, &body) < 0 || json_type(body) != JSON_OBJECT)
+        return not_read(call, text);
     *ret_body = body;
     answer_read(call->target->api, body, call->target->info->n, answer);
     call->record.usage = answer->usage;
@@ -52,9 +75,11 @@ static GatewayOutcome read_usage(ModelCall *call, Str text, const Json **ret_bod
     call_note_model(call, json_str(json_get(body, "model")));
     call_note_tools(call, answer->tool_names, answer->tool_names_n);
     if (answer->usage.valid) *ret_charge = CHARGE_USAGE;
-    if (!answer->error || is_failed_response(call, body)) return GATEWAY_COMPLETE;
+    call->doubtful = !answer->complete;
+    if (is_failed_response(call, body) || !(answer->error || answer->empty))
+        return GATEWAY_COMPLETE;
     call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->target->provider->name,
-                 answer->error_text);
+                 answer->error ? answer->error_text : "the answer is empty");
     return GATEWAY_CUT;
 }
 

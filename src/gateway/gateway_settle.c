@@ -174,7 +174,8 @@ int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
     record->outcome = outcome;
     record->duration_us = clock_mono_us() - call->started_us;
     if (outcome != GATEWAY_COMPLETE) record->error = str_of(call->message);
-    if (call->keep_answer && outcome == GATEWAY_COMPLETE) record->answer = &call->recording;
+    if (call->keep_answer && outcome == GATEWAY_COMPLETE && !call->doubtful)
+        record->answer = &call->recording;
     stats_call(call->task->gateway, record);
     if (outcome == GATEWAY_COMPLETE) note_stand_in(call);
     call_permit_done(call, charge);

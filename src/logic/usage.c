@@ -371,6 +371,7 @@ static void answer_chat(const Json *body, int64_t n, UsageCalls *calls, Answer *
         answer_tool(a, json_str(json_get(old_style, "name")));
     }
     a->complete = finished >= n;
+    a->empty = choice == 0;
 }
 
 /* How a Responses object ended, in one word; false while it has not. */
@@ -391,6 +392,7 @@ static void answer_responses(const Json *body, UsageCalls *calls, Answer *a)
     for (JsonIter it = json_iter(json_get(body, "output")); json_next(&it); index++)
         if (response_item_take(calls, index, it.value, &name)) answer_tool(a, name);
     a->complete = response_reason(body, a->finish_reason);
+    a->empty = json_type(json_get(body, "output")) != JSON_ARRAY;
 }
 
 static void answer_messages(const Json *body, UsageCalls *calls, Answer *a)
@@ -402,6 +404,7 @@ static void answer_messages(const Json *body, UsageCalls *calls, Answer *a)
     Str reason = json_str(json_get(body, "stop_reason"));
     str_copy(a->finish_reason, sizeof a->finish_reason, reason);
     a->complete = !str_empty(reason);
+    a->empty = json_type(json_get(body, "content")) != JSON_ARRAY;
 }
 
 void answer_read(Api api, const Json *body, int64_t n, Answer *ret)
@@ -416,7 +419,10 @@ void answer_read(Api api, const Json *body, int64_t n, Answer *ret)
     case API_CHAT: answer_chat(body, n, &calls, ret); break;
     case API_RESPONSES: answer_responses(body, &calls, ret); break;
     case API_MESSAGES: answer_messages(body, &calls, ret); break;
-    case API_EMBEDDINGS: ret->complete = json_type(json_get(body, "data")) == JSON_ARRAY; break;
+    case API_EMBEDDINGS:
+        ret->complete = json_type(json_get(body, "data")) == JSON_ARRAY;
+        ret->empty = !ret->complete;
+        break;
     case API_N_: break;
     }
     raw_take_words(&raw, api, body, json_get(body, "usage"));

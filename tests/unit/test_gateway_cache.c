@@ -201,6 +201,7 @@ static void unfit_wait(void *arg)
     }
     never_wait(rig, API_CHAT, "sim/fail", false, "");
     never_wait(rig, API_CHAT, "sim/truncate", false, "");
+    never_wait(rig, API_CHAT, "sim/no-finish", false, "");
     snprintf(rig->urls[2], sizeof rig->urls[2], "http://127.0.0.1:1/v1"); /* nobody there */
     never_wait(rig, API_CHAT, "stub", false, "");
     never_wait(rig, API_CHAT, "sim/echo", false, "\"store\":true,");

@@ -494,7 +494,7 @@ static void test_faithful(void **state)
 static void upward_wait(void *arg)
 {
     Rig *rig = arg;
-    script_body(JSON_HEAD, "{}");
+    script_body(JSON_HEAD, "{\"choices\":[{}],\"content\":[]}");
     CLEANUP(reply_deinit)
     Reply chat = rig_post_wait(
         rig, API_CHAT,

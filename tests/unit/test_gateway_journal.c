@@ -474,6 +474,47 @@ static void test_incomplete(void **state)
     run_with(body_incomplete, cutting);
 }
 
+/* The first two are passed on, and are no answers to give a second time. */
+static StubEnd doubtful(StubRequest *request, void *ctx)
+{
+    (void)ctx;
+    static const char *const bodies[] = {
+        "{\"choices\":[{\"index\":0,\"message\":{\"content\":\"unread\"}}",
+        "{\"choices\":[{\"index\":0,\"message\":{\"content\":\"half\"}}]}",
+        "{\"choices\":[{\"index\":0,\"message\":{\"content\":\"all\"},\"finish_reason\":\"stop\"}]}",
+    };
+    char answer[512];
+    size_t i = MIN((size_t)atomic_load(&request->stub->requests), ARRAY_N(bodies)) - 1;
+    snprintf(answer, sizeof answer,
+             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+             strlen(bodies[i]), bodies[i]);
+    stub_sends(request, answer);
+    return STUB_KEEP;
+}
+
+static void body_doubtful(void *arg)
+{
+    static const char *const says[] = { "unread", "half", "all" };
+    Rig *rig = arg;
+    begin(rig);
+    for (size_t i = 0; i < ARRAY_N(says); i++) {
+        CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "stub", false, "", "a");
+        CHECK(reply.status == 200 && !replayed(&reply));
+        CHECK_HAS(reply_str(&reply), says[i]);
+        CHECK(journal.n == i + 1 && journal.kept[i].rec.complete == (i == 2));
+        next_attempt(rig);
+    }
+    CLEANUP(reply_deinit) Reply again = rig_say_wait(rig, API_CHAT, "stub", false, "", "a");
+    CHECK(again.status == 200 && replayed(&again));
+    CHECK_HAS(reply_str(&again), "all");
+}
+
+static void test_doubtful(void **state)
+{
+    (void)state;
+    run_with(body_doubtful, doubtful);
+}
+
 static void body_errors(void *arg)
 {
     Rig *rig = arg;
@@ -1072,6 +1113,7 @@ int main(void)
         cmocka_unit_test(test_long_stream),   cmocka_unit_test(test_order),
         cmocka_unit_test(test_difference),    cmocka_unit_test(test_growing),
         cmocka_unit_test(test_mask),          cmocka_unit_test(test_incomplete),
+        cmocka_unit_test(test_doubtful),
         cmocka_unit_test(test_errors),        cmocka_unit_test(test_damaged),
         cmocka_unit_test(test_unreadable),    cmocka_unit_test(test_too_large),
         cmocka_unit_test(test_caps),          cmocka_unit_test(test_stopped),

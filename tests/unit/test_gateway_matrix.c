@@ -25,7 +25,7 @@ typedef struct {
     const char *error;
     const char *half;
     const char *plain, *plain_other, *plain_no_usage, *plain_empty, *plain_bad_utf8;
-    const char *plain_error;
+    const char *plain_error, *plain_none;
 } Shape;
 
 #define C_USAGE "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15}"
@@ -82,7 +82,8 @@ static const Shape shapes[API_EMBEDDINGS] = {
                    .plain_no_usage = C_PLAIN("stub-1", "\"hi\"", C_STOP) "}",
                    .plain_empty = C_PLAIN("stub-1", "null", C_STOP) "," C_USAGE "}",
                    .plain_bad_utf8 = C_PLAIN("stub-1", "\"\xc3\x28\"", C_STOP) "," C_USAGE "}",
-                   .plain_error = "{\"error\":{\"message\":\"boom\",\"type\":\"server_error\"}}" },
+                   .plain_error = "{\"error\":{\"message\":\"boom\",\"type\":\"server_error\"}}",
+                   .plain_none = "{\"choices\":[]}" },
     [API_RESPONSES] = { .begin = R_CREATED("stub-1") R_DELTA("hi"),
                         .other = R_CREATED("other-9") R_DELTA("hi"),
                         .wide = R_CREATED("stub-1") R_DELTA("\xe2\x82\xac \xf0\x9f\x98\x80"),
@@ -108,7 +109,8 @@ static const Shape shapes[API_EMBEDDINGS] = {
                         .plain_bad_utf8 = R_PLAIN("stub-1", "{\"type\":\"\xc3\x28\"}") "," R_USAGE
                                                                                        "}",
                         .plain_error =
-                            "{\"error\":{\"message\":\"boom\",\"code\":\"server_error\"}}" },
+                            "{\"error\":{\"message\":\"boom\",\"code\":\"server_error\"}}",
+                        .plain_none = "{\"status\":\"completed\"}" },
     [API_MESSAGES] = { .begin = A_START("stub-1") A_DELTA("hi"),
                        .other = A_START("other-9") A_DELTA("hi"),
                        .wide = A_START("stub-1") A_DELTA("\xe2\x82\xac \xf0\x9f\x98\x80"),
@@ -137,7 +139,8 @@ static const Shape shapes[API_EMBEDDINGS] = {
                            "stub-1", "{\"type\":\"text\",\"text\":\"\xc3\x28\"}") A_USAGE "}",
                        .plain_error =
                            "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\","
-                           "\"message\":\"boom\"}}" },
+                           "\"message\":\"boom\"}}",
+                       .plain_none = "{\"stop_reason\":\"end_turn\"}" },
 };
 
 /* A script is a head, pieces, and an end; each a letter. */
@@ -164,6 +167,10 @@ static const char *piece_of(const Shape *s, char letter)
     case 'e': return s->error;
     case 'x': return s->half;
     case 'c': return ": keep-alive\n\n";
+    case '{': return "{";
+    case '}': return "}";
+    case '[': return s->plain_none;
+    case 'B': return "{\"id\":\"x\",\"choices\":[{\"message\":{\"content\":\"a\"}}"; 
     case 'D': return "data: [DONE]\n\n"; /* whatever the API */
     case 'i': return "data: {\"x\":\"\xc3\x28\"}\n\n";
     case 'g': return "\x1f\x8b\x08\x01\x02\x03\n\n\x04";
@@ -460,6 +467,11 @@ static const Mode modes[] = {
     { "stalls after the head", .stream = "K|", .whole = "W|", .timeout_ms = 60, BOTH(TIME_EARLY) },
     { "empty", .stream = "S", .whole = "J", BOTH(CUT_EARLY) },
     { "empty, closed", .stream = "H", .whole = "N", BOTH(CUT_EARLY) },
+    { "an empty object", .stream = "S", .whole = "J{}", BOTH(CUT_EARLY) },
+    { "an empty list", .stream = "S", .whole = "J[", BOTH(CUT_EARLY) },
+    { "the last bracket is missing", .stream = "Kx", .whole = "JB", .streamed = CUT_EARLY,
+      .plain = OK_HELD, .plain_across = CUT_EARLY },
+    { "the last bracket is missing, closed", .stream = "Kx", .whole = "HB", BOTH(CUT_EARLY) },
     { "no content", .raw = "HTTP/1.1 204 No Content\r\n\r\n", BOTH(CUT_EARLY) },
     { "informed first", .stream = "YbFd", .whole = "YP", .streamed = OK_USED, .plain = OK_USED },
 
@@ -509,7 +521,7 @@ static const Mode modes[] = {
     { "no usage", .stream = "KbfdZ", .whole = "JQ", BOTH(OK_HELD) },
     { "another model's name", .stream = "KmFdZ", .whole = "JM", BOTH(OK_USED) },
     { "bytes that are no UTF-8", .stream = "KbiFdZ", .whole = "JI", .streamed = OK_USED,
-      .plain = OK_HELD, .streamed_across = CUT_LATE, .plain_across = CUT_EARLY },
+      .plain = OK_USED, .streamed_across = CUT_LATE, .plain_across = CUT_EARLY },
     { "characters split between packets", .stream = "Kw,FdZ", .whole = "JP,", BOTH(OK_USED) },
     { "byte by byte", .stream = "SbcFd,", .whole = "JP,", BOTH(OK_USED) },
 };
