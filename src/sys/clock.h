@@ -17,4 +17,9 @@ int64_t clock_real_ms(void);
 /* now + duration_ms, saturating; a negative duration means no deadline. */
 int64_t deadline_after(int64_t duration_ms);
 
+/* Names the time since the machine was last started: a random id of the kernel's, of another value
+ * after each start. "": the kernel does not tell. Reads a file of /proc. */
+#define BOOT_ID_SIZE 40
+void boot_id_read(char ret[BOOT_ID_SIZE]);
+
 #endif

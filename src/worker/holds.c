@@ -12,7 +12,7 @@
 #include "base/map.h"
 #include "sys/entropy.h"
 
-#define MAGIC UINT64_C(0x31736c6f68746e67) /* "gntholds1", little-endian */
+#define MAGIC UINT64_C(0x32736c6f68746e67) /* "gntholds2", little-endian */
 #define HEAD_BYTES 4096
 
 typedef struct {
@@ -30,6 +30,7 @@ _Static_assert(sizeof(Entry) == 216, "the file's layout");
 typedef struct {
     uint64_t magic;
     uint64_t workers_n;
+    char boot[40];                   /* the machine's boot that it was written in */
     Uuid workers[HOLDS_WORKERS_MAX]; /* oldest first; the last one is this one */
 } Head;
 _Static_assert(sizeof(Head) <= HEAD_BYTES, "the head's place");
@@ -86,7 +87,21 @@ static int file_map(const char *path, void **ret)
     return 0;
 }
 
-int holds_open(const char *path, Holds **ret)
+/* Nothing was synced: after the machine itself died, the file may be what it was at any time
+ * before, and proves nothing. */
+static bool boot_ok(const Head *head, const char *boot)
+{
+    return boot[0] && strncmp(head->boot, boot, sizeof head->boot) == 0;
+}
+
+static void file_begin(Holds *holds, const char *boot)
+{
+    memset(holds->bytes, 0, FILE_BYTES);
+    holds->head->magic = MAGIC;
+    str_copy(holds->head->boot, sizeof holds->head->boot, str_of(boot));
+}
+
+int holds_open(const char *path, const char *boot, Holds **ret)
 {
     void *bytes = NULL;
     int r = file_map(path, &bytes);
@@ -96,14 +111,15 @@ int holds_open(const char *path, Holds **ret)
     holds->head = bytes;
     holds->entries = (Entry *)(void *)((char *)bytes + HEAD_BYTES);
     map_init(&holds->by_call, entropy_u64());
-    if (!file_read(holds)) {
+    bool readable = file_read(holds), current = boot_ok(holds->head, boot);
+    if (!readable || !current) {
         if (holds->head->magic != 0)
-            LOG_ERROR("the list of holds is unreadable: what it held counts as spent",
-                      LOG_CSTR("file", path));
+            LOG_ERROR("the list of holds proves nothing: what it held counts as spent",
+                      LOG_CSTR("file", path),
+                      LOG_CSTR("why", readable ? "the machine has restarted" : "it is unreadable"));
         map_deinit(&holds->by_call);
         map_init(&holds->by_call, entropy_u64());
-        memset(bytes, 0, FILE_BYTES);
-        holds->head->magic = MAGIC;
+        file_begin(holds, boot);
     }
     *ret = holds;
     return 0;

@@ -1,5 +1,6 @@
 /* Holds: the worker's list of model calls in flight, in a file that outlives a killed process (it
- * is mapped memory: what was written is there, without a sync, unless the machine dies). A worker
+ * is mapped memory: what was written is there, without a sync, unless the machine dies; then the
+ * list is not believed). A worker
  * that finds the list of one before it tells the control plane what that one really had in flight;
  * the rest of what was set aside for it comes back.
  *
@@ -17,9 +18,11 @@ typedef struct Holds Holds;
 #define HOLDS_MAX BUDGET_HOLDS_MAX
 #define HOLDS_WORKERS_MAX 64 /* whose entries are kept; of more the oldest are forgotten */
 
-/* Opens or makes the file; one that cannot be read is begun anew, which leaves what its worker held
- * counted as spent. Blocking. Returns 0 or -errno with diag. */
-MUST_CHECK int holds_open(const char *path, Holds **ret);
+/* Opens or makes the file; one that cannot be read, or that was written in another boot of the
+ * machine, is begun anew, which leaves what its worker held counted as spent. boot: what
+ * boot_id_read() gave; "": unknown, so that no file is believed. Blocking. Returns 0 or -errno with
+ * diag. */
+MUST_CHECK int holds_open(const char *path, const char *boot, Holds **ret);
 /* NULL is accepted. */
 void holds_close(Holds *holds);
 DEFINE_FREEP(Holds, holds_close)

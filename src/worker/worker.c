@@ -171,9 +171,10 @@ static int dir_lock(WorkerHost *w, const char *dir)
 
 static int dir_holds(WorkerHost *w, const char *dir)
 {
-    char name[FS_PATH_MAX + 8];
+    char name[FS_PATH_MAX + 8], boot[BOOT_ID_SIZE];
     snprintf(name, sizeof name, "%s/holds", dir);
-    return holds_open(name, &w->host.holds);
+    boot_id_read(boot);
+    return holds_open(name, boot, &w->host.holds);
 }
 
 static int dir_empty(const char *dir, const char *name)

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/log.h"
+#include "sys/clock.h"
 #include "tests/unit/temp_dir.h"
 #include "worker/holds.h"
 #include "worker/wire.h"
@@ -30,11 +31,16 @@ static GatewayCall call_of(const char *id, int64_t nusd)
     return call;
 }
 
-static void open_in(const TempDir *dir, Holds **ret)
+static void open_after(const TempDir *dir, const char *boot, Holds **ret)
 {
     char path[512];
     snprintf(path, sizeof path, "%s/holds", dir->path);
-    assert_int_equal(holds_open(path, ret), 0);
+    assert_int_equal(holds_open(path, boot, ret), 0);
+}
+
+static void open_in(const TempDir *dir, Holds **ret)
+{
+    open_after(dir, "6ad5b0ff-55a7-4d1c-9b5e-8a1d5ea5a3c1", ret);
 }
 
 static const TaskRef task = { .id = { { 7 } }, .fence = 9 };
@@ -109,6 +115,38 @@ static void test_outlives_a_kill(void **state)
     assert_int_equal(holds_of(holds, id_of(2), &arena, &list, &n), 0);
     assert_int_equal(n, 1);
     holds_close(holds);
+    temp_dir_deinit(&dir);
+}
+
+/* What the file says after the machine died may be of any time before: it must prove nothing, or
+ * calls in flight would be given back unpaid. */
+static void test_the_machine_died(void **state)
+{
+    (void)state;
+    char real[BOOT_ID_SIZE], again[BOOT_ID_SIZE];
+    boot_id_read(real);
+    boot_id_read(again);
+    assert_int_equal(strlen(real), 36); /* Linux tells it, the same while it runs */
+    assert_string_equal(real, again);
+
+    static const char *const boots[] = { "c2d1f1f0-0d8f-4f50-8a55-6a2cdd0f8c11", "", "" };
+    TempDir dir;
+    Holds *holds;
+    Uuid dead;
+    GatewayCall call = call_of("a", 1000);
+    temp_dir_init(&dir);
+    open_in(&dir, &holds);
+    holds_begin(holds, id_of(1));
+    assert_int_equal(holds_put(holds, &call, task), 0);
+    holds_close(holds);
+    for (uint8_t i = 0; i < ARRAY_N(boots); i++) { /* another boot, and twice an unknown one */
+        open_after(&dir, boots[i], &holds);
+        holds_begin(holds, id_of(2 + i));
+        assert_false(holds_dead(holds, &dead));
+        assert_false(holds_any(holds, id_of(1)));
+        assert_int_equal(holds_put(holds, &call, task), 0);
+        holds_close(holds);
+    }
     temp_dir_deinit(&dir);
 }
 
@@ -232,6 +270,7 @@ int main(void)
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_outlives_a_kill),
+        cmocka_unit_test(test_the_machine_died),
         cmocka_unit_test(test_full_and_broken),
         cmocka_unit_test(test_wire),
         cmocka_unit_test(test_wire_refuses),
