@@ -88,6 +88,7 @@ typedef enum {
     GATEWAY_UNREACHED, /* no connection: nothing is charged */
     GATEWAY_TIMEOUT,   /* nothing in time: the whole hold is charged */
     GATEWAY_STOPPED,   /* the task was stopped meanwhile: charged by usage, else the whole hold */
+    GATEWAY_REFUSED,   /* never sent: no limit or no upstream lets it; nothing is charged */
     GATEWAY_OUTCOME_N_
 } GatewayOutcome;
 const char *gateway_outcome_name(GatewayOutcome outcome); /* "complete", ... */

@@ -200,6 +200,7 @@ static int refuse_by_budget(ModelCall *call, const BudgetScope *scope)
     if (totals->stopped_by == CAP_BY_NOTHING)
         snprintf(totals->stopped_by_budget, sizeof totals->stopped_by_budget, "budget:%s", text);
     task_note_cap(call->task, CAP_BY_BUDGET);
+    call->over_budget = true;
     amount_text(scope->unit, state->limit, limit);
     amount_text(scope->unit, state->settled_all, used);
     return call_problem(call, PROBLEM_CAP, NULL,

@@ -62,6 +62,10 @@ static int edit(ModelCall *call, Str *ret)
     if (lower || (capped && info->out_cap == 0)) edits.out_cap = call->verdict.out_cap;
     call->verdict.clamped = lower; /* what is sent as it was asked for may be kept as that */
     if (lower) atomic_fetch_add(&call->task->gateway->clamped, 1);
+    if (edits.no_tools) {
+        atomic_fetch_add(&call->task->gateway->disarmed, 1);
+        task_note_cap(call->task, CAP_BY_TOOL_CALLS);
+    }
     if (named) atomic_fetch_add(&call->task->gateway->translated, 1);
     return body_edit(target->body, info, &edits, &call->body, ret);
 }

@@ -47,10 +47,24 @@ void calls_wake(GatewayTask *task)
 
 /* --- the call --------------------------------------------------------------------------------- */
 
+/* Whether the timeline tells of a refusal. Of those by limits the first one of an attempt does: an
+ * agent that asks on and on writes no row each time. */
+static bool refusal_is_told(ModelCall *call)
+{
+    GatewayTask *task = call->task;
+    if (call->problem == PROBLEM_BREAKER) return call->unhealthy != DEGRADE_NONE;
+    if (call->problem != PROBLEM_CAP || task->refusal_told || call->targets_n == 0) return false;
+    task->refusal_told = true;
+    return true;
+}
+
 static int refuse_wait(ModelCall *call, int r)
 {
     if (r != CALL_E_PROBLEM) return r;
-    if (call->problem == PROBLEM_BREAKER && call->unhealthy != DEGRADE_NONE) {
+    bool told = refusal_is_told(call);
+    if (call->over_budget || (told && call->problem == PROBLEM_BREAKER))
+        stats_degraded(call->task->gateway, GATEWAY_DEGRADED_REFUSE);
+    if (told) {
         r = call_close_refused_wait(call);
         if (r != 0) reply_problem_wait(call);
         if (r != 0) return r;

@@ -59,6 +59,7 @@ typedef struct {
     DegradeStep unhealthy;    /* that its models' breakers alone would have it at, */
     DegradeAction degrade;    /* and what that means for this call */
     bool was_held;            /* it was held back */
+    bool over_budget;         /* a budget refused it: the ladder's last step */
     int64_t held_sent;        /* so often after an attempt that was sent */
 
     /* the attempt */

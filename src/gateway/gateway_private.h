@@ -68,7 +68,7 @@ struct Gateway {
     ModelCounters models[GATEWAY_STATS_MODELS_MAX + 1]; /* the last one is "other" */
     atomic_uint_fast64_t refused[GATEWAY_REFUSED_N_];
     atomic_uint_fast64_t degraded[GATEWAY_DEGRADED_N_];
-    atomic_uint_fast64_t waited, clamped, usage_missing, over_hold;
+    atomic_uint_fast64_t waited, clamped, disarmed, usage_missing, over_hold;
     atomic_int_fast64_t in_flight, tasks_open;
     Cache cache;
     Room room;
@@ -110,6 +110,7 @@ struct GatewayTask {
     PurseOwner *owner;        /* whose budgets it spends */
     int64_t settled_ppm;      /* of the tightest budget that applies, in millionths, at least */
     DegradeStep step;         /* that its calls are at */
+    bool refusal_told;        /* a call that a limit refused stands in the timeline */
     int64_t lent_n;           /* tasks that it has lent to; among totals.caps.in_flight */
     int64_t tools_asked;      /* by answers of this attempt, and not run yet */
     int64_t tools_run;        /* by all attempts; earlier ones by what was counted */

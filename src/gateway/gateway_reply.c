@@ -64,10 +64,12 @@ static void add_ours(FieldList *fields, const ModelCall *call)
     add(fields, "x-gantry-cache", str_of(cache[call->cache]));
     if (call->target && call->target->degraded)
         add(fields, "x-gantry-degraded", call->target->model);
-    if (call->step == DEGRADE_NONE) return;
-    add(fields, "x-gantry-degraded-step", str_of(degrade_step_name(call->step)));
-    add(fields, "x-gantry-degraded-reason",
-        call->unhealthy == call->step ? STR("upstream") : STR("budget"));
+    if (call->step == DEGRADE_NONE && !call->over_budget) return;
+    bool upstream = call->unhealthy == call->step && !call->over_budget;
+    const char *step = call->over_budget ? gateway_degraded_name(GATEWAY_DEGRADED_REFUSE)
+                                         : degrade_step_name(call->step);
+    add(fields, "x-gantry-degraded-step", str_of(step));
+    add(fields, "x-gantry-degraded-reason", upstream ? STR("upstream") : STR("budget"));
 }
 
 /* --- the recording ---------------------------------------------------------------------------- */

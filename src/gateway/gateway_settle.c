@@ -204,13 +204,14 @@ int call_close_refused_wait(ModelCall *call)
 {
     GatewayCall *record = &call->record;
     assert(!call->held && !call->upstream);
-    stats_degraded(call->task->gateway, GATEWAY_DEGRADED_REFUSE);
     *record = (GatewayCall){ 0 };
     call->target = call->targets;
     call_record_begin(call);
     record->hold = (CapHold){ 0 };
-    record->outcome = GATEWAY_UNREACHED;
-    record->degraded_by = NULL; /* an error like any: it counts against the version */
+    record->outcome = GATEWAY_REFUSED;
+    /* For want of an upstream it is an error like any, which counts against the version. */
+    const char *over = gateway_degraded_name(GATEWAY_DEGRADED_REFUSE);
+    record->degraded_by = call->over_budget ? over : NULL;
     record->error = str_of(call->message);
     if (!call->begun) record->status = problem_status(call->problem);
     return record_wait(call);

@@ -100,6 +100,7 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
         ret->degraded[i] = atomic_load(&gateway->degraded[i]);
     ret->waited = atomic_load(&gateway->waited);
     ret->clamped = atomic_load(&gateway->clamped);
+    ret->disarmed = atomic_load(&gateway->disarmed);
     ret->usage_missing = atomic_load(&gateway->usage_missing);
     ret->over_hold = atomic_load(&gateway->over_hold);
     ret->room_waited = atomic_load(&gateway->room.waited);

@@ -48,6 +48,7 @@ typedef struct {
     uint64_t degraded[GATEWAY_DEGRADED_N_];
     uint64_t waited;         /* calls that queued for reserved spend */
     uint64_t clamped;        /* calls whose output cap was lowered */
+    uint64_t disarmed;       /* calls sent with tool_choice "none": toolCallsPerTask is reached */
     uint64_t usage_missing;  /* calls charged their whole hold for want of usage */
     uint64_t over_hold;      /* calls that cost more than was held */
     uint64_t tools_removed;  /* taken out of requests */

@@ -65,7 +65,8 @@ void gateway_free(Gateway *gateway)
 const char *gateway_outcome_name(GatewayOutcome outcome)
 {
     static const char *const names[GATEWAY_OUTCOME_N_] = { "complete",  "cut",     "upstream_error",
-                                                           "unreached", "timeout", "stopped" };
+                                                           "unreached", "timeout", "stopped",
+                                                           "refused" };
     assert(outcome < GATEWAY_OUTCOME_N_);
     return names[outcome];
 }

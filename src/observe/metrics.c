@@ -701,6 +701,7 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     for (int i = 0; i < GATEWAY_DEGRADED_N_; i++) sum->degraded[i] += s->degraded[i];
     sum->waited += s->waited;
     sum->clamped += s->clamped;
+    sum->disarmed += s->disarmed;
     sum->usage_missing += s->usage_missing;
     sum->over_hold += s->over_hold;
     sum->room_waited += s->room_waited;
@@ -745,6 +746,8 @@ static const FieldFamily gateway_families[] = {
                "Calls that queued for spend held by others"),
     COUNTER_OF(GatewayStats, clamped, "gantry_gateway_clamped",
                "Calls whose output limit was lowered to fit"),
+    COUNTER_OF(GatewayStats, disarmed, "gantry_gateway_disarmed",
+               "Calls sent so that they can ask for no tool: toolCallsPerTask is reached"),
     COUNTER_OF(GatewayStats, usage_missing, "gantry_gateway_usage_missing",
                "Calls charged in full because the provider reported no usage"),
     COUNTER_OF(GatewayStats, over_hold, "gantry_gateway_over_hold",
@@ -821,7 +824,7 @@ static void models_write(OmOut *out, const GatewayStats *g)
 {
     om_family(out, "gantry_llm_calls", OM_COUNTER, NULL, "Model calls sent, by outcome");
     for (size_t i = 0; i < g->models_n; i++)
-        for (int o = 0; o < GATEWAY_OUTCOME_N_; o++) {
+        for (int o = 0; o < GATEWAY_REFUSED; o++) { /* which is not sent */
             OmLabel labels[] = { { "provider", str_of(g->models[i].provider) },
                                  { "model", str_of(g->models[i].model) },
                                  { "outcome", str_of(gateway_outcome_name((GatewayOutcome)o)) } };

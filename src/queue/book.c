@@ -237,7 +237,7 @@ static void shadow_sum_add(Spend *sum, const Call *call)
 static int spend_sum_add(Booking *b, const TaskFacts *facts, const Call *call)
 {
     bool is_new;
-    if (call->replayed) return 0;
+    if (call->replayed || str_eq(call->outcome, STR(CALL_REFUSED))) return 0;
     SpendKey key = { .hour_ms = call->at_ms - call->at_ms % SPEND_HOUR_MS,
                      .model = call->model,
                      .provider = call->provider };
@@ -301,9 +301,10 @@ static void usage_add(TaskUsage *sum, const Call *call)
         sum->replayed_calls++;
         return;
     }
+    sum->degraded_calls += call->degraded.len > 0;
+    if (str_eq(call->outcome, STR(CALL_REFUSED))) return;
     sum->llm_calls++;
     sum->cached_calls += call->cached;
-    sum->degraded_calls += call->degraded.len > 0;
     sum->input_tokens = money_add(sum->input_tokens, call->input_tokens);
     sum->output_tokens = money_add(sum->output_tokens, call->output_tokens);
     sum->cached_tokens = money_add(sum->cached_tokens, call->cached_tokens);

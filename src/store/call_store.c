@@ -154,7 +154,7 @@ int call_recent(Db *db, int64_t since_ms, Arena *arena, CallUse **ret, size_t *r
                             " total_of(MAX(plus(input_tokens, output_tokens), charged_tokens))"
                             " FROM call WHERE id > (SELECT COALESCE(MAX(id), 0) FROM call) - ?1"
                             " AND at_ms >= ?2 AND NOT replayed AND NOT cached"
-                            " AND outcome <> 'unreached'"
+                            " AND outcome NOT IN ('unreached', '" CALL_REFUSED "')"
                             " GROUP BY provider, model ORDER BY COUNT(*) DESC LIMIT ?3");
     db_bind_i64(s, 1, CALL_RECENT_MAX);
     db_bind_i64(s, 2, since_ms);

@@ -13,8 +13,10 @@
     " AND last_call_id > 0 UNION ALL SELECT before_id FROM calls JOIN call USING (id)" \
     " WHERE before_id > 0) "
 
-/* The outcome of calls whose worker died with them. */
+/* Outcomes: of calls whose worker died with them, and of those that were never sent, which count as
+ * no call in sums. */
 #define CALL_LOST "lost"
+#define CALL_REFUSED "refused"
 
 typedef struct {
     int64_t id;  /* set by the store */

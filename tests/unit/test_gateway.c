@@ -195,6 +195,16 @@ static void check_refusal(const Reply *reply, Api api, const char *what)
     }
 }
 
+/* The n-th call of all was not sent, and that it was refused is told. */
+static void check_told(const Rig *rig, size_t n)
+{
+    CHECK_INT(rig->calls_n, n);
+    const GatewayCall *call = &rig->calls[n - 1].call;
+    CHECK_INT(call->outcome, GATEWAY_REFUSED);
+    CHECK(call->hold.tokens == 0 && call->charged.tokens == 0 && call->charged.nusd == 0);
+    CHECK(!call->degraded_by); /* the task's own caps degrade nothing */
+}
+
 static void caps_wait(void *arg)
 {
     Rig *rig = arg;
@@ -207,6 +217,11 @@ static void caps_wait(void *arg)
         Reply tokens = rig_say_wait(rig, api, "sim/echo", false, rig_cap(api), "hello");
         check_refusal(&tokens, api, "tokensPerTask");
         CHECK_INT(rig_totals(rig).stopped_by, CAP_BY_TOKENS);
+        check_told(rig, before + 1);
+        CLEANUP(reply_deinit)
+        Reply again = rig_say_wait(rig, api, "sim/echo", false, rig_cap(api), "hello");
+        check_refusal(&again, api, "tokensPerTask");
+        check_told(rig, before + 1); /* once */
 
         rig_task_wait(rig, (CapLimits){ CAP_NONE, CAP_NONE, 1000, CAP_NONE });
         CLEANUP(reply_deinit)
@@ -220,7 +235,7 @@ static void caps_wait(void *arg)
         check_refusal(&time, api, "secondsPerTask");
         CHECK_INT(rig_totals(rig).stopped_by, CAP_BY_SECONDS);
         CHECK_INT(rig_totals(rig).calls_refused, 1);
-        CHECK_INT(rig->calls_n, before); /* nothing was sent */
+        check_told(rig, before + 3);
     }
 }
 
@@ -249,6 +264,11 @@ static void tool_cap_wait(void *arg)
         CHECK_INT(last.status, 200);
         CHECK_INT(rig_last(rig)->call.usage.tool_calls, 0);
         CHECK_INT(rig_totals(rig).caps.tool_calls, 2);
+        CHECK_INT(rig_totals(rig).stopped_by, CAP_BY_TOOL_CALLS); /* its tools were taken away */
+        GatewayStats *stats = xcalloc(1, sizeof *stats);
+        gateway_stats(rig->gateway, stats);
+        CHECK_INT(stats->disarmed, i + 1);
+        free(stats);
         bool counted;
         CHECK_INT(gateway_task_count_tool(rig->task, false, &counted), GATEWAY_E_CAP);
         CHECK_INT(rig_totals(rig).stopped_by, CAP_BY_TOOL_CALLS);

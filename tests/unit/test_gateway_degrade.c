@@ -479,7 +479,7 @@ static void unhealthy_wait(void *arg)
     size_t calls = rig->calls_n;
     unwell_wait(rig, "c", 503, "hold", "", "miss", "");
     CHECK_INT(rig->calls_n, calls + 1); /* seen, free, and no less than an error */
-    CHECK_INT(rig_last(rig)->call.outcome, GATEWAY_UNREACHED);
+    CHECK_INT(rig_last(rig)->call.outcome, GATEWAY_REFUSED);
     CHECK_INT(rig_last(rig)->call.charged.nusd, 0);
     CHECK_INT(rig_last(rig)->call.hold.tokens, 0);
     CHECK_HAS(str_of(rig_last(rig)->error), "is not asked");

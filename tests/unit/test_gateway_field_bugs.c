@@ -174,7 +174,8 @@ static void skipped_wait(void *arg)
     CHECK_INT(large.status, 402);
     buf_deinit(&body);
     CHECK_INT(atomic_load(&provider.requests), 0);
-    CHECK_INT(rig->calls_n, 0);
+    CHECK_INT(rig->calls_n, 1);
+    CHECK_INT(rig_last(rig)->call.outcome, GATEWAY_REFUSED);
     CHECK_INT(rig_totals(rig).caps.settled_nusd, 0);
 }
 
@@ -264,7 +265,8 @@ static void bypass_wait(void *arg)
             fprintf(stderr, "%s\n", paths[i]);
     }
     CHECK_INT(atomic_load(&provider.requests), 0);
-    CHECK_INT(rig->calls_n, 0);
+    CHECK_INT(rig->calls_n, 1); /* the first refusal is told */
+    CHECK_INT(rig_last(rig)->call.outcome, GATEWAY_REFUSED);
     SimStats bill;
     sim_stats(rig->sim, &bill);
     CHECK_INT(bill.input_tokens, 0);

@@ -269,10 +269,8 @@ int main(void)
 {
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_outlives_a_kill),
-        cmocka_unit_test(test_the_machine_died),
-        cmocka_unit_test(test_full_and_broken),
-        cmocka_unit_test(test_wire),
+        cmocka_unit_test(test_outlives_a_kill), cmocka_unit_test(test_the_machine_died),
+        cmocka_unit_test(test_full_and_broken), cmocka_unit_test(test_wire),
         cmocka_unit_test(test_wire_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
