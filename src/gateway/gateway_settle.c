@@ -137,6 +137,11 @@ static void log_failure(const ModelCall *call)
              LOG_STR("provider", record->provider), LOG_STR("model", record->model),
              LOG_INT("status", record->status), LOG_CSTR("call", record->id),
              LOG_CSTR("why", ours ? call->message : ""));
+    if (!ours || !call->task->options.sink->note) return;
+    /* the task's own log says it too: who looks there sees no more than the agent's "502" */
+    char text[CALL_MESSAGE_MAX + 32];
+    snprintf(text, sizeof text, "model call failed: %s", call->message);
+    call->task->options.sink->note(call->task->options.sink->ctx, text);
 }
 
 static int record_wait(ModelCall *call)

@@ -709,6 +709,14 @@ static void test_overshoot(void **state)
 
 /* --- connections that fail -------------------------------------------------------------------- */
 
+static char note[512]; /* the last line of the task's log */
+
+static void noted(void *ctx, const char *text)
+{
+    (void)ctx;
+    str_copy(note, sizeof note, str_of(text));
+}
+
 static void broken_wait(void *arg)
 {
     static const struct {
@@ -759,7 +767,9 @@ static void broken_wait(void *arg)
     CHECK(bind(fd, (struct sockaddr *)&at, size) == 0);
     getsockname(fd, (struct sockaddr *)&at, &size);
     snprintf(rig->urls[2], sizeof rig->urls[2], "http://127.0.0.1:%u/v1", ntohs(at.sin_port));
+    rig->sink.note = noted;
     CLEANUP(reply_deinit) Reply refused = rig_say_wait(rig, API_CHAT, "stub-1", true, "", "hi");
+    CHECK_HAS(str_of(note), "model call failed: stub could not be reached: ");
     CHECK_INT(refused.status, 502);
     CHECK_HAS(reply_str(&refused), "stub could not be reached");
     CHECK_INT(rig_last(rig)->call.outcome, GATEWAY_UNREACHED);
