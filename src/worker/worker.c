@@ -34,6 +34,7 @@
 #define CACHE_TELL_MS 2000
 #define HOLDS_ARENA_BYTES_MAX ((size_t)8 << 20)
 #define RETRY_MS 200
+#define SAY_AGAIN_MS 5000 /* of what fails again and again */
 #define RETRY_MS_MAX 5000
 #define CLAIM_RETRY_MS_MAX 2000
 #define SUSPENDED_A_SLOT_MAX 16 /* runs that wait for others */
@@ -821,7 +822,7 @@ static int reader_main(void *arg)
 /* Heartbeats under one registration; returns when it is over. */
 static void beat_wait(WorkerHost *w)
 {
-    int64_t every_ms = w->held.every_ms;
+    int64_t every_ms = w->held.every_ms, say_ms = 0;
     while (!w->over && w->registered) {
         uint64_t mark = 0;
         int64_t sent_ms = clock_mono_ms();
@@ -839,7 +840,10 @@ static void beat_wait(WorkerHost *w)
             lease_renew(&w->held, sent_ms);
             r = w->link->ops->signal_wait(w->link, mark, sent_ms + every_ms);
         } else if (r != -ECANCELED) {
-            LOG_WARN("heartbeat failed", LOG_CSTR("why", diag_text_or(r)));
+            if (clock_mono_ms() >= say_ms) {
+                LOG_WARN("heartbeat failed", LOG_CSTR("why", diag_text_or(r)));
+                say_ms = deadline_after(SAY_AGAIN_MS);
+            }
             pthread_mutex_lock(&w->mutex);
             w->stats.heartbeats_failed++;
             pthread_mutex_unlock(&w->mutex);
