@@ -88,6 +88,11 @@ size_t api_body_bytes_max(const ApiServer *api)
     return MAX(api->options.body_bytes_max, api->options.upload_bytes_max);
 }
 
+void api_set_deploying(ApiServer *api, bool deploying)
+{
+    atomic_store(&api->deploying, deploying);
+}
+
 void api_set_draining(ApiServer *api, bool draining)
 {
     atomic_store(&api->draining, draining);

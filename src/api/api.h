@@ -73,4 +73,8 @@ size_t api_body_bytes_max(const ApiServer *api);
  * within a second; everything else goes on, a submitted task is still durable. */
 void api_set_draining(ApiServer *api, bool draining);
 
+/* Any thread. Before what is to be served is deployed /readyz answers 503; everything else
+ * works. */
+void api_set_deploying(ApiServer *api, bool deploying);
+
 #endif

@@ -1,5 +1,6 @@
 #include "cli/client.h"
 
+#include <pwd.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,10 +8,12 @@
 
 #include "base/buf.h"
 #include "base/diag.h"
+#include "base/log.h"
 #include "codec/url.h"
 #include "sys/clock.h"
 
 #define CLIENT_ARENA_BYTES_MAX ((size_t)1 << 30)
+#define AWAY_LOOK_MS 500
 
 typedef struct {
     const Invocation *in;
@@ -33,6 +36,7 @@ static int job_fiber(void *arg)
 int client_main(const Invocation *in, int (*body)(Client *client))
 {
     Job job = { .in = in, .body = body, .status = EXIT_FAILED };
+    log_setup(LOG_ERROR_, LOG_LOGFMT); /* what goes on inside is not what was asked for */
     Loop *loop = loop_new("client");
     fiber_spawn_on(loop, "command", job_fiber, &job);
     loop_run(loop);
@@ -43,6 +47,8 @@ int client_main(const Invocation *in, int (*body)(Client *client))
 void client_put_actor(Client *client, JsonOut *out)
 {
     const char *given = flag(client->in, "by"), *by = given ? given : getenv("USER");
+    const struct passwd *user = by && by[0] ? NULL : getpwuid(geteuid());
+    if (user) by = user->pw_name;
     if (by && by[0]) json_out_kcstr(out, "by", by);
 }
 
@@ -69,8 +75,9 @@ Str client_encoded(Client *client, const char *text)
     return s;
 }
 
-static int exit_of_status(int status)
+static int exit_of_status(int status, Str code)
 {
+    if (str_eq(code, STR("switched_off"))) return EXIT_FAILED; /* whoever asks */
     if (status == 401 || status == 403) return EXIT_NOT_AUTHORISED;
     if (status == 404) return EXIT_NOT_FOUND;
     if (status == 409) return EXIT_CONFLICT;
@@ -108,7 +115,7 @@ static int say_problem(const ClientAnswer *answer)
              answer->body.ptr ? answer->body.ptr : "");
     client_say_issues("  ", json_get(answer->json, "errors"));
     if (answer->status == 401) fail(0, "give a key with --key or GANTRY_API_KEY");
-    return exit_of_status(answer->status);
+    return exit_of_status(answer->status, code);
 }
 
 static int say_unreachable(const Client *client, int r)
@@ -144,14 +151,40 @@ static HttpCallOptions options_for(Client *client, const ClientRequest *q,
                           .deadline_ms = q->timeout_ms ? deadline_after(q->timeout_ms) : 0 };
 }
 
+typedef struct {
+    Client *client;
+    int64_t until_ms;
+    bool said;
+} Patience;
+
+static Patience patience(Client *client)
+{
+    return (Patience){ .client = client, .until_ms = deadline_after(client->away_ms) };
+}
+
+/* After r: true when it is worth asking again, a moment later. A server that is just started anew
+ * is back soon. */
+static bool again_wait(Patience *p, int r)
+{
+    bool away = r == -ECONNREFUSED || r == -ECONNRESET || r == HTTP_CALL_E_CUT;
+    if (!away || clock_mono_ms() >= p->until_ms) return false;
+    if (!p->said) fail(0, "%s is away: waiting for it", p->client->in->server);
+    p->said = true;
+    return fiber_sleep_wait(AWAY_LOOK_MS) == 0;
+}
+
 int client_request_wait(Client *client, const ClientRequest *q, ClientAnswer *ret)
 {
     HttpClientField fields[8];
     HttpResponse response;
     HttpCallOptions options = options_for(client, q, fields);
-    int r = http_fetch_wait(client->http, &options, CLIENT_ANSWER_BYTES_MAX, &client->arena,
+    Patience p = patience(client);
+    int r;
+    do
+        r = http_fetch_wait(client->http, &options, CLIENT_ANSWER_BYTES_MAX, &client->arena,
                             &response);
-    if (r < 0) return say_unreachable(client, r);
+    while (again_wait(&p, r));
+    if (r != 0) return say_unreachable(client, r);
     *ret = (ClientAnswer){ .status = response.status, .body = response.body };
     if (json_parse(&client->arena, response.body, NULL, &ret->json, NULL) < 0) ret->json = NULL;
     return response.status >= 200 && response.status < 300 ? EXIT_OK : say_problem(ret);
@@ -172,7 +205,10 @@ int client_events_wait(Client *client, Str path, HttpCall **ret)
     ClientRequest q = { .method = "GET", .path = path };
     HttpCallOptions options = options_for(client, &q, fields);
     HttpCall *call = NULL;
-    int r = http_call_open_wait(client->http, &options, &call);
+    Patience p = patience(client);
+    int r;
+    do r = http_call_open_wait(client->http, &options, &call);
+    while (again_wait(&p, r));
     if (r < 0) return say_unreachable(client, r);
     if (http_call_status(call) == 200) {
         *ret = call;

@@ -12,7 +12,9 @@
 typedef struct {
     const Invocation *in;
     HttpClient *http;
-    Arena arena; /* everything of this command */
+    Arena arena;     /* everything of this command */
+    int64_t away_ms; /* a server that is not there is asked again for so long, then given up; 0: at
+                      * once. Only for requests that may be made twice */
 } Client;
 
 typedef struct {

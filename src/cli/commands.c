@@ -12,13 +12,13 @@ static const Flag dev_flags[] = {
 static const Flag serve_flags[] = {
     { "config", "FILE", "configuration (default ./gantry.yaml if it is there)" },
     { "port", "N", "port of the API (default 7070; 0: any free one)" },
-    { "data", "DIR", "where the database and artifacts are kept" },
+    { "data", "DIR", "where the database and artifacts are kept (default /var/lib/gantry)" },
     { "log-file", "FILE", "log there instead of to stderr: 4 files of 4 MiB, turned over" },
     { 0 },
 };
 static const Flag worker_flags[] = {
     { "config", "FILE", "configuration: providers, prices, lanes, worker" },
-    { "data", "DIR", "where code and scratch directories are kept" },
+    { "data", "DIR", "where code and scratch directories are kept (default /var/lib/gantry)" },
     { "name", "NAME", "how this worker is called in listings (default: the host's name)" },
     { "log-file", "FILE", "log there instead of to stderr: 4 files of 4 MiB, turned over" },
     { "sim", NULL, "also serve sim/* models by the built-in simulator" },

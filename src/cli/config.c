@@ -1007,14 +1007,18 @@ static void read_document(Reader *rd, const Json *doc)
 static int report(Reader *rd, Str file)
 {
     CLEANUP(buf_deinit) Buf text = { 0 };
+    size_t errors = rd->issues.errors;
     buf_init(&text, 1 << 20);
+    issue_sort(&rd->issues);
     for (size_t i = 0; i < rd->issues.n; i++) {
         issue_text(&rd->issues.items[i], file, &text);
         buf_add_char(&text, '\n');
     }
     if (text.len) fprintf(stderr, "%s", text.ptr);
     if (rd->issues.dropped) fprintf(stderr, "... and %zu more\n", rd->issues.dropped);
-    return rd->issues.errors ? -EINVAL : 0;
+    if (errors == 0) return 0;
+    return diag_set(-EINVAL, "%zu mistake%s in %.*s", errors, errors == 1 ? "" : "s",
+                    STR_ARG(file));
 }
 
 static int load_file(Config *config, const char *path)
@@ -1048,16 +1052,41 @@ static void env_name(const char *path, char out[ENV_NAME_MAX])
     out[n] = '\0';
 }
 
+/* Says which variables are meant for a setting that there is not; false when there are any. */
+static bool environment_known(void)
+{
+    char names[ARRAY_N(settings)][ENV_NAME_MAX];
+    Str known[ARRAY_N(settings)];
+    bool ok = true;
+    for (size_t i = 0; i < ARRAY_N(settings); i++) {
+        env_name(settings[i].path, names[i]);
+        known[i] = str_of(names[i]);
+    }
+    for (char **at = environ; *at; at++) {
+        Str name = str_make(*at, strcspn(*at, "="));
+        bool found = !str_starts_with(name, STR("GANTRY_")) || !strstr(*at, "__") ||
+                     strstr(*at, "__") >= name.ptr + name.len ||
+                     str_starts_with(name, STR("GANTRY_TOOL_"));
+        for (size_t i = 0; i < ARRAY_N(known) && !found; i++) found = str_eq(name, known[i]);
+        if (found) continue;
+        Str near = issue_nearest(name, known, ARRAY_N(known));
+        fprintf(stderr, "gantry: %.*s: there is no such setting%s%.*s%s\n", STR_ARG(name),
+                near.len ? "; did you mean `" : "", STR_ARG(near), near.len ? "`?" : "");
+        ok = false;
+    }
+    return ok;
+}
+
 static int load_environment(Config *config)
 {
-    int result = 0;
+    int result = environment_known() ? 0 : diag_set(-EINVAL, "the environment has mistakes");
     for (size_t i = 0; i < ARRAY_N(settings); i++) {
         char name[ENV_NAME_MAX];
         env_name(settings[i].path, name);
         const char *value = getenv(name);
         if (!value || setting_from_text(&settings[i], config, str_of(value)) == 0) continue;
         fprintf(stderr, "gantry: %s: %s\n", name, diag_text());
-        result = -EINVAL;
+        result = diag_set(-EINVAL, "the environment has mistakes");
     }
     return result;
 }
@@ -1066,6 +1095,7 @@ static int check_whole(Config *config)
 {
     LogLevel level;
     int r = 0;
+    diag_clear(); /* what is wrong is said here */
     if (log_level_from(str_of(config->log_level), &level) < 0)
         r = -EINVAL,
         fprintf(stderr, "gantry: log.level must be debug, info, warn or error, not `%s`\n",
@@ -1285,7 +1315,7 @@ Str config_models_text(Config *config)
     bool simulated = true;
     for (size_t i = 0; i < config->gateway.providers_n; i++) {
         const GatewayProvider *p = &config->gateway.providers[i];
-        if (p->simulated) continue;
+        if (p->simulated || !p->base_url) continue;
         simulated = false;
         buf_printf(&text, "%s%s at %s", text.len ? ", " : "", p->name, p->base_url);
     }

@@ -90,6 +90,13 @@ static int metrics_body(Client *client)
     int r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
     if (r != EXIT_OK) return r;
     const Json *versions = json_get(answer.json, "versions");
+    if (json_len(versions) == 0) { /* an agent that nobody has, or nothing yet */
+        ClientAnswer agent;
+        path = client_printf(client, "/api/agents/%.*s/versions?limit=1",
+                             STR_ARG(client_encoded(client, client->in->args[0])));
+        if ((r = client_call_wait(client, "GET", path, STR_NULL, NULL, &agent)) != EXIT_OK)
+            return r;
+    }
     if (client->in->output == OUTPUT_JSON) client_print_json(&answer);
     if (client->in->output == OUTPUT_JSONL) client_print_jsonl(&answer, "versions");
     if (client->in->output != OUTPUT_TABLE) return EXIT_OK;

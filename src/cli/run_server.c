@@ -1,9 +1,11 @@
 /* dev, serve, worker, sim: the long-running processes. One Program wires the parts together; its
  * main loop holds the worker, the gateway, webhooks and the controller, further loops the API. */
+#include <arpa/inet.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "api/api.h"
@@ -140,12 +142,22 @@ static int port_probe(Program *p)
     return 0;
 }
 
+static int listen_refused(const Program *p, int r)
+{
+    const char *fix = r == -EADDRINUSE ? "; is another gantry there? --port N listens elsewhere, "
+                                         "0 at any free port"
+                      : r == -EACCES   ? "; --port N listens elsewhere: ports below 1024 are root's"
+                                       : "";
+    return diag_set(r, "cannot listen on %s:%u: %s%s", p->config.address,
+                    p->port ? p->port : (unsigned)p->config.port, strerror(-r), fix);
+}
+
 static int api_start_wait(Program *p)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     size_t n = p->config.loops ? (size_t)p->config.loops : (size_t)MAX(cores, 1);
     int r = port_probe(p);
-    if (r < 0) return r;
+    if (r < 0) return listen_refused(p, r);
     ApiOptions options = { .queue = p->queue,
                            .metrics = p->metrics,
                            .gateway = p->mode == CONFIG_DEV ? &p->config.gateway : NULL,
@@ -170,9 +182,9 @@ static int api_start_wait(Program *p)
         r = loop_call_wait(a->loop, "open server", api_loop_open, a);
         if (r == 0) metrics_add_server(p->metrics, a->server);
     }
-    return r < 0
-               ? diag_set(r, "cannot listen on %s:%u: %s", p->config.address, p->port, strerror(-r))
-               : 0;
+    if (r < 0) return listen_refused(p, r);
+    api_set_deploying(p->api, p->mode == CONFIG_DEV);
+    return 0;
 }
 
 static void api_stop_wait(Program *p)
@@ -263,6 +275,7 @@ static int runner_fiber(void *arg)
     if (r < 0 && r != -ECANCELED) {
         LOG_ERROR("worker ended", LOG_CSTR("why", diag_text_or(r)));
         p->status = r == -EACCES ? EXIT_NOT_AUTHORISED : EXIT_FAILED;
+        if (r == -EACCES) fail(0, "give the server's key with --key or GANTRY_API_KEY");
     }
     if (p->mode == CONFIG_SERVE && r == 0 && !p->draining) { /* somebody has drained it */
         LOG_WARN("model calls are taken no more at this port, until the server is started again");
@@ -363,8 +376,7 @@ static int deploy_dirs_wait(Program *p)
     Invocation in = *p->in;
     Client client = { .in = &in, .http = http_client_new() };
     int status = EXIT_OK;
-    in.server = url_of(p);
-    in.key = NULL;
+    in.server = url_of(p); /* which wants a key where GANTRY_API_KEY gives it one */
     arena_init(&client.arena, (size_t)1 << 30);
     for (int i = 0; i < p->in->args_n && status == EXIT_OK; i++) {
         Deployed deployed;
@@ -491,6 +503,7 @@ static int main_fiber(void *arg)
     if (r < 0) p->status = fail(EXIT_FAILED, "%s", diag_text_or(r));
     if (r == 0 && p->mode != CONFIG_WORKER) banner_wait(p);
     if (r == 0 && p->mode == CONFIG_DEV) p->status = deploy_dirs_wait(p);
+    if (r == 0 && p->mode == CONFIG_DEV) api_set_deploying(p->api, false);
     if (r == 0 && p->status == EXIT_OK) {
         if (p->mode == CONFIG_DEV) fprintf(stderr, "  Ctrl-C drains, twice kills\n");
         if (p->mode == CONFIG_WORKER)
@@ -501,6 +514,26 @@ static int main_fiber(void *arg)
     if (p->metrics) metrics_remove(p->metrics, p->main);
     loop_stop(p->main);
     return 0;
+}
+
+#define DISK_BYTES_TO_OPEN ((uint64_t)1 << 20)
+
+/* Why the data cannot be used, with what helps. */
+static int data_refused(const Program *p, int r)
+{
+    char why[DIAG_BYTES_MAX];
+    const char *fix = NULL, *data = p->config.data;
+    struct statvfs fs;
+    bool full = statvfs(data, &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize < DISK_BYTES_TO_OPEN;
+    snprintf(why, sizeof why, "%s", diag_text_or(r));
+    if (r == -ENOSPC || (r == -EIO && full))
+        fix = "the disk is full: free space, or name another directory with --data";
+    else if (r == -EACCES || r == -EROFS)
+        fix = "let this user write there, or name another directory with --data";
+    else if (r == -EIO)
+        fix = "the database or its disk is damaged: put a backup in its place, or name another "
+              "directory with --data";
+    return fix ? diag_set(r, "%s (%s): %s", why, data, fix) : r;
 }
 
 /* What agents were asked and answered is nobody else's to read. */
@@ -591,16 +624,17 @@ static void lane_options(const Config *config, QueueOptions *options)
 static int open_services(Program *p)
 {
     int r = make_dir(p->config.data);
-    if (r < 0 || p->mode == CONFIG_WORKER) return r;
-    if ((r = store_open(&(StoreOptions){ .path = p->config.data,
-                                         .reserve_bytes = p->config.disk_reserve_bytes },
-                        &p->store)) < 0)
-        return r;
-    if ((r = artifact_store_init(p->config.data)) < 0) return r;
+    if (r == 0 && p->mode == CONFIG_WORKER) return 0;
+    if (r == 0)
+        r = store_open(&(StoreOptions){ .path = p->config.data,
+                                        .reserve_bytes = p->config.disk_reserve_bytes },
+                       &p->store);
+    if (r == 0) r = artifact_store_init(p->config.data);
     WebhookSecretOptions secrets = { .secret = p->config.webhook_secret,
                                      .previous = p->config.webhook_previous,
                                      .data_dir = p->config.data };
-    if ((r = webhook_secrets_open(&secrets, &p->webhook_secrets)) < 0) return r;
+    if (r == 0) r = webhook_secrets_open(&secrets, &p->webhook_secrets);
+    if (r < 0) return data_refused(p, r);
     QueueOptions options = { .webhook_body = webhook_body,
                              .budgets = p->config.budgets,
                              .budgets_n = p->config.budgets_n,
@@ -674,6 +708,11 @@ static int preflight(const Program *p)
 {
     int status = EXIT_OK;
     const Config *c = &p->config;
+    uint8_t addr[16];
+    if (p->mode != CONFIG_WORKER && inet_pton(AF_INET, c->address, addr) != 1 &&
+        inet_pton(AF_INET6, c->address, addr) != 1)
+        return fail(EXIT_FAILED, "server.address must be a number such as 127.0.0.1, not `%s`",
+                    c->address);
     if (p->mode == CONFIG_SERVE && c->keys_n == 0)
         status = fail(
             EXIT_FAILED,

@@ -428,6 +428,7 @@ static int supervise_body(Client *client)
 {
     static const int watched[] = { SIGINT, SIGTERM, SIGHUP };
     CLEANUP(supervisor_freep) Supervisor *s = xcalloc(1, sizeof *s);
+    log_setup(LOG_INFO_, LOG_LOGFMT);
     s->client = client;
     s->lock = -1;
     s->dir = flag(client->in, "data") ? flag(client->in, "data") : "gantry-workers";

@@ -16,6 +16,7 @@
 
 #define INPUT_BYTES_MAX ((size_t)64 << 20)
 #define WAIT_STEP_S 30
+#define AWAY_MS 60000 /* a server that is started anew is waited for */
 
 /* What Ctrl-C prints while a task is followed; written before the handler is set. */
 static char interrupted_text[512];
@@ -94,39 +95,90 @@ static int print_end(const Client *client, const ClientAnswer *answer)
     if (client->in->output != OUTPUT_TABLE) client_print_json(answer);
     else if (ok) print_result(json_get(answer->json, "result"));
     if (client->in->output == OUTPUT_TABLE || !ok) say_end(answer->json);
-    if (!has_ended(status)) return EXIT_PENDING;
+    if (!has_ended(status))
+        return fail(EXIT_PENDING, "the task goes on; follow it with `gantry task watch %.*s`",
+                    STR_ARG(member(answer->json, "taskId")));
     return ok ? EXIT_OK : EXIT_FAILED;
 }
 
 /* --- following -------------------------------------------------------------------------------- */
 
-/* Prints states to stderr as they come, until the stream ends. Trouble is no failure: the answer is
- * read by itself afterwards. */
-static void follow_wait(Client *client, Str id, int64_t deadline_ms)
+/* A task that is followed: what was said of it. */
+typedef struct {
+    Client *client;
+    Str id;
+    int64_t deadline_ms;
+    char last[32];
+} Following;
+
+static void say_question_wait(const Following *f)
 {
+    ClientAnswer answer;
+    Str path = client_printf(f->client, "/agent/tasks/%.*s", STR_ARG(f->id));
+    if (client_call_wait(f->client, "GET", path, STR_NULL, NULL, &answer) != EXIT_OK) return;
+    Str question = member(json_get(answer.json, "escalation"), "question");
+    if (question.len == 0) return; /* somebody was faster */
+    fprintf(stderr, "it asks: %.*s\nanswer with `gantry task resolve %.*s ANSWER`\n",
+            STR_ARG(question), STR_ARG(f->id));
+}
+
+/* Who waits should know it when nobody is there to begin. */
+static void say_unserved_wait(const Following *f, const Json *task)
+{
+    ClientAnswer answer;
+    Str lane = member(task, "priority");
+    if (client_call_wait(f->client, "GET", STR("/api/queue"), STR_NULL, NULL, &answer) != EXIT_OK)
+        return;
+    for (JsonIter it = json_iter(json_get(answer.json, "lanes")); json_next(&it);)
+        if (str_eq(member(it.value, "lane"), lane) &&
+            json_i64_or(json_get(it.value, "capacity"), 1) == 0)
+            fprintf(stderr,
+                    "no worker takes %.*s tasks now: `gantry worker --server %s` runs one\n",
+                    STR_ARG(lane), f->client->in->server);
+}
+
+/* Prints the state when it is another. */
+static void say_state_wait(Following *f, const Json *task)
+{
+    Str status = member(task, "status");
+    if (status.len == 0 || str_eq(status, str_of(f->last)) || has_ended(status)) return;
+    str_copy(f->last, sizeof f->last, status);
+    fprintf(stderr, "%.*s\n", STR_ARG(status));
+    if (str_eq(status, STR("escalated"))) say_question_wait(f);
+    if (str_eq(status, STR("queued"))) say_unserved_wait(f, task);
+}
+
+/* Prints states to stderr as they come, until the stream ends; how it ended does not matter, the
+ * answer is read by itself afterwards. Returns EXIT_OK, or why there is no stream. */
+static int follow_wait(Following *f)
+{
+    Client *client = f->client;
     CLEANUP(http_call_freep) HttpCall *call = NULL;
     SseParser sse;
     Str chunk;
-    char last[32] = "";
-    if (client_events_wait(client, client_printf(client, "/api/tasks/%.*s/events", STR_ARG(id)),
-                           &call) != EXIT_OK)
-        return;
+    int r = client_events_wait(
+        client, client_printf(client, "/api/tasks/%.*s/events", STR_ARG(f->id)), &call);
+    if (r != EXIT_OK) return r;
     sse_init(&sse, 0);
-    while (http_call_read_wait(call, deadline_ms, &chunk) == 0) {
+    while (http_call_read_wait(call, f->deadline_ms, &chunk) == 0) {
         SsePiece piece;
-        int r;
         while ((r = sse_next(&sse, &chunk, &piece)) == SSE_EVENT || r == SSE_OTHER) {
             const Json *v = NULL;
             if (r != SSE_EVENT || json_parse(&client->arena, piece.data, NULL, &v, NULL) < 0)
                 continue;
-            Str status = member(v, "status");
-            if (status.len == 0 || str_eq(status, str_of(last)) || has_ended(status)) continue;
-            str_copy(last, sizeof last, status);
-            fprintf(stderr, "%.*s\n", STR_ARG(status));
+            say_state_wait(f, v);
         }
         if (r < 0) break;
     }
     sse_deinit(&sse);
+    return EXIT_OK;
+}
+
+/* The server was there, and has the task: when it is gone it is started anew. */
+static void be_patient(Client *client)
+{
+    int64_t left_ms = client->in->timeout_ms;
+    client->away_ms = left_ms > 0 ? MIN(left_ms, AWAY_MS) : AWAY_MS;
 }
 
 static int end_wait(Client *client, Str id)
@@ -134,18 +186,23 @@ static int end_wait(Client *client, Str id)
     int64_t deadline_ms = client->in->timeout_ms ? deadline_after(client->in->timeout_ms)
                                                  : DEADLINE_NONE;
     ClientAnswer answer;
+    Following f = { .client = client, .id = id, .deadline_ms = deadline_ms };
     explain_interrupt(id);
-    follow_wait(client, id, deadline_ms);
+    int r = follow_wait(&f);
+    if (r != EXIT_OK) return r;
+    be_patient(client);
     for (;;) {
         int64_t left_s = deadline_ms == DEADLINE_NONE
                              ? WAIT_STEP_S
                              : MIN(WAIT_STEP_S, (deadline_ms - clock_mono_ms()) / 1000);
         Str path = client_printf(client, "/agent/tasks/%.*s?wait=%" PRId64 "s", STR_ARG(id),
                                  MAX(left_s, 0));
-        int r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
+        r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
+        if (r == EXIT_FAILED) fail(0, "the task may go on; `gantry task watch %.*s`", STR_ARG(id));
         if (r != EXIT_OK) return r;
         if (has_ended(member(answer.json, "status")) || left_s <= 0)
             return print_end(client, &answer);
+        say_state_wait(&f, answer.json);
     }
 }
 
@@ -219,6 +276,7 @@ static int run_body(Client *client)
     }
     fprintf(stderr, "task %.*s  %.*s@%.12s\n", STR_ARG(id), STR_ARG(member(answer.json, "agent")),
             member(answer.json, "versionId").ptr);
+    be_patient(client);
     return end_wait(client, id);
 }
 

@@ -162,7 +162,7 @@ class Server(Process):
                 return self.get("/readyz")[0] == 200
             except OSError:
                 return False
-        wait_for(ready, "the server is ready")
+        wait_for(ready, "the server is ready", 80)
         for path in dirs:
             name = os.path.basename(os.path.normpath(path))
             def routed(name=name):
