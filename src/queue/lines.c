@@ -173,7 +173,17 @@ static int lane_look(Choice *c, Db *db, Lane lane)
 
 int choice_init(Choice *c, Db *db, const Queue *queue, const Claim *claim, int64_t now_ms)
 {
-    *c = (Choice){ .queue = queue, .claim = claim, .now_ms = now_ms, .use = claim->use };
+    /* not the long lists, of which a look needs a few places only */
+    c->queue = queue;
+    c->claim = claim;
+    c->now_ms = now_ms;
+    c->use = claim->use;
+    c->permits_n = c->ahead_at = c->ahead_n = 0;
+    c->more = false;
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        c->n[lane] = 0;
+        c->limited[lane] = 0;
+    }
     arena_init(&c->arena, CHOICE_ARENA_MAX);
     permit_add(c, 0, INT64_MAX);
     for (int lane = 0; lane < LANE_N_; lane++) {
