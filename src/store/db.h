@@ -65,4 +65,12 @@ Str db_str_dup(DbStmt *stmt, int column, Arena *a); /* copied, NUL-terminated; .
 
 int64_t db_last_insert_id(Db *db);
 
+/* Numbers that were reserved in the database and are given out from memory: next up to end, none
+ * when both are 0. Undoing a transaction or a savepoint empties it, for that may have undone the
+ * reservation. Writer only. */
+typedef struct {
+    int64_t next, end;
+} DbReserve;
+DbReserve *db_fences(Db *db);
+
 #endif

@@ -37,6 +37,7 @@ struct Db {
     Diag failure_diag;     /* db_failure_text */
     int64_t wal_pages;     /* in the log after the last commit, */
     int64_t wal_pages_max; /* after which it is moved into the database */
+    DbReserve fences;
     List open;
     DbStmt *stmts[DB_STMTS_MAX]; /* by the address of the text */
     size_t stmts_n;
@@ -274,8 +275,15 @@ int db_commit(Db *db)
     return r;
 }
 
+DbReserve *db_fences(Db *db)
+{
+    assert(db->writer);
+    return &db->fences;
+}
+
 void db_rollback(Db *db)
 {
+    db->fences = (DbReserve){ 0 };
     db_reset_open(db);
     if (sqlite3_get_autocommit(db->handle)) return; /* SQLite did it by itself */
     int r = db_run(db_stmt(db, "ROLLBACK"), NULL);
@@ -294,6 +302,7 @@ int db_savepoint_keep(Db *db)
 
 int db_savepoint_undo(Db *db)
 {
+    db->fences = (DbReserve){ 0 };
     int r = db_run(db_stmt(db, "ROLLBACK TO job"), NULL);
     return r != 0 ? r : db_savepoint_keep(db);
 }

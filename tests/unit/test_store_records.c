@@ -371,6 +371,41 @@ static void test_old_attempt(void **state)
     run(state, job_old_attempt);
 }
 
+static int job_fences(Db *db, void *arg)
+{
+    int64_t *last = arg, now, next;
+    CHECK_INT(fence_last(db, &now), 0);
+    CHECK(now >= *last); /* those of one that was undone are given out no more */
+    CHECK_INT(fence_take(db, 5, &next), 0);
+    CHECK_INT(next, now + 5);
+    CHECK_INT(fence_take(db, 100000, last), 0); /* more than are reserved at a time */
+    CHECK(*last >= next + 100000);
+    CHECK_INT(fence_last(db, &now), 0);
+    CHECK_INT(now, *last);
+    return 0;
+}
+
+static int job_fences_undone(Db *db, void *arg)
+{
+    return job_fences(db, arg) == 0 ? 1 : 0;
+}
+
+/* Each is greater than all before, whether what took those was kept, undone, or before a restart. */
+static void test_fences(void **state)
+{
+    Fixture *f = *state;
+    int64_t last = 0, undone;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(store_call(f->store, job_fences, &last), 0);
+        undone = last;
+        assert_int_equal(store_call(f->store, job_fences_undone, &undone), 1);
+        assert_int_equal(store_call(f->store, job_fences, &last), 0);
+        store_close(f->store);
+        assert_int_equal(store_open(&(StoreOptions){ .path = f->dir.path }, &f->store), 0);
+    }
+    check_none();
+}
+
 static void test_task_life(void **state)
 {
     run(state, job_task_life);
@@ -1033,6 +1068,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_agents),
         cmocka_unit_test(test_retry_settings),
+        TEST(test_fences),
         TEST(test_versions),
         TEST(test_versions_never_change),
         TEST(test_routing),
