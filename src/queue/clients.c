@@ -294,9 +294,16 @@ static int submit_jobs(Db *db, void *const *args, size_t n)
     return r == 0 ? submit_give(db, args, n) : r;
 }
 
+/* Before the answer to who submitted: the worker is not to wait for that. */
+static void submit_done(void *arg, int result)
+{
+    const SubmitJob *job = arg;
+    if (job->claimer) claimer_give(job->claimer, result == 0 && job->looked);
+}
+
 int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
 {
-    static const StoreMany many = { .one = submit_job, .all = submit_jobs };
+    static const StoreMany many = { .one = submit_job, .all = submit_jobs, .done = submit_done };
     assert(task->lane < LANE_N_ && task->time_limit_ms >= 0);
     assert(task->idempotency_key.len <= IDEMPOTENCY_KEY_BYTES_MAX);
     SubmitJob job = { .queue = queue, .task = task };
@@ -305,7 +312,6 @@ int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
     if (r == 0) r = queue_reserve(queue, task->lane);
     if (r != 0) return r;
     r = store_many_wait(queue->store, &many, &job);
-    if (job.claimer) claimer_give(job.claimer, r == 0 && job.looked);
     if (r != 0 || job.summary.existing) queue_unreserve(queue, task->lane);
     if (r != 0) return r;
     *ret = job.summary;

@@ -29,8 +29,9 @@ typedef struct Job Job;
 struct Job {
     Job *next;
     StoreFn fn;
-    const StoreMany *many; /* or NULL; fn is its one */
-    bool has_run;          /* with others of its kind */
+    const StoreMany *many;               /* or NULL; fn is its one */
+    bool has_run;                        /* with others of its kind */
+    void (*told)(void *arg, int result); /* or NULL: its done */
     void *arg;
     int result;
     Diag *diag; /* the caller's, lent */
@@ -92,19 +93,21 @@ static void jobs_deinit(JobQueue *q)
     pthread_cond_destroy(&q->some);
 }
 
-/* False when the queue is full. Signals only when the thread may be asleep. */
+/* False when the queue is full. Signals only when the thread may be asleep, and without the lock,
+ * on which it would fall asleep again. */
 static bool jobs_put(JobQueue *q, Job *job)
 {
     pthread_mutex_lock(&q->lock);
     assert(!q->closing);
-    bool fits = q->n < q->max;
+    bool fits = q->n < q->max, wakes = false;
     if (fits) {
         job->next = NULL;
         *q->tail = job;
         q->tail = &job->next;
-        if (++q->n == q->wanted) pthread_cond_signal(&q->some);
+        wakes = ++q->n == q->wanted;
     }
     pthread_mutex_unlock(&q->lock);
+    if (wakes) pthread_cond_signal(&q->some);
     return fits;
 }
 
@@ -304,6 +307,8 @@ static void batch_run(Store *store, Job *batch, size_t n)
     if (r == -ENOSPC) atomic_fetch_add(&store->disk_full, 1);
     atomic_fetch_add(&store->jobs, n);
     if (n > atomic_load(&store->batch_jobs_peak)) atomic_store(&store->batch_jobs_peak, n);
+    for (Job *job = batch; job; job = job->next)
+        if (job->told) job->told(job->arg, job->result);
     for (Job *job = batch, *next; job; job = next) {
         next = job->next;
         if (job->result != 0) atomic_fetch_add(&store->jobs_failed, 1);
@@ -395,6 +400,7 @@ static int call_wait(Store *store, JobQueue *q, StoreFn fn, const StoreMany *man
     Diag *own = diag_switch(NULL);
     diag_switch(own);
     Job job = { .fn = fn, .many = many, .arg = arg, .diag = own, .loop = loop_here() };
+    job.told = many ? many->done : NULL;
     job.msg.run = job_arrived;
     op_init(&job.op, NULL);
     if (!jobs_put(q, &job)) return refuse(store);

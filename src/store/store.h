@@ -44,10 +44,13 @@ MUST_CHECK int store_call_wait(Store *store, StoreFn fn, void *arg);
 
 /* Jobs of one kind that write to the same rows, and are better run together. all runs those of a
  * batch, args[i] of n callers; it returns 0 when everything is as if each had been run by one and
- * had returned 0. Else it is undone, and each is run by one as a job of its own. */
+ * had returned 0. Else it is undone, and each is run by one as a job of its own. done (may be NULL)
+ * runs for each on the store thread when that is durable or undone, before any caller of the batch
+ * is told: what it wakes need not wait for them. It must not wait, and has no database. */
 typedef struct {
     StoreFn one;
     int (*all)(Db *db, void *const *args, size_t n);
+    void (*done)(void *arg, int result);
 } StoreMany;
 
 /* As store_call_wait, together with the others of the batch that are of this kind. */

@@ -219,6 +219,7 @@ typedef struct {
     Store *store;
     int id;
     int result;
+    int done; /* 1 + what job_done was told */
 } Producer;
 
 static int job_numbered(Db *db, void *arg)
@@ -279,12 +280,24 @@ static int jobs_numbered(Db *db, void *const *args, size_t n)
     return r;
 }
 
+static _Atomic size_t told; /* callers of the batch that have their answer */
+
+/* The store thread's, and before any of them. */
+static void job_done(void *arg, int result)
+{
+    Producer *p = arg;
+    assert_int_equal(p->done, 0);
+    assert_int_equal(told, 0);
+    p->done = 1 + result;
+}
+
 static int together_producer(void *arg)
 {
-    static const StoreMany many = { .one = job_numbered, .all = jobs_numbered };
+    static const StoreMany many = { .one = job_numbered, .all = jobs_numbered, .done = job_done };
     Producer *p = arg;
     p->result = p->id % 5 == 4 && !one_kind ? store_call_wait(p->store, job_numbered, p)
                                             : store_many_wait(p->store, &many, p);
+    told++;
     if (p->result == 9 && (size_t)p->id != (size_t)strtoul(diag_text(), NULL, 10)) p->result = -1;
     return 0;
 }
@@ -304,10 +317,14 @@ static void together(Fixture *f, int id_step, size_t want_kept)
     store_stats(f->store, &before);
     int64_t rows = count(f->store);
     together_calls = together_n = 0;
+    told = 0;
     for (int i = 0; i < GROUP_N; i++)
         p[i] = (Producer){ .store = f->store, .id = i * id_step, .result = -1 };
     harness_run(together_main, p);
     for (int i = 0; i < GROUP_N; i++) assert_int_equal(p[i].result, p[i].id % 8 == 3 ? 9 : 0);
+    for (int i = 0; i < GROUP_N; i++)
+        if (p[i].done != 0 || p[i].id % 5 != 4 || one_kind)
+            assert_int_equal(p[i].done, 1 + p[i].result);
     store_stats(f->store, &after);
     assert_int_equal(count(f->store) - rows, want_kept);
     assert_int_equal(together_calls, 1);

@@ -390,7 +390,7 @@ static int job_fences_undone(Db *db, void *arg)
     return job_fences(db, arg) == 0 ? 1 : 0;
 }
 
-/* Each is greater than all before, whether what took those was kept, undone, or before a restart. */
+/* Each is greater than all before, whether those were kept, undone, or taken before a restart. */
 static void test_fences(void **state)
 {
     Fixture *f = *state;
