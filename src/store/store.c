@@ -21,6 +21,7 @@
 #define BATCH_JOBS_DEFAULT 512
 #define COMMIT_SIBLINGS 3 /* jobs in a batch that tell that more are on their way */
 #define COMMIT_DELAY_MS 2
+#define COMMIT_PATIENCE 8 /* smaller batches in a row after which none waits any more */
 #define WAITING_JOBS_DEFAULT 65536
 #define PATH_BYTES_MAX 4096
 
@@ -49,7 +50,9 @@ typedef struct {
     pthread_cond_t some;
     Job *head, **tail;
     size_t n, max;
-    size_t wanted; /* by the thread before it wakes up */
+    size_t wanted;     /* by the thread before it wakes up */
+    size_t usual;      /* jobs in a batch of late: half way up at once, a quarter down */
+    unsigned patience; /* batches that may still wait to become as large */
     bool closing;
 } JobQueue;
 
@@ -112,33 +115,44 @@ static bool jobs_put(JobQueue *q, Job *job)
 }
 
 /* Under load a little patience makes the next batch larger, and a commit costs the same for few and
- * for many (commit_delay and commit_siblings of PostgreSQL): where some came at a time, the first
- * waits for as many again. */
-static void jobs_linger(JobQueue *q, size_t last_n)
+ * for many (commit_delay and commit_siblings of PostgreSQL): where some came at a time of late, the
+ * first waits for as many as usual. Calls that were answered together come back together, the first
+ * of them alone: what came at the last time only says little. */
+static void jobs_linger(JobQueue *q)
 {
     struct timespec until;
-    if (last_n < COMMIT_SIBLINGS || q->n >= last_n) return;
+    if (q->patience == 0 || q->n >= q->usual) return;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += COMMIT_DELAY_MS * 1000000;
     if (until.tv_nsec >= 1000000000) {
         until.tv_nsec -= 1000000000;
         until.tv_sec++;
     }
-    q->wanted = last_n;
-    while (q->n < last_n && !q->closing)
+    q->wanted = q->usual;
+    while (q->n < q->usual && !q->closing)
         if (pthread_cond_timedwait(&q->some, &q->lock, &until) != 0) break;
     q->wanted = 1;
 }
 
-/* The longest waiting jobs, at most max; waits for one, and then for others if last_n came at the
- * time before. NULL: the queue is closed and empty. */
-static Job *jobs_take(JobQueue *q, size_t max, size_t last_n, size_t *ret_n)
+/* A batch of n is taken. */
+static void jobs_note_batch(JobQueue *q, size_t n)
+{
+    if (n >= COMMIT_SIBLINGS) q->patience = COMMIT_PATIENCE;
+    else if (q->patience > 0) q->patience--;
+    if (n > q->usual) q->usual += (n - q->usual + 1) / 2;
+    else q->usual -= (q->usual - n + 3) / 4;
+}
+
+/* The longest waiting jobs, at most max; waits for one, and then for others if some are on their
+ * way. NULL: the queue is closed and empty. */
+static Job *jobs_take(JobQueue *q, size_t max, size_t *ret_n)
 {
     pthread_mutex_lock(&q->lock);
     while (q->n == 0 && !q->closing) pthread_cond_wait(&q->some, &q->lock);
-    jobs_linger(q, last_n);
+    jobs_linger(q);
     Job *first = q->head, **end = &q->head;
     size_t n = MIN(q->n, max);
+    jobs_note_batch(q, n);
     for (size_t i = 0; i < n; i++) end = &(*end)->next;
     q->head = *end;
     q->n -= n;
@@ -345,9 +359,9 @@ static void room_look(Store *store)
 static void *writer_main(void *arg)
 {
     Store *store = arg;
-    size_t n = 0;
+    size_t n;
     Job *batch;
-    while ((batch = jobs_take(&store->writes, store->batch_jobs_max, n, &n)) != NULL) {
+    while ((batch = jobs_take(&store->writes, store->batch_jobs_max, &n)) != NULL) {
         batch_run(store, batch, n);
         int r = db_checkpoint_if_due(store->writer);
         if (r != 0 && r != -ENOSPC && r != -EBUSY) disk_broken(store->writer, r);
@@ -374,7 +388,7 @@ static void *reader_main(void *arg)
     Store *store = arg;
     size_t n;
     Job *job;
-    while ((job = jobs_take(&store->reads, 1, 0, &n)) != NULL) {
+    while ((job = jobs_take(&store->reads, 1, &n)) != NULL) {
         job->result = read_transact(store->reader, job);
         atomic_fetch_add(&store->reads_done, 1);
         job_acknowledge(job);

@@ -266,6 +266,31 @@ static void test_group_commit(void **state)
     assert_int_equal(count(f->store), kept);
 }
 
+#define ALONE_N 12 /* more than a batch is waited for others */
+
+static int alone_main(void *arg)
+{
+    Producer *p = arg;
+    int r = group_main(p);
+    for (int i = 0; i < ALONE_N && r == 0; i++) r = producer_main(&p[GROUP_N + i]);
+    return r;
+}
+
+/* After many at a time each that comes alone is waited for others, which do not come. */
+static void test_alone_after_a_crowd(void **state)
+{
+    Fixture *f = *state;
+    Producer p[GROUP_N + ALONE_N];
+    for (int i = 0; i < GROUP_N + ALONE_N; i++)
+        p[i] = (Producer){ .store = f->store, .id = 8 * i, .result = -1 };
+    harness_run(alone_main, p);
+    for (int i = 0; i < GROUP_N + ALONE_N; i++) assert_int_equal(p[i].result, 0);
+    StoreStats stats;
+    store_stats(f->store, &stats);
+    assert_int_equal(stats.commits, 2 + ALONE_N);
+    assert_int_equal(count(f->store), GROUP_N + ALONE_N);
+}
+
 /* --- jobs of one kind ------------------------------------------------------------------------- */
 
 static size_t together_calls, together_n; /* the store thread's */
@@ -772,6 +797,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_types, setup, teardown),
         cmocka_unit_test_setup_teardown(test_given, setup, teardown),
         cmocka_unit_test_setup_teardown(test_group_commit, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_alone_after_a_crowd, setup, teardown),
         cmocka_unit_test_setup_teardown(test_together, setup, teardown),
         cmocka_unit_test_setup_teardown(test_together_undone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_kind, setup, teardown),
