@@ -34,7 +34,10 @@ def equal(found, wanted, what):
     check(found == wanted, what, f"found  {found!r}", f"wanted {wanted!r}")
 
 
-def wait_for(condition, what, limit=20):
+PATIENCE = 60  # seconds; a wait ends when what it waits for is there, so a long one costs only a test that fails
+
+
+def wait_for(condition, what, limit=PATIENCE):
     """Calls condition until it gives something true, which is returned."""
     deadline = time.monotonic() + seconds(limit)
     while True:
@@ -111,7 +114,7 @@ class Process:
         self.send(signal.SIGKILL)
         self.popen.wait()
 
-    def wait(self, limit=30):
+    def wait(self, limit=PATIENCE):
         """Its exit status."""
         try:
             return self.popen.wait(seconds(limit))
@@ -119,7 +122,7 @@ class Process:
             self.kill()
             sys.exit(f"FAILED: process {self.pid} did not end within {limit} s\n{self.output()}")
 
-    def stop(self, limit=30):
+    def stop(self, limit=PATIENCE):
         """Drains it; its exit status."""
         if self.running():
             self.send(signal.SIGTERM)
@@ -168,7 +171,7 @@ class Server(Process):
             def routed(name=name):
                 check(self.running(), "the server ended at its start", self.output())
                 return self.get(f"/api/agents/{name}/routing")[0] == 200
-            wait_for(routed, f"{name} is deployed", 60)
+            wait_for(routed, f"{name} is deployed")
 
     def request(self, method, path, body=None, headers=None, timeout=70):
         """(status, parsed JSON or bytes)"""
@@ -208,7 +211,7 @@ class Server(Process):
         equal(status, 200, f"reading task {task_id}: {task}")
         return task
 
-    def end_of(self, task_id, limit=60):
+    def end_of(self, task_id, limit=2 * PATIENCE):
         """The task once it has ended."""
         deadline = time.monotonic() + seconds(limit)
         while True:
@@ -225,7 +228,7 @@ class Server(Process):
         return cli("--server", self.url, *(("--key", self.key) if self.key else ()), *args, **kw)
 
 
-def cli(*args, stdin=None, env=None, cwd=None, timeout=60):
+def cli(*args, stdin=None, env=None, cwd=None, timeout=2 * PATIENCE):
     """Runs the program; a CompletedProcess with text. Flags of every command may come first."""
     flags, words = [], list(args)
     while words and words[0].startswith("--"):
