@@ -109,16 +109,39 @@ static int body_append(HttpConn *c, Body *body, Str piece)
     return 0;
 }
 
+/* Reads of a body of known length what has not come yet to where it stays. Returns as
+ * body_next_wait. */
+static int body_read_wait(HttpConn *c, Body *body, int64_t deadline_ms)
+{
+    size_t n, used, left = (size_t)c->parser.head.content_length - body->len;
+    int r = body_reserve(c, body, left);
+    if (r < 0) return r;
+    char *at = body->bytes + body->len;
+    r = stream_read_wait(c->stream, at, left, deadline_ms, &n);
+    if (r == -ETIMEDOUT || r == -ECANCELED) return r;
+    if (r != 0) return HTTP_E_GONE;
+    Str piece = str_make(at, n);
+    Http1Event event = http1_parse(&c->parser, &c->req.arena, piece, &used, &piece);
+    assert(event == HTTP1_BODY && used == n);
+    body->len += n;
+    c->body_bytes += n;
+    return 0;
+}
+
 static int body_collect_wait(HttpConn *c, size_t max, Str *ret)
 {
+    const Http1Head *head = &c->parser.head;
     Body body = { .max = max };
     int64_t began_ms = clock_mono_ms();
     for (;;) {
         Str piece;
         size_t used;
-        int r = body_next_wait(c, body_deadline(c, began_ms), &piece, &used);
+        bool known = !head->chunked && body.len < head->content_length;
+        int r = known ? body_read_wait(c, &body, body_deadline(c, began_ms))
+                      : body_next_wait(c, body_deadline(c, began_ms), &piece, &used);
         if (r == BODY_E_END) break;
         if (r != 0) return r;
+        if (known) continue;
         r = body_append(c, &body, piece);
         c->body_bytes += piece.len;
         stream_consume(c->stream, used);

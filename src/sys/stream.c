@@ -1,6 +1,7 @@
 #include "sys/stream.h"
 
 #include <arpa/inet.h>
+#include <limits.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -23,7 +24,9 @@ struct Stream {
     char *bytes; /* the read buffer; NULL while nothing is buffered and nobody needs it */
     size_t start, len;
     size_t have; /* the reader waits for more than this */
-    Op *reader;  /* pending stream_fill_wait */
+    Op *reader;  /* pending stream_fill_wait or stream_read_wait */
+    char *into;  /* while the latter is pending: where its bytes go; NULL: into the buffer */
+    size_t into_n, into_max;
     Op *watcher; /* pending stream_gone_wait */
     int error;   /* -errno of a failed read, sticky */
     bool reading, eof;
@@ -162,6 +165,10 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     Stream *s = handle->data;
     (void)suggested;
+    if (s->reader && s->into) {
+        *buf = uv_buf_init(s->into, (unsigned)MIN(s->into_max, (size_t)INT_MAX));
+        return;
+    }
     read_buffer_take(s);
     if (s->start && s->start + s->len == STREAM_READ_BYTES_MAX) {
         memmove(s->bytes, s->bytes + s->start, s->len);
@@ -174,8 +181,14 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
     Stream *s = stream->data;
-    (void)buf;
     if (n == 0) return;
+    if (n > 0 && s->reader && s->into) { /* straight to where it belongs */
+        assert(buf->base == s->into && s->len == 0);
+        s->into_n = (size_t)n;
+        wake(&s->reader, 0);
+        return;
+    }
+    (void)buf;
     if (n > 0) {
         s->len += (size_t)n;
         if (s->len == STREAM_READ_BYTES_MAX) {
@@ -235,6 +248,7 @@ static int fill_state(const Stream *s, size_t have)
 int stream_fill_wait(Stream *s, size_t have, int64_t deadline_ms, Str *ret)
 {
     assert(!s->reader && !s->released);
+    s->into = NULL;
     int r = fill_state(s, have);
     if (r == -EAGAIN) {
         if ((r = start_reading(s)) < 0) return r;
@@ -250,6 +264,34 @@ int stream_fill_wait(Stream *s, size_t have, int64_t deadline_ms, Str *ret)
     }
     if (r >= 0) *ret = stream_peek(s);
     return r;
+}
+
+/* What is buffered, as much as fits. */
+static size_t take_buffered(Stream *s, char *out, size_t n)
+{
+    n = MIN(n, s->len);
+    if (n) memcpy(out, s->bytes + s->start, n);
+    stream_consume(s, n);
+    return n;
+}
+
+int stream_read_wait(Stream *s, char *out, size_t n, int64_t deadline_ms, size_t *ret_n)
+{
+    assert(!s->reader && !s->released && n > 0);
+    *ret_n = take_buffered(s, out, n);
+    int r = fill_state(s, 0);
+    if (*ret_n) return 0;
+    if (r != -EAGAIN) return r;
+    if ((r = start_reading(s)) < 0) return r;
+    read_buffer_give(s);
+    s->into = out;
+    s->into_n = 0;
+    s->into_max = n;
+    r = listen_wait(&s->reader, deadline_ms);
+    if (r < 0) return r; /* the stream may be gone */
+    s->into = NULL;
+    *ret_n = s->into_n;
+    return s->into_n ? 0 : fill_state(s, 0);
 }
 
 void stream_consume(Stream *s, size_t n)

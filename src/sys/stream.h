@@ -29,6 +29,11 @@ DEFINE_FREEP(Stream, stream_close)
 #define STREAM_E_EOF 1
 int stream_fill_wait(Stream *stream, size_t have, int64_t deadline_ms, Str *ret);
 
+/* Reads up to n > 0 bytes into out: those that are buffered, or, when there are none, what comes
+ * next, without a copy in between. Returns 0 with *ret_n > 0, STREAM_E_EOF, -ETIMEDOUT, -ECANCELED
+ * or -errno, all of which leave out to the caller. */
+int stream_read_wait(Stream *stream, char *out, size_t n, int64_t deadline_ms, size_t *ret_n);
+
 /* Bytes there without waiting (may be none). */
 Str stream_peek(const Stream *stream);
 

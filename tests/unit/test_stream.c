@@ -105,6 +105,107 @@ static void test_read_timeout_keeps_the_stream(void **state)
     assert_int_equal(pair.r[3], -ETIMEDOUT);
 }
 
+#define STRAIGHT_BYTES 100000
+
+typedef struct {
+    Pair pair;
+    char out[STRAIGHT_BYTES], sent[STRAIGHT_BYTES];
+    size_t n;
+    int end, cancelled;
+} Straight;
+
+static int straight_writer(void *arg)
+{
+    Straight *t = arg;
+    Str piece = { t->sent + 5, STRAIGHT_BYTES - 5 };
+    return stream_write_wait(t->pair.client, &piece, 1, deadline_after(5000));
+}
+
+static int straight_main(void *arg)
+{
+    Straight *t = arg;
+    Pair *pair = &t->pair;
+    FiberRef writer;
+    Str got, first = { t->sent, 5 }, last = STR("last");
+    size_t n;
+    pair->r[0] = pair_open_wait(pair);
+    pair->r[1] = stream_write_wait(pair->client, &first, 1, deadline_after(5000));
+    pair->r[2] = stream_fill_wait(pair->server, 4, deadline_after(5000), &got);
+    pair->r[3] = stream_read_wait(pair->server, t->out, 3, DEADLINE_NONE, &n); /* of the buffer */
+    t->n = n;
+    if (fiber_spawn("writer", straight_writer, t, &writer) != 0) return 1;
+    while (t->n < STRAIGHT_BYTES && pair->r[4] == 0) {
+        pair->r[4] = stream_read_wait(pair->server, t->out + t->n, STRAIGHT_BYTES - t->n,
+                                      deadline_after(5000), &n);
+        t->n += n;
+    }
+    pair->r[5] = fiber_join_wait(writer, NULL);
+    /* what comes after one that has given up is no longer written there */
+    pair->r[6] = stream_read_wait(pair->server, t->out, 4, deadline_after(10), &n);
+    (void)stream_write_wait(pair->client, &last, 1, deadline_after(5000));
+    pair->r[7] = stream_fill_wait(pair->server, 3, deadline_after(5000), &got);
+    str_copy(pair->text, sizeof pair->text, got);
+    stream_consume(pair->server, got.len);
+    stream_close(TAKE(pair->client));
+    t->end = stream_read_wait(pair->server, t->out, 4, deadline_after(5000), &n);
+    pair->n = n;
+    pair_close(pair);
+    return 0;
+}
+
+static void test_read_straight_into_place(void **state)
+{
+    (void)state;
+    Straight *t = calloc(1, sizeof *t);
+    for (size_t i = 0; i < STRAIGHT_BYTES; i++) t->sent[i] = (char)(i * 7 + i / 251);
+    harness_run(straight_main, t);
+    assert_int_equal(t->end, STREAM_E_EOF);
+    for (int i = 0; i < 6; i++) assert_int_equal(t->pair.r[i], 0);
+    assert_int_equal(t->n, STRAIGHT_BYTES);
+    assert_memory_equal(t->out, t->sent, STRAIGHT_BYTES);
+    assert_int_equal(t->pair.r[6], -ETIMEDOUT);
+    assert_int_equal(t->pair.r[7], 0);
+    assert_string_equal(t->pair.text, "last");
+    assert_int_equal(t->pair.n, 0);
+    free(t);
+}
+
+static int cancelled_reader(void *arg)
+{
+    Straight *t = arg;
+    t->cancelled = stream_read_wait(t->pair.server, t->out, sizeof t->out, DEADLINE_NONE, &t->n);
+    return 0;
+}
+
+static int cancelled_main(void *arg)
+{
+    Straight *t = arg;
+    FiberRef reader;
+    Str got, late = STR("late");
+    t->pair.r[0] = pair_open_wait(&t->pair);
+    if (fiber_spawn("reader", cancelled_reader, t, &reader) != 0) return 1;
+    fiber_yield_wait();
+    fiber_cancel(reader);
+    (void)stream_write_wait(t->pair.client, &late, 1, deadline_after(5000));
+    (void)fiber_join_wait(reader, NULL);
+    t->pair.r[2] = stream_fill_wait(t->pair.server, 3, deadline_after(5000), &got);
+    str_copy(t->pair.text, sizeof t->pair.text, got);
+    pair_close(&t->pair);
+    return 0;
+}
+
+static void test_a_cancelled_read_leaves_its_place(void **state)
+{
+    (void)state;
+    Straight *t = calloc(1, sizeof *t);
+    harness_run(cancelled_main, t);
+    assert_int_equal(t->cancelled, -ECANCELED);
+    assert_int_equal(t->pair.r[2], 0);
+    assert_string_equal(t->pair.text, "late");
+    assert_int_equal(t->out[0], 0);
+    free(t);
+}
+
 #define FLOOD_BYTES (64 * 1024 * 1024)
 
 static int flood_main(void *arg)
@@ -193,6 +294,8 @@ int main(void)
         cmocka_unit_test(test_write_read_and_end),
         cmocka_unit_test(test_read_timeout_keeps_the_stream),
         cmocka_unit_test(test_back_pressure_and_write_timeout),
+        cmocka_unit_test(test_read_straight_into_place),
+        cmocka_unit_test(test_a_cancelled_read_leaves_its_place),
         cmocka_unit_test(test_close_wakes_the_reader),
         cmocka_unit_test(test_listener_errors_name_the_address),
     };
