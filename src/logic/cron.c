@@ -4,10 +4,10 @@
 #include "codec/time_text.h"
 
 #define MINUTE_MS INT64_C(60000)
+#define HOUR_MS INT64_C(3600000)
 #define DAY_MS INT64_C(86400000)
 /* From one 29 February on a certain weekday to the next, across 2100. */
 #define DAYS_AHEAD (41 * 366)
-#define MINUTES_A_DAY 1440
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
@@ -165,9 +165,12 @@ static int64_t instant(const Cron *c, int64_t local_ms, int64_t after_ms, CronOf
 static int64_t day_first(const Cron *c, int64_t day, int64_t after_ms, CronOffsetFn offset)
 {
     int64_t best = INT64_MAX;
-    for (int m = 0; m < MINUTES_A_DAY; m++) {
-        if ((c->hours >> (m / 60) & 1) == 0 || (c->minutes >> (m % 60) & 1) == 0) continue;
-        best = MIN(best, instant(c, day * DAY_MS + m * MINUTE_MS, after_ms, offset));
+    for (uint32_t hours = c->hours; hours != 0; hours &= hours - 1) {
+        int64_t hour_ms = day * DAY_MS + __builtin_ctz(hours) * HOUR_MS;
+        for (uint64_t minutes = c->minutes; minutes != 0; minutes &= minutes - 1) {
+            int64_t local_ms = hour_ms + __builtin_ctzll(minutes) * MINUTE_MS;
+            best = MIN(best, instant(c, local_ms, after_ms, offset));
+        }
     }
     return best;
 }

@@ -145,6 +145,7 @@ static Queue *queue_new(Store *store, const QueueOptions *options)
     options_fill(&queue->options);
     queue->clock = options->clock ? *options->clock : (QueueClock){ real_ms, mono_ms, NULL };
     queue->calendar_ms = queue->steady_base_ms = queue_calendar_ms(queue);
+    queue->schedules_looked_ms = INT64_MAX; /* never */
     queue->known = known_tasks_new();
     pthread_mutex_init(&queue->lock, NULL);
     list_init(&queue->claimers);

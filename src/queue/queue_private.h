@@ -86,6 +86,7 @@ struct Queue {
     KnownTasks *known;           /* the store thread's */
     Turns *turns;                /* likewise */
     int64_t purge_at_ms;         /* the ticking fiber's */
+    int64_t schedules_looked_ms; /* likewise: calendar_ms when schedules were last looked at */
     RetentionWalk retention;     /* likewise */
     int64_t retention_at_ms;     /* likewise: when to begin the next walk */
 

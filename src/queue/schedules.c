@@ -4,7 +4,7 @@
 #include "base/log.h"
 #include "codec/digest.h"
 #include "codec/time_text.h"
-#include "logic/cron.h"
+#include "logic/schedule.h"
 #include "queue/queue_private.h"
 #include "store/schedule_store.h"
 #include "sys/zone.h"
@@ -14,32 +14,57 @@
 
 /* --- when ------------------------------------------------------------------------------------- */
 
-/* Later than that a time counts as missed: a server ticks every second. */
-#define LATE_MS 60000
-#define CATCH_UP_MS (INT64_C(24) * 3600 * 1000) /* what is missed for longer is passed over */
-#define AGO_MS 2000 /* a schedule that is set just after its time has fired, or fires now */
-
-static int64_t next_of(const Schedule *s, int64_t after_ms)
+/* False: it is of a newer program, and not due any more. */
+static bool cron_of(const Schedule *s, Cron *ret)
 {
-    Cron cron;
-    if (cron_parse(s->cron, &cron) < 0) return 0; /* of a newer program */
-    int64_t at_ms = cron_next(&cron, after_ms, zone_offset_ms);
-    return at_ms == INT64_MAX ? 0 : at_ms;
+    return cron_parse(s->cron, ret) == 0;
 }
 
-/* The last time that is not after now_ms, from at_ms on; by days, for it may be long ago. */
-static int64_t last_until(const Schedule *s, int64_t at_ms, int64_t now_ms)
+/* A schedule that the calendar has left behind is not to wait until that comes to it: it is due
+ * with its next time, as if it had been set now. */
+typedef struct {
+    int64_t now_ms;
+    int64_t moved;
+} BackJob;
+
+static int back_job(Db *db, void *arg)
 {
-    int64_t from_ms = now_ms;
-    for (int64_t back_ms = LATE_MS; from_ms > at_ms; back_ms *= 4) {
-        from_ms = MAX(at_ms, now_ms - back_ms);
-        int64_t next_ms = next_of(s, from_ms - 1);
-        if (next_ms != 0 && next_ms <= now_ms) at_ms = next_ms;
-        if (at_ms >= from_ms) break;
+    CLEANUP(arena_deinit) Arena arena;
+    BackJob *job = arg;
+    Schedule *rows;
+    size_t n;
+    job->moved = 0;
+    arena_init(&arena, ARENA_MAX);
+    int r = schedule_list(db, &arena, &rows, &n);
+    for (size_t i = 0; i < n && r == 0; i++) {
+        Cron cron;
+        ScheduleFired moved = { .next_at_ms = rows[i].next_at_ms };
+        if (cron_of(&rows[i], &cron))
+            moved.next_at_ms = schedule_due_ms(&cron, rows[i].next_at_ms, job->now_ms,
+                                               zone_offset_ms);
+        if (moved.next_at_ms == rows[i].next_at_ms) continue;
+        r = schedule_move(db, &rows[i], &moved);
+        job->moved++;
     }
-    for (int64_t next_ms = at_ms; next_ms != 0 && next_ms <= now_ms; next_ms = next_of(s, next_ms))
-        at_ms = next_ms;
-    return at_ms;
+    return r;
+}
+
+/* When a server begins, and when its calendar has been set back. */
+static int schedules_look_wait(Queue *queue)
+{
+    int64_t calendar_ms = queue->calendar_ms;
+    if (calendar_ms >= queue->schedules_looked_ms) {
+        queue->schedules_looked_ms = calendar_ms;
+        return 0;
+    }
+    BackJob job = { .now_ms = queue_now_ms(queue) };
+    int r = store_call_wait(queue->store, back_job, &job);
+    if (r != 0) return r;
+    queue->schedules_looked_ms = calendar_ms;
+    if (job.moved > 0)
+        LOG_WARN("the clock was set back: schedules are due again",
+                 LOG_INT("schedules", job.moved));
+    return 0;
 }
 
 /* --- firing ----------------------------------------------------------------------------------- */
@@ -90,22 +115,16 @@ static int submit(Queue *queue, FireJob *job)
     return r;
 }
 
-/* What a due schedule does now: fires for at_ms, or not at all, and when it is next due. */
 static void decide(FireJob *job)
 {
     const Schedule *s = &job->schedule;
-    bool late = s->next_at_ms < job->now_ms - LATE_MS;
+    Cron cron;
     job->fired = (ScheduleFired){ .at_ms = s->next_at_ms, .fired = true };
-    if (late && s->missed != MISSED_ALL) {
-        job->fired.at_ms = last_until(s, s->next_at_ms, job->now_ms);
-        bool fresh = job->fired.at_ms >= job->now_ms - LATE_MS; /* this one was not missed */
-        job->fired.fired = fresh || s->missed == MISSED_ONCE;
-    }
-    if (s->missed == MISSED_ALL && s->next_at_ms < job->now_ms - CATCH_UP_MS) {
-        job->fired.at_ms = last_until(s, s->next_at_ms, job->now_ms - CATCH_UP_MS);
-        job->fired.fired = false;
-    }
-    job->fired.next_at_ms = next_of(s, job->fired.at_ms);
+    if (!cron_of(s, &cron)) return;
+    ScheduleStep step = schedule_step(&cron, s->missed, s->next_at_ms, job->now_ms, zone_offset_ms);
+    job->fired.fired = step.fires;
+    job->fired.at_ms = step.at_ms;
+    job->fired.next_at_ms = step.next_at_ms;
 }
 
 /* Returns 0, QUEUE_E_FULL (of the lane or the disk: it stays due), -errno. */
@@ -134,7 +153,9 @@ int schedules_tick_wait(Queue *queue)
 {
     CLEANUP(arena_deinit) Arena kept;
     ScheduleBehind behind = { .name = STR("") };
+    int looked = schedules_look_wait(queue);
     arena_init(&kept, ARENA_MAX);
+    if (looked != 0) return looked;
     for (int fired = 0, i = 0; fired < FIRED_MAX && i < SCHEDULES_MAX; i++) {
         CLEANUP(arena_deinit) Arena arena;
         FireJob job = { .now_ms = queue_now_ms(queue), .behind = behind, .arena = &arena };
@@ -176,9 +197,12 @@ static int put_job(Db *db, void *arg)
 int queue_schedule_put_wait(Queue *queue, const Schedule *schedule, Arena *arena, Schedule *ret)
 {
     int64_t now_ms = queue_now_ms(queue);
+    Cron cron;
     PutJob job = { .given = schedule, .made = *schedule, .arena = arena };
     job.made.updated_at_ms = now_ms;
-    job.made.next_at_ms = schedule->paused ? 0 : next_of(schedule, now_ms - AGO_MS);
+    job.made.next_at_ms = 0;
+    if (!schedule->paused && cron_of(schedule, &cron))
+        job.made.next_at_ms = schedule_first_ms(&cron, now_ms, zone_offset_ms);
     int r = store_call_wait(queue->store, put_job, &job);
     if (r == 0) *ret = job.made;
     return r;

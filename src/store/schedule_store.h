@@ -6,18 +6,12 @@
 
 #include "codec/uuid.h"
 #include "logic/lane.h"
+#include "logic/schedule.h"
 #include "store/db.h"
 
 #define SCHEDULES_MAX 1000
 #define SCHEDULE_NAME_BYTES_MAX 64
 
-/* What becomes of times that passed while no server ran. */
-typedef enum {
-    MISSED_SKIP, /* nothing */
-    MISSED_ONCE, /* one task, for the last of them */
-    MISSED_ALL,  /* a task each */
-    MISSED_N_
-} MissedPolicy;
 const char *missed_policy_name(MissedPolicy policy);
 MUST_CHECK int missed_policy_from(Str name, MissedPolicy *ret); /* 0 or -EINVAL */
 

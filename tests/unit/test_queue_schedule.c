@@ -148,6 +148,69 @@ static void test_missed(void **state)
     run(state, body_missed);
 }
 
+/* The calendar goes astray for years and comes back: what it has left behind is due again, and
+ * nothing is made twice. */
+static int body_set_back(void *arg)
+{
+    Fixture *f = arg;
+    real_now = real_now / (60 * MINUTE_MS) * (60 * MINUTE_MS) + 10 * MINUTE_MS; /* ten past */
+    set(f, "0 * * * *", MISSED_SKIP, false);
+    real_now += 50 * MINUTE_MS;
+    tick(f);
+    CHECK_INT(tasks_n(f), 1);
+    int64_t right_ms = real_now, ahead_ms = 1000 * 24 * 60 * MINUTE_MS;
+    real_now += ahead_ms + 30 * MINUTE_MS;
+    tick(f);
+    CHECK(now_is(f).next_at_ms > right_ms + ahead_ms);
+    real_now = right_ms + 30 * MINUTE_MS;
+    tick(f);
+    CHECK_INT(now_is(f).next_at_ms, right_ms + 60 * MINUTE_MS);
+    CHECK_INT(tasks_n(f), 1);
+    real_now += 30 * MINUTE_MS;
+    tick(f);
+    CHECK_INT(tasks_n(f), 2);
+    real_now -= 10 * MINUTE_MS; /* and again: it is found */
+    tick(f);
+    CHECK_INT(now_is(f).next_at_ms, right_ms + 60 * MINUTE_MS);
+    real_now += 10 * MINUTE_MS;
+    tick(f);
+    CHECK_INT(tasks_n(f), 2);
+    CHECK_INT(now_is(f).next_at_ms, right_ms + 120 * MINUTE_MS);
+    return 0;
+}
+
+static void test_a_clock_that_is_set_back(void **state)
+{
+    run(state, body_set_back);
+}
+
+/* The same while no server runs. */
+static int body_left_behind(void *arg)
+{
+    Fixture *f = arg;
+    real_now = real_now / (60 * MINUTE_MS) * (60 * MINUTE_MS) + 10 * MINUTE_MS;
+    real_now += 1000 * 24 * 60 * MINUTE_MS;
+    set(f, "0 * * * *", MISSED_SKIP, false);
+    real_now -= 1000 * 24 * 60 * MINUTE_MS;
+    return 0;
+}
+
+static int body_begins(void *arg)
+{
+    Fixture *f = arg;
+    tick(f);
+    CHECK_INT(now_is(f).next_at_ms, real_now + 50 * MINUTE_MS);
+    return 0;
+}
+
+static void test_a_clock_that_was_set_back(void **state)
+{
+    run(state, body_left_behind);
+    close_queue(*state);
+    open_queue(*state);
+    run(state, body_begins);
+}
+
 static int body_troubles(void *arg)
 {
     Fixture *f = arg;
@@ -216,8 +279,13 @@ static void test_behind_full(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_fires),       CASE(test_once),     CASE(test_missed),
-        CASE(test_behind_full), CASE(test_troubles),
+        CASE(test_fires),
+        CASE(test_once),
+        CASE(test_missed),
+        CASE(test_behind_full),
+        CASE(test_troubles),
+        CASE(test_a_clock_that_is_set_back),
+        CASE(test_a_clock_that_was_set_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

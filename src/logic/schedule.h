@@ -1,0 +1,46 @@
+/* Schedule: what one does that is due, and when it is due next.
+ *
+ * Each of its times is worth one task, however often it is looked at: who makes the task and then
+ * moves on may be stopped in between, and finds the task again. Times that passed unseen (no server
+ * ran, its lane was full, the calendar was set ahead) are missed; what becomes of them the policy
+ * says. Where the calendar is set back, times come again: they are due again, and their tasks are
+ * found. Pure; any thread. Times: Unix time.
+ */
+#ifndef GANTRY_LOGIC_SCHEDULE_H
+#define GANTRY_LOGIC_SCHEDULE_H
+
+#include "logic/cron.h"
+
+/* Later than that a time counts as missed: a server looks every second. */
+#define SCHEDULE_LATE_MS 60000
+/* Times that were missed for longer are passed over in any case. */
+#define SCHEDULE_CATCH_UP_MS (INT64_C(24) * 3600 * 1000)
+/* One that is set just after its time has fired, or fires now. */
+#define SCHEDULE_AGO_MS 2000
+
+/* What becomes of times that were missed. */
+typedef enum {
+    MISSED_SKIP, /* nothing */
+    MISSED_ONCE, /* one task, for the last of them */
+    MISSED_ALL,  /* a task each */
+    MISSED_N_
+} MissedPolicy;
+
+/* When one is due that is set, or looked at anew, at now_ms. 0: never. */
+int64_t schedule_first_ms(const Cron *cron, int64_t now_ms, CronOffsetFn offset);
+
+/* The same for one that is due at due_ms (0: never), which the calendar may have left far behind:
+ * no later than its next time. */
+int64_t schedule_due_ms(const Cron *cron, int64_t due_ms, int64_t now_ms, CronOffsetFn offset);
+
+typedef struct {
+    bool fires;         /* a task is made for at_ms; else times up to at_ms are passed over */
+    int64_t at_ms;      /* from due_ms to now_ms */
+    int64_t next_at_ms; /* then it is due again; 0: never */
+} ScheduleStep;
+
+/* One is due: due_ms <= now_ms. */
+ScheduleStep schedule_step(const Cron *cron, MissedPolicy missed, int64_t due_ms, int64_t now_ms,
+                           CronOffsetFn offset);
+
+#endif
