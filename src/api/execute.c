@@ -246,7 +246,8 @@ static int limits_read_wait(Submission *s)
 static Str member_text(const Submission *s, const char *name)
 {
     Str member, value;
-    if (json_type(json_get(s->envelope, name)) == JSON_NULL) return STR_NULL;
+    const Json *there = json_get(s->envelope, name);
+    if (!there || json_type(there) == JSON_NULL) return STR_NULL;
     if (json_member_span(s->text, str_of(name), &member, &value) < 0) return STR_NULL;
     return value;
 }

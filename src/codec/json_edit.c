@@ -22,12 +22,25 @@ static void spaces_skip(Scan *s)
     while (is_space(peek(s))) s->at++;
 }
 
+/* Whether an odd number of backslashes stands before the place: it is escaped. */
+static bool is_escaped(const Scan *s, size_t at, size_t from)
+{
+    size_t n = 0;
+    while (at - n > from && s->text.ptr[at - n - 1] == '\\') n++;
+    return n % 2 == 1;
+}
+
 /* From the opening quote to behind the closing one. */
 static void string_skip(Scan *s)
 {
     assert(peek(s) == '"');
-    s->at++;
-    while (s->at < s->text.len && peek(s) != '"') s->at += peek(s) == '\\' ? 2 : 1;
+    size_t from = s->at + 1;
+    ptrdiff_t n;
+    do {
+        s->at++;
+        n = str_find_char(str_skip(s->text, s->at), '"');
+        s->at += n < 0 ? s->text.len - s->at : (size_t)n;
+    } while (n >= 0 && is_escaped(s, s->at, from));
     s->at = MIN(s->at + 1, s->text.len);
 }
 

@@ -33,6 +33,16 @@ static void test_span(void **state)
     check_span(text, STR(""), "\"\":true", "true");
 }
 
+static void test_span_of_backslashes(void **state)
+{
+    (void)state;
+    Str text = STR(
+        "{\"a\":\"\\\\\",\"b\":\"\\\\\\\"\",\"c\":\"\\\"\\\\\\\"\\\\\",\"d\":[\"\\\\\"]}");
+    check_span(text, STR("b"), "\"b\":\"\\\\\\\"\"", "\"\\\\\\\"\"");
+    check_span(text, STR("c"), "\"c\":\"\\\"\\\\\\\"\\\\\"", "\"\\\"\\\\\\\"\\\\\"");
+    check_span(text, STR("d"), "\"d\":[\"\\\\\"]", "[\"\\\\\"]");
+}
+
 static void test_span_of_escaped_keys(void **state)
 {
     (void)state;
@@ -198,6 +208,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_span),
+        cmocka_unit_test(test_span_of_backslashes),
         cmocka_unit_test(test_span_of_escaped_keys),
         cmocka_unit_test(test_span_of_what_is_not_there),
         cmocka_unit_test(test_set),
