@@ -151,13 +151,14 @@ static int submit_session(Db *db, const SubmitJob *job, int64_t *ret_max)
     return r;
 }
 
-int submit_insert(Db *db, SubmitJob *job)
+/* What is inserted, and that it is queued into the summary. */
+static TaskRow submit_row(SubmitJob *job)
 {
     const TaskNew *new = job->task;
     TaskSummary *s = &job->summary;
     s->state = TASK_QUEUED;
     s->lane = new->lane;
-    TaskRow row = {
+    return (TaskRow){
         .id = s->id,
         .parent_id = new->parent_id,
         .shadow_of = new->shadow_of,
@@ -176,11 +177,17 @@ int submit_insert(Db *db, SubmitJob *job)
         .webhook_url = new->webhook_url,
         .traceparent = new->traceparent,
     };
+}
+
+int submit_insert(Db *db, SubmitJob *job)
+{
+    const TaskNew *new = job->task;
+    TaskRow row = submit_row(job);
     int r = submit_session(db, job, &row.session_max);
     if (r == 0) r = task_insert(db, &row, &job->seq);
     if (r == 0) r = submit_routed(db, job, &row, job->seq);
     if (r != 0 || str_empty(new->idempotency_key)) return r;
-    r = idempotency_insert(db, new->tenant_id, new->idempotency_key, new->fingerprint, s->id,
+    r = idempotency_insert(db, new->tenant_id, new->idempotency_key, new->fingerprint, row.id,
                            job->now_ms);
     assert(r != DB_E_CONFLICT); /* it was looked for in this transaction */
     return r;
@@ -234,8 +241,8 @@ static int submit_choose_like(Db *db, SubmitJob *job, const SubmitJob *like, Are
     return 0;
 }
 
-/* like: an earlier job of the transaction, or NULL. */
-static int submit_one(Db *db, SubmitJob *job, const SubmitJob *like)
+/* All but the task itself, unless that exists. like: an earlier job of the transaction, or NULL. */
+static int submit_begin(Db *db, SubmitJob *job, const SubmitJob *like)
 {
     CLEANUP(arena_deinit) Arena arena;
     arena_init(&arena, SMALL_ARENA_MAX);
@@ -246,13 +253,46 @@ static int submit_one(Db *db, SubmitJob *job, const SubmitJob *like)
         job->queue); /* here: in the order of commits, however long it waited */
     int r = submit_known(db, job, &arena);
     if (r != -ENOENT) return r;
-    r = submit_choose_like(db, job, like, &arena);
-    return r == 0 ? submit_insert(db, job) : r;
+    return submit_choose_like(db, job, like, &arena);
 }
 
 static int submit_job(Db *db, void *arg)
 {
-    return submit_one(db, arg, NULL);
+    SubmitJob *job = arg;
+    int r = submit_begin(db, job, NULL);
+    return r == 0 && !job->summary.existing ? submit_insert(db, job) : r;
+}
+
+#define TOGETHER_MAX 64
+
+/* Tasks that are inserted by one statement. */
+typedef struct {
+    TaskRow rows[TOGETHER_MAX];
+    SubmitJob *jobs[TOGETHER_MAX];
+    size_t n;
+} Together;
+
+static int together_insert(Db *db, Together *t)
+{
+    int64_t seqs[TOGETHER_MAX];
+    int r = task_insert_many(db, t->rows, t->n, seqs);
+    for (size_t i = 0; i < t->n && r == 0; i++) t->jobs[i]->seq = seqs[i];
+    t->n = 0;
+    return r;
+}
+
+/* At once, or later with others, where nothing but its row has to be read or written for it. In the
+ * order of submission in any case. */
+static int together_add(Db *db, Together *t, SubmitJob *job)
+{
+    const TaskNew *new = job->task;
+    bool simple = job->plain && str_empty(new->session_id) && str_empty(new->idempotency_key);
+    int r = simple && t->n < TOGETHER_MAX ? 0 : together_insert(db, t);
+    if (r != 0) return r;
+    if (!simple) return submit_insert(db, job);
+    t->rows[t->n] = submit_row(job);
+    t->jobs[t->n++] = job;
+    return 0;
 }
 
 /* Jobs that have made tasks are in the order of these. */
@@ -288,9 +328,15 @@ static int submit_give(Db *db, void *const *args, size_t n)
 /* Where anything is out of the ordinary all is undone, and each is submitted by itself. */
 static int submit_jobs(Db *db, void *const *args, size_t n)
 {
+    Together together; /* on a store thread's stack, not a fiber's */
+    together.n = 0;
     int r = 0;
-    for (size_t i = 0; i < n && r == 0; i++)
-        r = submit_one(db, args[i], i > 0 ? args[i - 1] : NULL);
+    for (size_t i = 0; i < n && r == 0; i++) {
+        SubmitJob *job = args[i];
+        r = submit_begin(db, job, i > 0 ? args[i - 1] : NULL);
+        if (r == 0 && !job->summary.existing) r = together_add(db, &together, job);
+    }
+    if (r == 0) r = together_insert(db, &together);
     return r == 0 ? submit_give(db, args, n) : r;
 }
 

@@ -50,6 +50,11 @@ static inline DbCell cell_i64(int64_t v)
     return (DbCell){ .kind = DB_CELL_I64, .i64 = v };
 }
 
+static inline DbCell cell_text(Str v)
+{
+    return (DbCell){ .kind = DB_CELL_TEXT, .str = v };
+}
+
 static inline DbCell cell_text_or_null(Str v)
 {
     return (DbCell){ .kind = v.len > 0 ? DB_CELL_TEXT : DB_CELL_NULL, .str = v };
@@ -60,6 +65,11 @@ static inline DbCell cell_uuid(const Uuid *id)
 {
     return (DbCell){ .kind = DB_CELL_BLOB,
                      .str = str_make((const char *)id->bytes, sizeof id->bytes) };
+}
+
+static inline DbCell cell_uuid_or_null(const Uuid *id)
+{
+    return uuid_is_zero(*id) ? (DbCell){ .kind = DB_CELL_NULL } : cell_uuid(id);
 }
 
 /* Reads one column after the other. Texts are copied into the arena; .full says that one did not

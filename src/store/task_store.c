@@ -8,60 +8,104 @@
 #include "store/task_sql.h"
 
 #define STARTS_MAX 64 /* in a statement */
+#define INSERTS_MAX 64
 
 const Uuid shadow_no_twin = { { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
                                 0xff, 0xff, 0xff, 0xff, 0xff } };
 
 /* --- adding ----------------------------------------------------------------------------------- */
 
-static int payload_insert(Db *db, int64_t seq, const TaskRow *row)
+/* One statement for all rows given. */
+static int given_run(DbStmt *stmt, const DbGiven *given, int64_t *ret_changed)
 {
-    RowIn in = row_in(db, "INSERT INTO task_payload (seq, input, metadata, limits)"
-                          " VALUES (?1, ?2, ?3, ?4)");
-    in_i64(&in, seq);
-    in_text(&in, row->input);
-    in_text_or_null(&in, row->metadata);
-    in_text_or_null(&in, row->limits);
-    return row_run(in.stmt);
+    db_bind_given(stmt, 1, given);
+    int r = db_run(stmt, ret_changed);
+    assert(r != DB_E_CONFLICT);
+    return r;
+}
+
+#define INSERT_TASKS_SQL                                                        \
+    "INSERT INTO task (state, id, lane, created_at_ms, ready_at_ms,"            \
+    " time_limit_ms, agent, version_id, parent_id, session_id, user_id,"        \
+    " tenant_id, webhook_url, traceparent, session_max, gate, shadow_of,"       \
+    " input_bytes) SELECT 0, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11," \
+    " c12, c13, c14, c15, c16 FROM given(?1)"
+#define INSERT_PAYLOADS_SQL                                   \
+    "INSERT INTO task_payload (seq, input, metadata, limits)" \
+    " SELECT c0, c1, c2, c3 FROM given(?1)"
+enum { INSERT_COLUMNS = 17, PAYLOAD_COLUMNS = 4 };
+
+static void insert_cells(const TaskRow *row, Gate gate, DbCell cells[INSERT_COLUMNS])
+{
+    assert(!uuid_is_zero(row->id) && row->lane < LANE_N_ && row->version_id.len > 0);
+    DbCell *c = cells;
+    *c++ = cell_uuid(&row->id);
+    *c++ = cell_i64((int64_t)row->lane);
+    *c++ = cell_i64(row->created_at_ms);
+    *c++ = cell_i64(row->ready_at_ms);
+    *c++ = cell_i64(row->time_limit_ms);
+    *c++ = cell_text(row->agent);
+    *c++ = cell_text(row->version_id);
+    *c++ = cell_uuid_or_null(&row->parent_id);
+    *c++ = cell_text_or_null(row->session_id);
+    *c++ = cell_text_or_null(row->user_id);
+    *c++ = cell_text_or_null(row->tenant_id);
+    *c++ = cell_text_or_null(row->webhook_url);
+    *c++ = cell_text_or_null(row->traceparent);
+    *c++ = cell_i64(row->session_max);
+    *c++ = cell_i64((int64_t)gate);
+    *c++ = cell_uuid_or_null(&row->shadow_of);
+    *c++ = cell_i64((int64_t)row->input.len);
+    assert(c == cells + INSERT_COLUMNS);
+}
+
+static int payloads_insert(Db *db, const TaskRow *rows, size_t n, int64_t seq)
+{
+    DbCell cells[INSERTS_MAX][PAYLOAD_COLUMNS];
+    DbGiven given = { &cells[0][0], n, PAYLOAD_COLUMNS };
+    for (size_t i = 0; i < n; i++) {
+        cells[i][0] = cell_i64(seq + (int64_t)i);
+        cells[i][1] = cell_text(rows[i].input);
+        cells[i][2] = cell_text_or_null(rows[i].metadata);
+        cells[i][3] = cell_text_or_null(rows[i].limits);
+    }
+    return given_run(db_stmt(db, INSERT_PAYLOADS_SQL), &given, NULL);
+}
+
+static int rows_insert(Db *db, const TaskRow *rows, size_t n, int64_t *ret_seq)
+{
+    DbCell cells[INSERTS_MAX][INSERT_COLUMNS];
+    DbGiven given = { &cells[0][0], n, INSERT_COLUMNS };
+    int64_t added = 0;
+    for (size_t i = 0; i < n; i++) {
+        Gate gate;
+        assert(n == 1 || rows[i].session_max == 0);
+        int r = gate_new(db, &rows[i], &gate);
+        if (r != 0) return r;
+        insert_cells(&rows[i], gate, cells[i]);
+    }
+    int r = given_run(db_stmt(db, INSERT_TASKS_SQL), &given, &added);
+    if (r != 0) return r;
+    assert(added == (int64_t)n);
+    *ret_seq = db_last_insert_id(db) - (int64_t)n + 1;
+    return payloads_insert(db, rows, n, *ret_seq);
 }
 
 int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq)
 {
-    assert(!uuid_is_zero(row->id) && row->lane < LANE_N_ && row->version_id.len > 0);
     assert(row->session_max == 0 || !str_empty(row->session_id));
-    Gate gate;
-    int r = gate_new(db, row, &gate);
-    if (r != 0) return r;
-    RowIn in = row_in(db, "INSERT INTO task (id, state, lane, created_at_ms, ready_at_ms,"
-                          " time_limit_ms, agent, version_id, parent_id, session_id, user_id,"
-                          " tenant_id, webhook_url, traceparent, session_max, gate, shadow_of,"
-                          " input_bytes)"
-                          " VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,"
-                          " ?14, ?15, ?16, ?17)");
-    in_uuid(&in, &row->id);
-    in_i64(&in, (int64_t)row->lane);
-    in_i64(&in, row->created_at_ms);
-    in_i64(&in, row->ready_at_ms);
-    in_i64(&in, row->time_limit_ms);
-    in_text(&in, row->agent);
-    in_text(&in, row->version_id);
-    in_uuid(&in, &row->parent_id);
-    in_text_or_null(&in, row->session_id);
-    in_text_or_null(&in, row->user_id);
-    in_text_or_null(&in, row->tenant_id);
-    in_text_or_null(&in, row->webhook_url);
-    in_text_or_null(&in, row->traceparent);
-    in_i64(&in, row->session_max);
-    in_i64(&in, (int64_t)gate);
-    in_uuid(&in, &row->shadow_of);
-    in_i64(&in, (int64_t)row->input.len);
-    r = row_run(in.stmt);
-    if (r != 0) return r;
-    int64_t seq = db_last_insert_id(db);
-    r = payload_insert(db, seq, row);
-    if (r != 0) return r;
-    *ret_seq = seq;
-    return 0;
+    return rows_insert(db, row, 1, ret_seq);
+}
+
+int task_insert_many(Db *db, const TaskRow *rows, size_t n, int64_t *seqs)
+{
+    int r = 0;
+    for (size_t i = 0, some; i < n && r == 0; i += some) {
+        some = MIN(n - i, INSERTS_MAX);
+        r = rows_insert(db, rows + i, some, &seqs[i]);
+        for (size_t k = 1; k < some && r == 0; k++) seqs[i + k] = seqs[i] + (int64_t)k;
+    }
+    return r;
 }
 
 /* --- heads ------------------------------------------------------------------------------------ */
@@ -168,15 +212,6 @@ int task_move_deadlines(Db *db, int64_t ms)
     s = db_stmt(db, TASK_MOVE_LATER_SQL);
     db_bind_i64(s, 1, ms);
     return row_run(s);
-}
-
-/* One statement for all rows given. */
-static int given_run(DbStmt *stmt, const DbGiven *given, int64_t *ret_changed)
-{
-    db_bind_given(stmt, 1, given);
-    int r = db_run(stmt, ret_changed);
-    assert(r != DB_E_CONFLICT);
-    return r;
 }
 
 /* --- claiming --------------------------------------------------------------------------------- */

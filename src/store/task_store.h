@@ -82,6 +82,8 @@ typedef struct {
 extern const Uuid shadow_no_twin;
 
 MUST_CHECK int task_insert(Db *db, const TaskRow *row, int64_t *ret_seq);
+/* The same for n of them at once, in this order. None has a session_max. */
+MUST_CHECK int task_insert_many(Db *db, const TaskRow *rows, size_t n, int64_t *seqs);
 
 /* Texts live in arena. Returns 0, -ENOENT, -ENOMEM (arena full), -errno. */
 MUST_CHECK int task_get(Db *db, Uuid id, unsigned parts, Arena *arena, Task *ret);

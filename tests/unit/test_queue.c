@@ -508,6 +508,59 @@ static void test_claimed_in_trouble(void **state)
     run(state, body_claimed_in_trouble);
 }
 
+typedef struct {
+    Fixture *f;
+    TaskNew new;
+    char input[16], key[16];
+    TaskSummary summary;
+    int result;
+} Mixed;
+
+static int mixed_main(void *arg)
+{
+    Mixed *m = arg;
+    return m->result = queue_submit_wait(m->f->queue, &m->new, &m->summary);
+}
+
+/* Those with a session or a key between others, some keys twice: each is what it would be alone. */
+static int body_submitted_together(void *arg)
+{
+    enum { N = 200 };
+    Fixture *f = arg;
+    static Mixed mixed[N];
+    FiberRef fibers[N];
+    int existing = 0;
+    for (int i = 0; i < N; i++) {
+        Mixed *m = &mixed[i];
+        *m = (Mixed){ .f = f, .result = -1 };
+        snprintf(m->input, sizeof m->input, "%d", i);
+        snprintf(m->key, sizeof m->key, "key %d", i / 20);
+        m->new = (TaskNew){ .agent = STR("support"), .lane = LANE_NORMAL, .fingerprint = STR("f") };
+        m->new.input = str_of(m->input);
+        if (i % 5 == 1) m->new.session_id = STR("s");
+        if (i % 10 == 3) m->new.idempotency_key = str_of(m->key);
+        CHECK_INT(fiber_spawn("submit", mixed_main, m, &fibers[i]), 0);
+    }
+    for (int i = 0; i < N; i++) CHECK_INT(fiber_join_wait(fibers[i], NULL), 0);
+    for (int i = 0; i < N; i++) {
+        Mixed *m = &mixed[i], *first = &mixed[i - (m->summary.existing ? 10 : 0)];
+        CHECK_INT(m->result, 0);
+        CHECK(uuid_eq(m->summary.id, first->summary.id));
+        Task task = get(f, m->summary.id);
+        CHECK(str_eq(task.input, str_of(first->input)));
+        CHECK_INT(task.session_id.len, i % 5 == 1);
+        existing += m->summary.existing;
+    }
+    CHECK_INT(existing, N / 20);
+    check_counts(f, LANE_NORMAL, N - N / 20, 0);
+    return 0;
+}
+
+static void test_submitted_together(void **state)
+{
+    run(state, body_submitted_together);
+}
+
 static int body_poll_later(void *arg)
 {
     Fixture *f = arg;
@@ -679,6 +732,7 @@ int main(void)
         TEST(test_claimed_at_submission),
         TEST(test_claimed_by_turns),
         TEST(test_claimed_in_trouble),
+        TEST(test_submitted_together),
         TEST(test_poll_later),
         TEST(test_small_arena),
         TEST(test_crowd),

@@ -254,6 +254,52 @@ static int64_t put_task(Db *db, int n, Lane lane, int64_t ready_at_ms, const cha
     return seq;
 }
 
+/* More than a statement takes, each with what is its own. */
+static int job_task_many(Db *db, void *arg)
+{
+    enum { N = 150 };
+    static TaskRow rows[N];
+    int64_t seqs[N], before = put_task(db, 1, LANE_LOW, 1, "support"), ready_ms;
+    char inputs[N][16];
+    Arena *arena = arg;
+    Task t;
+    for (int i = 0; i < N; i++) {
+        snprintf(inputs[i], sizeof inputs[i], "{\"i\":%d}", i);
+        rows[i] = (TaskRow){ .id = id_of(100 + i),
+                             .parent_id = i % 3 ? (Uuid){ 0 } : id_of(1),
+                             .agent = i % 2 ? STR("support") : STR("billing"),
+                             .version_id = hex_id('a', '0'),
+                             .lane = (Lane)(i % LANE_N_),
+                             .created_at_ms = 10,
+                             .ready_at_ms = i % 5 ? 10 : 1000 + i,
+                             .input = str_of(inputs[i]),
+                             .limits = i % 7 ? STR_NULL : STR("{}"),
+                             .tenant_id = i % 4 ? STR_NULL : STR("t") };
+    }
+    CHECK_INT(task_insert_many(db, rows, 0, seqs), 0);
+    CHECK_INT(task_insert_many(db, rows, N, seqs), 0);
+    for (int i = 0; i < N; i++) {
+        CHECK_INT(seqs[i], before + 1 + i);
+        if (!CHECK_INT(task_get_by_seq(db, seqs[i], TASK_PART_PAYLOAD, arena, &t), 0)) return 0;
+        CHECK(uuid_eq(t.id, rows[i].id) && uuid_eq(t.parent_id, rows[i].parent_id));
+        CHECK_INT(t.state, TASK_QUEUED);
+        CHECK_INT(t.lane, rows[i].lane);
+        CHECK_INT(t.ready_at_ms, rows[i].ready_at_ms);
+        CHECK(str_eq(t.agent, rows[i].agent));
+        CHECK(str_eq(t.input, rows[i].input));
+        CHECK(str_eq(t.limits, rows[i].limits) && str_eq(t.tenant_id, rows[i].tenant_id));
+        CHECK_INT(t.metadata.len + t.session_id.len, 0);
+    }
+    CHECK_INT(gate_next(db, LANE_CRITICAL, &ready_ms), 0); /* those of later wait at theirs */
+    CHECK_INT(ready_ms, 1000);
+    return 0;
+}
+
+static void test_task_many(void **state)
+{
+    run(state, job_task_many);
+}
+
 static int start(Db *db, int64_t seq, Uuid worker_id, int64_t fence, int64_t now_ms)
 {
     CLEANUP(arena_deinit) Arena arena;
@@ -1072,6 +1118,7 @@ int main(void)
         TEST(test_versions),
         TEST(test_versions_never_change),
         TEST(test_routing),
+        TEST(test_task_many),
         TEST(test_task_life),
         TEST(test_old_attempt),
         TEST(test_task_restart),
