@@ -304,6 +304,7 @@ typedef struct {
     Str anthropic_beta;      /* passed on when not empty */
     int64_t timeout_ms;      /* the client's patience, bounds all waiting; 0: unknown */
     int64_t read_timeout_ms; /* and with silence; does not bound streams, which have heartbeats */
+    Str request_id;          /* that errors tell; empty: the attempt's id */
 } GatewayRequest;
 
 typedef struct {

@@ -58,9 +58,13 @@ static Api path_api(Str path)
 int ask_answer_wait(const TaskAsk *ask, int status, const GatewayField *field, Str body)
 {
     const GatewayReply *reply = ask->reply;
-    GatewayField fields[2] = { { "content-type", STR("application/json") } };
+    GatewayField fields[3] = { { "content-type", STR("application/json") } };
     size_t n = 1;
     if (field) fields[n++] = *field;
+    Str id = ask->http->request_id;
+    if (path_api(ask->http->path) == API_MESSAGES &&
+        !str_empty(id)) /* Anthropic's clients want it */
+        fields[n++] = (GatewayField){ "request-id", id };
     int r = reply->start_wait(reply->ctx, status, fields, n, false);
     if (r == 0) r = reply->write_wait(reply->ctx, body);
     return r == 0 ? reply->end_wait(reply->ctx) : r;
@@ -96,9 +100,10 @@ static void server_error_body(HttpReq *req, int status, const char *detail, Buf 
     Problem problem = status == 413  ? PROBLEM_TOO_LARGE
                       : status < 500 ? PROBLEM_INVALID
                                      : PROBLEM_INTERNAL;
+    Api api = path_api(req->path);
     *content_type = "application/json";
-    (void)problem_body(body, problem, path_api(req->path), str_of(detail), NULL,
-                       str_of(req->request_id));
+    if (api == API_MESSAGES) http_header_add(req, "request-id", str_of(req->request_id));
+    (void)problem_body(body, problem, api, str_of(detail), NULL, str_of(req->request_id));
 }
 
 int ask_json_wait(const TaskAsk *ask, JsonOut *out, Buf *body)
@@ -161,7 +166,8 @@ static int model_call_wait(const TaskAsk *ask, Api api)
                                .anthropic_version = http->anthropic_version,
                                .anthropic_beta = http->anthropic_beta,
                                .timeout_ms = http->timeout_ms,
-                               .read_timeout_ms = http->read_timeout_ms };
+                               .read_timeout_ms = http->read_timeout_ms,
+                               .request_id = http->request_id };
     int r = gateway_call_wait(ask->task, &request, ask->reply);
     return r > 0 || r == -ESTALE ? 0 : r; /* answered, or nobody there to answer */
 }

@@ -172,8 +172,11 @@ void reply_problem_wait(ModelCall *call)
     if (problem_is_final(call->problem)) add(&fields, "x-should-retry", STR("false"));
     add_retry_after(&fields, call);
     add_ours(&fields, call);
+    Str id = call->request->request_id;
+    if (str_empty(id)) id = str_of(call->record.id);
+    if (call->request->api == API_MESSAGES && !str_empty(id)) add(&fields, "request-id", id);
     (void)problem_body(&body, call->problem, call->request->api, str_of(call->message), call->param,
-                       str_of(call->record.id));
+                       id);
     if (!begin_wait(call, problem_status(call->problem), &fields, false)) return;
     write_wait(call, buf_str(&body));
     end_wait(call);

@@ -793,6 +793,19 @@ static void test_refusals(void **state)
     rig_run(refusals_wait);
 }
 
+/* Anthropic's clients show the id of the header, and that of the body. */
+static void check_request_id(const Reply *reply)
+{
+    char id[64] = "", want[96];
+    const char *at = strstr(reply->all, "\nrequest-id: ");
+    if (!CHECK(at)) return;
+    str_copy(id, sizeof id, str_make(at + strlen("\nrequest-id: "), 36));
+    snprintf(want, sizeof want, "\"request_id\":\"%s\"", id);
+    CHECK_HAS(reply_str(reply), want);
+    snprintf(want, sizeof want, "x-request-id: %s\n", id);
+    CHECK_HAS(str_of(reply->all), want);
+}
+
 static int door(HttpReq *req, void *ctx)
 {
     (void)ctx;
@@ -812,6 +825,7 @@ static void routes_wait(void *arg)
         { "/v1/messages/batches", true, 404, "{\"type\":\"error\"" },
         { "/v1/chat/completions", false, 405, "{\"error\":{\"message\":" },
         { "/v1/messages", false, 405, "{\"type\":\"error\"" },
+        { "/v1/messages", true, 400, "{\"type\":\"error\"" },
         { "/v1/chat/completions/", true, 404, "unknown_url" },
         { "/v1//chat/completions", true, 404, "unknown_url" },
         { "/v1/models", true, 405, "error" },
@@ -832,6 +846,7 @@ static void routes_wait(void *arg)
         Reply reply = rig_request_wait(rig, want[i].path, want[i].post ? STR("{}") : STR(""));
         if (!CHECK_INT(reply.status, want[i].status)) fprintf(stderr, "  for %s\n", want[i].path);
         CHECK_HAS(reply_str(&reply), want[i].says);
+        if (strstr(want[i].says, "\"type\":\"error\"")) check_request_id(&reply);
     }
     CLEANUP(reply_deinit) Reply task = rig_request_wait(rig, "/gantry/v1/task", STR(""));
     CHECK_HAS(reply_str(&task), "\"limits\":{\"tokensPerTask\":1000,\"toolCallsPerTask\":null,"
