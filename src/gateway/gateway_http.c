@@ -310,11 +310,19 @@ static const Route *route_of(Str path)
     return NULL;
 }
 
+/* HEAD asks what GET would say; what answers it leaves the body out. */
+static bool method_fits(Str method, const char *of_route)
+{
+    return str_eq(method, str_of(of_route)) ||
+           (str_eq(method, STR("HEAD")) && strcmp(of_route, "GET") == 0);
+}
+
 static int other_method_wait(const TaskAsk *ask, const char *allowed, const char *message)
 {
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, 4096);
-    GatewayField allow = { "allow", str_of(allowed) };
+    bool get = strcmp(allowed, "GET") == 0;
+    GatewayField allow = { "allow", get ? STR("GET, HEAD") : str_of(allowed) };
     stats_refused(ask->task->gateway, PROBLEM_METHOD);
     ask->task->totals.calls_refused++;
     (void)problem_body(&body, PROBLEM_METHOD, path_api(ask->http->path), str_of(message), NULL,
@@ -327,7 +335,7 @@ static int other_path_wait(const TaskAsk *ask)
 {
     const GatewayHttp *http = ask->http;
     if (str_starts_with(http->path, STR("/v1/models/"))) {
-        if (str_eq(http->method, STR("GET"))) return task_model_wait(ask);
+        if (method_fits(http->method, "GET")) return task_model_wait(ask);
         return other_method_wait(ask, "GET", "models can only be looked at");
     }
     if (str_starts_with(http->path, STR("/v1/responses/")))
@@ -341,7 +349,7 @@ static int serve_wait(const TaskAsk *ask)
 {
     const Route *route = route_of(ask->http->path);
     if (!route) return other_path_wait(ask);
-    if (str_eq(ask->http->method, str_of(route->method))) return route->handle_wait(ask);
+    if (method_fits(ask->http->method, route->method)) return route->handle_wait(ask);
     return other_method_wait(ask, route->method, "this route has another method");
 }
 

@@ -250,8 +250,8 @@ static inline size_t rig_url(const Rig *rig, const char *path, char out[256])
     return (size_t)snprintf(out, 256, "http://127.0.0.1:%u%s", gateway_task_port(rig->task), path);
 }
 
-/* As an SDK would: keys and all. body "" is a GET. */
-static inline Reply rig_request_wait(Rig *rig, const char *path, Str body)
+/* As an SDK would: keys and all. */
+static inline Reply rig_method_wait(Rig *rig, Str method, const char *path, Str body)
 {
     char url[256];
     HttpClientField fields[] = { { "content-type", STR("application/json") },
@@ -262,7 +262,8 @@ static inline Reply rig_request_wait(Rig *rig, const char *path, Str body)
                                  { "anthropic-version", STR("2023-06-01") },
                                  { "anthropic-beta", STR("some-beta") } };
     bool messages = strncmp(path, "/v1/messages", 12) == 0;
-    HttpCallOptions options = { .url = str_make(url, rig_url(rig, path, url)),
+    HttpCallOptions options = { .method = method,
+                                .url = str_make(url, rig_url(rig, path, url)),
                                 .fields = fields,
                                 .fields_n = messages ? 7 : 5,
                                 .body = body,
@@ -283,6 +284,12 @@ static inline Reply rig_request_wait(Rig *rig, const char *path, Str body)
     }
     http_call_free(call);
     return reply;
+}
+
+/* body "" is a GET. */
+static inline Reply rig_request_wait(Rig *rig, const char *path, Str body)
+{
+    return rig_method_wait(rig, STR_NULL, path, body);
 }
 
 static inline Reply rig_post_wait(Rig *rig, Api api, const char *body)

@@ -812,6 +812,27 @@ static int door(HttpReq *req, void *ctx)
     return http_reply_wait(req, 200, "text/plain", req->path);
 }
 
+/* HEAD where GET is answered, and nowhere else. */
+static void heads_wait(Rig *rig)
+{
+    static const struct {
+        const char *path;
+        int status;
+    } want[] = { { "/v1/models", 200 },
+                 { "/v1/models/sim/assistant", 200 },
+                 { "/gantry/v1/task", 200 },
+                 { "/v1/messages", 405 } };
+    for (size_t i = 0; i < ARRAY_N(want); i++) {
+        CLEANUP(reply_deinit) Reply head = rig_method_wait(rig, STR("HEAD"), want[i].path, STR(""));
+        if (!CHECK_INT(head.status, want[i].status)) fprintf(stderr, "  for %s\n", want[i].path);
+        CHECK_INT(head.body.len, 0);
+    }
+    CLEANUP(reply_deinit)
+    Reply other = rig_method_wait(rig, STR("DELETE"), "/v1/models", STR(""));
+    CHECK_INT(other.status, 405);
+    CHECK_HAS(str_of(other.all), "allow: GET, HEAD\n");
+}
+
 static void routes_wait(void *arg)
 {
     static const struct {
@@ -857,6 +878,7 @@ static void routes_wait(void *arg)
     CHECK_HAS(reply_str(&models), "sim/small");
     CHECK(str_ends_with(str_of(gateway_task_openai_url(rig->task)), STR("/v1")));
     rig->options.fallbacks_n = rig->options.tools_n = 0;
+    heads_wait(rig);
 }
 
 static void test_routes(void **state)
