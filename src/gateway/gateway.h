@@ -337,8 +337,8 @@ MUST_CHECK int gateway_call_wait(GatewayTask *task, const GatewayRequest *reques
 /* A request of HTTP to one of the routes for models, read by whoever has its connection. */
 typedef struct {
     Str method, path;
-    Str body; /* whole */
-    Str anthropic_version, anthropic_beta;
+    Str body;                              /* whole */
+    Str anthropic_version, anthropic_beta; /* several fields of the latter are joined */
     Str request_id;
     int64_t timeout_ms, read_timeout_ms; /* as in GatewayRequest */
     Arena *arena;                        /* for what the answer is made of */

@@ -124,6 +124,18 @@ static int64_t client_timeout_ms(const HttpReq *req, const char *name)
     return seconds * 1000;
 }
 
+/* A list may come in several fields, which are one with commas between them. */
+static Str header_list(HttpReq *req, const char *name)
+{
+    Str all = STR_NULL;
+    for (size_t i = 0; i < req->fields_n; i++) {
+        Str value = req->fields[i].value;
+        if (!str_eq_nocase(req->fields[i].name, str_of(name)) || str_empty(value)) continue;
+        all = str_empty(all) ? value : arena_join(&req->arena, (Str[]){ all, STR(","), value }, 3);
+    }
+    return all;
+}
+
 void gateway_http_read(HttpReq *req, GatewayHttp *ret)
 {
     *ret = (GatewayHttp){
@@ -131,7 +143,7 @@ void gateway_http_read(HttpReq *req, GatewayHttp *ret)
         .path = req->path,
         .request_id = str_of(req->request_id),
         .anthropic_version = http_header(req, "anthropic-version"),
-        .anthropic_beta = http_header(req, "anthropic-beta"),
+        .anthropic_beta = header_list(req, "anthropic-beta"),
         .timeout_ms = client_timeout_ms(req, "x-stainless-timeout"),
         .read_timeout_ms = client_timeout_ms(req, "x-stainless-read-timeout"),
         .arena = &req->arena,

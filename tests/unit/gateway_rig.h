@@ -260,12 +260,13 @@ static inline Reply rig_method_wait(Rig *rig, Str method, const char *path, Str 
                                  { "openai-organization", STR("org-agent") },
                                  { "cookie", STR("agent=cookie") },
                                  { "anthropic-version", STR("2023-06-01") },
-                                 { "anthropic-beta", STR("some-beta") } };
+                                 { "anthropic-beta", STR("some-beta") },
+                                 { "anthropic-beta", STR("other-beta") } };
     bool messages = strncmp(path, "/v1/messages", 12) == 0;
     HttpCallOptions options = { .method = method,
                                 .url = str_make(url, rig_url(rig, path, url)),
                                 .fields = fields,
-                                .fields_n = messages ? 7 : 5,
+                                .fields_n = messages ? 8 : 5,
                                 .body = body,
                                 .idle_timeout_ms = 20000 };
     Reply reply = { .status = 0 };

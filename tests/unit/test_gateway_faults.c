@@ -519,7 +519,7 @@ static void upward_wait(void *arg)
     CHECK_HAS(str_of(seen_head), "POST /v1/messages HTTP/1.1\r\n");
     CHECK_HAS(str_of(seen_head), "x-api-key: " RIG_KEY "\r\n");
     CHECK_HAS(str_of(seen_head), "anthropic-version: 2023-06-01\r\n");
-    CHECK_HAS(str_of(seen_head), "anthropic-beta: some-beta\r\n");
+    CHECK_HAS(str_of(seen_head), "anthropic-beta: some-beta,other-beta\r\n");
     CHECK(absent(seen_head, RIG_AGENT_KEY) && absent(seen_head, "authorization"));
     CHECK_HAS(str_of(seen_body), "\"max_tokens\":77");
 

@@ -322,7 +322,7 @@ static StubEnd count_stub(StubRequest *request, void *ctx)
     (void)ctx;
     CHECK_STR(request->path, STR("/v1/messages/count_tokens"));
     CHECK_STR(stub_field(request, "x-api-key"), STR(RIG_KEY));
-    CHECK_STR(stub_field(request, "anthropic-beta"), STR("some-beta"));
+    CHECK_STR(stub_field(request, "anthropic-beta"), STR("some-beta,other-beta"));
     CHECK(str_find(request->body, STR("max_tokens")) < 0);
     CHECK(str_find(request->head, str_of(RIG_AGENT_KEY)) < 0);
     stub_sends(request,
