@@ -51,7 +51,8 @@ static bool gone(void *ctx)
 /* Which API a path belongs to, for the shape of its errors. */
 static Api path_api(Str path)
 {
-    bool messages = str_starts_with(path, STR("/v1/messages")) || str_eq(path, STR("/messages"));
+    bool messages = str_starts_with(path, STR("/v1/messages")) ||
+                    str_starts_with(path, STR("/messages"));
     return messages ? API_MESSAGES : API_CHAT;
 }
 
@@ -308,8 +309,9 @@ static const Route routes[] = {
     { "POST", "/v1/messages", messages_wait },
     { "POST", "/v1/embeddings", embeddings_wait },
     { "POST", "/v1/messages/count_tokens", task_count_tokens_wait },
-    { "POST", "/messages",
-      messages_wait }, /* clients that expect ANTHROPIC_BASE_URL to end in /v1 */
+    /* clients that expect ANTHROPIC_BASE_URL to end in /v1 */
+    { "POST", "/messages", messages_wait },
+    { "POST", "/messages/count_tokens", task_count_tokens_wait },
     { "GET", "/v1/models", task_models_wait },
     { "GET", "/gantry/v1/task", task_wait },
     { "GET", "/gantry/v1/flags", flags_wait },

@@ -846,6 +846,8 @@ static void routes_wait(void *arg)
         { "/v1/messages/batches", true, 404, "{\"type\":\"error\"" },
         { "/v1/chat/completions", false, 405, "{\"error\":{\"message\":" },
         { "/v1/messages", false, 405, "{\"type\":\"error\"" },
+        { "/messages/count_tokens", false, 405, "{\"type\":\"error\"" },
+        { "/messages/count_tokens", true, 400, "`model` is missing" },
         { "/v1/messages", true, 400, "{\"type\":\"error\"" },
         { "/v1/chat/completions/", true, 404, "unknown_url" },
         { "/v1//chat/completions", true, 404, "unknown_url" },

@@ -68,6 +68,7 @@ static const char *const money_routes[] = {
     "POST /v1/messages/count_tokens",
     "POST /v1/messages?beta=true",
     "POST /messages",
+    "POST /messages/count_tokens",
 };
 
 static void admission_wait(void *arg)
