@@ -17,7 +17,7 @@ typedef struct {
     Arena scratch; /* one event, parsed */
     Buf tail;      /* from the terminal event on: given away only once the record is durable */
     int64_t tail_until_ms;
-    bool drop_usage;              /* the agent did not ask for the usage chunk */
+    bool drop_usage;              /* the agent did not ask for usage: Gantry did */
     TranslateStream *translation; /* NULL: the agent speaks the provider's API */
     Buf translated;               /* one event */
     bool lost;                    /* it could not be translated to its end */
@@ -125,6 +125,44 @@ static int64_t next_sequence(const Streaming *s)
     return s->translation ? translate_stream_sequence(s->translation) : (int64_t)s->state.events;
 }
 
+static size_t spaces_n(Str text)
+{
+    size_t n = 0;
+    while (n < text.len && (text.ptr[n] == ' ' || text.ptr[n] == '\t')) n++;
+    return n;
+}
+
+/* Where `, "usage": null` stands in raw, as the provider sends it in each chunk because Gantry asked
+ * for usage. Within a string its quotes would have backslashes, so it is a member; of which object
+ * is only certain when there is no other. */
+static bool find_usage_null(Str raw, size_t *ret_from, size_t *ret_to)
+{
+    Str key = STR("\"usage\"");
+    ptrdiff_t at = str_find(raw, key);
+    if (at <= 0 || str_find(str_skip(raw, (size_t)at + key.len), key) >= 0) return false;
+    size_t from = (size_t)at, to = from + key.len;
+    while (from > 0 && raw.ptr[from - 1] == ' ') from--;
+    to += spaces_n(str_skip(raw, to));
+    if (from == 0 || raw.ptr[from - 1] != ',' || to == raw.len || raw.ptr[to] != ':') return false;
+    to++;
+    to += spaces_n(str_skip(raw, to));
+    if (!str_starts_with(str_skip(raw, to), STR("null"))) return false;
+    *ret_from = from - 1;
+    *ret_to = to + strlen("null");
+    return true;
+}
+
+/* The event as the agent would have been sent it, had Gantry not asked for usage. */
+static Str without_usage_null(Streaming *s, const SsePiece *piece, const StreamNote *note)
+{
+    size_t from, to;
+    Str raw = piece->raw;
+    if (!s->drop_usage || json_type(json_get(note->json, "usage")) != JSON_NULL) return raw;
+    if (!find_usage_null(raw, &from, &to)) return raw;
+    Str cut = arena_join(&s->scratch, (Str[]){ str_sub(raw, 0, from), str_skip(raw, to) }, 2);
+    return cut.ptr ? cut : raw;
+}
+
 static int take_event_wait(Streaming *s, const SsePiece *piece)
 {
     ModelCall *call = s->call;
@@ -141,7 +179,8 @@ static int take_event_wait(Streaming *s, const SsePiece *piece)
         s->tail_until_ms = deadline_after(GATEWAY_TAIL_MS);
     if (note.usage_only && s->drop_usage) return 0;
     if (s->translation && is_unreadable(s, piece, &note)) return lose(s, -EPROTO);
-    int r = s->translation ? translate_wait(s, piece, &note) : give_wait(s, piece->raw);
+    int r = s->translation ? translate_wait(s, piece, &note)
+                           : give_wait(s, without_usage_null(s, piece, &note));
     if (r != 0) return r;
     return is_finished(s) ? STREAM_E_FINISHED : 0;
 }

@@ -490,6 +490,47 @@ static void test_faithful(void **state)
     rig_run_with(faithful_wait, scripted, NULL);
 }
 
+/* Providers that were asked for usage say in every chunk that it is not known yet. An agent that did
+ * not ask is not told. */
+static void usage_null_wait(void *arg)
+{
+    static const struct {
+        const char *chunk, *without;
+    } want[] = {
+        { "{\"id\":\"1\",\"usage\":null}", "{\"id\":\"1\"}" },
+        { "{\"id\":\"1\", \"usage\" :\t null, \"x\":[]}", "{\"id\":\"1\", \"x\":[]}" },
+        { "{\"id\":\"\\\"usage\\\":null\",\"usage\":null}", "{\"id\":\"\\\"usage\\\":null\"}" },
+        /* as they came: whose member it is would have to be searched for */
+        { "{\"usage\":null,\"id\":\"1\"}", NULL },
+        { "{\"x\":{\"y\":1,\"usage\":null},\"usage\":null}", NULL },
+        { "{\"x\":{\"y\":1,\"usage\":null}}", NULL },
+        { "{\"id\":\"usage\",\"usage\":{\"prompt_tokens\":null}, \"choices\":[{\"delta\":{\"a\":1}}]}",
+          NULL },
+    };
+    static const char end[] =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    Rig *rig = arg;
+    for (size_t i = 0; i < 2 * ARRAY_N(want); i++) {
+        bool asked = i % 2;
+        const char *chunk = want[i / 2].chunk, *without = want[i / 2].without;
+        char answer[1024], told[1024];
+        snprintf(answer, sizeof answer, "data: %s\n\n%s", chunk, end);
+        snprintf(told, sizeof told, "data: %s\n\n%s", without && !asked ? without : chunk, end);
+        script_body(SSE_HEAD, answer);
+        CLEANUP(reply_deinit)
+        Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", true,
+                                   asked ? "\"stream_options\":{\"include_usage\":true}," : "",
+                                   "hi");
+        CHECK_STR(reply_str(&reply), str_of(told));
+    }
+}
+
+static void test_usage_null(void **state)
+{
+    (void)state;
+    rig_run_with(usage_null_wait, scripted, NULL);
+}
+
 /* What goes up: our key, the body as it was but for the edits; nothing of the agent's head. */
 static void upward_wait(void *arg)
 {
@@ -786,19 +827,13 @@ static void test_broken_connections(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_modes),
-        cmocka_unit_test(test_fallbacks),
-        cmocka_unit_test(test_unread),
-        cmocka_unit_test(test_left),
-        cmocka_unit_test(test_no_fallback),
-        cmocka_unit_test(test_tool_cut),
-        cmocka_unit_test(test_time),
-        cmocka_unit_test(test_faithful),
-        cmocka_unit_test(test_upward),
-        cmocka_unit_test(test_usage_shapes),
-        cmocka_unit_test(test_responses),
-        cmocka_unit_test(test_overshoot),
-        cmocka_unit_test(test_broken_connections),
+        cmocka_unit_test(test_modes),        cmocka_unit_test(test_fallbacks),
+        cmocka_unit_test(test_unread),       cmocka_unit_test(test_left),
+        cmocka_unit_test(test_no_fallback),  cmocka_unit_test(test_tool_cut),
+        cmocka_unit_test(test_time),         cmocka_unit_test(test_faithful),
+        cmocka_unit_test(test_usage_null),   cmocka_unit_test(test_upward),
+        cmocka_unit_test(test_usage_shapes), cmocka_unit_test(test_responses),
+        cmocka_unit_test(test_overshoot),    cmocka_unit_test(test_broken_connections),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
