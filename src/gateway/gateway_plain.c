@@ -144,6 +144,7 @@ int call_error_wait(ModelCall *call, CallFailure *ret)
     int status = http_call_status(call->upstream);
     int r = read_answer_wait(call, &answer);
     bool readable = r == HTTP_CALL_E_END && status >= 400 && !call_is_encoded(call);
+    (void)key_mask(call->target->provider, answer.ptr, answer.len);
     call->record.status = readable ? status : problem_status(PROBLEM_UNREACHABLE);
     call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s answered with status %d",
                  call->target->provider->name, status);

@@ -176,6 +176,9 @@ MUST_CHECK int limits_enter_wait(const TaskAsk *ask, const GatewayProvider *prov
 /* What came of it: the answer's status, 0: none came, -1: it was given up. retry_after: the
  * answer's field. */
 void limits_done(GatewayTask *task, CallPermit *permit, int status, Str retry_after);
+/* gateway_reply.c: overwrites the provider's key with asterisks in what it said, as when it quotes
+ * what it was sent: agents must not learn it. Returns whether it was there. */
+bool key_mask(const GatewayProvider *provider, char *text, size_t n);
 /* Answer with a whole JSON document (and a field more of the head, or NULL), or a problem. Return
  * what the reply did, or -ENOMEM. */
 int ask_answer_wait(const TaskAsk *ask, int status, const GatewayField *field, Str body);

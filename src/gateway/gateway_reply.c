@@ -18,6 +18,22 @@ static void add(FieldList *fields, const char *name, Str value)
     fields->list[fields->n++] = (GatewayField){ name, value };
 }
 
+#define SECRET_BYTES_MIN 8 /* of a key: a shorter one is no secret, and would stand in any text */
+
+bool key_mask(const GatewayProvider *provider, char *text, size_t n)
+{
+    Str key = str_of(provider->key), rest = str_make(text, n);
+    bool found = false;
+    if (key.len < SECRET_BYTES_MIN) return false;
+    for (;;) {
+        ptrdiff_t at = str_find(rest, key);
+        if (at < 0) return found;
+        rest = str_skip(rest, (size_t)at + key.len);
+        memset(text + n - rest.len - key.len, '*', key.len);
+        found = true;
+    }
+}
+
 /* Answers' heads are rebuilt: only these fields come down. What was translated has another type
  * than what came. */
 static bool passes(const ModelCall *call, Str name)
@@ -36,6 +52,12 @@ static bool passes(const ModelCall *call, Str name)
     return false;
 }
 
+static bool quotes_key(const ModelCall *call, Str value)
+{
+    Str key = str_of(call->target->provider->key);
+    return key.len >= SECRET_BYTES_MIN && str_find(value, key) >= 0;
+}
+
 static Str answer_type(const ModelCall *call, bool streamed)
 {
     if (!call_is_translated(call)) return http_call_field(call->upstream, "content-type");
@@ -49,6 +71,7 @@ static void add_upstream(FieldList *fields, ModelCall *call, bool streamed)
     for (size_t i = 0; http_call_field_at(call->upstream, i, &name, &value); i++) {
         if (fields->n >= FIELDS_PASSED_MAX) return;
         if (!passes(call, name) || !http1_name_ok(name)) continue;
+        if (quotes_key(call, value)) continue;
         if (call->no_retry && str_eq_nocase(name, STR("x-should-retry"))) continue; /* ours */
         const char *copy = arena_cstr(&call->arena, name);
         if (copy) add(fields, copy, value);

@@ -12,6 +12,7 @@ int call_problem(ModelCall *call, Problem problem, const char *param, const char
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
+    if (call->target) (void)key_mask(call->target->provider, text, strlen(text));
     str_copy(call->message, sizeof call->message, str_of(text));
     call->problem = problem;
     call->param = param;

@@ -261,6 +261,7 @@ static int end_wait(Streaming *s)
     if (!complete)
         call_problem(call, PROBLEM_UNREACHABLE, NULL, "%s: %s", call->target->provider->name,
                      s->state.error_text);
+    if (!complete) (void)key_mask(call->target->provider, s->tail.ptr, s->tail.len);
     int e = s->translation ? translate_end(s) : 0;
     if (e < 0) return cut_wait(s, e);
     bool sent = complete || call->answering; /* else another attempt, or a status, says it better */

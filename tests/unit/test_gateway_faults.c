@@ -423,6 +423,7 @@ static StubEnd scripted(StubRequest *request, void *ctx)
 }
 
 #define JSON_HEAD "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+#define DELTA "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n"
 #define SSE_HEAD "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
 
 /* Sets the script to answer with head and a body of known length. */
@@ -488,6 +489,41 @@ static void test_faithful(void **state)
 {
     (void)state;
     rig_run_with(faithful_wait, scripted, NULL);
+}
+
+/* A provider that quotes what it was sent tells the agent its key nowhere. */
+static void key_wait(void *arg)
+{
+    static const struct {
+        const char *head, *body, *says;
+        bool stream;
+    } want[] = {
+        { "HTTP/1.1 401 No\r\nContent-Type: application/json\r\nX-Request-Id: Bearer " RIG_KEY
+          "\r\n",
+          "{\"error\":{\"message\":\"bad key " RIG_KEY ", yes " RIG_KEY "\",\"type\":\"x\"}}",
+          "bad key *****", false },
+        { JSON_HEAD, "{\"error\":{\"message\":\"bad key " RIG_KEY "\"}}", "bad key *****", false },
+        { SSE_HEAD, DELTA "data: {\"error\":{\"message\":\"bad key " RIG_KEY "\"}}\n\n",
+          "bad key *****", true },
+        { JSON_HEAD "Request-Id: " RIG_KEY "\r\nX-Request-Id: req-7\r\n",
+          "{\"choices\":[{\"message\":{}}]}", "choices", false },
+    };
+    Rig *rig = arg;
+    for (size_t i = 0; i < ARRAY_N(want); i++) {
+        script_body(want[i].head, want[i].body);
+        CLEANUP(reply_deinit)
+        Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", want[i].stream, "", "hi");
+        bool ok = CHECK(str_find(reply_str(&reply), STR(RIG_KEY)) < 0) &&
+                  CHECK(absent(reply.all, RIG_KEY)) && CHECK(absent(rig_last(rig)->error, RIG_KEY));
+        CHECK_HAS(reply_str(&reply), want[i].says);
+        if (!ok) fprintf(stderr, "  for case %zu\n", i);
+    }
+}
+
+static void test_key(void **state)
+{
+    (void)state;
+    rig_run_with(key_wait, scripted, NULL);
 }
 
 /* Providers that were asked for usage say in every chunk that it is not known yet. An agent that did
@@ -600,7 +636,6 @@ static void test_upward(void **state)
 
 /* --- usage in every shape that was seen in the wild ------------------------------------------- */
 
-#define DELTA "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n"
 #define FINISH "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n"
 #define DONE "data: [DONE]\n\n"
 #define END "}\n\n"
@@ -827,13 +862,21 @@ static void test_broken_connections(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_modes),        cmocka_unit_test(test_fallbacks),
-        cmocka_unit_test(test_unread),       cmocka_unit_test(test_left),
-        cmocka_unit_test(test_no_fallback),  cmocka_unit_test(test_tool_cut),
-        cmocka_unit_test(test_time),         cmocka_unit_test(test_faithful),
-        cmocka_unit_test(test_usage_null),   cmocka_unit_test(test_upward),
-        cmocka_unit_test(test_usage_shapes), cmocka_unit_test(test_responses),
-        cmocka_unit_test(test_overshoot),    cmocka_unit_test(test_broken_connections),
+        cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_fallbacks),
+        cmocka_unit_test(test_unread),
+        cmocka_unit_test(test_left),
+        cmocka_unit_test(test_no_fallback),
+        cmocka_unit_test(test_tool_cut),
+        cmocka_unit_test(test_time),
+        cmocka_unit_test(test_faithful),
+        cmocka_unit_test(test_key),
+        cmocka_unit_test(test_usage_null),
+        cmocka_unit_test(test_upward),
+        cmocka_unit_test(test_usage_shapes),
+        cmocka_unit_test(test_responses),
+        cmocka_unit_test(test_overshoot),
+        cmocka_unit_test(test_broken_connections),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
