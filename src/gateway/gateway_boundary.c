@@ -81,6 +81,10 @@ static void task_obey(GatewayTask *task)
         call->switched_off = true;
         http_abort(&call->abort);
     }
+    LIST_EACH (&task->counts, node) {
+        CountFlight *count = CONTAINER_OF(node, CountFlight, node);
+        if (!on || !task_model_on(task, count->model)) http_abort(&count->abort);
+    }
     cond_broadcast(&task->changed);
 }
 

@@ -38,6 +38,7 @@ static void call_free(ModelCall *call)
 void calls_abort(GatewayTask *task)
 {
     LIST_EACH (&task->calls, node) http_abort(&CONTAINER_OF(node, ModelCall, node)->abort);
+    LIST_EACH (&task->counts, node) http_abort(&CONTAINER_OF(node, CountFlight, node)->abort);
 }
 
 void calls_wake(GatewayTask *task)

@@ -3,6 +3,7 @@
 #include "base/diag.h"
 #include "codec/url.h"
 #include "gateway/gateway_call.h"
+#include "logic/retry.h"
 
 #define COUNT_ANSWER_BYTES_MAX ((size_t)64 * 1024)
 
@@ -188,6 +189,50 @@ static int estimate_wait(const Count *count)
     return ask_answer_wait(count->ask, 200, &estimated, buf_str(&body));
 }
 
+/* The provider's own. SDKs are not to try it again, but for a rate limit: that is waited for here the
+ * next time. */
+static int count_error_wait(const Count *count, const HttpResponse *response)
+{
+    GatewayField final = { "x-should-retry", STR("false") };
+    bool again = retry_status_may(response->status) && response->status != 429;
+    CLEANUP(buf_deinit) Buf body;
+    buf_init(&body, COUNT_ANSWER_BYTES_MAX);
+    (void)buf_add(&body, response->body);
+    (void)key_mask(count->provider, body.ptr, body.len);
+    return ask_answer_wait(count->ask, response->status, again ? &final : NULL, buf_str(&body));
+}
+
+/* As http_fetch_wait, and what stops the task or switches it off ends it: -ECONNABORTED. */
+static int fetch_wait(const Count *count, HttpCallOptions *options, HttpResponse *ret)
+{
+    GatewayTask *task = count->ask->task;
+    CountFlight flight = { .model = count->info.model };
+    options->abort = &flight.abort;
+    diag_clear();
+    list_push_back(&task->counts, &flight.node);
+    int r = http_fetch_wait(task->gateway->client, options, COUNT_ANSWER_BYTES_MAX,
+                            count->ask->http->arena, ret);
+    list_remove(&flight.node);
+    return r;
+}
+
+/* The rules that do not depend on money: it costs none. The provider counts it as a request. */
+static const char *count_refused(const Count *count, Problem *ret)
+{
+    GatewayTask *task = count->ask->task;
+    *ret = task_stop_problem(task->totals.stop);
+    if (task->totals.stop != GATEWAY_STOP_NONE) return task_stop_text(task->totals.stop);
+    if (task_past_deadline(task)) {
+        task_note_cap(task, CAP_BY_SECONDS);
+        *ret = PROBLEM_CAP;
+        return "the task's time is up (secondsPerTask)";
+    }
+    *ret = PROBLEM_SWITCHED_OFF;
+    if (!gateway_task_on(task) || !task_model_on(task, count->info.model))
+        return "a flag has switched the task or the model off";
+    return NULL;
+}
+
 static int forward_wait(const Count *count)
 {
     const GatewayProvider *provider = count->provider;
@@ -220,36 +265,17 @@ static int forward_wait(const Count *count)
     int r = limits_enter_wait(count->ask, provider, count->info.model, &permit, &problem, &refused);
     if (r == CALL_E_PROBLEM) return ask_problem_wait(count->ask, problem, refused);
     if (r != 0) return r == HTTP_E_GONE ? 0 : r;
-    diag_clear();
-    r = http_fetch_wait(task->gateway->client, &options, COUNT_ANSWER_BYTES_MAX, http->arena,
-                        &response);
-    limits_done(task, &permit,
-                r == -ECANCELED ? -1
-                : r != 0        ? 0
-                                : response.status,
-                response.retry_after);
+    r = fetch_wait(count, &options, &response);
+    bool given_up = r == -ECANCELED || r == -ECONNABORTED;
+    limits_done(task, &permit, given_up ? -1 : r != 0 ? 0 : response.status, response.retry_after);
     if (r == -ECANCELED) return r;
+    refused = r == -ECONNABORTED ? count_refused(count, &problem) : NULL;
+    if (refused) return ask_problem_wait(count->ask, problem, refused);
     if (r != 0 || response.status < 200 || (response.status > 299 && response.status < 400))
         return ask_problem_wait(count->ask, PROBLEM_UNREACHABLE,
                                 "the provider could not count the tokens");
-    return ask_answer_wait(count->ask, response.status, NULL, response.body);
-}
-
-/* The rules that do not depend on money: it costs none. The provider counts it as a request. */
-static const char *count_refused(const Count *count, Problem *ret)
-{
-    GatewayTask *task = count->ask->task;
-    *ret = task_stop_problem(task->totals.stop);
-    if (task->totals.stop != GATEWAY_STOP_NONE) return task_stop_text(task->totals.stop);
-    if (task_past_deadline(task)) {
-        task_note_cap(task, CAP_BY_SECONDS);
-        *ret = PROBLEM_CAP;
-        return "the task's time is up (secondsPerTask)";
-    }
-    *ret = PROBLEM_SWITCHED_OFF;
-    if (!gateway_task_on(task) || !task_model_on(task, count->info.model))
-        return "a flag has switched the task or the model off";
-    return NULL;
+    if (response.status > 299) return count_error_wait(count, &response);
+    return ask_answer_wait(count->ask, 200, NULL, response.body);
 }
 
 static int count_wait(Count *count)

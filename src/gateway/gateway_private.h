@@ -115,6 +115,7 @@ struct GatewayTask {
     int64_t tools_asked;      /* by answers of this attempt, and not run yet */
     int64_t tools_run;        /* by all attempts; earlier ones by what was counted */
     List calls;               /* ModelCall.node: all that have not returned */
+    List counts;              /* CountFlight.node: counting of tokens at a provider */
     TaskJournal journal;
     Cond changed;       /* a call settled or returned, or the task was stopped */
     HttpServer *server; /* NULL: in-process calls only */
@@ -130,6 +131,13 @@ typedef struct {
     ListNode node;
     FiberRef fiber;
 } Visit;
+
+/* On the stack of the fiber that has a provider count tokens. */
+typedef struct {
+    ListNode node;
+    HttpAbort abort;
+    Str model;
+} CountFlight;
 
 /* A call begins, or ends, to wait for what was lent. Never waits. */
 void task_lent_wait(GatewayTask *task, bool begins);
@@ -190,7 +198,7 @@ int task_models_wait(const TaskAsk *ask);
 int task_model_wait(const TaskAsk *ask);
 int task_count_tokens_wait(const TaskAsk *ask);
 
-/* gateway_call.c: ends what the calls of the task wait for upstream */
+/* gateway_call.c: ends what the calls of the task wait for upstream, and what counts */
 void calls_abort(GatewayTask *task);
 /* lets those that wait for their turn look at the task again */
 void calls_wake(GatewayTask *task);

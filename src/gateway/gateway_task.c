@@ -155,6 +155,7 @@ int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, Gatew
     task->gateway = gateway;
     arena_init(&task->arena, TASK_TEXT_BYTES_MAX);
     list_init(&task->calls);
+    list_init(&task->counts);
     list_init(&task->visits);
     cond_init(&task->changed);
     key_make(task);

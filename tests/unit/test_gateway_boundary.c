@@ -313,6 +313,48 @@ static void test_kill(void **state)
     rig_run_with(kill_wait, provider, &upstream);
 }
 
+static int count_main(void *arg)
+{
+    InFlight *f = arg;
+    CLEANUP(reply_deinit)
+    Reply reply = rig_request_wait(f->rig, "/v1/messages/count_tokens",
+                                   STR("{\"model\":\"stub-1\",\"messages\":[]}"));
+    f->status = reply.status;
+    f->off = str_find(reply_str(&reply), STR("permission_error")) >= 0;
+    return 0;
+}
+
+/* So does what counts there, by a flag and with its task. */
+static void kill_count_wait(void *arg)
+{
+    Rig *rig = arg;
+    static const char *const kills[] = { "[{\"key\":\"tasks\",\"value\":false}]",
+                                         "[{\"key\":\"model:stub-*\",\"value\":false}]", "[]" };
+    atomic_store(&upstream.hang, true);
+    for (size_t i = 0; i < ARRAY_N(kills); i++) {
+        FiberRef fiber;
+        InFlight flight = { .rig = rig };
+        FlagSet set = flags_of(rig, kills[i]);
+        int before = atomic_load(&upstream.n);
+        rig_task_wait(rig, rig_no_limits);
+        CHECK_INT(fiber_spawn("agent", count_main, &flight, &fiber), 0);
+        for (int k = 0; k < 2000 && atomic_load(&upstream.n) == before; k++) fiber_sleep_wait(5);
+        gateway_set_flags(rig->gateway, &set);
+        if (i == 2) gateway_task_stop(rig->task, GATEWAY_STOP_CANCELLED);
+        fiber_join_wait(fiber, NULL);
+        CHECK_INT(flight.status, 403);
+        CHECK(flight.off);
+        gateway_set_flags(rig->gateway, NULL);
+    }
+    atomic_store(&upstream.hang, false);
+}
+
+static void test_kill_count(void **state)
+{
+    (void)state;
+    rig_run_with(kill_count_wait, provider, &upstream);
+}
+
 static uint64_t waiting_n(const Rig *rig)
 {
     GatewayLimitStats stats;
@@ -481,6 +523,7 @@ int main(void)
         cmocka_unit_test(test_kill),
         cmocka_unit_test(test_kill_while_waiting),
         cmocka_unit_test(test_change_while_waiting),
+        cmocka_unit_test(test_kill_count),
         cmocka_unit_test(test_kill_while_backing_off),
         cmocka_unit_test(test_read_by_agents),
     };

@@ -326,8 +326,11 @@ static StubEnd count_stub(StubRequest *request, void *ctx)
     CHECK_STR(stub_field(request, "anthropic-beta"), STR("some-beta,other-beta"));
     CHECK(str_find(request->body, STR("max_tokens")) < 0);
     CHECK(str_find(request->head, str_of(RIG_AGENT_KEY)) < 0);
+    bool first = atomic_load(&request->stub->requests) == 1;
     stub_sends(request,
-               "HTTP/1.1 429 Slow\r\ncontent-type: application/json\r\ncontent-length: 70\r\n"
+               first ? "HTTP/1.1 429 Slow\r\nretry-after-ms: 1\r\n" : "HTTP/1.1 500 Oh\r\n");
+    stub_sends(request,
+               "content-type: application/json\r\ncontent-length: 70\r\n"
                "\r\n{\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":"
                "\"slow!\"}}");
     return STUB_KEEP;
@@ -339,6 +342,10 @@ static void count_errors_wait(void *arg)
     CLEANUP(reply_deinit) Reply reply = count_wait(rig, "stub-1");
     CHECK_INT(reply.status, 429);
     CHECK_HAS(reply_str(&reply), "rate_limit_error");
+    CHECK_STR(str_of(reply.retry), STR(""));
+    CLEANUP(reply_deinit) Reply failed = count_wait(rig, "stub-1");
+    CHECK_INT(failed.status, 500);
+    CHECK_STR(str_of(failed.retry), STR("false"));
     CHECK_INT(rig_totals(rig).calls, 0);
 }
 
