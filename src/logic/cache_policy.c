@@ -41,8 +41,7 @@ bool cache_purge_fits(const CachePurge *purge, Str tenant, Str agent)
 bool cache_request_ok(const RequestInfo *info, const Json *body)
 {
     if (info->hides_input || info->server_tools > 0) return false;
-    return !json_bool(json_get(body, "store"), false) &&
-           !json_bool(json_get(body, "background"), false);
+    return !json_bool(json_get(body, "store"), false);
 }
 
 static bool names_who_asks(Api api, Str member)

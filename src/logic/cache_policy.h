@@ -61,7 +61,7 @@ bool cache_purge_fits(const CachePurge *purge, Str tenant, Str agent);
 /* --- requests --------------------------------------------------------------------------------- */
 
 /* Whether a request has an answer that holds for its repetition. Not when part of the input lies
- * with the provider (previous_response_id, conversation, prompt, references; background too), when
+ * with the provider (previous_response_id, conversation, prompt, references), when
  * the provider is to store the answer (store: true), or when it searches or runs tools itself. */
 bool cache_request_ok(const RequestInfo *info, const Json *body);
 

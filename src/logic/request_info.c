@@ -370,7 +370,10 @@ static int read_responses(Reader *r)
     if (e != 0) return e;
     bool background = false;
     e = read_bool(r, "background", &background);
-    info->hides_input |= background;
+    if (e == 0 && background)
+        return refuse(r, "background",
+                      "`background` is not served: what is answered later could neither be "
+                      "fetched, nor be ended, nor be billed to its task; ask for a stream");
     info->cache_write = true;
     if (e == 0) e = read_out_cap(r, caps, ARRAY_N(caps));
     if (e == 0) e = read_str(r, "service_tier", &info->service_tier);

@@ -32,7 +32,7 @@ typedef struct {
     int64_t images;       /* of the media, images; each has a bound of its own */
     bool other_media;     /* there are others than images, or media are asked for */
     bool hides_input;     /* input that is not in the body: previous_response_id, conversation,
-                           * prompt, items by reference, what server tools find; also background */
+                           * prompt, items by reference, what server tools find */
     bool cache_write;     /* input may be written to the provider's cache: Anthropic with
                            * cache_control; OpenAI always, it does so by itself */
     bool prediction;      /* chat: predicted output is there, and its rejected tokens are billed */

@@ -193,8 +193,6 @@ static void test_requests(void **state)
     assert_true(request_ok(API_RESPONSES, "{\"model\":\"m\",\"input\":\"hi\"}"));
     assert_false(request_ok(API_RESPONSES, "{\"model\":\"m\",\"input\":\"hi\",\"store\":true}"));
     assert_false(request_ok(API_RESPONSES, "{\"model\":\"m\",\"input\":\"hi\","
-                                           "\"background\":true}"));
-    assert_false(request_ok(API_RESPONSES, "{\"model\":\"m\",\"input\":\"hi\","
                                            "\"previous_response_id\":\"resp_1\"}"));
     assert_false(request_ok(API_RESPONSES, "{\"model\":\"m\",\"input\":\"hi\","
                                            "\"conversation\":\"conv_1\"}"));
