@@ -159,7 +159,7 @@ static int64_t in_ub_of(const ModelCall *call)
     const CallTarget *target = call->target;
     const RequestInfo *info = target->info;
     int64_t images;
-    int64_t in_ub = request_in_ub((int64_t)target->body.len, info->messages, info->has_tools,
+    int64_t in_ub = request_in_ub((int64_t)target->body.len, info->messages, info->tool_prompts,
                                   is_opaque(target), window_of(call));
     if (__builtin_mul_overflow(info->images, price_image_tokens(target->price), &images))
         return INT64_MAX;

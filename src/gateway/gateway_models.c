@@ -181,8 +181,8 @@ static int estimate_wait(const Count *count)
     JsonOut out = json_out(&body);
     json_out_object(&out);
     json_out_ki64(&out, "input_tokens",
-                  request_in_ub((int64_t)count->body.len, info->messages, info->has_tools, opaque,
-                                count->price->input_max));
+                  request_in_ub((int64_t)count->body.len, info->messages, info->tool_prompts,
+                                opaque, count->price->input_max));
     json_out_object_end(&out);
     GatewayField estimated = { "x-gantry-estimated", STR("1") };
     if (!json_out_ok(&out)) return -ENOMEM;

@@ -221,12 +221,12 @@ int64_t cap_times(int64_t times, const CapHold *hold, const CapHold *actual)
                times_up(times, hold->nusd, actual->nusd));
 }
 
-int64_t request_in_ub(int64_t body_bytes, int64_t messages, bool has_tools, bool has_media,
+int64_t request_in_ub(int64_t body_bytes, int64_t messages, int64_t tool_prompts, bool has_media,
                       int64_t input_max)
 {
-    assert(body_bytes >= 0 && messages >= 0 && input_max >= 0);
+    assert(body_bytes >= 0 && messages >= 0 && tool_prompts >= 0 && input_max >= 0);
     int64_t most = input_max > 0 ? input_max : INT64_MAX;
     if (has_media) return most;
-    int64_t bound = body_bytes + 16 * messages + (has_tools ? 1024 : 0);
+    int64_t bound = body_bytes + 16 * messages + 1024 * tool_prompts;
     return MIN(bound, most);
 }

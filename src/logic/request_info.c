@@ -225,6 +225,7 @@ static int tools_begin(Reader *r, const char *key, const Json **ret_array, Str *
     if (!*ret_names) return -ENOMEM;
     r->info->tool_names = *ret_names;
     r->info->has_tools = n > 0;
+    r->info->tool_prompts = n > 0;
     return 0;
 }
 
@@ -256,10 +257,23 @@ static int read_chat_tools(Reader *r)
     return 0;
 }
 
+/* Run by the client, described by the provider. */
+static const char *const trained[] = { "local_shell", "shell", "apply_patch",
+                                       "computer_use_preview", "computer" };
+
+/* A name for a list of the client's own tools. */
+static bool is_own_namespace(const Json *tool)
+{
+    static const char *const own[] = { "", "function", "custom" };
+    if (!str_eq(json_str(json_get(tool, "type")), STR("namespace"))) return false;
+    for (JsonIter it = json_iter(json_get(tool, "tools")); json_next(&it);)
+        if (!is_one_of(json_str(json_get(it.value, "type")), own, ARRAY_N(own))) return false;
+    return true;
+}
+
 static int read_responses_tools(Reader *r)
 {
-    static const char *const own[] = { "function", "custom",      "local_shell",
-                                       "shell",    "apply_patch", "computer_use_preview" };
+    static const char *const own[] = { "function", "custom" };
     const Json *array;
     Str *names;
     int e = tools_begin(r, "tools", &array, &names);
@@ -269,10 +283,12 @@ static int read_responses_tools(Reader *r)
     if (e != 0) return e;
     for (JsonIter it = json_iter(array); json_next(&it);) {
         Str type = json_str(json_get(it.value, "type"));
-        if (is_one_of(type, own, ARRAY_N(own))) {
+        bool is_trained = is_one_of(type, trained, ARRAY_N(trained));
+        if (is_trained || is_one_of(type, own, ARRAY_N(own)) || is_own_namespace(it.value)) {
             Str name = json_str(json_get(it.value, "name"));
             assert(names);
             names[r->info->tool_names_n++] = str_empty(name) ? type : name;
+            r->info->tool_prompts += is_trained;
         } else {
             ServerTool kind = server_tool_of(type);
             add_server_tool(r->info, uses_max, kind);
@@ -291,10 +307,11 @@ static void read_messages_tool(Reader *r, const Json *tool, Str *names)
                                STR("memory_") };
     Str type = json_str(json_get(tool, "type"));
     if (member(tool, "cache_control")) r->info->cache_write = true;
-    bool is_own = str_empty(type) || str_eq(type, STR("custom"));
-    for (size_t i = 0; i < ARRAY_N(own); i++) is_own |= str_starts_with(type, own[i]);
-    if (is_own) {
+    bool is_own = str_empty(type) || str_eq(type, STR("custom")), is_trained = false;
+    for (size_t i = 0; i < ARRAY_N(own); i++) is_trained |= str_starts_with(type, own[i]);
+    if (is_own || is_trained) {
         assert(names);
+        r->info->tool_prompts += is_trained;
         names[r->info->tool_names_n++] = json_str(json_get(tool, "name"));
         return;
     }

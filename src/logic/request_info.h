@@ -25,6 +25,8 @@ typedef struct {
     int64_t n;                  /* choices, 1..REQUEST_N_MAX */
     int64_t messages;           /* or input items, or texts to embed; a system prompt counts one */
     bool has_tools;
+    int64_t tool_prompts;  /* that the provider adds to the input: one when there are tools, and one
+                           * for each that it has defined itself and the client runs */
     bool functions;        /* chat: they are in `functions`, as they were before `tools` */
     const Str *tool_names; /* of the client's own tools, in order */
     size_t tool_names_n;

@@ -27,7 +27,7 @@ static void read_request(Arena *arena, Api api, const Json *body, size_t bytes)
         return;
     }
     bool opaque = info.has_media || info.hides_input;
-    int64_t bound = request_in_ub((int64_t)bytes, info.messages, info.has_tools, opaque, 128000);
+    int64_t bound = request_in_ub((int64_t)bytes, info.messages, info.tool_prompts, opaque, 128000);
     assert(bound >= 0 && bound <= 128000);
     for (size_t i = 0; i < info.tool_names_n; i++) (void)str_is_utf8(info.tool_names[i]);
 }

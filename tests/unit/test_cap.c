@@ -244,7 +244,7 @@ static void test_unbounded_input_is_never_admitted(void **state)
     (void)state;
     CapLimits none = { CAP_NONE, CAP_NONE, CAP_NONE, CAP_NONE };
     CapState s = { 0 };
-    CapCall call = asks(request_in_ub(10, 1, false, true, 0), 100);
+    CapCall call = asks(request_in_ub(10, 1, 0, true, 0), 100);
     expect(&none, &s, &call, CAP_REFUSE, CAP_BY_TOKENS);
 }
 
@@ -275,12 +275,13 @@ static void test_reason_names(void **state)
 static void test_input_bound(void **state)
 {
     (void)state;
-    assert_int_equal(request_in_ub(1000, 3, false, false, 128000), 1048);
-    assert_int_equal(request_in_ub(1000, 3, true, false, 128000), 2072);
-    assert_int_equal(request_in_ub(1000000, 3, true, false, 128000), 128000);
-    assert_int_equal(request_in_ub(1000000, 3, true, false, 0), 1000000 + 48 + 1024);
-    assert_int_equal(request_in_ub(10, 1, false, true, 128000), 128000);
-    assert_int_equal(request_in_ub(10, 1, false, true, 0), INT64_MAX);
+    assert_int_equal(request_in_ub(1000, 3, 0, false, 128000), 1048);
+    assert_int_equal(request_in_ub(1000, 3, 1, false, 128000), 2072);
+    assert_int_equal(request_in_ub(1000, 3, 4, false, 128000), 1048 + 4 * 1024);
+    assert_int_equal(request_in_ub(1000000, 3, 1, false, 128000), 128000);
+    assert_int_equal(request_in_ub(1000000, 3, 1, false, 0), 1000000 + 48 + 1024);
+    assert_int_equal(request_in_ub(10, 1, 0, true, 128000), 128000);
+    assert_int_equal(request_in_ub(10, 1, 0, true, 0), INT64_MAX);
 }
 
 /* --- many calls in any order ---------------------------------------------------------------- */

@@ -267,6 +267,18 @@ static void test_responses_tools(void **state)
     assert_int_equal(i.tool_names_n, 2);
     assert_true(str_eq(i.tool_names[1], STR("local_shell")));
     assert_int_equal(i.server_tools, 0);
+    assert_int_equal(i.tool_prompts, 2);
+    /* the client's own in a namespace are no provider's tools, others are */
+    i = read_ok(API_RESPONSES,
+                "{\"model\":\"m\",\"input\":\"\",\"tools\":[{\"type\":\"computer\"},"
+                "{\"type\":\"namespace\",\"name\":\"crm\",\"tools\":[{\"type\":\"function\","
+                "\"name\":\"f\"}]}]}");
+    assert_int_equal(i.server_tools, 0);
+    assert_int_equal(i.tool_prompts, 2);
+    assert_true(str_eq(i.tool_names[1], STR("crm")));
+    i = read_ok(API_RESPONSES, "{\"model\":\"m\",\"input\":\"\",\"tools\":[{\"type\":\"namespace\","
+                               "\"name\":\"crm\",\"tools\":[{\"type\":\"web_search\"}]}]}");
+    assert_int_equal(i.server_tools, 1);
     i = read_ok(API_RESPONSES,
                 "{\"model\":\"m\",\"input\":\"\",\"tools\":[{\"type\":\"web_search\"}]}");
     assert_int_equal(i.server_tools, 1);
