@@ -178,7 +178,7 @@ static CapCall cap_question(const ModelCall *call)
         .out_min = info->out_min,
         .times = excess_times(call->task->gateway, call->target->provider, call->target->model),
         .n = info->n,
-        .no_output = info->api == API_EMBEDDINGS,
+        .no_output = info->api == API_EMBEDDINGS || info->no_output,
         .has_tools = info->has_tools,
         .terms = call->target->terms,
     };

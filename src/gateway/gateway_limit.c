@@ -283,7 +283,7 @@ static RateAmounts need_of(const ModelCall *call, const LimitModel *model)
 {
     const CapVerdict *verdict = &call->verdict;
     int64_t n = call->info.n, tokens = verdict->hold.tokens;
-    bool no_output = call->info.api == API_EMBEDDINGS;
+    bool no_output = call->info.api == API_EMBEDDINGS || call->info.no_output;
     int64_t out = no_output ? 0 : MIN(n * verdict->out_cap, tokens);
     int64_t in = tokens - out;
     if (is_media(call)) in = MIN(in, MEDIA_INPUT_TOKENS);

@@ -40,7 +40,7 @@ bool cache_purge_fits(const CachePurge *purge, Str tenant, Str agent)
 
 bool cache_request_ok(const RequestInfo *info, const Json *body)
 {
-    if (info->hides_input || info->server_tools > 0) return false;
+    if (info->hides_input || info->server_tools > 0 || info->no_output) return false;
     return !json_bool(json_get(body, "store"), false);
 }
 

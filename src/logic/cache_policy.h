@@ -62,7 +62,8 @@ bool cache_purge_fits(const CachePurge *purge, Str tenant, Str agent);
 
 /* Whether a request has an answer that holds for its repetition. Not when part of the input lies
  * with the provider (previous_response_id, conversation, prompt, references), when
- * the provider is to store the answer (store: true), or when it searches or runs tools itself. */
+ * the provider is to store the answer (store: true), when it searches or runs tools itself, or is
+ * only to fill its cache. */
 bool cache_request_ok(const RequestInfo *info, const Json *body);
 
 /* What an answer depends on, and whose it is. */

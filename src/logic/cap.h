@@ -46,7 +46,7 @@ typedef struct {
     int64_t out_min;  /* smallest useful output cap a choice; 0: CAP_OUT_MIN_DEFAULT */
     int64_t out_good; /* with others in flight wait, rather than clamp below this; 0: default */
     int64_t times;    /* what is held is so many times what it should be; 0: once */
-    bool no_output;   /* embeddings: nothing to clamp, out is 0 */
+    bool no_output;   /* embeddings and the like: nothing to clamp, out is 0 */
     bool has_tools;
     PriceTerms terms;
 } CapCall;

@@ -413,8 +413,10 @@ static int read_messages(Reader *r)
     info->user = json_str(json_get(json_get(r->body, "metadata"), "user_id"));
     int64_t thinking = json_i64_or(json_get(json_get(r->body, "thinking"), "budget_tokens"), 0);
     if (thinking > 0 && thinking < REQUEST_OUT_CAP_MAX) info->out_min = thinking + 1;
-    int e = read_out_cap(r, caps, ARRAY_N(caps));
-    if (e == 0 && info->out_cap == 0) e = refuse_type(r, "max_tokens", "a whole number");
+    info->no_output = json_i64_or(json_get(r->body, "max_tokens"), -1) == 0;
+    int e = info->no_output ? 0 : read_out_cap(r, caps, ARRAY_N(caps));
+    if (e == 0 && info->out_cap == 0 && !info->no_output)
+        e = refuse_type(r, "max_tokens", "a whole number");
     Str speed = STR_NULL, geo = STR_NULL;
     if (e == 0) e = read_str(r, "service_tier", &info->service_tier);
     if (e == 0) e = read_str(r, "speed", &speed);

@@ -21,6 +21,7 @@ typedef struct {
     bool include_usage;         /* chat: the client asked for stream_options.include_usage */
     int64_t out_cap;            /* tokens a choice; 0: the client gave none */
     const char *out_cap_member; /* "max_tokens", "max_completion_tokens", ...; NULL: none */
+    bool no_output;             /* Anthropic: max_tokens 0: the prompt is cached, and no more */
     int64_t out_min;            /* a lower cap is refused by the provider: it thinks for longer */
     int64_t n;                  /* choices, 1..REQUEST_N_MAX */
     int64_t messages;           /* or input items, or texts to embed; a system prompt counts one */

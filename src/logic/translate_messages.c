@@ -188,7 +188,9 @@ static int read_request(TalkReader *r, const Json *body)
     talk->stream = json_bool(json_get(body, "stream"), false);
     talk->temperature = talk_member(body, "temperature");
     talk->top_p = talk_member(body, "top_p");
-    talk->out_cap = MAX(json_i64_or(talk_member(body, "max_tokens"), 0), 0);
+    talk->out_cap = MAX(json_i64_or(talk_member(body, "max_tokens"), 1), 0);
+    if (e == 0 && talk->out_cap == 0)
+        e = talk_cannot(r, "max_tokens", "the other API has no call that only fills the cache");
     talk->user = json_str(json_get(json_get(body, "metadata"), "user_id"));
     talk->standard_tier = str_eq(json_str(json_get(body, "service_tier")), STR("standard_only"));
     return e;

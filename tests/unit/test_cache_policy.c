@@ -196,6 +196,7 @@ static void test_requests(void **state)
                                            "\"previous_response_id\":\"resp_1\"}"));
     assert_false(request_ok(API_RESPONSES, "{\"model\":\"m\",\"input\":\"hi\","
                                            "\"conversation\":\"conv_1\"}"));
+    assert_false(request_ok(API_MESSAGES, "{\"model\":\"m\",\"max_tokens\":0,\"messages\":[]}"));
     assert_false(request_ok(
         API_MESSAGES, "{\"model\":\"m\",\"max_tokens\":9,\"messages\":[],\"tools\":[{\"type\":"
                       "\"web_search_20250305\",\"name\":\"web_search\",\"max_uses\":1}]}"));

@@ -599,6 +599,15 @@ static void upward_wait(void *arg)
     CHECK_HAS(str_of(seen_head), "anthropic-beta: some-beta,other-beta\r\n");
     CHECK(absent(seen_head, RIG_AGENT_KEY) && absent(seen_head, "authorization"));
     CHECK_HAS(str_of(seen_body), "\"max_tokens\":77");
+    /* which only fills the cache, whatever is left */
+    rig_task_wait(rig, (CapLimits){ 1000, CAP_NONE, CAP_NONE, CAP_NONE });
+    CLEANUP(reply_deinit)
+    Reply warm = rig_say_wait(rig, API_MESSAGES, "stub-1", false, "\"max_tokens\":0,", "hi");
+    seen();
+    CHECK_INT(warm.status, 200);
+    CHECK_HAS(str_of(seen_body), "\"max_tokens\":0,");
+    CHECK(rig_last(rig)->call.hold.tokens < 500);
+    rig_task_wait(rig, rig_no_limits);
 
     /* edits */
     script_body(SSE_HEAD, "");

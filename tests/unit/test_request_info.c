@@ -297,6 +297,21 @@ static void test_responses_tools(void **state)
 
 #define M(more) "{\"model\":\"claude\",\"max_tokens\":100," more "}"
 
+static void test_no_output(void **state)
+{
+    (void)state;
+    RequestInfo i = read_ok(API_MESSAGES,
+                            "{\"model\":\"claude\",\"max_tokens\":0,\"messages\":[]}");
+    assert_true(i.no_output && i.out_cap == 0 && !i.out_cap_member);
+    assert_false(read_ok(API_MESSAGES, M("\"messages\":[]")).no_output);
+    expect_fault(API_MESSAGES, "{\"model\":\"claude\",\"max_tokens\":-1,\"messages\":[]}",
+                 "max_tokens", "`max_tokens` must be between 1 and 1000000000");
+    i = read_ok(API_MESSAGES,
+                M("\"messages\":[],\"tools\":[{\"name\":\"f\"},{\"type\":\"bash_20250124\"},"
+                  "{\"type\":\"text_editor_20250728\"},{\"type\":\"custom\"}]"));
+    assert_int_equal(i.tool_prompts, 3); /* its own have descriptions that are not in the body */
+}
+
 static void test_thinking(void **state)
 {
     (void)state;
@@ -471,6 +486,7 @@ int main(void)
         cmocka_unit_test(test_chat_media),
         cmocka_unit_test(test_chat_web_search),
         cmocka_unit_test(test_thinking),
+        cmocka_unit_test(test_no_output),
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_too_many_tools),
         cmocka_unit_test(test_responses),
