@@ -2,6 +2,7 @@
 
 #include "base/diag.h"
 #include "gateway/gateway_call.h"
+#include "gateway/gateway_edit.h"
 
 #define WINDOW_WIDE 1000000 /* tokens, of the beta of that name */
 
@@ -58,9 +59,8 @@ static PriceTerms terms_of(const CallTarget *target)
 
 bool call_pins_service(const CallTarget *target)
 {
-    bool openai = target->api == API_CHAT || target->api == API_RESPONSES;
-    return openai && target->info->service == SERVICE_UNKNOWN &&
-           target->price->others[SERVICE_PRIORITY];
+    return edit_pins_service(target->info, str_of(target->provider->base_url),
+                             target->price->others[SERVICE_PRIORITY] != NULL);
 }
 
 static int refuse_price(ModelCall *call, const CallTarget *target, const char *lacks)

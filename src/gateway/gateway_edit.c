@@ -71,6 +71,24 @@ static int set_include_usage(Buf *scratch, Str *at)
     return member_set(scratch, at, "stream_options", buf_str(&changed));
 }
 
+static bool is_openai(Str url)
+{
+    Str host, own = STR("api.openai.com");
+    ptrdiff_t at = str_find(url, STR("://"));
+    if (at < 0) return false;
+    str_split(str_skip(url, (size_t)at + 3), '/', &host, NULL);
+    str_split(host, ':', &host, NULL);
+    if (!str_ends_with(host, own)) return false;
+    return host.len == own.len || host.ptr[host.len - own.len - 1] == '.'; /* us. and eu. */
+}
+
+bool edit_pins_service(const RequestInfo *info, Str base_url, bool has_priority_rates)
+{
+    bool openai = info->api == API_CHAT || info->api == API_RESPONSES;
+    return openai && info->service == SERVICE_UNKNOWN &&
+           (has_priority_rates || is_openai(base_url));
+}
+
 int body_edit(Str body, const RequestInfo *info, const Edits *edits, Buf *scratch, Str *ret)
 {
     assert(edits->out_cap >= 0);

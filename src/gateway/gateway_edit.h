@@ -20,4 +20,10 @@ typedef struct {
 MUST_CHECK int body_edit(Str body, const RequestInfo *info, const Edits *edits, Buf *scratch,
                          Str *ret);
 
+/* Whether the usual service must be asked for in words when the request names none: OpenAI's
+ * projects may be set to a dearer one, whatever is known of its rates. Servers that only speak its
+ * API may not know the member: it goes to them where they have such rates. Anthropic's dearer
+ * service has to be asked for. */
+bool edit_pins_service(const RequestInfo *info, Str base_url, bool has_priority_rates);
+
 #endif

@@ -209,14 +209,41 @@ static void test_problem_events(void **state)
         "\"upstream_error\",\"message\":\"cut\\noff\",\"param\":null},\"sequence_number\":7}\n\n");
 }
 
+static void test_pins_service(void **state)
+{
+    (void)state;
+    static const struct {
+        Api api;
+        Service service;
+        const char *url;
+        bool rates, pins;
+    } want[] = {
+        { API_CHAT, SERVICE_UNKNOWN, "https://api.openai.com/v1", false, true },
+        { API_RESPONSES, SERVICE_UNKNOWN, "https://eu.api.openai.com:443/v1", false, true },
+        { API_CHAT, SERVICE_UNKNOWN, "https://api.openai.com", false, true },
+        { API_CHAT, SERVICE_PRIORITY, "https://api.openai.com/v1", true, false },
+        { API_CHAT, SERVICE_UNKNOWN, "http://127.0.0.1:8000/v1", false, false },
+        { API_CHAT, SERVICE_UNKNOWN, "http://127.0.0.1:8000/v1", true, true },
+        { API_CHAT, SERVICE_UNKNOWN, "https://notapi.openai.com/v1", false, false },
+        { API_CHAT, SERVICE_UNKNOWN, "https://api.openai.com.example.org/v1", false, false },
+        { API_EMBEDDINGS, SERVICE_UNKNOWN, "https://api.openai.com/v1", true, false },
+        { API_MESSAGES, SERVICE_UNKNOWN, "https://api.anthropic.com", true, false },
+    };
+    for (size_t i = 0; i < ARRAY_N(want); i++) {
+        RequestInfo info = { .api = want[i].api, .service = want[i].service };
+        assert_int_equal(edit_pins_service(&info, str_of(want[i].url), want[i].rates),
+                         want[i].pins);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_model),          cmocka_unit_test(test_nothing_to_edit),
-        cmocka_unit_test(test_output_cap),     cmocka_unit_test(test_include_usage),
-        cmocka_unit_test(test_no_tools),       cmocka_unit_test(test_edit_without_room),
-        cmocka_unit_test(test_problem_bodies), cmocka_unit_test(test_problem_statuses),
-        cmocka_unit_test(test_problem_events),
+        cmocka_unit_test(test_pins_service),      cmocka_unit_test(test_model),
+        cmocka_unit_test(test_nothing_to_edit),   cmocka_unit_test(test_output_cap),
+        cmocka_unit_test(test_include_usage),     cmocka_unit_test(test_no_tools),
+        cmocka_unit_test(test_edit_without_room), cmocka_unit_test(test_problem_bodies),
+        cmocka_unit_test(test_problem_statuses),  cmocka_unit_test(test_problem_events),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
