@@ -178,15 +178,15 @@ void price_write(JsonOut *out, const Price *price, const char *source);
 
 typedef struct {
     size_t imported;
-    size_t skipped;          /* another mode, no price, numbers out of range */
+    size_t skipped;          /* another mode, no price, only zeros, numbers out of range */
     char first_skipped[128]; /* model, for the report; "" */
 } PriceImport;
 
 /* Reads one entry of LiteLLM's model_prices_and_context_window.json, a JSON object whose numbers
  * were parsed as text: USD a token, taken exactly and rounded up below a pico-USD. Schedules of
  * other services are made in arena. Returns 0, PRICE_E_SKIP (a pattern, another mode than chat,
- * completion, responses and embedding, no price, a number that is none or out of range), -ENOMEM.
- */
+ * completion, responses and embedding, no price, nothing but zeros, a number that is none or out of
+ * range), -ENOMEM. */
 #define PRICE_E_SKIP 1
 MUST_CHECK int price_entry_read(Arena *arena, Str model, const Json *entry, Price *ret);
 

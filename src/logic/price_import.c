@@ -334,6 +334,14 @@ static void bounds_read(const Json *e, bool embedding, Price *p)
     p->input_max = embedding ? 0 : tokens_of(e, "max_input_tokens");
 }
 
+/* A list has zero for what it does not know: only the operator can say that a model is free. What
+ * is billed by the call, the second or the image has zeros for tokens. */
+static bool costs_nothing(const Price *p)
+{
+    return p->base.input == 0 && p->base.output == 0 && p->tiers_n == 0 && p->request == 0 &&
+           p->second == 0 && p->image == 0;
+}
+
 int price_entry_read(Arena *arena, Str model, const Json *entry, Price *ret)
 {
     Reading rd = { .entry = entry };
@@ -358,7 +366,7 @@ int price_entry_read(Arena *arena, Str model, const Json *entry, Price *ret)
     bounds_read(entry, embedding, &p);
     price_fill(&p);
     fast_read(&rd, &p);
-    if (rd.bad) return PRICE_E_SKIP;
+    if (rd.bad || costs_nothing(&p)) return PRICE_E_SKIP;
     int r = services_keep(&rd, arena, &p);
     if (r == 0) *ret = p;
     return r;

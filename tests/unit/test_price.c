@@ -361,6 +361,9 @@ static const char list[] =
     "\"x-dear\":{\"mode\":\"chat\",\"input_cost_per_token\":2.0,\"output_cost_per_token\":1},"
     "\"x-minus\":{\"mode\":\"chat\",\"input_cost_per_token\":-1e-6,\"output_cost_per_token\":1e-6},"
     "\"x/*\":{\"mode\":\"chat\",\"input_cost_per_token\":0.0,\"output_cost_per_token\":0.0},"
+    "\"x-zero\":{\"mode\":\"chat\",\"input_cost_per_token\":0.0,\"output_cost_per_token\":0},"
+    "\"i-call\":{\"mode\":\"chat\",\"input_cost_per_token\":0.0,\"output_cost_per_token\":0,"
+    "\"input_cost_per_query\":0.01},"
     "\"x-number\":5}";
 
 static void test_import(void **state)
@@ -368,8 +371,9 @@ static void test_import(void **state)
     (void)state;
     PriceImport result;
     if (price_import(&table, &arena, str_of(list), &result) != 0) fail_msg("%s", diag_text());
-    assert_int_equal(result.imported, 7);
-    assert_int_equal(result.skipped, 8);
+    assert_int_equal(result.imported, 8);
+    assert_int_equal(result.skipped, 9);
+    assert_null(price_find(&table, STR(""), STR("x-zero"))); /* zero stands for unknown */
     assert_string_equal(result.first_skipped, "sample_spec");
 
     const Price *p = price_find(&table, STR(""), STR("i-small"));
