@@ -360,7 +360,7 @@ static bool same_header(const ToolHeader *a, const ToolHeader *b)
     return str_eq(a->name, b->name) && str_eq(a->value, b->value) && a->from_env == b->from_env;
 }
 
-static bool same_server(const Tool *a, const Tool *b)
+bool mcp_same_server(const Tool *a, const Tool *b)
 {
     bool same = str_eq(a->url, b->url) && a->command_n == b->command_n &&
                 a->headers_n == b->headers_n;
@@ -412,7 +412,7 @@ static McpSession *session_find(Run *run, const Tool *tool)
 {
     LIST_EACH (&run->mcp_sessions, node) {
         McpSession *s = CONTAINER_OF(node, McpSession, node);
-        if (same_server(s->tool, tool)) return s;
+        if (mcp_same_server(s->tool, tool)) return s;
     }
     return NULL;
 }

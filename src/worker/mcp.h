@@ -19,6 +19,9 @@
 /* Sets call->result. On a fiber. Returns 0, -ECANCELED, -ENOMEM with diag. */
 MUST_CHECK int mcp_tool_wait(ToolCall *call);
 
+/* Whether two tools are called at the same server. */
+bool mcp_same_server(const Tool *a, const Tool *b);
+
 /* Says goodbye to the servers of the run, whose calls have ended, and ends its commands. */
 void mcp_close_wait(Run *run);
 

@@ -306,6 +306,17 @@ static int source_wait(ToolCall *call)
     return -EINVAL;
 }
 
+/* The tools of one server fail together. Its command may have secrets in it, so it is called by
+ * the first of them. */
+static const Tool *first_at_server(const ToolSet *set, const Tool *tool)
+{
+    for (size_t i = 0; i < set->n; i++) {
+        const Tool *other = &set->items[i];
+        if (other->source == TOOL_BY_MCP && mcp_same_server(other, tool)) return other;
+    }
+    return tool;
+}
+
 /* What fails together: a program, or a server. */
 static Str source_name(const ToolCall *call, Arena *arena)
 {
@@ -314,6 +325,7 @@ static Str source_name(const ToolCall *call, Arena *arena)
     if (tool->url.len && url_parse(arena, tool->url, &url) == 0)
         return arena_printf(arena, "%.*s:%u", STR_ARG(url.host), url.port);
     /* a command is the version's own: another agent's of the same name may be another program */
+    if (tool->source == TOOL_BY_MCP) tool = first_at_server(&call->run->version->spec.tools, tool);
     return arena_printf(arena, "%.*s/%.*s", STR_ARG(call->run->task.agent), STR_ARG(tool->name));
 }
 

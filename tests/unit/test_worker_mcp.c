@@ -560,6 +560,42 @@ static void test_pipe_troubles(void **state)
     bench(pipe_trouble_scenario);
 }
 
+/* Tools of one server share a breaker, which no other server has. */
+static int pipe_breaker_scenario(Bench *b)
+{
+    static const char *const servers[] = { "one", "one", "two" };
+    Str tools = STR("[");
+    for (int i = 0; i < 3; i++)
+        tools = arena_printf(&b->arena,
+                             "%.*s%s{\"name\":\"t%d\",\"inputSchema\":%s,\"source\":{\"mcp\":"
+                             "{\"command\":[\"no-such-program\",\"%s\"],\"tool\":\"far\"}}}",
+                             STR_ARG(tools), i ? "," : "", i, SCHEMA, servers[i]);
+    tools = arena_printf(&b->arena, "%.*s]", STR_ARG(tools));
+    Str agent = arena_printf(
+        &b->arena,
+        "%sfor i in range(10): assert call('t%%d' %% (i %% 2))[1] == 'trouble'\n"
+        "print(json.dumps([call('t%%d' %% i)[1] for i in range(3)]))\n",
+        AGENT);
+    BenchFile files[] = {
+        { "agent.yaml", "apiVersion: gantry/v1\nkind: Agent\nmetadata: {name: a}\nspec:\n"
+                        "  command: [python3, script]\n  tools: tools.json\n" },
+        { "script", agent.ptr },
+        { "tools.json", tools.ptr },
+    };
+    bench_deploy_files(b, files, ARRAY_N(files));
+    run_expect(b, "[\"breaker_open\", \"breaker_open\", \"trouble\"]");
+    BreakerInfo list[8];
+    size_t n = breakers_list(worker_breakers(b->worker), list, ARRAY_N(list));
+    CHECK(n == 2 && strcmp(list[0].name, "a/t0") == 0 && strcmp(list[1].name, "a/t2") == 0);
+    return 0;
+}
+
+static void test_pipe_breaker(void **state)
+{
+    (void)state;
+    bench(pipe_breaker_scenario);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -577,6 +613,7 @@ int main(void)
         cmocka_unit_test(test_many_servers),
         cmocka_unit_test(test_pipes),
         cmocka_unit_test(test_pipe_troubles),
+        cmocka_unit_test(test_pipe_breaker),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
