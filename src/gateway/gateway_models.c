@@ -189,8 +189,8 @@ static int estimate_wait(const Count *count)
     return ask_answer_wait(count->ask, 200, &estimated, buf_str(&body));
 }
 
-/* The provider's own. SDKs are not to try it again, but for a rate limit: that is waited for here the
- * next time. */
+/* The provider's own. SDKs are not to try it again, but for a rate limit: that is waited for here
+ * the next time. */
 static int count_error_wait(const Count *count, const HttpResponse *response)
 {
     GatewayField final = { "x-should-retry", STR("false") };

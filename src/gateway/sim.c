@@ -168,7 +168,9 @@ static int plain_wait(HttpReq *req, const SimAnswer *answer)
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, ANSWER_BYTES_MAX);
     if (faults & SIM_BAD_UTF8)
-        (void)buf_add(&body, STR("{\"choices\":[{\"message\":\"\xc3\x28\xff\"}],\"output\":[],\"content\":[]}"));
+        (void)buf_add(
+            &body,
+            STR("{\"choices\":[{\"message\":\"\xc3\x28\xff\"}],\"output\":[],\"content\":[]}"));
     else if (faults & SIM_ERROR_EVENT)
         sim_wire_error(answer->request->api, 529, false, STR("Overloaded (simulated)"), &body);
     else sim_wire_plain(answer, &body);

@@ -77,7 +77,7 @@ typedef struct {
     size_t tool_names_n;
     bool complete; /* chat: every choice has a finish_reason; Responses: its status is an end;
                     * Anthropic: stop_reason is set; embeddings: data is an array */
-    bool empty;    /* chat: no choices; Responses, Anthropic, embeddings: no array where one belongs */
+    bool empty;    /* chat: no choices; else no array where one belongs */
     bool error;    /* an error object in place of an answer */
     char error_text[ANSWER_ERROR_MAX];
 } Answer;

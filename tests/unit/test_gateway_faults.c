@@ -526,8 +526,8 @@ static void test_key(void **state)
     rig_run_with(key_wait, scripted, NULL);
 }
 
-/* Providers that were asked for usage say in every chunk that it is not known yet. An agent that did
- * not ask is not told. */
+/* Providers that were asked for usage say in every chunk that it is not known yet. An agent that
+ * did not ask is not told. */
 static void usage_null_wait(void *arg)
 {
     static const struct {

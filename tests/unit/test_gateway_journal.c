@@ -1109,18 +1109,18 @@ static void test_tools(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_replay),        cmocka_unit_test(test_embeddings),
-        cmocka_unit_test(test_long_stream),   cmocka_unit_test(test_order),
-        cmocka_unit_test(test_difference),    cmocka_unit_test(test_growing),
-        cmocka_unit_test(test_mask),          cmocka_unit_test(test_incomplete),
-        cmocka_unit_test(test_doubtful),
-        cmocka_unit_test(test_errors),        cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_unreadable),    cmocka_unit_test(test_too_large),
-        cmocka_unit_test(test_caps),          cmocka_unit_test(test_stopped),
-        cmocka_unit_test(test_follow_stream), cmocka_unit_test(test_follow_plain),
-        cmocka_unit_test(test_not_a_retry),   cmocka_unit_test(test_follow_failure),
-        cmocka_unit_test(test_follow_cut),    cmocka_unit_test(test_follow_silence),
-        cmocka_unit_test(test_read_once),     cmocka_unit_test(test_tools),
+        cmocka_unit_test(test_replay),         cmocka_unit_test(test_embeddings),
+        cmocka_unit_test(test_long_stream),    cmocka_unit_test(test_order),
+        cmocka_unit_test(test_difference),     cmocka_unit_test(test_growing),
+        cmocka_unit_test(test_mask),           cmocka_unit_test(test_incomplete),
+        cmocka_unit_test(test_doubtful),       cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_damaged),        cmocka_unit_test(test_unreadable),
+        cmocka_unit_test(test_too_large),      cmocka_unit_test(test_caps),
+        cmocka_unit_test(test_stopped),        cmocka_unit_test(test_follow_stream),
+        cmocka_unit_test(test_follow_plain),   cmocka_unit_test(test_not_a_retry),
+        cmocka_unit_test(test_follow_failure), cmocka_unit_test(test_follow_cut),
+        cmocka_unit_test(test_follow_silence), cmocka_unit_test(test_read_once),
+        cmocka_unit_test(test_tools),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

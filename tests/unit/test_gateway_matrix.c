@@ -170,7 +170,7 @@ static const char *piece_of(const Shape *s, char letter)
     case '{': return "{";
     case '}': return "}";
     case '[': return s->plain_none;
-    case 'B': return "{\"id\":\"x\",\"choices\":[{\"message\":{\"content\":\"a\"}}"; 
+    case 'B': return "{\"id\":\"x\",\"choices\":[{\"message\":{\"content\":\"a\"}}";
     case 'D': return "data: [DONE]\n\n"; /* whatever the API */
     case 'i': return "data: {\"x\":\"\xc3\x28\"}\n\n";
     case 'g': return "\x1f\x8b\x08\x01\x02\x03\n\n\x04";
