@@ -133,8 +133,8 @@ static size_t spaces_n(Str text)
 }
 
 /* Where `, "usage": null` stands in raw, as the provider sends it in each chunk because Gantry
- * asked for usage. Within a string its quotes would have backslashes, so it is a member; of which object
- * is only certain when there is no other. */
+ * asked for usage. Within a string its quotes would have backslashes, so it is a member; of which
+ * object is only certain when there is no other. */
 static bool find_usage_null(Str raw, size_t *ret_from, size_t *ret_to)
 {
     Str key = STR("\"usage\"");

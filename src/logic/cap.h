@@ -114,8 +114,9 @@ const char *cap_reason_name(CapReason reason);
 int64_t cap_times(int64_t times, const CapHold *hold, const CapHold *actual);
 
 /* Most input tokens a request can bill: min(body_bytes + 16 a message + 1024 a tool_prompt (see
- * RequestInfo), input_max). With media or hidden input the bytes say nothing: input_max. input_max 0
- * is unknown: then no bound from it, and with media INT64_MAX (which no limit admits). */
+ * RequestInfo), input_max). With media or hidden input the bytes say nothing: input_max. An
+ * input_max of 0 is unknown: then no bound from it, and with media INT64_MAX (which no limit
+ * admits). */
 int64_t request_in_ub(int64_t body_bytes, int64_t messages, int64_t tool_prompts, bool has_media,
                       int64_t input_max);
 
