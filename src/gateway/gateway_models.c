@@ -203,14 +203,15 @@ static int count_error_wait(const Count *count, const HttpResponse *response)
 }
 
 /* As http_fetch_wait, and what stops the task or switches it off ends it: -ECONNABORTED. */
-static int fetch_wait(const Count *count, HttpCallOptions *options, HttpResponse *ret)
+static int fetch_wait(const Count *count, const HttpCallOptions *options, HttpResponse *ret)
 {
     GatewayTask *task = count->ask->task;
     CountFlight flight = { .model = count->info.model };
-    options->abort = &flight.abort;
+    HttpCallOptions stoppable = *options;
+    stoppable.abort = &flight.abort;
     diag_clear();
     list_push_back(&task->counts, &flight.node);
-    int r = http_fetch_wait(task->gateway->client, options, COUNT_ANSWER_BYTES_MAX,
+    int r = http_fetch_wait(task->gateway->client, &stoppable, COUNT_ANSWER_BYTES_MAX,
                             count->ask->http->arena, ret);
     list_remove(&flight.node);
     return r;
