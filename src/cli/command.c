@@ -203,7 +203,7 @@ int command_main(int argc, char **argv)
     const char *env_server = getenv("GANTRY_SERVER"), *env_key = getenv("GANTRY_API_KEY"),
                *no_color = getenv("NO_COLOR");
     Invocation in = { .command = command,
-                      .server = env_server && *env_server ? env_server : "http://127.0.0.1:7070",
+                      .server = env_server && *env_server ? env_server : SERVER_DEFAULT,
                       .key = env_key,
                       .color = isatty(STDOUT_FILENO) && !(no_color && *no_color) };
     int r = parse_flags(&in, argc - used, argv + used);

@@ -8,6 +8,9 @@
 
 #include "base/str.h"
 
+/* What commands talk to when nothing names another. */
+#define SERVER_DEFAULT "http://127.0.0.1:7070"
+
 /* Exit statuses, as documented in docs/cli.md. */
 enum {
     EXIT_OK = 0,

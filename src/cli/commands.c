@@ -9,6 +9,11 @@ static const Flag dev_flags[] = {
     { "config", "FILE", "configuration (default ./gantry.yaml if it is there)" },
     { 0 },
 };
+static const Flag doctor_flags[] = {
+    { "data", "DIR", "data directory to check (default .gantry)" },
+    { "config", "FILE", "configuration (default ./gantry.yaml if it is there)" },
+    { 0 },
+};
 static const Flag serve_flags[] = {
     { "config", "FILE", "configuration (default ./gantry.yaml if it is there)" },
     { "port", "N", "port of the API (default 7070; 0: any free one)" },
@@ -412,8 +417,12 @@ const Command commands[] = {
       "  gantry flag set tasks false --version 9f3ac21d",
       flag_set_flags, flag_set_run, false },
     { "flag", "delete", "KEY", 1, 1, "take a flag away", NULL, NO_FLAGS, flag_delete_run, false },
-    { "doctor", NULL, "", 0, 0, "check the installation and name each problem with its fix", NULL,
-      dev_flags, doctor_run, false },
+    { "doctor", NULL, "", 0, 0, "check the installation and name each problem with its fix",
+      "Checks the configuration, models, data directory, limits and programs on this machine, and the\n"
+      "server that commands talk to: whether it is there, takes the key, and has a worker. Exit 1 when\n"
+      "there is a problem.\n\n"
+      "  gantry doctor --data /var/lib/gantry",
+      doctor_flags, doctor_run, false },
     { "config", "dump", "", 0, 0, "print the effective configuration, secrets masked", NULL,
       config_flags, config_dump_run, false },
     { "sim", NULL, "", 0, 0, "serve the simulated model alone, for tests of clients", NULL,

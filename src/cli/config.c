@@ -29,6 +29,7 @@
 #define RETRIES_DEFAULT 2
 #define RETRIES_MAX 20
 #define RATE_LIMIT_MAX INT64_C(1000000000000)
+#define KEY_CHARS_MIN 16
 #define ENV_NAME_MAX 96
 
 /* --- scalars: one table for the file, the environment and the dump ---------------------------- */
@@ -711,8 +712,8 @@ static void read_key(Reader *rd, const IssuePath *at, const Json *v)
     if (role && !tenant && !str_eq(json_str(role), STR("operator")))
         issue_error(&rd->issues, &role_at, "must be operator (the default) or tenant");
     char *key = secret_read(rd, at, v);
-    if (key && strlen(key) < 16) {
-        issue_error(&rd->issues, at, "is shorter than 16 characters");
+    if (key && strlen(key) < KEY_CHARS_MIN) {
+        issue_error(&rd->issues, at, "is shorter than %d characters", KEY_CHARS_MIN);
         key = NULL;
     }
     if (key && str_starts_with(str_of(key), STR(GATEWAY_TASK_KEY_PREFIX)))
@@ -1130,7 +1131,10 @@ int config_load(Config *config, const char *path)
     if (r < 0) return r;
     r = load_environment(config);
     const char *key = getenv("GANTRY_API_KEY");
-    if (r == 0 && key && *key && config->keys_n == 0) add_key(config, key);
+    if (r == 0 && key && *key && config->keys_n == 0) {
+        add_key(config, key);
+        config->key_short = strlen(key) < KEY_CHARS_MIN;
+    }
     return r < 0 ? r : check_whole(config);
 }
 

@@ -32,6 +32,7 @@ typedef struct {
     char *public_url; /* for statusUrl and callbacks; empty: from address and port */
     uint8_t keys[CONFIG_KEYS_MAX][CONFIG_KEY_BYTES];
     size_t keys_n;
+    bool key_short;                       /* GANTRY_API_KEY is the key, and could be guessed */
     FrontKey front_keys[CONFIG_KEYS_MAX]; /* of tenants; texts in the arena */
     size_t front_keys_n;
 

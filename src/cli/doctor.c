@@ -6,10 +6,13 @@
 #include <unistd.h>
 
 #include "base/diag.h"
+#include "cli/client.h"
 #include "cli/config.h"
 #include "cli/verbs.h"
+#include "sys/clock.h"
 
 #define DISK_BYTES_WANTED (INT64_C(1) << 30)
+#define SERVER_ASKED_MS 5000
 
 static int problems;
 
@@ -98,6 +101,58 @@ static void check_callers(const Config *config)
     else ok("callers", detail);
 }
 
+static int ask_wait(Client *client, const char *path, HttpResponse *ret)
+{
+    const char *key = client->in->key;
+    HttpClientField field = { "x-api-key", str_of(key) };
+    HttpCallOptions options = { .url = client_printf(client, "%s%s", client->in->server, path),
+                                .fields = &field,
+                                .fields_n = key && *key ? 1 : 0,
+                                .deadline_ms = deadline_after(SERVER_ASKED_MS) };
+    return http_fetch_wait(client->http, &options, CLIENT_ANSWER_BYTES_MAX, &client->arena, ret);
+}
+
+static void check_workers(Client *client, Str body)
+{
+    const Json *answer = NULL;
+    size_t n = 0;
+    if (json_parse(&client->arena, body, NULL, &answer, NULL) < 0) answer = NULL;
+    for (JsonIter it = json_iter(json_get(answer, "workers")); json_next(&it);)
+        n += str_eq(json_str(json_get(it.value, "state")), STR("active"));
+    if (n == 0)
+        problem("workers", "none: tasks stay queued",
+                client_printf(client, "gantry worker --server %s", client->in->server).ptr);
+    else ok("workers", client_printf(client, "%zu active", n).ptr);
+}
+
+/* The server that commands talk to. None is no problem unless somebody has named it. */
+static int check_server_wait(Client *client)
+{
+    const char *url = client->in->server;
+    HttpResponse answer;
+    bool named = strcmp(url, SERVER_DEFAULT) != 0;
+    int r = ask_wait(client, "/readyz", &answer);
+    if (r == -ECONNREFUSED && !named)
+        ok("server",
+           client_printf(client, "none at %s; `gantry dev` or `gantry serve` starts one", url).ptr);
+    else if (r != 0)
+        problem("server", client_printf(client, "%s: %s", url, diag_text_or(r)).ptr,
+                "start it (`gantry serve`), or name another with --server or GANTRY_SERVER");
+    else if (answer.status != 200)
+        problem("server",
+                client_printf(client, "%s: /readyz answers %d: %.*s", url, answer.status,
+                              (int)MIN(str_trim(answer.body).len, 200), answer.body.ptr)
+                    .ptr,
+                "wait for its start, or see its log");
+    else ok("server", client_printf(client, "%s is ready", url).ptr);
+    if (r != 0 || answer.status != 200 || ask_wait(client, "/api/workers", &answer) != 0)
+        return EXIT_OK;
+    if (answer.status == 401 || answer.status == 403)
+        problem("key", "the server does not take it", "give its key with --key or GANTRY_API_KEY");
+    else if (answer.status == 200) check_workers(client, answer.body);
+    return EXIT_OK;
+}
+
 int doctor_run(const Invocation *in)
 {
     Config config;
@@ -109,6 +164,7 @@ int doctor_run(const Invocation *in)
     check_program("python3", "Python agents", "apt-get install python3");
     check_program("node", "Node agents", "apt-get install nodejs");
     config_deinit(&config);
+    if (client_main(in, check_server_wait) != EXIT_OK) problems++;
     if (problems == 0) return EXIT_OK;
     return fail(EXIT_FAILED, "%d problem%s", problems, problems == 1 ? "" : "s");
 }

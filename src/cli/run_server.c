@@ -717,6 +717,9 @@ static int preflight(const Program *p)
         status = fail(
             EXIT_FAILED,
             "`gantry serve` needs an API key: set auth.keys in the configuration, or GANTRY_API_KEY; `gantry dev` needs none");
+    if (p->mode == CONFIG_SERVE && c->key_short)
+        status = fail(EXIT_FAILED,
+                      "GANTRY_API_KEY is too short to be secret: take `openssl rand -hex 24`");
     if (p->mode == CONFIG_DEV && !is_loopback(c->address))
         status = fail(
             EXIT_FAILED,

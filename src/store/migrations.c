@@ -66,7 +66,7 @@ static int step_apply(Db *db, const Migration *step)
     if (r == 0) r = db_commit(db);
     else db_rollback(db);
     if (r != 0) return diag_prefix(r, "migration %" PRId64 " (%s)", step->number, step->name);
-    LOG_INFO("database migrated", LOG_INT("number", step->number), LOG_CSTR("name", step->name));
+    LOG_DEBUG("database migrated", LOG_INT("number", step->number), LOG_CSTR("name", step->name));
     return 0;
 }
 
@@ -86,6 +86,9 @@ int migrations_run_steps(Db *db, const Migration *steps, size_t n)
         r = steps[i].number <= last ? applied_check(db, &steps[i]) : step_apply(db, &steps[i]);
         if (r != 0) return r;
     }
+    if (last < (int64_t)n)
+        LOG_INFO(last ? "database upgraded" : "database made", LOG_INT("from", last),
+                 LOG_INT("to", (int64_t)n));
     return 0;
 }
 
