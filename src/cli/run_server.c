@@ -173,6 +173,7 @@ static int api_start_wait(Program *p)
                            .lease_ms = p->config.lease_ms,
                            .body_bytes_max = (size_t)p->config.body_bytes_max };
     if ((r = api_new(&options, &p->api)) < 0) return r;
+    api_set_deploying(p->api, p->mode == CONFIG_DEV); /* before anybody can ask */
     p->loops = xcalloc(n, sizeof *p->loops);
     for (; p->loops_n < n && r >= 0; p->loops_n++) {
         ApiLoop *a = &p->loops[p->loops_n];
@@ -183,7 +184,6 @@ static int api_start_wait(Program *p)
         if (r == 0) metrics_add_server(p->metrics, a->server);
     }
     if (r < 0) return listen_refused(p, r);
-    api_set_deploying(p->api, p->mode == CONFIG_DEV);
     return 0;
 }
 
