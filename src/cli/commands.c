@@ -261,6 +261,10 @@ const Command commands[] = {
       task_resolve_flags, task_resolve_run, false },
     { "task", "logs", "ID", 1, 1, "print what the agent logged", NULL, NO_FLAGS, task_logs_run,
       false },
+    { "task", "timeline", "ID", 1, 1, "what happened to a task, in order",
+      "Attempts, model and tool calls, log lines, sub-agents, questions and webhooks, with what each\n"
+      "took and cost.",
+      NO_FLAGS, task_timeline_run, false },
     { "task", "journal", "ID [NUMBER]", 1, 2, "show what models and tools answered",
       "Lists the recordings that a later attempt of the task is served, or shows one with its request\n"
       "and its answer.\n\n"

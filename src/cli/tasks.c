@@ -477,6 +477,65 @@ static Str number_cell(Client *client, const Json *v, const char *key)
     return client_printf(client, "%" PRId64, json_i64_or(json_get(v, key), 0));
 }
 
+/* What an event says beside its type: words of whichever members it has. */
+static Str event_text(Client *client, const Json *e)
+{
+    static const char *const words[] = { "text",      "provider", "model",  "tool",
+                                         "source",    "mode",     "agent",  "subagentTaskId",
+                                         "question",  "outcome",  "status", "state",
+                                         "errorCode", "url",      "error" };
+    CLEANUP(buf_deinit) Buf text = { 0 };
+    buf_init(&text, CLIENT_ANSWER_BYTES_MAX);
+    for (size_t i = 0; i < ARRAY_N(words); i++) {
+        const Json *v = json_get(e, words[i]);
+        Str word = json_type(v) == JSON_STRING ? json_str(v)
+                   : json_type(v) == JSON_INT  ? json_number_text(v)
+                                               : STR_NULL;
+        if (word.len) buf_printf(&text, "%s%.*s", text.len ? " " : "", STR_ARG(word));
+    }
+    if (json_get(e, "inputTokens"))
+        buf_printf(&text, " %" PRId64 "+%" PRId64 " tokens",
+                   json_i64_or(json_get(e, "inputTokens"), 0),
+                   json_i64_or(json_get(e, "outputTokens"), 0));
+    if (json_bool(json_get(e, "replayed"), false)) buf_printf(&text, " replayed");
+    if (json_bool(json_get(e, "cached"), false)) buf_printf(&text, " cached");
+    return client_printf(client, "%.*s", (int)MIN(text.len, 300), text.ptr ? text.ptr : "");
+}
+
+static Str duration_cell(Client *client, const Json *e)
+{
+    const Json *ms = json_get(e, "durationMs");
+    return ms ? client_printf(client, "%" PRId64 " ms", json_i64_or(ms, 0)) : STR("-");
+}
+
+static void timeline_print(Client *client, const Json *timeline)
+{
+    static const char *const names[] = { "AT", "ATTEMPT", "WHAT", "TOOK", "COST", "DETAIL", NULL };
+    Table table;
+    table_init(&table, &client->arena, names);
+    for (JsonIter it = json_iter(json_get(timeline, "events")); json_next(&it);) {
+        Str attempt = json_get(it.value, "attempt") ? number_cell(client, it.value, "attempt")
+                                                    : STR("-");
+        table_add(&table, (Str[]){ member(it.value, "at"), attempt, member(it.value, "type"),
+                                   duration_cell(client, it.value), cost_cell(client, it.value),
+                                   event_text(client, it.value) });
+    }
+    table_print(&table);
+    if (json_bool(json_get(timeline, "truncated"), false)) printf("there is more\n");
+}
+
+static int task_timeline_body(Client *client)
+{
+    ClientAnswer answer;
+    int r = client_call_wait(client, "GET", task_path(client, "/api/tasks/", "/timeline"), STR_NULL,
+                             NULL, &answer);
+    if (r != EXIT_OK) return r;
+    if (client->in->output == OUTPUT_JSON) client_print_json(&answer);
+    if (client->in->output == OUTPUT_JSONL) client_print_jsonl(&answer, "events");
+    if (client->in->output == OUTPUT_TABLE) timeline_print(client, answer.json);
+    return EXIT_OK;
+}
+
 static void journal_print(Client *client, const Json *journal)
 {
     static const char *const names[] = { "NUMBER", "AT",     "ATTEMPT", "KIND",
@@ -548,6 +607,11 @@ int task_resolve_run(const Invocation *in)
 int task_logs_run(const Invocation *in)
 {
     return client_main(in, task_logs_body);
+}
+
+int task_timeline_run(const Invocation *in)
+{
+    return client_main(in, task_timeline_body);
 }
 
 int task_journal_run(const Invocation *in)

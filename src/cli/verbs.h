@@ -23,6 +23,7 @@ int task_cancel_run(const Invocation *in);
 int task_retry_run(const Invocation *in);
 int task_resolve_run(const Invocation *in);
 int task_logs_run(const Invocation *in);
+int task_timeline_run(const Invocation *in);
 int task_journal_run(const Invocation *in);
 
 /* versions.c */
