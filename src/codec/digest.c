@@ -78,6 +78,13 @@ void sha256_deinit(Sha256 *sha)
     sha->context = NULL;
 }
 
+void sha256_copy(Sha256 *to, const Sha256 *from)
+{
+    assert(!to->context && from->context);
+    MUST(to->context = EVP_MD_CTX_new());
+    MUST(EVP_MD_CTX_copy_ex(to->context, from->context));
+}
+
 void hmac_sha256(Str key, Str bytes, uint8_t out[SHA256_BYTES])
 {
     unsigned n = 0;

@@ -24,6 +24,9 @@ void sha256_add(Sha256 *sha, Str bytes);
 void sha256_end(Sha256 *sha, uint8_t out[SHA256_BYTES]); /* leaves it as after sha256_deinit */
 void sha256_deinit(Sha256 *sha);                         /* usable with CLEANUP, also twice */
 
+/* to, not running, becomes a digest of what from was given so far; both go on by themselves. */
+void sha256_copy(Sha256 *to, const Sha256 *from);
+
 /* HMAC-SHA256 (RFC 2104). The key may have any length. */
 void hmac_sha256(Str key, Str bytes, uint8_t out[SHA256_BYTES]);
 

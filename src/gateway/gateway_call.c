@@ -28,6 +28,7 @@ static void call_free(ModelCall *call)
     assert(call->followers == 0);
     buf_deinit(&call->recording.body);
     buf_deinit(&call->canonical);
+    replay_marks_deinit(&call->marks);
     list_remove(&call->node);
     cond_broadcast(&call->task->changed); /* who closes the task may wait for this call */
     arena_deinit(&call->arena);

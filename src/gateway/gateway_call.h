@@ -99,6 +99,7 @@ typedef struct {
     bool journaled;            /* key is set, and the answer is to be recorded */
     uint8_t key[SHA256_BYTES]; /* logic/replay.h */
     Buf canonical;             /* what was digested; empty: not known */
+    ReplayMarks marks;         /* of it */
     bool replay_missed;        /* not told with a record yet */
     size_t shown;              /* bytes of recording that a follower may be given */
     size_t followers;          /* calls that are answered with this one's answer */

@@ -49,6 +49,7 @@ void journal_close(GatewayTask *task)
 {
     arena_deinit(&task->journal.arena);
     buf_deinit(&task->journal.base);
+    replay_marks_deinit(&task->journal.base_marks);
 }
 
 static void note(const GatewayTask *task, const char *text)
@@ -389,8 +390,12 @@ static void key_make(ModelCall *call)
     Str body = call->asked->body; /* whatever was taken out of it */
     buf_init(&call->canonical, CANONICAL_FACTOR * body.len + 64);
     (void)buf_reserve(&call->canonical, body.len);
+    const TaskJournal *journal = &call->task->journal;
+    ReplayKnown base = { .route = str_of(gateway_api_name(journal->base_api)),
+                         .form = buf_str(&journal->base),
+                         .marks = &journal->base_marks };
     replay_model_key(str_of(gateway_api_name(call->info.api)), call->asked_json, body,
-                     call->task->journal.mask, &call->canonical, call->key);
+                     journal->mask, &base, &call->canonical, &call->marks, call->key);
 }
 
 int call_replay_wait(ModelCall *call)
@@ -502,6 +507,10 @@ static void base_set(ModelCall *call, const Journaled *journaled)
     buf_deinit(&journal->base);
     journal->base = call->canonical;
     buf_init(&call->canonical, 0);
+    journal->base_api = call->info.api;
+    replay_marks_deinit(&journal->base_marks);
+    journal->base_marks = call->marks;
+    call->marks.n = 0;
 }
 
 void call_journal_done(ModelCall *call, Journaled *journaled, bool recorded)

@@ -96,8 +96,10 @@ typedef struct {
     Arena arena;
     bool differed;    /* the first difference was told */
     Buf base;         /* the request of the newest recording of this attempt */
+    Api base_api;     /* its route, */
     char base_id[37]; /* its call_id */
-    int base_chain;   /* requests that are kept against one another, up to it */
+    ReplayMarks base_marks;
+    int base_chain; /* requests that are kept against one another, up to it */
 } TaskJournal;
 
 struct GatewayTask {

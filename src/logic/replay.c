@@ -27,14 +27,62 @@ int replay_kind_from(Str name, ReplayKind *ret)
 static const char *const ignored[] = { "user", "metadata", "stream_options", "prompt_cache_key",
                                        "safety_identifier" };
 
+void replay_marks_deinit(ReplayMarks *marks)
+{
+    while (marks->n > 0) sha256_deinit(&marks->at[--marks->n]);
+}
+
+static Str part(Str text, size_t i)
+{
+    return str_sub(text, i * REPLAY_MARK_BYTES, REPLAY_MARK_BYTES);
+}
+
+/* How many marks of the known form are also marks of text. */
+static size_t marks_shared(const ReplayKnown *known, Str route, Str text)
+{
+    size_t n = 0, max = text.len / REPLAY_MARK_BYTES;
+    if (!known || !str_eq(known->route, route)) return 0;
+    assert(known->marks->n <= known->form.len / REPLAY_MARK_BYTES);
+    max = MIN(max, known->marks->n);
+    while (n < max && str_eq(part(known->form, n), part(text, n))) n++;
+    return n;
+}
+
+static void digest_begin(Sha256 *sha, Str domain, Str name)
+{
+    sha256_init(sha);
+    sha256_add(sha, domain);
+    sha256_add(sha, name);
+    sha256_add(sha, STR("\n"));
+}
+
 static void digest(Str domain, Str name, Str text, uint8_t ret[SHA256_BYTES])
 {
     Sha256 sha;
-    sha256_init(&sha);
-    sha256_add(&sha, domain);
-    sha256_add(&sha, name);
-    sha256_add(&sha, STR("\n"));
+    digest_begin(&sha, domain, name);
     sha256_add(&sha, text);
+    sha256_end(&sha, ret);
+}
+
+/* As digest. Marks are set on the way, and those of known are taken over where text is the same. */
+static void digest_marked(Str domain, Str name, Str text, const ReplayKnown *known,
+                          ReplayMarks *marks, uint8_t ret[SHA256_BYTES])
+{
+    Sha256 sha = { 0 };
+    size_t shared = marks_shared(known, name, text), all = text.len / REPLAY_MARK_BYTES;
+    assert(marks->n == 0);
+    for (; marks->n < shared; marks->n++) {
+        marks->at[marks->n] = (Sha256){ 0 };
+        sha256_copy(&marks->at[marks->n], &known->marks->at[marks->n]);
+    }
+    if (shared) sha256_copy(&sha, &marks->at[shared - 1]);
+    else digest_begin(&sha, domain, name);
+    for (; marks->n < MIN(all, REPLAY_MARKS_MAX); marks->n++) {
+        sha256_add(&sha, part(text, marks->n));
+        marks->at[marks->n] = (Sha256){ 0 };
+        sha256_copy(&marks->at[marks->n], &sha);
+    }
+    sha256_add(&sha, str_skip(text, marks->n * REPLAY_MARK_BYTES));
     sha256_end(&sha, ret);
 }
 
@@ -48,7 +96,8 @@ static Str form(const Json *v, const Json *const *without, size_t n, Str raw, Bu
     return raw;
 }
 
-void replay_model_key(Str route, const Json *body, Str raw, const ReplayMask *mask, Buf *canonical,
+void replay_model_key(Str route, const Json *body, Str raw, const ReplayMask *mask,
+                      const ReplayKnown *known, Buf *canonical, ReplayMarks *marks,
                       uint8_t ret[SHA256_BYTES])
 {
     const Json *without[ARRAY_N(ignored) + REPLAY_MASK_MAX];
@@ -59,7 +108,9 @@ void replay_model_key(Str route, const Json *body, Str raw, const ReplayMask *ma
                             : json_pointer(body, mask->pointers[i - ARRAY_N(ignored)]);
         if (v && v != body) without[n++] = v;
     }
-    digest(STR("model\n"), route, form(body, without, n, raw, canonical), ret);
+    Str text = form(body, without, n, raw, canonical);
+    if (canonical->len > 0) digest_marked(STR("model\n"), route, text, known, marks, ret);
+    else digest(STR("model\n"), route, text, ret);
 }
 
 void replay_tool_key(Str tool, const Json *args, Str raw, Buf *canonical, uint8_t ret[SHA256_BYTES])

@@ -27,12 +27,31 @@ typedef struct {
     size_t n; /* more than REPLAY_MASK_MAX are not looked at */
 } ReplayMask;
 
+/* Where the digest of a form stood after every so many bytes: the next request of a conversation
+ * begins like the one before, and is digested from where they part. Zero: none. Holds allocations
+ * until replay_marks_deinit. */
+#define REPLAY_MARK_BYTES 8192
+#define REPLAY_MARKS_MAX 64
+typedef struct {
+    Sha256 at[REPLAY_MARKS_MAX];
+    size_t n;
+} ReplayMarks;
+void replay_marks_deinit(ReplayMarks *marks); /* leaves none */
+
+/* A request that was digested before: its route, its form and the marks of that. */
+typedef struct {
+    Str route, form;
+    const ReplayMarks *marks;
+} ReplayKnown;
+
 /* The key of a model call: route (the API's name) and body, as the agent sent it, without the
  * members user, metadata, stream_options, prompt_cache_key and safety_identifier and without what
  * mask (may be NULL) names. canonical, empty, becomes the form that was digested (RFC 8785). A body
  * that has none (integers beyond 2^53), or whose form does not fit, is digested as it is: canonical
- * is empty then. raw: the text of body. */
-void replay_model_key(Str route, const Json *body, Str raw, const ReplayMask *mask, Buf *canonical,
+ * is empty then. raw: the text of body. known (may be NULL) saves work and changes nothing; marks,
+ * without any before, become those of canonical. */
+void replay_model_key(Str route, const Json *body, Str raw, const ReplayMask *mask,
+                      const ReplayKnown *known, Buf *canonical, ReplayMarks *marks,
                       uint8_t ret[SHA256_BYTES]);
 
 /* The key of a tool call, of its name and arguments, likewise. */

@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -22,7 +23,9 @@ static Key key_of(const char *route, const char *text, const ReplayMask *mask)
     arena_init(&arena, 1 << 20);
     buf_init(&canonical, 1000);
     assert_int_equal(json_parse(&arena, str_of(text), NULL, &body, NULL), 0);
-    replay_model_key(str_of(route), body, str_of(text), mask, &canonical, key.bytes);
+    ReplayMarks marks = { .n = 0 };
+    replay_model_key(str_of(route), body, str_of(text), mask, NULL, &canonical, &marks, key.bytes);
+    assert_int_equal(marks.n, 0);
     if (canonical.len) str_copy(key.canonical, sizeof key.canonical, buf_str(&canonical));
     buf_deinit(&canonical);
     arena_deinit(&arena);
@@ -127,11 +130,88 @@ static void test_tool_keys(void **state)
     buf_clear(&canonical);
     replay_tool_key(STR("post"), args, text, &canonical, other);
     buf_clear(&canonical);
-    replay_model_key(STR("mail"), args, text, NULL, &canonical, model);
+    ReplayMarks marks = { .n = 0 };
+    replay_model_key(STR("mail"), args, text, NULL, NULL, &canonical, &marks, model);
     assert_memory_not_equal(tool, other, SHA256_BYTES);
     assert_memory_not_equal(tool, model, SHA256_BYTES);
     buf_deinit(&canonical);
     arena_deinit(&arena);
+}
+
+/* A digested request, and what is known of it. */
+typedef struct {
+    Arena arena;
+    Buf canonical;
+    ReplayMarks marks;
+    const char *route;
+    uint8_t key[SHA256_BYTES];
+} Digested;
+
+#define FORM_MAX ((REPLAY_MARKS_MAX + 2) * REPLAY_MARK_BYTES)
+
+static void digested_init(Digested *d, const char *route, const char *text, const Digested *before)
+{
+    const Json *body;
+    arena_init(&d->arena, 8 << 20);
+    buf_init(&d->canonical, FORM_MAX);
+    d->marks.n = 0;
+    d->route = route;
+    assert_int_equal(json_parse(&d->arena, str_of(text), NULL, &body, NULL), 0);
+    ReplayKnown known = { 0 };
+    if (before)
+        known = (ReplayKnown){ str_of(before->route), buf_str(&before->canonical), &before->marks };
+    replay_model_key(str_of(route), body, str_of(text), NULL, before ? &known : NULL, &d->canonical,
+                     &d->marks, d->key);
+}
+
+static void digested_deinit(Digested *d)
+{
+    replay_marks_deinit(&d->marks);
+    buf_deinit(&d->canonical);
+    arena_deinit(&d->arena);
+}
+
+/* A request whose form has n bytes; from byte `from` on it differs from others. */
+static char *long_request(size_t n, size_t from, char differs)
+{
+    char *text = malloc(n + 1);
+    memset(text, 'x', n);
+    memcpy(text, "{\"a\":\"", 6);
+    if (from < n - 2) memset(text + from, differs, n - 2 - from);
+    memcpy(text + n - 2, "\"}", 3);
+    return text;
+}
+
+/* What is known of the request before changes no key, wherever they part. */
+static void test_a_key_does_not_depend_on_the_one_before(void **state)
+{
+    (void)state;
+    Random random = { 17 };
+    for (int i = 0; i < 60; i++) {
+        size_t n = (size_t)random_range(&random, 10, i % 10 ? 60000 : FORM_MAX - 2);
+        size_t m = (size_t)random_range(&random, 10, i % 10 ? 60000 : FORM_MAX - 2);
+        char *first = long_request(n, n, 'x');
+        char *second = long_request(m, (size_t)random_range(&random, 6, 70000), 'y');
+        const char *route = i % 5 ? "chat" : "messages";
+        Digested a, b, alone;
+        digested_init(&a, "chat", first, NULL);
+        digested_init(&b, route, second, &a);
+        digested_init(&alone, route, second, NULL);
+        assert_memory_equal(b.key, alone.key, SHA256_BYTES);
+        assert_int_equal(b.marks.n, alone.marks.n);
+        assert_int_equal(b.marks.n, MIN(m / REPLAY_MARK_BYTES, REPLAY_MARKS_MAX));
+        digested_deinit(&a); /* its marks are its own */
+        digested_init(&a, route, first, &b);
+        Digested again;
+        digested_init(&again, route, first, NULL);
+        assert_memory_equal(a.key, again.key, SHA256_BYTES);
+        digested_deinit(&again);
+        digested_deinit(&a);
+        digested_deinit(&b);
+        digested_deinit(&alone);
+        free(first);
+        free(second);
+    }
 }
 
 /* --- an attempt ------------------------------------------------------------------------------- */
@@ -311,6 +391,7 @@ int main(void)
         cmocka_unit_test(test_no_canonical_form),
         cmocka_unit_test(test_form_that_does_not_fit),
         cmocka_unit_test(test_tool_keys),
+        cmocka_unit_test(test_a_key_does_not_depend_on_the_one_before),
         cmocka_unit_test(test_served_in_order),
         cmocka_unit_test(test_incomplete_is_a_miss),
         cmocka_unit_test(test_no_recordings),
