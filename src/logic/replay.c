@@ -170,6 +170,7 @@ int replay_next(Replay *replay, ReplayKind kind, const uint8_t key[SHA256_BYTES]
 static size_t common_prefix(Str a, Str b)
 {
     size_t n = MIN(a.len, b.len), i = 0;
+    while (n - i >= 4096 && memcmp(a.ptr + i, b.ptr + i, 4096) == 0) i += 4096;
     while (n - i >= 64 && memcmp(a.ptr + i, b.ptr + i, 64) == 0) i += 64;
     while (i < n && a.ptr[i] == b.ptr[i]) i++;
     return i;
