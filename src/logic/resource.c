@@ -92,7 +92,7 @@ ResourceUse resource_sum(ResourceProcess *processes, size_t n, int session)
 {
     ResourceUse use = { 0 };
     if (n > 1) qsort(processes, n, sizeof *processes, by_pid);
-    for (size_t i = 0; i < n; i++) processes[i].own = false;
+    for (size_t i = 0; i < n; i++) processes[i].own = processes[i].root;
     while (mark(processes, n, session)) continue;
     for (size_t i = 0; i < n; i++) {
         if (!processes[i].own) continue;

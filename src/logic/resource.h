@@ -54,12 +54,14 @@ void resource_limits_write(JsonOut *out, const ResourceLimits *limits);
 
 /* A process of the machine. */
 typedef struct {
-    int pid, parent, session;
+    int pid, parent, group, session;
     int64_t memory_bytes, cpu_ms;
-    bool own; /* out */
+    bool root; /* it belongs to it, too, whatever its session */
+    bool own;  /* out */
 } ResourceProcess;
 
-/* Finds who belongs to the session and who descends from these, and adds them up. Sorts by pid. */
+/* Finds who belongs to the session, who is a root and who descends from these, and adds them up.
+ * Sorts by pid. */
 ResourceUse resource_sum(ResourceProcess *processes, size_t n, int session);
 
 #endif

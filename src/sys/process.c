@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 #define FILES_DEFAULT 1024
 
 struct Process {
+    ListNode node; /* of those that are not reaped */
     pid_t pid;
     int pidfd;
     uv_poll_t poll; /* readable once the child has ended */
@@ -29,6 +31,11 @@ struct Process {
     bool ended;
     bool released; /* process_free was called */
 };
+
+/* Those that were started and are not reaped, of all loops. Held while one is forked or reaped, so
+ * that a number in or not in the list is what it seems. */
+static List living = { &living, &living };
+static pthread_mutex_t living_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* --- the child, between fork and exec: async-signal-safe calls only --------------------------- */
 
@@ -68,6 +75,7 @@ NO_RETURN static void child_exec(const ProcessOptions *o, const char *program, c
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(127); /* it died before the line above */
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     for (int i = 0; i < 3; i++)
         if (dup2(fds[i], i) < 0) _exit(127);
     syscall(SYS_close_range, 3U, ~0U, 0U);
@@ -144,13 +152,22 @@ static void dispose(Process *p)
     if (p->ended && p->released) uv_close((uv_handle_t *)&p->poll, on_poll_close);
 }
 
+static bool process_reap(Process *p, int options, int *ret_code)
+{
+    pthread_mutex_lock(&living_lock);
+    bool reaped = waitpid(p->pid, ret_code, options) == p->pid;
+    if (reaped) list_remove(&p->node);
+    pthread_mutex_unlock(&living_lock);
+    return reaped;
+}
+
 static void on_ended(uv_poll_t *poll, int status, int events)
 {
     Process *p = poll->data;
     int code;
     (void)status, (void)events;
     kill(-p->pid, SIGKILL); /* before reaping: the group's number cannot have been reused yet */
-    if (waitpid(p->pid, &code, WNOHANG) != p->pid) return;
+    if (!process_reap(p, WNOHANG, &code)) return;
     uv_poll_stop(poll);
     p->ended = true;
     if (WIFSIGNALED(code)) p->exit.signal = WTERMSIG(code);
@@ -211,16 +228,19 @@ static int process_fork(const ProcessOptions *o, const char *program, const int 
     pid_t parent = getpid();
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_mutex_lock(&living_lock);
     p->pid = fork();
     if (p->pid == 0) child_exec(o, program, ends, parent);
     int r = p->pid < 0 ? -errno : 0;
+    if (r == 0) list_push_back(&living, &p->node);
+    pthread_mutex_unlock(&living_lock);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return r;
 }
 
 static int process_start(const ProcessOptions *o, const char *program, Process *p)
 {
-    int ends[3] = { -1, -1, -1 }, mine[3] = { -1, -1, -1 };
+    int ends[3] = { -1, -1, -1 }, mine[3] = { -1, -1, -1 }, code;
     int r = pipes_open(ends, mine);
     if (r == 0) r = pipes_adopt(p, mine);
     if (r == 0) r = process_fork(o, program, ends, p);
@@ -231,7 +251,7 @@ static int process_start(const ProcessOptions *o, const char *program, Process *
     if (r < 0) {
         kill(-p->pid, SIGKILL);
         kill(p->pid, SIGKILL);
-        waitpid(p->pid, NULL, 0);
+        (void)process_reap(p, 0, &code);
     }
     return r;
 }
@@ -317,6 +337,61 @@ void process_free(Process *p)
     for (int i = 0; i < 3; i++) stream_close(p->pipes[i]);
     p->released = true;
     dispose(p);
+}
+
+/* --- strays ----------------------------------------------------------------------------------- */
+
+void process_adopt(void)
+{
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
+        LOG_WARN("what agents leave behind may not be found", LOG_CSTR("why", strerror(errno)));
+}
+
+static bool is_living(int pid)
+{
+    LIST_EACH (&living, node)
+        if (CONTAINER_OF(node, Process, node)->pid == pid) return true;
+    return false;
+}
+
+static bool is_child(int pid)
+{
+    siginfo_t info;
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+/* Nobody gets these back. */
+static bool is_without_privileges(int pid)
+{
+    char path[32], line[256];
+    int set = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    FILE *file = fopen(path, "re");
+    if (!file) return false;
+    while (fgets(line, sizeof line, file) && sscanf(line, "NoNewPrivs: %d", &set) != 1) continue;
+    fclose(file);
+    return set == 1;
+}
+
+static bool is_stray(int pid)
+{
+    return !is_living(pid) && is_child(pid) && getsid(pid) != getsid(0) &&
+           is_without_privileges(pid);
+}
+
+bool process_is_stray(int pid)
+{
+    pthread_mutex_lock(&living_lock);
+    bool stray = is_stray(pid);
+    pthread_mutex_unlock(&living_lock);
+    return stray;
+}
+
+void process_stray_reap(int pid)
+{
+    pthread_mutex_lock(&living_lock);
+    if (is_stray(pid)) waitpid(pid, NULL, WNOHANG);
+    pthread_mutex_unlock(&living_lock);
 }
 
 /* --- this process ----------------------------------------------------------------------------- */

@@ -2,7 +2,9 @@
  *
  * A child runs in a session and process group of its own, with an environment built from scratch,
  * only descriptors 0-2 open, no new privileges, and dies with its parent thread's process. The
- * group is signalled as a whole, so grandchildren are reached too.
+ * group is signalled as a whole, so grandchildren are reached too. A child is the parent of
+ * whatever it has started that is left by its own parent (prctl(2), PR_SET_CHILD_SUBREAPER), so
+ * that nothing leaves its tree while it lives.
  */
 #ifndef GANTRY_SYS_PROCESS_H
 #define GANTRY_SYS_PROCESS_H
@@ -47,6 +49,20 @@ int process_exit_wait(Process *process, int64_t deadline_ms, ProcessExit *ret);
  * the child is reaped by the loop. */
 void process_free(Process *process);
 DEFINE_FREEP(Process, process_free)
+
+/* --- strays: what is left of the trees of children that have ended ---------------------------- */
+
+/* From now on this process is the parent of what its children leave behind. It must look for such
+ * strays, which nothing else ends or reaps. */
+void process_adopt(void);
+
+/* Whether it is a child of this process that process_spawn has not started but a descendant of such
+ * a one has; it may be a zombie. Others, which this process had before it was this program, or
+ * which a library forks, are told by their session and their privileges. Any thread. */
+bool process_is_stray(int pid);
+
+/* Frees the number of a stray that has ended; others are left alone. Any thread. */
+void process_stray_reap(int pid);
 
 /* --- this process ----------------------------------------------------------------------------- */
 

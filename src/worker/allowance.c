@@ -26,7 +26,9 @@
 #define PROCESSES_MAX 32768 /* more are not looked at */
 #define STAT_BYTES_MAX 1024
 #define ENVIRON_BYTES_MAX ((size_t)256 << 10)
-#define KILL_ROUNDS 20  /* a program may start others faster than one look ends them */
+#define CHASE_ROUNDS 1000 /* a program may start others faster than one look ends them */
+#define KILL_ROUNDS 20    /* in which who was sent SIGKILL has not ended */
+#define HOME_BYTES_MAX (PATH_MAX + 16)
 #define DYING_MS_MAX 16 /* between two looks at who has been sent SIGKILL and is not gone yet */
 
 typedef struct {
@@ -60,19 +62,21 @@ static bool process_read(const char *pid, ResourceProcess *ret)
     long ticks = sysconf(_SC_CLK_TCK);
     unsigned long user, system;
     long waited_user, waited_system, threads;
-    int parent, session;
+    int parent, group, session;
     if (!proc_read(pid, "stat", text)) return false;
     const char *after = strrchr(text, ')');
     if (!after ||
-        sscanf(after + 1, " %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld %*d %*d %ld",
-               &state, &parent, &session, &user, &system, &waited_user, &waited_system,
-               &threads) != 8)
+        sscanf(after + 1, " %c %d %d %d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld %*d %*d %ld",
+               &state, &parent, &group, &session, &user, &system, &waited_user, &waited_system,
+               &threads) != 9)
         return false;
+    if (state == 'Z' && parent == getpid()) process_stray_reap((int)strtol(pid, NULL, 10));
     if (state == 'X' || (state == 'Z' && threads <= 1)) return false; /* others may go on */
     int64_t all = (int64_t)(user + system) + waited_user + waited_system;
     *ret = (ResourceProcess){
         .pid = (int)strtol(pid, NULL, 10),
         .parent = parent,
+        .group = group,
         .session = session,
         .cpu_ms = all * 1000 / ticks,
     };
@@ -149,39 +153,94 @@ int64_t allowance_cpu_ms(int session)
 
 typedef struct {
     Look look;
-    const char *mark;
-    size_t mark_len;
-    bool starts;   /* the mark is how a variable begins */
-    char *environ; /* of one process */
-    int *sent;     /* who was sent SIGKILL in the last round, in order */
+    const char *mark;  /* NULL: none */
+    const char *homes; /* NULL: those of an earlier worker are looked for, among all processes */
+    bool starts;       /* the mark is how a variable begins */
+    bool chases;       /* there are such as start others all the time: they are stopped first */
+    char *environ;     /* of one process */
+    size_t environ_len;
+    int *sent; /* who was sent a signal in the last round, in order */
     size_t sent_n;
 } EndJob;
 
-static bool is_marked(EndJob *job, int pid)
+static void environ_read(EndJob *job, int pid)
 {
     char path[64];
-    size_t len = 0;
+    job->environ_len = 0;
     snprintf(path, sizeof path, "/proc/%d/environ", pid);
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return false;
+    if (fd < 0) return;
     bool ours = fstat(fd, &st) == 0 && st.st_uid == geteuid();
+    size_t len = 0;
     for (ssize_t n; ours && (n = read(fd, job->environ + len, ENVIRON_BYTES_MAX - len)) > 0;)
         len += (size_t)n;
     close(fd);
-    for (const char *at = job->environ, *end = at + len; at < end;) {
-        size_t n = strnlen(at, (size_t)(end - at));
-        bool long_enough = job->starts ? n > job->mark_len : n == job->mark_len;
-        if (long_enough && memcmp(at, job->mark, job->mark_len) == 0) return true;
-        at += n + 1;
+    job->environ_len = len;
+}
+
+static bool environ_has(const EndJob *job, Str variable, bool starts)
+{
+    for (const char *at = job->environ, *end = at + job->environ_len; at < end;) {
+        Str have = str_make(at, strnlen(at, (size_t)(end - at)));
+        if (starts ? str_starts_with(have, variable) : str_eq(have, variable)) return true;
+        at += have.len + 1;
     }
     return false;
 }
 
-/* Whether it was found now and is to end. */
-static bool is_found(EndJob *job, const ResourceProcess *p)
+static const char *const homes_below[] = { "tasks", "servers" };
+
+static void home_mark(char text[HOME_BYTES_MAX], const char *dir, size_t which)
 {
-    return p->own || (job->mark && p->pid != getpid() && is_marked(job, p->pid));
+    int n = snprintf(text, HOME_BYTES_MAX, "HOME=%s/%s/", dir, homes_below[which]);
+    assert(n > 0 && n < HOME_BYTES_MAX);
+}
+
+static bool is_at_home(const EndJob *job)
+{
+    char mark[HOME_BYTES_MAX];
+    for (size_t i = 0; job->homes[0] && i < ARRAY_N(homes_below); i++) {
+        home_mark(mark, job->homes, i);
+        if (environ_has(job, str_of(mark), true)) return true;
+    }
+    return false;
+}
+
+/* Whether it is to end, by itself and not for what it descends from. */
+static bool is_root(EndJob *job, int pid, int parent)
+{
+    bool stray = job->homes && parent == getpid() && process_is_stray(pid);
+    if (pid == getpid() || (!stray && !job->mark)) return false;
+    environ_read(job, pid);
+    if (job->mark && environ_has(job, str_of(job->mark), job->starts)) return true;
+    return stray && !is_at_home(job);
+}
+
+/* All that this process has started, and that has started, are below it. */
+static void others_drop(Look *look)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < look->n; i++)
+        look->processes[i].root = look->processes[i].pid == getpid();
+    resource_sum(look->processes, look->n, -1);
+    for (size_t i = 0; i < look->n; i++) {
+        if (!look->processes[i].own || look->processes[i].root) continue;
+        look->processes[kept++] = look->processes[i];
+    }
+    look->n = kept;
+}
+
+static void end_look(EndJob *job)
+{
+    Look *look = &job->look;
+    processes_read(look);
+    if (job->homes) others_drop(look);
+    for (size_t i = 0; i < look->n; i++) {
+        ResourceProcess *p = &look->processes[i];
+        p->root = is_root(job, p->pid, p->parent);
+    }
+    resource_sum(look->processes, look->n, look->watch->session);
 }
 
 static int by_number(const void *a, const void *b)
@@ -190,21 +249,28 @@ static int by_number(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* How many were found, and how many of them for the first time. */
-static size_t end_round(EndJob *job, size_t *ret_fresh)
+static bool is_fresh(const EndJob *job, int pid)
 {
-    Look *look = &job->look;
-    processes_read(look);
-    resource_sum(look->processes, look->n, look->watch->session);
+    return !job->sent_n || !bsearch(&pid, job->sent, job->sent_n, sizeof pid, by_number);
+}
+
+/* How many were found, and how many of them for the first time. */
+static size_t end_round(EndJob *job, int signal, size_t *ret_fresh)
+{
+    const Look *look = &job->look;
+    end_look(job);
     int *found = xcalloc(look->n + 1, sizeof *found);
     size_t found_n = 0;
     *ret_fresh = 0;
     for (size_t i = 0; i < look->n; i++) {
         const ResourceProcess *p = &look->processes[i];
-        if (!is_found(job, p) || kill(p->pid, SIGKILL) != 0) continue;
+        if (!p->own || p->pid == getpid()) continue;
+        bool gone = kill(p->pid, signal) != 0;
+        if (gone && errno != ESRCH) continue;
+        bool fresh = gone || is_fresh(job, p->pid); /* it may have started another before */
+        if (fresh && job->chases && job->homes && p->group != getpgid(0)) kill(-p->group, SIGKILL);
         found[found_n++] = p->pid;
-        *ret_fresh += !job->sent_n ||
-                      !bsearch(&p->pid, job->sent, job->sent_n, sizeof *found, by_number);
+        *ret_fresh += fresh;
     }
     free(job->sent);
     job->sent = found;
@@ -212,29 +278,38 @@ static size_t end_round(EndJob *job, size_t *ret_fresh)
     return found_n;
 }
 
-/* Whoever starts others is chased without a pause; who only has to die gets time for it, which on a
- * machine under load is better than looking on. */
+/* Whoever starts others all the time is chased without a pause: its group is killed at once, and
+ * who has left that is stopped until no more come, for who is killed makes room for others. Who
+ * only has to die gets time for it, which on a machine under load is better than looking on. */
 static int end_job(void *arg)
 {
     EndJob *job = arg;
     struct timespec pause = { .tv_nsec = 1000000 };
-    size_t fresh;
-    if (job->mark) job->environ = xcalloc(1, ENVIRON_BYTES_MAX);
-    for (int round = 0; round < KILL_ROUNDS && end_round(job, &fresh) > 0; round++) {
-        if (fresh > 0) continue;
+    job->environ = xcalloc(1, ENVIRON_BYTES_MAX);
+    int signal = SIGKILL;
+    for (int round = 0, waits = 0; round < CHASE_ROUNDS && waits < KILL_ROUNDS; round++) {
+        size_t fresh;
+        if (end_round(job, signal, &fresh) == 0) break;
+        job->chases |= fresh > 0 && round > 0;
+        bool dying = fresh == 0 && signal == SIGKILL;
+        signal = job->chases && fresh > 0 ? SIGSTOP : SIGKILL;
+        if (!dying) continue;
+        waits++;
         nanosleep(&pause, NULL);
         pause.tv_nsec = MIN(2 * pause.tv_nsec, DYING_MS_MAX * 1000000L);
     }
+    for (size_t i = 0; i < job->sent_n; i++) kill(job->sent[i], SIGKILL); /* none stays stopped */
     free(job->environ);
     free(job->sent);
     free(job->look.processes);
     return 0;
 }
 
-void allowance_end_wait(int session, const char *mark)
+void allowance_end_wait(int session, const char *mark, const char *homes)
 {
     AllowanceWatch watch = { .session = session > 0 ? session : -1 };
-    EndJob job = { .look = { .watch = &watch }, .mark = mark, .mark_len = mark ? strlen(mark) : 0 };
+    EndJob job = { .look = { .watch = &watch }, .mark = mark, .homes = homes };
+    assert(homes);
     fiber_shield();
     (void)work_wait(end_job, &job);
     fiber_unshield();
@@ -242,14 +317,11 @@ void allowance_end_wait(int session, const char *mark)
 
 void allowance_end_before(const char *dir)
 {
-    static const char *const homes[] = { "tasks", "servers" };
     AllowanceWatch watch = { .session = -1 };
-    for (size_t i = 0; i < ARRAY_N(homes); i++) {
-        char mark[PATH_MAX + 16];
-        int n = snprintf(mark, sizeof mark, "HOME=%s/%s/", dir, homes[i]);
-        assert(n > 0 && n < (int)sizeof mark);
-        EndJob job = { .look = { .watch = &watch }, .mark = mark, .mark_len = (size_t)n };
-        job.starts = true;
+    for (size_t i = 0; i < ARRAY_N(homes_below); i++) {
+        char mark[HOME_BYTES_MAX];
+        home_mark(mark, dir, i);
+        EndJob job = { .look = { .watch = &watch }, .mark = mark, .starts = true };
         (void)end_job(&job);
     }
 }
@@ -297,7 +369,7 @@ int allowance_watch_wait(AllowanceWatch *watch)
     while (r == 0 && !watch->over) {
         r = fiber_sleep_wait(MAX(LOOK_MS, look.ms * LOOK_SHARE));
         if (r == 0) r = work_wait(look_job, &look);
-        if (r == 0 && look_judge(&look)) allowance_end_wait(watch->session, NULL);
+        if (r == 0 && look_judge(&look)) allowance_end_wait(watch->session, NULL, watch->homes);
     }
     free(look.processes);
     return r;

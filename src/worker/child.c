@@ -19,7 +19,6 @@ typedef struct {
     Process *process;
     Program *life;
     int64_t late_ms; /* when it is late in its state */
-    const char *mark;
     bool shielded;
     ChildResult *result;
     Buf line; /* of stderr, not yet ended; what is longer is dropped */
@@ -149,7 +148,8 @@ static int watch_start(Pipes *pipes)
     const ResourceLimits *limits = &pipes->run->version->spec.resources;
     pipes->watch = (AllowanceWatch){ .limits = limits,
                                      .session = process_pid(pipes->process),
-                                     .scratch = pipes->run->scratch };
+                                     .scratch = pipes->run->scratch,
+                                     .homes = pipes->run->host->dir };
     if (!allowance_watched(limits)) return 0;
     return fiber_spawn("limits", watcher_main, pipes, &pipes->watcher);
 }
@@ -193,12 +193,14 @@ static void pipes_stop_wait(Pipes *pipes)
     fiber_join_wait(pipes->err_reader, NULL);
 }
 
-/* By what the processes of an agent are known: the task's key, which tools are not given. NULL:
- * it is none. */
-static const char *child_mark(const ChildOptions *o)
+/* By what the processes of an agent are known that have moved away: their home, or the task's key
+ * when tools have the same home, which are not given it. NULL: it is none. */
+static const char *mark_of(const Pipes *pipes)
 {
-    if (!o->agent) return NULL;
-    return arena_printf(&o->run->arena, "OPENAI_API_KEY=%s", gateway_task_key(o->run->gateway)).ptr;
+    Run *run = pipes->run;
+    if (!pipes->options->agent) return NULL;
+    if (!run->tools_started) return arena_printf(&run->arena, "HOME=%s/home", run->scratch).ptr;
+    return arena_printf(&run->arena, "OPENAI_API_KEY=%s", gateway_task_key(run->gateway)).ptr;
 }
 
 static int64_t late_at(const ChildOptions *o, ProgramState state)
@@ -218,17 +220,18 @@ static void step_wait(Pipes *pipes, ProgramEvent event)
 {
     ProgramAction action = program_step(pipes->life, event);
     int pid = process_pid(pipes->process);
+    const char *homes = pipes->run->host->dir;
     switch (action) {
     case PROGRAM_DO_NOTHING: break;
     case PROGRAM_DO_ASK: process_signal(pipes->process, SIGTERM); break;
     case PROGRAM_DO_KILL:
-        allowance_end_wait(pid, pipes->mark);
+        allowance_end_wait(pid, mark_of(pipes), homes);
         process_signal(pipes->process, SIGKILL);
         break;
     case PROGRAM_DO_ABANDON:
     case PROGRAM_DO_SWEEP:
         if (action == PROGRAM_DO_ABANDON) LOG_ERROR("a process does not end", LOG_INT("pid", pid));
-        if (pipes->mark) allowance_end_wait(0, pipes->mark);
+        if (pipes->options->agent) allowance_end_wait(0, mark_of(pipes), homes);
         action = program_step(pipes->life, PROGRAM_ON_SWEPT);
         assert(action == PROGRAM_DO_NOTHING);
         break;
@@ -283,12 +286,7 @@ static int live_wait(Pipes *pipes)
 
 static int child_wait(const ChildOptions *o, Process *process, Program *life, ChildResult *ret)
 {
-    Pipes pipes = { .options = o,
-                    .run = o->run,
-                    .process = process,
-                    .life = life,
-                    .mark = child_mark(o),
-                    .result = ret };
+    Pipes pipes = { .options = o, .run = o->run, .process = process, .life = life, .result = ret };
     buf_init(&pipes.line, LOG_LINE_BYTES_MAX);
     cond_init(&pipes.drained);
     int r = live_wait(&pipes);

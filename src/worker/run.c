@@ -460,7 +460,7 @@ static void scratch_remove_wait(Run *run)
     char mark[FS_PATH_MAX + 16];
     if (!run->scratch[0]) return;
     snprintf(mark, sizeof mark, "HOME=%s/home", run->scratch);
-    if (run->tools_started) allowance_end_wait(0, mark);
+    if (run->tools_started) allowance_end_wait(0, mark, run->host->dir);
     int r = work_wait(remove_job, run->scratch);
     if (r < 0) LOG_WARN("cannot remove scratch space", LOG_CSTR("why", diag_text_or(r)));
 }

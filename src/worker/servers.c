@@ -344,6 +344,7 @@ static int fibers_start(Server *s)
     s->watch = (AllowanceWatch){ .limits = &s->limits,
                                  .session = process_pid(s->process),
                                  .scratch = s->scratch,
+                                 .homes = s->owner->host->dir,
                                  .cpu_over = cpu_over,
                                  .ctx = s };
     s->cpu_seen_ms = 0;
@@ -366,7 +367,7 @@ static void sweep_wait(const Server *s, int session)
 {
     char mark[FS_PATH_MAX + 16];
     snprintf(mark, sizeof mark, "HOME=%s/home", s->scratch);
-    allowance_end_wait(session, mark);
+    allowance_end_wait(session, mark, s->owner->host->dir);
 }
 
 /* Everything of the process is gone afterwards, and all that it has started. */

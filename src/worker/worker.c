@@ -204,6 +204,7 @@ static int dir_job(void *arg)
         return diag_set(-errno, "cannot find %s: %s", job->worker->dir, strerror(errno));
     r = dir_lock(job->worker, job->path);
     if (r == 0) allowance_end_before(job->path);
+    if (r == 0) process_adopt();
     if (r == 0) r = dir_empty(job->path, "versions");
     if (r == 0) r = dir_empty(job->path, "tasks");
     if (r == 0) r = dir_empty(job->path, "servers");

@@ -260,6 +260,41 @@ static void test_missing_program(void **state)
     assert_int_equal(run.waited, -EACCES);
 }
 
+/* A child is the parent of what its own children leave behind. */
+static void test_orphans_stay_below(void **state)
+{
+    (void)state;
+    Run run = { .script = "x=$( (sh -c 'until [ \"$(cut -d\" \" -f4 /proc/$$/stat)\" = $0 ]; do "
+                          "sleep 0.01; done; echo mine' $$ &) ); echo $x" };
+    harness_run(run_main, &run);
+    assert_string_equal(run.out, "mine\n");
+}
+
+/* What leaves its group is left when the child ends, and is found. */
+static void test_strays(void **state)
+{
+    (void)state;
+    Run run = { .script = "x=$( (setsid sh -c 'echo $$; exec sleep 1000 > /dev/null 2>&1' &) ); "
+                          "echo $x" };
+    process_adopt();
+    int mine = fork();
+    if (mine == 0) pause();
+    harness_run(run_main, &run);
+    int pid = (int)strtol(run.out, NULL, 10);
+    assert_true(pid > 1);
+    assert_true(process_is_stray(pid));
+    assert_false(process_is_stray(mine));
+    assert_false(process_is_stray(getppid()));
+    process_stray_reap(pid); /* it lives */
+    assert_true(process_is_stray(pid));
+    kill(pid, SIGKILL);
+    kill(mine, SIGKILL);
+    while (process_is_stray(pid)) process_stray_reap(pid);
+    assert_int_equal(kill(pid, 0), -1);
+    process_stray_reap(mine);
+    assert_int_equal(waitpid(mine, NULL, 0), mine);
+}
+
 static int limits_main(void *arg)
 {
     Run *run = arg;
@@ -299,6 +334,8 @@ int main(void)
         cmocka_unit_test(test_closed_stdio_is_filled),
         cmocka_unit_test(test_descriptors_up_to_the_hard_limit),
         cmocka_unit_test(test_missing_program),
+        cmocka_unit_test(test_orphans_stay_below),
+        cmocka_unit_test(test_strays),
         cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

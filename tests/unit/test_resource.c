@@ -96,6 +96,8 @@ static void test_sum(void **state)
     use = resource_sum(processes, ARRAY_N(processes), 9); /* what an earlier look marked is gone */
     assert_int_equal(use.processes, 2);
     assert_int_equal(resource_sum(NULL, 0, 70).processes, 0);
+    processes[0].root = true; /* sorted: 1, whose children are 5 and 70 */
+    assert_int_equal(resource_sum(processes, ARRAY_N(processes), -1).processes, 6);
 }
 
 int main(void)
