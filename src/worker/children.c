@@ -15,12 +15,13 @@
 #define AGAIN_MS 100
 #define AGAIN_MS_MAX 2000
 #define OPEN_PATIENCE_MS 30000
+#define LOOK_MS 10 /* a slot that is free so long is claimed for */
 
 typedef struct {
     ListNode node;
     Uuid id;
     FamilyAmount allotted;
-    bool ended;
+    bool ended, looked; /* the agent has asked before whether it has */
 } Child;
 
 /* How often a body was sent in this attempt. */
@@ -304,6 +305,8 @@ int children_end_wait(Run *run, Uuid id, int64_t wait_ms)
     int r = 0;
     if (!child) return -ENOENT;
     if (child->ended) return 0;
+    if (wait_ms == 0 && child->looked && run->host->may_suspend(run->host->ctx)) wait_ms = LOOK_MS;
+    child->looked = true;
     if (wait_ms == 0) return -ETIMEDOUT;
     int64_t deadline_ms = deadline_after(wait_ms);
     children_waiting(run, true);

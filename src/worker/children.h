@@ -36,8 +36,9 @@ MUST_CHECK int children_start_wait(Run *run, const ChildAsk *ask, Arena *arena, 
 /* What was asked for with this body has been answered otherwise: it counts as asked for. */
 void children_skip(Run *run, Str body);
 
-/* Waits for the end of a child, at most wait_ms (0: only looks, and keeps the slot). Returns 0,
- * -ETIMEDOUT, -ENOENT (the task has started no such task), -ECANCELED. */
+/* Waits for the end of a child, at most wait_ms (0: only looks, and keeps the slot; who looks again
+ * gives it back for a moment, so that what it looks for can start however often it does). Returns
+ * 0, -ETIMEDOUT, -ENOENT (the task has started no such task), -ECANCELED. */
 MUST_CHECK int children_end_wait(Run *run, Uuid id, int64_t wait_ms);
 
 /* The run begins (ends) to wait for children. Never waits. */

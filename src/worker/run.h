@@ -68,6 +68,7 @@ typedef struct RunHost {
     /* A run waits for tasks it has started (goes on): its slot is free for another meanwhile. */
     void (*suspend)(void *ctx, Run *run);
     void (*resume)(void *ctx, Run *run);
+    bool (*may_suspend)(void *ctx); /* else a run that is suspended is stopped */
     void *ctx;
     Holds *holds;    /* calls in flight */
     Uuid worker_id;  /* of the lease that the worker has, or had last */

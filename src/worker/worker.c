@@ -239,6 +239,7 @@ static char *host_name(void)
 static void on_flags_doubted_wait(void *ctx);
 static void on_suspend(void *ctx, Run *run);
 static void on_resume(void *ctx, Run *run);
+static bool may_suspend(void *ctx);
 
 static void options_copy(WorkerHost *w, const WorkerOptions *o)
 {
@@ -261,6 +262,7 @@ static void options_copy(WorkerHost *w, const WorkerOptions *o)
         .flags_doubted_wait = on_flags_doubted_wait,
         .suspend = on_suspend,
         .resume = on_resume,
+        .may_suspend = may_suspend,
         .ctx = w,
         .path = w->path,
         .node_path = w->node_path,
@@ -332,6 +334,12 @@ static void on_run_end(Run *run, void *ctx)
     list_remove(&run->node);
     slots_release(&w->slots, run->task.lane);
     changed(w);
+}
+
+static bool may_suspend(void *ctx)
+{
+    const WorkerHost *w = ctx;
+    return !w->draining && slots_beyond(&w->slots) < suspended_max(w);
 }
 
 /* Beyond the bound a run that waits is given back whole, and what it waits for comes before it when

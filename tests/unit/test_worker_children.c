@@ -78,6 +78,32 @@ static void test_who_looks_keeps_its_slot(void **state)
     bench_with((Bench){ .scenario = look_scenario, .configure = one_slot, .lease_ms = 3000 });
 }
 
+/* Who looks again and again does not keep from running what it looks for. */
+static int poll_scenario(Bench *b)
+{
+    deploy(b,
+           "def root():\n"
+           "    ids = [start(name)[1]['taskId'] for name in ('middle', 'leaf')]\n"
+           "    return [ends(id) for id in ids]\n"
+           "def middle(): return ends(start('leaf')[1]['taskId'])\n"
+           "def ends(id):\n"
+           "    while (task := wait(id, 0)[1])['status'] in ('queued', 'running'): pass\n"
+           "    return task['result']\n",
+           "");
+    Task task = bench_run(b, "\"root\"");
+    expect(&task, "[\"leaf\", \"leaf\"]");
+    WorkerStats stats;
+    worker_stats(b->worker, &stats);
+    CHECK_INT(stats.suspended, 0);
+    return 0;
+}
+
+static void test_who_polls_lets_others_run(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = poll_scenario, .configure = one_slot, .lease_ms = 3000 });
+}
+
 static void one_suspended(Bench *b, WorkerOptions *options)
 {
     one_slot(b, options);
@@ -252,6 +278,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_who_waits_has_no_slot),
         cmocka_unit_test(test_who_looks_keeps_its_slot),
+        cmocka_unit_test(test_who_polls_lets_others_run),
         cmocka_unit_test(test_only_so_many_wait_without_one),
         cmocka_unit_test(test_calls_wait_for_what_is_lent),
         cmocka_unit_test(test_nothing_is_left),
