@@ -137,7 +137,8 @@ int init_run(const Invocation *in)
     int r = write_agent(dir, process, name);
     if (r == -EEXIST) return fail(EXIT_CONFLICT, "%s", diag_text());
     if (r < 0) return fail(EXIT_FAILED, "%s", diag_text());
-    printf("An agent is in %s. Next:\n  gantry dev %s\n  gantry run %s \"%s\"\n", dir, dir, name,
+    printf("An agent is in %s. Next:\n  gantry dev %s\n  gantry run %s \"%s\"\n",
+           strcmp(dir, ".") == 0 ? "this directory" : dir, dir, name,
            process ? "Why is the sky blue?" : "How many words has the text: one two three");
     return EXIT_OK;
 }

@@ -457,18 +457,26 @@ static int task_resolve_body(Client *client)
     return task_post(client, in->args[0], "/resolve", buf_str(&body), "resolve");
 }
 
+/* All pages; as JSON the first, which says where the next begins. */
 static int task_logs_body(Client *client)
 {
-    ClientAnswer answer;
-    int r = client_call_wait(client, "GET", task_path(client, "/api/tasks/", "/logs"), STR_NULL,
-                             NULL, &answer);
-    if (r != EXIT_OK) return r;
-    if (client->in->output == OUTPUT_JSON) client_print_json(&answer);
-    if (client->in->output == OUTPUT_JSONL) client_print_jsonl(&answer, "entries");
-    if (client->in->output != OUTPUT_TABLE) return EXIT_OK;
-    if (!answer.json) client_print_json(&answer); /* already text */
-    for (JsonIter it = json_iter(json_get(answer.json, "entries")); json_next(&it);)
-        printf("%.*s  %.*s\n", STR_ARG(member(it.value, "at")), STR_ARG(member(it.value, "text")));
+    Str path = task_path(client, "/api/tasks/", "/logs"), after = STR_NULL;
+    do {
+        ClientAnswer answer;
+        Str page = after.len
+                       ? client_printf(client, "%.*s?after=%.*s", STR_ARG(path), STR_ARG(after))
+                       : path;
+        int r = client_call_wait(client, "GET", page, STR_NULL, NULL, &answer);
+        if (r != EXIT_OK) return r;
+        after = member(answer.json, "nextAfter");
+        if (client->in->output == OUTPUT_JSON) client_print_json(&answer);
+        if (client->in->output == OUTPUT_JSON) return EXIT_OK;
+        if (client->in->output == OUTPUT_JSONL) client_print_jsonl(&answer, "entries");
+        else
+            for (JsonIter it = json_iter(json_get(answer.json, "entries")); json_next(&it);)
+                printf("%.*s  %.*s\n", STR_ARG(member(it.value, "at")),
+                       STR_ARG(member(it.value, "text")));
+    } while (after.len);
     return EXIT_OK;
 }
 

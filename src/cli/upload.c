@@ -104,7 +104,11 @@ int version_upload_wait(Client *client, const char *dir, const char *description
                              STR_ARG(client_encoded(client, agent.ptr)), STR_ARG(commit),
                              description ? "&description=" : "",
                              STR_ARG(description ? client_encoded(client, description) : STR_NULL));
+    *ret = (ClientAnswer){ 0 };
     r = client_call_wait(client, "POST", path, buf_str(&p.gzip), "application/gzip", ret);
+    if (r != EXIT_OK && ret->status == 413)
+        fail(0, "%s has %.1f MiB when packed: leave files out with .gantryignore", dir,
+             (double)p.gzip.len / (1 << 20));
     buf_deinit(&p.gzip);
     if (r == EXIT_OK) client_say_issues("warning: ", json_get(ret->json, "warnings"));
     return r;
