@@ -347,16 +347,46 @@ static void submit_done(void *arg, int result)
     if (job->claimer) claimer_give(job->claimer, result == 0 && job->looked);
 }
 
+/* Whether another task may be taken in now; a place in its lane is then taken. */
+static int submit_admit_wait(Queue *queue, const TaskNew *task)
+{
+    int r = queue_room(queue);
+    if (r == 0) r = queue_calendar_wait(queue);
+    return r == 0 ? queue_reserve(queue, task->lane) : r;
+}
+
+static int known_job(Db *db, void *arg)
+{
+    SubmitJob *job = arg;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, SMALL_ARENA_MAX);
+    job->summary = (TaskSummary){ 0 };
+    return submit_known(db, job, &arena);
+}
+
+/* Where no task is taken in now: one that was before is answered all the same, for its client must
+ * learn that it was. Returns what submit_known does, and the refusal for a new key. */
+static int submit_refused_wait(SubmitJob *job, int refusal)
+{
+    Diag why = { 0 };
+    if (str_empty(job->task->idempotency_key)) return refusal;
+    str_copy(why.text, sizeof why.text, str_of(diag_text()));
+    int r = store_call_wait(job->queue->store, known_job, job);
+    return r == 0 || r == QUEUE_E_KEY_REUSED ? r : diag_set(refusal, "%s", why.text);
+}
+
 int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
 {
     static const StoreMany many = { .one = submit_job, .all = submit_jobs, .done = submit_done };
     assert(task->lane < LANE_N_ && task->time_limit_ms >= 0);
     assert(task->idempotency_key.len <= IDEMPOTENCY_KEY_BYTES_MAX);
     SubmitJob job = { .queue = queue, .task = task };
-    int r = queue_room(queue);
-    if (r == 0) r = queue_calendar_wait(queue);
-    if (r == 0) r = queue_reserve(queue, task->lane);
-    if (r != 0) return r;
+    int r = submit_admit_wait(queue, task);
+    if (r != 0) {
+        r = submit_refused_wait(&job, r);
+        if (r == 0) *ret = job.summary;
+        return r;
+    }
     r = store_many_wait(queue->store, &many, &job);
     if (r != 0 || job.summary.existing) queue_unreserve(queue, task->lane);
     if (r != 0) return r;

@@ -139,8 +139,20 @@ static int body_full(void *arg)
     TaskNew new = { .lane = LANE_LOW, .input = STR("1") };
     Uuid worker = add_worker(f, 1, WORKER_REMOTE);
     Uuid first = submit(f, LANE_LOW);
-    submit(f, LANE_LOW);
+    TaskNew keyed = new;
+    keyed.idempotency_key = STR("k");
+    keyed.fingerprint = STR("f1");
+    CHECK_INT(queue_submit_wait(f->queue, &keyed, &s), 0);
+    Uuid second = s.id;
     CHECK_INT(queue_submit_wait(f->queue, &new, &s), QUEUE_E_FULL);
+    CHECK_HAS(str_of(diag_text()), "low lane is full");
+    /* what was accepted is answered as ever: its client must not think that it was not */
+    CHECK_INT(queue_submit_wait(f->queue, &keyed, &s), 0);
+    CHECK(s.existing && uuid_eq(s.id, second));
+    keyed.fingerprint = STR("f2");
+    CHECK_INT(queue_submit_wait(f->queue, &keyed, &s), QUEUE_E_KEY_REUSED);
+    keyed.idempotency_key = STR("another");
+    CHECK_INT(queue_submit_wait(f->queue, &keyed, &s), QUEUE_E_FULL);
     CHECK_HAS(str_of(diag_text()), "low lane is full");
     submit(f, LANE_NORMAL); /* another lane is not affected */
     TaskState state;
@@ -153,7 +165,7 @@ static int body_full(void *arg)
     CHECK_INT(queue_retry_wait(f->queue, first, false), 0);
     QueueStats stats;
     queue_stats(f->queue, &stats);
-    CHECK_INT(stats.lane[LANE_LOW].refused_full, 2);
+    CHECK_INT(stats.lane[LANE_LOW].refused_full, 5);
     check_counts(f, LANE_LOW, 2, 1);
     return 0;
 }
