@@ -14,6 +14,7 @@
 #include "sys/clock.h"
 
 #define EVENT_BYTES_MAX ((size_t)64 << 10)
+#define EVENT_ID_SIZE 64
 #define SCRATCH_BYTES_MAX ((size_t)1 << 20)
 #define HEARTBEAT_MS 15000
 #define LOG_LINES_MAX 100000 /* of a whole log as text */
@@ -24,7 +25,7 @@
 typedef struct {
     ApiCall *call;
     Uuid id;
-    char last[64]; /* id of the event sent last */
+    char last[EVENT_ID_SIZE]; /* id of the event sent last */
     int64_t beat_ms;
     Arena scratch;
     Buf text;
@@ -42,13 +43,26 @@ static int events_send_wait(EventStream *s)
     return http_write_wait(s->call->req, buf_str(&s->text));
 }
 
+static void event_id(const Task *task, char ret[EVENT_ID_SIZE])
+{
+    snprintf(ret, EVENT_ID_SIZE, "%" PRId64 "-%s%s", task->attempt, task_state_name(task->state),
+             task->cancel_requested ? "-cancel" : "");
+}
+
+/* Whether nothing is left to say: 204 then, or an EventSource would connect again for ever. */
+static bool task_is_told(const EventStream *s, const Task *task)
+{
+    char id[EVENT_ID_SIZE];
+    event_id(task, id);
+    return task_state_ended(task->state) && strcmp(id, s->last) == 0;
+}
+
 /* Sends the task as it is now, unless the client has seen it so. An event's id names a state, so a
  * client that comes back is told what has changed since. */
 static int task_send_wait(EventStream *s, const Task *task)
 {
-    char id[64];
-    snprintf(id, sizeof id, "%" PRId64 "-%s%s", task->attempt, task_state_name(task->state),
-             task->cancel_requested ? "-cancel" : "");
+    char id[EVENT_ID_SIZE];
+    event_id(task, id);
     if (strcmp(id, s->last) == 0) return 0;
     str_copy(s->last, sizeof s->last, str_of(id));
     CLEANUP(buf_deinit) Buf data;
@@ -100,6 +114,7 @@ int task_events_run_wait(ApiCall *call)
     r = queue_get_wait(call->api->options.queue, s.id, 0, &s.scratch, &task);
     if (r != 0) return api_queue_fail_wait(call, r);
     str_copy(s.last, sizeof s.last, http_header(req, "last-event-id"));
+    if (task_is_told(&s, &task)) return api_reply_wait(call, 204, NULL, STR(""));
     http_header_add(req, "Cache-Control", STR("no-store"));
     http_header_add(req, "X-Accel-Buffering", STR("no"));
     r = http_reply_start_wait(req, 200, "text/event-stream");
