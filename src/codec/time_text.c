@@ -160,3 +160,40 @@ int time_parse(Str text, int64_t *ret_unix_ms)
     *ret_unix_ms = unix_ms;
     return 0;
 }
+
+/* --- of HTTP ---------------------------------------------------------------------------------- */
+
+static int month_take(Str *text)
+{
+    static const char names[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    Str name = str_sub(*text, 0, 3);
+    *text = str_skip(*text, 3);
+    for (int i = 0; i < 12; i++)
+        if (str_eq(name, str_make(names + 3 * i, 3))) return i + 1;
+    return -1;
+}
+
+int time_parse_http(Str text, int64_t *ret_unix_ms)
+{
+    int hour, minute, second;
+    if (text.len != 29 || !str_eq(str_sub(text, 3, 2), STR(", "))) return -EINVAL;
+    text = str_skip(text, 5); /* the day of the week says nothing new */
+    int day = digits_take(&text, 2);
+    if (!char_take(&text, ' ', ' ')) return -EINVAL;
+    int month = month_take(&text);
+    if (!char_take(&text, ' ', ' ')) return -EINVAL;
+    int year = digits_take(&text, 4);
+    if (day < 1 || day > 31 || month < 1 || year < 1970) return -EINVAL;
+    if (!field_take(&text, ' ', 23, &hour) || !field_take(&text, ':', 59, &minute)) return -EINVAL;
+    if (!field_take(&text, ':', 60, &second) || !str_eq(text, STR(" GMT"))) return -EINVAL;
+    int64_t first = time_days_from_date((TimeDate){ year, month, 1 });
+    *ret_unix_ms = ((first + day - 1) * 86400 + hour * 3600 + minute * 60 + second) * 1000;
+    return 0;
+}
+
+int64_t time_retry_after_ms(Str value, int64_t now_ms)
+{
+    int64_t seconds, at_ms;
+    if (str_to_i64(value, &seconds) == 0) return MIN(MAX(seconds, 0), INT64_MAX / 1000) * 1000;
+    return time_parse_http(value, &at_ms) == 0 ? MAX(at_ms - now_ms, 0) : 0;
+}

@@ -30,4 +30,12 @@ MUST_CHECK int time_parse(Str text, int64_t *ret_unix_ms);
 int64_t time_days_from_date(TimeDate date);
 TimeDate time_date_from_days(int64_t days);
 
+/* "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110, IMF-fixdate; its obsolete forms are sent no more),
+ * from 1970 on, as Unix milliseconds. Returns 0 or -EINVAL. */
+MUST_CHECK int time_parse_http(Str text, int64_t *ret);
+
+/* What a Retry-After field asks for, from now_ms (Unix time) on: whole seconds or a date (RFC 9110,
+ * 10.2.3). 0: nothing, neither, or a date that is past. */
+int64_t time_retry_after_ms(Str value, int64_t now_ms);
+
 #endif

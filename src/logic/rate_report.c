@@ -93,42 +93,10 @@ static int64_t reset_ms(Str text, int64_t now_real_ms)
     return ms;
 }
 
-/* --- HTTP dates ------------------------------------------------------------------------------- */
-
-static int month_of(Str name)
-{
-    static const char names[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    for (int i = 0; i < 12; i++)
-        if (str_eq(name, str_make(names + 3 * i, 3))) return i + 1;
-    return 0;
-}
-
-static int two_digits(Str text, size_t at)
-{
-    if (at + 2 > text.len || !is_digit(text.ptr[at]) || !is_digit(text.ptr[at + 1])) return -1;
-    return (text.ptr[at] - '0') * 10 + (text.ptr[at + 1] - '0');
-}
-
-/* "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110, IMF-fixdate; the obsolete forms are not sent any
- * more). -1: it is not that. */
-static int64_t http_date_ms(Str text)
-{
-    if (text.len != 29 || !str_eq(str_skip(text, 25), STR(" GMT"))) return -1;
-    int64_t year;
-    int day = two_digits(text, 5), month = month_of(str_sub(text, 8, 3));
-    int hour = two_digits(text, 17), minute = two_digits(text, 20), second = two_digits(text, 23);
-    if (str_to_i64(str_sub(text, 12, 4), &year) < 0 || year < 1970 || month == 0) return -1;
-    if (day < 1 || day > 31 || hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 ||
-        second > 60)
-        return -1;
-    int64_t first = time_days_from_date((TimeDate){ (int)year, month, 1 });
-    return ((first + day - 1) * 86400 + hour * 3600 + minute * 60 + second) * 1000;
-}
-
 static int64_t retry_after_ms(Str text, int64_t now_real_ms)
 {
-    int64_t milli, at_ms = http_date_ms(text);
-    if (at_ms >= 0) return bounded(at_ms - now_real_ms);
+    int64_t milli, at_ms;
+    if (time_parse_http(text, &at_ms) == 0) return bounded(at_ms - now_real_ms);
     if (!take_milli(&text, &milli) || !str_empty(text)) return -1;
     return bounded(milli);
 }

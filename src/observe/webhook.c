@@ -7,6 +7,7 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "codec/json.h"
+#include "codec/time_text.h"
 #include "codec/url.h"
 #include "net/http_client.h"
 #include "observe/task_json.h"
@@ -33,7 +34,8 @@ typedef struct {
     int64_t until_ms; /* monotonic; 0: none */
 } HostOpen;
 
-#define HOSTS_OPEN_MAX 256 /* what is due for more than that is postponed, row by row */
+#define QUIET_MS_MAX INT64_C(3600000) /* of a host that asks for more */
+#define HOSTS_OPEN_MAX 256            /* what is due for more than that is postponed, row by row */
 
 struct Webhooks {
     Queue *queue;
@@ -145,14 +147,6 @@ static int task_load(Db *db, void *arg)
                                  &a->arena, &a->task);
 }
 
-static int64_t retry_after_read(Str value)
-{
-    int64_t seconds;
-    if (str_to_i64(value, &seconds) < 0 || seconds < 0)
-        return 0; /* a date: our own delay will do */
-    return MIN(seconds, INT64_C(86400)) * 1000;
-}
-
 /* Sends it and reads the answer: the status decides, the body is read only so that the receiver can
  * finish. Returns 0 when a head came. */
 static int exchange_wait(WebhookAttempt *a, const HttpCallOptions *options)
@@ -161,7 +155,8 @@ static int exchange_wait(WebhookAttempt *a, const HttpCallOptions *options)
     int r = http_call_open_wait(a->owner->http, options, &call);
     if (r < 0) return r;
     a->status = http_call_status(call);
-    a->retry_after_ms = retry_after_read(http_call_field(call, "retry-after"));
+    Str asked = http_call_field(call, "retry-after");
+    a->retry_after_ms = time_retry_after_ms(asked, clock_real_ms());
     size_t seen = 0;
     Str chunk;
     while (seen <= ANSWER_BYTES_MAX && http_call_read_wait(call, options->deadline_ms, &chunk) == 0)
@@ -340,6 +335,13 @@ static void postpone_wait(WebhookAttempt *a)
     if (r < 0) LOG_WARN("webhook not put off", LOG_CSTR("reason", diag_text_or(r)));
 }
 
+/* How long the host wants nothing: what holds for one message holds for all. */
+static int64_t quiet_ms(const WebhookAttempt *a)
+{
+    bool busy = a->status == 429 || a->status == 502 || a->status == 503 || a->status == 504;
+    return busy ? MIN(a->retry_after_ms, QUIET_MS_MAX) : 0;
+}
+
 static int attempt_main(void *arg)
 {
     WebhookAttempt *a = arg;
@@ -351,8 +353,8 @@ static int attempt_main(void *arg)
         postpone_wait(a);
     } else if (r != -ECANCELED) {
         Verdict v = judge(a, r);
-        /* perhaps a probe, for whose end others were put off: to be asked again */
-        (void)host_open_set(w, a->row.host, 0);
+        /* 0: perhaps a probe, for whose end others were put off: to be asked again */
+        (void)host_open_set(w, a->row.host, quiet_ms(a));
         report_wait(a, &v);
     }
     list_remove(&a->node);

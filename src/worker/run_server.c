@@ -1,4 +1,5 @@
 #include "base/diag.h"
+#include "codec/time_text.h"
 #include "codec/url.h"
 #include "sys/clock.h"
 #include "worker/servers.h"
@@ -69,13 +70,6 @@ static int ping_wait(Run *run, bool *ret_ok)
     return 0;
 }
 
-static int64_t retry_after_ms(const HttpResponse *response)
-{
-    int64_t seconds;
-    if (str_to_i64(response->retry_after, &seconds) < 0 || seconds < 0) return 0;
-    return MIN(seconds, RETRY_AFTER_MAX_MS / 1000) * 1000;
-}
-
 static int answer_wait(Run *run, ServerUse *use, const HttpResponse *response)
 {
     int status = response->status;
@@ -86,7 +80,8 @@ static int answer_wait(Run *run, ServerUse *use, const HttpResponse *response)
              retry_status_may(status) ? TASK_OUTCOME_FAILED_RETRYABLE : TASK_OUTCOME_FAILED_FINAL,
              "agent_failed", "POST /invocations: HTTP %d: %.*s", status,
              STR_ARG(str_sub(response->body, 0, 2000)));
-    run->end.retry_after_ms = retry_after_ms(response);
+    int64_t after_ms = time_retry_after_ms(response->retry_after, clock_real_ms());
+    run->end.retry_after_ms = MIN(after_ms, RETRY_AFTER_MAX_MS);
     return 0;
 }
 

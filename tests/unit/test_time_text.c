@@ -155,12 +155,46 @@ static void test_round_trip(void **state)
     }
 }
 
+static void test_http(void **state)
+{
+    (void)state;
+    static const char *const bad[] = { "",
+                                       "Sun, 06 Nov 1994 08:49:37",
+                                       "Sun, 06 Nov 1994 08:49:37 UTC",
+                                       "Sunday, 06-Nov-94 08:49:37 GMT",
+                                       "Sun Nov  6 08:49:37 1994     ",
+                                       "Sun, 06 Nov 1969 08:49:37 GMT",
+                                       "Sun, 00 Nov 1994 08:49:37 GMT",
+                                       "Sun, 32 Nov 1994 08:49:37 GMT",
+                                       "Sun, 06 Nob 1994 08:49:37 GMT",
+                                       "Sun, 06 Nov 1994 24:49:37 GMT",
+                                       "Sun, 06 Nov 1994 08-49:37 GMT" };
+    int64_t ms = 42;
+    for (size_t i = 0; i < ARRAY_N(bad); i++) {
+        assert_int_equal(time_parse_http(str_of(bad[i]), &ms), -EINVAL);
+        assert_int_equal(time_retry_after_ms(str_of(bad[i]), 0), 0);
+    }
+    assert_int_equal(ms, 42);
+    Str date = STR("Sun, 06 Nov 1994 08:49:37 GMT"); /* RFC 9110, 5.6.7 */
+    assert_int_equal(time_parse_http(date, &ms), 0);
+    assert_int_equal(ms, 784111777000);
+    assert_int_equal(time_retry_after_ms(date, ms - 60500), 60500);
+    assert_int_equal(time_retry_after_ms(date, ms + 1), 0);
+    assert_int_equal(time_retry_after_ms(STR("120"), ms), 120000);
+    assert_int_equal(time_retry_after_ms(STR("-1"), ms), 0);
+    assert_int_equal(time_retry_after_ms(STR("9223372036854775807"), ms), 9223372036854775000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_format_and_parse), cmocka_unit_test(test_format_clips),
-        cmocka_unit_test(test_every_day),        cmocka_unit_test(test_parse_forms),
-        cmocka_unit_test(test_parse_refuses),    cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_format_and_parse),
+        cmocka_unit_test(test_format_clips),
+        cmocka_unit_test(test_every_day),
+        cmocka_unit_test(test_parse_forms),
+        cmocka_unit_test(test_parse_refuses),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_http),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

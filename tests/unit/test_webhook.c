@@ -290,7 +290,6 @@ static void test_answers_that_are_no_success(void **state)
     } table[] = {
         { 302, "Location: http://127.0.0.1:1/\r\n", "pending" },
         { 400, NULL, "pending" },
-        { 503, "Retry-After: 60\r\n", "pending" },
         { 410, NULL, "failed" },
     };
     Fixture *f = *state;
@@ -300,6 +299,19 @@ static void test_answers_that_are_no_success(void **state)
         assert_int_equal(json_i64_or(json_get(row, "status"), 0), table[i].status);
         assert_int_equal(seen(f)->requests, 1); /* no redirect was followed */
     }
+}
+
+/* What a busy host asks for holds for everything that is on its way to it. */
+static void test_a_busy_host_is_left_alone(void **state)
+{
+    Fixture *f = *state;
+    behave(f, (Behaviour){ .statuses = { 503 }, .fields = "Retry-After: 60\r\n" });
+    const Json *row = await(f, run_task(f, "succeeded", ""), "pending", 1);
+    assert_int_equal(json_i64_or(json_get(row, "status"), 0), 503);
+    const char *other = run_task(f, "succeeded", "");
+    usleep(300000);
+    await(f, other, "pending", 0);
+    assert_int_equal(seen(f)->requests, 1);
 }
 
 /* --- what was given up ------------------------------------------------------------------------ */
@@ -673,6 +685,7 @@ int main(void)
         CASE(test_large_result_is_left_out),
         CASE(test_tried_again),
         CASE(test_answers_that_are_no_success),
+        CASE(test_a_busy_host_is_left_alone),
         CASE(test_replayed_by_hand),
         CASE(test_secret_rotated),
         CASE(test_one_host_does_not_hold_up_others),
