@@ -255,8 +255,12 @@ static int workers_read_wait(Supervisor *s, int64_t *ret_others)
         Str state = json_str(json_get(it.value, "state"));
         bool active = str_eq(state, STR("active"));
         if (!remote || !(active || str_eq(state, STR("draining")))) continue;
-        if (m) m->listed = true;
-        else *ret_others += active;
+        if (!m) {
+            *ret_others += active;
+            continue;
+        }
+        m->listed = true;
+        m->state.running = json_i64_or(json_get(it.value, "running"), 0);
     }
     return 0;
 }

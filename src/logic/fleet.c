@@ -3,12 +3,18 @@
 typedef struct {
     int64_t young, working; /* of this generation, not draining; of these, those that work */
     int64_t old;            /* index of one of an earlier generation, or -1 */
-    int64_t latest;         /* index of the young one that was started last, or -1 */
+    int64_t idlest; /* index of the young one that runs least, of several the latest, or -1 */
 } Count;
+
+static bool is_idler(const FleetMember *m, const FleetMember *than)
+{
+    if (m->running != than->running) return m->running < than->running;
+    return m->started_ms >= than->started_ms;
+}
 
 static Count count(const Fleet *fleet, const FleetMember *members, size_t n)
 {
-    Count c = { .old = -1, .latest = -1 };
+    Count c = { .old = -1, .idlest = -1 };
     for (size_t i = 0; i < n; i++) {
         const FleetMember *m = &members[i];
         if (m->state == MEMBER_DRAINING) continue;
@@ -18,7 +24,7 @@ static Count count(const Fleet *fleet, const FleetMember *members, size_t n)
         }
         c.young++;
         c.working += m->state == MEMBER_WORKING;
-        if (c.latest < 0 || m->started_ms >= members[c.latest].started_ms) c.latest = (int64_t)i;
+        if (c.idlest < 0 || is_idler(m, &members[c.idlest])) c.idlest = (int64_t)i;
     }
     return c;
 }
@@ -36,7 +42,7 @@ FleetPlan fleet_plan(Fleet *fleet, const FleetRule *rule, const FleetMember *mem
         plan.start = MIN(MIN(target - c.young, MAX(c.young, 1)), room);
     bool makes_room = room == 0 && c.young < target; /* replaced again before it was done */
     if (c.old >= 0 && (c.working >= target || makes_room)) plan.drain = c.old;
-    else if (c.old < 0 && c.young > target && due) plan.drain = c.latest;
+    else if (c.old < 0 && c.young > target && due) plan.drain = c.idlest;
     if (plan.drain >= 0) fleet->drained_at_ms = now_ms;
     return plan;
 }

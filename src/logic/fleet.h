@@ -1,8 +1,9 @@
 /* Fleet: which worker processes a supervisor starts, and which it drains.
  *
- * More are started at once, though at most as many as there are; one is drained at a time, and the
- * next only after a while. Those of an earlier generation are replaced: they are drained once as
- * many of the present one work as are wanted. Pure; whoever holds it guards it. Starts zeroed.
+ * More are started at once, though at most as many as there are; one is drained at a time, the one
+ * that has least to do, and the next only after a while. Those of an earlier generation are
+ * replaced: they are drained once as many of the present one work as are wanted. Pure; whoever
+ * holds it guards it. Starts zeroed.
  */
 #ifndef GANTRY_LOGIC_FLEET_H
 #define GANTRY_LOGIC_FLEET_H
@@ -27,6 +28,7 @@ typedef struct {
     MemberState state;
     int64_t generation;
     int64_t started_ms;
+    int64_t running;   /* tasks, as the control plane last said */
     int64_t missed_ms; /* since when each answer of the control plane has lacked it; 0: none */
 } FleetMember;
 

@@ -42,7 +42,8 @@ static double need_of(const Scaling *s, const ScalingRule *rule, const ScalingVi
     double service_ms = (double)scaling_service_ms(s);
     double slots = s->arrivals_per_s * service_ms / 1000 * 100 / (double)rule->utilization_percent;
     slots += (double)view->queued * service_ms / part_of(rule);
-    if (view->queued > 0 || view->running > 0) slots = MAX(slots, 1);
+    if (view->queued > 0) slots = MAX(slots, 1);
+    slots = MAX(slots, (double)view->running);
     return MIN(slots, SCALING_SLOTS_MAX);
 }
 
@@ -67,10 +68,20 @@ void scaling_step(Scaling *s, const ScalingRule *rule, const ScalingView *view)
     assert(rule->utilization_percent >= 1 && rule->utilization_percent <= 100);
     if (s->last.now_ms == 0) {
         s->last = *view;
-        s->part_at_ms = view->now_ms;
+        s->part_at_ms = s->since_ms = view->now_ms;
     }
     rates_step(s, rule, view);
     s->slots = highest_step(s, rule, view->now_ms, need_of(s, rule, view));
+}
+
+bool scaling_knows(const Scaling *s, const ScalingRule *rule)
+{
+    return s->last.now_ms - s->since_ms >= down_ms(rule);
+}
+
+int64_t scaling_keep(const ScalingRule *rule, int64_t wanted, int64_t there, bool knows)
+{
+    return knows ? wanted : MIN(MAX(wanted, there), rule->workers_max);
 }
 
 int64_t scaling_service_ms(const Scaling *s)

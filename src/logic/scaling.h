@@ -2,9 +2,11 @@
  *
  * Slots in use are the rate of arrivals times the time a task takes (Little's law); with a target
  * for how far slots should be taken, that is the slots needed. What waits is to be worked off
- * soon (a fifth of ScalingRule.down_ms). Rates are smoothed. More is wanted at once; less only when
- * the need has been lower for ScalingRule.down_ms, and then as much as the highest need of that
- * time. Pure; whoever holds it guards it. Starts zeroed.
+ * soon (a fifth of ScalingRule.down_ms), and what runs has its slots, however rarely it comes.
+ * Rates are smoothed. More is wanted at once; less only when the need has been lower for
+ * ScalingRule.down_ms, and then as much as the highest need of that time: who has not looked for so
+ * long (a server that has just begun) gives nothing up. Pure; whoever holds it guards it. Starts
+ * zeroed.
  */
 #ifndef GANTRY_LOGIC_SCALING_H
 #define GANTRY_LOGIC_SCALING_H
@@ -41,6 +43,7 @@ typedef struct {
 
 typedef struct {
     bool begun;
+    int64_t since_ms; /* the first look */
     ScalingView last;
     double arrivals_per_s, starts_per_s;
     double ran, ran_ms; /* of late */
@@ -55,6 +58,12 @@ void scaling_step(Scaling *scaling, const ScalingRule *rule, const ScalingView *
 
 /* How long an attempt takes; 0: none has ended of late. */
 int64_t scaling_service_ms(const Scaling *scaling);
+
+/* Whether it has looked for long enough to say that less is needed than there is. */
+bool scaling_knows(const Scaling *scaling, const ScalingRule *rule);
+
+/* Workers wanted, where as many are there. */
+int64_t scaling_keep(const ScalingRule *rule, int64_t wanted, int64_t there, bool knows);
 
 /* Workers for so many slots, where one has worker_slots of them (0: unknown, taken for 1). */
 int64_t scaling_workers(const ScalingRule *rule, double slots, int64_t worker_slots);

@@ -40,8 +40,10 @@ int64_t capacity_wanted(const Capacity *capacity, const QueueOptions *options,
 {
     int64_t workers = capacity->by_state[WORKER_ACTIVE], slots = capacity_lane(capacity, lane);
     const LaneConfig *one = &options->worker_slots;
-    return scaling_workers(&options->scaling, stats->slots_wanted,
-                           workers > 0 ? slots / workers : one->reserved[lane] + one->shared);
+    int64_t wanted = scaling_workers(&options->scaling, stats->slots_wanted,
+                                     workers > 0 ? slots / workers
+                                                 : one->reserved[lane] + one->shared);
+    return scaling_keep(&options->scaling, wanted, workers, stats->slots_known);
 }
 
 int64_t capacity_wanted_all(const Capacity *capacity, const QueueOptions *options,
@@ -49,12 +51,15 @@ int64_t capacity_wanted_all(const Capacity *capacity, const QueueOptions *option
 {
     double slots[LANE_N_], reserved[LANE_N_];
     const LaneConfig *one = &options->worker_slots;
+    bool known = true;
     for (int lane = 0; lane < LANE_N_; lane++) {
+        known = known && stats[lane].slots_known;
         slots[lane] = stats[lane].slots_wanted;
         reserved[lane] = part_of(capacity, capacity->slots.reserved[lane], one->reserved[lane]);
     }
     double shared = part_of(capacity, capacity->slots.shared, one->shared);
-    return scaling_workers_all(&options->scaling, slots, reserved, shared);
+    int64_t wanted = scaling_workers_all(&options->scaling, slots, reserved, shared);
+    return scaling_keep(&options->scaling, wanted, capacity->by_state[WORKER_ACTIVE], known);
 }
 
 int capacity_read(Db *db, Arena *arena, WorkerRoster *ret)

@@ -655,6 +655,7 @@ typedef struct {
     double arrivals_per_s, starts_per_s; /* of late, as of the last tick */
     int64_t service_ms;                  /* what an attempt takes, likewise; 0: unknown */
     double slots_wanted;                 /* see logic/scaling.h */
+    bool slots_known;                    /* scaling_knows */
     uint64_t retried;                    /* attempts after which the task was queued again, */
     uint64_t lost, released;             /* of these: with the worker, given back by it */
 } QueueLaneStats;

@@ -246,6 +246,7 @@ void rates_note(Queue *queue)
         s->starts_per_s = scaling->starts_per_s;
         s->service_ms = scaling_service_ms(scaling);
         s->slots_wanted = scaling->slots;
+        s->slots_known = scaling_knows(scaling, &queue->options.scaling);
     }
     pthread_mutex_unlock(&queue->lock);
 }

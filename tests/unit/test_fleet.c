@@ -62,6 +62,19 @@ static void test_table(void **state)
     }
 }
 
+static void test_who_has_least_to_do_is_drained(void **state)
+{
+    (void)state;
+    FleetMember members[] = { { .state = MEMBER_WORKING, .started_ms = 1, .running = 3 },
+                              { .state = MEMBER_WORKING, .started_ms = 2, .running = 1 },
+                              { .state = MEMBER_WORKING, .started_ms = 3, .running = 1 },
+                              { .state = MEMBER_WORKING, .started_ms = 4, .running = 2 } };
+    Fleet fleet = { 0 };
+    assert_int_equal(fleet_plan(&fleet, &rule, members, 4, 3, 100000).drain, 2);
+    members[1].running = 0;
+    assert_int_equal(fleet_plan(&fleet, &rule, members, 4, 3, 200000).drain, 1);
+}
+
 static void test_one_after_another(void **state)
 {
     (void)state;
@@ -166,6 +179,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),
+        cmocka_unit_test(test_who_has_least_to_do_is_drained),
         cmocka_unit_test(test_one_after_another),
         cmocka_unit_test(test_rests_after_failures),
         cmocka_unit_test(test_hung),

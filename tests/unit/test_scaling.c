@@ -69,6 +69,38 @@ static void test_backlog_and_work_in_hand(void **state)
     assert_int_equal(scaling_workers(&rule, s.slots, 1), 100);
 }
 
+/* Tasks that come rarely and take long: their arrivals are forgotten long before they end. */
+static void test_what_runs_has_its_slots(void **state)
+{
+    (void)state;
+    Scaling s = { 0 };
+    ScalingView view = { .now_ms = 1, .arrived = 5, .started = 5, .running = 5 };
+    for (int i = 0; i < 3600; i++) {
+        scaling_step(&s, &rule, &view);
+        view.now_ms += 1000;
+    }
+    assert_int_equal(scaling_workers(&rule, s.slots, 1), 5);
+}
+
+/* A server that has just begun does not know that there are too many workers. */
+static void test_gives_nothing_up_before_it_knows(void **state)
+{
+    (void)state;
+    Scaling s = { 0 };
+    ScalingView view = { .now_ms = 1 };
+    for (; view.now_ms < SCALING_DOWN_MS; view.now_ms += 1000) {
+        scaling_step(&s, &rule, &view);
+        assert_false(scaling_knows(&s, &rule));
+    }
+    view.now_ms += 1000;
+    scaling_step(&s, &rule, &view);
+    assert_true(scaling_knows(&s, &rule));
+    assert_int_equal(scaling_keep(&rule, 2, 7, false), 7);
+    assert_int_equal(scaling_keep(&rule, 9, 7, false), 9);
+    assert_int_equal(scaling_keep(&rule, 2, 700, false), rule.workers_max);
+    assert_int_equal(scaling_keep(&rule, 2, 7, true), 2);
+}
+
 static void test_bounds(void **state)
 {
     (void)state;
@@ -118,8 +150,12 @@ static void test_lanes_together(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_follows_the_load),         cmocka_unit_test(test_slower_down_than_up),
-        cmocka_unit_test(test_backlog_and_work_in_hand), cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_follows_the_load),
+        cmocka_unit_test(test_slower_down_than_up),
+        cmocka_unit_test(test_backlog_and_work_in_hand),
+        cmocka_unit_test(test_what_runs_has_its_slots),
+        cmocka_unit_test(test_gives_nothing_up_before_it_knows),
+        cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_lanes_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
