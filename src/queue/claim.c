@@ -40,6 +40,8 @@ static int claim_write(Db *db, ClaimJob *job)
 /* Moves a task that was read as queued, or ends it; what was ended since it was found is left. */
 static int claim_one(Db *db, ClaimJob *job, Choice *choice, Task *task, int64_t fence)
 {
+    size_t read = job->read;
+    job->read = 0;
     if (task->state != TASK_QUEUED) return 0;
     AttemptStart start = attempt_start(task->cancel_requested, task->deadline_at_ms, job->now_ms);
     if (start != ATTEMPT_STARTS) {
@@ -52,22 +54,36 @@ static int claim_one(Db *db, ClaimJob *job, Choice *choice, Task *task, int64_t 
     job->effects.running[task->lane]++;
     job->effects.claimed[task->lane]++;
     job->n++;
+    job->read = read - 1;
     return 0;
 }
 
-#define TASKS_FIRST 2
-
-/* Room for one more task. -ENOMEM: the arena is full. */
-static int claim_room(ClaimJob *job)
+/* Room for more tasks behind the n. -ENOMEM: the arena is full. */
+static int claim_room(ClaimJob *job, size_t more)
 {
-    if (job->n < job->room) return 0;
-    size_t room = job->room == 0 ? TASKS_FIRST : MIN(2 * job->room, CLAIM_TASKS_MAX);
+    if (job->n + more <= job->room) return 0;
+    size_t room = MIN(MAX(2 * job->room, job->n + more), CLAIM_TASKS_MAX);
+    assert(job->n + more <= CLAIM_TASKS_MAX);
     Task *tasks = ARENA_ARRAY(job->arena, Task, room);
     if (!tasks) return diag_set(-ENOMEM, "no memory for %zu tasks", room);
     if (job->n > 0) memcpy(tasks, job->tasks, job->n * sizeof *tasks);
     job->tasks = tasks;
     job->room = room;
     return 0;
+}
+
+/* Reads the task chosen, and with it those that are likely to be chosen next, which costs less than
+ * one by one. They stay true until something ends in this job. */
+static int claim_read(Db *db, ClaimJob *job, const Choice *choice, int64_t seq)
+{
+    int64_t seqs[TASKS_GET_MAX] = { seq };
+    if (job->read > 0 && job->tasks[job->n].seq == seq) return 0;
+    size_t n = 1 + choice_ahead(choice, &seqs[1], MIN(TASKS_GET_MAX, CLAIM_TASKS_MAX - job->n) - 1);
+    job->read = 0;
+    int r = claim_room(job, n);
+    if (r == 0) r = task_get_many(db, seqs, &n, job->arena, &job->tasks[job->n]);
+    if (r == 0) job->read = n;
+    return r;
 }
 
 /* Fences for all free slots, once there is a first task. */
@@ -92,12 +108,9 @@ static int claim_chosen(Db *db, ClaimJob *job, Choice *choice)
     int r = 0;
     while (r == 0 && job->n + job->late_n < CLAIM_TASKS_MAX && (seq = choice_next(choice)) != 0) {
         size_t before = job->n;
-        r = claim_room(job);
-        if (r == 0)
-            r = task_get_by_seq(db, seq, TASK_PART_PAYLOAD, job->arena, &job->tasks[job->n]);
+        r = claim_read(db, job, choice, seq);
         if (r == 0) r = claim_fence(db, job);
         if (r == 0) r = claim_one(db, job, choice, &job->tasks[job->n], job->fence);
-        if (r == 0 && choice_looks(choice)) r = claim_write(db, job);
         if (r == 0) r = choice_made(choice, db, job->n > before);
     }
     return r == -ENOMEM && job->n > 0 ? 0 : r; /* the rest stays queued */
@@ -111,8 +124,8 @@ static int claim_shadow(Db *db, ClaimJob *job, Choice *choice)
     if (!none || lane_free(&job->claim->slots, &choice->use, LANE_LOW) == 0) return 0;
     int r = shadow_next(db, &seq);
     if (r != 0) return r == -ENOENT ? 0 : r;
-    r = claim_room(job);
-    if (r == 0) r = task_get_by_seq(db, seq, TASK_PART_PAYLOAD, job->arena, &job->tasks[0]);
+    choice_forget(choice);
+    r = claim_read(db, job, choice, seq);
     if (r == 0) r = claim_fence(db, job);
     return r == 0 ? claim_one(db, job, choice, &job->tasks[0], job->fence) : r;
 }
@@ -133,7 +146,7 @@ static int claim_tasks(Db *db, ClaimJob *job)
 {
     Choice choice; /* on a store thread's stack, not a fiber's */
     job->tasks = NULL;
-    job->n = job->room = job->written = 0;
+    job->n = job->room = job->read = job->written = 0;
     job->fences_left = 0;
     int r = choice_init(&choice, db, job->queue, job->claim, job->now_ms);
     if (r == 0) r = claim_chosen(db, job, &choice);

@@ -19,12 +19,16 @@ int task_stale(void)
     return diag_set(QUEUE_E_STALE, "the task is not held under this fence any more");
 }
 
+static bool is_held(const TaskHead *head, TaskRef ref)
+{
+    return uuid_eq(head->id, ref.id) && attempt_goes_on(head->state, head->fence, ref.fence);
+}
+
 int task_held(Db *db, TaskRef ref, TaskHead *ret)
 {
     int r = task_head(db, ref.id, ret);
     if (r < 0 && r != -ENOENT) return r;
-    if (r == 0 && attempt_goes_on(ret->state, ret->fence, ref.fence)) return 0;
-    return task_stale();
+    return r == 0 && is_held(ret, ref) ? 0 : task_stale();
 }
 
 /* --- webhooks --------------------------------------------------------------------------------- */
@@ -264,7 +268,7 @@ int endings_write(Endings *endings, Db *db)
 {
     const TaskEnding *rows = endings->rows;
     size_t n = endings->n;
-    endings->n = 0;
+    endings->n = endings->heads_n = endings->heads_at = 0;
     if (n == 0) return 0;
     int r = n == 1 ? task_end(db, &rows->head, &rows->end) : task_end_many(db, rows, n);
     if (r != 0) return r;
@@ -272,14 +276,34 @@ int endings_write(Endings *endings, Db *db)
                   : rollup_news_add_many(db, rows, n);
 }
 
-int endings_held(Endings *endings, Db *db, TaskRef ref, TaskHead *ret)
+/* As many as can be gathered before the next are written. */
+static int endings_read(Endings *endings, Db *db, const TaskFinish *finishes, size_t n)
 {
-    for (size_t i = 0; i < endings->n; i++) {
-        if (!uuid_eq(endings->rows[i].head.id, ref.id)) continue;
-        int r = endings_write(endings, db);
-        if (r != 0) return r;
-    }
-    return task_held(db, ref, ret);
+    Uuid ids[TASK_HEADS_MAX];
+    size_t room = TASK_ENDINGS_MAX - endings->n;
+    endings->heads_at = endings->heads_n = 0;
+    n = MIN(n, room == 0 ? 1 : MIN(room, TASK_HEADS_MAX));
+    for (size_t i = 0; i < n; i++) ids[i] = finishes[i].task.id;
+    int r = task_heads(db, ids, n, endings->heads);
+    if (r == 0) endings->heads_n = n;
+    return r;
+}
+
+static bool endings_has(const Endings *endings, Uuid id)
+{
+    for (size_t i = 0; i < endings->n; i++)
+        if (uuid_eq(endings->rows[i].head.id, id)) return true;
+    return false;
+}
+
+int endings_held(Endings *endings, Db *db, const TaskFinish *finishes, size_t n, TaskHead *ret)
+{
+    TaskRef ref = finishes->task;
+    int r = endings_has(endings, ref.id) ? endings_write(endings, db) : 0;
+    if (r == 0 && endings->heads_at == endings->heads_n) r = endings_read(endings, db, finishes, n);
+    if (r != 0) return r;
+    *ret = endings->heads[endings->heads_at++];
+    return is_held(ret, ref) ? 0 : task_stale();
 }
 
 int endings_add(Endings *endings, const Queue *queue, Db *db, const TaskHead *head,
@@ -291,7 +315,7 @@ int endings_add(Endings *endings, const Queue *queue, Db *db, const TaskHead *he
     bool later = ends_alone(head, &end);
     if (!later || endings->n == TASK_ENDINGS_MAX) r = endings_write(endings, db);
     if (r == 0 && later) endings->rows[endings->n++] = (TaskEnding){ *head, end };
-    else if (r == 0) r = end_now(queue, db, head, &end, effects);
+    else if (r == 0) r = end_now(queue, db, head, &end, effects); /* what was read is forgotten */
     if (r != 0) return r;
     end_note(queue, head, &end, effects);
     *ret_state = end.next.state;

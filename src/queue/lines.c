@@ -92,7 +92,7 @@ static int line_add(Choice *c, Db *db, Lane lane, const LineHead *head)
         c->limited[lane]++;
         LineSpot spot;
         size_t n = 1;
-        r = line_first(db, lane, head, true, &spot, &n);
+        r = line_after(db, lane, head, true, LINE_BEGIN, &spot, &n);
         if (r != 0 || n == 0) return r;
         place.head.ready_at_ms = spot.ready_at_ms;
         place.head.seq = spot.seq;
@@ -247,25 +247,37 @@ static void started(Choice *c)
     }
 }
 
-/* Those that come next in the line of the task chosen: more of it when it has been read before, for
- * then it is likely that they are all wanted, but none beyond the free slots. */
+/* Those that come next in the line of the task chosen, which need not be written as started: more
+ * of it when it has been read before, for then it is likely that they are all wanted, but none
+ * beyond the free slots. */
 static int ahead_read(Choice *c, Db *db)
 {
     bool same = c->ahead_n > 0 && c->ahead_lane == c->lane && c->ahead_of == c->at;
     int64_t most = MIN(LINE_AHEAD_MAX, lane_free(&c->claim->slots, &c->use, c->lane));
     const LinePlace *place = &c->places[c->lane][c->at];
-    size_t n = MIN(same ? 4 * c->ahead_n : 1, (size_t)MAX(most, 1));
+    const Line *line = &c->lines[c->lane][c->at];
+    LineSpot last = { line->ready_at_ms, line->seq };
+    size_t n = MIN(same ? 8 * c->ahead_n : 1, (size_t)MAX(most, 1));
     c->ahead_at = c->ahead_n = 0;
     c->ahead_lane = c->lane;
     c->ahead_of = c->at;
-    int r = line_first(db, c->lane, &place->head, place->child, c->ahead, &n);
+    int r = line_after(db, c->lane, &place->head, place->child, last, c->ahead, &n);
     if (r == 0) c->ahead_n = n;
     return r;
 }
 
-bool choice_looks(const Choice *c)
+/* Whether what was read ahead is of another line, or used up. */
+static bool ahead_ends(const Choice *c)
 {
     return c->ahead_at == c->ahead_n || c->ahead_lane != c->lane || c->ahead_of != c->at;
+}
+
+size_t choice_ahead(const Choice *c, int64_t *ret_seqs, size_t max)
+{
+    size_t n = 0;
+    for (size_t i = c->ahead_at; i < c->ahead_n && n < max && !ahead_ends(c); i++)
+        ret_seqs[n++] = c->ahead[i].seq;
+    return n;
 }
 
 void choice_forget(Choice *c)
@@ -277,7 +289,7 @@ int choice_made(Choice *c, Db *db, bool has_started)
 {
     Line *line = &c->lines[c->lane][c->at];
     if (has_started) started(c);
-    int r = choice_looks(c) ? ahead_read(c, db) : 0;
+    int r = ahead_ends(c) ? ahead_read(c, db) : 0;
     line->closed |= c->ahead_n == 0;
     if (r != 0 || line->closed) return r;
     line->ready_at_ms = c->ahead[c->ahead_at].ready_at_ms;

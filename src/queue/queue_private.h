@@ -238,6 +238,7 @@ typedef struct {
     int64_t now_ms;
     Task *tasks; /* in arena */
     size_t n, room;
+    size_t read;    /* behind the n: tasks that are likely to come next, as they are in the store */
     size_t written; /* of the n: in the store, too */
     int64_t fence, fences_left;
     bool more;                /* the look did not reach all lines */
@@ -331,9 +332,10 @@ int64_t choice_next(Choice *choice);
 /* Tasks ended meanwhile: what was read ahead is read anew. */
 void choice_forget(Choice *choice);
 
-/* It was started (or, not started, ended instead). Returns 0 or -errno. choice_looks: it looks for
- * the next of the line, and must not see the started ones waiting. */
-bool choice_looks(const Choice *choice);
+/* Those that come after it in its line, as far as they were read ahead, at most max: how many. */
+size_t choice_ahead(const Choice *choice, int64_t *ret_seqs, size_t max);
+
+/* It was started (or, not started, ended instead). Returns 0 or -errno. */
 MUST_CHECK int choice_made(Choice *choice, Db *db, bool started);
 
 /* --- figures over time (tick.c) --------------------------------------------------------------- */
@@ -392,13 +394,18 @@ MUST_CHECK int task_conclude(const Queue *queue, Db *db, const TaskHead *head,
 
 /* The same for many in one job, which costs less: ends from which nothing else follows are gathered
  * and written together, and all of them before what comes next could see that they are not yet.
- * Lives inside the job; endings_write comes last. Returns 0 or -errno; endings_held as
- * task_held. */
+ * Lives inside the job, without rows and heads at first; endings_write comes last. Return 0 or
+ * -errno. endings_held: of the first of n reports, as task_held; the tasks of those behind it are
+ * read with it. */
 typedef struct {
     size_t n;
     TaskEnding rows[TASK_ENDINGS_MAX];
+
+    size_t heads_at, heads_n; /* read and not used: true until something is written */
+    TaskHead heads[TASK_HEADS_MAX];
 } Endings;
-MUST_CHECK int endings_held(Endings *endings, Db *db, TaskRef ref, TaskHead *ret);
+MUST_CHECK int endings_held(Endings *endings, Db *db, const TaskFinish *finishes, size_t n,
+                            TaskHead *ret);
 MUST_CHECK int endings_add(Endings *endings, const Queue *queue, Db *db, const TaskHead *head,
                            const Conclusion *conclusion, Effects *effects, TaskState *ret_state);
 MUST_CHECK int endings_write(Endings *endings, Db *db);

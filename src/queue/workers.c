@@ -287,7 +287,7 @@ static int finish_one(Db *db, FinishJob *job, size_t i, Endings *endings)
                      .usage = finish->usage,
                      .conduct = finish->conduct };
     TaskHead head;
-    int r = endings_held(endings, db, finish->task, &head);
+    int r = endings_held(endings, db, finish, job->n - i, &head);
     end->outcome = MAX(r, 0);
     job->effects.stale += r == QUEUE_E_STALE;
     if (r != 0) return MIN(r, 0);
@@ -299,11 +299,12 @@ static int finish_jobs(Db *db, void *const *args, size_t n)
 {
     Endings endings; /* on a store thread's stack, not a fiber's */
     int r = 0;
-    endings.n = 0;
+    endings.n = endings.heads_n = endings.heads_at = 0;
     for (size_t k = 0; k < n && r == 0; k++) {
         FinishJob *job = args[k];
         job->now_ms = queue_now_ms(job->queue);
         job->effects = (Effects){ 0 };
+        endings.heads_n = endings.heads_at = 0; /* of the job before */
         for (size_t i = 0; i < job->n && r == 0; i++) r = finish_one(db, job, i, &endings);
     }
     return r == 0 ? endings_write(&endings, db) : r;

@@ -208,12 +208,15 @@ int line_of_next_agent(Db *db, Lane lane, const LineHead *after, Arena *arena, L
     return head_first(in.stmt, arena, ret);
 }
 
-int line_first(Db *db, Lane lane, const LineHead *line, bool children, LineSpot *ret, size_t *n)
+int line_after(Db *db, Lane lane, const LineHead *line, bool children, LineSpot after,
+               LineSpot *ret, size_t *n)
 {
-    RowIn in = children ? row_in(db, LINE_CHILDREN_SQL) : row_in(db, LINE_FIRST_SQL);
+    RowIn in = children ? row_in(db, LINE_CHILDREN_SQL) : row_in(db, LINE_AFTER_SQL);
     in_i64(&in, (int64_t)lane);
     in_text(&in, line->tenant);
     in_text(&in, line->agent);
+    in_i64(&in, after.ready_at_ms);
+    in_i64(&in, after.seq);
     in_i64(&in, (int64_t)*n);
     size_t found = 0;
     int r = 0;

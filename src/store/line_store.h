@@ -53,13 +53,14 @@ MUST_CHECK int line_of_next_tenant(Db *db, Lane lane, Str tenant, bool at_least,
 MUST_CHECK int line_of_next_agent(Db *db, Lane lane, const LineHead *after, Arena *arena,
                                   LineHead *ret);
 
-/* The first tasks of a line, or the first of it that were started by others: at most *n, which
- * becomes their number. */
+/* The tasks of a line that come after a spot, or those of them that were started by others: at most
+ * *n, which becomes their number. */
 typedef struct {
     int64_t ready_at_ms, seq;
 } LineSpot;
-MUST_CHECK int line_first(Db *db, Lane lane, const LineHead *line, bool children, LineSpot *ret,
-                          size_t *n);
+#define LINE_BEGIN ((LineSpot){ INT64_MIN, 0 }) /* before all tasks */
+MUST_CHECK int line_after(Db *db, Lane lane, const LineHead *line, bool children, LineSpot after,
+                          LineSpot *ret, size_t *n);
 
 /* Since when the task that has waited longest in the lane's lines does so (ready_at_ms, or
  * created_at_ms if that is later: children are placed before who came after their parents), or when

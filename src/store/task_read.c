@@ -146,6 +146,39 @@ int task_get_by_seq(Db *db, int64_t seq, unsigned parts, Arena *arena, Task *ret
     return task_first(db, in.stmt, parts, arena, ret);
 }
 
+/* The payload is named apart, for both tables have a seq. */
+#define TASKS_AND_PAYLOADS_SQL                                                        \
+    "SELECT " TASK_COLUMNS ", input, metadata, limits FROM given(?1) CROSS JOIN task" \
+    " CROSS JOIN (SELECT seq AS of_seq, input, metadata, limits FROM task_payload)"   \
+    " WHERE seq = c0 AND of_seq = c0"
+
+int task_get_many(Db *db, const int64_t *seqs, size_t *n, Arena *arena, Task *ret)
+{
+    DbCell cells[TASKS_GET_MAX];
+    DbGiven given = { cells, *n, 1 };
+    assert(*n > 0 && *n <= TASKS_GET_MAX);
+    for (size_t i = 0; i < *n; i++) cells[i] = cell_i64(seqs[i]);
+    DbStmt *s = db_stmt(db, TASKS_AND_PAYLOADS_SQL);
+    db_bind_given(s, 1, &given);
+    size_t found = 0;
+    int r;
+    while ((r = db_step(s)) == DB_E_ROW) {
+        RowOut out = row_out(s, arena);
+        Task task = { 0 };
+        task_read(&out, &task);
+        task.input = out_text(&out);
+        task.metadata = out_text(&out);
+        task.limits = out_text(&out);
+        r = row_out_end(&out);
+        if (r != 0 || task.seq != seqs[found]) break;
+        ret[found++] = task;
+    }
+    db_reset(s);
+    *n = found;
+    if (found > 0 && r == -ENOMEM) return 0;
+    return r == 0 && found == 0 ? -ENOENT : r;
+}
+
 /* --- lists ------------------------------------------------------------------------------------ */
 
 /* The rows to look at, newest first, from the index that leaves out most. */

@@ -35,18 +35,20 @@
     " AND coalesce(tenant_id, '') = ?2 AND agent > ?3" \
     " ORDER BY agent, ready_at_ms, seq LIMIT 1"
 
-#define LINE_FIRST_SQL /* task_ready */                \
+#define LINE_AFTER_SQL /* task_ready */                \
     "SELECT ready_at_ms, seq FROM task"                \
     " WHERE state = 0 AND gate = 0 AND lane = ?1"      \
     " AND coalesce(tenant_id, '') = ?2 AND agent = ?3" \
-    " ORDER BY ready_at_ms, seq LIMIT ?4"
+    " AND (ready_at_ms, seq) > (?4, ?5)"               \
+    " ORDER BY ready_at_ms, seq LIMIT ?6"
 
 #define LINE_CHILDREN_SQL /* task_ready_child */       \
     "SELECT ready_at_ms, seq FROM task"                \
     " WHERE state = 0 AND gate = 0 AND lane = ?1"      \
     " AND coalesce(tenant_id, '') = ?2 AND agent = ?3" \
     " AND parent_id IS NOT NULL"                       \
-    " ORDER BY ready_at_ms, seq LIMIT ?4"
+    " AND (ready_at_ms, seq) > (?4, ?5)"               \
+    " ORDER BY ready_at_ms, seq LIMIT ?6"
 
 #define LINE_NO_CHILD_SQL /* task_ready */             \
     "SELECT ready_at_ms, seq FROM task"                \

@@ -160,6 +160,28 @@ int task_head_by_seq(Db *db, int64_t seq, TaskHead *ret)
     return head_first(in.stmt, ret);
 }
 
+#define TASK_HEADS_SQL "SELECT " TASK_HEAD_COLUMNS " FROM given(?1) CROSS JOIN task WHERE id = c0"
+
+int task_heads(Db *db, const Uuid *ids, size_t n, TaskHead *ret)
+{
+    DbCell cells[TASK_HEADS_MAX];
+    DbGiven given = { cells, n, 1 };
+    assert(n > 0 && n <= TASK_HEADS_MAX);
+    for (size_t i = 0; i < n; i++) cells[i] = cell_uuid(&ids[i]);
+    memset(ret, 0, n * sizeof *ret);
+    DbStmt *s = db_stmt(db, TASK_HEADS_SQL);
+    db_bind_given(s, 1, &given);
+    int r;
+    for (size_t i = 0; (r = db_step(s)) == DB_E_ROW; i++) {
+        TaskHead head;
+        RowOut out = row_out(s, NULL);
+        head_read(&out, &head);
+        while (!uuid_eq(ids[i], head.id)) i++; /* in the order of the ids; some are not there */
+        ret[i] = head;
+    }
+    return r;
+}
+
 int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n)
 {
     size_t read = 0;

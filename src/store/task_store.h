@@ -89,6 +89,12 @@ MUST_CHECK int task_insert_many(Db *db, const TaskRow *rows, size_t n, int64_t *
 MUST_CHECK int task_get(Db *db, Uuid id, unsigned parts, Arena *arena, Task *ret);
 MUST_CHECK int task_get_by_seq(Db *db, int64_t seq, unsigned parts, Arena *arena, Task *ret);
 
+/* Several with their payloads, which costs less than one by one: those of the *n that come before
+ * the first which is not there or does not fit. *n becomes their number. Returns as task_get_by_seq
+ * of the first. */
+#define TASKS_GET_MAX 64
+MUST_CHECK int task_get_many(Db *db, const int64_t *seqs, size_t *n, Arena *arena, Task *ret);
+
 /* The few columns rules are decided by. */
 typedef struct {
     int64_t seq;
@@ -110,6 +116,11 @@ typedef struct {
 /* Returns 0, -ENOENT, -errno. */
 MUST_CHECK int task_head(Db *db, Uuid id, TaskHead *ret);
 MUST_CHECK int task_head_by_seq(Db *db, int64_t seq, TaskHead *ret);
+
+/* Those of n tasks, which costs less than one by one; all zero where there is no such task. Returns
+ * 0 or -errno. */
+#define TASK_HEADS_MAX 64
+MUST_CHECK int task_heads(Db *db, const Uuid *ids, size_t n, TaskHead *ret);
 
 /* --- claiming --------------------------------------------------------------------------------- */
 

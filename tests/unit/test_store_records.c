@@ -314,6 +314,44 @@ static int start(Db *db, int64_t seq, Uuid worker_id, int64_t fence, int64_t now
     return r;
 }
 
+/* Several at a time: those that are not there, or do not fit, end or leave out. */
+static int job_tasks_many(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    CLEANUP(arena_deinit) Arena small;
+    const Uuid ids[] = { id_of(2), id_of(9), id_of(1), id_of(1) };
+    Task tasks[3];
+    TaskHead heads[4];
+    int64_t a = put_task(db, 1, LANE_NORMAL, 1, "support");
+    int64_t b = put_task(db, 2, LANE_NORMAL, 1, "support");
+    size_t n = 3;
+    CHECK_INT(task_get_many(db, (int64_t[]){ b, a, 99 }, &n, arena, tasks), 0);
+    if (!CHECK_INT(n, 2)) return 0;
+    CHECK(uuid_eq(tasks[0].id, id_of(2)) && uuid_eq(tasks[1].id, id_of(1)));
+    CHECK_STR(tasks[1].input, STR("{\"q\":1}"));
+    CHECK_STR(tasks[1].metadata, STR("{}"));
+    n = 3;
+    CHECK_INT(task_get_many(db, (int64_t[]){ a, 99, b }, &n, arena, tasks), 0);
+    CHECK_INT(n, 1);
+    n = 2;
+    CHECK_INT(task_get_many(db, (int64_t[]){ 99, a }, &n, arena, tasks), -ENOENT);
+    n = 2;
+    arena_init(&small, 1);
+    CHECK_INT(task_get_many(db, (int64_t[]){ a, b }, &n, &small, tasks), -ENOMEM);
+
+    CHECK_INT(task_heads(db, ids, ARRAY_N(ids), heads), 0);
+    CHECK_INT(heads[0].seq, b);
+    CHECK(uuid_is_zero(heads[1].id));
+    CHECK_INT(heads[2].seq, a);
+    CHECK_INT(heads[3].seq, a);
+    return 0;
+}
+
+static void test_tasks_many(void **state)
+{
+    run(state, job_tasks_many);
+}
+
 static int job_task_life(Db *db, void *arg)
 {
     Arena *arena = arg;
@@ -638,7 +676,7 @@ static void check_plans(Db *db)
     check_plan(db, PLAN LINE_FROM_TENANT_SQL, "task_ready", false);
     check_plan(db, PLAN LINE_NEXT_TENANT_SQL, "task_ready", false);
     check_plan(db, PLAN LINE_NEXT_AGENT_SQL, "task_ready", false);
-    check_plan(db, PLAN LINE_FIRST_SQL, "task_ready", false);
+    check_plan(db, PLAN LINE_AFTER_SQL, "task_ready", false);
     check_plan(db, PLAN LINE_AHEAD_SQL, "task_ready", false);
     check_plan(db, PLAN LINE_CHILDREN_SQL, "task_ready_child", false);
     check_plan(db, PLAN LINE_NO_CHILD_SQL, "task_ready", false);
@@ -1119,6 +1157,7 @@ int main(void)
         TEST(test_versions_never_change),
         TEST(test_routing),
         TEST(test_task_many),
+        TEST(test_tasks_many),
         TEST(test_task_life),
         TEST(test_old_attempt),
         TEST(test_task_restart),
