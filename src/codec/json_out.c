@@ -1,5 +1,4 @@
 #include <math.h>
-#include <stdio.h>
 
 #include "codec/base64.h"
 #include "codec/json_internal.h"
@@ -66,7 +65,30 @@ static size_t plain_run(Str s)
     return n;
 }
 
-void json_text_add(Buf *buf, Str s)
+/* Room for n bytes at once. NULL: there is none; a part may fit all the same. */
+static char *room_for(Buf *buf, size_t n)
+{
+    return buf->failed || n > buf->max - buf->len ? NULL : buf_reserve(buf, n);
+}
+
+/* The string in its quotes between one byte and another, or none; at once. False: that it cannot be,
+ * and nothing was added. */
+static bool plain_add(Buf *buf, Str s, Str before, Str after)
+{
+    size_t n = before.len + 1 + s.len + 1 + after.len;
+    char *p = plain_run(s) == s.len ? room_for(buf, n) : NULL;
+    if (!p) return false;
+    if (before.len) *p++ = before.ptr[0];
+    *p++ = '"';
+    if (s.len) memcpy(p, s.ptr, s.len);
+    p += s.len;
+    *p++ = '"';
+    if (after.len) *p = after.ptr[0];
+    buf_added(buf, n);
+    return true;
+}
+
+static void escaped_add(Buf *buf, Str s)
 {
     const unsigned char *p = (const unsigned char *)s.ptr;
     size_t i = 0, from = 0; /* from: start of what is copied as it stands */
@@ -85,6 +107,11 @@ void json_text_add(Buf *buf, Str s)
     }
     json_text_put(buf, str_sub(s, from, i - from));
     json_text_put(buf, STR("\""));
+}
+
+void json_text_add(Buf *buf, Str s)
+{
+    if (!plain_add(buf, s, STR_NULL, STR_NULL)) escaped_add(buf, s);
 }
 
 /* --- structure -------------------------------------------------------------------------------- */
@@ -110,12 +137,18 @@ static void put(JsonOut *out, Str text)
     json_text_put(out->buf, text);
 }
 
-/* The comma, if one is due before an item. */
+/* Whether a comma is due before the item that begins. */
+static bool item_follows(JsonOut *out)
+{
+    if (out->depth == 0) return false;
+    bool follows = (out->has_items & level_bit(out)) != 0;
+    out->has_items |= level_bit(out);
+    return follows;
+}
+
 static void item_begin(JsonOut *out)
 {
-    if (out->depth == 0) return;
-    if (out->has_items & level_bit(out)) put(out, STR(","));
-    out->has_items |= level_bit(out);
+    if (item_follows(out)) put(out, STR(","));
 }
 
 static void value_begin(JsonOut *out)
@@ -167,10 +200,12 @@ void json_out_array_end(JsonOut *out)
 void json_out_key_str(JsonOut *out, Str key)
 {
     assert(!out->after_key && (out->is_object & level_bit(out)));
-    item_begin(out);
+    Str comma = item_follows(out) ? STR(",") : STR_NULL;
+    out->after_key = true;
+    if (plain_add(out->buf, key, comma, STR(":"))) return;
+    put(out, comma);
     json_text_add(out->buf, key);
     put(out, STR(":"));
-    out->after_key = true;
 }
 
 void json_out_key(JsonOut *out, const char *key)
@@ -210,11 +245,27 @@ void json_out_null(JsonOut *out)
     json_out_raw(out, STR("null"));
 }
 
+#define INT_TEXT_MAX 20 /* "-9223372036854775808", "18446744073709551615" */
+
+/* The digits and the sign, at the end of out. */
+static Str int_text(uint64_t v, bool negative, char out[INT_TEXT_MAX])
+{
+    char *p = out + INT_TEXT_MAX;
+    do *--p = (char)('0' + v % 10);
+    while ((v /= 10) > 0);
+    if (negative) *--p = '-';
+    return str_make(p, (size_t)(out + INT_TEXT_MAX - p));
+}
+
+static Str i64_text(int64_t v, char out[INT_TEXT_MAX])
+{
+    return int_text(v < 0 ? -(uint64_t)v : (uint64_t)v, v < 0, out);
+}
+
 void json_out_i64(JsonOut *out, int64_t v)
 {
-    char text[24];
-    snprintf(text, sizeof text, "%" PRId64, v);
-    json_out_raw(out, str_of(text));
+    char text[INT_TEXT_MAX];
+    json_out_raw(out, i64_text(v, text));
 }
 
 void json_out_f64(JsonOut *out, double v)
@@ -226,11 +277,10 @@ void json_out_f64(JsonOut *out, double v)
 
 static void int_out(JsonOut *out, const Json *v)
 {
-    char text[24];
+    char text[INT_TEXT_MAX];
     if (yyjson_is_uint(json_raw(v)))
-        snprintf(text, sizeof text, "%" PRIu64, unsafe_yyjson_get_uint(json_raw(v)));
-    else snprintf(text, sizeof text, "%" PRId64, unsafe_yyjson_get_sint(json_raw(v)));
-    put(out, str_of(text));
+        put(out, int_text(unsafe_yyjson_get_uint(json_raw(v)), false, text));
+    else put(out, i64_text(unsafe_yyjson_get_sint(json_raw(v)), text));
 }
 
 static void scalar_out(JsonOut *out, const Json *v)
