@@ -76,12 +76,13 @@ static int claim_room(ClaimJob *job, size_t more)
  * one by one. They stay true until something ends in this job. */
 static int claim_read(Db *db, ClaimJob *job, const Choice *choice, int64_t seq)
 {
-    int64_t seqs[TASKS_GET_MAX] = { seq };
+    int64_t seqs[TASKS_TO_START_MAX] = { seq };
     if (job->read > 0 && job->tasks[job->n].seq == seq) return 0;
-    size_t n = 1 + choice_ahead(choice, &seqs[1], MIN(TASKS_GET_MAX, CLAIM_TASKS_MAX - job->n) - 1);
+    size_t n = 1 + choice_ahead(choice, &seqs[1],
+                                MIN(TASKS_TO_START_MAX, CLAIM_TASKS_MAX - job->n) - 1);
     job->read = 0;
     int r = claim_room(job, n);
-    if (r == 0) r = task_get_many(db, seqs, &n, job->arena, &job->tasks[job->n]);
+    if (r == 0) r = tasks_to_start(db, seqs, &n, job->arena, &job->tasks[job->n]);
     if (r == 0) job->read = n;
     return r;
 }

@@ -146,29 +146,59 @@ int task_get_by_seq(Db *db, int64_t seq, unsigned parts, Arena *arena, Task *ret
     return task_first(db, in.stmt, parts, arena, ret);
 }
 
-/* The payload is named apart, for both tables have a seq. */
-#define TASKS_AND_PAYLOADS_SQL                                                        \
-    "SELECT " TASK_COLUMNS ", input, metadata, limits FROM given(?1) CROSS JOIN task" \
-    " CROSS JOIN (SELECT seq AS of_seq, input, metadata, limits FROM task_payload)"   \
+/* What who starts a task wants to know: not how attempts before it failed, nor how it ended. The
+ * payload's number is named apart, for both tables have a seq. */
+#define TO_START_SQL                                                                 \
+    "SELECT seq, id, state, lane, attempt, fence, created_at_ms, ready_at_ms,"       \
+    " time_limit_ms, deadline_at_ms, cancel_requested, input_tokens, output_tokens," \
+    " cached_tokens, llm_calls, tool_calls, replayed_calls, cost_nusd,"              \
+    " charged_tokens, cached_calls, degraded_calls, agent, version_id, session_id,"  \
+    " user_id, tenant_id, traceparent, shadow_of, ran_ms, input, metadata, limits"   \
+    " FROM given(?1) CROSS JOIN task CROSS JOIN"                                     \
+    " (SELECT seq AS of_seq, input, metadata, limits FROM task_payload)"             \
     " WHERE seq = c0 AND of_seq = c0"
 
-int task_get_many(Db *db, const int64_t *seqs, size_t *n, Arena *arena, Task *ret)
+static void to_start_read(RowOut *out, Task *t)
 {
-    DbCell cells[TASKS_GET_MAX];
+    t->seq = out_i64(out);
+    t->id = out_uuid(out);
+    t->state = (TaskState)out_i64(out);
+    t->lane = (Lane)out_i64(out);
+    t->attempt = out_i64(out);
+    t->fence = out_i64(out);
+    t->created_at_ms = out_i64(out);
+    t->ready_at_ms = out_i64(out);
+    t->time_limit_ms = out_i64(out);
+    t->deadline_at_ms = out_i64(out);
+    t->cancel_requested = out_i64(out) != 0;
+    usage_read(out, &t->usage);
+    t->agent = out_text(out);
+    t->version_id = out_text(out);
+    t->session_id = out_text(out);
+    t->user_id = out_text(out);
+    t->tenant_id = out_text(out);
+    t->traceparent = out_text(out);
+    t->shadow_of = out_uuid(out);
+    t->ran_ms = out_i64(out);
+    t->input = out_text(out);
+    t->metadata = out_text(out);
+    t->limits = out_text(out);
+}
+
+int tasks_to_start(Db *db, const int64_t *seqs, size_t *n, Arena *arena, Task *ret)
+{
+    DbCell cells[TASKS_TO_START_MAX];
     DbGiven given = { cells, *n, 1 };
-    assert(*n > 0 && *n <= TASKS_GET_MAX);
+    assert(*n > 0 && *n <= TASKS_TO_START_MAX);
     for (size_t i = 0; i < *n; i++) cells[i] = cell_i64(seqs[i]);
-    DbStmt *s = db_stmt(db, TASKS_AND_PAYLOADS_SQL);
+    DbStmt *s = db_stmt(db, TO_START_SQL);
     db_bind_given(s, 1, &given);
     size_t found = 0;
     int r;
     while ((r = db_step(s)) == DB_E_ROW) {
         RowOut out = row_out(s, arena);
-        Task task = { 0 };
-        task_read(&out, &task);
-        task.input = out_text(&out);
-        task.metadata = out_text(&out);
-        task.limits = out_text(&out);
+        Task task = { .quality = (double)NAN };
+        to_start_read(&out, &task);
         r = row_out_end(&out);
         if (r != 0 || task.seq != seqs[found]) break;
         ret[found++] = task;

@@ -89,11 +89,13 @@ MUST_CHECK int task_insert_many(Db *db, const TaskRow *rows, size_t n, int64_t *
 MUST_CHECK int task_get(Db *db, Uuid id, unsigned parts, Arena *arena, Task *ret);
 MUST_CHECK int task_get_by_seq(Db *db, int64_t seq, unsigned parts, Arena *arena, Task *ret);
 
-/* Several with their payloads, which costs less than one by one: those of the *n that come before
- * the first which is not there or does not fit. *n becomes their number. Returns as task_get_by_seq
+/* Several that may be started, which costs less than one by one: those of the *n that come before
+ * the first which is not there or does not fit. *n becomes their number. With their payloads, but
+ * without what the start of an attempt does not ask for: failures, losses, the worker and times of
+ * the attempt before, webhook, parent and children, error and quality. Returns as task_get_by_seq
  * of the first. */
-#define TASKS_GET_MAX 64
-MUST_CHECK int task_get_many(Db *db, const int64_t *seqs, size_t *n, Arena *arena, Task *ret);
+#define TASKS_TO_START_MAX 64
+MUST_CHECK int tasks_to_start(Db *db, const int64_t *seqs, size_t *n, Arena *arena, Task *ret);
 
 /* The few columns rules are decided by. */
 typedef struct {

@@ -325,19 +325,19 @@ static int job_tasks_many(Db *db, void *arg)
     int64_t a = put_task(db, 1, LANE_NORMAL, 1, "support");
     int64_t b = put_task(db, 2, LANE_NORMAL, 1, "support");
     size_t n = 3;
-    CHECK_INT(task_get_many(db, (int64_t[]){ b, a, 99 }, &n, arena, tasks), 0);
+    CHECK_INT(tasks_to_start(db, (int64_t[]){ b, a, 99 }, &n, arena, tasks), 0);
     if (!CHECK_INT(n, 2)) return 0;
     CHECK(uuid_eq(tasks[0].id, id_of(2)) && uuid_eq(tasks[1].id, id_of(1)));
     CHECK_STR(tasks[1].input, STR("{\"q\":1}"));
     CHECK_STR(tasks[1].metadata, STR("{}"));
     n = 3;
-    CHECK_INT(task_get_many(db, (int64_t[]){ a, 99, b }, &n, arena, tasks), 0);
+    CHECK_INT(tasks_to_start(db, (int64_t[]){ a, 99, b }, &n, arena, tasks), 0);
     CHECK_INT(n, 1);
     n = 2;
-    CHECK_INT(task_get_many(db, (int64_t[]){ 99, a }, &n, arena, tasks), -ENOENT);
+    CHECK_INT(tasks_to_start(db, (int64_t[]){ 99, a }, &n, arena, tasks), -ENOENT);
     n = 2;
     arena_init(&small, 1);
-    CHECK_INT(task_get_many(db, (int64_t[]){ a, b }, &n, &small, tasks), -ENOMEM);
+    CHECK_INT(tasks_to_start(db, (int64_t[]){ a, b }, &n, &small, tasks), -ENOMEM);
 
     CHECK_INT(task_heads(db, ids, ARRAY_N(ids), heads), 0);
     CHECK_INT(heads[0].seq, b);
