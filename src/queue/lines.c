@@ -249,18 +249,19 @@ static void started(Choice *c)
 
 /* Those that come next in the line of the task chosen, which need not be written as started: more
  * of it when it has been read before, for then it is likely that they are all wanted, but none
- * beyond the free slots. */
+ * beyond the free slots: none at all, when there are no such slots. */
 static int ahead_read(Choice *c, Db *db)
 {
     bool same = c->ahead_n > 0 && c->ahead_lane == c->lane && c->ahead_of == c->at;
-    int64_t most = MIN(LINE_AHEAD_MAX, lane_free(&c->claim->slots, &c->use, c->lane));
+    size_t most = (size_t)MIN(LINE_AHEAD_MAX, lane_free(&c->claim->slots, &c->use, c->lane));
     const LinePlace *place = &c->places[c->lane][c->at];
     const Line *line = &c->lines[c->lane][c->at];
     LineSpot last = { line->ready_at_ms, line->seq };
-    size_t n = MIN(same ? 8 * c->ahead_n : 1, (size_t)MAX(most, 1));
+    size_t n = MIN(same ? 8 * c->ahead_n : 1, most);
     c->ahead_at = c->ahead_n = 0;
     c->ahead_lane = c->lane;
     c->ahead_of = c->at;
+    if (n == 0) return 0;
     int r = line_after(db, c->lane, &place->head, place->child, last, c->ahead, &n);
     if (r == 0) c->ahead_n = n;
     return r;
