@@ -200,9 +200,9 @@ static int end_wait(Client *client, Str id)
         r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
         if (r == EXIT_FAILED) fail(0, "the task may go on; `gantry task watch %.*s`", STR_ARG(id));
         if (r != EXIT_OK) return r;
+        say_state_wait(&f, answer.json);
         if (has_ended(member(answer.json, "status")) || left_s <= 0)
             return print_end(client, &answer);
-        say_state_wait(&f, answer.json);
     }
 }
 
