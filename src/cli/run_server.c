@@ -209,32 +209,36 @@ static void api_stop_wait(Program *p)
 
 /* --- parts of the main loop ------------------------------------------------------------------- */
 
+#define SAY_AGAIN_MS 10000
+
+/* Says what a tick could not do, now and then: a disk that is full stays so for a while. */
+static void tick_result(int64_t *quiet_ms, const char *what, int r)
+{
+    if (r >= 0 || r == -ECANCELED || clock_mono_ms() < *quiet_ms) return;
+    *quiet_ms = deadline_after(SAY_AGAIN_MS);
+    LOG_ERROR(what, LOG_CSTR("why", diag_text_or(r)));
+}
+
 static int ticker_fiber(void *arg)
 {
     Program *p = arg;
+    int64_t quiet_ms[7] = { 0 };
     while (fiber_sleep_wait(TICK_MS) == 0) {
-        int r = queue_tick_wait(p->queue);
-        if (r < 0 && r != -ECANCELED)
-            LOG_ERROR("controller tick failed", LOG_CSTR("why", diag_text_or(r)));
-        r = control_tick_all_wait(p->queue, clock_real_ms(), NULL);
-        if (r < 0 && r != -ECANCELED)
-            LOG_ERROR("rollouts were not ticked", LOG_CSTR("why", diag_text_or(r)));
-        r = shadow_tick_all_wait(p->queue, clock_real_ms());
-        if (r < 0 && r != -ECANCELED)
-            LOG_ERROR("shadows were not gone on with", LOG_CSTR("why", diag_text_or(r)));
-        r = ingest_wait(p->store, NULL);
-        if (r < 0 && r != -ECANCELED)
-            LOG_ERROR("tasks were not rolled up", LOG_CSTR("why", diag_text_or(r)));
-        if (r == 0) r = drift_watch_wait(p->store, &p->watch, clock_real_ms(), NULL);
-        if (r < 0 && r != -ECANCELED)
-            LOG_ERROR("days were not looked at", LOG_CSTR("why", diag_text_or(r)));
-        r = serving_tick_wait(p->store, clock_real_ms());
-        if (r < 0 && r != -ECANCELED)
-            LOG_ERROR("versions that drain were not looked at", LOG_CSTR("why", diag_text_or(r)));
-        r = control_publish_wait(p->queue, p->config.receivers, p->config.receivers_n,
-                                 clock_real_ms());
-        if (r < 0 && r != -ECANCELED)
-            LOG_ERROR("events were not published", LOG_CSTR("why", diag_text_or(r)));
+        tick_result(&quiet_ms[0], "controller tick failed", queue_tick_wait(p->queue));
+        tick_result(&quiet_ms[1], "rollouts were not ticked",
+                    control_tick_all_wait(p->queue, clock_real_ms(), NULL));
+        tick_result(&quiet_ms[2], "shadows were not gone on with",
+                    shadow_tick_all_wait(p->queue, clock_real_ms()));
+        int r = ingest_wait(p->store, NULL);
+        tick_result(&quiet_ms[3], "tasks were not rolled up", r);
+        if (r == 0)
+            tick_result(&quiet_ms[4], "days were not looked at",
+                        drift_watch_wait(p->store, &p->watch, clock_real_ms(), NULL));
+        tick_result(&quiet_ms[5], "versions that drain were not looked at",
+                    serving_tick_wait(p->store, clock_real_ms()));
+        tick_result(&quiet_ms[6], "events were not published",
+                    control_publish_wait(p->queue, p->config.receivers, p->config.receivers_n,
+                                         clock_real_ms()));
     }
     return 0;
 }
