@@ -166,7 +166,10 @@ static int dir_lock(WorkerHost *w, const char *dir)
     w->lock = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (w->lock < 0) return diag_set(-errno, "cannot open %s: %s", name, strerror(errno));
     if (flock(w->lock, LOCK_EX | LOCK_NB) == 0) return 0;
-    if (errno == EWOULDBLOCK) return diag_set(-EBUSY, "another worker uses %s", dir);
+    if (errno == EWOULDBLOCK)
+        return diag_set(-EBUSY,
+                        "another worker uses %s: give this one a directory of its own, with --data",
+                        dir);
     return diag_set(-errno, "cannot lock %s: %s", name, strerror(errno));
 }
 
