@@ -188,8 +188,9 @@ static int end_wait(Client *client, Str id)
     ClientAnswer answer;
     Following f = { .client = client, .id = id, .deadline_ms = deadline_ms };
     explain_interrupt(id);
-    int r = follow_wait(&f);
-    if (r != EXIT_OK) return r;
+    int r = follow_wait(
+        &f); /* of a task that was taken in just now trouble with it is no failure */
+    if (r != EXIT_OK && (r != EXIT_FAILED || client->away_ms == 0)) return r;
     be_patient(client);
     for (;;) {
         int64_t left_s = deadline_ms == DEADLINE_NONE
