@@ -17,6 +17,7 @@
 #include "sys/entropy.h"
 #include "sys/process.h"
 #include "sys/signals.h"
+#include "worker/allowance.h"
 #include "worker/log_file.h"
 
 #define TICK_MS 500
@@ -92,10 +93,22 @@ static int err_main(void *arg)
 
 /* --- a worker's life -------------------------------------------------------------------------- */
 
+/* Whether a worker uses the directory: one that a supervisor has left which was killed. */
+static bool is_held(const Supervisor *s, int64_t number)
+{
+    char path[FS_PATH_MAX + 40];
+    snprintf(path, sizeof path, "%s/worker-%" PRId64 "/lock", s->dir, number);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) return false;
+    bool held = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    close(fd);
+    return held;
+}
+
 static int64_t number_free(const Supervisor *s)
 {
     for (int64_t number = 1;; number++) {
-        bool taken = false;
+        bool taken = is_held(s, number);
         LIST_EACH (&s->members, node) taken |= CONTAINER_OF(node, Member, node)->number == number;
         if (!taken) return number;
     }
@@ -134,7 +147,9 @@ static int process_start(Member *m)
     }
     if (flag_given(in, "sim")) argv[n++] = "--sim";
     arena_init(&arena, ENV_BYTES_MAX);
-    ProcessOptions options = { .argv = argv, .env = env_make(m->owner, &arena) };
+    ProcessOptions options = { .argv = argv,
+                               .env = env_make(m->owner, &arena),
+                               .death_signal = SIGTERM }; /* its tasks go on to their ends */
     if (!options.env) return diag_set(-ENOMEM, "the environment is too large");
     if (getrlimit(RLIMIT_NOFILE, &files) == 0)
         options.files_max = (int64_t)MIN(files.rlim_cur, (rlim_t)INT64_MAX);
@@ -220,6 +235,7 @@ static void members_reap_wait(Supervisor *s)
         }
         member_words_wait(m);
         member_free_wait(m);
+        allowance_end_wait(0, NULL, ""); /* what agents of one that was killed have left behind */
     }
 }
 
@@ -453,6 +469,7 @@ int supervise_run(const Invocation *in)
     signal(SIGPIPE, SIG_IGN);
     process_files_raise();
     process_hide(); /* the keys of models and of the API are in its environment */
+    process_adopt();
     if (file && log_file_take_log(file, LOG_FILE_BYTES_MAX) < 0) {
         fprintf(stderr, "gantry: %s\n", diag_text_or(-EIO));
         return EXIT_FAILED;

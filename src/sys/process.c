@@ -72,7 +72,7 @@ NO_RETURN static void child_exec(const ProcessOptions *o, const char *program, c
     group_leave(parent);
     for (int s = 1; s < 32; s++) signal(s, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_PDEATHSIG, o->death_signal > 0 ? o->death_signal : SIGKILL);
     if (getppid() != parent) _exit(127); /* it died before the line above */
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);

@@ -1,8 +1,8 @@
 /* Child processes for fibers.
  *
  * A child runs in a session and process group of its own, with an environment built from scratch,
- * only descriptors 0-2 open, no new privileges, and dies with its parent thread's process. The
- * group is signalled as a whole, so grandchildren are reached too. A child is the parent of
+ * only descriptors 0-2 open, no new privileges, and gets a signal when its parent's thread dies.
+ * The group is signalled as a whole, so grandchildren are reached too. A child is the parent of
  * whatever it has started that is left by its own parent (prctl(2), PR_SET_CHILD_SUBREAPER), so
  * that nothing leaves its tree while it lives.
  */
@@ -21,6 +21,7 @@ typedef struct {
     int64_t file_bytes_max;   /* RLIMIT_FSIZE; 0: unlimited */
     int64_t files_max;        /* RLIMIT_NOFILE; 0: default 1024 */
     int64_t cpu_seconds_max;  /* RLIMIT_CPU: SIGXCPU, a second later SIGKILL; 0: unlimited */
+    int death_signal;         /* it gets when this process dies; 0: SIGKILL */
 } ProcessOptions;
 
 typedef struct {
