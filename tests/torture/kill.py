@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""kill -9 of a server, of its workers and of their agents, at random moments, under load.
+"""kill -9 of a server, of its workers and of their agents, at random moments, under load; and workers that stand still
+(SIGSTOP) until their lease has ended, and are woken: they record nothing then.
 
 Clients submit tasks under keys until each is acknowledged, and wait for their ends. The tasks call a model at an
 upstream that counts what it was asked. In the end every acknowledged task is there once, at rest, with the result its
 client was told; no end, call or webhook is there twice; and what was recorded as spent is exactly what the calls in the
 records cost, and for no task less than the upstream was asked for.
 
-    tests/torture/kill.py [--server-kills 1000] [--other-kills 500] [--seed N]
+    tests/torture/kill.py [--server-kills 1000] [--other-kills 500] [--stops 200] [--seed N]
 
 GANTRY names the program (build/gantry)."""
 
@@ -30,6 +31,7 @@ from gantry import ENDED, Process, Server, agent_dir, check, clean_env, equal, f
 
 KEY = "a-key-for-tests-0123456789"
 CLIENTS, WINDOW, WORKERS = 4, 10, 2  # WINDOW: tasks of a client that are open
+LEASE_S = 3
 STEPS = 3  # calls of a task that is a process
 PROMPT_TOKENS, ANSWER_TOKENS = 10, 5
 PAID = PROMPT_TOKENS * 1000 + ANSWER_TOKENS * 2000  # nano-USD
@@ -193,13 +195,14 @@ models: [{{match: "*", provider: local}}]
 prices: [{{model: m-1, inputUsdPerMillion: "1", outputUsdPerMillion: "2", maxOutputTokens: 4096}}]
 budgets: {{dailyUsd: "100000"}}
 lanes: {{shared: 8}}
-worker: {{lease: 3s}}
+worker: {{lease: {LEASE_S}s}}
 webhooks: {{allow: ["127.0.0.0/8"]}}
 """
         self.config_path = os.path.join(tempfile.mkdtemp(), "gantry.yaml")
         with open(self.config_path, "w", encoding="utf-8") as f:
             f.write(self.config)
         self.kills = collections.Counter()
+        self.stopped, self.wake_at = None, 0
         self.ready_ms = []
         self.server = Server("serve", port=free_port(), key=KEY, config=self.config)
         self.data = [tempfile.mkdtemp() for _ in range(WORKERS)]
@@ -235,8 +238,25 @@ webhooks: {{allow: ["127.0.0.0/8"]}}
         except (OSError, http.client.HTTPException):
             return False
 
+    def stop_worker(self):
+        """One at a time, so that the others go on with what it had."""
+        while self.stopped:
+            time.sleep(0.1)
+            self.wake()
+        self.stopped = self.rng.choice(self.workers)
+        self.stopped.send(signal.SIGSTOP)
+        self.wake_at = time.monotonic() + LEASE_S + 0.5 + self.rng.random()
+        self.kills["stopped worker"] += 1
+
+    def wake(self, now=False):
+        if self.stopped and (now or time.monotonic() > self.wake_at):
+            self.stopped.send(signal.SIGCONT)
+            self.stopped = None
+
     def kill_worker(self):
         i = self.rng.randrange(WORKERS)
+        if self.workers[i] is self.stopped:
+            self.stopped = None
         self.bury(self.workers[i])
         self.workers[i] = self.worker(i)
         self.kills["worker"] += 1
@@ -287,9 +307,12 @@ webhooks: {{allow: ["127.0.0.0/8"]}}
             pass
         return None
 
-    def hunt(self, server_kills, other_kills):
+    def hunt(self, server_kills, other_kills, stops):
         """Mostly short lives; sometimes one in which things come to rest."""
         for n in range(server_kills):
+            self.wake()
+            if self.kills["stopped worker"] < stops * (n + 1) // server_kills:
+                self.stop_worker()
             time.sleep(self.rng.choice((0.02, 0.1, 0.3, 0.6)) * self.rng.random())
             while self.kills["worker"] + self.kills["agent"] < other_kills * (n + 1) // server_kills:
                 (self.kill_worker if self.rng.random() < 0.4 else self.kill_agent)()
@@ -302,6 +325,7 @@ webhooks: {{allow: ["127.0.0.0/8"]}}
 
     def rest(self):
         """Everything settles, and leaves in order."""
+        self.wake(now=True)
         for worker in self.workers:
             equal(worker.stop(60), 0, "exit status of a worker")
         wait_for(lambda: self.server.get("/api/budgets/day")[1]["reservedNusd"] == 0, "nothing is reserved", 30)
@@ -386,8 +410,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--server-kills", type=int, default=1000)
     parser.add_argument("--other-kills", type=int, default=500, help="of workers and agents")
+    parser.add_argument("--stops", type=int, help="of workers, past their lease; a fifth of --server-kills")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     args = parser.parse_args()
+    stops = args.server_kills // 5 if args.stops is None else args.stops
     print(f"seed {args.seed}", flush=True)
     began = time.monotonic()
     prey = Prey(serve(Upstream), args.seed)
@@ -402,7 +428,7 @@ def main():
     clients = [Client(prey.server.port, hook) for _ in range(CLIENTS)]
     for client in clients:
         client.start()
-    prey.hunt(args.server_kills, args.other_kills)
+    prey.hunt(args.server_kills, args.other_kills, stops)
     Client.stop = True
     deadline = time.monotonic() + 100
     for client in clients:
