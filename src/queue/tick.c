@@ -131,17 +131,24 @@ static int tidy_overdue(Db *db, TidyJob *job)
     return r;
 }
 
+/* As it is now: with its parent, whose time is over as well, it may have ended before its turn. */
+static int late_end(Db *db, TidyJob *job, int64_t seq)
+{
+    TaskHead head;
+    int r = task_head_by_seq(db, seq, &head);
+    if (r != 0 || task_state_ended(head.state)) return r;
+    job->overdue.ids[job->overdue.ids_n++] = head.id;
+    return task_conclude_idle(job->queue, db, &head, TASK_TIMED_OUT, STR("deadline_passed"),
+                              STR_NULL, job->now_ms, &job->overdue.effects);
+}
+
 /* Of those that wait: nobody may ever want to start them. */
 static int tidy_late(Db *db, TidyJob *job)
 {
     TaskHead heads[END_TASKS_MAX];
     size_t n = END_TASKS_MAX - job->overdue.ids_n;
     int r = task_late(db, job->now_ms, heads, &n);
-    for (size_t i = 0; i < n && r == 0; i++) {
-        r = task_conclude_idle(job->queue, db, &heads[i], TASK_TIMED_OUT, STR("deadline_passed"),
-                               STR_NULL, job->now_ms, &job->overdue.effects);
-        job->overdue.ids[job->overdue.ids_n++] = heads[i].id;
-    }
+    for (size_t i = 0; i < n && r == 0; i++) r = late_end(db, job, heads[i].seq);
     return r;
 }
 

@@ -149,6 +149,34 @@ static void test_no_later_than_its_parent(void **state)
     run(state, late_ask_body);
 }
 
+/* Both wait, and their time is over together: one is ended with the other, before its turn. */
+static int late_together_body(void *arg)
+{
+    Fixture *f = arg;
+    add_worker(f, 1, WORKER_REMOTE);
+    TaskNew new = {
+        .agent = STR("support"), .lane = LANE_LOW, .input = STR("1"), .time_limit_ms = 60000
+    };
+    TaskSummary summary;
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    TaskRef ref = claim_one(f, worker_of(1));
+    Uuid child = start(f, ref, "k").task.id;
+    CHECK_INT(get(f, child).deadline_at_ms, get(f, ref.id).deadline_at_ms);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_RELEASED, NULL), 0);
+    CHECK_INT(get(f, ref.id).state, TASK_QUEUED);
+    pass_ms(60000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(get(f, ref.id).state, TASK_TIMED_OUT);
+    CHECK_INT(get(f, child).state, TASK_CANCELED);
+    check_counts(f, LANE_LOW, 0, 0);
+    return 0;
+}
+
+static void test_late_together(void **state)
+{
+    run(state, late_together_body);
+}
+
 static int first_in_line_body(void *arg)
 {
     Fixture *f = arg;
@@ -812,6 +840,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_inherits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_later_than_its_parent, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_late_together, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_family_is_finished_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_same_child_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_finds_only, setup, teardown),
