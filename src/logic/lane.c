@@ -108,11 +108,14 @@ void lane_started(const LaneConfig *config, const LaneUse *use, const LaneHead h
     for (int i = (int)lane + 1; i < LANE_N_; i++) turns->passed[i] += heads[i].ready;
 }
 
-int64_t lane_expected_wait_ms(int64_t place, int64_t lines, int64_t queued, double per_s)
+int64_t lane_expected_wait_ms(const LanePace *pace, int64_t place, int64_t lines)
 {
     assert(place >= 1);
+    double per_s = pace->starts_per_s;
+    if (pace->service_ms <= 0) return -1;
+    if (pace->running > 0) per_s = (double)pace->running * 1000 / (double)pace->service_ms;
     if (!(per_s > 0)) return -1;
-    int64_t ahead = MIN(place * MAX(lines, 1), MAX(queued, place));
+    int64_t ahead = MIN(place * MAX(lines, 1), MAX(pace->queued, place));
     double ms = (double)ahead * 1000 / per_s;
     return ms < 1e15 ? (int64_t)ms : -1;
 }

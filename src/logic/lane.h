@@ -71,10 +71,18 @@ Lane lane_next(const LaneConfig *config, const LaneUse *use, const LaneHead head
 void lane_started(const LaneConfig *config, const LaneUse *use, const LaneHead heads[LANE_N_],
                   Lane lane, LaneTurns *turns);
 
-/* How long a task waits that is the place-th (from 1) of its line, where lines take turns and
- * together start per_s tasks a second, and queued tasks wait in the lane; -1: nothing has started
- * lately, so nobody knows. */
-int64_t lane_expected_wait_ms(int64_t place, int64_t lines, int64_t queued, double per_s);
+/* How fast a lane goes. */
+typedef struct {
+    int64_t queued, running;
+    int64_t service_ms; /* that an attempt takes; 0: nobody knows */
+    double starts_per_s;
+} LanePace;
+
+/* How long a task waits that is the place-th (from 1) of its line, where lines take turns: until so
+ * many of the running attempts have ended (what starts per second says little while attempts take
+ * longer than it is averaged over); where none runs just now, at the rate of starts. -1: nobody
+ * knows. */
+int64_t lane_expected_wait_ms(const LanePace *pace, int64_t place, int64_t lines);
 
 /* After how many seconds (1..60) to try again when the lane is full: until a hundredth of what it
  * holds has gone, at the rate at which tasks start. */

@@ -33,6 +33,7 @@ static void rates_step(Scaling *s, const ScalingRule *rule, const ScalingView *v
     s->starts_per_s += (rate(view->started, s->last.started, past_ms) - s->starts_per_s) * weight;
     s->ran = s->ran * kept + (double)MAX(0, view->ran - s->last.ran);
     s->ran_ms = s->ran_ms * kept + (double)MAX(0, view->ran_ms - s->last.ran_ms);
+    s->busy_ms = s->busy_ms * kept + (double)s->last.running * (double)past_ms;
     s->begun = true;
     s->last = *view;
 }
@@ -86,7 +87,9 @@ int64_t scaling_keep(const ScalingRule *rule, int64_t wanted, int64_t there, boo
 
 int64_t scaling_service_ms(const Scaling *s)
 {
-    return s->ran > RAN_LEAST ? (int64_t)MIN(round(s->ran_ms / s->ran), 1e15) : 0;
+    double ended_ms = s->ran > RAN_LEAST ? s->ran_ms / s->ran : 0;
+    double so_far_ms = s->busy_ms / MAX(s->ran + (double)s->last.running, 1);
+    return (int64_t)MIN(round(MAX(ended_ms, so_far_ms)), 1e15);
 }
 
 int64_t scaling_workers(const ScalingRule *rule, double slots, int64_t worker_slots)

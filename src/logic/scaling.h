@@ -47,6 +47,7 @@ typedef struct {
     ScalingView last;
     double arrivals_per_s, starts_per_s;
     double ran, ran_ms; /* of late */
+    double busy_ms;     /* for which slots were taken of late, together */
     double slots;       /* wanted */
     int64_t part_at_ms;
     double
@@ -56,7 +57,10 @@ typedef struct {
 /* Takes a look in: the slots wanted are in scaling->slots. */
 void scaling_step(Scaling *scaling, const ScalingRule *rule, const ScalingView *view);
 
-/* How long an attempt takes; 0: none has ended of late. */
+/* How long an attempt takes: the mean of those that ended of late, or more when those that go on
+ * have run for longer already (all the time that slots were taken, over the attempts that ended or
+ * go on: no more than the truth, and known before a first one of many minutes has ended). 0:
+ * nothing has run of late. */
 int64_t scaling_service_ms(const Scaling *scaling);
 
 /* Whether it has looked for long enough to say that less is needed than there is. */

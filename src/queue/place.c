@@ -45,9 +45,16 @@ int queue_place_wait(Queue *queue, const Task *task, TaskPlace *ret)
     }
     ret->kind = job.gate == GATE_SESSION ? PLACE_SESSION : PLACE_SLOT;
     ret->place = job.ahead + 1;
-    if (ret->kind == PLACE_SESSION) return 0;
     queue_stats(queue, &stats);
     const QueueLaneStats *s = &stats.lane[task->lane];
-    ret->expected_ms = lane_expected_wait_ms(ret->place, job.tenants, s->queued, s->starts_per_s);
+    LanePace pace = { s->queued, s->running, s->service_ms, s->starts_per_s };
+    if (s->ran == 0)
+        return 0; /* that a first one has run for a second says nothing of the others */
+    if (ret->kind == PLACE_SESSION) { /* one at a time */
+        pace = (LanePace){ job.ahead, 1, s->service_ms, 0 };
+        ret->expected_ms = lane_expected_wait_ms(&pace, MAX(job.ahead, 1), 1);
+        return 0;
+    }
+    ret->expected_ms = lane_expected_wait_ms(&pace, ret->place, job.tenants);
     return 0;
 }

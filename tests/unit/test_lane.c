@@ -239,10 +239,19 @@ static void test_turns_end_at_their_part(void **state)
 static void test_expected_wait(void **state)
 {
     (void)state;
-    assert_int_equal(lane_expected_wait_ms(10, 1, 100, 2), 5000);
-    assert_int_equal(lane_expected_wait_ms(10, 3, 100, 2), 15000);
-    assert_int_equal(lane_expected_wait_ms(10, 3, 12, 2), 6000); /* others have no more than 2 */
-    assert_int_equal(lane_expected_wait_ms(10, 3, 100, 0), -1);
+    LanePace pace = { .queued = 100, .running = 0, .service_ms = 500, .starts_per_s = 2 };
+    assert_int_equal(lane_expected_wait_ms(&pace, 10, 1), 5000);
+    assert_int_equal(lane_expected_wait_ms(&pace, 10, 3), 15000);
+    pace.queued = 12;
+    assert_int_equal(lane_expected_wait_ms(&pace, 10, 3), 6000); /* others have no more than 2 */
+    pace.starts_per_s = 0;
+    assert_int_equal(lane_expected_wait_ms(&pace, 10, 3), -1);
+    /* behind four of 40 s, after a burst of starts: the next one, and the last of 96 */
+    pace = (LanePace){ .queued = 96, .running = 4, .service_ms = 40000, .starts_per_s = 3 };
+    assert_int_equal(lane_expected_wait_ms(&pace, 1, 1), 10000);
+    assert_int_equal(lane_expected_wait_ms(&pace, 96, 1), 960000);
+    pace.service_ms = 0;
+    assert_int_equal(lane_expected_wait_ms(&pace, 1, 1), -1);
     assert_int_equal(lane_retry_after_s(1000, 1), 10);
     assert_int_equal(lane_retry_after_s(1000, 1000), 1);
     assert_int_equal(lane_retry_after_s(1000000, 1), 60);

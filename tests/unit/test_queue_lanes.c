@@ -448,14 +448,19 @@ static int body_place(void *arg)
     for (int i = 0; i < 2; i++) s[i] = put_session(f, "s");
     check_place(f, s[1], PLACE_SESSION, 2, -1);
     CHECK_INT(queue_tick_wait(f->queue), 0);
-    refs[0] = claim_one(f, worker); /* one a second */
+    refs[0] = claim_one(f, worker);
     pass_ms(1000);
     CHECK_INT(queue_tick_wait(f->queue), 0);
     Task task = get(f, refs[0].id);
     CHECK_INT(queue_place_wait(f->queue, &task, &p), 0);
     CHECK(!p.queued);
+    check_place(f, a[2], PLACE_SLOT, 2, -1); /* how long tasks take nobody knows */
+    end_ok(f, refs[0]);                      /* 1 s; and one at a time */
+    pass_ms(1);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
     check_place(f, a[2], PLACE_SLOT, 2, 6000); /* three tenants take turns */
     check_place(f, b, PLACE_SLOT, 1, 3000);
+    check_place(f, s[1], PLACE_SESSION, 2, 1000);
     return 0;
 }
 

@@ -101,6 +101,33 @@ static void test_gives_nothing_up_before_it_knows(void **state)
     assert_int_equal(scaling_keep(&rule, 2, 7, true), 2);
 }
 
+/* Four slots, a hundred tasks of ten minutes: more workers are wanted long before one has ended. */
+static void test_before_any_has_ended(void **state)
+{
+    (void)state;
+    Scaling s = { 0 };
+    ScalingView view = { .now_ms = 1, .arrived = 100, .queued = 96, .running = 4, .started = 4 };
+    scaling_step(&s, &rule, &view);
+    assert_int_equal(scaling_workers(&rule, s.slots, 4), 1);
+    for (int i = 0; i < 30; i++) {
+        view.now_ms += 1000;
+        scaling_step(&s, &rule, &view);
+    }
+    assert_in_range(scaling_service_ms(&s), 25000, 30000); /* decays a little */
+    assert_true(scaling_workers(&rule, s.slots, 4) >= 10);
+    for (int i = 30; i < 600; i++) {
+        view.now_ms += 1000;
+        scaling_step(&s, &rule, &view);
+    }
+    assert_true(scaling_service_ms(&s) > 200000);
+    /* they end: their mean counts */
+    view.ran = 4;
+    view.ran_ms = 4 * INT64_C(600000);
+    view.now_ms += 1000;
+    scaling_step(&s, &rule, &view);
+    assert_int_equal(scaling_service_ms(&s), 600000);
+}
+
 static void test_bounds(void **state)
 {
     (void)state;
@@ -155,6 +182,7 @@ int main(void)
         cmocka_unit_test(test_backlog_and_work_in_hand),
         cmocka_unit_test(test_what_runs_has_its_slots),
         cmocka_unit_test(test_gives_nothing_up_before_it_knows),
+        cmocka_unit_test(test_before_any_has_ended),
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_lanes_together),
     };
