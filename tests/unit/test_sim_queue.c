@@ -567,7 +567,8 @@ static void check_tally(const Tally *t)
     assert_true(t->kids && t->kids_found && t->too_deep && t->too_wide && t->too_large);
     assert_true(t->suspended && t->crowded && t->trees && t->held && t->admitted && t->limited);
     assert_true(t->passed && t->defaulted && t->answered_fast);
-    assert_in_range(t->backoff_ms * 100 / t->backoff_most_ms, 45, 55); /* full jitter */
+    /* full jitter */
+    assert_in_range(t->backoff_ms * 100, t->backoff_most_ms * 45, t->backoff_most_ms * 55);
 }
 
 /* For who replays a seed. */

@@ -356,7 +356,8 @@ static void run_steady(World *w)
         down |= watched && w->wanted < was;
         MUST(!down || w->wanted <= was); /* it never comes back */
     }
-    int64_t soon = (int64_t)(w->per_ms * (double)(w->scaling_rule.down_ms / SCALING_SOON_PARTS));
+    int64_t soon_ms = w->scaling_rule.down_ms / SCALING_SOON_PARTS;
+    int64_t soon = (int64_t)(w->per_ms * (double)soon_ms);
     MUST(w->queued <= soon + w->slots);
 }
 
