@@ -71,8 +71,8 @@ static char *room_for(Buf *buf, size_t n)
     return buf->failed || n > buf->max - buf->len ? NULL : buf_reserve(buf, n);
 }
 
-/* The string in its quotes between one byte and another, or none; at once. False: that it cannot be,
- * and nothing was added. */
+/* The string in its quotes between one byte and another, or none; at once. False: that it cannot
+ * be, and nothing was added. */
 static bool plain_add(Buf *buf, Str s, Str before, Str after)
 {
     size_t n = before.len + 1 + s.len + 1 + after.len;

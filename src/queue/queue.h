@@ -284,8 +284,8 @@ typedef struct {
 
 /* Claims as many ready tasks as there are free slots and limits allow, at most CLAIM_TASKS_MAX, in
  * the order of logic/lane.h and logic/line.h: waits until there is at least one. deadline_ms is
- * clock_mono_ms time. The tasks, as tasks_to_start reads them, live in arena; tasks that do not fit stay
- * queued. Returns 0 with *ret_n >= 1, -ETIMEDOUT, -ECANCELED (nothing was claimed),
+ * clock_mono_ms time. The tasks, as tasks_to_start reads them, live in arena; those that do not fit
+ * stay queued. Returns 0 with *ret_n >= 1, -ETIMEDOUT, -ECANCELED (nothing was claimed),
  * QUEUE_E_NO_WORKER (also when it drains), -ENOMEM (one task alone is too big for arena),
  * -errno. */
 MUST_CHECK int queue_claim_wait(Queue *queue, const Claim *claim, int64_t deadline_ms, Arena *arena,
