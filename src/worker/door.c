@@ -80,8 +80,24 @@ static int tool_ask(HttpReq *req, Str body, ToolAsk *ret)
     if (r < 0) name = STR_NULL;
     *ret = (ToolAsk){ .name = name,
                       .arguments = body,
-                      .call_id = http_header(req, DOOR_CALL_ID_HEADER) };
+                      .call_id = http_header(req, DOOR_CALL_ID_HEADER),
+                      .client = req };
     return r == -ENOMEM ? r : 0;
+}
+
+/* An id names one call of an attempt, which is made once. */
+static int id_refused_wait(HttpReq *req, int why)
+{
+    http_header_add(req, "x-should-retry", STR("false"));
+    if (why == TOOL_E_OTHER)
+        return http_problem_wait(req, 409, "call_id_taken",
+                                 "this %s was given to a call of another tool, or with other "
+                                 "arguments: the tool was not called",
+                                 DOOR_CALL_ID_HEADER);
+    return http_problem_wait(req, 409, "call_result_lost",
+                             "the call with this %s was made already, and its result is not kept: "
+                             "the tool was not called again",
+                             DOOR_CALL_ID_HEADER);
 }
 
 static int tool_answer_wait(Run *run, HttpReq *req, Str body)
@@ -96,6 +112,7 @@ static int tool_answer_wait(Run *run, HttpReq *req, Str body)
     r = tool_run_wait(run, &ask, &req->arena, &result);
     if (r == -ECANCELED)
         return http_problem_wait(req, 503, "task_stopped", "the task was stopped meanwhile");
+    if (r == TOOL_E_OTHER || r == TOOL_E_LOST) return id_refused_wait(req, r);
     if (r < 0) return r;
     return refusals[result.outcome].status ? refusal_wait(req, &result) : result_wait(req, &result);
 }

@@ -3,12 +3,14 @@
  *   POST /gantry/v1/tools/{name}   calls a declared tool
  *     body     the arguments, a JSON object (or nothing)
  *     header   gantry-call-id: the id by which the model asked for it. Such a call was counted
- *              against toolCallsPerTask with the model's answer; one without is counted here
+ *              against toolCallsPerTask with the model's answer; one without is counted here.
+ *              The same id again within the attempt: the same call, which is not made again
  *     200      {"result":JSON or text,"isError":bool,"outcome":WORD}; isError: what went wrong with
  *              the tool, for the model to read
- *     else     a problem (RFC 9457) with code: 404 tool_not_declared, 409 tool_of_agent, 422
- *              arguments_invalid, 403 tool_denied, switched_off or tool_changed, 402 cap_reached,
- *              503 breaker_open, 429 too_many_calls
+ *     else     a problem (RFC 9457) with code: 404 tool_not_declared, 409 tool_of_agent,
+ *              call_id_taken or call_result_lost, 422 arguments_invalid, 403 tool_denied,
+ *              switched_off or tool_changed, 402 cap_reached, 503 breaker_open, 429
+ *              too_many_calls
  *
  *   /gantry/v1/state...            see door_state.h
  *   /gantry/v1/tasks...            sub-agents, see door_tasks.h

@@ -14,6 +14,7 @@
 #include "worker/children.h"
 #include "worker/door.h"
 #include "worker/mcp.h"
+#include "worker/tool_once.h"
 
 #define REPORT_DELAY_MS 100
 #define REPORT_DELAY_MS_MAX 2000
@@ -683,6 +684,7 @@ static void supervise_wait(Run *run)
 static void run_free(Run *run)
 {
     assert(!run->gateway && !run->process && !run->version && !run->log.open);
+    tool_once_close(run);
     conduct_deinit(&run->conduct);
     arena_deinit(&run->arena);
     free(run);
@@ -733,6 +735,7 @@ int run_start(RunHost *host, const LinkTask *task, void (*on_end)(Run *, void *)
     run->deadline_ms = DEADLINE_NONE;
     uuid_text(task->ref.id, run->id);
     list_init(&run->node);
+    list_init(&run->tools_once);
     list_init(&run->door_calls);
     list_init(&run->mcp_sessions);
     children_init(&run->children);

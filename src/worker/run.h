@@ -143,6 +143,7 @@ struct Run {
     size_t mcp_sessions_n;
     uint8_t asked[ESCALATIONS_MAX][SHA256_BYTES]; /* keys of questions of this attempt */
     size_t asked_n;
+    List tools_once; /* see tool_once.h */
     List door_calls; /* under way; see door.h */
     size_t door_calls_n;
     size_t door_tasks_n; /* of these: about sub-agents, which mostly wait */

@@ -93,7 +93,7 @@ static int tools_wait(Run *run, DialogueTurn *turn)
         CLEANUP(arena_deinit) Arena scratch = { 0 };
         ToolResult result;
         arena_init(&scratch, SCRATCH_BYTES_MAX);
-        ToolAsk ask = { call->name, call->arguments, call->id.len ? call->id : call->name };
+        ToolAsk ask = { call->name, call->arguments, call->id.len ? call->id : call->name, NULL };
         int r = tool_run_wait(run, &ask, &scratch, &result);
         if (r < 0) return r;
         call->result = arena_str(&run->arena, result.text);

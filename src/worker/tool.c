@@ -12,6 +12,7 @@
 #include "sys/entropy.h"
 #include "worker/child.h"
 #include "worker/mcp.h"
+#include "worker/tool_once.h"
 
 #define ARGUMENTS_BYTES_MAX ((size_t)1 << 20)
 #define MESSAGE_BYTES_MAX 2560
@@ -358,7 +359,8 @@ static int guarded_wait(ToolCall *call)
     int r = permit(call, source, &ticket);
     if (r != 0 || call->result.is_error) return r;
     r = count(call);
-    if (r == 0 && !call->result.is_error) r = source_wait(call);
+    call->started = r == 0 && !call->result.is_error;
+    if (call->started) r = source_wait(call);
     /* what a shadow meets must close no tool to production */
     bool untold = r < 0 || call->run->task.shadow;
     BreakerResult says = untold ? BREAKER_UNTOLD : outcomes[call->result.outcome].says;
@@ -458,7 +460,9 @@ static int call_wait(ToolCall *call)
     int r = tool_check_use(call);
     if (r == 0 && !call->result.is_error) r = arguments_read(call, call->ask->arguments);
     if (r == 0 && !call->result.is_error) r = arguments_check(call);
-    if (r == 0 && !call->result.is_error) r = journaled_wait(call);
+    if (r != 0 || call->result.is_error) return r;
+    if (call->ask->client) r = tool_once_wait(call);
+    if (r == 0) r = journaled_wait(call);
     return r == -ESTALE ? -ECANCELED : r;
 }
 
@@ -514,10 +518,13 @@ int tool_run_wait(Run *run, const ToolAsk *ask, Arena *arena, ToolResult *ret)
     run->tools_n++;
     int r = call_wait(&call);
     run->tools_n--;
-    if (r < 0) return r;
-    int64_t ms = clock_mono_ms() - call.began_ms;
-    note(&call, ms);
-    r = record_wait(&call, at_ms, ms);
-    if (r == 0) *ret = call.result;
-    return r;
+    if (r == 0) {
+        int64_t ms = clock_mono_ms() - call.began_ms;
+        note(&call, ms);
+        r = record_wait(&call, at_ms, ms);
+    }
+    if (call.once) tool_once_done(&call, r);
+    if (r != 0 && r != TOOL_E_AGAIN) return r;
+    *ret = call.result;
+    return 0;
 }

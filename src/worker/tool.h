@@ -25,6 +25,7 @@ typedef struct {
     Str name;
     Str arguments; /* JSON text; empty: {} */
     Str call_id;   /* by which an answer of a model asked for it, and so counted it; else empty */
+    const HttpReq *client; /* who may ask again; NULL: nobody does */
 } ToolAsk;
 
 const char *tool_outcome_name(ToolOutcome outcome); /* "ok", "error", ... */
@@ -45,13 +46,18 @@ const char *tool_mode_name(ToolMode mode); /* "", "live", "production", "dry_run
 typedef struct {
     Str text; /* the result, or what went wrong in words for the model; in arena */
     bool is_error;
-    bool replayed; /* what an earlier attempt was given */
+    bool replayed; /* what an earlier attempt, or the same call before, was given */
     ToolMode mode;
     ToolOutcome outcome;
     int64_t again_ms; /* TOOL_OUTCOME_OPEN: when to ask again (clock_mono_ms) */
 } ToolResult;
 
-/* On a fiber. Returns 0, -ECANCELED (stopped, or the lease is lost), -ENOMEM with diag. */
+/* On a fiber. Returns 0, TOOL_E_OTHER (a client's id names another call of this attempt),
+ * TOOL_E_LOST (the call was made, its result is not kept), -ECANCELED (stopped, or the lease is
+ * lost), -ENOMEM with diag. What a client asks for again is no call of its own: it is not counted,
+ * and not in the timeline. */
+#define TOOL_E_OTHER 1
+#define TOOL_E_LOST 2
 MUST_CHECK int tool_run_wait(Run *run, const ToolAsk *ask, Arena *arena, ToolResult *ret);
 
 #endif

@@ -1,9 +1,11 @@
-/* ToolCall: one call of a tool, as its sources see it. Private to tool.c, mcp.c and
+/* ToolCall: one call of a tool, as its sources see it. Private to tool.c, tool_once.c, mcp.c and
  * tool_subagent.c. */
 #ifndef GANTRY_WORKER_TOOL_CALL_H
 #define GANTRY_WORKER_TOOL_CALL_H
 
 #include "worker/tool.h"
+
+typedef struct ToolOnce ToolOnce; /* see tool_once.h */
 
 typedef struct {
     Run *run;
@@ -14,6 +16,8 @@ typedef struct {
     const Json *args;
     int64_t began_ms; /* clock_mono_ms */
     bool counted;     /* against the cap, by itself */
+    bool started;     /* the tool may have done something */
+    ToolOnce *once;   /* NULL: is not looked for */
     ToolResult result;
 } ToolCall;
 

@@ -147,8 +147,8 @@ static void test_cap(void **state)
     bench(cap_scenario);
 }
 
-/* The model asks for one call; the agent makes it under the model's id. It counts once; a second
- * one with that id counts as one of the agent's own. */
+/* The model asks for one call; the agent makes it under the model's id. It counts once, however
+ * often it is asked for; one under an id of which no model spoke counts as one of the agent's. */
 static int asked_scenario(Bench *b)
 {
     deploy(
@@ -163,11 +163,12 @@ static int asked_scenario(Bench *b)
         "id = asked[0]['id']\n"
         "def spent(): return json.load(urllib.request.urlopen(\n"
         "  os.environ['GANTRY_URL'] + '/gantry/v1/task'))['spent']['toolCalls']\n"
-        "print(json.dumps([len(asked), spent(), call('upper', {'text': 'a'}, id)[:2], spent(),\n"
-        "  call('upper', {'text': 'a'}, id)[:2], spent(), call('upper', {'text': 'a'}, id)[:2]]))\n",
+        "def upper(id): return call('upper', {'text': 'a'}, id)[:2] + [spent()]\n"
+        "print(json.dumps([len(asked), spent(), upper(id), upper(id), upper('x'), upper('y')]))\n",
         "  limits: {toolCallsPerTask: 2}\n", "");
     Task task = bench_run(b, "1");
-    expect(&task, "[1, 1, [200, \"ok\"], 1, [200, \"ok\"], 2, [402, \"cap_reached\"]]");
+    expect(&task, "[1, 1, [200, \"ok\", 1], [200, \"ok\", 1], [200, \"ok\", 2], "
+                  "[402, \"cap_reached\", 2]]");
     CHECK_INT(task.usage.tool_calls, 2);
     return 0;
 }
@@ -445,7 +446,7 @@ static int asked_again_scenario(Bench *b)
            "answer.read()\n"
            "if given['attempt'] == 1: sys.exit(75)\n"
            "print(json.dumps([answer.headers['x-gantry-replayed'],\n"
-           "  call('upper', {'text': 'a'}, 'id')[:2], call('upper', {'text': 'b'}, 'id')[:2]]))\n",
+           "  call('upper', {'text': 'a'}, 'id')[:2], call('upper', {'text': 'b'}, 'no')[:2]]))\n",
            "  retry: {maxAttempts: 3, backoff: {initial: 10ms, max: 20ms}}\n"
            "  limits: {toolCallsPerTask: 1}\n",
            "");
@@ -461,6 +462,106 @@ static void test_asked_for_again(void **state)
 {
     (void)state;
     bench(asked_again_scenario);
+}
+
+/* --- once ------------------------------------------------------------------------------------- */
+
+/* What was sent before a call of `upper` has been read when that has been answered. */
+#define LEAVES                                                                            \
+    "import http.client\n"                                                                \
+    "def send(id):\n"                                                                     \
+    "    c = http.client.HTTPConnection(base.split('/')[2])\n"                            \
+    "    c.request('POST', '/gantry/v1/tools/wait', json.dumps({'dir': home}),\n"         \
+    "              {'gantry-call-id': id} if id else {})\n"                               \
+    "    return c\n"                                                                      \
+    "def begun(n):\n"                                                                     \
+    "    while len([x for x in os.listdir(home) if x[0] == 'b']) < n: time.sleep(0.01)\n" \
+    "def ends(c):\n"                                                                      \
+    "    assert call('upper', {'text': 'x'})[0] == 200\n"                                 \
+    "    open(home + '/end', 'w').close()\n"                                              \
+    "    r = c.getresponse()\n"                                                           \
+    "    return [r.status, json.load(r)['result'], r.headers['x-gantry-replayed']]\n"     \
+    "home = os.environ['TMPDIR']\n"
+
+#define WAIT_TOOL                                                                                \
+    ",{\"name\":\"wait\",\"description\":\"Waits\",\"source\":{\"command\":[\"python3\",\"-c\"," \
+    "\"import json,os,sys,time\\nd=json.load(sys.stdin)['dir']\\nopen(d+'/b%d'%os.getpid(),"     \
+    "'w').close()\\nwhile not os.path.exists(d+'/end'): time.sleep(0.01)\\nprint('done')\"]}}"
+
+/* Its client leaves, and asks again: while the tool runs, and when it is done. */
+static int once_scenario(Bench *b)
+{
+    deploy(b,
+           LEAVES
+           "c = send('id')\n"
+           "begun(1)\n"
+           "c.close()\n"
+           "c = send('id')\n"
+           "out = [call('upper', {'text': 'x'}, 'id')[:2], heads['x-should-retry'], ends(c),\n"
+           "  call('wait', {'dir': home}, 'id'), call('wait', {'dir': '/'}, 'id')[:2]]\n"
+           "begun(1)\n"
+           "print(json.dumps(out + [len([x for x in os.listdir(home) if x[0] == 'b'])]))\n",
+           "", WAIT_TOOL);
+    Task task = bench_run(b, "1");
+    expect(&task, "[[409, \"call_id_taken\"], \"false\", [200, \"done\", \"1\"], "
+                  "[200, \"ok\", \"done\"], [409, \"call_id_taken\"], 1]");
+    return 0;
+}
+
+/* Without an id an equal call is another one, unless the first one's client has left; then the
+ * first who asks takes its place. */
+static int no_id_scenario(Bench *b)
+{
+    deploy(b,
+           LEAVES "first = send(None)\n"
+                  "begun(1)\n"
+                  "other = send(None)\n"
+                  "begun(2)\n"
+                  "first.close()\n"
+                  "again = send(None)\n"
+                  "out = [ends(again), ends(other)]\n"
+                  "print(json.dumps(out + [len([x for x in os.listdir(home) if x[0] == 'b'])]))\n",
+           "", WAIT_TOOL);
+    Task task = bench_run(b, "1");
+    expect(&task, "[[200, \"done\", \"1\"], [200, \"done\", null], 2]");
+    CHECK_INT(task.usage.tool_calls, 4);
+    return 0;
+}
+
+/* What is remembered has an end: of many the oldest are made again, of large results only that
+ * they were there is known. */
+static int forgotten_scenario(Bench *b)
+{
+    Str tools = arena_printf(&b->arena,
+                             ",{\"name\":\"web\",\"description\":\"Is far\",\"source\":{\"http\":"
+                             "{\"url\":\"http://127.0.0.1:%u/x\"}}},{\"name\":\"huge\","
+                             "\"description\":\"x\",\"outputBytesMax\":2000000,\"source\":{"
+                             "\"command\":[\"python3\",\"-c\",\"print('x' * 1500000)\"]}}",
+                             stub.port);
+    int before = atomic_load(&stub.requests);
+    deploy(b,
+           "for i in range(65): call('web', {'i': i}, 'id%d' % i)\n"
+           "out = []\n"
+           "for i in (64, 1, 0): out += [call('web', {'i': i}, 'id%d' % i)[0]]\n"
+           "print(json.dumps(out + [call('huge', {}, 'h')[:2], call('huge', {}, 'h')[:2],\n"
+           "  call('web', {'i': 0}, 'id0')[:2]]))\n",
+           "  limits: {toolCallsPerTask: 100}\n", tools.ptr);
+    Task task = bench_run(b, "1");
+    expect(&task, "[200, 200, 200, [200, \"ok\"], [409, \"call_result_lost\"], "
+                  "[200, \"ok\"]]");
+    CHECK_INT(atomic_load(&stub.requests) - before, 66); /* the first one twice */
+    return 0;
+}
+
+static void test_once(void **state)
+{
+    (void)state;
+    bench(once_scenario);
+    bench(no_id_scenario);
+    stub_open(&stub, service, NULL);
+    bench_with(
+        (Bench){ .scenario = forgotten_scenario, .configure = allow_loopback, .lease_ms = 3000 });
+    stub_close(&stub);
 }
 
 /* What is not worth a row each is not recorded without end. */
@@ -617,6 +718,7 @@ int main(void)
         cmocka_unit_test(test_recorded),
         cmocka_unit_test(test_replayed),
         cmocka_unit_test(test_asked_for_again),
+        cmocka_unit_test(test_once),
         cmocka_unit_test(test_records_have_a_limit),
         cmocka_unit_test(test_many_at_a_time),
         cmocka_unit_test(test_score),
