@@ -9,8 +9,8 @@
  * GAP_MS a task is submitted so long after the one before has ended (low load).
  *
  * At the end a line of JSON: tasks, errors, seconds, submit_p50_us and submit_p99_us (request to
- * 202), start_p50_us and start_p99_us (request to the claim's answer that holds the task; with
- * GAP_MS only).
+ * 202), start_p50_us and start_p99_us (request to the claim's answer that holds the task), end_p50_us
+ * and end_p99_us (request to the answer that its end is kept); the last four with GAP_MS only.
  */
 #include <arpa/inet.h>
 #include <assert.h>
@@ -58,7 +58,7 @@ static Conn *conns[CONNS_MAX];
 static Conn *submitter; /* with a gap: who submits next, and when */
 static int64_t submit_at_us, submitted_us;
 static long submitted, accepted, claimed, asked, ended, errors;
-static int32_t *submit_us, *start_us;
+static int32_t *submit_us, *start_us, *end_us;
 
 static int64_t now_us(void)
 {
@@ -186,6 +186,7 @@ static void go_on(Conn *c, int status, const char *body)
     case FINISH:
     case FINISH_MANY:
         errors += c->doing == FINISH ? status != 204 : c->held - taken(body);
+        if (args.gap_ms) end_us[ended] = (int32_t)(now_us() - submitted_us);
         ended += c->held;
         c->held = 0;
         if (args.gap_ms) submit_at_us = now_us() + args.gap_ms * 1000LL;
@@ -282,6 +283,7 @@ int main(int argc, char **argv)
     if (args.count <= 0 || args.batch < 1 || args.batch > BATCH_MAX) die("arguments", argv[6]);
     submit_us = calloc((size_t)args.count + BATCH_MAX, sizeof *submit_us);
     start_us = calloc((size_t)args.count + BATCH_MAX, sizeof *start_us);
+    end_us = calloc((size_t)args.count + BATCH_MAX, sizeof *end_us);
     epoll_fd = epoll_create1(0);
     int64_t began_us = now_us();
     submit_at_us = began_us + args.gap_ms * 1000LL;
@@ -292,6 +294,7 @@ int main(int argc, char **argv)
            (double)(now_us() - began_us) / 1e6);
     figures("submit", submit_us, accepted);
     figures("start", start_us, args.gap_ms ? claimed : 0);
+    figures("end", end_us, args.gap_ms ? ended : 0);
     printf("}\n");
     return 0;
 }
