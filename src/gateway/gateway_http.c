@@ -5,6 +5,8 @@
 #include "codec/json.h"
 #include "gateway/gateway_private.h"
 
+/* A body holds its room from its first byte: one that dribbles keeps out the other tasks. */
+#define BODY_TOTAL_MS 30000
 #define CONNECTIONS_MAX 256
 #define TIMEOUT_HEADER_MAX_S 86400
 
@@ -156,7 +158,11 @@ static int body_failed_wait(const TaskAsk *ask, HttpReq *req, int r)
     if (r == HTTP_E_TOO_LARGE || r == -ENOMEM)
         return ask_problem_wait(ask, PROBLEM_TOO_LARGE, "the request is too large");
     http_close_after(req);
-    if (r == -ETIMEDOUT || r == -EINVAL)
+    if (r == -ETIMEDOUT)
+        return ask_problem_wait(
+            ask, PROBLEM_INVALID,
+            "the request's body did not arrive in time: send it whole, at once");
+    if (r == -EINVAL)
         return ask_problem_wait(ask, PROBLEM_INVALID, "the request's body did not arrive whole");
     return r == HTTP_E_GONE ? 0 : r;
 }
@@ -453,6 +459,7 @@ int task_listen(GatewayTask *task)
         .address = "127.0.0.1",
         .own = true,
         .body_bytes_max = GATEWAY_REQUEST_BYTES_MAX,
+        .body_total_ms = BODY_TOTAL_MS,
         .connections_max = CONNECTIONS_MAX,
         .error_body = server_error_body,
     };

@@ -56,12 +56,15 @@ static void body_failed(HttpConn *c, int status)
     if (status != 413) c->close = true; /* a body that is only too large can still be skipped */
 }
 
-/* The deadline for the next piece: some progress within the timeout, and a least rate over all. */
+/* The deadline for the next piece: some progress within the timeout, a least rate over all, and an
+ * end. */
 static int64_t body_deadline(const HttpConn *c, int64_t began_ms)
 {
     int64_t timeout_ms = c->server->options.body_timeout_ms;
     int64_t rate_ms = (int64_t)(c->body_bytes / BODY_BYTES_PER_MS_MIN);
-    return MIN(deadline_after(timeout_ms), began_ms + timeout_ms + rate_ms);
+    int64_t total_ms = c->server->options.body_total_ms;
+    int64_t deadline_ms = MIN(deadline_after(timeout_ms), began_ms + timeout_ms + rate_ms);
+    return total_ms ? MIN(deadline_ms, began_ms + total_ms) : deadline_ms;
 }
 
 /* Tells a client that waits for it to send the body. */

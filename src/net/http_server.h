@@ -47,6 +47,7 @@ typedef struct {
     size_t connections_max;    /* 503 and close beyond; 0: 10000 */
     int64_t header_timeout_ms; /* for a head, else 408; see below; 0: 10 s */
     int64_t body_timeout_ms;   /* without any progress, else 408; see below; 0: 30 s */
+    int64_t body_total_ms;     /* for a whole body, else 408, however it comes; 0: no limit */
     int64_t idle_timeout_ms;   /* between requests; 0: 75 s */
     int64_t write_timeout_ms;  /* for each 64 KiB of an answer; 0: 30 s */
     /* Renders what the server answers by itself into body, and may set *content_type (a literal). A

@@ -372,6 +372,24 @@ static Fixture quick(void)
     };
 }
 
+/* Bytes that came at once do not buy time for the others. */
+static void test_body_total(void **state)
+{
+    (void)state;
+    Fixture fx = { .options = { .body_total_ms = 300 } };
+    ANSWER a = { 0 };
+    static const char bytes[50000] = { 0 };
+    fixture_start(&fx, handle);
+    CLIENT fd = client_open(&fx);
+    client_send(fd, STR("POST /x HTTP/1.1\r\n" HOST "Content-Length: 100000\r\n\r\n"));
+    client_send(fd, str_make(bytes, sizeof bytes));
+    dribble(fd, str_make(bytes, 2000));
+    answer_read(&a, fd, false);
+    assert_int_equal(a.status, 408);
+    assert_int_equal(fixture_stats(&fx).timeouts, 1);
+    fixture_stop(&fx);
+}
+
 static void test_header_timeout(void **state)
 {
     (void)state;
@@ -502,6 +520,7 @@ int main(void)
         cmocka_unit_test(test_continue),
         cmocka_unit_test(test_no_continue),
         cmocka_unit_test(test_body_read_late),
+        cmocka_unit_test(test_body_total),
         cmocka_unit_test(test_header_timeout),
         cmocka_unit_test(test_header_timeout_later),
         cmocka_unit_test(test_idle_timeout),
