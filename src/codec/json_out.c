@@ -250,11 +250,11 @@ void json_out_null(JsonOut *out)
 /* The digits and the sign, at the end of out. */
 static Str int_text(uint64_t v, bool negative, char out[INT_TEXT_MAX])
 {
-    char *p = out + INT_TEXT_MAX;
-    do *--p = (char)('0' + v % 10);
+    size_t at = INT_TEXT_MAX;
+    do out[--at] = (char)('0' + v % 10);
     while ((v /= 10) > 0);
-    if (negative) *--p = '-';
-    return str_make(p, (size_t)(out + INT_TEXT_MAX - p));
+    if (negative) out[--at] = '-';
+    return str_make(out + at, INT_TEXT_MAX - at);
 }
 
 static Str i64_text(int64_t v, char out[INT_TEXT_MAX])

@@ -69,7 +69,8 @@ static inline DbCell cell_uuid(const Uuid *id)
 
 static inline DbCell cell_uuid_or_null(const Uuid *id)
 {
-    return uuid_is_zero(*id) ? (DbCell){ .kind = DB_CELL_NULL } : cell_uuid(id);
+    DbCell none = { .kind = DB_CELL_NULL };
+    return uuid_is_zero(*id) ? none : cell_uuid(id);
 }
 
 /* Reads one column after the other. Texts are copied into the arena; .full says that one did not

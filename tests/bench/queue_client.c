@@ -9,8 +9,9 @@
  * GAP_MS a task is submitted so long after the one before has ended (low load).
  *
  * At the end a line of JSON: tasks, errors, seconds, submit_p50_us and submit_p99_us (request to
- * 202), start_p50_us and start_p99_us (request to the claim's answer that holds the task), end_p50_us
- * and end_p99_us (request to the answer that its end is kept); the last four with GAP_MS only.
+ * 202), start_p50_us and start_p99_us (request to the claim's answer that holds the task),
+ * end_p50_us and end_p99_us (request to the answer that its end is kept); the last four with GAP_MS
+ * only.
  */
 #include <arpa/inet.h>
 #include <assert.h>
