@@ -137,6 +137,7 @@ struct Run {
     Program *life;            /* of the process; see child.c */
     bool tools_started;       /* some programs of tools */
     size_t tools_n;           /* calls of tools under way */
+    Uuid7Gen tool_ids;        /* in the order in which they began */
     struct ServerUse *server; /* that it is in, one of this worker's; see servers.h */
 
     List mcp_sessions; /* see mcp.h */

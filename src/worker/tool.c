@@ -488,13 +488,11 @@ static const char *source_kind(const Tool *tool)
     return tool ? names[tool->source] : "none";
 }
 
-static int record_wait(const ToolCall *call, int64_t at_ms, int64_t ms)
+static int record_wait(const ToolCall *call, Uuid id, int64_t at_ms, int64_t ms)
 {
-    char id[UUID_TEXT_MAX];
-    uint8_t random[UUID7_RANDOM_BYTES];
-    entropy_fill(random, sizeof random);
+    char text[UUID_TEXT_MAX];
     ToolRecord record = {
-        .id = str_of(uuid_text(uuid7_make(at_ms, random), id)),
+        .id = str_of(uuid_text(id, text)),
         .attempt = call->run->task.attempt,
         .name = call->tool ? call->tool->name : str_sub(call->ask->name, 0, TOOL_NAME_BYTES_MAX),
         .source = str_of(source_kind(call->tool)),
@@ -510,10 +508,18 @@ static int record_wait(const ToolCall *call, int64_t at_ms, int64_t ms)
     return run_record_tool_wait(call->run, &record);
 }
 
+static Uuid id_new(Run *run, int64_t at_ms)
+{
+    uint8_t random[UUID7_RANDOM_BYTES];
+    entropy_fill(random, sizeof random);
+    return uuid7_next(&run->tool_ids, at_ms, random);
+}
+
 int tool_run_wait(Run *run, const ToolAsk *ask, Arena *arena, ToolResult *ret)
 {
     assert(run->version && run->gateway);
     int64_t at_ms = clock_real_ms();
+    Uuid id = id_new(run, at_ms);
     ToolCall call = { .run = run, .ask = ask, .arena = arena, .began_ms = clock_mono_ms() };
     run->tools_n++;
     int r = call_wait(&call);
@@ -521,7 +527,7 @@ int tool_run_wait(Run *run, const ToolAsk *ask, Arena *arena, ToolResult *ret)
     if (r == 0) {
         int64_t ms = clock_mono_ms() - call.began_ms;
         note(&call, ms);
-        r = record_wait(&call, at_ms, ms);
+        r = record_wait(&call, id, at_ms, ms);
     }
     if (call.once) tool_once_done(&call, r);
     if (r != 0 && r != TOOL_E_AGAIN) return r;

@@ -381,6 +381,29 @@ static void test_recorded(void **state)
     bench(records_scenario);
 }
 
+/* Several begin within a millisecond. */
+static int order_scenario(Bench *b)
+{
+    deploy(b, "for i in range(40): call('n%d' % i)\n", "", "");
+    Task task = bench_run(b, "1");
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    RecordsJob job = { .task_seq = task.seq, .arena = &b->arena };
+    CHECK_INT(store_read_wait(b->store, records_job, &job), 0);
+    if (!CHECK(job.n == 40)) return 0;
+    for (size_t i = 0; i < job.n; i++) {
+        char name[24];
+        snprintf(name, sizeof name, "n%zu", i);
+        CHECK_STR(job.records[i].name, str_of(name));
+    }
+    return 0;
+}
+
+static void test_recorded_in_order(void **state)
+{
+    (void)state;
+    bench(order_scenario);
+}
+
 /* --- the journal ------------------------------------------------------------------------------ */
 
 /* The tool does its work for the first attempt; the second is given what the first one was. Then it
@@ -716,6 +739,7 @@ int main(void)
         cmocka_unit_test(test_http),
         cmocka_unit_test(test_ends_with_its_task),
         cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_recorded_in_order),
         cmocka_unit_test(test_replayed),
         cmocka_unit_test(test_asked_for_again),
         cmocka_unit_test(test_once),
