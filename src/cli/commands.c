@@ -224,7 +224,7 @@ const Command commands[] = {
     { "worker", NULL, "", 0, 0, "run agents for a control plane",
       "Claims tasks from the server, runs agents, and holds the gateway they talk through. Provider keys\n"
       "are this process's: configuration or OPENAI_API_KEY, ANTHROPIC_API_KEY. SIGTERM drains: running\n"
-      "tasks finish, then it exits 0; a second one kills them and hands them back.",
+      "tasks finish, then it exits 0; a second one kills them and hands them back. SIGHUP drains, too.",
       worker_flags, worker_run, false },
     { "worker", "get", "WORKER", 1, 1, "what a worker runs, and until when at most", NULL, NO_FLAGS,
       worker_get_run, false },

@@ -458,6 +458,17 @@ static int start_wait(Program *p)
     return r;
 }
 
+/* A worker drains by SIGHUP, too, however often it comes: the kernel sends it when the supervisor
+ * was killed, once for each of its threads. Not where nobody is to hear it (nohup). */
+static Signals *signals_of(const Program *p)
+{
+    static const int watched[] = { SIGINT, SIGTERM, SIGHUP };
+    struct sigaction now;
+    bool hangs_up = p->mode == CONFIG_WORKER && sigaction(SIGHUP, NULL, &now) == 0 &&
+                    now.sa_handler != SIG_IGN;
+    return signals_open(watched, hangs_up ? 3 : 2);
+}
+
 /* The first signal drains, the second kills. Returns when nothing runs any more. */
 static void run_wait(Program *p)
 {
@@ -471,6 +482,7 @@ static void run_wait(Program *p)
     while (!p->runner_ended) {
         int r = signals_wait(p->signals, deadline_ms);
         if (p->runner_ended) break;
+        if (r == SIGHUP) continue;
         fprintf(stderr, "gantry: %s: stopping what runs; it is queued again\n",
                 r == -ETIMEDOUT ? "the drain takes too long" : "told twice");
         worker_kill(p->worker);
@@ -499,9 +511,8 @@ static void stop_wait(Program *p)
 static int main_fiber(void *arg)
 {
     Program *p = arg;
-    static const int watched[] = { SIGINT, SIGTERM };
     p->main = loop_here();
-    p->signals = signals_open(watched, ARRAY_N(watched));
+    p->signals = signals_of(p);
     if (p->metrics) metrics_add_loop(p->metrics, p->main);
     int r = start_wait(p);
     if (r < 0) p->status = fail(EXIT_FAILED, "%s", diag_text_or(r));

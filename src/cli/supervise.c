@@ -149,7 +149,7 @@ static int process_start(Member *m)
     arena_init(&arena, ENV_BYTES_MAX);
     ProcessOptions options = { .argv = argv,
                                .env = env_make(m->owner, &arena),
-                               .death_signal = SIGTERM }; /* its tasks go on to their ends */
+                               .death_signal = SIGHUP }; /* its tasks go on to their ends */
     if (!options.env) return diag_set(-ENOMEM, "the environment is too large");
     if (getrlimit(RLIMIT_NOFILE, &files) == 0)
         options.files_max = (int64_t)MIN(files.rlim_cur, (rlim_t)INT64_MAX);

@@ -21,7 +21,7 @@ typedef struct {
     int64_t file_bytes_max;   /* RLIMIT_FSIZE; 0: unlimited */
     int64_t files_max;        /* RLIMIT_NOFILE; 0: default 1024 */
     int64_t cpu_seconds_max;  /* RLIMIT_CPU: SIGXCPU, a second later SIGKILL; 0: unlimited */
-    int death_signal;         /* it gets when this process dies; 0: SIGKILL */
+    int death_signal; /* it gets when this process dies, perhaps several times; 0: SIGKILL */
 } ProcessOptions;
 
 typedef struct {
