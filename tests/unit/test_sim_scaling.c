@@ -25,6 +25,7 @@
 #include "logic/fleet.h"
 #include "logic/scaling.h"
 #include "random.h"
+#include "sim_args.h"
 
 #define SEEDS_SLOW 1500
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -451,27 +452,15 @@ static void test_a_broken_rule_shows(void **state)
     free(w);
 }
 
-static bool rule_from(const char *name, Rule *ret)
-{
-    for (int rule = 0; rule < RULE_N_; rule++) {
-        if (strcmp(name, rules[rule]) != 0) continue;
-        *ret = (Rule)rule;
-        return true;
-    }
-    return false;
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_runs),
         cmocka_unit_test(test_a_broken_rule_shows),
     };
-    if (argc > 1) {
-        const char *dash = strchr(argv[1], '-');
-        seed_first = strtoull(argv[1], NULL, 10);
-        seed_n = dash ? strtoull(dash + 1, NULL, 10) - seed_first + 1 : 1;
-    }
-    if (argc > 2 && !rule_from(argv[2], &rule_given)) return 2;
+    sim_seeds(argc, argv, &seed_first, &seed_n);
+    int rule = argc > 2 ? sim_rule(argv[2], rules, RULE_N_) : NOTHING_BROKEN;
+    if (rule < 0) return 2;
+    rule_given = (Rule)rule;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
