@@ -24,7 +24,6 @@
 #define SCRATCH_LOOKS 5 /* the directory is walked at one look of so many */
 #define SCRATCH_FILES_MAX 100000
 #define PROCESSES_MAX 32768 /* more are not looked at */
-#define STAT_BYTES_MAX 1024
 #define ENVIRON_BYTES_MAX ((size_t)256 << 10)
 #define CHASE_ROUNDS 1000 /* a program may start others faster than one look ends them */
 #define KILL_ROUNDS 20    /* in which who was sent SIGKILL has not ended */
@@ -41,40 +40,27 @@ typedef struct {
 
 /* --- /proc ------------------------------------------------------------------------------------ */
 
-static bool proc_read(const char *pid, const char *name, char text[STAT_BYTES_MAX])
-{
-    char path[64];
-    if (snprintf(path, sizeof path, "/proc/%s/%s", pid, name) >= (int)sizeof path) return false;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return false;
-    ssize_t n = read(fd, text, STAT_BYTES_MAX - 1);
-    close(fd);
-    if (n <= 0) return false;
-    text[n] = '\0';
-    return true;
-}
-
 /* The fields after the name, which may hold anything: state, ppid, pgrp, session, ..., utime (14th
  * of all), stime, and those of children that were waited for. */
-static bool process_read(const char *pid, ResourceProcess *ret)
+static bool process_read(int pid, ResourceProcess *ret)
 {
-    char text[STAT_BYTES_MAX], state;
+    char text[PROC_TEXT_MAX], state;
     long ticks = sysconf(_SC_CLK_TCK);
     unsigned long user, system;
     long waited_user, waited_system, threads;
     int parent, group, session;
-    if (!proc_read(pid, "stat", text)) return false;
+    if (!proc_text(pid, "stat", text)) return false;
     const char *after = strrchr(text, ')');
     if (!after ||
         sscanf(after + 1, " %c %d %d %d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld %*d %*d %ld",
                &state, &parent, &group, &session, &user, &system, &waited_user, &waited_system,
                &threads) != 9)
         return false;
-    if (state == 'Z' && parent == getpid()) process_stray_reap((int)strtol(pid, NULL, 10));
+    if (state == 'Z' && parent == getpid()) process_stray_reap(pid);
     if (state == 'X' || (state == 'Z' && threads <= 1)) return false; /* others may go on */
     int64_t all = (int64_t)(user + system) + waited_user + waited_system;
     *ret = (ResourceProcess){
-        .pid = (int)strtol(pid, NULL, 10),
+        .pid = pid,
         .parent = parent,
         .group = group,
         .session = session,
@@ -94,7 +80,8 @@ static void processes_read(Look *look)
             look->room = look->room ? 2 * look->room : 256;
             look->processes = xrealloc(look->processes, look->room * sizeof *look->processes);
         }
-        look->n += process_read(entry->d_name, &look->processes[look->n]);
+        int pid = (int)strtol(entry->d_name, NULL, 10);
+        look->n += process_read(pid, &look->processes[look->n]);
     }
     closedir(proc);
 }

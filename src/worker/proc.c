@@ -9,17 +9,16 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#define TEXT_BYTES_MAX 4096
 #define FILES_MAX 65536 /* open ones of all processes; more are not looked at */
 #define UNLINKED_MAX 4096
 
-static bool text_read(int pid, const char *name, char text[TEXT_BYTES_MAX])
+bool proc_text(int pid, const char *name, char text[PROC_TEXT_MAX])
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return false;
-    ssize_t n = read(fd, text, TEXT_BYTES_MAX - 1);
+    ssize_t n = read(fd, text, PROC_TEXT_MAX - 1);
     close(fd);
     if (n <= 0) return false;
     text[n] = '\0';
@@ -34,10 +33,10 @@ typedef struct {
 
 static Memory memory_of(int pid)
 {
-    char text[TEXT_BYTES_MAX];
+    char text[PROC_TEXT_MAX];
     long long resident, other;
     int64_t page_bytes = sysconf(_SC_PAGESIZE);
-    if (!text_read(pid, "statm", text)) return (Memory){ 0 };
+    if (!proc_text(pid, "statm", text)) return (Memory){ 0 };
     if (sscanf(text, "%*d %lld %lld", &resident, &other) != 2) return (Memory){ 0 };
     return (Memory){ MAX(resident - other, 0) * page_bytes, other * page_bytes };
 }
@@ -45,8 +44,8 @@ static Memory memory_of(int pid)
 /* "NAME:   123 kB" at the start of a line; -1: it is not there. */
 static int64_t line_bytes(int pid, const char *file, const char *name)
 {
-    char text[TEXT_BYTES_MAX];
-    if (!text_read(pid, file, text)) return -1;
+    char text[PROC_TEXT_MAX];
+    if (!proc_text(pid, file, text)) return -1;
     const char *at = strstr(text, name);
     return at ? strtoll(at + strlen(name), NULL, 10) * 1024 : -1;
 }

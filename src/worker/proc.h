@@ -8,6 +8,11 @@
 
 #include "logic/resource.h"
 
+#define PROC_TEXT_MAX 4096
+
+/* The beginning of /proc/PID/name; false: there is none, or the process has ended. */
+bool proc_text(int pid, const char *name, char text[PROC_TEXT_MAX]);
+
 /* Memory of those that are own: pages of each, and pages of shared memory (mmap, shm_open), which
  * are counted once however many of them have mapped them. Files, and programs and their libraries,
  * are not the task's. Cheap as long as it is clear that there are no more than enough; then it may
