@@ -3,6 +3,7 @@
 #include "tests/unit/sys_harness.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 #include <sqlite3.h>
 
@@ -19,11 +20,20 @@
 static sqlite3_vfs counting_vfs, *sound_vfs;
 static sqlite3_io_methods counting_methods;
 static const sqlite3_io_methods *sound_methods;
-static int log_writes;
+static int log_writes, log_zeros; /* of frames, of nothing */
+static bool no_room;              /* for the latter */
+
+static bool is_zeros(const char *bytes, int n)
+{
+    return n > 0 && bytes[0] == 0 && memcmp(bytes, bytes + 1, (size_t)n - 1) == 0;
+}
 
 static int counting_write(sqlite3_file *file, const void *bytes, int n, sqlite3_int64 offset)
 {
-    log_writes++;
+    bool zeros = is_zeros(bytes, n);
+    log_writes += !zeros;
+    log_zeros += zeros;
+    if (zeros && no_room) return SQLITE_FULL;
     return sound_methods->xWrite(file, bytes, n, offset);
 }
 
@@ -186,11 +196,79 @@ static void test_few_pieces(void **state)
     stop(&f);
 }
 
+static int64_t log_bytes(const Fixture *f)
+{
+    char path[300];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/x.db-wal", f->dir.path);
+    assert_int_equal(stat(path, &st), 0);
+    return st.st_size;
+}
+
+static void insert_pages(Fixture *f, int n)
+{
+    for (int i = 0; i < n; i++) sql(f->writer, "INSERT INTO t (v) VALUES (randomblob(4000))");
+}
+
+/* What is committed goes where zeros were, most often, and the log does not grow by it. */
+static void test_filled_ahead(void **state)
+{
+    (void)state;
+    Fixture f;
+    start(&f, "FULL");
+    insert_pages(&f, 100);
+    int64_t before = log_bytes(&f);
+    int grown = 0;
+    log_writes = log_zeros = 0;
+    for (int i = 0; i < 100; i++) {
+        int64_t was = log_bytes(&f);
+        insert_pages(&f, 1);
+        grown += log_bytes(&f) != was;
+    }
+    assert_in_range(log_writes, 100, 110);
+    assert_in_range(grown, 1, 2);
+    assert_in_range(log_bytes(&f), before, 4 * before);
+    stop(&f);
+}
+
+/* A log that was used before is written over, and filled only where it ends. */
+static void test_not_filled_twice(void **state)
+{
+    (void)state;
+    Fixture f;
+    start(&f, "FULL");
+    insert_pages(&f, 100);
+    sql(f.writer, "PRAGMA wal_checkpoint(RESTART)");
+    log_zeros = 0;
+    insert_pages(&f, 40);
+    assert_int_equal(log_zeros, 0);
+    sql(f.writer, "PRAGMA wal_checkpoint(TRUNCATE)");
+    insert_pages(&f, 1);
+    assert_in_range(log_zeros, 1, 2);
+    stop(&f);
+}
+
+/* Frames find a place where zeros do not. */
+static void test_no_room_to_fill(void **state)
+{
+    (void)state;
+    Fixture f;
+    start(&f, "FULL");
+    no_room = true;
+    log_zeros = 0;
+    insert_pages(&f, 100);
+    no_room = false;
+    assert_in_range(log_zeros, 1, 20); /* tried seldom */
+    check_sound(f.reader);
+    stop(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_readers_see_commits),
-        cmocka_unit_test(test_few_pieces),
+        cmocka_unit_test(test_readers_see_commits), cmocka_unit_test(test_few_pieces),
+        cmocka_unit_test(test_filled_ahead),        cmocka_unit_test(test_not_filled_twice),
+        cmocka_unit_test(test_no_room_to_fill),
     };
     return cmocka_run_group_tests(tests, counting_disk, NULL);
 }
