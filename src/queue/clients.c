@@ -381,13 +381,14 @@ int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
     assert(task->lane < LANE_N_ && task->time_limit_ms >= 0);
     assert(task->idempotency_key.len <= IDEMPOTENCY_KEY_BYTES_MAX);
     SubmitJob job = { .queue = queue, .task = task };
-    int r = submit_admit_wait(queue, task);
-    if (r != 0) {
-        r = submit_refused_wait(&job, r);
-        if (r == 0) *ret = job.summary;
-        return r;
+    int refusal = submit_admit_wait(queue, task);
+    if (refusal != 0) {
+        int known = submit_refused_wait(&job, refusal);
+        if (known == 0) *ret = job.summary;
+        if (known == refusal) queue_refused(queue, task->lane, refusal);
+        return known;
     }
-    r = store_many_wait(queue->store, &many, &job);
+    int r = store_many_wait(queue->store, &many, &job);
     if (r != 0 || job.summary.existing) queue_unreserve(queue, task->lane);
     if (r != 0) return r;
     *ret = job.summary;
@@ -399,9 +400,6 @@ int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
 int queue_room(Queue *queue)
 {
     if (!store_room_low(queue->store)) return 0;
-    pthread_mutex_lock(&queue->lock);
-    queue->stats.refused_disk++;
-    pthread_mutex_unlock(&queue->lock);
     return diag_set(-ENOSPC, "the disk is nearly full: no new tasks");
 }
 
@@ -430,22 +428,30 @@ static int change_head(Db *db, ChangeJob *job)
     return r == -ENOENT ? no_task(job->id) : r;
 }
 
+int task_cancel_for(const Queue *queue, Db *db, const TaskHead *head, Str by, int64_t now_ms,
+                    Effects *effects)
+{
+    CancelEffect effect = task_cancel(head->state);
+    if (effect == CANCEL_REFUSED)
+        return diag_set(QUEUE_E_STATE, "the task has ended: %s", task_state_name(head->state));
+    touch_task(effects, head->id);
+    if (effect != CANCEL_MARKS)
+        return task_conclude_idle(queue, db, head, TASK_CANCELED, STR("canceled"), by, now_ms,
+                                  effects);
+    touch_worker(effects, head->worker_id);
+    int r = task_request_cancel(db, head->seq, by);
+    if (r != 0 || head->children == 0) return r;
+    return family_stop(queue, db, head, by, now_ms, effects);
+}
+
 static int cancel_job(Db *db, void *arg)
 {
     ChangeJob *job = arg;
     job->now_ms = queue_now_ms(job->queue);
+    job->effects = (Effects){ 0 };
     int r = change_head(db, job);
     if (r != 0) return r;
-    CancelEffect effect = task_cancel(job->head.state);
-    if (effect == CANCEL_MARKS) {
-        r = task_request_cancel(db, job->head.seq, job->by);
-        if (r != 0 || job->head.children == 0) return r;
-        return family_stop(job->queue, db, &job->head, job->by, job->now_ms, &job->effects);
-    }
-    if (effect == CANCEL_REFUSED)
-        return diag_set(QUEUE_E_STATE, "the task has ended: %s", task_state_name(job->head.state));
-    return task_conclude_idle(job->queue, db, &job->head, TASK_CANCELED, STR("canceled"), job->by,
-                              job->now_ms, &job->effects);
+    return task_cancel_for(job->queue, db, &job->head, job->by, job->now_ms, &job->effects);
 }
 
 int queue_cancel_wait(Queue *queue, Uuid id, Str by, TaskState *ret_state)
@@ -453,11 +459,8 @@ int queue_cancel_wait(Queue *queue, Uuid id, Str by, TaskState *ret_state)
     ChangeJob job = { .queue = queue, .id = id, .by = by };
     int r = store_call_wait(queue->store, cancel_job, &job);
     if (r != 0) return r;
-    bool running = job.head.state == TASK_RUNNING;
     queue_apply(queue, &job.effects);
-    queue_task_changed(queue, id);
-    if (running) queue_worker_signal(queue, job.head.worker_id);
-    *ret_state = running ? TASK_RUNNING : TASK_CANCELED;
+    *ret_state = job.head.state == TASK_RUNNING ? TASK_RUNNING : TASK_CANCELED;
     return 0;
 }
 
@@ -508,6 +511,7 @@ int queue_retry_wait(Queue *queue, Uuid id, bool fresh)
     int r = queue_room(queue);
     if (r == 0) r = store_call_wait(queue->store, retry_job, &job);
     if (r != 0 && job.reserved) queue_unreserve(queue, job.head.lane);
+    if (r != 0) queue_refused(queue, job.head.lane, r);
     if (r != 0) return r;
     queue_apply(queue, &job.effects);
     claimers_wake(queue, job.head.lane, 1);

@@ -369,9 +369,9 @@ static int child_start_wait(Queue *queue, ChildJob *job, Lane *ret_lane)
     job->find_only = full || job->child->find_only;
     r = store_call_wait(queue->store, child_job, job);
     if (!full && (r != 0 || job->submit.summary.existing)) queue_unreserve(queue, *ret_lane);
-    if (full && r == QUEUE_E_NO_TASK)
-        return diag_set(QUEUE_E_FULL, "the %s lane is full", lane_name(*ret_lane));
-    return r;
+    if (!full || job->child->find_only || r != QUEUE_E_NO_TASK) return r;
+    queue_refused(queue, *ret_lane, QUEUE_E_FULL);
+    return diag_set(QUEUE_E_FULL, "the %s lane is full", lane_name(*ret_lane));
 }
 
 int queue_child_wait(Queue *queue, TaskRef parent, const ChildNew *child, ChildStarted *ret)
@@ -474,18 +474,31 @@ int queue_child_get_wait(Queue *queue, TaskRef parent, Uuid id, Arena *arena, Ta
     return store_read_wait(queue->store, child_get_job, &job);
 }
 
-static int child_is_job(Db *db, void *arg)
+typedef struct {
+    const Queue *queue;
+    TaskRef parent;
+    Uuid id;
+    Effects effects;
+} ChildCancelJob;
+
+/* In one job with the look at the fence: whoever has lost the parent stops nothing of it any
+ * more. */
+static int child_cancel_job(Db *db, void *arg)
 {
-    ChildrenJob *job = arg;
+    ChildCancelJob *job = arg;
     TaskHead head;
-    return child_head(db, job->ref, job->id, &head);
+    job->effects = (Effects){ 0 };
+    int r = child_head(db, job->parent, job->id, &head);
+    if (r != 0) return r;
+    r = task_cancel_for(job->queue, db, &head, STR("parent"), queue_now_ms(job->queue),
+                        &job->effects);
+    return r == QUEUE_E_STATE ? 0 : r;
 }
 
 int queue_child_cancel_wait(Queue *queue, TaskRef parent, Uuid id)
 {
-    ChildrenJob job = { .ref = parent, .id = id };
-    TaskState state;
-    int r = store_call_wait(queue->store, child_is_job, &job);
-    if (r == 0) r = queue_cancel_wait(queue, id, STR("parent"), &state);
-    return r == QUEUE_E_STATE ? 0 : r;
+    ChildCancelJob job = { .queue = queue, .parent = parent, .id = id };
+    int r = store_call_wait(queue->store, child_cancel_job, &job);
+    if (r == 0) queue_apply(queue, &job.effects);
+    return r;
 }

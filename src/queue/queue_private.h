@@ -158,6 +158,10 @@ MUST_CHECK int queue_room(Queue *queue);
 
 /* A place in the lane for one more queued task. Returns 0 or QUEUE_E_FULL with diag. */
 MUST_CHECK int queue_reserve(Queue *queue, Lane lane);
+
+/* Counts a task that was not taken in because of what these two have said; only then: who asks
+ * again for one that was taken in before is answered all the same. Any thread, without the lock. */
+void queue_refused(Queue *queue, Lane lane, int r);
 void queue_unreserve(Queue *queue, Lane lane);
 
 /* The reserved place holds a committed task now; claimed: the same commit has given it away. */
@@ -413,6 +417,11 @@ MUST_CHECK int endings_write(Endings *endings, Db *db);
 /* Ends a task that does not run. Returns 0 or -errno. */
 MUST_CHECK int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskState state,
                                   Str error_code, Str by, int64_t now_ms, Effects *effects);
+
+/* Cancels a task on behalf of `by`: at once, or by its worker, with all below it. Returns 0,
+ * QUEUE_E_STATE with diag (it has ended), -errno. */
+MUST_CHECK int task_cancel_for(const Queue *queue, Db *db, const TaskHead *head, Str by,
+                               int64_t now_ms, Effects *effects);
 
 /* The task's quality becomes the mean of its scores; its version's changes with it. Returns 0 or
  * -errno. */

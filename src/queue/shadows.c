@@ -111,6 +111,7 @@ int queue_shadows_start_wait(Queue *queue, int64_t rollout_seq, const ShadowNew 
     *ret_n = 0;
     int r = queue_room(queue);
     if (r == 0) r = store_call_wait(queue->store, start_job, &job);
+    if (r != 0) queue_refused(queue, LANE_LOW, r);
     if (r != 0) return r;
     queue_apply(queue, &job.effects);
     *ret_n = job.started;

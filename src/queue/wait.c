@@ -320,11 +320,18 @@ int queue_reserve(Queue *queue, Lane lane)
     QueueLaneStats *s = &queue->stats.lane[lane];
     bool fits = s->queued < max;
     if (fits) s->queued++;
-    else s->refused_full++;
     pthread_mutex_unlock(&queue->lock);
     if (fits) return 0;
     return diag_set(QUEUE_E_FULL, "the %s lane is full: %" PRId64 " tasks are queued",
                     lane_name(lane), max);
+}
+
+void queue_refused(Queue *queue, Lane lane, int r)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue->stats.lane[lane].refused_full += r == QUEUE_E_FULL;
+    queue->stats.refused_disk += r == -ENOSPC;
+    pthread_mutex_unlock(&queue->lock);
 }
 
 void queue_unreserve(Queue *queue, Lane lane)

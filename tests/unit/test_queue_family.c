@@ -381,6 +381,13 @@ static int full_body(void *arg)
     CHECK_INT(b.refusal.status, 429);
     b = start(f, ref, "a"); /* who is there is found all the same */
     CHECK(b.refusal.status == 0 && uuid_eq(a.task.id, b.task.id));
+    ChildNew sought = child_new("none");
+    sought.find_only = true;
+    CHECK_INT(queue_child_wait(f->queue, ref, &sought, &b), 0);
+    CHECK_INT(b.refusal.status, CHILD_NONE_STATUS);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.lane[LANE_LOW].refused_full, 1); /* the other two were answered */
     check_counts(f, LANE_LOW, 1, 1);
     return 0;
 }
@@ -806,6 +813,29 @@ static int look_body(void *arg)
     return 0;
 }
 
+/* The fence is looked at where the child is stopped: nothing comes between the two. */
+static int cancel_fenced_body(void *arg)
+{
+    Fixture *f = arg;
+    StoreStats before, after;
+    TaskRef ref = root(f);
+    ChildStarted a = start(f, ref, "a"), b = start(f, ref, "b");
+    store_stats(f->store, &before);
+    CHECK_INT(queue_child_cancel_wait(f->queue, ref, a.task.id), 0);
+    store_stats(f->store, &after);
+    CHECK_INT(after.jobs - before.jobs, 1);
+    CHECK_STR(get(f, a.task.id).stopped_by, STR("parent"));
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_RELEASED, NULL), 0);
+    CHECK_INT(queue_child_cancel_wait(f->queue, ref, b.task.id), QUEUE_E_STALE);
+    CHECK_INT(get(f, b.task.id).state, TASK_QUEUED);
+    return 0;
+}
+
+static void test_cancel_is_fenced(void **state)
+{
+    run(state, cancel_fenced_body);
+}
+
 static void test_waits_for_an_end(void **state)
 {
     run(state, look_body);
@@ -851,6 +881,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_is_not_spent_comes_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_any_life, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cancel_reaches_the_tree, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cancel_is_fenced, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_left_behind_is_stopped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retries_keep_what_there_is, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_retry_doubles_nobody, setup, teardown),
