@@ -38,6 +38,7 @@ int worker_state_run_wait(ApiCall *call)
     r = wire_ref_read(body, &task);
     if (r == 0) r = wire_state_ask_read(&arena, body, &ask);
     if (r == -EINVAL) return api_problem_wait(call, 400, "member_invalid", "%s", diag_text());
+    task.worker_id = id;
     if (r == 0) r = queue_state_wait(call->api->options.queue, task, &ask, &arena, &reply);
     if (r != 0) return api_queue_fail_wait(call, r);
     CLEANUP(api_json_deinit) ApiJson json = { 0 };

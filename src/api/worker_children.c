@@ -58,8 +58,7 @@ static int problem_wait(ApiCall *call, int r)
 
 static int ref_read_wait(ApiCall *call, TaskRef *ret)
 {
-    Uuid worker;
-    int r = api_worker_id_wait(call, &worker);
+    int r = api_worker_id_wait(call, &ret->worker_id);
     if (r != 0) return r;
     if (uuid_from_text(api_param(call, "task"), &ret->id) < 0)
         return api_problem_wait(call, 400, "parameter_invalid", "`task` is no task's id");
@@ -86,6 +85,7 @@ int worker_child_run_wait(ApiCall *call)
     r = wire_ref_read(body, &task);
     if (r == 0) r = wire_child_new_read(&call->req->arena, body, &child);
     if (r < 0) return problem_wait(call, r);
+    task.worker_id = worker;
     r = queue_child_wait(call->api->options.queue, task, &child, &started);
     if (r != 0) return api_queue_fail_wait(call, r);
     LinkChild said = link_child_from(&started, str_of(diag_text()));
@@ -155,6 +155,7 @@ int worker_child_cancel_run_wait(ApiCall *call)
     if (r == 0) r = api_body_wait(call, &text, &body);
     if (r != 0) return r;
     if ((r = wire_ref_read(body, &parent)) < 0) return problem_wait(call, r);
+    parent.worker_id = worker;
     r = queue_child_cancel_wait(call->api->options.queue, parent, id);
     return r != 0 ? api_queue_fail_wait(call, r) : api_reply_wait(call, 204, NULL, STR(""));
 }

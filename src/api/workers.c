@@ -629,6 +629,7 @@ int worker_finish_run_wait(ApiCall *call)
     if (r != 0) return r;
     if ((r = wire_finish_read(&call->req->arena, body, &finish)) < 0)
         return wire_problem_wait(call, r);
+    finish.task.worker_id = id;
     r = queue_finish_wait(call->api->options.queue, &finish, NULL);
     return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
 }
@@ -642,11 +643,13 @@ typedef struct {
 } FinishMany;
 
 /* Returns 0 or -ENOMEM. */
-static int finish_many_read(Arena *arena, const Json *tasks, FinishMany *many)
+static int finish_many_read(Arena *arena, Uuid worker_id, const Json *tasks, FinishMany *many)
 {
     for (JsonIter it = json_iter(tasks); json_next(&it); many->n++) {
-        int r = wire_finish_read(arena, it.value, &many->finishes[many->read_n]);
+        TaskFinish *finish = &many->finishes[many->read_n];
+        int r = wire_finish_read(arena, it.value, finish);
         if (r == -ENOMEM) return r;
+        finish->task.worker_id = worker_id;
         many->read_n += r == 0;
         many->statuses[many->n] = r == 0 ? 0 : 400;
     }
@@ -674,7 +677,7 @@ int worker_finish_many_run_wait(ApiCall *call)
     FinishMany *many = ARENA_NEW(&call->req->arena, FinishMany);
     if (!many) return api_fail_wait(call, -ENOMEM);
     many->n = many->read_n = 0;
-    r = finish_many_read(&call->req->arena, tasks, many);
+    r = finish_many_read(&call->req->arena, id, tasks, many);
     if (r == 0)
         r = queue_finish_many_wait(call->api->options.queue, many->finishes, many->read_n,
                                    many->ends);
@@ -686,6 +689,15 @@ int worker_finish_many_run_wait(ApiCall *call)
     return api_json_wait(call, 200, &json);
 }
 
+/* What the worker tells of a task, it tells of one that it holds. */
+static int held_read_wait(ApiCall *call, Uuid worker_id, const Json *body, TaskRef *ret)
+{
+    int r = wire_ref_read(body, ret);
+    if (r < 0) return wire_problem_wait(call, r);
+    ret->worker_id = worker_id;
+    return 0;
+}
+
 int worker_score_run_wait(ApiCall *call)
 {
     Uuid id;
@@ -695,18 +707,20 @@ int worker_score_run_wait(ApiCall *call)
     int r = request_read_wait(call, &id, &body);
     if (r != 0) return r;
     if ((r = wire_score_read(body, &score)) < 0) return wire_problem_wait(call, r);
+    score.worker_id = id;
     r = queue_score_wait(call->api->options.queue, &score, &quality);
     return r != 0 ? api_queue_fail_wait(call, r) : done_wait(call);
 }
 
 int worker_calls_run_wait(ApiCall *call)
 {
-    Uuid payer;
+    Uuid id;
     const Json *body;
     TaskRef task;
-    int r = request_read_wait(call, &payer, &body);
+    int r = request_read_wait(call, &id, &body);
+    if (r == 0) r = held_read_wait(call, id, body, &task);
     if (r != 0) return r;
-    if ((r = wire_ref_read(body, &task)) < 0) return wire_problem_wait(call, r);
+    Uuid payer = id;
     if (json_get(body, "payerId") &&
         uuid_from_text(json_str(json_get(body, "payerId")), &payer) < 0)
         return api_problem_wait(call, 400, "member_invalid", "`payerId` is not the id of a worker");
@@ -734,8 +748,8 @@ int worker_tools_run_wait(ApiCall *call)
     const Json *body;
     TaskRef task;
     int r = request_read_wait(call, &id, &body);
+    if (r == 0) r = held_read_wait(call, id, body, &task);
     if (r != 0) return r;
-    if ((r = wire_ref_read(body, &task)) < 0) return wire_problem_wait(call, r);
     const Json *list = json_get(body, "tools");
     if (json_len(list) > CALLS_MAX)
         return api_problem_wait(call, 400, "member_invalid", "`tools` has more than %d elements",
@@ -757,8 +771,8 @@ int worker_recordings_run_wait(ApiCall *call)
     JournalNew recordings[RECORDINGS_MAX];
     size_t n = 0;
     int r = request_read_wait(call, &id, &body);
+    if (r == 0) r = held_read_wait(call, id, body, &task);
     if (r != 0) return r;
-    if ((r = wire_ref_read(body, &task)) < 0) return wire_problem_wait(call, r);
     const Json *list = json_get(body, "recordings");
     if (json_len(list) > RECORDINGS_MAX)
         return api_problem_wait(call, 400, "member_invalid",
@@ -824,6 +838,7 @@ int worker_journal_run_wait(ApiCall *call)
     int r = api_worker_id_wait(call, &id);
     if (r == 0) r = journal_ask_wait(call, &task, &ask);
     if (r != 0) return r;
+    task.worker_id = id;
     CLEANUP(arena_deinit) Arena arena;
     CLEANUP(buf_deinit) Buf request;
     arena_init(&arena, 4 * JOURNAL_ANSWER_MAX);
@@ -842,8 +857,8 @@ int worker_logs_run_wait(ApiCall *call)
     const Json *body;
     TaskRef task;
     int r = request_read_wait(call, &id, &body);
+    if (r == 0) r = held_read_wait(call, id, body, &task);
     if (r != 0) return r;
-    if ((r = wire_ref_read(body, &task)) < 0) return wire_problem_wait(call, r);
     const Json *list = json_get(body, "entries");
     if (json_len(list) > LINES_MAX)
         return api_problem_wait(call, 400, "member_invalid", "`entries` has more than %d elements",

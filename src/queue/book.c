@@ -82,17 +82,25 @@ static int facts_of(Db *db, TaskRef task, int64_t fence, Arena *arena, TaskFacts
                             : task_facts(db, task.id, fence, arena, ret);
 }
 
-/* Returns 0, -ENOENT (the task does not run under that fence), -ENOMEM, -errno. */
+/* Of an account everybody may report calls. */
+static int known_of(const KnownTask *known, TaskRef task)
+{
+    return is_account(task) || ref_is_of(task, known->facts.worker_id) ? 0 : -ENOENT;
+}
+
+/* Returns 0, -ENOENT (the task does not run under that fence, or with that worker), -ENOMEM,
+ * -errno. */
 static int known_task(KnownTasks *tasks, Db *db, TaskRef task, KnownTask **ret)
 {
     KnownTask *known = *ret = known_slot(tasks, task.id);
-    if (known->task.fence == task.fence && uuid_eq(known->task.id, task.id)) return 0;
+    if (known->task.fence == task.fence && uuid_eq(known->task.id, task.id))
+        return known_of(known, task);
     known_clear(known);
     arena_init(&known->arena, FACTS_BYTES_MAX);
     int r = facts_of(db, task, task.fence, &known->arena, &known->facts);
     if (r == 0) known->task = task;
     else arena_deinit(&known->arena);
-    return r;
+    return r == 0 ? known_of(known, task) : r;
 }
 
 /* --- sums ------------------------------------------------------------------------------------- */

@@ -19,9 +19,15 @@ int task_stale(void)
     return diag_set(QUEUE_E_STALE, "the task is not held under this fence any more");
 }
 
+bool ref_is_of(TaskRef ref, Uuid worker_id)
+{
+    return uuid_is_zero(ref.worker_id) || uuid_eq(ref.worker_id, worker_id);
+}
+
 static bool is_held(const TaskHead *head, TaskRef ref)
 {
-    return uuid_eq(head->id, ref.id) && attempt_goes_on(head->state, head->fence, ref.fence);
+    return uuid_eq(head->id, ref.id) && attempt_goes_on(head->state, head->fence, ref.fence) &&
+           ref_is_of(ref, head->worker_id);
 }
 
 int task_held(Db *db, TaskRef ref, TaskHead *ret)

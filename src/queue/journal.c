@@ -64,7 +64,7 @@ static int add_job(Db *db, void *arg)
     CLEANUP(arena_deinit) Arena arena;
     arena_init(&arena, FACTS_ARENA_MAX);
     int r = task_facts(db, job->task.id, job->task.fence, &arena, &facts);
-    if (r == -ENOENT) return task_stale();
+    if (r == -ENOENT || (r == 0 && !ref_is_of(job->task, facts.worker_id))) return task_stale();
     if (r != 0) return r;
     JournalOf of = { .task_seq = facts.seq,
                      .attempt = facts.attempt,

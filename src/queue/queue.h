@@ -178,10 +178,11 @@ MUST_CHECK int queue_list_wait(Queue *queue, const TaskFilter *filter, Arena *ar
 
 typedef struct {
     Uuid id;
-    int64_t fence; /* of the attempt that says so; 0: anybody */
-    Str name;      /* who or what judged; not empty */
-    double value;  /* 0 (useless) to 1 (perfect) */
-    Str comment;   /* may be empty */
+    int64_t fence;  /* of the attempt that says so; 0: anybody */
+    Uuid worker_id; /* of that attempt, as in TaskRef */
+    Str name;       /* who or what judged; not empty */
+    double value;   /* 0 (useless) to 1 (perfect) */
+    Str comment;    /* may be empty */
 } TaskScore;
 
 /* Keeps what somebody thinks of a task, whatever its state; the same name again replaces what it
@@ -293,7 +294,8 @@ MUST_CHECK int queue_claim_wait(Queue *queue, const Claim *claim, int64_t deadli
 
 typedef struct {
     Uuid id;
-    int64_t fence; /* TASK_FENCE_ACCOUNT: id is an account's, no task's */
+    int64_t fence;  /* TASK_FENCE_ACCOUNT: id is an account's, no task's */
+    Uuid worker_id; /* who says that it holds it: stale where another does; zero: not looked at */
 } TaskRef;
 #define TASK_FENCE_ACCOUNT 0
 

@@ -434,6 +434,9 @@ MUST_CHECK int score_log(const Queue *queue, Db *db, const TaskHead *head, Str t
 /* Says so; returns QUEUE_E_STALE. */
 int task_stale(void);
 
+/* Whether it is that worker who holds it by its own words. */
+bool ref_is_of(TaskRef ref, Uuid worker_id);
+
 /* The running task of a reference: 0, QUEUE_E_STALE, -errno. */
 MUST_CHECK int task_held(Db *db, TaskRef ref, TaskHead *ret);
 

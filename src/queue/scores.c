@@ -56,8 +56,9 @@ static int score_job(Db *db, void *arg)
     ScoreJob *job = arg;
     const TaskScore *score = job->score;
     TaskHead head;
-    int r = score->fence ? task_held(db, (TaskRef){ score->id, score->fence }, &head)
-                         : task_head(db, score->id, &head);
+    int r = score->fence
+                ? task_held(db, (TaskRef){ score->id, score->fence, score->worker_id }, &head)
+                : task_head(db, score->id, &head);
     if (r == -ENOENT) return diag_set(QUEUE_E_NO_TASK, "there is no such task");
     if (r != 0) return r;
     int put = score_put(db, head.seq,

@@ -133,7 +133,9 @@ static int heartbeat_held(Db *db, HeartbeatJob *job)
     HeartbeatReply *reply = job->reply;
     for (size_t i = 0; i < job->beat->held_n; i++) {
         TaskHead head;
-        int r = task_held(db, job->beat->held[i], &head);
+        TaskRef ref = job->beat->held[i];
+        ref.worker_id = job->worker_id;
+        int r = task_held(db, ref, &head);
         if (r < 0) return r;
         if (r == 0 && !head.cancel_requested) continue;
         reply->stops[reply->stops_n++] = (HoldStop){

@@ -700,9 +700,10 @@ int task_add_usage_held(Db *db, int64_t seq, int64_t fence, const TaskUsage *u,
 
 int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFacts *ret)
 {
-    RowIn in = row_in(db, "SELECT seq, attempt, agent, version_id, tenant_id, user_id, journal_n,"
-                          " journal_bytes, journal_closed, last_call_id, shadow_of IS NOT NULL"
-                          " FROM task WHERE id = ?1 AND (?2 = 0 OR (state = 1 AND fence = ?2))");
+    RowIn in = row_in(
+        db, "SELECT seq, attempt, agent, version_id, tenant_id, user_id, journal_n,"
+            " journal_bytes, journal_closed, last_call_id, shadow_of IS NOT NULL,"
+            " worker_id FROM task WHERE id = ?1 AND (?2 = 0 OR (state = 1 AND fence = ?2))");
     in_uuid(&in, &id);
     in_i64(&in, fence);
     int r = row_first(in.stmt);
@@ -719,6 +720,7 @@ int task_facts(Db *db, Uuid id, int64_t fence, Arena *arena, TaskFacts *ret)
     ret->journal.closed = out_i64(&out) != 0;
     ret->last_call_id = out_i64(&out);
     ret->shadow = out_i64(&out) != 0;
+    ret->worker_id = out_uuid(&out);
     db_reset(in.stmt);
     return out.full ? -ENOMEM : 0;
 }

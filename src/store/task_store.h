@@ -236,6 +236,7 @@ typedef struct {
     JournalFill journal;
     int64_t last_call_id; /* see call_insert */
     bool shadow;
+    Uuid worker_id; /* zero: it does not run, or is an account */
 } TaskFacts;
 
 /* Texts live in arena. fence: the task runs under it; 0: in any state. Returns 0, -ENOENT, -ENOMEM,

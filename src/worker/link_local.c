@@ -27,6 +27,13 @@ static LocalLink *local_of(WorkerLink *link)
     return CONTAINER_OF(link, LocalLink, link);
 }
 
+/* What a worker tells of a task, it tells of one that it holds. */
+static TaskRef held(WorkerLink *link, TaskRef task)
+{
+    task.worker_id = local_of(link)->worker_id;
+    return task;
+}
+
 /* The queue's outcomes in the link's words. */
 static int outcome(int r)
 {
@@ -103,13 +110,17 @@ static int local_signal_wait(WorkerLink *link, uint64_t mark, int64_t deadline_m
 
 static int local_finish_wait(WorkerLink *link, const TaskFinish *finish)
 {
-    return outcome(queue_finish_wait(local_of(link)->queue, finish, NULL));
+    TaskFinish mine = *finish;
+    mine.task = held(link, finish->task);
+    return outcome(queue_finish_wait(local_of(link)->queue, &mine, NULL));
 }
 
 static int local_score_wait(WorkerLink *link, const TaskScore *score)
 {
     double quality;
-    return outcome(queue_score_wait(local_of(link)->queue, score, &quality));
+    TaskScore mine = *score;
+    mine.worker_id = local_of(link)->worker_id;
+    return outcome(queue_score_wait(local_of(link)->queue, &mine, &quality));
 }
 
 static int local_calls_wait(WorkerLink *link, TaskRef task, Uuid payer_id, const GatewayCall *calls,
@@ -123,12 +134,12 @@ static int local_calls_wait(WorkerLink *link, TaskRef task, Uuid payer_id, const
         rows[i].fence = task.fence;
         rows[i].worker_id = payer_id;
     }
-    return outcome(queue_calls_add_wait(local_of(link)->queue, task, rows, calls_n));
+    return outcome(queue_calls_add_wait(local_of(link)->queue, held(link, task), rows, calls_n));
 }
 
 static int local_tools_wait(WorkerLink *link, TaskRef task, const ToolRecord *records, size_t n)
 {
-    return outcome(queue_tools_add_wait(local_of(link)->queue, task, records, n));
+    return outcome(queue_tools_add_wait(local_of(link)->queue, held(link, task), records, n));
 }
 
 static int request_read_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena, Str *ret)
@@ -145,6 +156,7 @@ static int local_journal_wait(WorkerLink *link, TaskRef task, const JournalAsk *
                               JournalReply *ret)
 {
     Queue *queue = local_of(link)->queue;
+    task = held(link, task);
     switch (ask->what) {
     case JOURNAL_LIST:
         if (ask->twin)
@@ -166,19 +178,19 @@ static int local_journal_wait(WorkerLink *link, TaskRef task, const JournalAsk *
 
 static int local_journal_add_wait(WorkerLink *link, TaskRef task, const JournalNew *recording)
 {
-    return outcome(queue_journal_add_wait(local_of(link)->queue, task, recording, 1));
+    return outcome(queue_journal_add_wait(local_of(link)->queue, held(link, task), recording, 1));
 }
 
 static int local_state_wait(WorkerLink *link, TaskRef task, const StateAsk *ask, Arena *arena,
                             StateReply *ret)
 {
-    return outcome(queue_state_wait(local_of(link)->queue, task, ask, arena, ret));
+    return outcome(queue_state_wait(local_of(link)->queue, held(link, task), ask, arena, ret));
 }
 
 static int local_escalate_wait(WorkerLink *link, TaskRef task, const EscalationAsk *ask,
                                Arena *arena, EscalationReply *ret)
 {
-    return outcome(queue_escalate_wait(local_of(link)->queue, task, ask, arena, ret));
+    return outcome(queue_escalate_wait(local_of(link)->queue, held(link, task), ask, arena, ret));
 }
 
 static int local_grants_wait(WorkerLink *link, const BudgetAsk *ask, int64_t wait_ms, Arena *arena,
@@ -202,7 +214,8 @@ static int local_holds_wait(WorkerLink *link, Uuid dead_id, const BudgetHold *ho
 
 static int local_logs_wait(WorkerLink *link, TaskRef task, const TaskLogLine *lines, size_t lines_n)
 {
-    return outcome(queue_logs_append_wait(local_of(link)->queue, task, lines, lines_n, NULL));
+    return outcome(
+        queue_logs_append_wait(local_of(link)->queue, held(link, task), lines, lines_n, NULL));
 }
 
 static int local_cache_wait(WorkerLink *link, const CacheFigures *figures, int64_t seen,
@@ -224,7 +237,7 @@ static int local_child_start_wait(WorkerLink *link, TaskRef task, const ChildNew
                                   Arena *arena, LinkChild *ret)
 {
     ChildStarted started;
-    int r = queue_child_wait(local_of(link)->queue, task, child, &started);
+    int r = queue_child_wait(local_of(link)->queue, held(link, task), child, &started);
     if (r != 0) return outcome(r);
     *ret = link_child_from(&started, str_of(diag_text()));
     Str *texts[] = { &ret->agent, &ret->version_id, &ret->detail };
@@ -238,8 +251,8 @@ static int local_child_start_wait(WorkerLink *link, TaskRef task, const ChildNew
 static int local_children_wait(WorkerLink *link, TaskRef task, int64_t seen, int64_t wait_ms,
                                Arena *arena, FamilyRow **ret, size_t *ret_n)
 {
-    return outcome(queue_children_wait(local_of(link)->queue, task, seen, deadline_after(wait_ms),
-                                       arena, ret, ret_n));
+    return outcome(queue_children_wait(local_of(link)->queue, held(link, task), seen,
+                                       deadline_after(wait_ms), arena, ret, ret_n));
 }
 
 static int local_child_wait(WorkerLink *link, TaskRef task, Uuid child, Arena *arena, Str *ret)
@@ -248,7 +261,7 @@ static int local_child_wait(WorkerLink *link, TaskRef task, Uuid child, Arena *a
     CLEANUP(buf_deinit) Buf text = { 0 };
     Task found;
     assert(local->task_json);
-    int r = queue_child_get_wait(local->queue, task, child, arena, &found);
+    int r = queue_child_get_wait(local->queue, held(link, task), child, arena, &found);
     if (r != 0) return child_outcome(r);
     buf_init(&text, arena->max);
     JsonOut out = json_out(&text);
@@ -259,7 +272,7 @@ static int local_child_wait(WorkerLink *link, TaskRef task, Uuid child, Arena *a
 
 static int local_child_cancel_wait(WorkerLink *link, TaskRef task, Uuid child)
 {
-    return child_outcome(queue_child_cancel_wait(local_of(link)->queue, task, child));
+    return child_outcome(queue_child_cancel_wait(local_of(link)->queue, held(link, task), child));
 }
 
 /* --- flags ------------------------------------------------------------------------------------ */

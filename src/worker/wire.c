@@ -69,7 +69,7 @@ void wire_ref_write(JsonOut *out, TaskRef ref)
 
 int wire_ref_read(const Json *v, TaskRef *ret)
 {
-    TaskRef ref;
+    TaskRef ref = { .fence = 0 };
     if (uuid_from_text(json_str(json_get(v, "taskId")), &ref.id) < 0) return missing("taskId");
     if (json_i64(json_get(v, "fence"), &ref.fence) < 0) return missing("fence");
     *ret = ref;
@@ -465,7 +465,7 @@ int wire_finished_read(const Json *v, int *ret, size_t n)
 void wire_score_write(JsonOut *out, const TaskScore *score)
 {
     json_out_object(out);
-    wire_ref_write(out, (TaskRef){ score->id, score->fence });
+    wire_ref_write(out, (TaskRef){ .id = score->id, .fence = score->fence });
     json_out_kstr(out, "name", score->name);
     json_out_key(out, "value");
     json_out_f64(out, score->value);

@@ -19,6 +19,8 @@ static int teardown(void **state)
     return 0;
 }
 
+#define KEY "abababababababababababababababababababababababababababababababab"
+#define SOME_ID "01920000-0000-7000-8000-000000000000"
 #define FREE(shared) "{\"critical\":0,\"normal\":0,\"low\":0,\"shared\":" #shared "}"
 
 static const char *route(ApiFixture *f, const char *worker, const char *verb)
@@ -261,6 +263,67 @@ static void test_counts_of_many(void **state)
     assert_true(metrics_have(f, "gantry_worker_limit_cpu_total{worker=\"other\",id=\"\"} 6\n"));
 }
 
+/* What is told of a task is refused from any worker but the one that holds it, whatever it
+ * knows. */
+static void test_only_its_worker(void **state)
+{
+    static const struct {
+        const char *verb, *members;
+    } told[] = {
+        { "finish", ",\"outcome\":\"succeeded\"" },
+        { "score", ",\"name\":\"n\",\"value\":1" },
+        { "calls",
+          (",\"calls\":[{\"callId\":\"c\",\"attempt\":1,\"provider\":\"sim\",\"model\":\"m\","
+           "\"protocol\":\"openai\",\"outcome\":\"ok\",\"status\":200,\"costNusd\":7,\"inputTokens\":1,\"outputTokens\":1,"
+           "\"durationUs\":1,\"startedAt\":\"2030-01-01T00:00:00Z\"}]") },
+        { "tools", (",\"tools\":[{\"id\":\"0192f3aa-0000-7000-8000-000000000001\",\"name\":\"t\","
+                    "\"source\":\"command\",\"outcome\":\"ok\",\"at\":\"2030-01-01T00:00:00Z\","
+                    "\"durationMs\":5,\"bytes\":7,\"replayed\":false,\"counted\":true}]") },
+        { "journal", ",\"recordings\":[]" },
+        { "logs", (",\"entries\":[{\"seq\":1,\"at\":\"2030-01-01T00:00:00Z\",\"stream\":\"stderr\","
+                   "\"text\":\"x\"}]") },
+        { "state", ",\"what\":\"list\"" },
+        { "escalate",
+          (",\"key\":\"" KEY "\",\"occurrence\":1,\"question\":\"q\",\"timeoutMs\":9000") },
+        { "children",
+          (",\"key\":\"k\",\"fingerprint\":\"" KEY "\",\"agent\":\"\",\"input\":1,"
+           "\"timeLimitMs\":0,\"remainingMs\":60000,\"offered\":{\"tokens\":1,\"nusd\":1,"
+           "\"toolCalls\":1}") },
+        { "children/" SOME_ID "/cancel", "" },
+    };
+    ApiFixture *f = *state;
+    const char *worker = worker_register(f), *other = worker_register(f);
+    const char *id = submit(f, "{\"input\":1,\"sessionId\":\"s\"}");
+    const Json *task = worker_claim(f, worker);
+    for (size_t i = 0; i < ARRAY_N(told); i++) {
+        const char *body = end_of(f, task, told[i].members);
+        Reply reply = post(f, route(f, other, told[i].verb), body);
+        if (reply.status != 409) print_error("%s\n", told[i].verb);
+        EXPECT(reply, 409);
+        EXPECT_TEXT(text(&reply, "code"), "stale");
+    }
+    Reply reply = post(f, route(f, other, "finish-many"),
+                       format(f, "{\"tasks\":[%s]}", end_of(f, task, told[0].members)));
+    EXPECT(reply, 200);
+    assert_int_equal(json_i64_or(json_get(json_at(member(&reply, "tasks"), 0), "status"), 0), 409);
+    const char *query = format(f, "task=%s&fence=%" PRId64, id,
+                               json_i64_or(json_get(task, "fence"), 0));
+    EXPECT(get(f, format(f, "%s?%s&after=0", route(f, other, "journal"), query)), 409);
+    EXPECT(get(f, format(f, "%s?%s", route(f, other, "children"), query)), 409);
+    EXPECT(get(f, format(f, "%s?%s", route(f, other, "children/" SOME_ID), query)), 409);
+    reply = heartbeat(f, other, task);
+    EXPECT_TEXT(json_str(json_at(member(&reply, "lost"), 0)), id);
+
+    /* what was paid is booked, whoever says so; nothing else was done */
+    reply = get(f, format(f, "/agent/tasks/%s", id));
+    EXPECT_TEXT(text(&reply, "status"), "running");
+    assert_int_equal(json_i64_or(json_get(member(&reply, "usage"), "llmCalls"), 0), 1);
+    assert_int_equal(json_i64_or(json_get(member(&reply, "usage"), "toolCalls"), -1), 0);
+    reply = heartbeat(f, worker, task);
+    assert_int_equal(json_len(member(&reply, "lost")), 0);
+    EXPECT(worker_finish(f, worker, task, "succeeded", ""), 204);
+}
+
 static void test_leave(void **state)
 {
     ApiFixture *f = *state;
@@ -363,12 +426,19 @@ static void test_rates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_registration),        CASE(test_claimed_task),
-        CASE(test_claim_waits),         CASE(test_claim_of_a_worker_that_left),
-        CASE(test_finish_once),         CASE(test_large_result),
-        CASE(test_heartbeat_and_drain), CASE(test_counts),
-        CASE(test_counts_of_many),      CASE(test_leave),
-        CASE(test_limits_of_reports),   CASE(test_rates),
+        CASE(test_registration),
+        CASE(test_claimed_task),
+        CASE(test_claim_waits),
+        CASE(test_claim_of_a_worker_that_left),
+        CASE(test_finish_once),
+        CASE(test_large_result),
+        CASE(test_heartbeat_and_drain),
+        CASE(test_counts),
+        CASE(test_counts_of_many),
+        CASE(test_leave),
+        CASE(test_only_its_worker),
+        CASE(test_limits_of_reports),
+        CASE(test_rates),
         CASE(test_finish_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
