@@ -172,8 +172,9 @@ static int take_event_wait(Streaming *s, const SsePiece *piece)
         LOG_WARN("event of a model's answer is too large to read",
                  LOG_INT("bytes", piece->data.len));
     diag_clear(); /* an event that is no JSON is not what ends the stream later */
-    /* Clients stop at [DONE]: what would follow it, an error event too, is never seen. */
-    if (note.done_marker && s->state.phase == STREAM_OPEN) return HTTP_CALL_E_END;
+    /* Clients stop at [DONE], message_stop, response.completed, and take for whole what came: an
+     * error event after it would never be seen. */
+    if (note.cut) return HTTP_CALL_E_END;
     note_event(call, &note);
     if (s->state.phase != STREAM_OPEN && s->tail_until_ms == DEADLINE_NONE)
         s->tail_until_ms = deadline_after(GATEWAY_TAIL_MS);

@@ -50,9 +50,10 @@ static int event_through(Through *t, const SsePiece *event, Buf *out)
     arena_clear(&t->scratch);
     int r = stream_feed(&t->state, &t->scratch, event->event, event->data, &note);
     if (r == 0) r = translate_stream_feed(&t->translation, event->event, note.json, out);
-    if (r == 0 && note.done_marker && t->state.phase == STREAM_COMPLETE)
+    bool done = t->state.done_marker && !note.json;
+    if (r == 0 && done && t->state.phase == STREAM_COMPLETE)
         r = translate_stream_finish(&t->translation, &t->state.usage, out);
-    else if (r == 0 && note.done_marker && !buf_add(out, event->raw)) r = -ENOMEM;
+    else if (r == 0 && done && !buf_add(out, event->raw)) r = -ENOMEM;
     return r;
 }
 

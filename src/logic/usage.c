@@ -503,6 +503,17 @@ static void feed_chat(StreamState *s, const Json *data, StreamNote *note)
     note->usage_only = !carries;
 }
 
+/* How a terminal event ends a Responses stream: as its name says, unless the response in it says
+ * that it has failed. */
+static bool response_has_failed(const Json *response, Str type)
+{
+    static const Str words[] = { STR("failed"), STR("cancelled") };
+    Str status = json_str(json_get(response, "status"));
+    for (size_t i = 0; i < ARRAY_N(words); i++)
+        if (str_ends_with(type, words[i]) || str_eq(status, words[i])) return true;
+    return false;
+}
+
 static void responses_end(StreamState *s, const Json *data, Str type)
 {
     const Json *response = json_get(data, "response");
@@ -513,10 +524,11 @@ static void responses_end(StreamState *s, const Json *data, Str type)
         s->usage_is_final = true;
     }
     if (s->phase != STREAM_OPEN) return;
-    if (str_eq(type, STR("response.failed")) || str_eq(type, STR("response.cancelled"))) {
+    if (response_has_failed(response, type)) {
         stream_fail(s, json_get(response, "error"));
         return;
     }
+    if (json_type(response) != JSON_OBJECT) return; /* an end of nothing: clients read it there */
     s->phase = STREAM_COMPLETE;
     if (!response_reason(response, s->finish_reason))
         str_copy(s->finish_reason, sizeof s->finish_reason, str_skip(type, strlen("response.")));
@@ -529,6 +541,7 @@ static void feed_responses(StreamState *s, Str type, const Json *data, StreamNot
     for (size_t i = 0; i < ARRAY_N(ends); i++) {
         if (!str_eq(type, ends[i])) continue;
         responses_end(s, data, type);
+        note->cut = s->phase == STREAM_OPEN;
         return;
     }
     if (str_eq(type, STR("response.output_text.delta"))) {
@@ -572,7 +585,8 @@ static void feed_messages(StreamState *s, Str type, const Json *data, StreamNote
     } else if (str_eq(type, STR("message_delta"))) {
         messages_delta(s, data);
     } else if (str_eq(type, STR("message_stop"))) {
-        if (s->phase == STREAM_OPEN) s->phase = STREAM_COMPLETE;
+        note->cut = s->phase == STREAM_OPEN && !s->finish_reason[0];
+        if (s->phase == STREAM_OPEN && !note->cut) s->phase = STREAM_COMPLETE;
     } else if (str_eq(type, STR("error")) || is_there(json_get(data, "error"))) {
         const Json *error = json_get(data, "error");
         stream_fail(s, is_there(error) ? error : data);
@@ -602,7 +616,8 @@ int stream_feed(StreamState *s, Arena *scratch, Str event, Str data, StreamNote 
     assert(s->n >= 1 && s->bad_events <= s->events);
     s->events++;
     if (str_eq(str_trim(data), STR("[DONE]"))) {
-        s->done_marker = note->done_marker = true;
+        s->done_marker = true;
+        note->cut = s->phase == STREAM_OPEN;
         return 0;
     }
     int r = json_parse(scratch, data, NULL, &note->json, NULL);

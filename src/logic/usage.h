@@ -88,8 +88,8 @@ void answer_read(Api api, const Json *body, int64_t n, Answer *ret);
 
 typedef enum {
     STREAM_OPEN,     /* no terminal marker yet: if it ends now it was cut */
-    STREAM_COMPLETE, /* chat: a finish_reason for all n choices; Responses: completed or incomplete;
-                      * Anthropic: message_stop */
+    STREAM_COMPLETE, /* chat: a finish_reason for all n choices; Responses: completed or incomplete,
+                      * with the response; Anthropic: message_stop after a stop_reason */
     STREAM_FAILED,   /* the provider ended it with an error event, response.failed or .cancelled */
 } StreamPhase;
 
@@ -114,7 +114,7 @@ typedef struct {
     const Json *json;  /* the data, parsed; NULL for [DONE] and for what is not JSON */
     bool usage_only;   /* chat: usage and nothing else: not for a client that did not ask for it */
     bool terminal;     /* with this event the phase left STREAM_OPEN */
-    bool done_marker;  /* [DONE]; while the phase is STREAM_OPEN the answer was cut */
+    bool cut;          /* it says that the stream has ended, which is open: the answer was cut */
     Str tool_names[8]; /* calls that begin with this event */
     size_t tool_names_n;
     Str text; /* the piece of visible text it adds (choice 0); for response patterns */

@@ -22,6 +22,7 @@ typedef struct {
     const char *finish_by; /* the end, with usage */
     const char *usage;     /* a report of usage on its own */
     const char *done;
+    const char *early; /* an end, where nothing has finished */
     const char *error;
     const char *half;
     const char *plain, *plain_other, *plain_no_usage, *plain_empty, *plain_bad_utf8;
@@ -74,6 +75,7 @@ static const Shape shapes[API_EMBEDDINGS] = {
                        "stub-1", "\"delta\":{}," C_STOP) "data: {\"choices\":[]," C_USAGE "}\n\n",
                    .usage = "data: {\"choices\":[]," C_USAGE "}\n\n",
                    .done = "data: [DONE]\n\n",
+                   .early = "data: [DONE]\n\n",
                    .error =
                        "data: {\"error\":{\"message\":\"boom\",\"type\":\"server_error\"}}\n\n",
                    .half = "data: {\"id\":\"c\",\"choi",
@@ -98,6 +100,7 @@ static const Shape shapes[API_EMBEDDINGS] = {
                                              "\"response\":{\"status\":\"completed\"," R_USAGE "}"),
                         .usage = R_EVENT("response.in_progress", "\"response\":{" R_USAGE "}"),
                         .done = "",
+                        .early = R_EVENT("response.completed", "\"x\":1"),
                         .error =
                             "event: error\ndata: {\"type\":\"error\",\"code\":\"server_error\","
                             "\"message\":\"boom\",\"sequence_number\":2}\n\n",
@@ -125,6 +128,8 @@ static const Shape shapes[API_EMBEDDINGS] = {
                        .finish_by = A_END(A_USAGE),
                        .usage = A_EVENT("message_delta", ",\"delta\":{}" A_USAGE),
                        .done = "",
+                       .early = A_EVENT("content_block_stop", ",\"index\":0")
+                           A_EVENT("message_stop", ""),
                        .error = A_EVENT("error", ",\"error\":{\"type\":\"overloaded_error\","
                                                  "\"message\":\"boom\"}"),
                        .half = "event: content_block_delta\ndata: {\"type\":\"con",
@@ -165,6 +170,7 @@ static const char *piece_of(const Shape *s, char letter)
     case 'u': return s->usage;
     case 'd': return s->done;
     case 'e': return s->error;
+    case 'E': return s->early;
     case 'x': return s->half;
     case 'c': return ": keep-alive\n\n";
     case '{': return "{";
@@ -486,6 +492,8 @@ static const Mode modes[] = {
       .plain = CUT_EARLY },
     { "no finish", .stream = "KbZ", .whole = "Jp", .streamed = CUT_LATE, .plain = CUT_EARLY },
     { "done without a finish", .stream = "KbDZ", .whole = "Jp", .streamed = CUT_LATE,
+      .plain = CUT_EARLY },
+    { "an end without a finish", .stream = "KbEZ", .whole = "Jp", .streamed = CUT_LATE,
       .plain = CUT_EARLY },
     { "done first", .stream = "KDZ", .whole = "Jp", BOTH(CUT_EARLY) },
     { "no finish, closed", .stream = "Hb", .whole = "Wp", .streamed = CUT_LATE,

@@ -452,7 +452,7 @@ static void test_chat_notes(void **state)
     StreamNote note;
     assert_int_equal(stream_feed(&s, &arena, STR(""), STR(TEXT), &note), 0);
     assert_true(str_eq(note.text, STR("Hi")));
-    assert_false(note.usage_only || note.terminal || note.done_marker);
+    assert_false(note.usage_only || note.terminal || note.cut);
     assert_non_null(note.json);
     assert_int_equal(
         stream_feed(&s, &arena, STR(""),
@@ -470,7 +470,7 @@ static void test_chat_notes(void **state)
                      0);
     assert_true(note.usage_only);
     assert_int_equal(stream_feed(&s, &arena, STR(""), STR("[DONE]"), &note), 0);
-    assert_true(note.done_marker && !note.json);
+    assert_true(s.done_marker && !note.cut && !note.json);
 }
 
 static void test_a_full_arena_spoils_one_event_only(void **state)
@@ -599,11 +599,46 @@ static void test_messages_cut_and_failed(void **state)
     assert_string_equal(s.error_text, "Overloaded");
     s = STREAMED(API_MESSAGES, 1, "error", "not json");
     assert_int_equal(s.phase, STREAM_FAILED);
-    s = STREAMED(API_MESSAGES, 1, "", M_START, "", "{\"type\":\"message_stop\"}");
+    s = STREAMED(API_MESSAGES, 1, "", M_START, "",
+                 "{\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"}}", "",
+                 "{\"type\":\"message_stop\"}");
     assert_int_equal(s.phase, STREAM_COMPLETE);
     assert_false(stream_settles(&s)); /* the output was never counted */
-    s = STREAMED(API_MESSAGES, 1, "message_stop", "{}");
+    s = STREAMED(API_MESSAGES, 1, "", M_DELTA, "message_stop", "{}");
     assert_int_equal(s.phase, STREAM_COMPLETE); /* by the event's name alone */
+}
+
+/* Ends that clients would take for whole answers. */
+static void test_an_end_of_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        Api api;
+        const char *data;
+    } ends[] = { { API_CHAT, "[DONE]" },
+                 { API_MESSAGES, "{\"type\":\"message_stop\"}" },
+                 { API_RESPONSES, "{\"type\":\"response.completed\"}" },
+                 { API_RESPONSES, "{\"type\":\"response.completed\",\"response\":null}" } };
+    for (size_t i = 0; i < ARRAY_N(ends); i++) {
+        CLEANUP(arena_deinit) Arena scratch;
+        StreamNote note;
+        StreamState s;
+        arena_init(&scratch, 1 << 20);
+        stream_init(&s, ends[i].api, 1);
+        assert_int_equal(stream_feed(&s, &scratch, STR(""), str_of(ends[i].data), &note), 0);
+        assert_true(note.cut && !note.terminal);
+        assert_int_equal(s.phase, STREAM_OPEN);
+    }
+    StreamState s = STREAMED(
+        API_RESPONSES, 1, "",
+        "{\"type\":\"response.completed\",\"response\":{\"status\":\"failed\",\"error\":{"
+        "\"message\":\"no luck\"}}}");
+    assert_int_equal(s.phase, STREAM_FAILED);
+    assert_string_equal(s.error_text, "no luck");
+    s = STREAMED(API_RESPONSES, 1, "",
+                 "{\"type\":\"response.completed\",\"response\":{\"status\":\"completed\"}}");
+    assert_int_equal(s.phase, STREAM_COMPLETE);
+    assert_false(stream_settles(&s)); /* the whole hold is charged */
 }
 
 /* What decides the rates besides the counts. */
@@ -674,6 +709,7 @@ int main(void)
         cmocka_unit_test(test_messages_stream),
         cmocka_unit_test(test_messages_delta_may_repeat_and_raise_counts),
         cmocka_unit_test(test_messages_cut_and_failed),
+        cmocka_unit_test(test_an_end_of_nothing),
         cmocka_unit_test(test_words_and_server_tools),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
