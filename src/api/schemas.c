@@ -68,6 +68,7 @@ const Schema api_schemas[] = {
       "outcome?:string errorCode?:string errorDetail?:string sandbox?:string "
       "provider?:string model?:string status?:any streamed?:boolean "
       "tool?:string source?:string bytes?:integer replayed?:boolean mode?:string cached?:boolean degraded?:string inputTokens?:integer outputTokens?:integer "
+      "callId?:string requestId?:string upstreamRequestId?:string "
       "cachedTokens?:integer reasoningTokens?:integer costUsd?:usd "
       "costNusd?:integer seq?:integer stream?:string text?:string "
       "webhookId?:string url?:string state?:string attempts?:integer "

@@ -396,6 +396,9 @@ static void call_write(JsonOut *out, const Call *c)
     json_out_kbool(out, "replayed", c->replayed);
     json_out_kbool(out, "cached", c->cached);
     kstr_if(out, "degraded", c->degraded);
+    kstr_if(out, "callId", c->call_id);
+    kstr_if(out, "requestId", c->request_id);
+    kstr_if(out, "upstreamRequestId", c->upstream_id);
     json_out_ki64(out, "inputTokens", c->input_tokens);
     json_out_ki64(out, "outputTokens", c->output_tokens);
     json_out_ki64(out, "cachedTokens", c->cached_tokens);

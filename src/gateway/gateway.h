@@ -108,6 +108,8 @@ typedef struct {
 typedef struct {
     char id[37]; /* UUIDv7 */
     Str task_id, agent, version_id;
+    Str request_id;  /* that the agent was told in x-request-id; empty: none */
+    Str upstream_id; /* that the provider told likewise; empty: none */
     int64_t attempt;
     Api api;
     Str provider;

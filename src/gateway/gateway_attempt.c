@@ -5,6 +5,7 @@
 #include "sys/entropy.h"
 
 #define FIELDS_MAX 8
+#define UPSTREAM_ID_MAX 128
 #define EDIT_BYTES_MAX 2048 /* that edits add to a request */
 
 /* --- sending ---------------------------------------------------------------------------------- */
@@ -24,6 +25,7 @@ void call_record_begin(ModelCall *call)
     const GatewayTaskOptions *options = &call->task->options;
     make_id(call->task->gateway, record->id);
     record->task_id = options->task_id;
+    record->request_id = call->request->request_id;
     record->tries = call->tries;
     record->degraded = call->target->degraded;
     record->degraded_by = call->target->degraded_by;
@@ -128,6 +130,17 @@ static int send_wait(ModelCall *call)
     int r = edit(call, &options.body);
     if (r < 0) return r;
     return http_call_open_wait(call->task->gateway->client, &options, &call->upstream);
+}
+
+/* By which the provider's own log has it. */
+static void note_upstream_id(ModelCall *call)
+{
+    static const char *const names[] = { "x-request-id", "request-id" };
+    for (size_t i = 0; i < ARRAY_N(names) && str_empty(call->record.upstream_id); i++) {
+        Str id = http_call_field(call->upstream, names[i]);
+        if (id.len <= UPSTREAM_ID_MAX && str_is_utf8(id) && !call_quotes_key(call, id))
+            call->record.upstream_id = arena_str(&call->arena, id);
+    }
 }
 
 static bool is_event_stream(const HttpCall *upstream)
@@ -239,6 +252,7 @@ int call_attempt_wait(ModelCall *call, CallFailure *ret)
     r = send_wait(call);
     if (r < 0) return send_failed_wait(call, r, ret);
     call_permit_answered(call);
+    note_upstream_id(call);
     return forward_wait(call, ret);
 }
 

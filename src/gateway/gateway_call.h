@@ -289,6 +289,8 @@ void call_note_model(ModelCall *call, Str model);
  * sent. An answer that was begun as a stream already ends with an error event where it would have
  * been a problem or a plain error. */
 void reply_problem_wait(ModelCall *call);
+/* Whether something the provider said has its key in it: agents must not learn it. */
+bool call_quotes_key(const ModelCall *call, Str value);
 void reply_heartbeat_wait(ModelCall *call); /* begins a stream when need be; a comment */
 void reply_plain_wait(ModelCall *call, int status, Str body);
 void reply_error_wait(ModelCall *call, int status, Str body); /* the provider's own error answer */

@@ -203,6 +203,7 @@ static void record_begin(ModelCall *call)
     entropy_fill(random, sizeof random);
     uuid_text(uuid7_next(&call->task->gateway->ids, clock_real_ms(), random), record->id);
     record->task_id = options->task_id;
+    record->request_id = call->request->request_id;
     record->agent = options->agent;
     record->version_id = options->version_id;
     record->attempt = options->attempt;

@@ -4,8 +4,8 @@
 #include "gateway/gateway_call.h"
 #include "logic/retry.h"
 
-#define FIELDS_MAX 30
-#define FIELDS_PASSED_MAX 22
+#define FIELDS_MAX 32
+#define FIELDS_PASSED_MAX 20
 
 typedef struct {
     GatewayField list[FIELDS_MAX];
@@ -39,7 +39,6 @@ bool key_mask(const GatewayProvider *provider, char *text, size_t n)
 static bool passes(const ModelCall *call, Str name)
 {
     static const char *const names[] = { "content-type",      "content-encoding",
-                                         "request-id",        "x-request-id",
                                          "retry-after",       "retry-after-ms",
                                          "x-should-retry",    "openai-processing-ms",
                                          "x-gantry-simulated" };
@@ -52,7 +51,7 @@ static bool passes(const ModelCall *call, Str name)
     return false;
 }
 
-static bool quotes_key(const ModelCall *call, Str value)
+bool call_quotes_key(const ModelCall *call, Str value)
 {
     Str key = str_of(call->target->provider->key);
     return key.len >= SECRET_BYTES_MIN && str_find(value, key) >= 0;
@@ -71,16 +70,28 @@ static void add_upstream(FieldList *fields, ModelCall *call, bool streamed)
     for (size_t i = 0; http_call_field_at(call->upstream, i, &name, &value); i++) {
         if (fields->n >= FIELDS_PASSED_MAX) return;
         if (!passes(call, name) || !http1_name_ok(name)) continue;
-        if (quotes_key(call, value)) continue;
+        if (call_quotes_key(call, value)) continue;
         if (call->no_retry && str_eq_nocase(name, STR("x-should-retry"))) continue; /* ours */
         const char *copy = arena_cstr(&call->arena, name);
         if (copy) add(fields, copy, value);
     }
 }
 
+/* x-request-id is the server's own, which the logs have; Anthropic's clients look for request-id.
+ */
+static void add_ids(FieldList *fields, const ModelCall *call)
+{
+    Str id = call->request->request_id;
+    if (str_empty(id)) id = str_of(call->record.id);
+    if (call->request->api == API_MESSAGES && !str_empty(id)) add(fields, "request-id", id);
+    if (!str_empty(call->record.upstream_id))
+        add(fields, "x-gantry-upstream-request-id", call->record.upstream_id);
+}
+
 static void add_ours(FieldList *fields, const ModelCall *call)
 {
     static const char *const cache[] = { "off", "miss", "hit" };
+    add_ids(fields, call);
     add(fields, "x-gantry-task", call->task->options.task_id);
     if (!str_empty(call->task->options.version_id))
         add(fields, "x-gantry-version", call->task->options.version_id);
@@ -197,7 +208,6 @@ void reply_problem_wait(ModelCall *call)
     add_ours(&fields, call);
     Str id = call->request->request_id;
     if (str_empty(id)) id = str_of(call->record.id);
-    if (call->request->api == API_MESSAGES && !str_empty(id)) add(&fields, "request-id", id);
     (void)problem_body(&body, call->problem, call->request->api, str_of(call->message), call->param,
                        id);
     if (!begin_wait(call, problem_status(call->problem), &fields, false)) return;

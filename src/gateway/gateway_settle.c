@@ -137,6 +137,8 @@ static void log_failure(const ModelCall *call)
     LOG_WARN("model call failed", LOG_CSTR("outcome", gateway_outcome_name(record->outcome)),
              LOG_STR("provider", record->provider), LOG_STR("model", record->model),
              LOG_INT("status", record->status), LOG_CSTR("call", record->id),
+             LOG_STR("requestId", record->request_id),
+             LOG_STR("upstreamRequestId", record->upstream_id),
              LOG_CSTR("why", ours ? call->message : ""));
     if (!ours || !call->task->options.sink->note) return;
     /* the task's own log says it too: who looks there sees no more than the agent's "502" */

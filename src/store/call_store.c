@@ -26,9 +26,9 @@ int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *last_id)
                       "INSERT INTO call (task_seq, attempt, fence, at_ms, duration_ms, provider,"
                       " model, protocol, outcome, streamed, replayed, status, input_tokens,"
                       " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id,"
-                      " cached, degraded, charged_tokens, before_id)"
+                      " cached, degraded, charged_tokens, before_id, request_id, upstream_id)"
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)");
+                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)");
     in_i64(&in, task_seq);
     in_i64(&in, c->attempt);
     in_i64(&in, c->fence);
@@ -39,6 +39,8 @@ int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *last_id)
     in_text_or_null(&in, c->degraded);
     in_i64(&in, c->charged_tokens);
     in_i64(&in, *last_id);
+    in_text_or_null(&in, c->request_id);
+    in_text_or_null(&in, c->upstream_id);
     int r = db_run(in.stmt, NULL);
     if (r == 0) *last_id = db_last_insert_id(db);
     return r;
@@ -71,12 +73,15 @@ int call_replace_lost(Db *db, int64_t task_seq, const Call *c, Arena *arena, Cal
                           " protocol = ?5, outcome = ?6, streamed = ?7, replayed = ?8,"
                           " status = ?9, input_tokens = ?10, output_tokens = ?11,"
                           " cached_tokens = ?12, reasoning_tokens = ?13, cost_nusd = ?14,"
-                          " cached = ?15, degraded = ?16, charged_tokens = ?17 WHERE id = ?1");
+                          " cached = ?15, degraded = ?16, charged_tokens = ?17,"
+                          " request_id = ?18, upstream_id = ?19 WHERE id = ?1");
     in_i64(&in, ret_lost->id);
     in_outcome(&in, c);
     in_i64(&in, c->cached);
     in_text_or_null(&in, c->degraded);
     in_i64(&in, c->charged_tokens);
+    in_text_or_null(&in, c->request_id);
+    in_text_or_null(&in, c->upstream_id);
     return row_change(in.stmt);
 }
 
@@ -111,6 +116,8 @@ static void call_read(RowOut *out, void *ret)
     c->call_id = out_text(out);
     c->cached = out_i64(out) != 0;
     c->degraded = out_text(out);
+    c->request_id = out_text(out);
+    c->upstream_id = out_text(out);
     c->charged_tokens = c->tool_calls = 0;
     c->recording = NULL;
     c->replay_missed = false;
@@ -123,7 +130,7 @@ int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)
                         "SELECT id, attempt, fence, at_ms, duration_ms, provider, model,"
                         " protocol, outcome, streamed, replayed, status, input_tokens,"
                         " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id,"
-                        " cached, degraded"
+                        " cached, degraded, request_id, upstream_id"
                         " FROM call WHERE id IN calls ORDER BY id");
     db_bind_i64(s, 1, task_seq);
     int r = row_list_fill(&list, s, call_read);

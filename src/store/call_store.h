@@ -25,6 +25,8 @@ typedef struct {
     int64_t fence;
     int64_t at_ms; /* when it began */
     int64_t duration_ms;
+    Str request_id;  /* of the answer to the agent; empty: none */
+    Str upstream_id; /* that the provider gave its answer; empty: none */
     Str provider, model;
     Str protocol; /* "openai", "anthropic", ... */
     Str outcome;  /* "ok", or what went wrong, in a word */

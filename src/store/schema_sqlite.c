@@ -697,6 +697,10 @@ static const char intervals[] =
     " bytes BLOB NOT NULL"
     ") STRICT;";
 
+/* By which a call is found in its agent's log and its provider's. */
+static const char request_ids[] = "ALTER TABLE call ADD COLUMN request_id TEXT;"
+                                  "ALTER TABLE call ADD COLUMN upstream_id TEXT;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -751,5 +755,6 @@ const Migration schema_steps[] = {
     { 51, "free sessions", free_sessions },
     { 52, "resolved", resolved },
     { 53, "intervals", intervals },
+    { 54, "request ids", request_ids },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -9,6 +9,7 @@
 
 #define WIRE_TASKS_MAX 4096
 #define WORD_BYTES_MAX 32
+#define REQUEST_ID_MAX 128
 
 static int missing(const char *name)
 {
@@ -580,6 +581,8 @@ Call call_from_gateway(const GatewayCall *call)
 {
     return (Call){
         .call_id = str_of(call->id),
+        .request_id = call->request_id,
+        .upstream_id = call->upstream_id,
         .attempt = call->attempt,
         .at_ms = call->started_real_ms,
         .duration_ms = call->duration_us / 1000,
@@ -636,6 +639,8 @@ void wire_call_write(JsonOut *out, const GatewayCall *call)
     char at[TIME_TEXT_MAX];
     json_out_object(out);
     json_out_kcstr(out, "callId", call->id);
+    json_out_kstr_or_null(out, "requestId", call->request_id);
+    json_out_kstr_or_null(out, "upstreamRequestId", call->upstream_id);
     json_out_ki64(out, "attempt", call->attempt);
     json_out_kcstr(out, "api", gateway_api_name(call->api));
     json_out_kstr(out, "protocol", call_protocol(call));
@@ -677,6 +682,8 @@ int wire_call_read(Arena *arena, const Json *v, Call *ret)
 {
     Call call = {
         .call_id = json_str(json_get(v, "callId")),
+        .request_id = str_sub(json_str(json_get(v, "requestId")), 0, REQUEST_ID_MAX),
+        .upstream_id = str_sub(json_str(json_get(v, "upstreamRequestId")), 0, REQUEST_ID_MAX),
         .attempt = count_of(v, "attempt"),
         .duration_ms = count_of(v, "durationUs") / 1000,
         .provider = json_str(json_get(v, "provider")),

@@ -20,7 +20,7 @@
 
 typedef struct {
     GatewayCall call;
-    char model[64], model_used[64], finish[32], error[256], tools[256];
+    char model[64], model_used[64], finish[32], error[256], tools[256], upstream_id[64];
 } RigCall;
 
 typedef struct {
@@ -66,6 +66,7 @@ static inline int rig_record_wait(void *ctx, const GatewayCall *call)
     str_copy(to->model_used, sizeof to->model_used, call->model_used);
     str_copy(to->finish, sizeof to->finish, call->finish);
     str_copy(to->error, sizeof to->error, call->error);
+    str_copy(to->upstream_id, sizeof to->upstream_id, call->upstream_id);
     to->tools[0] = '\0';
     for (size_t i = 0; i < call->tool_names_n; i++) {
         size_t at = strlen(to->tools);

@@ -158,7 +158,9 @@ static void attempts_wait(void *arg)
         CHECK_INT(atomic_load(&script.requests), 3);
         CHECK_STR(str_of(reply.retry), STR("false"));
         CHECK(str_find(str_of(reply.all), STR("x-should-retry: true")) < 0);
-        CHECK_HAS(str_of(reply.all), "x-request-id: r-1");
+        CHECK_HAS(str_of(reply.all), "x-gantry-upstream-request-id: r-1\n");
+        CHECK(str_find(str_of(reply.all), STR("\nx-request-id: r-1")) < 0);
+        CHECK_STR(str_of(rig_last(rig)->upstream_id), STR("r-1"));
         CHECK_HAS(reply_str(&reply), "server_error");
     }
     SCRIPT({ { NULL, 0 } });

@@ -749,6 +749,8 @@ static int job_calls_and_logs(Db *db, void *arg)
     CHECK_INT(call_insert(db, seq, &call, &last), 0);
     call.at_ms = 9;
     call.call_id = STR("c-1");
+    call.request_id = STR("r-1");
+    call.upstream_id = STR("req_9");
     CHECK_INT(call_insert(db, of_other, &call, &other), 0);
     CHECK_INT(call_note_last(db, of_other, other), 0);
     int64_t first = last;
@@ -765,6 +767,9 @@ static int job_calls_and_logs(Db *db, void *arg)
     CHECK_INT(n, 2);
     CHECK_INT(calls[1].at_ms, 9);
     CHECK_STR(calls[1].call_id, STR("c-1"));
+    CHECK_STR(calls[1].request_id, STR("r-1"));
+    CHECK_STR(calls[1].upstream_id, STR("req_9"));
+    CHECK(str_empty(calls[0].request_id) && str_empty(calls[0].upstream_id));
     CHECK_STR(calls[1].provider, STR("openai"));
     CHECK(calls[0].streamed && !calls[0].replayed && calls[0].cached);
     CHECK_STR(calls[0].degraded, STR("model"));

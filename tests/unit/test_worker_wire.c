@@ -252,6 +252,8 @@ static void test_call(void **state)
         .streamed = true,
         .cached = true,
         .degraded_by = "fallback",
+        .request_id = STR("r-1"),
+        .upstream_id = STR("req_9"),
         .status = 200,
         .outcome = GATEWAY_COMPLETE,
         .usage = { .input_tokens = 10,
@@ -268,6 +270,10 @@ static void test_call(void **state)
     assert_int_equal(wire_call_read(&w->arena, written(w), &got), 0);
     assert_str(got.call_id, call.id);
     assert_str(row.call_id, call.id);
+    assert_str(got.request_id, "r-1");
+    assert_str(row.request_id, "r-1");
+    assert_str(got.upstream_id, "req_9");
+    assert_str(row.upstream_id, "req_9");
     assert_int_equal(got.attempt, row.attempt);
     assert_true(got.at_ms == row.at_ms && got.at_ms == 1700000000123);
     assert_int_equal(got.duration_ms, 1500);
