@@ -358,11 +358,13 @@ def start_portkey(work, stub_port):
     os.makedirs(place)
     if not shutil.which("npm"):
         return None, "npm is not here"
-    got = subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", PORTKEY], cwd=place,
+    with open(os.path.join(place, "package.json"), "w", encoding="utf-8") as f:
+        json.dump({"private": True, "dependencies": dict([PORTKEY]), "overrides": dict([PORTKEY_SERVER])}, f)
+    got = subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=place,
                          capture_output=True, text=True, check=False)
     script = os.path.join(place, "node_modules", "@portkey-ai", "gateway", "build", "start-server.js")
     if got.returncode or not os.path.exists(script):
-        return None, "npm could not bring " + PORTKEY
+        return None, "npm could not bring " + "@".join(PORTKEY)
     port = free_port()
     process = subprocess.Popen(["node", script, f"--port={port}", "--headless"], cwd=place,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -372,7 +374,11 @@ def start_portkey(work, stub_port):
     return (process, ([port], "/v1/chat/completions", headers)), None
 
 
-PORTKEY = "@portkey-ai/gateway@1.15.2"
+PORTKEY = ("@portkey-ai/gateway", "1.15.2")
+# It asks for ^1.3.3 of the server below it. From 1.14 on that one hands out the head of the upstream's
+# answer itself where Portkey adds fields to a copy, and every streamed call is answered with 500
+# ("TypeError: immutable"): this is the last with which Portkey streams.
+PORTKEY_SERVER = ("@hono/node-server", "1.13.8")
 
 
 def row(name, load, per, base=None):
