@@ -66,6 +66,7 @@ static const struct {
     { QUEUE_E_NO_WEBHOOK, 404, "webhook_not_found" },
     { QUEUE_E_NO_RECORDING, 404, "recording_not_found" },
     { QUEUE_E_STATE, 409, "task_state" },
+    { QUEUE_E_LATE, 422, "deadline_passed" },
     { QUEUE_E_STALE, 409, "stale" },
     { QUEUE_E_NO_WORKER, 404, "worker_not_found" },
     { QUEUE_E_SWITCHED_OFF, 403, "switched_off" },

@@ -23,6 +23,7 @@
 #define METADATA_BYTES_MAX (16 << 10)
 #define WEBHOOK_URL_BYTES_MAX 2048
 #define RUN_AT_AHEAD_MAX_MS (INT64_C(366) * 24 * 60 * 60 * 1000)
+#define DEADLINE_AHEAD_MAX_MS (2 * RUN_AT_AHEAD_MAX_MS)
 
 static const Member execute_members[] = {
     { "input", MEMBER_ANY, false, "What the agent gets: any JSON value", NULL },
@@ -36,6 +37,9 @@ static const Member execute_members[] = {
     { "versionId", MEMBER_STRING, false,
       "This version (id or prefix), whatever the agent routes to; also X-Gantry-Version", NULL },
     { "runAt", MEMBER_STRING, false, "Not before this moment (RFC 3339)", NULL },
+    { "deadline", MEMBER_STRING, false,
+      "Ends it at this moment, whatever it does then: RFC 3339, or a duration from now (90s)",
+      NULL },
     { "limits", MEMBER_OBJECT, false,
       "Limits of this task: tokensPerTask, toolCallsPerTask, secondsPerTask, usdPerTask", NULL },
     { "metadata", MEMBER_OBJECT, false, "Kept with the task and given back, up to 16 KiB", NULL },
@@ -56,6 +60,7 @@ const Param execute_params[] = {
     { "tenantId", "string", "As the member" },
     { "versionId", "string", "As the member" },
     { "runAt", "string", "As the member" },
+    { "deadline", "string", "As the member" },
     { 0 },
 };
 
@@ -174,6 +179,26 @@ static int run_at_read_wait(Submission *s)
         return api_problem_wait(s->call, 400, "member_invalid",
                                 "`runAt` is more than a year ahead");
     return 0;
+}
+
+/* Whether it has passed is for who knows whether the task is there already. */
+static int deadline_read_wait(Submission *s)
+{
+    Str text;
+    TaskNew *task = &s->task;
+    int r = text_read_wait(s, "deadline", &text);
+    if (r != 0 || str_empty(text)) return r;
+    int64_t now_ms = queue_now_ms(s->call->api->options.queue);
+    if (time_parse_from(text, now_ms, &task->due_at_ms) < 0)
+        return api_problem_wait(s->call, 400, "member_invalid",
+                                "`deadline` is to be a time such as 2026-01-02T03:04:05Z, or a "
+                                "duration such as 90s");
+    task->due_at_ms = MAX(task->due_at_ms, 1);
+    if (task->due_at_ms - now_ms > DEADLINE_AHEAD_MAX_MS)
+        return api_problem_wait(s->call, 400, "member_invalid",
+                                "`deadline` is more than two years ahead");
+    if (task->run_at_ms < task->due_at_ms) return 0;
+    return api_problem_wait(s->call, 400, "member_invalid", "`deadline` is to be after `runAt`");
 }
 
 /* By the member, the parameter or the header; not by several that differ. */
@@ -308,9 +333,10 @@ static int headers_read_wait(Submission *s)
 
 static int submission_read_wait(Submission *s)
 {
-    int (*const steps[])(Submission *) = { agent_read_wait,   version_read_wait, priority_read_wait,
-                                           webhook_read_wait, run_at_read_wait,  limits_read_wait,
-                                           payload_read_wait, headers_read_wait };
+    int (*const steps[])(
+        Submission *) = { agent_read_wait,   version_read_wait, priority_read_wait,
+                          webhook_read_wait, run_at_read_wait,  deadline_read_wait,
+                          limits_read_wait,  payload_read_wait, headers_read_wait };
     int r = id_read_wait(s, "sessionId", &s->task.session_id);
     if (r == 0) r = id_read_wait(s, "userId", &s->task.user_id);
     if (r == 0) r = id_read_wait(s, "tenantId", &s->task.tenant_id);

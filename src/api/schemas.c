@@ -40,6 +40,7 @@ const Schema api_schemas[] = {
     { "Task",
       "taskId:uuid status:string agent:string versionId:hex priority:string "
       "attempt:integer createdAt:time startedAt:time? finishedAt:time? readyAt?:time "
+      "deadline?:time "
       "cancelRequested?:boolean stoppedBy?:string degraded?:boolean result?:any error?:TaskError "
       "escalation?:Escalation "
       "usage:TaskUsage costUsd:usd costNusd:integer quality:number? parentTaskId?:uuid shadow?:boolean "

@@ -19,6 +19,7 @@ static const Member child_members[] = {
     { "metadata", MEMBER_OBJECT, false, "", NULL },
     { "timeLimitMs", MEMBER_INTEGER, true, "0: none of its own", NULL },
     { "remainingMs", MEMBER_INTEGER, true, "Until the task's deadline", NULL },
+    { "dueMs", MEMBER_INTEGER, false, "Until the sub-agent's own deadline", NULL },
     { "findOnly", MEMBER_BOOLEAN, false, "One that is not there is not started", NULL },
     { "offered", MEMBER_OBJECT, true, "{tokens, nusd, toolCalls} of what the task has left", NULL },
 };

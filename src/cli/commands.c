@@ -54,6 +54,7 @@ static const Flag run_flags[] = {
     { "session", "S", "session the task belongs to" },
     { "user", "U", "user on whose behalf it runs" },
     { "version-id", "V", "this version, whatever the agent routes to" },
+    { "deadline", "TIME", "ends it then: RFC 3339, or a duration from now such as 10m" },
     { "detach", NULL, "print the task's id and do not wait for its end" },
     { "key-once", "K", "idempotency key: the same key and input give the same task" },
     { 0 },

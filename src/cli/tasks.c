@@ -262,6 +262,7 @@ static int run_body(Client *client)
     if (flag(in, "session")) json_out_kcstr(&out, "sessionId", flag(in, "session"));
     if (flag(in, "user")) json_out_kcstr(&out, "userId", flag(in, "user"));
     if (flag(in, "version-id")) json_out_kcstr(&out, "versionId", flag(in, "version-id"));
+    if (flag(in, "deadline")) json_out_kcstr(&out, "deadline", flag(in, "deadline"));
     json_out_object_end(&out);
     if (!json_out_ok(&out)) return fail(EXIT_FAILED, "the input is too large");
     ClientRequest q = { .method = "POST", .path = STR("/agent/execute"), .body = buf_str(&body) };

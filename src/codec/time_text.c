@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "base/diag.h"
+#include "codec/duration.h"
 
 #define MS_PER_DAY INT64_C(86400000)
 #define YEAR_MAX 9999
@@ -158,6 +159,21 @@ int time_parse(Str text, int64_t *ret_unix_ms)
         return diag_set(-EINVAL, "\"%.*s\" is not a time such as 2026-01-02T03:04:05Z",
                         (int)MIN(text.len, 40), text.ptr ? text.ptr : "");
     *ret_unix_ms = unix_ms;
+    return 0;
+}
+
+int time_parse_from(Str text, int64_t now_ms, int64_t *ret_unix_ms)
+{
+    int64_t unix_ms;
+    if (time_parse(text, ret_unix_ms) == 0) return 0;
+    if (duration_parse(text, &unix_ms) < 0)
+        return diag_set(
+            -EINVAL,
+            "\"%.*s\" is neither a time such as 2026-01-02T03:04:05Z nor a duration such "
+            "as 90s",
+            (int)MIN(text.len, 40), text.ptr ? text.ptr : "");
+    if (__builtin_add_overflow(now_ms, unix_ms, &unix_ms)) unix_ms = TIME_MS_MAX;
+    *ret_unix_ms = MIN(unix_ms, TIME_MS_MAX);
     return 0;
 }
 

@@ -26,6 +26,9 @@ char *time_format_s(int64_t unix_ms, char out[TIME_TEXT_MAX]);
  * as the instant that follows it. Returns 0, or -EINVAL with diag; *ret is then untouched. */
 MUST_CHECK int time_parse(Str text, int64_t *ret_unix_ms);
 
+/* The same, or the moment that is so long after now_ms (codec/duration.h): "90s". Likewise. */
+MUST_CHECK int time_parse_from(Str text, int64_t now_ms, int64_t *ret_unix_ms);
+
 /* Days since 1970-01-01 of a date, and back. The date must exist; years 0 to 9999. */
 int64_t time_days_from_date(TimeDate date);
 TimeDate time_date_from_days(int64_t days);

@@ -9,6 +9,11 @@ AttemptStart attempt_start(bool cancel_requested, int64_t deadline_at_ms, int64_
     return deadline_at_ms != 0 && deadline_at_ms <= now_ms ? ATTEMPT_LATE : ATTEMPT_STARTS;
 }
 
+bool deadline_is_given(int64_t deadline_at_ms, int64_t due_at_ms)
+{
+    return due_at_ms != 0 && due_at_ms == deadline_at_ms;
+}
+
 int64_t attempt_deadline_ms(int64_t attempts, int64_t given_at_ms, int64_t time_limit_ms,
                             int64_t started_at_ms)
 {

@@ -21,9 +21,13 @@ typedef enum {
 /* deadline_at_ms: 0: none. */
 AttemptStart attempt_start(bool cancel_requested, int64_t deadline_at_ms, int64_t now_ms);
 
+/* Whether a task's deadline is the one that its client gave: due_at_ms, 0: none. Such a one stands
+ * still for nothing, not for a person who is asked either, and is what ends the task. */
+bool deadline_is_given(int64_t deadline_at_ms, int64_t due_at_ms);
+
 /* The deadline of a task whose attempt starts at started_at_ms, the first one when attempts (before
  * it) is 0. It counts from the first start, whatever is tried again; one that is given before that
- * (by its parent) holds if it is earlier. 0: none. */
+ * (by its client or its parent) holds if it is earlier. 0: none. */
 int64_t attempt_deadline_ms(int64_t attempts, int64_t given_at_ms, int64_t time_limit_ms,
                             int64_t started_at_ms);
 

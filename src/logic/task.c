@@ -97,7 +97,7 @@ static TaskNext next_queue(TaskNext next, const TaskProgress *p, int64_t now_ms,
     assert(delay_ms >= 0);
     if (__builtin_add_overflow(now_ms, delay_ms, &ready_at_ms)) ready_at_ms = INT64_MAX;
     if (p->deadline_ms != 0 && ready_at_ms >= p->deadline_ms)
-        return next_end(next, TASK_TIMED_OUT, "deadline_passed");
+        return next_end(next, TASK_TIMED_OUT, TASK_DEADLINE_CODE);
     next.state = TASK_QUEUED;
     next.ready_at_ms = ready_at_ms;
     return next;

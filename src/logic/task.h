@@ -24,6 +24,10 @@ typedef enum {
     TASK_STATE_N_
 } TaskState;
 
+/* What stops a task whose client's deadline has passed: error code and stopped_by. */
+#define TASK_DEADLINE_CODE "deadline_passed"
+#define TASK_BY_DEADLINE "deadline"
+
 /* How an attempt ended. */
 typedef enum {
     TASK_OUTCOME_SUCCEEDED,

@@ -46,12 +46,21 @@ static void usage_write(JsonOut *out, const TaskUsage *usage)
     json_out_ki64(out, "costNusd", usage->cost_nusd);
 }
 
+/* One that ended while it did not run has no last words. */
+static Str detail_of(const Task *task)
+{
+    if (!str_empty(task->error_detail) || !str_eq(task->error_code, STR(TASK_DEADLINE_CODE)))
+        return task->error_detail;
+    return task->attempt == 0 ? STR("the task's deadline passed before it was started")
+                              : STR("the task's deadline passed while it waited");
+}
+
 /* What came of it: a result or an error, nothing while it goes on. */
 static void outcome_write(JsonOut *out, const Task *task, unsigned flags)
 {
     bool brief = flags & TASK_JSON_BRIEF;
     if (!str_empty(task->error_code)) {
-        Str detail = task->error_detail;
+        Str detail = detail_of(task);
         json_out_key(out, "error");
         json_out_object(out);
         json_out_kstr(out, "code", task->error_code);
@@ -99,6 +108,7 @@ static void progress_write(JsonOut *out, const Task *task)
     json_out_ktime(out, "startedAt", task->started_at_ms);
     json_out_ktime(out, "finishedAt", task->finished_at_ms);
     if (task->state == TASK_QUEUED) json_out_ktime(out, "readyAt", task->ready_at_ms);
+    if (task->due_at_ms) json_out_ktime(out, "deadline", task->due_at_ms);
     if (task->cancel_requested && !task_state_ended(task->state))
         json_out_kbool(out, "cancelRequested", true);
     kstr_if(out, "stoppedBy", task->stopped_by);

@@ -24,8 +24,7 @@ static int claim_end(Db *db, ClaimJob *job, const Task *task, AttemptStart why)
     if (why == ATTEMPT_CANCELED)
         return task_conclude_idle(job->queue, db, &head, TASK_CANCELED, STR("canceled"),
                                   STR("rollback"), job->now_ms, &job->effects);
-    return task_conclude_idle(job->queue, db, &head, TASK_TIMED_OUT, STR("deadline_passed"),
-                              STR_NULL, job->now_ms, &job->effects);
+    return task_conclude_late(job->queue, db, &head, job->now_ms, &job->effects);
 }
 
 /* Starts of tasks are written together, before anything that would see them waiting. */

@@ -1,5 +1,6 @@
 /* What clients ask for: submit, cancel, retry, read, wait. */
 #include "base/diag.h"
+#include "codec/time_text.h"
 #include "logic/attempt.h"
 #include "logic/flag.h"
 #include "queue/queue_private.h"
@@ -168,6 +169,7 @@ static TaskRow submit_row(SubmitJob *job)
         .created_at_ms = job->now_ms,
         .ready_at_ms = MAX(new->run_at_ms, job->now_ms),
         .time_limit_ms = new->time_limit_ms,
+        .due_at_ms = new->due_at_ms,
         .input = new->input,
         .metadata = new->metadata,
         .limits = new->limits,
@@ -241,6 +243,15 @@ static int submit_choose_like(Db *db, SubmitJob *job, const SubmitJob *like, Are
     return 0;
 }
 
+static int submit_in_time(const SubmitJob *job)
+{
+    int64_t due_ms = job->task->due_at_ms;
+    char due[TIME_TEXT_MAX], now[TIME_TEXT_MAX];
+    if (due_ms == 0 || due_ms > job->now_ms) return 0;
+    return diag_set(QUEUE_E_LATE, "the deadline %s has passed (it is %s): give a later one",
+                    time_format(due_ms, due), time_format(job->now_ms, now));
+}
+
 /* All but the task itself, unless that exists. like: an earlier job of the transaction, or NULL. */
 static int submit_begin(Db *db, SubmitJob *job, const SubmitJob *like)
 {
@@ -253,6 +264,7 @@ static int submit_begin(Db *db, SubmitJob *job, const SubmitJob *like)
         job->queue); /* here: in the order of commits, however long it waited */
     int r = submit_known(db, job, &arena);
     if (r != -ENOENT) return r;
+    if ((r = submit_in_time(job)) != 0) return r;
     return submit_choose_like(db, job, like, &arena);
 }
 
@@ -378,7 +390,7 @@ static int submit_refused_wait(SubmitJob *job, int refusal)
 int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
 {
     static const StoreMany many = { .one = submit_job, .all = submit_jobs, .done = submit_done };
-    assert(task->lane < LANE_N_ && task->time_limit_ms >= 0);
+    assert(task->lane < LANE_N_ && task->time_limit_ms >= 0 && task->due_at_ms >= 0);
     assert(task->idempotency_key.len <= IDEMPOTENCY_KEY_BYTES_MAX);
     SubmitJob job = { .queue = queue, .task = task };
     int refusal = submit_admit_wait(queue, task);

@@ -228,6 +228,9 @@ static int end_of(Db *db, const TaskHead *head, const Conclusion *c, TaskEnd *re
     int r = next_of(db, head, c, &ret->next);
     if (r != 0) return r;
     ret->error_code = error_code_of(&ret->next, c);
+    if (str_eq(ret->error_code, STR(TASK_DEADLINE_CODE)) &&
+        deadline_is_given(head->deadline_at_ms, head->due_at_ms))
+        ret->stopped_by = STR(TASK_BY_DEADLINE);
     if (str_empty(ret->error_code)) ret->error_detail = STR_NULL;
     return 0;
 }
@@ -343,6 +346,15 @@ int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *head, TaskSta
     effects->queued[head->lane] -= head->state == TASK_QUEUED;
     effects->ended[head->lane][state]++;
     return 0;
+}
+
+int task_conclude_late(const Queue *queue, Db *db, const TaskHead *head, int64_t now_ms,
+                       Effects *effects)
+{
+    bool asks = head->state == TASK_ESCALATED; /* a deadline of its own stands still meanwhile */
+    bool given = asks || deadline_is_given(head->deadline_at_ms, head->due_at_ms);
+    return task_conclude_idle(queue, db, head, TASK_TIMED_OUT, STR(TASK_DEADLINE_CODE),
+                              given ? STR(TASK_BY_DEADLINE) : STR_NULL, now_ms, effects);
 }
 
 /* --- all attempts of a worker ----------------------------------------------------------------- */

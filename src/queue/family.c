@@ -238,6 +238,8 @@ static int child_choose(Db *db, ChildJob *job)
                            .shadow_of = twin,
                            .lane = parent->lane,
                            .time_limit_ms = child->time_limit_ms,
+                           .due_at_ms = family_deadline_ms(parent->due_at_ms, child->due_ms,
+                                                           job->submit.now_ms),
                            .input = child->input,
                            .metadata = child->metadata,
                            .user_id = parent->user_id,
@@ -257,6 +259,9 @@ static int child_choose(Db *db, ChildJob *job)
 static int child_insert(Db *db, ChildJob *job)
 {
     const ChildNew *child = job->child;
+    int64_t due_at_ms = job->task.due_at_ms;
+    int64_t deadline_ms = family_deadline_ms(job->parent.deadline_at_ms, child->remaining_ms,
+                                             job->submit.now_ms);
     int r = submit_insert(db, &job->submit);
     if (r != 0) return r;
     FamilyChild row = {
@@ -265,8 +270,8 @@ static int child_insert(Db *db, ChildJob *job)
         .fingerprint = child->fingerprint,
         .allotted = family_hold(&job->allotted),
         .ready_at_ms = MAX(job->parent.ready_at_ms - 1, 0),
-        .deadline_at_ms = family_deadline_ms(job->parent.deadline_at_ms, child->remaining_ms,
-                                             job->submit.now_ms),
+        .deadline_at_ms = due_at_ms && deadline_ms ? MIN(due_at_ms, deadline_ms)
+                                                   : MAX(due_at_ms, deadline_ms),
     };
     return family_add(db, &job->family, &row);
 }
@@ -377,7 +382,7 @@ static int child_start_wait(Queue *queue, ChildJob *job, Lane *ret_lane)
 int queue_child_wait(Queue *queue, TaskRef parent, const ChildNew *child, ChildStarted *ret)
 {
     assert(child->key.len > 0 && child->key.len <= CHILD_KEY_BYTES_MAX);
-    assert(child->time_limit_ms >= 0 && child->remaining_ms >= 0);
+    assert(child->time_limit_ms >= 0 && child->remaining_ms >= 0 && child->due_ms >= 0);
     CLEANUP(arena_deinit) Arena arena;
     Lane lane = LANE_NORMAL;
     arena_init(&arena, CHILD_ARENA_MAX);

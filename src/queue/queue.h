@@ -55,6 +55,7 @@ enum {
     QUEUE_E_SCORES,       /* the task has been scored by too many names */
     QUEUE_E_ACCOUNTS,     /* the tenant has its maximum of accounts: 402 */
     QUEUE_E_SHADOW,       /* a shadow must not start what really writes */
+    QUEUE_E_LATE,         /* the task's deadline has passed: 422 */
 };
 
 /* Where time comes from; tests give their own. */
@@ -130,6 +131,7 @@ typedef struct {
     Lane lane;
     int64_t run_at_ms;     /* calendar; 0 or past: now */
     int64_t time_limit_ms; /* from its first start; 0: unlimited */
+    int64_t due_at_ms;     /* calendar; ends it in whatever state; 0: none */
     Str input;             /* JSON */
     Str metadata, limits;  /* JSON objects or empty */
     Str session_id, user_id, tenant_id, webhook_url, traceparent;
@@ -149,7 +151,7 @@ typedef struct {
 
 /* Returns 0 once the task is durable (or was, under the same key), QUEUE_E_FULL,
  * QUEUE_E_KEY_REUSED, QUEUE_E_NO_AGENT, QUEUE_E_AGENT_NEEDED, QUEUE_E_NO_VERSION,
- * QUEUE_E_SWITCHED_OFF, -EAGAIN (store overloaded), -ENOSPC, -errno. */
+ * QUEUE_E_SWITCHED_OFF, QUEUE_E_LATE, -EAGAIN (store overloaded), -ENOSPC, -errno. */
 MUST_CHECK int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret);
 
 /* Queued or escalated: canceled at once. Running: its worker is told, and *ret_state stays
@@ -162,9 +164,9 @@ MUST_CHECK int queue_cancel_wait(Queue *queue, Uuid id, Str by, TaskState *ret_s
 MUST_CHECK int queue_end_killed_wait(Queue *queue);
 
 /* Queues an ended task again (failed, timed_out, canceled or escalated) as it is: the same version,
- * history kept, failures forgotten. fresh: what models and tools answered before is
- * not served to it again. Returns 0, QUEUE_E_NO_TASK, QUEUE_E_STATE (not ended, or
- * succeeded), QUEUE_E_FULL, -errno. */
+ * history kept, failures forgotten, its client's deadline when that has passed too. fresh: what
+ * models and tools answered before is not served to it again. Returns 0, QUEUE_E_NO_TASK,
+ * QUEUE_E_STATE (not ended, or succeeded), QUEUE_E_FULL, -errno. */
 MUST_CHECK int queue_retry_wait(Queue *queue, Uuid id, bool fresh);
 
 /* parts: TASK_PART_... Texts live in arena. Returns 0, QUEUE_E_NO_TASK, -ENOMEM, -errno. */
@@ -549,6 +551,7 @@ typedef struct {
     Str metadata;    /* JSON object or empty */
     int64_t time_limit_ms;
     int64_t remaining_ms; /* until the parent's deadline: the child's is not later; 0: none */
+    int64_t due_ms;       /* until its own, as of a client; 0: none but its parent's */
     FamilyAmount offered; /* what the parent lends, which nothing else can spend meanwhile */
     bool find_only;       /* nothing is left to lend: one that is not there is not started */
 } ChildNew;

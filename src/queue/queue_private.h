@@ -423,6 +423,10 @@ MUST_CHECK int task_conclude_idle(const Queue *queue, Db *db, const TaskHead *he
 MUST_CHECK int task_cancel_for(const Queue *queue, Db *db, const TaskHead *head, Str by,
                                int64_t now_ms, Effects *effects);
 
+/* The same for one whose deadline has passed. */
+MUST_CHECK int task_conclude_late(const Queue *queue, Db *db, const TaskHead *head, int64_t now_ms,
+                                  Effects *effects);
+
 /* The task's quality becomes the mean of its scores; its version's changes with it. Returns 0 or
  * -errno. */
 MUST_CHECK int score_changed(Db *db, const TaskHead *head);

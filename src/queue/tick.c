@@ -1,6 +1,7 @@
 /* What time does: leases and deadlines that pass, tasks that become ready. */
 #include "base/diag.h"
 #include "base/log.h"
+#include "logic/attempt.h"
 #include "queue/queue_private.h"
 #include "store/escalation_store.h"
 #include "store/grade_store.h"
@@ -125,6 +126,8 @@ static int tidy_overdue(Db *db, TidyJob *job)
     int r = task_overdue(db, job->now_ms - OVERDUE_GRACE_MS, heads, &n);
     for (size_t i = 0; i < n && r == 0; i++) {
         TaskState state;
+        bool given = deadline_is_given(heads[i].deadline_at_ms, heads[i].due_at_ms);
+        c.error_code = given ? STR(TASK_DEADLINE_CODE) : STR_NULL;
         r = task_conclude(job->queue, db, &heads[i], &c, &job->overdue.effects, &state);
         job->overdue.ids[job->overdue.ids_n++] = heads[i].id;
     }
@@ -138,11 +141,10 @@ static int late_end(Db *db, TidyJob *job, int64_t seq)
     int r = task_head_by_seq(db, seq, &head);
     if (r != 0 || task_state_ended(head.state)) return r;
     job->overdue.ids[job->overdue.ids_n++] = head.id;
-    return task_conclude_idle(job->queue, db, &head, TASK_TIMED_OUT, STR("deadline_passed"),
-                              STR_NULL, job->now_ms, &job->overdue.effects);
+    return task_conclude_late(job->queue, db, &head, job->now_ms, &job->overdue.effects);
 }
 
-/* Of those that wait: nobody may ever want to start them. */
+/* Of those that wait: nobody may ever want to start them, or answer what they ask. */
 static int tidy_late(Db *db, TidyJob *job)
 {
     TaskHead heads[END_TASKS_MAX];

@@ -701,6 +701,12 @@ static const char intervals[] =
 static const char request_ids[] = "ALTER TABLE call ADD COLUMN request_id TEXT;"
                                   "ALTER TABLE call ADD COLUMN upstream_id TEXT;";
 
+/* A deadline that its client has given holds whatever the task does, also while it asks a
+ * person. */
+static const char client_deadlines[] =
+    "ALTER TABLE task ADD COLUMN due_at_ms INTEGER NOT NULL DEFAULT 0;"
+    "CREATE INDEX task_due ON task (due_at_ms) WHERE state = 6 AND due_at_ms > 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -756,5 +762,6 @@ const Migration schema_steps[] = {
     { 52, "resolved", resolved },
     { 53, "intervals", intervals },
     { 54, "request ids", request_ids },
+    { 55, "client deadlines", client_deadlines },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

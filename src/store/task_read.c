@@ -15,7 +15,7 @@
     " replayed_calls, cost_nusd, charged_tokens, cached_calls, degraded_calls,"  \
     " quality, session_id, user_id, tenant_id, webhook_url, traceparent,"        \
     " error_code, error_detail, stopped_by, children, shadow_of,"                \
-    " ran_ms"
+    " ran_ms, due_at_ms"
 enum {
     COLUMN_SEQ,
     COLUMN_ID,
@@ -82,6 +82,7 @@ static void task_read(RowOut *out, Task *t)
     t->children = out_i64(out);
     t->shadow_of = out_uuid(out);
     t->ran_ms = out_i64(out);
+    t->due_at_ms = out_i64(out);
 }
 
 static int payload_read(Db *db, Task *t, Arena *arena)
@@ -153,7 +154,8 @@ int task_get_by_seq(Db *db, int64_t seq, unsigned parts, Arena *arena, Task *ret
     " time_limit_ms, deadline_at_ms, cancel_requested, input_tokens, output_tokens," \
     " cached_tokens, llm_calls, tool_calls, replayed_calls, cost_nusd,"              \
     " charged_tokens, cached_calls, degraded_calls, agent, version_id, session_id,"  \
-    " user_id, tenant_id, traceparent, shadow_of, ran_ms, input, metadata, limits"   \
+    " user_id, tenant_id, traceparent, shadow_of, ran_ms, due_at_ms, input,"         \
+    " metadata, limits"                                                              \
     " FROM given(?1) CROSS JOIN task CROSS JOIN"                                     \
     " (SELECT seq AS of_seq, input, metadata, limits FROM task_payload)"             \
     " WHERE seq = c0 AND of_seq = c0"
@@ -180,6 +182,7 @@ static void to_start_read(RowOut *out, Task *t)
     t->traceparent = out_text(out);
     t->shadow_of = out_uuid(out);
     t->ran_ms = out_i64(out);
+    t->due_at_ms = out_i64(out);
     t->input = out_text(out);
     t->metadata = out_text(out);
     t->limits = out_text(out);

@@ -162,7 +162,7 @@
     "seq, id, lane, state, attempt, failures, losses, fence, started_at_ms," \
     " time_limit_ms, deadline_at_ms, worker_id, cancel_requested,"           \
     " webhook_url IS NOT NULL, parent_id, children, session_max,"            \
-    " shadow_of IS NOT NULL, tenant_id, agent"
+    " shadow_of IS NOT NULL, due_at_ms, tenant_id, agent"
 
 /* Reads rows of these columns, at most *n; *n becomes their number. Returns 0 or -errno. */
 MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
@@ -183,15 +183,27 @@ MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
     " WHERE " WAITS_LIMITED " AND deadline_at_ms <= ?1" \
     " ORDER BY deadline_at_ms LIMIT ?2"
 
+#define ASKS_DUE "state = 6 AND due_at_ms > 0"
+
+#define TASK_LATE_ASKING_SQL /* task_due */   \
+    "SELECT " TASK_HEAD_COLUMNS " FROM task"  \
+    " WHERE " ASKS_DUE " AND due_at_ms <= ?1" \
+    " ORDER BY due_at_ms LIMIT ?2"
+
+/* Where there is one; whoever has one has a deadline. */
+#define DUE_MOVED "due_at_ms = iif(due_at_ms > 0, max(1, due_at_ms + ?1), 0)"
+
 /* An attempt that goes on will have run for as much longer by the calendar. */
-#define TASK_MOVE_RUNNING_SQL /* task_running */                    \
-    "UPDATE task SET deadline_at_ms = max(1, deadline_at_ms + ?1)," \
-    " ran_ms = ran_ms - max(0, ?1)"                                 \
+#define TASK_MOVE_RUNNING_SQL /* task_running */                               \
+    "UPDATE task SET deadline_at_ms = max(1, deadline_at_ms + ?1), " DUE_MOVED \
+    ", ran_ms = ran_ms - max(0, ?1)"                                           \
     " WHERE state = 1 AND worker_id > x'' AND deadline_at_ms > 0"
 
-#define TASK_MOVE_WAITING_SQL /* task_deadline */                  \
-    "UPDATE task SET deadline_at_ms = max(1, deadline_at_ms + ?1)" \
+#define TASK_MOVE_WAITING_SQL /* task_deadline */                              \
+    "UPDATE task SET deadline_at_ms = max(1, deadline_at_ms + ?1), " DUE_MOVED \
     " WHERE " WAITS_LIMITED
+
+#define TASK_MOVE_ASKING_SQL /* task_due */ "UPDATE task SET " DUE_MOVED " WHERE " ASKS_DUE
 
 /* What waits to be tried again waits for a span of time, not for a moment of the calendar. */
 #define TASK_MOVE_LATER_SQL /* task_later */                                       \

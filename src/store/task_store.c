@@ -24,16 +24,17 @@ static int given_run(DbStmt *stmt, const DbGiven *given, int64_t *ret_changed)
     return r;
 }
 
-#define INSERT_TASKS_SQL                                                        \
-    "INSERT INTO task (state, id, lane, created_at_ms, ready_at_ms,"            \
-    " time_limit_ms, agent, version_id, parent_id, session_id, user_id,"        \
-    " tenant_id, webhook_url, traceparent, session_max, gate, shadow_of,"       \
-    " input_bytes) SELECT 0, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11," \
-    " c12, c13, c14, c15, c16 FROM given(?1)"
+#define INSERT_TASKS_SQL                                                  \
+    "INSERT INTO task (state, id, lane, created_at_ms, ready_at_ms,"      \
+    " time_limit_ms, agent, version_id, parent_id, session_id, user_id,"  \
+    " tenant_id, webhook_url, traceparent, session_max, gate, shadow_of," \
+    " input_bytes, deadline_at_ms, due_at_ms)"                            \
+    " SELECT 0, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11,"        \
+    " c12, c13, c14, c15, c16, c17, c17 FROM given(?1)"
 #define INSERT_PAYLOADS_SQL                                   \
     "INSERT INTO task_payload (seq, input, metadata, limits)" \
     " SELECT c0, c1, c2, c3 FROM given(?1)"
-enum { INSERT_COLUMNS = 17, PAYLOAD_COLUMNS = 4 };
+enum { INSERT_COLUMNS = 18, PAYLOAD_COLUMNS = 4 };
 
 static void insert_cells(const TaskRow *row, Gate gate, DbCell cells[INSERT_COLUMNS])
 {
@@ -56,6 +57,7 @@ static void insert_cells(const TaskRow *row, Gate gate, DbCell cells[INSERT_COLU
     *c++ = cell_i64((int64_t)gate);
     *c++ = cell_uuid_or_null(&row->shadow_of);
     *c++ = cell_i64((int64_t)row->input.len);
+    *c++ = cell_i64(row->due_at_ms);
     assert(c == cells + INSERT_COLUMNS);
 }
 
@@ -130,6 +132,7 @@ static void head_read(RowOut *out, TaskHead *h)
     h->children = out_i64(out);
     h->session_max = out_i64(out);
     h->shadow = out_i64(out) != 0;
+    h->due_at_ms = out_i64(out);
     Str tenant = db_str(out->stmt, out->column++), agent = db_str(out->stmt, out->column++);
     h->tenant = fair_key(tenant);
     h->kind = fair_key_pair(tenant, agent);
@@ -215,25 +218,32 @@ int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n)
 
 int task_late(Db *db, int64_t ms, TaskHead *heads, size_t *n)
 {
-    RowIn in = row_in(db, TASK_LATE_SQL);
-    in_i64(&in, ms);
-    in_i64(&in, (int64_t)*n);
-    return task_heads_read(in.stmt, heads, n);
+    static const char *const late[] = { TASK_LATE_SQL, TASK_LATE_ASKING_SQL };
+    size_t room = *n;
+    *n = 0;
+    for (size_t i = 0; i < ARRAY_N(late) && *n < room; i++) {
+        size_t found = room - *n;
+        RowIn in = row_in(db, late[i]);
+        in_i64(&in, ms);
+        in_i64(&in, (int64_t)found);
+        int r = task_heads_read(in.stmt, heads + *n, &found);
+        if (r != 0) return r;
+        *n += found;
+    }
+    return 0;
 }
 
 int task_move_deadlines(Db *db, int64_t ms)
 {
-    DbStmt *s = db_stmt(db, TASK_MOVE_RUNNING_SQL);
-    db_bind_i64(s, 1, ms);
-    int r = row_run(s);
-    if (r != 0) return r;
-    s = db_stmt(db, TASK_MOVE_WAITING_SQL);
-    db_bind_i64(s, 1, ms);
-    r = row_run(s);
-    if (r != 0) return r;
-    s = db_stmt(db, TASK_MOVE_LATER_SQL);
-    db_bind_i64(s, 1, ms);
-    return row_run(s);
+    static const char *const moves[] = { TASK_MOVE_RUNNING_SQL, TASK_MOVE_WAITING_SQL,
+                                         TASK_MOVE_ASKING_SQL, TASK_MOVE_LATER_SQL };
+    int r = 0;
+    for (size_t i = 0; i < ARRAY_N(moves) && r == 0; i++) {
+        DbStmt *s = db_stmt(db, moves[i]);
+        db_bind_i64(s, 1, ms);
+        r = row_run(s);
+    }
+    return r;
 }
 
 /* --- claiming --------------------------------------------------------------------------------- */
@@ -578,9 +588,10 @@ int task_resume(Db *db, int64_t seq, int64_t now_ms)
         "UPDATE task SET state = 0, gate = " GATE_OF(
             "?3") ", ready_at_ms = ?2, error_code = NULL,"
                   " error_detail = NULL, stopped_by = NULL, deadline_at_ms ="
-                  " CASE WHEN deadline_at_ms = 0 THEN 0 ELSE max(1, deadline_at_ms + ?2 -"
+                  " CASE WHEN deadline_at_ms = 0 THEN 0 ELSE min(max(1, deadline_at_ms + ?2 -"
                   " coalesce((SELECT a.finished_at_ms FROM attempt AS a WHERE a.task_seq = task.seq"
-                  " AND a.attempt = task.attempt), ?2)) END"
+                  " AND a.attempt = task.attempt), ?2)),"
+                  " coalesce(nullif(due_at_ms, 0), 9223372036854775807)) END"
                   " WHERE seq = ?1 AND state = 6");
     db_bind_i64(s, 1, seq);
     db_bind_i64(s, 2, now_ms);
@@ -597,7 +608,9 @@ int task_restart(Db *db, int64_t seq, int64_t now_ms)
     DbStmt *s = db_stmt(
         db, "UPDATE task SET state = 0, gate = " GATE_OF(
                 "?3") ", ready_at_ms = ?2, failures = 0, losses = 0,"
-                      " deadline_at_ms = 0, cancel_requested = 0, finished_at_ms = 0,"
+                      " deadline_at_ms = iif(due_at_ms > ?2, due_at_ms, 0),"
+                      " due_at_ms = iif(due_at_ms > ?2, due_at_ms, 0),"
+                      " cancel_requested = 0, finished_at_ms = 0,"
                       " error_code = NULL, error_detail = NULL, stopped_by = NULL,"
                       " quality = NULL, fingerprint = NULL, tools = NULL, escalations = 0,"
                       " ran_ms = 0, fence = 0"

@@ -46,7 +46,10 @@ typedef struct {
     int64_t ran_ms;         /* how long the ended ones ran, since the last retry by hand */
     int64_t finished_at_ms; /* 0: not ended */
     int64_t time_limit_ms;  /* from its first start; 0: unlimited */
-    int64_t deadline_at_ms; /* first start + limit; no attempt starts at or after it; 0: none */
+    int64_t
+        deadline_at_ms; /* first start + limit, due_at_ms when that is earlier; no attempt starts
+                             * at or after it; 0: none */
+    int64_t due_at_ms;  /* its client's deadline, which holds in every state; 0: none */
     bool cancel_requested;
     Str session_id, user_id, tenant_id, webhook_url, traceparent;
     Str error_code, error_detail; /* empty when it succeeded */
@@ -71,6 +74,7 @@ typedef struct {
     int64_t created_at_ms;
     int64_t ready_at_ms;   /* earliest start */
     int64_t time_limit_ms; /* 0: unlimited */
+    int64_t due_at_ms;     /* 0: none; also its deadline until it starts */
     Str input, metadata, limits;
     Str session_id, user_id, tenant_id, webhook_url, traceparent;
     int64_t session_max; /* tasks of its session that may be under way; 0: any number */
@@ -104,7 +108,7 @@ typedef struct {
     Lane lane;
     TaskState state;
     int64_t attempt, failures, losses, fence;
-    int64_t started_at_ms, time_limit_ms, deadline_at_ms;
+    int64_t started_at_ms, time_limit_ms, deadline_at_ms, due_at_ms;
     Uuid worker_id;
     bool cancel_requested;
     bool has_webhook;
@@ -186,11 +190,11 @@ MUST_CHECK int task_count_escalation(Db *db, int64_t seq);
 MUST_CHECK int task_request_cancel(Db *db, int64_t seq, Str stopped_by);
 
 /* escalated -> queued, behind others of its session: all it has stays; its deadline moves by what
- * the calendar did meanwhile, even backwards. */
+ * the calendar did meanwhile, even backwards, but not beyond its client's. */
 MUST_CHECK int task_resume(Db *db, int64_t seq, int64_t now_ms);
 
 /* At rest -> queued, behind others of its session: failures, losses, deadline, error, result and
- * quality are cleared; history and usage stay. */
+ * quality are cleared, its client's deadline when that has passed; history and usage stay. */
 MUST_CHECK int task_restart(Db *db, int64_t seq, int64_t now_ms);
 
 /* --- running tasks ---------------------------------------------------------------------------- */
@@ -202,11 +206,13 @@ MUST_CHECK int task_running_of(Db *db, Uuid worker_id, int64_t after_seq, TaskHe
 /* Running tasks whose deadline passed before ms, at most *n. */
 MUST_CHECK int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n);
 
-/* Queued tasks whose deadline passed at ms or before, at most *n, the latest first. */
+/* Queued tasks whose deadline passed at ms or before, and escalated ones whose client's did, at
+ * most *n, of each the latest first. */
 MUST_CHECK int task_late(Db *db, int64_t ms, TaskHead *heads, size_t *n);
 
-/* Moves the deadlines of all tasks that are queued or running by ms, which may be negative, and the
- * times before which those that have run are not tried again. Walks the partial indexes: for a
+/* Moves the deadlines of all tasks that are queued or running by ms, which may be negative, those
+ * of their clients and of the clients of escalated ones, and the times before which those that have
+ * run are not tried again. Walks the partial indexes: for a
  * clock that was set. */
 MUST_CHECK int task_move_deadlines(Db *db, int64_t ms);
 

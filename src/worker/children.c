@@ -280,11 +280,18 @@ int children_start_wait(Run *run, const ChildAsk *ask, Arena *arena, LinkChild *
                        .metadata = ask->metadata,
                        .time_limit_ms = ask->time_limit_ms,
                        .remaining_ms = MAX(remaining_ms, 1),
+                       .due_ms = ask->due_ms,
                        .offered = offered,
-                       .find_only = reason != CAP_BY_NOTHING };
+                       .find_only = ask->late || reason != CAP_BY_NOTHING };
     r = ask_until_known_wait(run, &child, arena, ret);
     start_done(run, &offered, r == 0 ? ret : NULL);
     if (r != 0 || ret->status) key_undo(run, &key);
+    if (r == 0 && ret->status == CHILD_NONE_STATUS && ask->late) {
+        *ret = (LinkChild){ .status = 422,
+                            .code = STR(TASK_DEADLINE_CODE),
+                            .detail = STR("`deadline` has passed: give a later one") };
+        return 0;
+    }
     if (r == 0 && ret->status == CHILD_NONE_STATUS) return refuse_cap(run, reason, arena, ret);
     return r;
 }

@@ -25,6 +25,8 @@ typedef struct {
     Str body; /* which the key stands for */
     Str agent, input, metadata;
     int64_t time_limit_ms; /* 0: none of its own */
+    int64_t due_ms;        /* until its own deadline; 0: none */
+    bool late;             /* that has passed: one that is not there is not started */
     FamilyAmount asked;    /* CAP_NONE: nothing in particular */
 } ChildAsk;
 

@@ -2,6 +2,7 @@
 
 #include "base/diag.h"
 #include "codec/duration.h"
+#include "codec/time_text.h"
 #include "logic/manifest.h"
 #include "sys/clock.h"
 #include "worker/children.h"
@@ -11,6 +12,7 @@
 #define TASK_BYTES_MAX ((size_t)64 << 20)
 #define WAIT_MS_MAX 60000
 #define SECONDS_MAX 604800
+#define DUE_MAX_MS (INT64_C(731) * 24 * 3600 * 1000)
 
 static int invalid_wait(HttpReq *req, const char *text)
 {
@@ -98,9 +100,22 @@ static int agent_read_wait(HttpReq *req, const Json *v, ChildAsk *ask)
     return replied(invalid_wait(req, "`agent` is to be the name of an agent"));
 }
 
+static int deadline_read_wait(HttpReq *req, const Json *v, ChildAsk *ask)
+{
+    JsonType type = json_type(v);
+    int64_t at_ms, now_ms = clock_real_ms();
+    if (type == JSON_ABSENT || type == JSON_NULL) return 0;
+    if (type != JSON_STRING || time_parse_from(json_str(v), now_ms, &at_ms) < 0)
+        return replied(invalid_wait(req, "`deadline` is to be a time such as "
+                                         "2026-01-02T03:04:05Z, or a duration such as 90s"));
+    ask->late = at_ms <= now_ms;
+    ask->due_ms = MIN(MAX(at_ms - now_ms, 1), DUE_MAX_MS);
+    return 0;
+}
+
 static int ask_read_wait(HttpReq *req, Str body, ChildAsk *ask)
 {
-    static const char *const names[] = { "input", "agent", "limits", "metadata" };
+    static const char *const names[] = { "input", "agent", "limits", "metadata", "deadline" };
     const Json *v;
     Str name;
     int r = json_parse(&req->arena, body, NULL, &v, NULL);
@@ -119,6 +134,7 @@ static int ask_read_wait(HttpReq *req, Str body, ChildAsk *ask)
     if (ask->metadata.len > METADATA_BYTES_MAX)
         return replied(invalid_wait(req, "`metadata` is larger than 16 KiB"));
     r = agent_read_wait(req, json_get(v, "agent"), ask);
+    if (r == 0) r = deadline_read_wait(req, json_get(v, "deadline"), ask);
     return r == 0 ? limits_read_wait(req, json_get(v, "limits"), ask) : r;
 }
 

@@ -2,13 +2,14 @@
  *
  *   POST /gantry/v1/tasks           starts a task of this or another agent
  *     body     {"input",...} with "agent" (left out: this one, in this version), "metadata",
- *              "limits" {"tokensPerTask","toolCallsPerTask","secondsPerTask","usdPerTask"}
+ *              "limits" {"tokensPerTask","toolCallsPerTask","secondsPerTask","usdPerTask"},
+ *              "deadline" (a time, or a duration from now; its parent's holds in any case)
  *     header   Idempotency-Key: an attempt that comes after a crash gets the same task for the same
  *              key; without one, for the same body (the n-th time it is sent)
  *     202      {"taskId","status","agent","versionId","statusUrl","parentTaskId","limits"};
  *              Idempotent-Replayed: true when it was there already
  *     else     402 cap_reached, 404 agent_not_found, 422 subagents_too_deep, subagents_too_many,
- *              key_reused, 403 switched_off, 429 queue_full, 400 member_...
+ *              key_reused, deadline_passed, 403 switched_off, 429 queue_full, 400 member_...
  *   GET  /gantry/v1/tasks/{id}      such a task as clients see it; ?wait=30s: held until it ends;
  *                                   429 too_many_waits
  *   POST /gantry/v1/tasks/{id}/cancel

@@ -70,6 +70,7 @@ typedef struct {
     Str limits, metadata; /* JSON objects or empty */
     Str session_id, user_id, tenant_id, traceparent;
     int64_t remaining_ms; /* until the task's deadline, may be negative; LINK_NO_DEADLINE: none */
+    bool given;           /* it is the one that the task's client gave */
     TaskUsage spent;      /* by earlier attempts */
     int64_t ran_ms;       /* likewise: how long they ran, without the time between them */
     bool shadow;          /* it repeats a production task: nothing outside may change by it */

@@ -402,6 +402,21 @@ static RunEnd end_crowded(const Run *run)
                      .retry_after_ms = MIN(CROWDED_MS << times, CROWDED_MS_MAX) };
 }
 
+static void end_late(Run *run)
+{
+    char at[TIME_TEXT_MAX];
+    if (run->deadline_given) {
+        run_fail(run, TASK_OUTCOME_TIMED_OUT, TASK_DEADLINE_CODE,
+                 "the task's deadline, %s, passed while it ran",
+                 time_format(run->deadline_at_ms, at));
+        run->end.stopped_by = TASK_BY_DEADLINE;
+        return;
+    }
+    run_fail(run, TASK_OUTCOME_TIMED_OUT, "time_limit",
+             "the task ran longer than %" PRId64 " seconds", run->limits.wall_ms / 1000);
+    run->end.stopped_by = cap_reason_name(CAP_BY_SECONDS);
+}
+
 /* A stop decides, unless the result was there before it. */
 static void end_by_stop(Run *run)
 {
@@ -421,11 +436,7 @@ static void end_by_stop(Run *run)
                  "no model call, tool call, log line or CPU time for %" PRId64 " ms",
                  run->host->stuck_ms);
         break;
-    case RUN_TIMED_OUT:
-        run_fail(run, TASK_OUTCOME_TIMED_OUT, "time_limit",
-                 "the task ran longer than %" PRId64 " seconds", run->limits.wall_ms / 1000);
-        run->end.stopped_by = cap_reason_name(CAP_BY_SECONDS);
-        break;
+    case RUN_TIMED_OUT: end_late(run); break;
     case RUN_KILLED: run->end = (RunEnd){ .outcome = TASK_OUTCOME_RELEASED }; break;
     }
 }
@@ -438,15 +449,15 @@ static void end_by_cap(Run *run, const GatewayTotals *totals)
                   run->end.outcome == TASK_OUTCOME_FAILED_RETRYABLE;
     bool limit = run->end.outcome == TASK_OUTCOME_CAPPED && run->end.stopped_by;
     if (totals->stopped_by == CAP_BY_NOTHING || run->stop != RUN_GOING || limit) return;
-    run->end.stopped_by = cap_reason_name(totals->stopped_by);
+    bool seconds = totals->stopped_by == CAP_BY_SECONDS, late = seconds && run->deadline_given;
+    run->end.stopped_by = late ? TASK_BY_DEADLINE : cap_reason_name(totals->stopped_by);
     if (totals->stopped_by == CAP_BY_BUDGET) {
         const char *name = arena_cstr(&run->arena, str_of(totals->stopped_by_budget));
         if (name) run->end.stopped_by = name;
     }
     if (!failed) return;
-    bool seconds = totals->stopped_by == CAP_BY_SECONDS;
     run->end.outcome = seconds ? TASK_OUTCOME_TIMED_OUT : TASK_OUTCOME_CAPPED;
-    run->end.code = seconds ? "time_limit" : "cap_exceeded";
+    run->end.code = late ? TASK_DEADLINE_CODE : seconds ? "time_limit" : "cap_exceeded";
 }
 
 static int remove_job(void *arg)
@@ -593,6 +604,7 @@ static void deadline_set(Run *run)
     assert(run->limits.wall_ms >= 0 && run->deadline_ms == DEADLINE_NONE);
     run->deadline_ms = run->started_ms + MIN(run->limits.wall_ms, INT64_MAX / 4);
     run->deadline_at_ms = clock_real_ms() + MIN(run->limits.wall_ms, TIME_MS_MAX / 2);
+    run->deadline_given = run->task.given && run->limits.wall_ms >= run->task.remaining_ms;
     cond_broadcast(&run->changed);
 }
 

@@ -129,6 +129,7 @@ struct Run {
     int64_t started_ms;     /* clock_mono_ms */
     int64_t deadline_ms;    /* likewise; DEADLINE_NONE until the limits are known */
     int64_t deadline_at_ms; /* Unix time */
+    bool deadline_given;    /* by the task's client: no limit of its own is reached before */
     char scratch[FS_PATH_MAX];
     TaskLog log;
     GatewayTask *gateway;

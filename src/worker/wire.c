@@ -5,6 +5,7 @@
 #include "base/diag.h"
 #include "codec/hex.h"
 #include "codec/time_text.h"
+#include "logic/attempt.h"
 #include "logic/rollup.h"
 
 #define WIRE_TASKS_MAX 4096
@@ -123,6 +124,7 @@ LinkTask link_task_from(const Task *task)
         .tenant_id = task->tenant_id,
         .traceparent = task->traceparent,
         .remaining_ms = deadline_ms ? deadline_ms - task->started_at_ms : LINK_NO_DEADLINE,
+        .given = deadline_is_given(deadline_ms, task->due_at_ms),
         .spent = task->usage,
         .ran_ms = task->ran_ms,
         .shadow = !uuid_is_zero(task->shadow_of),
@@ -147,6 +149,7 @@ void wire_task_write(JsonOut *out, const LinkTask *task)
     json_out_key(out, "remainingMs");
     if (task->remaining_ms == LINK_NO_DEADLINE) json_out_null(out);
     else json_out_i64(out, task->remaining_ms);
+    if (task->given) json_out_kbool(out, "deadlineGiven", true);
     usage_write(out, "spent", &task->spent);
     json_out_ki64(out, "ranMs", task->ran_ms);
     if (task->shadow) json_out_kbool(out, "shadow", true);
@@ -165,6 +168,7 @@ int wire_task_read(Arena *arena, const Json *v, LinkTask *ret)
     if (!task.version_id.len) return missing("versionId");
     task.attempt = json_i64_or(json_get(v, "attempt"), 1);
     task.remaining_ms = json_i64_or(json_get(v, "remainingMs"), LINK_NO_DEADLINE);
+    task.given = json_bool(json_get(v, "deadlineGiven"), false);
     task.session_id = json_str(json_get(v, "sessionId"));
     task.user_id = json_str(json_get(v, "userId"));
     task.tenant_id = json_str(json_get(v, "tenantId"));

@@ -66,6 +66,7 @@ void wire_child_new_write(JsonOut *out, TaskRef parent, const ChildNew *child)
     json_out_kraw(out, "metadata", child->metadata.len ? child->metadata : STR("null"));
     json_out_ki64(out, "timeLimitMs", child->time_limit_ms);
     json_out_ki64(out, "remainingMs", child->remaining_ms);
+    if (child->due_ms) json_out_ki64(out, "dueMs", child->due_ms);
     json_out_kbool(out, "findOnly", child->find_only);
     amount_write(out, "offered", &child->offered);
     json_out_object_end(out);
@@ -99,6 +100,7 @@ int wire_child_new_read(Arena *arena, const Json *v, ChildNew *ret)
     if (r == 0) r = wire_text_of(arena, json_get(v, "metadata"), &child.metadata);
     if (r == 0) r = count_read(v, "timeLimitMs", &child.time_limit_ms);
     if (r == 0) r = count_read(v, "remainingMs", &child.remaining_ms);
+    if (r == 0 && json_get(v, "dueMs")) r = count_read(v, "dueMs", &child.due_ms);
     if (r == 0) r = amount_read(json_get(v, "offered"), &child.offered);
     if (r != 0) return r;
     if (!child.input.len) child.input = STR("null");

@@ -700,6 +700,8 @@ static void check_plans(Db *db)
     check_plan(db, PLAN TASK_RUNNING_OF_SQL, "task_running", true);
     check_plan(db, PLAN TASK_OVERDUE_SQL, "task_running", false);
     check_plan(db, PLAN TASK_LATE_SQL, "task_deadline", false);
+    check_plan(db, PLAN TASK_LATE_ASKING_SQL, "task_due", false);
+    check_plan(db, PLAN TASK_MOVE_ASKING_SQL, "task_due", true);
     check_plan(db, PLAN TASK_MOVE_RUNNING_SQL, "task_running", true);
     check_plan(db, PLAN TASK_MOVE_WAITING_SQL, "task_deadline", true);
     check_plan(db, PLAN TASK_MOVE_LATER_SQL, "task_later", true);

@@ -94,6 +94,26 @@ static void test_parse_forms(void **state)
     }
 }
 
+static void test_parse_from(void **state)
+{
+    (void)state;
+    int64_t ms = 7;
+    assert_int_equal(time_parse_from(STR("2026-01-02T03:04:05.678Z"), 5, &ms), 0);
+    assert_int_equal(ms, INT64_C(1767323045678));
+    assert_int_equal(time_parse_from(STR("1m30s"), 1000, &ms), 0);
+    assert_int_equal(ms, 91000);
+    assert_int_equal(time_parse_from(STR("0s"), 1000, &ms), 0);
+    assert_int_equal(ms, 1000);
+    assert_int_equal(time_parse_from(STR("106751991167d"), 1000, &ms), 0);
+    assert_int_equal(ms, TIME_MS_MAX);
+    static const char *const bad[] = { "", "soon", "-1s", "90", "2026-01-02" };
+    for (size_t i = 0; i < ARRAY_N(bad); i++) {
+        ms = 7;
+        assert_int_equal(time_parse_from(str_of(bad[i]), 1000, &ms), -EINVAL);
+        assert_int_equal(ms, 7);
+    }
+}
+
 static void test_parse_refuses(void **state)
 {
     (void)state;
@@ -188,13 +208,10 @@ static void test_http(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_format_and_parse),
-        cmocka_unit_test(test_format_clips),
-        cmocka_unit_test(test_every_day),
-        cmocka_unit_test(test_parse_forms),
-        cmocka_unit_test(test_parse_refuses),
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_http),
+        cmocka_unit_test(test_format_and_parse), cmocka_unit_test(test_format_clips),
+        cmocka_unit_test(test_every_day),        cmocka_unit_test(test_parse_forms),
+        cmocka_unit_test(test_parse_refuses),    cmocka_unit_test(test_parse_from),
+        cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_http),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
