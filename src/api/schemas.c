@@ -75,7 +75,8 @@ const Schema api_schemas[] = {
       "webhookId?:string url?:string state?:string attempts?:integer "
       "error?:string nextAt?:time subagentTaskId?:uuid agent?:string question?:string answer?:any "
       "by?:string" },
-    { "TaskLog", "taskId:uuid entries:[LogLine] nextAfter:string? dropped:integer" },
+    { "TaskLog", "taskId:uuid entries:[LogLine] nextAfter:string? dropped:integer"
+                 " droppedBytes:integer" },
     { "TaskJournal", "taskId:uuid replayedCalls:integer missedCalls:integer bytes:integer "
                      "full:boolean recordings:[Recording] nextAfter:integer?" },
     { "Recording", RECORDING_FIELDS },

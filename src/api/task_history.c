@@ -136,17 +136,21 @@ typedef struct {
     Arena *arena;
     TaskLogLine *lines;
     size_t n;
-    int64_t dropped;
+    int64_t dropped, dropped_bytes;
 } LogPage;
 
 static int log_job(Db *db, void *arg)
 {
     LogPage *page = arg;
     TaskHead head;
+    TaskLogTail tail = { 0 };
     int64_t bytes;
     int r = task_head(db, page->id, &head);
     if (r == 0) r = task_log_usage(db, head.seq, &bytes, &page->dropped);
     if (r < 0) return r;
+    r = task_log_tail(db, head.seq, &tail);
+    if (r < 0 && r != -ENOENT) return r;
+    page->dropped_bytes = tail.left_out_bytes;
     return task_log_list(db, head.seq, page->after, page->arena, &page->lines, &page->n);
 }
 
@@ -214,6 +218,7 @@ static int logs_json_wait(ApiCall *call, LogPage *page)
     json_out_array_end(out);
     next_write(out, page);
     json_out_ki64(out, "dropped", page->dropped);
+    json_out_ki64(out, "droppedBytes", page->dropped_bytes);
     json_out_object_end(out);
     return api_json_wait(call, 200, &json);
 }
@@ -234,7 +239,7 @@ static int logs_text_wait(ApiCall *call, LogPage *page)
         if (page->n < TASK_LOG_LIST_MAX) break;
         page->after = page_end(page);
     }
-    if (page->dropped > 0)
+    if (page->dropped > 0 && page->dropped_bytes == 0) /* else a line says so in its place */
         buf_printf(&text, "(%" PRId64 " more lines were over the limit)\n", page->dropped);
     if (text.failed) return api_fail_wait(call, -ENOMEM);
     return api_reply_wait(call, 200, "text/plain; charset=utf-8", buf_str(&text));

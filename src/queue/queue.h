@@ -460,11 +460,12 @@ MUST_CHECK int queue_journal_request_wait(Queue *queue, TaskRef task, int64_t n,
 MUST_CHECK int queue_tools_add_wait(Queue *queue, TaskRef task, const ToolRecord *records,
                                     size_t n);
 
-/* Appends log lines; past the task's limit lines are dropped and counted, which is not an error.
- * ret_dropped (may be NULL): lines of this call that were dropped. Returns 0, QUEUE_E_STALE,
- * -errno. */
+/* Appends log lines, in the order of their numbers; those up to the last one that is there were
+ * sent before. Past the task's limit the first lines and the last stay, those between are left out
+ * and counted, and a line in their place says how many (logic/log_bound.h). ret_left_out (may be
+ * NULL): lines that this call left out, whenever they came. Returns 0, QUEUE_E_STALE, -errno. */
 MUST_CHECK int queue_logs_append_wait(Queue *queue, TaskRef task, const TaskLogLine *lines,
-                                      size_t lines_n, size_t *ret_dropped);
+                                      size_t lines_n, size_t *ret_left_out);
 
 /* --- questions to people ---------------------------------------------------------------------- */
 
@@ -671,9 +672,10 @@ typedef struct {
     uint64_t tools_ok, tools_failed, tools_refused, tools_ms;
     /* sub-agents: started, found again, refused for a bound of families */
     uint64_t children_started, children_found, children_refused[FAMILY_GROWTH_N_];
-    uint64_t stale;                             /* reports refused for their fence */
-    uint64_t claims_lost;                       /* tasks claimed that never reached their worker */
-    uint64_t journal_recordings, journal_bytes; /* kept since start, as stored */
+    uint64_t stale;       /* reports refused for their fence */
+    uint64_t claims_lost; /* tasks claimed that never reached their worker */
+    uint64_t log_lines_left_out, log_bytes_left_out; /* of tasks' logs, for log_bytes_max */
+    uint64_t journal_recordings, journal_bytes;      /* kept since start, as stored */
     uint64_t journal_dropped;                   /* not kept because the task's journal was full, */
     uint64_t journal_closed;                    /* journals that became full, */
     uint64_t journal_purged;                    /* recordings deleted after their time */

@@ -150,6 +150,10 @@ void touch_worker(Effects *effects, Uuid id);
 
 /* Moves the mark of a task or a worker. */
 void queue_task_changed(Queue *queue, Uuid id);
+
+/* Runs a job that records what a running attempt does, and wakes who watches the task. Returns what
+ * the job does; QUEUE_E_STALE is counted. */
+MUST_CHECK int queue_record_wait(Queue *queue, TaskRef task, StoreFn fn, void *job);
 void queue_worker_signal(Queue *queue, Uuid id);
 uint64_t queue_signal_mark(Queue *queue, Uuid worker_id);
 

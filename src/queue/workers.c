@@ -317,11 +317,6 @@ static int finish_job(Db *db, void *arg)
     return finish_jobs(db, &arg, 1);
 }
 
-static void count_stale(Queue *queue)
-{
-    queue_apply(queue, &(Effects){ .stale = 1 });
-}
-
 int queue_finish_many_wait(Queue *queue, const TaskFinish *finishes, size_t n, TaskFinished *ret)
 {
     static const StoreMany many = { .one = finish_job, .all = finish_jobs };
@@ -354,26 +349,22 @@ int queue_finish_wait(Queue *queue, const TaskFinish *finish, TaskState *ret_sta
 /* --- while it runs ---------------------------------------------------------------------------- */
 
 typedef struct {
-    Queue *queue;
     TaskRef task;
-    const TaskLogLine *lines;
     const ToolRecord *tools;
     size_t n;
-    size_t dropped;
-} JournalJob;
+} ToolsJob;
 
-static int journal(Queue *queue, StoreFn fn, JournalJob *job)
+int queue_record_wait(Queue *queue, TaskRef task, StoreFn fn, void *job)
 {
-    if (job->n == 0) return 0;
     int r = store_call_wait(queue->store, fn, job);
-    if (r == 0) queue_task_changed(queue, job->task.id);
-    if (r == QUEUE_E_STALE) count_stale(queue);
+    if (r == 0) queue_task_changed(queue, task.id);
+    if (r == QUEUE_E_STALE) queue_apply(queue, &(Effects){ .stale = 1 });
     return r;
 }
 
 static int tools_job(Db *db, void *arg)
 {
-    JournalJob *job = arg;
+    ToolsJob *job = arg;
     TaskHead head;
     TaskUsage sum = { 0 };
     int r = task_held(db, job->task, &head);
@@ -404,47 +395,8 @@ static void tools_count(Queue *queue, const ToolRecord *records, size_t n)
 
 int queue_tools_add_wait(Queue *queue, TaskRef task, const ToolRecord *records, size_t n)
 {
-    JournalJob job = { .queue = queue, .task = task, .tools = records, .n = n };
-    int r = journal(queue, tools_job, &job);
+    ToolsJob job = { .task = task, .tools = records, .n = n };
+    int r = n > 0 ? queue_record_wait(queue, task, tools_job, &job) : 0;
     if (r == 0) tools_count(queue, records, n);
-    return r;
-}
-
-/* A line of the running attempt. Returns 0, DB_E_CONFLICT (it is there already), -errno. */
-static int log_line(Db *db, const TaskHead *head, const TaskLogLine *given)
-{
-    TaskLogLine line = *given;
-    line.attempt = head->attempt;
-    return task_log_insert(db, head->seq, &line);
-}
-
-static int logs_job(Db *db, void *arg)
-{
-    JournalJob *job = arg;
-    TaskHead head;
-    int64_t bytes = 0, dropped = 0, max = job->queue->options.log_bytes_max;
-    int r = task_held(db, job->task, &head);
-    if (r == 0) r = task_log_usage(db, head.seq, &bytes, &dropped);
-    job->dropped = 0;
-    for (size_t i = 0; i < job->n && r == 0; i++) {
-        int64_t size = (int64_t)MIN(job->lines[i].text.len, TASK_LOG_LINE_BYTES_MAX);
-        if (size > max - bytes) {
-            job->dropped++;
-            continue;
-        }
-        r = log_line(db, &head, &job->lines[i]);
-        if (r == 0) bytes += size;
-        if (r == DB_E_CONFLICT) r = 0; /* sent twice: the answer was lost */
-    }
-    if (r != 0) return r;
-    return task_set_log_usage(db, head.seq, bytes, dropped + (int64_t)job->dropped);
-}
-
-int queue_logs_append_wait(Queue *queue, TaskRef task, const TaskLogLine *lines, size_t lines_n,
-                           size_t *ret_dropped)
-{
-    JournalJob job = { .queue = queue, .task = task, .lines = lines, .n = lines_n };
-    int r = journal(queue, logs_job, &job);
-    if (r == 0 && ret_dropped) *ret_dropped = job.dropped;
     return r;
 }

@@ -56,6 +56,7 @@ static const char *const delete_sql[RETENTION_N_][16] = {
         ("DELETE FROM task_score WHERE (task_seq, name) IN"
         " (SELECT task_seq, name FROM task_score WHERE task_seq = ?1 LIMIT ?2)"),
         "DELETE FROM webhook WHERE id IN (SELECT id FROM webhook WHERE task_seq = ?1 LIMIT ?2)",
+        "DELETE FROM task_log_tail WHERE task_seq = ?1",
         "DELETE FROM journal_task WHERE task_seq = ?1",
         "DELETE FROM family WHERE task_seq = ?1",
         "DELETE FROM task_resolved WHERE task_seq = ?1",

@@ -707,6 +707,14 @@ static const char client_deadlines[] =
     "ALTER TABLE task ADD COLUMN due_at_ms INTEGER NOT NULL DEFAULT 0;"
     "CREATE INDEX task_due ON task (due_at_ms) WHERE state = 6 AND due_at_ms > 0;";
 
+/* Of logs that have outgrown their head: log_store.h. */
+static const char log_tails[] =
+    "CREATE TABLE task_log_tail ("
+    " task_seq INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, seq INTEGER NOT NULL,"
+    " at_ms INTEGER NOT NULL, bytes INTEGER NOT NULL, left_out INTEGER NOT NULL,"
+    " left_out_bytes INTEGER NOT NULL"
+    ") STRICT;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -763,5 +771,6 @@ const Migration schema_steps[] = {
     { 53, "intervals", intervals },
     { 54, "request ids", request_ids },
     { 55, "client deadlines", client_deadlines },
+    { 56, "log tails", log_tails },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -6,45 +6,104 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "logic/log_bound.h"
 #include "sys/clock.h"
 
 #define BATCH_LINES_MAX 256
 #define BATCH_DELAY_MS 50
+#define TAIL_DELAY_MS 2000 /* of lines after the head: what is logged without end costs little */
 #define RETRY_MS 500
-#define LINE_BYTES_EXTRA 64 /* what a line costs beside its text */
 
 typedef struct {
     int64_t seq, at_ms;
+    int64_t gap_n, gap_bytes; /* left out just before it */
     TaskLogStream stream;
     size_t len;
 } PendingLine;
 
-static void line_append(TaskLog *log, TaskLogStream stream, Str text)
+static PendingLine pending_at(const TaskLog *log, size_t at)
 {
-    PendingLine line = { .at_ms = clock_real_ms(), .stream = stream, .len = text.len };
-    line.seq = ++log->seq;
+    PendingLine line;
+    assert(at + sizeof line <= log->pending.len);
+    memcpy(&line, log->pending.ptr + at, sizeof line);
+    return line;
+}
+
+/* What is left out is told by the line after it: by the oldest that stays, else by the next. */
+static void gap_add(TaskLog *log, size_t at, int64_t n, int64_t bytes)
+{
+    if (at == log->pending.len) {
+        log->gap_n += n;
+        log->gap_bytes += bytes;
+        return;
+    }
+    PendingLine line = pending_at(log, at);
+    line.gap_n += n;
+    line.gap_bytes += bytes;
+    memcpy(log->pending.ptr + at, &line, sizeof line);
+}
+
+/* Leaves the oldest lines out that may be, until those that wait are tail_max bytes. Called when
+ * they are twice that, so that a line is moved once at most on the average. */
+static void tail_trim(TaskLog *log)
+{
+    size_t at = log->pinned;
+    int64_t n = 0, own = 0, bytes = 0;
+    while (log->pending.len - at > log->tail_max) {
+        PendingLine line = pending_at(log, at);
+        at += sizeof line + line.len;
+        own++;
+        n += 1 + line.gap_n;
+        bytes += (int64_t)line.len + line.gap_bytes;
+    }
+    Buf *p = &log->pending;
+    size_t cut = at - log->pinned;
+    memmove(p->ptr + log->pinned, p->ptr + at, p->len - at);
+    p->len -= cut;
+    p->ptr[p->len] = 0;
+    log->dropped += (uint64_t)own;
+    gap_add(log, log->pinned, n, bytes);
+}
+
+static bool line_append(TaskLog *log, TaskLogStream stream, Str text)
+{
+    PendingLine line = { .at_ms = clock_real_ms(),
+                         .gap_n = log->gap_n,
+                         .gap_bytes = log->gap_bytes,
+                         .stream = stream,
+                         .len = text.len };
+    line.seq = ++log->seq; /* also when it is left out: a gap can be told by it */
     if (!buf_reserve(&log->pending, sizeof line + text.len)) {
         log->pending.failed = false;
-        log->seq--;
         log->dropped++;
-        return;
+        log->gap_n++;
+        log->gap_bytes += (int64_t)text.len;
+        return false;
     }
     buf_add(&log->pending, str_make((const char *)&line, sizeof line));
     buf_add(&log->pending, text);
+    log->gap_n = log->gap_bytes = 0;
     cond_signal(&log->changed);
+    return true;
 }
 
 void task_log_add(TaskLog *log, TaskLogStream stream, Str text)
 {
     if (!log->open || log->closing) return;
     text = str_sub(text, 0, LOG_LINE_BYTES_MAX);
-    size_t cost = text.len + LINE_BYTES_EXTRA;
-    if (log->stale || cost > log->bytes_left) {
+    if (log->stale) {
         log->dropped++;
         return;
     }
-    log->bytes_left -= cost;
-    line_append(log, stream, text);
+    size_t cost = text.len + LOG_LINE_BYTES_EXTRA;
+    if (cost <= log->head_left) {
+        log->head_left -= cost;
+        if (line_append(log, stream, text)) log->pinned = log->pending.len;
+        return;
+    }
+    log->head_left = 0; /* the tail begins, also for lines that would fit */
+    line_append(log, stream, str_sub(text, 0, log_tail_line_bytes(log->tail_max)));
+    if (log->pending.len - log->pinned > 2 * log->tail_max) tail_trim(log);
 }
 
 void task_log_printf(TaskLog *log, const char *fmt, ...)
@@ -73,6 +132,8 @@ static size_t batch_read(const TaskLog *log, Str bytes, TaskLogLine *lines, size
                                     .seq = line.seq,
                                     .at_ms = line.at_ms,
                                     .stream = line.stream,
+                                    .left_out_n = line.gap_n,
+                                    .left_out_bytes = line.gap_bytes,
                                     .text = str_make(bytes.ptr + at, line.len) };
         at += line.len;
     }
@@ -81,7 +142,7 @@ static size_t batch_read(const TaskLog *log, Str bytes, TaskLogLine *lines, size
 }
 
 /* Lines may be added meanwhile, which moves the buffer: a batch is sent from a copy. */
-static int batch_send_wait(TaskLog *log)
+static int batch_send_wait(TaskLog *log, size_t *ret_sent)
 {
     CLEANUP(freep) TaskLogLine *lines = xcalloc(BATCH_LINES_MAX, sizeof *lines);
     CLEANUP(buf_deinit) Buf copy = { 0 };
@@ -90,15 +151,19 @@ static int batch_send_wait(TaskLog *log)
     buf_init(&copy, used);
     if (!buf_add(&copy, str_make(log->pending.ptr, used))) return -ENOMEM;
     batch_read(log, buf_str(&copy), lines, &n);
+    log->pinned = MAX(log->pinned, used);
     int r = log->link->ops->logs_wait(log->link, log->ref, lines, n);
     if (r < 0) return r;
+    *ret_sent = used;
     buf_drop(&log->pending, used);
+    log->pinned -= used;
     if (r == LINK_E_REFUSED) {
         LOG_WARN("log lines refused", LOG_INT("lines", n), LOG_CSTR("why", diag_text()));
         log->dropped += n;
     } else if (r > 0) {
         log->stale = true;
         buf_clear(&log->pending);
+        log->pinned = 0;
     }
     return 0;
 }
@@ -106,7 +171,7 @@ static int batch_send_wait(TaskLog *log)
 /* Lets a batch gather, but not while the attempt waits for its log to be closed. */
 static int batch_gather_wait(TaskLog *log)
 {
-    int64_t deadline_ms = deadline_after(BATCH_DELAY_MS);
+    int64_t deadline_ms = deadline_after(log->pinned > 0 ? BATCH_DELAY_MS : TAIL_DELAY_MS);
     int r = 0;
     while (!log->closing && r == 0) r = cond_wait(&log->changed, deadline_ms);
     return r == -ETIMEDOUT ? 0 : r;
@@ -122,7 +187,10 @@ static int sender_main(void *arg)
             continue;
         }
         r = batch_gather_wait(log);
-        if (r == 0) r = batch_send_wait(log);
+        for (size_t due = log->pending.len, sent; r == 0 && due && log->pending.len; due -= sent) {
+            r = batch_send_wait(log, &sent);
+            sent = r == 0 ? MIN(sent, due) : 0;
+        }
         if (r < 0 && r != -ECANCELED) r = fiber_sleep_wait(RETRY_MS);
     }
     log->ended = true;
@@ -133,8 +201,13 @@ static int sender_main(void *arg)
 int task_log_open(TaskLog *log, WorkerLink *link, TaskRef ref, int64_t attempt, size_t bytes_max)
 {
     assert(!log->open);
-    *log = (TaskLog){ .link = link, .ref = ref, .attempt = attempt, .bytes_left = bytes_max };
-    buf_init(&log->pending, bytes_max * 2 + 4096);
+    size_t tail_max = log_tail_bytes(bytes_max);
+    *log = (TaskLog){ .link = link,
+                      .ref = ref,
+                      .attempt = attempt,
+                      .head_left = bytes_max - tail_max,
+                      .tail_max = tail_max };
+    buf_init(&log->pending, bytes_max * 2 + 4096 + LOG_LINE_BYTES_MAX);
     cond_init(&log->changed);
     cond_init(&log->end);
     int r = fiber_spawn("task log", sender_main, log, &log->sender);
@@ -145,8 +218,6 @@ int task_log_open(TaskLog *log, WorkerLink *link, TaskRef ref, int64_t attempt, 
 void task_log_close_wait(TaskLog *log, int64_t deadline_ms)
 {
     if (!log->open) return;
-    if (log->dropped)
-        line_append(log, TASK_LOG_SYSTEM, STR("log limit reached: further lines were dropped"));
     log->closing = true;
     cond_signal(&log->changed);
     fiber_shield();

@@ -1,8 +1,12 @@
 /* TaskLog: the log lines of one attempt on their way to the control plane.
  *
  * Adding a line never waits: lines gather in memory and a fiber sends them in batches. What one
- * attempt may log is limited, and so is a line; beyond that lines are dropped and counted, and the
- * last line says how many. Belongs to the attempt's loop.
+ * attempt may log is limited, and so is a line. The first lines (the head) are sent as they come;
+ * once they have used up their part of the limit (logic/log_bound.h), lines wait for up to two
+ * seconds, and of those that wait the last are kept: the oldest are left out and counted, and the
+ * line that follows them tells how many they were. So an attempt that writes without end costs a
+ * bounded memory and a bounded rate, and its last lines are sent all the same. Belongs to the
+ * attempt's loop.
  */
 #ifndef GANTRY_WORKER_TASK_LOG_H
 #define GANTRY_WORKER_TASK_LOG_H
@@ -16,10 +20,13 @@ typedef struct {
     WorkerLink *link;
     TaskRef ref;
     int64_t attempt;
-    size_t bytes_left; /* until lines are dropped */
-    Buf pending;       /* entries not yet sent: PendingLine and text, each */
-    int64_t seq;       /* of the last line */
-    uint64_t dropped;
+    size_t head_left;         /* bytes of the head that are left */
+    size_t tail_max;          /* bytes of lines after it that may wait */
+    Buf pending;              /* entries not yet sent: PendingLine and text, each */
+    size_t pinned;            /* of these, at the front: of the head, or being sent */
+    int64_t seq;              /* of the last line */
+    int64_t gap_n, gap_bytes; /* left out since the last pending line */
+    uint64_t dropped;         /* left out, or refused */
     bool open, closing, stale, ended;
     Cond changed, end;
     FiberRef sender;

@@ -545,6 +545,10 @@ void wire_line_write(JsonOut *out, const TaskLogLine *line)
     json_out_kcstr(out, "at", time_format(line->at_ms, at));
     json_out_kcstr(out, "stream", task_log_stream_name(line->stream));
     json_out_kstr(out, "text", line->text);
+    if (line->left_out_n > 0) {
+        json_out_ki64(out, "leftOutLines", line->left_out_n);
+        json_out_ki64(out, "leftOutBytes", line->left_out_bytes);
+    }
     json_out_object_end(out);
 }
 
@@ -560,7 +564,10 @@ static int stream_from(Str name, TaskLogStream *ret)
 
 int wire_line_read(const Json *v, TaskLogLine *ret)
 {
-    TaskLogLine line = { .seq = count_of(v, "seq"), .text = json_str(json_get(v, "text")) };
+    TaskLogLine line = { .seq = count_of(v, "seq"),
+                         .text = json_str(json_get(v, "text")),
+                         .left_out_n = count_of(v, "leftOutLines"),
+                         .left_out_bytes = count_of(v, "leftOutBytes") };
     if (json_type(json_get(v, "text")) != JSON_STRING) return missing("text");
     if (time_parse(json_str(json_get(v, "at")), &line.at_ms) < 0) return missing("at");
     int r = stream_from(json_str(json_get(v, "stream")), &line.stream);

@@ -14,7 +14,7 @@ static int calls_job(Db *db, void *arg)
     CHECK_INT(n, 3);
     CHECK_INT(calls[0].attempt, 1);
     CHECK_INT(task_log_list(db, 1, (TaskLogCursor){ 0 }, &f->arena, &lines, &n), 0);
-    CHECK_INT(n, 2);
+    CHECK_INT(n, 3);
     return 0;
 }
 
@@ -47,10 +47,10 @@ static int body_journal(void *arg)
     TaskLogLine lines[3] = { { .seq = 1, .text = STR("12345") },
                              { .seq = 2, .text = STR("123456") },
                              { .seq = 3, .text = STR("12345") } };
-    size_t dropped = 9;
-    CHECK_INT(queue_logs_append_wait(f->queue, ref, lines, 3, &dropped), 0);
-    CHECK_INT(dropped, 1); /* the second does not fit into ten bytes, the third does */
-    CHECK_INT(queue_logs_append_wait(f->queue, ref, lines, 1, &dropped), 0);
+    size_t left_out = 9;
+    CHECK_INT(queue_logs_append_wait(f->queue, ref, lines, 3, &left_out), 0);
+    CHECK_INT(left_out, 0);
+    CHECK_INT(queue_logs_append_wait(f->queue, ref, lines, 1, &left_out), 0);
     CHECK_INT(store_read_wait(f->store, calls_job, f), 0);
     ref.fence++;
     CHECK_INT(queue_logs_append_wait(f->queue, ref, lines, 1, NULL), QUEUE_E_STALE);
@@ -59,11 +59,180 @@ static int body_journal(void *arg)
 
 static void test_journal(void **state)
 {
+    run(state, body_journal);
+}
+
+/* --- logs over their limit -------------------------------------------------------------------- */
+
+#define LOG_MAX 4000 /* the tail's part is 1000 */
+
+typedef struct {
+    Arena *arena;
+    int64_t seq; /* the task's */
+    TaskLogLine *lines;
+    size_t n;
+    int64_t bytes, dropped;
+    TaskLogTail tail;
+} LogRead;
+
+static int log_read_job(Db *db, void *arg)
+{
+    LogRead *l = arg;
+    int r = task_log_list(db, l->seq, (TaskLogCursor){ 0 }, l->arena, &l->lines, &l->n);
+    if (r == 0) r = task_log_usage(db, l->seq, &l->bytes, &l->dropped);
+    if (r != 0) return r;
+    r = task_log_tail(db, l->seq, &l->tail);
+    return r == -ENOENT ? 0 : r;
+}
+
+static LogRead log_read(Fixture *f, Uuid id)
+{
+    LogRead l = { .arena = &f->arena, .seq = get(f, id).seq };
+    CHECK_INT(store_read_wait(f->store, log_read_job, &l), 0);
+    return l;
+}
+
+static size_t append(Fixture *f, TaskRef ref, TaskLogLine line)
+{
+    size_t left_out = 0;
+    CHECK_INT(queue_logs_append_wait(f->queue, ref, &line, 1, &left_out), 0);
+    return left_out;
+}
+
+static TaskLogLine log_line(Fixture *f, int64_t seq, int len)
+{
+    return (TaskLogLine){ .seq = seq,
+                          .at_ms = 1000 + seq,
+                          .text = arena_printf(&f->arena, "%0*" PRId64, len, seq) };
+}
+
+/* What is kept of `told` lines is the first and the last of them, within the limit; the line
+ * between says how many are not. */
+static void check_kept(const LogRead *l, int64_t told, int64_t last)
+{
+    size_t marks = 0;
+    int64_t bytes = 0, kept = 0;
+    for (size_t i = 0; i < l->n; i++) {
+        bool mark = str_starts_with(l->lines[i].text, STR("["));
+        marks += mark;
+        kept += !mark;
+        if (!mark) bytes += (int64_t)l->lines[i].text.len;
+        if (i > 0 && l->lines[i].attempt == l->lines[i - 1].attempt &&
+            l->lines[i].seq != l->lines[i - 1].seq + 1) /* nothing is missing elsewhere */
+            CHECK(str_starts_with(l->lines[i - 1].text, STR("[")));
+    }
+    CHECK_INT(l->bytes, bytes);
+    CHECK(bytes <= LOG_MAX);
+    CHECK_INT(kept + l->dropped, told);
+    CHECK_INT(l->dropped, l->tail.left_out_n);
+    CHECK_INT(marks, l->dropped > 0);
+    CHECK_INT(l->lines[l->n - 1].seq, last);
+}
+
+static int body_log(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED), id = submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, worker);
+    size_t left_out = 0;
+    int64_t told = 0, seq = 0;
+    for (int i = 0; i < 200; i++) { /* lines of 0 to 99 bytes */
+        TaskLogLine line = log_line(f, ++seq, 1 + (i * 7) % 99);
+        if (i % 5 == 0) line.text = STR("");
+        left_out += append(f, ref, line);
+        told++;
+        if (i % 3 == 0) CHECK_INT(append(f, ref, line), 0); /* again: the answer was lost */
+        if (i > 0 && i % 50 == 0) CHECK_INT(append(f, ref, log_line(f, seq - 40, 9)), 0);
+        if (i % 20 == 0) {
+            LogRead l = log_read(f, id);
+            check_kept(&l, told, seq);
+        }
+    }
+    LogRead l = log_read(f, id);
+    check_kept(&l, told, seq);
+    CHECK_INT(left_out, l.dropped);
+    CHECK(l.dropped > 80 && l.dropped < 160);
+    CHECK_HAS(l.lines[l.n - 1].text, "200");
+
+    /* the worker itself left lines out: the tail begins anew */
+    TaskLogLine line = log_line(f, seq + 31, 20);
+    line.left_out_n = 30;
+    line.left_out_bytes = 600;
+    CHECK(append(f, ref, line) > 30);
+    CHECK_INT(append(f, ref, line), 0);
+    told += 31;
+    seq += 31;
+    l = log_read(f, id);
+    check_kept(&l, told, seq);
+    CHECK(l.tail.left_out_bytes > 600 && l.tail.bytes == 20 + 64);
+    Str mark = l.lines[l.n - 2].text;
+    CHECK_STR(mark, arena_printf(&f->arena,
+                                 "[%" PRId64 " lines, %" PRId64
+                                 " bytes, left out here: limits.logBytesPerTask]",
+                                 l.tail.left_out_n, l.tail.left_out_bytes));
+
+    /* a line as large as the tail; numbers that no worker has */
+    append(f, ref, log_line(f, ++seq, 5000));
+    told++;
+    l = log_read(f, id);
+    check_kept(&l, told, seq);
+    CHECK_INT(l.lines[l.n - 1].text.len, 1000 - 64);
+    CHECK_INT(append(f, ref, log_line(f, 0, 3)), 0);
+    CHECK_INT(append(f, ref, log_line(f, TASK_LOG_TOLD_SEQ, 3)), 0);
+    l = log_read(f, id);
+    check_kept(&l, told, seq);
+
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.log_lines_left_out, l.dropped);
+    CHECK_INT(stats.log_bytes_left_out, l.tail.left_out_bytes);
+
+    /* the next attempt says how it ends, too */
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_FAILED_RETRYABLE, NULL), 0);
+    pass_ms(600000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    worker = add_worker(f, 1, WORKER_EMBEDDED);
+    ref = claim_one(f, worker);
+    for (seq = 0; seq < 30;) {
+        append(f, ref, log_line(f, ++seq, 30));
+        told++;
+    }
+    l = log_read(f, id);
+    check_kept(&l, told, seq);
+    CHECK_INT(l.lines[l.n - 1].attempt, 2);
+    return 0;
+}
+
+static void test_log(void **state)
+{
     Fixture *f = *state;
     close_queue(f);
-    f->options.log_bytes_max = 10;
+    f->options.log_bytes_max = LOG_MAX;
     open_queue(f);
-    run(state, body_journal);
+    run(state, body_log);
+}
+
+/* The worker's own limit is lower than the queue's. */
+static int body_log_gap(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED), id = submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, worker);
+    append(f, ref, log_line(f, 1, 10));
+    TaskLogLine line = log_line(f, 5, 10);
+    line.left_out_n = 99; /* more than there can be */
+    line.left_out_bytes = 7;
+    CHECK_INT(append(f, ref, line), 3);
+    LogRead l = log_read(f, id);
+    CHECK_INT(l.n, 3);
+    CHECK_STR(l.lines[1].text, STR("[3 lines, 7 bytes, left out here: limits.logBytesPerTask]"));
+    CHECK_INT(l.lines[1].seq, 4);
+    return 0;
+}
+
+static void test_log_gap(void **state)
+{
+    run(state, body_log_gap);
 }
 
 static void webhook_body(Buf *out, const Task *task, int64_t now_ms)
@@ -261,8 +430,13 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_journal),         TEST(test_webhook), TEST(test_webhook_and_a_clock_that_is_set),
-        TEST(test_no_webhook_body), TEST(test_watch),
+        TEST(test_journal),
+        TEST(test_log),
+        TEST(test_log_gap),
+        TEST(test_webhook),
+        TEST(test_webhook_and_a_clock_that_is_set),
+        TEST(test_no_webhook_body),
+        TEST(test_watch),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("queue_news", tests, NULL, NULL);

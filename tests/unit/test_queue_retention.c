@@ -161,6 +161,7 @@ static int body_everything(void *arg)
     change(f, "UPDATE webhook SET state = 2");
     change(f, "INSERT INTO task_score (task_seq, name, value, at_ms) VALUES (1, 'x', 0.5, 0)");
     change(f, "INSERT INTO journal_task (task_seq, due_ms) VALUES (1, 0)");
+    change(f, "INSERT INTO task_log_tail VALUES (1, 1, 1, 0, 0, 0, 0)");
     change(f, CALL_OF("1", "0") ", " CALL_ROW("1", "1"));
     change(f, "UPDATE task SET last_call_id = 2 WHERE seq = 1");
     change(f, "INSERT INTO journal (id, task_seq, n, version_id, attempt, kind, name, key, at_ms,"
@@ -184,6 +185,7 @@ static int body_everything(void *arg)
         "SELECT count(*) FROM webhook WHERE task_seq = 1",
         "SELECT count(*) FROM task_score WHERE task_seq = 1",
         "SELECT count(*) FROM journal_task WHERE task_seq = 1",
+        "SELECT count(*) FROM task_log_tail WHERE task_seq = 1",
         "SELECT count(*) FROM family WHERE task_seq = 1",
     };
     for (size_t i = 0; i < ARRAY_N(left); i++) CHECK_INT(count(f, left[i]), 0);

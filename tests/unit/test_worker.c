@@ -409,7 +409,7 @@ static int stderr_flood(Bench *b)
     bench_deploy(
         b, "sh",
         "head -c 20000 /dev/zero | tr '\\0' x >&2; echo >&2; echo 'after the long line' >&2;"
-        "yes | head -n 100000 >&2; echo 'never kept' >&2; echo fine",
+        "yes | head -n 100000 >&2; echo 'never lost' >&2; echo fine",
         "");
     Uuid id = bench_submit(b, "null", NULL);
     Task task = bench_end(b, id);
@@ -418,6 +418,8 @@ static int stderr_flood(Bench *b)
     Str log = bench_log(b, id);
     CHECK(log.len > 8000 && log.len < 70 * 1024);
     CHECK_HAS(log, "x\nafter the long line\ny\n"); /* cut, and the next line is whole */
+    CHECK_HAS(log, "left out here");
+    CHECK_HAS(log, "y\ny\nnever lost\n");
     WorkerStats stats;
     worker_stats(b->worker, &stats);
     CHECK(stats.log_lines_dropped > 10000);

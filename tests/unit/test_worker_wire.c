@@ -235,6 +235,15 @@ static void test_line(void **state)
     assert_true(got.at_ms == 1700000000123);
     assert_int_equal(got.stream, TASK_LOG_STDERR);
     assert_str(got.text, "tab\there");
+    assert_int_equal(got.left_out_n, 0);
+    line.left_out_n = 5;
+    line.left_out_bytes = 77;
+    buf_clear(&w->buf);
+    w->out = json_out(&w->buf);
+    wire_line_write(&w->out, &line);
+    assert_int_equal(wire_line_read(written(w), &got), 0);
+    assert_int_equal(got.left_out_n, 5);
+    assert_int_equal(got.left_out_bytes, 77);
     const char *odd =
         "{\"seq\":1,\"at\":\"2026-01-01T00:00:00Z\",\"stream\":\"radio\",\"text\":\"\"}";
     assert_int_equal(wire_line_read(parsed(w, odd), &got), -EINVAL);

@@ -207,12 +207,21 @@ typedef struct {
 static inline int bench_log_job(Db *db, void *arg)
 {
     BenchLogJob *job = arg;
+    TaskLogCursor after = { 0 };
     TaskLogLine *lines;
     size_t n;
-    int r = task_log_list(db, job->task_seq, (TaskLogCursor){ 0, 0 }, job->arena, &lines, &n);
-    for (size_t i = 0; r == 0 && i < n; i++)
-        job->text = arena_printf(job->arena, "%.*s%.*s\n", STR_ARG(job->text),
-                                 STR_ARG(lines[i].text));
+    Buf text;
+    buf_init(&text, 1 << 20);
+    int r;
+    do {
+        r = task_log_list(db, job->task_seq, after, job->arena, &lines, &n);
+        for (size_t i = 0; r == 0 && i < n; i++) {
+            buf_printf(&text, "%.*s\n", STR_ARG(lines[i].text));
+            after = (TaskLogCursor){ lines[i].attempt, lines[i].seq };
+        }
+    } while (r == 0 && n == TASK_LOG_LIST_MAX);
+    job->text = arena_printf(job->arena, "%.*s", STR_ARG(buf_str(&text)));
+    buf_deinit(&text);
     return r;
 }
 
