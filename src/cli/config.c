@@ -134,6 +134,7 @@ static const Setting settings[] = {
     { "breakers.probes", SETTING_INT, AT(gateway.breaker.probes), 1, 1000 },
     { "retries.burst", SETTING_INT, AT(gateway.retry_burst), 1, 1000000 },
     { "retries.initial", SETTING_DURATION, AT(gateway.retry_initial_ms), 1, 60000 },
+    { "webhooks.allowHttp", SETTING_BOOL, AT(webhook_http), 0, 0 },
     { "webhooks.concurrent", SETTING_INT, AT(webhook_concurrent), 1, 256 },
     { "webhooks.concurrentPerHost", SETTING_INT, AT(webhook_concurrent_per_host), 1, 256 },
     { "waiting.calls", SETTING_INT, AT(gateway.waiting_max), 1, 10000000 },
@@ -549,6 +550,17 @@ static void read_cidrs(Reader *rd, const IssuePath *path, const Json *v, AddrGua
     }
 }
 
+static void read_ports(Reader *rd, const IssuePath *path, const Json *v, AddrGuard *guard)
+{
+    size_t i = 0;
+    if (v && json_type(v) != JSON_ARRAY) issue_error(&rd->issues, path, "must be a list of ports");
+    for (JsonIter it = json_iter(json_type(v) == JSON_ARRAY ? v : NULL); json_next(&it); i++) {
+        IssuePath at = ISSUE_INDEX(path, i);
+        if (addr_guard_allow_port(guard, json_i64_or(it.value, 0)) < 0)
+            issue_error(&rd->issues, &at, "%s", diag_text());
+    }
+}
+
 /* URLs that get every event. */
 static void read_receivers(Reader *rd, const IssuePath *path, const Json *v)
 {
@@ -570,13 +582,15 @@ static void read_receivers(Reader *rd, const IssuePath *path, const Json *v)
 
 static void read_webhooks(Reader *rd, const Json *v)
 {
-    static const char *const names[] = { "secret",     "previousSecret",    "allow",
-                                         "concurrent", "concurrentPerHost", "events",
-                                         NULL };
+    static const char *const names[] = {
+        "secret",     "previousSecret",    "allow",  "allowHttp", "ports",
+        "concurrent", "concurrentPerHost", "events", NULL
+    };
     const Json *previous = json_get(v, "previousSecret");
     IssuePath root = ISSUE_KEY(NULL, STR("webhooks")), events = ISSUE_KEY(&root, STR("events")),
               previous_at = ISSUE_KEY(&root, STR("previousSecret")),
-              secret = ISSUE_KEY(&root, STR("secret")), allow = ISSUE_KEY(&root, STR("allow"));
+              secret = ISSUE_KEY(&root, STR("secret")), allow = ISSUE_KEY(&root, STR("allow")),
+              ports = ISSUE_KEY(&root, STR("ports"));
     if (!v || !check_members(rd, &root, v, names)) return;
     if (json_get(v, "secret"))
         rd->config->webhook_secret = str_of(secret_member(rd, &secret, json_get(v, "secret")));
@@ -585,6 +599,7 @@ static void read_webhooks(Reader *rd, const Json *v)
     else if (previous)
         rd->config->webhook_previous = str_of(secret_member(rd, &previous_at, previous));
     read_cidrs(rd, &allow, json_get(v, "allow"), &rd->config->webhook_guard);
+    read_ports(rd, &ports, json_get(v, "ports"), &rd->config->webhook_guard);
     read_receivers(rd, &events, json_get(v, "events"));
 }
 
@@ -1092,6 +1107,25 @@ static int load_environment(Config *config)
     return result;
 }
 
+/* What gets every event is to be reachable by what the whole configuration says. */
+static int check_receivers(Config *config)
+{
+    int r = 0;
+    AddrGuard *guard = &config->webhook_guard;
+    guard->section = "webhooks";
+    guard->https_only = !config->webhook_http;
+    guard->ports_only = true;
+    for (size_t i = 0; i < config->receivers_n; i++) {
+        Url url;
+        Str text = config->receivers[i];
+        if (url_parse(&config->arena, text, &url) < 0) continue; /* said already */
+        if (addr_guard_check_url(guard, &url) == 0) continue;
+        r = -EINVAL;
+        fprintf(stderr, "gantry: webhooks.events: %.*s: %s\n", STR_ARG(text), diag_text());
+    }
+    return r;
+}
+
 static int check_whole(Config *config)
 {
     LogLevel level;
@@ -1117,6 +1151,7 @@ static int check_whole(Config *config)
     if (config->scaling.workers_max < config->scaling.workers_min)
         r = -EINVAL,
         fprintf(stderr, "gantry: scaling.workersMax must not be less than scaling.workersMin\n");
+    if (check_receivers(config) < 0) r = -EINVAL;
     if (!breaker_policy_ok(&config->gateway.breaker))
         r = -EINVAL,
         fprintf(stderr, "gantry: breakers.openMax must not be less than breakers.open\n");

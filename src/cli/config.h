@@ -84,6 +84,7 @@ typedef struct {
     Str webhook_secret;   /* empty: one is made and kept in the data directory */
     Str webhook_previous; /* signs too; empty: none */
     int64_t webhook_concurrent, webhook_concurrent_per_host; /* attempts at a time; 0: default */
+    bool webhook_http; /* also of addresses that webhooks.allow does not name */
     AddrGuard webhook_guard;
     Str receivers[EVENT_RECEIVERS_MAX]; /* URLs that get every event */
     size_t receivers_n;

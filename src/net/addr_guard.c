@@ -4,6 +4,7 @@
 #include <ifaddrs.h>
 #include <netinet/in.h>
 #include <stdatomic.h>
+#include <stdio.h>
 
 #include "base/diag.h"
 
@@ -58,6 +59,16 @@ int addr_guard_deny_own(AddrGuard *guard)
     return r;
 }
 
+int addr_guard_allow_port(AddrGuard *guard, int64_t port)
+{
+    if (port < 1 || port > UINT16_MAX)
+        return diag_set(-EINVAL, "a port is a number from 1 to %d", UINT16_MAX);
+    if (guard->ports_n == ADDR_GUARD_PORTS_MAX)
+        return diag_set(-ENOBUFS, "more than %d ports are allowed", ADDR_GUARD_PORTS_MAX);
+    guard->ports[guard->ports_n++] = (uint16_t)port;
+    return 0;
+}
+
 static bool is_own(const AddrGuard *guard, Addr addr)
 {
     for (size_t i = 0; i < guard->own_n; i++)
@@ -100,10 +111,36 @@ static bool is_interface(Addr addr)
     return found;
 }
 
-int addr_guard_check_port(const AddrGuard *guard, Addr addr, uint16_t port)
+static bool port_ok(const AddrGuard *guard, uint16_t port, bool https)
+{
+    bool ok = !guard->ports_only || port == (https ? 443 : 80);
+    for (size_t i = 0; i < guard->ports_n; i++) ok |= guard->ports[i] == port;
+    return ok;
+}
+
+/* Of what is no exception. */
+static int check_way(const AddrGuard *guard, uint16_t port, bool https)
+{
+    char hint[128] = "";
+    bool http_ok = https || !guard->https_only;
+    if (http_ok && port_ok(guard, port, https)) return 0;
+    if (guard->section)
+        snprintf(hint, sizeof hint, " (see %s.%s, and %s.allow for single addresses)",
+                 guard->section, http_ok ? "ports" : "allowHttp", guard->section);
+    if (!http_ok) return diag_set(-EACCES, "only https URLs may be called%s", hint);
+    return diag_set(-EACCES, "port %u may not be called%s", (unsigned)port, hint);
+}
+
+static bool is_exception(const AddrGuard *guard, Addr addr)
+{
+    return addr_class(addr, guard->allow, guard->allow_n) == ADDR_ALLOWED;
+}
+
+int addr_guard_check_port(const AddrGuard *guard, Addr addr, uint16_t port, bool https)
 {
     char text[ADDR_TEXT_MAX];
     int r = addr_guard_check(guard, addr);
+    if (r == 0 && !is_exception(guard, addr)) r = check_way(guard, port, https);
     if (r < 0 || atomic_load(&listening[port]) == 0) return r;
     AddrClass class = addr_class(addr, NULL, 0);
     /* unspecified, which is among the reserved ones, is this machine to Linux */
@@ -116,6 +153,6 @@ int addr_guard_check_port(const AddrGuard *guard, Addr addr, uint16_t port)
 
 int addr_guard_check_url(const AddrGuard *guard, const Url *url)
 {
-    if (guard->https_only && !url->https) return diag_set(-EACCES, "only https URLs may be called");
-    return url->host_is_addr ? addr_guard_check_port(guard, url->addr, url->port) : 0;
+    if (url->host_is_addr) return addr_guard_check_port(guard, url->addr, url->port, url->https);
+    return guard->allow_n > 0 ? 0 : check_way(guard, url->port, url->https);
 }

@@ -215,8 +215,8 @@ static curl_socket_t on_open_socket(void *ctx, curlsocktype purpose, struct curl
     if (conn->refused || (address->family != AF_INET && address->family != AF_INET6))
         return CURL_SOCKET_BAD;
     const struct sockaddr *to = &address->addr;
-    if (conn->guard &&
-        addr_guard_check_port(conn->guard, addr_from_sockaddr(to), port_from_sockaddr(to)) < 0) {
+    if (conn->guard && addr_guard_check_port(conn->guard, addr_from_sockaddr(to),
+                                             port_from_sockaddr(to), conn->tls) < 0) {
         conn->refused = true;
         str_copy(conn->refusal, sizeof conn->refusal, str_of(diag_text()));
         return CURL_SOCKET_BAD;

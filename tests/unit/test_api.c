@@ -86,6 +86,10 @@ static const BadRequest bad_requests[] = {
       "" },
     { EXECUTE, JSON, "{\"input\":1,\"webhookUrl\":\"http://169.254.169.254/\"}", 400,
       "webhook_url_refused", "169.254.169.254" },
+    { EXECUTE, JSON, "{\"input\":1,\"webhookUrl\":\"http://example.com/\"}", 400,
+      "webhook_url_refused", "webhooks.allowHttp" },
+    { EXECUTE, JSON, "{\"input\":1,\"webhookUrl\":\"https://example.com:8443/\"}", 400,
+      "webhook_url_refused", "webhooks.ports" },
     { EXECUTE, JSON "Idempotency-Key: \"\"\r\n", "{\"input\":1}", 400, "key_invalid", "printable" },
     { EXECUTE, JSON "Idempotency-Key: \"a\r\n", "{\"input\":1}", 400, "key_invalid", "" },
     { EXECUTE, JSON "Idempotency-Key: \"a\"b\r\n", "{\"input\":1}", 400, "key_invalid", "" },
@@ -200,6 +204,8 @@ static void test_bad_requests_change_nothing(void **state)
 {
     ApiFixture *f = *state;
     api_close(f);
+    f->guard.https_only = f->guard.ports_only = true;
+    f->guard.section = "webhooks";
     f->options.webhook_guard = &f->guard;
     api_open(f);
     deploy(f, "support");

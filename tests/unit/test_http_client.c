@@ -426,8 +426,10 @@ static void guard_wait(void *arg)
     CHECK_INT(get_wait(rig, options).opened, 0);
     CHECK_INT(atomic_load(&rig->stub.connections), connections + 2); /* nothing is shared */
 
-    guard.https_only = true;
-    CHECK_INT(get_wait(rig, options).opened, -EACCES);
+    /* exceptions are called in any way, others by https alone and where it is served */
+    guard.https_only = guard.ports_only = true;
+    guard.section = "webhooks";
+    CHECK_INT(get_wait(rig, options).opened, 0);
     options.url = STR("http://169.254.169.254/latest/meta-data");
     guard = (AddrGuard){ 0 };
     CHECK_INT(addr_guard_allow(&guard, STR("0.0.0.0/0")), 0);
@@ -449,6 +451,59 @@ static void guard_wait(void *arg)
     CHECK_INT(addr_guard_allow(&guard, STR("ten")), -EINVAL);
     while (guard.allow_n < ADDR_GUARD_CIDRS_MAX) CHECK_INT(addr_guard_allow(&guard, STR("::1")), 0);
     CHECK_INT(addr_guard_allow(&guard, STR("::1")), -ENOBUFS);
+}
+
+static int check_url(const AddrGuard *guard, const char *text)
+{
+    Url url;
+    CLEANUP(arena_deinit) Arena arena;
+    arena_init(&arena, 4096);
+    assert_int_equal(url_parse(&arena, str_of(text), &url), 0);
+    return addr_guard_check_url(guard, &url);
+}
+
+/* By https on its port, and otherwise as the operator says. */
+static void test_ways(void **state)
+{
+    (void)state;
+    AddrGuard guard = { .https_only = true, .ports_only = true };
+    assert_int_equal(check_url(&guard, "https://a.example/"), 0);
+    assert_int_equal(check_url(&guard, "https://9.9.9.9/"), 0);
+    static const char *const refused[] = { "http://a.example/", "https://a.example:8443/",
+                                           "http://9.9.9.9/", "https://9.9.9.9:80/",
+                                           "http://a.example:443/" };
+    for (size_t i = 0; i < ARRAY_N(refused); i++)
+        assert_int_equal(check_url(&guard, refused[i]), -EACCES);
+    assert_string_equal(diag_text(), "only https URLs may be called");
+    guard.section = "webhooks";
+    assert_int_equal(check_url(&guard, "http://a.example/"), -EACCES);
+    assert_non_null(strstr(diag_text(), "webhooks.allowHttp"));
+    assert_int_equal(addr_guard_allow_port(&guard, 8443), 0);
+    assert_int_equal(check_url(&guard, "https://a.example:8443/"), 0);
+    assert_int_equal(check_url(&guard, "https://9.9.9.9:8443/"), 0);
+    assert_int_equal(check_url(&guard, "http://a.example:8443/"), -EACCES);
+    assert_int_equal(check_url(&guard, "https://9.9.9.9:8444/"), -EACCES);
+    assert_non_null(strstr(diag_text(), "webhooks.ports"));
+    guard.https_only = false;
+    assert_int_equal(check_url(&guard, "http://a.example/"), 0);
+    assert_int_equal(check_url(&guard, "http://9.9.9.9:443/"), -EACCES);
+
+    /* of a name that may be an exception nothing is said before it is looked up */
+    guard.https_only = true;
+    assert_int_equal(addr_guard_allow(&guard, STR("10.0.0.0/8")), 0);
+    assert_int_equal(check_url(&guard, "http://a.example:99/"), 0);
+    assert_int_equal(check_url(&guard, "http://10.1.1.1:99/"), 0);
+    assert_int_equal(check_url(&guard, "http://9.9.9.9/"), -EACCES);
+    uint8_t other[4] = { 9, 9, 9, 9 };
+    assert_int_equal(addr_guard_check_port(&guard, addr_v4(other), 443, true), 0);
+    assert_int_equal(addr_guard_check_port(&guard, addr_v4(other), 80, false), -EACCES);
+    assert_int_equal(addr_guard_check_port(&guard, addr_v4(other), 99, true), -EACCES);
+
+    assert_int_equal(addr_guard_allow_port(&guard, 0), -EINVAL);
+    assert_int_equal(addr_guard_allow_port(&guard, 65536), -EINVAL);
+    while (guard.ports_n < ADDR_GUARD_PORTS_MAX)
+        assert_int_equal(addr_guard_allow_port(&guard, 1), 0);
+    assert_int_equal(addr_guard_allow_port(&guard, 1), -ENOBUFS);
 }
 
 /* A port of this process is refused whatever is allowed, at every address of the machine. */
@@ -474,7 +529,7 @@ static void own_port_wait(void *arg)
         if (i != 2) CHECK_HAS(str_of(got.diag), "Gantry's own"); /* that may be ::1, not allowed */
     }
     uint8_t elsewhere[4] = { 9, 9, 9, 9 };
-    CHECK_INT(addr_guard_check_port(&guard, addr_v4(elsewhere), rig->stub.port), 0);
+    CHECK_INT(addr_guard_check_port(&guard, addr_v4(elsewhere), rig->stub.port, false), 0);
     CHECK_INT(atomic_load(&rig->stub.connections), connections);
     addr_guard_listens(rig->stub.port, false);
     options.url = rig_url(rig, "/length", url);
@@ -852,14 +907,23 @@ static void test_loop_stop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bodies),     cmocka_unit_test(test_failures_before_the_head),
-        cmocka_unit_test(test_request),    cmocka_unit_test(test_response_fields),
-        cmocka_unit_test(test_refused),    cmocka_unit_test(test_guard),
-        cmocka_unit_test(test_own_port),   cmocka_unit_test(test_names_that_flip),
-        cmocka_unit_test(test_timeouts),   cmocka_unit_test(test_connect_timeout),
-        cmocka_unit_test(test_reuse),      cmocka_unit_test(test_body_is_sent_once),
-        cmocka_unit_test(test_concurrent), cmocka_unit_test(test_slow_reader),
-        cmocka_unit_test(test_cancel),     cmocka_unit_test(test_abort),
+        cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_failures_before_the_head),
+        cmocka_unit_test(test_request),
+        cmocka_unit_test(test_response_fields),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_guard),
+        cmocka_unit_test(test_ways),
+        cmocka_unit_test(test_own_port),
+        cmocka_unit_test(test_names_that_flip),
+        cmocka_unit_test(test_timeouts),
+        cmocka_unit_test(test_connect_timeout),
+        cmocka_unit_test(test_reuse),
+        cmocka_unit_test(test_body_is_sent_once),
+        cmocka_unit_test(test_concurrent),
+        cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_abort),
         cmocka_unit_test(test_loop_stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
