@@ -195,11 +195,13 @@ static int send_wait(WebhookAttempt *a)
     return exchange_wait(a, &options);
 }
 
-/* What the answer says of the host: its refusals are answers too. */
+/* What the answer says of the host. That it does not take what is sent, at this URL or so signed,
+ * is neither: it is no sign of health, and another URL of it may be well. */
 static BreakerResult result_of(const WebhookAttempt *a, int r)
 {
-    if (r == -ECANCELED || a->status == 429) return BREAKER_UNTOLD;
-    return r < 0 || a->status >= 500 || a->status == 408 ? BREAKER_BAD : BREAKER_GOOD;
+    if (r == -ECANCELED) return BREAKER_UNTOLD;
+    if (r < 0 || a->status >= 500 || a->status == 408 || a->status == 429) return BREAKER_BAD;
+    return a->status / 100 == 2 ? BREAKER_GOOD : BREAKER_UNTOLD;
 }
 
 /* Sends it if the breaker of its host lets it. */

@@ -638,6 +638,37 @@ static void test_a_failing_host_is_left_alone(void **state)
     assert_int_equal(info[0].state, BREAKER_CLOSED);
 }
 
+/* What the breaker says after an answer of that status to one more webhook. */
+static BreakerState answered(Fixture *f, int status)
+{
+    BreakerInfo info[2];
+    behave(f, (Behaviour){ .statuses = { status } });
+    await(f, run_task(f, "succeeded", ""), status == 200 ? "delivered" : "pending", 1);
+    assert_int_equal(breakers_list(f->api.breakers, info, 2), 1);
+    return info[0].state;
+}
+
+/* Answers that say nothing of a host do not hide those that say that it cannot. */
+static void test_what_answers_say_of_a_host(void **state)
+{
+    Fixture *f = *state;
+    static const int nothing[] = { 400, 404, 302 };
+    for (size_t i = 0; i < ARRAY_N(nothing); i++)
+        assert_int_equal(answered(f, nothing[i]), BREAKER_CLOSED);
+    answered(f, 429);
+    answered(f, 408);
+    assert_int_not_equal(answered(f, 503), BREAKER_CLOSED);
+}
+
+/* A probe that is answered so leaves it half-open: the next one may tell. */
+static void test_a_probe_that_says_nothing(void **state)
+{
+    Fixture *f = *state;
+    for (int i = 0; i < 3; i++) answered(f, 500);
+    assert_int_equal(answered(f, 404), BREAKER_HALF_OPEN);
+    assert_int_equal(answered(f, 200), BREAKER_CLOSED);
+}
+
 static int backlog_job(Db *db, void *arg)
 {
     (void)arg;
@@ -691,6 +722,8 @@ int main(void)
         CASE(test_one_host_does_not_hold_up_others),
         CASE(test_silence_and_long_answers),
         CASE(test_a_failing_host_is_left_alone),
+        CASE(test_what_answers_say_of_a_host),
+        CASE(test_a_probe_that_says_nothing),
         CASE(test_a_dead_host_costs_nothing),
         CASE(test_guarded_address),
         CASE(test_pending_rows_of_an_earlier_process),
