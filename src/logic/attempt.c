@@ -14,12 +14,13 @@ bool deadline_is_given(int64_t deadline_at_ms, int64_t due_at_ms)
     return due_at_ms != 0 && due_at_ms == deadline_at_ms;
 }
 
-int64_t attempt_deadline_ms(int64_t attempts, int64_t given_at_ms, int64_t time_limit_ms,
-                            int64_t started_at_ms)
+int64_t attempt_deadline_ms(int64_t attempts, int64_t given_at_ms, int64_t due_at_ms,
+                            int64_t time_limit_ms, int64_t started_at_ms)
 {
     int64_t own_ms;
-    assert(attempts >= 0 && given_at_ms >= 0 && time_limit_ms >= 0);
-    if (time_limit_ms == 0 || (attempts > 0 && given_at_ms != 0)) return given_at_ms;
+    assert(attempts >= 0 && given_at_ms >= 0 && due_at_ms >= 0 && time_limit_ms >= 0);
+    bool begun = attempts > 0 && given_at_ms != 0 && !deadline_is_given(given_at_ms, due_at_ms);
+    if (time_limit_ms == 0 || begun) return given_at_ms;
     if (__builtin_add_overflow(started_at_ms, time_limit_ms, &own_ms)) own_ms = INT64_MAX;
     return given_at_ms ? MIN(given_at_ms, own_ms) : own_ms;
 }

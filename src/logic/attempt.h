@@ -27,9 +27,10 @@ bool deadline_is_given(int64_t deadline_at_ms, int64_t due_at_ms);
 
 /* The deadline of a task whose attempt starts at started_at_ms, the first one when attempts (before
  * it) is 0. It counts from the first start, whatever is tried again; one that is given before that
- * (by its client or its parent) holds if it is earlier. 0: none. */
-int64_t attempt_deadline_ms(int64_t attempts, int64_t given_at_ms, int64_t time_limit_ms,
-                            int64_t started_at_ms);
+ * (by its client, due_at_ms, or its parent) holds if it is earlier. One that is its client's alone
+ * says nothing of a start: the task may have been begun anew by hand. 0: none. */
+int64_t attempt_deadline_ms(int64_t attempts, int64_t given_at_ms, int64_t due_at_ms,
+                            int64_t time_limit_ms, int64_t started_at_ms);
 
 /* Whether what is told under the fence is of the attempt that goes on. */
 bool attempt_goes_on(TaskState state, int64_t fence, int64_t told_fence);

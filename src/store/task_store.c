@@ -295,7 +295,7 @@ void task_start(Task *task, Uuid worker_id, int64_t fence, int64_t now_ms)
 {
     assert(task->state == TASK_QUEUED && !uuid_is_zero(worker_id) && fence > task->fence);
     assert(task->deadline_at_ms == 0 || task->deadline_at_ms > now_ms);
-    task->deadline_at_ms = attempt_deadline_ms(task->attempt, task->deadline_at_ms,
+    task->deadline_at_ms = attempt_deadline_ms(task->attempt, task->deadline_at_ms, task->due_at_ms,
                                                task->time_limit_ms, now_ms);
     task->state = TASK_RUNNING;
     task->attempt++;

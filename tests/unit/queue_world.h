@@ -81,6 +81,8 @@ typedef enum {
     ANSWER_MISSED,     /* an answer that is faster than the end of the attempt is not seen */
     ASKED_AGAIN,       /* a later attempt asks anew */
     TIME_ASKED,        /* the time a person needs is taken from the task's */
+    CLIENT_WAITS,      /* and from the deadline of its client it is not */
+    CLIENT_LEFT,       /* the deadline of its client stays where it is when the calendar is set */
     RULE_N_
 } Rule;
 
@@ -96,6 +98,7 @@ typedef struct {
     Lane lane;
     int64_t attempt, failures, losses, fence;
     int64_t ready_ms, started_ms, ended_ms, limit_ms, deadline_ms; /* by the calendar */
+    int64_t client_ms; /* the deadline of its client, by the calendar; 0: none */
     Gate gate;
     bool cancel, recorded; /* recorded: this attempt has told of new calls */
     int lease;             /* holder */
@@ -126,6 +129,7 @@ typedef struct {
     int asked_n;                                /* questions since the last retry by hand */
     int kids;                                   /* that it wants to start */
     int64_t bound_ms;                           /* monotonic: its parent's time; 0: no limit */
+    int64_t client_over_ms;                     /* monotonic: its client's; 0: no limit */
     int64_t cancelled_ms;                       /* monotonic */
     int64_t entered;                            /* when it took its place in its session */
 } Row;
@@ -291,6 +295,7 @@ typedef struct {
     int tenant, agent, session, kids;
     bool asks, fallback;
     int64_t run_at_ms, limit_ms, id;
+    int64_t client_ms; /* from its submission on; 0: no deadline */
     int serial;
     bool cancels, retries, settled;
     int cancelled_life; /* -1: it was not */
@@ -307,7 +312,7 @@ typedef struct {
 
 typedef struct {
     uint64_t tasks, attempts, messages, commits, torn, events;
-    uint64_t lost, doubled, late, stale, zombies, orphans, expired, resumed, late_ends;
+    uint64_t lost, doubled, late, stale, zombies, orphans, expired, resumed, late_ends, late_asking;
     uint64_t unanswered, defaulted, answered_fast, stalls;
     uint64_t kids, kids_found, too_deep, too_wide, too_large, suspended, crowded, trees;
     uint64_t held, admitted, limited, passed, backoff_ms, backoff_most_ms;

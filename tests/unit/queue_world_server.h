@@ -86,6 +86,7 @@ static void check_start(World *w, const Row *was, const Row *is)
     if (is->limit_ms && is->first_ms >= 0)
         MUST(w->now_ms < is->first_ms + is->answered_in_ms + is->limit_ms + CALENDAR_SET_MS);
     if (is->bound_ms) MUST(w->now_ms < is->bound_ms + is->answered_in_ms + CALENDAR_SET_MS);
+    if (is->client_over_ms) MUST(w->now_ms < is->client_over_ms + CALENDAR_SET_MS);
     check_session(w, is);
 }
 
@@ -94,7 +95,9 @@ static int64_t over_ms(const Row *row)
 {
     int64_t own_ms = row->limit_ms && row->first_ms >= 0 ? row->first_ms + row->limit_ms
                                                          : INT64_MAX;
-    return MIN(own_ms, row->bound_ms ? row->bound_ms : INT64_MAX);
+    int64_t over = MIN(own_ms, row->bound_ms ? row->bound_ms : INT64_MAX);
+    if (over < INT64_MAX) over += row->answered_in_ms;
+    return MIN(over, row->client_over_ms ? row->client_over_ms : INT64_MAX);
 }
 
 /* Nobody's time is over before it is. */
@@ -102,7 +105,7 @@ static void check_late(World *w, const Row *row)
 {
     int64_t over = over_ms(row);
     if (!MUST_HOLD(over < INT64_MAX)) return;
-    MUST(w->now_ms > over + row->answered_in_ms - CALENDAR_SET_MS - w->retry.max_ms);
+    MUST(w->now_ms > over - CALENDAR_SET_MS - w->retry.max_ms);
 }
 
 /* Full jitter, but no sooner than was asked for. */
@@ -124,7 +127,7 @@ static void row_start(World *w, Row *row, int lease, int64_t fence, int64_t now_
     row->state = TASK_RUNNING;
     row->deadline_ms = attempt_deadline_ms(BREAKS(w, DEADLINE_AGAIN) ? 0 : row->attempt,
                                            BREAKS(w, DEADLINE_AGAIN) ? 0 : row->deadline_ms,
-                                           row->limit_ms, now_ms);
+                                           row->client_ms, row->limit_ms, now_ms);
     row->attempt++;
     row->fence = BREAKS(w, TOKEN_KEPT) && row->fence ? row->fence : fence;
     row->lease = lease;
@@ -300,6 +303,10 @@ static void job_submit(World *w, Msg *m)
                   .limit_ms = order->limit_ms,
                   .run_at_ms = order->run_at_ms,
                   .first_ms = -1 };
+    if (order->client_ms) {
+        row->client_ms = row->deadline_ms = now_ms + order->client_ms;
+        row->client_over_ms = w->now_ms + order->client_ms;
+    }
     row_enter(w, row, order->run_at_ms > now_ms);
     m->id = row->id;
     w->server.ready = true;
@@ -349,7 +356,10 @@ static void job_retry(World *w, Msg *m)
     else row_enter(w, row, false);
     row->state = TASK_QUEUED;
     row->ready_ms = server_ms(w);
-    row->failures = row->losses = row->deadline_ms = row->due_ms = 0;
+    if (row->client_ms <= row->ready_ms) row->client_ms = 0;
+    row->deadline_ms = row->client_ms;
+    row->client_over_ms = row->client_ms ? w->now_ms + row->client_ms - row->ready_ms : 0;
+    row->failures = row->losses = row->due_ms = 0;
     row->failed_n = row->lost_n = row->results = 0;
     row->cancel = false;
     row->first_ms = -1;
@@ -370,6 +380,8 @@ static void row_resume(World *w, Row *row)
     row->ready_ms = now_ms;
     if (row->deadline_ms && !BREAKS(w, TIME_ASKED))
         row->deadline_ms = MAX(1, row->deadline_ms + now_ms - row->ended_ms);
+    if (row->client_ms && !BREAKS(w, CLIENT_WAITS))
+        row->deadline_ms = MIN(row->deadline_ms, row->client_ms);
     row->answered_in_ms += w->now_ms - row->rests_ms;
     check_step(w, &was, row);
     w->server.ready = true;
@@ -430,6 +442,17 @@ static Row *kid_of(World *w, const Row *parent, int key)
     return NULL;
 }
 
+/* It has its parent's, or an earlier one of its own. */
+static void kid_client(World *w, Row *kid, const Row *parent, int64_t now_ms)
+{
+    int64_t own_ms = chance(w, 150) ? 1 + upto(w, 6 * w->lease_ms) : 0;
+    if (BREAKS(w, KID_UNBOUND)) return;
+    kid->client_ms = family_deadline_ms(parent->client_ms, own_ms, now_ms);
+    kid->client_over_ms = family_deadline_ms(parent->client_over_ms, own_ms, w->now_ms);
+    if (kid->client_ms && (kid->deadline_ms == 0 || kid->client_ms < kid->deadline_ms))
+        kid->deadline_ms = kid->client_ms;
+}
+
 /* What it inherits. */
 static void kid_add(World *w, Row *parent, const Msg *m)
 {
@@ -454,6 +477,7 @@ static void kid_add(World *w, Row *parent, const Msg *m)
     int64_t parent_ms = BREAKS(w, KID_LATE_ASK) ? 0 : parent->deadline_ms;
     if (!BREAKS(w, KID_UNBOUND))
         kid->deadline_ms = family_deadline_ms(parent_ms, remaining_ms, now_ms);
+    kid_client(w, kid, parent, now_ms);
     if (parent->deadline_ms) kid->bound_ms = w->now_ms + parent->deadline_ms - now_ms;
     parent->children++;
     root->members++;
@@ -729,6 +753,11 @@ static void tick_deadlines(World *w)
     int64_t now_ms = server_ms(w);
     for (int i = 0; i < w->disk.rows_n; i++) {
         Row *row = &w->disk.rows[i];
+        bool asks = row->state == TASK_ESCALATED && !BREAKS(w, CLIENT_WAITS);
+        if (asks && row->client_ms && row->client_ms <= now_ms) {
+            row_stop(w, row, TASK_TIMED_OUT);
+            w->tally.late_asking++;
+        }
         if (row->deadline_ms == 0) continue;
         if (row->state == TASK_RUNNING && row->deadline_ms < now_ms - OVERDUE_GRACE_MS) {
             row_end(w, row, &(Item){ .outcome = TASK_OUTCOME_TIMED_OUT }, 0, false);
@@ -775,6 +804,9 @@ static void job_calendar(World *w, Msg *m)
         Row *row = &w->disk.rows[i];
         bool asks = row->asked && row->question == ESCALATION_PENDING;
         if (asks && !BREAKS(w, WAITS_LEFT)) row->expires_ms += off_ms;
+        if (task_state_ended(row->state)) continue;
+        if (row->client_ms && !BREAKS(w, CLIENT_LEFT))
+            row->client_ms = MAX(1, row->client_ms + off_ms);
         if (row->state != TASK_QUEUED && row->state != TASK_RUNNING) continue;
         if (row->deadline_ms) row->deadline_ms = MAX(1, row->deadline_ms + off_ms);
         bool waits = row->state == TASK_QUEUED && row->gate == GATE_LATER && row->attempt > 0;

@@ -21,14 +21,18 @@ static void test_a_claim_starts_what_may_start(void **state)
 static void test_a_deadline_counts_from_the_first_start(void **state)
 {
     (void)state;
-    assert_int_equal(attempt_deadline_ms(0, 0, 0, 1000), 0);
-    assert_int_equal(attempt_deadline_ms(0, 0, 500, 1000), 1500);
-    assert_int_equal(attempt_deadline_ms(0, 1200, 500, 1000), 1200); /* its parent's */
-    assert_int_equal(attempt_deadline_ms(0, 1800, 500, 1000), 1500);
-    assert_int_equal(attempt_deadline_ms(0, 1800, 0, 1000), 1800);
-    assert_int_equal(attempt_deadline_ms(1, 1500, 500, 1400), 1500); /* again */
-    assert_int_equal(attempt_deadline_ms(1, 0, 500, 1400), 1900);    /* after a retry by hand */
-    assert_int_equal(attempt_deadline_ms(0, 0, INT64_MAX, 1000), INT64_MAX);
+    assert_int_equal(attempt_deadline_ms(0, 0, 0, 0, 1000), 0);
+    assert_int_equal(attempt_deadline_ms(0, 0, 0, 500, 1000), 1500);
+    assert_int_equal(attempt_deadline_ms(0, 1200, 0, 500, 1000), 1200); /* its parent's */
+    assert_int_equal(attempt_deadline_ms(0, 1800, 0, 500, 1000), 1500);
+    assert_int_equal(attempt_deadline_ms(0, 1800, 0, 0, 1000), 1800);
+    assert_int_equal(attempt_deadline_ms(1, 1500, 0, 500, 1400), 1500); /* again */
+    assert_int_equal(attempt_deadline_ms(1, 0, 0, 500, 1400), 1900);    /* after a retry by hand */
+    assert_int_equal(attempt_deadline_ms(0, 0, 0, INT64_MAX, 1000), INT64_MAX);
+    assert_int_equal(attempt_deadline_ms(0, 1200, 1200, 500, 1000), 1200); /* its client's */
+    assert_int_equal(attempt_deadline_ms(1, 1200, 1200, 500, 1100), 1200);
+    assert_int_equal(attempt_deadline_ms(1, 1500, 9000, 500, 1400), 1500);
+    assert_int_equal(attempt_deadline_ms(1, 9000, 9000, 500, 1400), 1900); /* after a retry */
 }
 
 static void test_only_the_attempt_that_goes_on_is_heard(void **state)

@@ -253,6 +253,26 @@ static int body_retry(void *arg)
     return 0;
 }
 
+/* Its own limit counts anew then, as it does without a deadline. */
+static int body_retry_limited(void *arg)
+{
+    Fixture *f = arg;
+    Task *tasks;
+    TaskState state;
+    TaskSummary summary;
+    TaskNew new = new_due(10 * MINUTE_MS);
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    new.time_limit_ms = MINUTE_MS;
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_FAILED_FINAL, &state), 0);
+    CHECK_INT(queue_retry_wait(f->queue, summary.id, false), 0);
+    pass_ms(2000);
+    CHECK_INT(claim(f, worker, roomy, &tasks), 1);
+    CHECK_INT(tasks[0].deadline_at_ms, real_now + MINUTE_MS);
+    CHECK_INT(get(f, summary.id).due_at_ms, real_now + 10 * MINUTE_MS - 2000);
+    return 0;
+}
+
 /* --- too late at once ------------------------------------------------------------------------- */
 
 /* Unless the task is there: its client must learn that it is. */
@@ -338,15 +358,18 @@ RUNS(escalated)
 RUNS(answered)
 RUNS(set)
 RUNS(retry)
+RUNS(retry_limited)
 RUNS(passed)
 RUNS(children)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_queued),  CASE(test_claimed_late), CASE(test_running),  CASE(test_limit_first),
-        CASE(test_between), CASE(test_escalated),    CASE(test_answered), CASE(test_restart),
-        CASE(test_set),     CASE(test_retry),        CASE(test_passed),   CASE(test_children),
+        CASE(test_queued),        CASE(test_claimed_late), CASE(test_running),
+        CASE(test_limit_first),   CASE(test_between),      CASE(test_escalated),
+        CASE(test_answered),      CASE(test_restart),      CASE(test_set),
+        CASE(test_retry),         CASE(test_passed),       CASE(test_children),
+        CASE(test_retry_limited),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

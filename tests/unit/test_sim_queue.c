@@ -384,6 +384,7 @@ static void orders_make(World *w)
         int64_t at_ms = upto(w, 12 * w->lease_ms);
         if (chance(w, 200)) o->run_at_ms = CALENDAR_MS + at_ms + upto(w, 6 * w->lease_ms);
         if (chance(w, 250)) o->limit_ms = 1 + upto(w, 10 * w->lease_ms);
+        if (chance(w, 250)) o->client_ms = 1 + upto(w, 16 * w->lease_ms);
         o->cancels = chance(w, 150);
         o->retries = chance(w, 150);
         after(w, at_ms, EV_ORDER, -1, i);
@@ -514,6 +515,8 @@ static const char *const rules[RULE_N_] = {
     [ANSWER_MISSED] = "answer-missed",
     [ASKED_AGAIN] = "asked-again",
     [TIME_ASKED] = "time-asked",
+    [CLIENT_WAITS] = "client-waits",
+    [CLIENT_LEFT] = "client-left",
 };
 
 static void tally_add(Tally *sum, const Tally *t)
@@ -567,7 +570,7 @@ static void check_tally(const Tally *t)
     assert_true(t->ended[TASK_CANCELED] > 0);
     assert_true(t->kids && t->kids_found && t->too_deep && t->too_wide && t->too_large);
     assert_true(t->suspended && t->crowded && t->trees && t->held && t->admitted && t->limited);
-    assert_true(t->passed && t->defaulted && t->answered_fast);
+    assert_true(t->passed && t->defaulted && t->answered_fast && t->late_asking);
     /* full jitter */
     assert_in_range(t->backoff_ms * 100, t->backoff_most_ms * 45, t->backoff_most_ms * 55);
 }
