@@ -114,6 +114,13 @@ int api_json_wait(ApiCall *call, int status, ApiJson *json)
     return api_reply_wait(call, status, "application/json", buf_str(&json->buf));
 }
 
+void api_json_make(ApiCall *call, int status, const ApiJson *json, HttpReady *ret)
+{
+    assert(!json->buf.failed && json->out.depth == 0);
+    http_header_add(call->req, "Cache-Control", STR("no-store"));
+    http_reply_make(call->req, status, "application/json", buf_str(&json->buf), ret);
+}
+
 /* --- bodies ----------------------------------------------------------------------------------- */
 
 Str api_content_type(ApiCall *call)

@@ -58,6 +58,9 @@ void api_json_deinit(ApiJson *json); /* for CLEANUP */
 /* Sends it; 507 when the text did not fit. */
 int api_json_wait(ApiCall *call, int status, ApiJson *json);
 
+/* Makes the same answer, to be sent as net/http_server.h says; the text did fit. */
+void api_json_make(ApiCall *call, int status, const ApiJson *json, HttpReady *ret);
+
 #define API_JSON_BYTES_MAX ((size_t)64 << 20)
 
 /* Whole answer of any type, with Cache-Control: no-store. */

@@ -514,26 +514,56 @@ static void claims_release_wait(Queue *queue, const Task *tasks, size_t n)
     fiber_unshield();
 }
 
-static int claims_reply_wait(ApiCall *call, const Task *tasks, size_t n)
+/* The answer to a claim: made while its tasks become durable, or when they are. */
+typedef struct {
+    ApiCall *call;
+    ApiJson json;
+    HttpReady ready;
+    bool made;
+} ClaimReply;
+
+static void claim_reply_drop(ClaimReply *reply)
 {
-    CLEANUP(api_json_deinit) ApiJson json = { 0 };
-    api_json(&json, API_JSON_BYTES_MAX);
-    json_out_object(&json.out);
-    json_out_key(&json.out, "tasks");
-    json_out_array(&json.out);
+    if (reply->made) http_reply_drop(reply->call->req);
+    reply->made = false;
+}
+
+/* ClaimAnswer.make. False: it does not fit, or nobody is there. */
+static bool claim_reply_make(void *ctx, const Task *tasks, size_t n)
+{
+    ClaimReply *reply = ctx;
+    JsonOut *out = &reply->json.out;
+    claim_reply_drop(reply);
+    if (http_gone(reply->call->req)) return false;
+    buf_clear(&reply->json.buf);
+    *out = json_out(&reply->json.buf);
+    json_out_object(out);
+    json_out_key(out, "tasks");
+    json_out_array(out);
     for (size_t i = 0; i < n; i++) {
         LinkTask task = link_task_from(&tasks[i]);
-        wire_task_write(&json.out, &task);
+        wire_task_write(out, &task);
     }
-    json_out_array_end(&json.out);
-    json_out_object_end(&json.out);
-    bool fits = json_out_ok(&json.out);
-    int r = fits ? HTTP_E_GONE : -ENOMEM; /* a worker that drains leaves while it waits */
-    if (fits && !http_gone(call->req))
-        r = http_reply_wait(call->req, 200, "application/json", buf_str(&json.buf));
+    json_out_array_end(out);
+    json_out_object_end(out);
+    if (!json_out_ok(out)) return false;
+    api_json_make(reply->call, 200, &reply->json, &reply->ready);
+    return reply->made = true;
+}
+
+static void claim_reply_send(void *ctx)
+{
+    http_reply_send(&((ClaimReply *)ctx)->ready);
+}
+
+static int claims_reply_wait(ClaimReply *reply, bool made, const Task *tasks, size_t n)
+{
+    ApiCall *call = reply->call;
+    made = made || claim_reply_make(reply, tasks, n);
+    int r = made ? http_reply_rest_wait(call->req, &reply->ready) : HTTP_E_GONE;
     if (r != 0) claims_release_wait(call->api->options.queue, tasks, n);
-    if (!fits) return api_fail_wait(call, -ENOMEM);
-    return r < 0 ? r : API_E_REPLIED;
+    if (!made && !http_gone(call->req)) return api_fail_wait(call, -ENOMEM);
+    return r < 0 ? r : API_E_REPLIED; /* a worker that drains leaves while it waits */
 }
 
 /* Waits a second at a time, so that a worker that went away is not given tasks. */
@@ -566,8 +596,15 @@ int worker_claim_run_wait(ApiCall *call)
     size_t n;
     CLEANUP(arena_deinit) Arena arena;
     arena_init(&arena, WIRE_CLAIM_BYTES_MAX);
+    ClaimReply reply = { .call = call };
+    api_json(&reply.json, API_JSON_BYTES_MAX);
+    ClaimAnswer answer = { .ctx = &reply, .make = claim_reply_make, .send = claim_reply_send };
+    claim.answer = &answer;
     r = claim_loop_wait(call, &claim, deadline_after(wait_ms), &arena, &tasks, &n);
-    return r != 0 ? api_queue_fail_wait(call, r) : claims_reply_wait(call, tasks, n);
+    if (r != 0) claim_reply_drop(&reply);
+    r = r != 0 ? api_queue_fail_wait(call, r) : claims_reply_wait(&reply, answer.stands, tasks, n);
+    api_json_deinit(&reply.json);
+    return r;
 }
 
 /* --- reports ---------------------------------------------------------------------------------- */

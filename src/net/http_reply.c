@@ -138,6 +138,42 @@ int http_reply_wait(HttpReq *req, int status, const char *content_type, Str body
     return r;
 }
 
+void http_reply_make(HttpReq *req, int status, const char *content_type, Str body, HttpReady *ret)
+{
+    HttpConn *c = req->conn;
+    head_make(c, status, content_type, (int64_t)body.len);
+    if (c->head_only) body = STR_NULL;
+    *ret = (HttpReady){ .fd = stream_fd(c->stream), .head = buf_str(&c->head), .body = body };
+}
+
+void http_reply_send(HttpReady *ready)
+{
+    const Str pieces[] = { ready->head, ready->body };
+    if (ready->head.len + ready->body.len > PART_BYTES_MAX)
+        return; /* other threads have to go on */
+    if (ready->fd >= 0) ready->sent = stream_send_now(ready->fd, pieces, ARRAY_N(pieces));
+}
+
+int http_reply_rest_wait(HttpReq *req, const HttpReady *ready)
+{
+    HttpConn *c = req->conn;
+    size_t of_head = MIN(ready->sent, ready->head.len), of_body = ready->sent - of_head;
+    Str head = str_skip(ready->head, of_head), body = str_skip(ready->body, of_body);
+    bool all = head.len + body.len == 0; /* then no cancelling undoes it */
+    int r = all ? 0 : http_send_wait(c, head, body, STR_NULL);
+    if (r == 0) c->reply = REPLY_DONE;
+    return r;
+}
+
+void http_reply_drop(HttpReq *req)
+{
+    HttpConn *c = req->conn;
+    assert(req->replied && c->reply == REPLY_NONE);
+    http_reply_reset(c);
+    c->head_only = str_eq(req->method, STR("HEAD"));
+    req->replied = false;
+}
+
 int http_reply_start_wait(HttpReq *req, int status, const char *content_type)
 {
     HttpConn *c = req->conn;

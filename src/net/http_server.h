@@ -103,6 +103,28 @@ void http_header_add(HttpReq *req, const char *name, Str value);
  * -ECANCELED. HEAD gets the head only. */
 int http_reply_wait(HttpReq *req, int status, const char *content_type, Str body);
 
+/* A whole answer that is made before it may be sent, so that whoever learns first that it may, on
+ * whatever thread, sends it: nothing waits for the connection's loop to wake up. */
+typedef struct {
+    int fd; /* private */
+    Str head, body;
+    size_t sent; /* bytes of both */
+} HttpReady;
+
+/* Makes the answer that http_reply_wait would send. The body is to live until it is sent. To be
+ * followed by http_reply_rest_wait or http_reply_drop in any case. */
+void http_reply_make(HttpReq *req, int status, const char *content_type, Str body, HttpReady *ret);
+
+/* Sends it as far as the kernel takes it; nothing of a large one. Any thread, at most once, while
+ * the fiber of req is parked on something else. */
+void http_reply_send(HttpReady *ready);
+
+/* Sends what is left of it. Returns as http_reply_wait. */
+int http_reply_rest_wait(HttpReq *req, const HttpReady *ready);
+
+/* It is not to be sent, and was not: another answer may be made. Fields added are forgotten. */
+void http_reply_drop(HttpReq *req);
+
 /* Streamed answer (chunked): start, any number of writes (each sent at once), end. A stream that is
  * not ended is cut: the client sees it as broken. Returns as above. */
 int http_reply_start_wait(HttpReq *req, int status, const char *content_type);

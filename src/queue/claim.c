@@ -222,11 +222,10 @@ static int64_t wake_at(const Queue *queue, int64_t at_ms)
     return deadline_after(MAX(at_ms - queue_now_ms(queue), 1));
 }
 
-/* What a look has found is durable. */
-static void claim_looked(Queue *queue, const ClaimJob *job)
+void claim_looked(const ClaimJob *job)
 {
-    queue_apply(queue, &job->effects);
-    for (size_t i = 0; i < job->late_n; i++) queue_task_changed(queue, job->late[i]);
+    queue_apply(job->queue, &job->effects);
+    for (size_t i = 0; i < job->late_n; i++) queue_task_changed(job->queue, job->late[i]);
 }
 
 /* One look into the store: job->n, or job->next_ready_at_ms. */
@@ -235,7 +234,7 @@ static int claim_look_wait(Queue *queue, ClaimJob *job)
     if (fiber_cancelled()) return -ECANCELED;
     int r = queue_calendar_wait(queue);
     if (r == 0) r = store_call_wait(queue->store, claim_job, job);
-    if (r == 0) claim_looked(queue, job);
+    if (r == 0) claim_looked(job);
     return r;
 }
 
@@ -246,12 +245,12 @@ static int claim_until(Queue *queue, const bool lanes[LANE_N_], int64_t deadline
     bool woken = false;
     for (;;) {
         uint64_t mark = ready_mark(queue);
+        if (job->claim->answer) job->claim->answer->stands = false;
         int r = claim_look_wait(queue, job);
         if (r != 0 && woken) wake_others(queue, lanes); /* what woke this one may be for them */
         if (r != 0 || job->n > 0) return r;
         int64_t next_ms = wake_at(queue, job->next_ready_at_ms);
         r = claimer_wait(queue, lanes, mark, MIN(deadline_ms, next_ms), job);
-        if (r == CLAIMER_LOOKED) claim_looked(queue, job);
         if (r == CLAIMER_LOOKED && job->n > 0) return 0;
         woken = r >= 0;
         if (r < 0 && !(r == -ETIMEDOUT && next_ms < deadline_ms)) return r;

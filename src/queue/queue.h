@@ -276,11 +276,23 @@ MUST_CHECK int queue_drain_wait(Queue *queue, Uuid worker_id);
 /* The worker leaves: what it still holds is released. Returns 0, QUEUE_E_NO_WORKER, -errno. */
 MUST_CHECK int queue_leave_wait(Queue *queue, Uuid worker_id);
 
+/* How a worker is told of its tasks at the moment they are durably its own, before the fiber that
+ * claims runs again: that has to be woken first, which takes as long as all the rest of a look. */
+typedef struct {
+    void *ctx;
+    /* On the claim's fiber; must not wait. Makes ready to tell of the tasks, which may still be
+     * undone; replaces what was made before. False: it cannot be told in this way. */
+    bool (*make)(void *ctx, const Task *tasks, size_t n);
+    void (*send)(void *ctx); /* tells; the store thread's, while the claim's fiber is parked */
+    bool stands;             /* set by queue_claim_wait: what it returns is what was made last */
+} ClaimAnswer;
+
 /* What a worker could run now. */
 typedef struct {
     Uuid worker_id;
     LaneConfig slots;
-    LaneUse use; /* what it runs already */
+    LaneUse use;         /* what it runs already */
+    ClaimAnswer *answer; /* NULL: the caller tells */
 } Claim;
 
 #define CLAIM_TASKS_MAX 256

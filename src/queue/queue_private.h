@@ -259,6 +259,9 @@ typedef struct {
 /* One look, inside a job. Returns 0, QUEUE_E_NO_WORKER, -errno. */
 MUST_CHECK int claim_look(Db *db, ClaimJob *job);
 
+/* What a look has found is durable. Any thread, without the lock. */
+void claim_looked(const ClaimJob *job);
+
 /* --- submitting (clients.c) ------------------------------------------------------------------- */
 
 typedef struct {
@@ -366,7 +369,7 @@ MUST_CHECK int mark_wait(Queue *queue, Mark *mark, uint64_t seen, int64_t deadli
 
 /* Parks a claimer that can take tasks of the lanes until one may be ready. seen: ready_mark before
  * it looked. Returns as mark_wait; CLAIMER_LOOKED: who has submitted a task has looked for it
- * meanwhile, and *job has what was found. */
+ * meanwhile, *job has what was found, and claim_looked has told. */
 MUST_CHECK int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t seen,
                             int64_t deadline_ms, ClaimJob *job);
 
@@ -376,6 +379,10 @@ MUST_CHECK int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t se
 Claimer *claimer_take(Queue *queue, Lane lane);
 ClaimJob *claimer_job(Claimer *claimer);
 void claimer_give(Claimer *claimer, bool looked);
+
+/* The claimer's job has tasks that are not durable yet, and nothing writes to it until then: its
+ * fiber may make the answer meanwhile, which claimer_give then sends. */
+void claimer_found(Claimer *claimer);
 
 /* Wakes up to n claimers that can take tasks of the lane. */
 void claimers_wake(Queue *queue, Lane lane, unsigned n);

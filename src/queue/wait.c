@@ -2,9 +2,11 @@
  * fiber's stack. Whoever takes it off its list owes it exactly one op_done: the waker by a message
  * to its loop, the canceller (which runs on that loop) directly. */
 #include <limits.h>
+#include <stdatomic.h>
 
 #include "base/diag.h"
 #include "queue/queue_private.h"
+#include "sys/clock.h"
 #include "sys/fiber.h"
 
 typedef struct {
@@ -16,10 +18,22 @@ typedef struct {
     int result; /* of the wait, when it is woken */
 } Waiter;
 
+/* Whether an answer is sent by who gives tasks, or by who gets them. */
+typedef enum {
+    ANSWER_NONE,
+    ANSWER_READY, /* the getter's, and what was made stays as it is from now on */
+    ANSWER_LATE,  /* the giver's: it did not wait */
+} AnswerStage;
+
 struct Claimer {
     Waiter waiter;
     bool lanes[LANE_N_];
     ClaimJob *job;
+    _Atomic AnswerStage answer;
+    LoopMsg found_msg;
+    /* its loop's */
+    bool found, given;
+    Op *giving; /* who found waits for */
 };
 
 static void waiter_arrived(LoopMsg *msg)
@@ -166,19 +180,53 @@ int queue_webhook_wait(Queue *queue, uint64_t mark, int64_t deadline_ms)
 
 /* --- claimers --------------------------------------------------------------------------------- */
 
-int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t seen, int64_t deadline_ms,
-                 ClaimJob *job)
-{
-    Claimer c = { .job = job };
-    waiter_init(&c.waiter, queue);
-    memcpy(c.lanes, lanes, sizeof c.lanes);
-    return waiter_park(&c.waiter, &queue->claimers, &queue->ready_mark, seen,
-                       &queue->stats.claimers, deadline_ms);
-}
-
 static Claimer *claimer_of(ListNode *node)
 {
     return CONTAINER_OF(node, Claimer, waiter.node);
+}
+
+static void claimer_arrived(LoopMsg *msg)
+{
+    Claimer *c = CONTAINER_OF(msg, Claimer, waiter.msg);
+    c->given = true;
+    if (!c->found) op_done(&c->waiter.op, c->waiter.result);
+    else if (c->giving) op_done(c->giving, 0);
+}
+
+static void claimer_found_arrived(LoopMsg *msg)
+{
+    Claimer *c = CONTAINER_OF(msg, Claimer, found_msg);
+    c->found = true;
+    op_done(&c->waiter.op, 0);
+}
+
+/* Makes the answer while the tasks become durable. Cannot be abandoned: they may be its own. */
+static int claimer_given_wait(Claimer *c)
+{
+    ClaimAnswer *answer = c->job->claim->answer;
+    bool made = !c->given && answer->make(answer->ctx, c->job->tasks, c->job->n);
+    AnswerStage none = ANSWER_NONE;
+    if (made) atomic_compare_exchange_strong(&c->answer, &none, ANSWER_READY);
+    if (!c->given) {
+        Op op;
+        op_init(&op, NULL);
+        c->giving = &op;
+        (void)op_wait(&op, DEADLINE_NONE);
+    }
+    answer->stands = made && c->waiter.result == CLAIMER_LOOKED;
+    return c->waiter.result;
+}
+
+int claimer_wait(Queue *queue, const bool lanes[LANE_N_], uint64_t seen, int64_t deadline_ms,
+                 ClaimJob *job)
+{
+    Claimer c = { .job = job, .found_msg = { .run = claimer_found_arrived } };
+    waiter_init(&c.waiter, queue);
+    c.waiter.msg.run = claimer_arrived;
+    memcpy(c.lanes, lanes, sizeof c.lanes);
+    int r = waiter_park(&c.waiter, &queue->claimers, &queue->ready_mark, seen,
+                        &queue->stats.claimers, deadline_ms);
+    return c.found ? claimer_given_wait(&c) : r;
 }
 
 Claimer *claimer_take(Queue *queue, Lane lane)
@@ -200,9 +248,19 @@ ClaimJob *claimer_job(Claimer *claimer)
     return claimer->job;
 }
 
+void claimer_found(Claimer *claimer)
+{
+    const ClaimJob *job = claimer->job;
+    if (job->n > 0 && job->claim->answer) loop_post(claimer->waiter.loop, &claimer->found_msg);
+}
+
 void claimer_give(Claimer *claimer, bool looked)
 {
+    const ClaimAnswer *answer = claimer->job->claim->answer;
+    bool ready = atomic_exchange(&claimer->answer, ANSWER_LATE) == ANSWER_READY;
     claimer->waiter.result = looked ? CLAIMER_LOOKED : 0;
+    if (looked) claim_looked(claimer->job); /* first: its worker may end a task as soon as told */
+    if (looked && ready) answer->send(answer->ctx);
     loop_post(claimer->waiter.loop, &claimer->waiter.msg);
 }
 

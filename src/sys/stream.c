@@ -373,6 +373,23 @@ int stream_write_wait(Stream *s, const Str *pieces, size_t pieces_n, int64_t dea
     return op_wait(&sending.op, deadline_ms);
 }
 
+int stream_fd(const Stream *s)
+{
+    uv_os_fd_t fd = -1;
+    return s->closing || uv_fileno(&s->uv.handle, &fd) < 0 ? -1 : fd;
+}
+
+size_t stream_send_now(int fd, const Str *pieces, size_t pieces_n)
+{
+    struct iovec parts[WRITE_PIECES_MAX];
+    assert(fd >= 0 && pieces_n <= WRITE_PIECES_MAX);
+    for (size_t i = 0; i < pieces_n; i++)
+        parts[i] = (struct iovec){ .iov_base = (char *)pieces[i].ptr, .iov_len = pieces[i].len };
+    struct msghdr msg = { .msg_iov = parts, .msg_iovlen = pieces_n };
+    ssize_t n = sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return n > 0 ? (size_t)n : 0;
+}
+
 int stream_shutdown_wait(Stream *s, int64_t deadline_ms)
 {
     if (s->closing) return -EPIPE;

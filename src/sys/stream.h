@@ -51,6 +51,14 @@ int stream_gone_wait(Stream *stream, int64_t deadline_ms);
  * -EPIPE, -ECONNRESET, -ECANCELED, or -errno. Up to 8 pieces, sent in order. */
 int stream_write_wait(Stream *stream, const Str *pieces, size_t pieces_n, int64_t deadline_ms);
 
+/* The descriptor, for stream_send_now; -1 once the stream is closing. */
+int stream_fd(const Stream *stream);
+
+/* Writes what the kernel takes without waiting: how many bytes. Any thread, while the fiber that
+ * owns the stream is parked on something else, with nothing that it has written still on its way. A
+ * failure is left for whoever writes next to find. Up to 8 pieces. */
+size_t stream_send_now(int fd, const Str *pieces, size_t pieces_n);
+
 /* Half-close: the peer sees end of file. Returns as stream_write_wait. */
 int stream_shutdown_wait(Stream *stream, int64_t deadline_ms);
 

@@ -1,6 +1,7 @@
 /* What goes out: answers of the HTTP server, whole and streamed, to clients of every kind. */
 #include "http_fixture.h"
 
+#include <pthread.h>
 #include <stdio.h>
 
 #define HOST "Host: h\r\n"
@@ -79,9 +80,37 @@ static int large(HttpReq *req)
     return r;
 }
 
+static void *send_ready(void *arg)
+{
+    http_reply_send(arg);
+    return NULL;
+}
+
+/* Made, and sent by another thread if that is said; another one is made and dropped before. */
+static int ready(HttpReq *req, size_t bytes, bool elsewhere)
+{
+    HttpReady answer;
+    pthread_t thread;
+    char *body = arena_alloc(&req->arena, bytes);
+    memset(body, 'x', bytes);
+    http_header_add(req, "X-Dropped", STR("1"));
+    http_reply_make(req, 500, "text/html", STR("dropped"), &answer);
+    http_reply_drop(req);
+    http_header_add(req, "X-Kept", STR("1"));
+    http_reply_make(req, 200, "text/plain", str_make(body, bytes), &answer);
+    bool sends = elsewhere && pthread_create(&thread, NULL, send_ready, &answer) == 0;
+    if (sends) pthread_join(thread, NULL);
+    bool small = answer.body.len < 1000;
+    if (answer.sent != (sends && small ? answer.head.len + answer.body.len : 0)) return -EINVAL;
+    return http_reply_rest_wait(req, &answer);
+}
+
 static int handle(HttpReq *req, void *ctx)
 {
     Fixture *fx = ctx;
+    if (str_eq(req->path, STR("/ready"))) return ready(req, 5, false);
+    if (str_eq(req->path, STR("/ready-elsewhere"))) return ready(req, 5, true);
+    if (str_eq(req->path, STR("/ready-large"))) return ready(req, 100000, true);
     if (str_eq(req->path, STR("/hello")))
         return http_reply_wait(req, 200, "text/plain", STR("hello"));
     if (str_eq(req->path, STR("/empty"))) return http_reply_wait(req, 200, NULL, STR_NULL);
@@ -123,6 +152,34 @@ static void test_whole(void **state)
         assert_int_equal(given.len, 36);
         assert_false(str_eq(given, str_of(id))); /* each its own */
         str_copy(id, sizeof id, given);
+    }
+    fixture_stop(&fx);
+}
+
+/* An answer that is made first is as any other, whoever sends it. */
+static void test_ready(void **state)
+{
+    (void)state;
+    static const char *const targets[] = { "ready", "ready-elsewhere", "ready-large" };
+    Fixture fx = { 0 };
+    ANSWER a = { 0 };
+    fixture_start(&fx, handle);
+    CLIENT fd = client_open(&fx);
+    for (int i = 0; i < 6; i++) {
+        char request[100];
+        snprintf(request, sizeof request, "%s /%s HTTP/1.1\r\n" HOST "\r\n", i < 3 ? "GET" : "HEAD",
+                 targets[i % 3]);
+        client_send(fd, str_of(request));
+        client_send(fd, STR("GET /hello HTTP/1.1\r\n" HOST "\r\n"));
+        answer_read(&a, fd, i >= 3);
+        assert_int_equal(a.status, 200);
+        assert_str_equal(answer_field(&a, "Content-Type"), STR("text/plain"));
+        assert_str_equal(answer_field(&a, "Content-Length"), i % 3 == 2 ? STR("100000") : STR("5"));
+        assert_str_equal(answer_field(&a, "X-Kept"), STR("1"));
+        assert_int_equal(answer_field(&a, "X-Dropped").len, 0);
+        assert_int_equal(a.body_len, i >= 3 ? 0 : i == 2 ? 100000 : 5);
+        answer_read(&a, fd, false);
+        assert_str_equal(answer_body(&a), STR("hello"));
     }
     fixture_stop(&fx);
 }
@@ -412,21 +469,14 @@ static void test_status_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_whole),
-        cmocka_unit_test(test_without_body),
-        cmocka_unit_test(test_streamed),
-        cmocka_unit_test(test_streamed_to_1_0),
-        cmocka_unit_test(test_close_after),
-        cmocka_unit_test(test_fields),
-        cmocka_unit_test(test_fields_too_large),
-        cmocka_unit_test(test_problem),
-        cmocka_unit_test(test_undone),
-        cmocka_unit_test(test_error_body),
-        cmocka_unit_test(test_large),
-        cmocka_unit_test(test_back_pressure),
-        cmocka_unit_test(test_write_stall),
-        cmocka_unit_test(test_client_leaves),
-        cmocka_unit_test(test_gone),
+        cmocka_unit_test(test_whole),           cmocka_unit_test(test_ready),
+        cmocka_unit_test(test_without_body),    cmocka_unit_test(test_streamed),
+        cmocka_unit_test(test_streamed_to_1_0), cmocka_unit_test(test_close_after),
+        cmocka_unit_test(test_fields),          cmocka_unit_test(test_fields_too_large),
+        cmocka_unit_test(test_problem),         cmocka_unit_test(test_undone),
+        cmocka_unit_test(test_error_body),      cmocka_unit_test(test_large),
+        cmocka_unit_test(test_back_pressure),   cmocka_unit_test(test_write_stall),
+        cmocka_unit_test(test_client_leaves),   cmocka_unit_test(test_gone),
         cmocka_unit_test(test_status_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 #include "tests/unit/sys_harness.h"
 
 #include <arpa/inet.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -80,6 +81,54 @@ static void test_write_read_and_end(void **state)
     assert_int_equal(pair.r[4], STREAM_E_EOF);
     assert_int_equal(pair.n, 0);
     assert_true(pair.r[5]);
+}
+
+static void *send_elsewhere(void *arg)
+{
+    const Str pieces[] = { STR("from "), STR_NULL, STR("another thread") };
+    Pair *pair = arg;
+    pair->n = stream_send_now(pair->r[6], pieces, 3);
+    return NULL;
+}
+
+/* Sends from a thread of its own, until the kernel takes no more, and when the other side is
+ * gone. */
+static int send_main(void *arg)
+{
+    static char bytes[1 << 20];
+    const Str much = str_make(bytes, sizeof bytes);
+    pthread_t thread;
+    Pair *pair = arg;
+    Str got;
+    pair->r[0] = pair_open_wait(pair);
+    pair->r[6] = stream_fd(pair->client);
+    pair->r[1] = pthread_create(&thread, NULL, send_elsewhere, pair);
+    pair->r[1] |= pthread_join(thread, NULL);
+    pair->r[2] = stream_fill_wait(pair->server, 18, deadline_after(5000), &got);
+    str_copy(pair->text, sizeof pair->text, got);
+    while (stream_send_now(pair->r[6], &much, 1) > 0) continue;
+    stream_close(TAKE(pair->server));
+    pair->r[3] = stream_gone_wait(pair->client, deadline_after(5000));
+    pair->r[4] = (int)stream_send_now(pair->r[6], &much, 1);
+    pair->r[5] = stream_write_wait(pair->client, &much, 1, deadline_after(5000));
+    pair_close(pair);
+    return 0;
+}
+
+static void test_send_from_elsewhere(void **state)
+{
+    (void)state;
+    Pair pair = { 0 };
+    harness_run(send_main, &pair);
+    assert_int_equal(pair.r[0], 0);
+    assert_true(pair.r[6] >= 0);
+    assert_int_equal(pair.r[1], 0);
+    assert_int_equal(pair.n, 19);
+    assert_int_equal(pair.r[2], 0);
+    assert_string_equal(pair.text, "from another thread");
+    assert_int_equal(pair.r[3], 0);
+    assert_int_equal(pair.r[4], 0);
+    assert_true(pair.r[5] < 0); /* who writes next finds out */
 }
 
 static int timeout_main(void *arg)
@@ -292,6 +341,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_write_read_and_end),
+        cmocka_unit_test(test_send_from_elsewhere),
         cmocka_unit_test(test_read_timeout_keeps_the_stream),
         cmocka_unit_test(test_back_pressure_and_write_timeout),
         cmocka_unit_test(test_read_straight_into_place),
