@@ -92,6 +92,7 @@ static const Setting settings[] = {
     { "timeouts.write", SETTING_DURATION, AT(write_timeout_ms), 10, DAY_MS },
     { "worker.lease", SETTING_DURATION, AT(lease_ms), 1000, DAY_MS },
     { "worker.stuckAfter", SETTING_DURATION, AT(stuck_ms), 0, 7 * DAY_MS },
+    { "worker.cgroups", SETTING_BOOL, AT(cgroups), 0, 0 },
     { "worker.grace", SETTING_DURATION, AT(grace_ms), 0, DAY_MS },
     { "worker.drain", SETTING_DURATION, AT(drain_ms), 0, 7 * DAY_MS },
     { "lanes.critical.reserved", SETTING_INT, AT(lanes.reserved[LANE_CRITICAL]), 0,
@@ -1212,6 +1213,7 @@ void config_init(Config *config, ConfigMode mode)
                         .family = FAMILY_BOUNDS_DEFAULT,
                         .grace_ms = 5000,
                         .stuck_ms = 900000,
+                        .cgroups = true,
                         .lease_ms = 8000, /* and a tick: recovered within 10 s */
                         .cache_bytes_max = CACHE_BYTES_MAX_DEFAULT };
     arena_init(&config->arena, CONFIG_ARENA_BYTES_MAX);

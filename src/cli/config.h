@@ -62,6 +62,7 @@ typedef struct {
     /* worker */
     LaneConfig lanes;
     int64_t stuck_ms;
+    bool cgroups;
     int64_t grace_ms; /* between SIGTERM and SIGKILL of an agent */
     int64_t drain_ms; /* how long a drain waits for running tasks; 0: until they end */
 

@@ -328,6 +328,7 @@ static int worker_start_wait(Program *p)
                               .dir = dir.ptr,
                               .grace_ms = p->config.grace_ms,
                               .stuck_ms = p->config.stuck_ms,
+                              .cgroups = p->config.cgroups,
                               .log_bytes_max = (size_t)p->config.log_bytes_max,
                               .node_path = getenv("GANTRY_NODE_PATH"),
                               .path = getenv("GANTRY_AGENT_PATH"),

@@ -235,7 +235,8 @@ static void members_reap_wait(Supervisor *s)
         }
         member_words_wait(m);
         member_free_wait(m);
-        allowance_end_wait(0, NULL, ""); /* what agents of one that was killed have left behind */
+        allowance_end_wait("", 0, NULL,
+                           ""); /* what agents of one that was killed have left behind */
     }
 }
 

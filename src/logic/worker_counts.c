@@ -23,6 +23,7 @@ static const char *const names[WORKER_COUNT_N_] = {
     [WORKER_COUNT_TOOL_ERRORS] = "toolErrors",
     [WORKER_COUNT_TOOLS_CROWDED] = "toolsCrowded",
     [WORKER_COUNT_CHILDREN_CROWDED] = "childrenCrowded",
+    [WORKER_COUNT_CGROUPS_FAILED] = "cgroupsFailed",
     [WORKER_COUNT_MCP_CROWDED] = "mcpCrowded",
     [WORKER_COUNT_VERSIONS_FETCHED] = "versionsFetched",
     [WORKER_COUNT_LOG_LINES_DROPPED] = "logLinesDropped",

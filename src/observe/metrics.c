@@ -1079,6 +1079,8 @@ static const struct {
       "Tool calls refused because too many were under way in their task" },
     { WORKER_COUNT_CHILDREN_CROWDED, "gantry_worker_children_crowded",
       "Requests about sub-agents refused because too many were under way in their task" },
+    { WORKER_COUNT_CGROUPS_FAILED, "gantry_worker_cgroups_failed",
+      "Programs started without a cgroup, though its worker makes some" },
     { WORKER_COUNT_MCP_CROWDED, "gantry_worker_mcp_crowded",
       "Calls refused because there were too many MCP sessions" },
     { WORKER_COUNT_VERSIONS_FETCHED, "gantry_worker_versions_fetched",

@@ -15,6 +15,7 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "sys/cgroup.h"
 #include "sys/loop_private.h"
 
 #define PROGRAM_PATH_MAX 4096
@@ -226,16 +227,18 @@ static int process_fork(const ProcessOptions *o, const char *program, const int 
 {
     sigset_t all, before;
     pid_t parent = getpid();
+    int group = o->cgroup && *o->cgroup ? open(o->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_mutex_lock(&living_lock);
-    p->pid = fork();
+    p->pid = cgroup_fork(group);
+    if (p->pid < 0 && group >= 0) p->pid = cgroup_fork(-1);
     if (p->pid == 0) child_exec(o, program, ends, parent);
-    int r = p->pid < 0 ? -errno : 0;
-    if (r == 0) list_push_back(&living, &p->node);
+    if (p->pid > 0) list_push_back(&living, &p->node);
     pthread_mutex_unlock(&living_lock);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return r;
+    if (group >= 0) close(group);
+    return MIN(p->pid, 0);
 }
 
 static int process_start(const ProcessOptions *o, const char *program, Process *p)

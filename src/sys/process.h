@@ -17,6 +17,7 @@ typedef struct {
     const char *const *argv; /* NULL-terminated; argv[0] is looked up in the PATH of env */
     const char *const *env;  /* NULL-terminated "K=V" */
     const char *cwd;
+    const char *cgroup;       /* where it begins, if it can (sys/cgroup.h); "" or NULL: as this */
     int64_t memory_bytes_max; /* RLIMIT_DATA; 0: unlimited */
     int64_t file_bytes_max;   /* RLIMIT_FSIZE; 0: unlimited */
     int64_t files_max;        /* RLIMIT_NOFILE; 0: default 1024 */

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "sys/cgroup.h"
 #include "sys/clock.h"
 #include "sys/fiber.h"
 #include "sys/loop.h"
@@ -140,6 +141,7 @@ int64_t allowance_cpu_ms(int session)
 
 typedef struct {
     Look look;
+    const char *cgroup;
     const char *mark;  /* NULL: none */
     const char *homes; /* NULL: those of an earlier worker are looked for, among all processes */
     bool starts;       /* the mark is how a variable begins */
@@ -274,6 +276,7 @@ static int end_job(void *arg)
     struct timespec pause = { .tv_nsec = 1000000 };
     job->environ = xcalloc(1, ENVIRON_BYTES_MAX);
     int signal = SIGKILL;
+    if (job->cgroup[0]) cgroup_end(job->cgroup); /* whoever has left it is looked for, too */
     for (int round = 0, waits = 0; round < CHASE_ROUNDS && waits < KILL_ROUNDS; round++) {
         size_t fresh;
         if (end_round(job, signal, &fresh) == 0) break;
@@ -292,10 +295,10 @@ static int end_job(void *arg)
     return 0;
 }
 
-void allowance_end_wait(int session, const char *mark, const char *homes)
+void allowance_end_wait(const char *cgroup, int session, const char *mark, const char *homes)
 {
     AllowanceWatch watch = { .session = session > 0 ? session : -1 };
-    EndJob job = { .look = { .watch = &watch }, .mark = mark, .homes = homes };
+    EndJob job = { .look = { .watch = &watch }, .cgroup = cgroup, .mark = mark, .homes = homes };
     assert(homes);
     fiber_shield();
     (void)work_wait(end_job, &job);
@@ -308,7 +311,7 @@ void allowance_end_before(const char *dir)
     for (size_t i = 0; i < ARRAY_N(homes_below); i++) {
         char mark[HOME_BYTES_MAX];
         home_mark(mark, dir, i);
-        EndJob job = { .look = { .watch = &watch }, .mark = mark, .starts = true };
+        EndJob job = { .look = { .watch = &watch }, .cgroup = "", .mark = mark, .starts = true };
         (void)end_job(&job);
     }
 }
@@ -356,7 +359,8 @@ int allowance_watch_wait(AllowanceWatch *watch)
     while (r == 0 && !watch->over) {
         r = fiber_sleep_wait(MAX(LOOK_MS, look.ms * LOOK_SHARE));
         if (r == 0) r = work_wait(look_job, &look);
-        if (r == 0 && look_judge(&look)) allowance_end_wait(watch->session, NULL, watch->homes);
+        if (r == 0 && look_judge(&look))
+            allowance_end_wait(watch->cgroup, watch->session, NULL, watch->homes);
     }
     free(look.processes);
     return r;

@@ -15,6 +15,7 @@ typedef struct {
     int session;         /* the program's process id: it leads a session of its own */
     const char *scratch; /* its directory; NULL: not looked at */
     const char *homes;   /* as for allowance_end_wait */
+    const char *cgroup;  /* likewise */
     /* Judges the CPU time instead of limits, after each look, on the watching fiber; true: it is
      * too much. NULL: limits do. */
     bool (*cpu_over)(void *ctx, int64_t cpu_ms);
@@ -24,14 +25,15 @@ typedef struct {
     Resource over;   /* out: of what it used too much; set before all of it is sent SIGKILL */
 } AllowanceWatch;
 
-/* Sends SIGKILL to what a program that must end has started: who is in its session and who descends
+/* Sends SIGKILL to what a program that must end has started: who is in its cgroup, which is removed
+ * (sys/cgroup.h; "": it has none); who is in its session and who descends
  * from one that is, unless session is 0 (it has ended: the number may be another's soon); who has
  * mark ("NAME=VALUE", which no other program was given; NULL: none) in its environment, wherever it
  * has moved; and to strays (sys/process.h), which programs that have ended have left behind,
  * whosever they were: except those that live in a home below tasks/ or servers/ of homes (the
  * worker's directory; "": none), as their environment says, and are known by their mark when that
  * ends. Waits even for a cancelled caller. */
-void allowance_end_wait(int session, const char *mark, const char *homes);
+void allowance_end_wait(const char *cgroup, int session, const char *mark, const char *homes);
 
 /* Sends SIGKILL to what programs of an earlier worker of this directory (absolute) have left
  * behind: processes of this user that live in a home below its tasks/ or servers/, as their

@@ -7,6 +7,7 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "sys/clock.h"
+#include "worker/group.h"
 
 #define KILL_WAIT_MS 5000 /* for the kernel to end a process after SIGKILL */
 #define DRAIN_MS 1000     /* for the pipes after the child's end */
@@ -17,6 +18,7 @@ typedef struct {
     const ChildOptions *options;
     Run *run;
     Process *process;
+    const char *group; /* its cgroup; "": none */
     Program *life;
     int64_t late_ms; /* when it is late in its state */
     bool shielded;
@@ -149,7 +151,8 @@ static int watch_start(Pipes *pipes)
     pipes->watch = (AllowanceWatch){ .limits = limits,
                                      .session = process_pid(pipes->process),
                                      .scratch = pipes->run->scratch,
-                                     .homes = pipes->run->host->dir };
+                                     .homes = pipes->run->host->dir,
+                                     .cgroup = pipes->group };
     if (!allowance_watched(limits)) return 0;
     return fiber_spawn("limits", watcher_main, pipes, &pipes->watcher);
 }
@@ -225,13 +228,14 @@ static void step_wait(Pipes *pipes, ProgramEvent event)
     case PROGRAM_DO_NOTHING: break;
     case PROGRAM_DO_ASK: process_signal(pipes->process, SIGTERM); break;
     case PROGRAM_DO_KILL:
-        allowance_end_wait(pid, mark_of(pipes), homes);
+        allowance_end_wait(pipes->group, pid, mark_of(pipes), homes);
         process_signal(pipes->process, SIGKILL);
         break;
     case PROGRAM_DO_ABANDON:
     case PROGRAM_DO_SWEEP:
         if (action == PROGRAM_DO_ABANDON) LOG_ERROR("a process does not end", LOG_INT("pid", pid));
-        if (pipes->options->agent) allowance_end_wait(0, mark_of(pipes), homes);
+        if (pipes->options->agent) allowance_end_wait(pipes->group, 0, mark_of(pipes), homes);
+        else group_leave_wait(pipes->group);
         action = program_step(pipes->life, PROGRAM_ON_SWEPT);
         assert(action == PROGRAM_DO_NOTHING);
         break;
@@ -284,9 +288,12 @@ static int live_wait(Pipes *pipes)
     return r;
 }
 
-static int child_wait(const ChildOptions *o, Process *process, Program *life, ChildResult *ret)
+static int child_wait(const ChildOptions *o, Process *process, const char *group, Program *life,
+                      ChildResult *ret)
 {
-    Pipes pipes = { .options = o, .run = o->run, .process = process, .life = life, .result = ret };
+    Pipes pipes = {
+        .options = o, .run = o->run, .process = process, .group = group, .life = life, .result = ret
+    };
     buf_init(&pipes.line, LOG_LINE_BYTES_MAX);
     cond_init(&pipes.drained);
     int r = live_wait(&pipes);
@@ -309,7 +316,8 @@ static int argv_make(const Str *command, size_t command_n, Arena *arena, const c
     return 0;
 }
 
-int child_start(Run *run, const Str *command, size_t command_n, bool agent, Process **ret)
+int child_start_wait(Run *run, const Str *command, size_t command_n, bool agent,
+                     char ret_group[CGROUP_PATH_MAX], Process **ret)
 {
     CLEANUP(arena_deinit) Arena arena = { 0 };
     ProcessOptions options = { .cwd = run->version->dir };
@@ -320,19 +328,24 @@ int child_start(Run *run, const Str *command, size_t command_n, bool agent, Proc
     int r = argv_make(command, command_n, &arena, &options.argv);
     if (r == 0) r = run_env(run, &arena, agent, &options.env);
     if (r < 0) return diag_set(r, "the command line is too long");
-    return process_spawn(&options, ret);
+    group_of_run_wait(run, ret_group);
+    options.cgroup = ret_group;
+    r = process_spawn(&options, ret);
+    if (r < 0) group_leave_wait(ret_group);
+    return r;
 }
 
 int child_run_wait(const ChildOptions *o, ChildResult *ret)
 {
     CLEANUP(process_freep) Process *process = NULL;
+    char group[CGROUP_PATH_MAX];
     assert(ret->output.max == o->output_bytes_max);
-    int r = child_start(o->run, o->command, o->command_n, o->agent, &process);
+    int r = child_start_wait(o->run, o->command, o->command_n, o->agent, group, &process);
     if (r < 0) return r;
     Program life = { .state = PROGRAM_NEW };
     assert(!o->agent || !o->run->process);
     if (o->agent) o->run->process = process, o->run->life = &life;
-    r = child_wait(o, process, &life, ret);
+    r = child_wait(o, process, group, &life, ret);
     if (o->agent) o->run->process = NULL;
     return r;
 }

@@ -25,10 +25,10 @@ typedef struct {
 } ChildOptions;
 
 /* Starts a program in the version's directory with the environment of a tool or of the agent, under
- * the limits of the version that the kernel keeps.
+ * the limits of the version that the kernel keeps, in a cgroup (group.h). On a fiber.
  * Returns as process_spawn. */
-MUST_CHECK int child_start(Run *run, const Str *command, size_t command_n, bool agent,
-                           Process **ret);
+MUST_CHECK int child_start_wait(Run *run, const Str *command, size_t command_n, bool agent,
+                                char ret_group[CGROUP_PATH_MAX], Process **ret);
 
 typedef struct {
     ProcessExit how;

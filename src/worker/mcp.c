@@ -243,9 +243,11 @@ static int err_main(void *arg)
     return 0;
 }
 
-static int pipe_open(McpSession *s)
+static int pipe_open_wait(McpSession *s)
 {
-    int r = child_start(s->run, s->tool->command, s->tool->command_n, false, &s->process);
+    char group[CGROUP_PATH_MAX]; /* ends with the run */
+    int r = child_start_wait(s->run, s->tool->command, s->tool->command_n, false, group,
+                             &s->process);
     if (r < 0) return r;
     buf_init(&s->held, 4 * MESSAGE_BYTES_MAX);
     return fiber_spawn("mcp stderr", err_main, s, &s->err_reader);
@@ -484,7 +486,7 @@ static int greet_wait(Talk *t)
     McpSession *s = t->session;
     McpRequest hello = { .method = MCP_INITIALIZE };
     McpMessage answer;
-    int r = s->tool->command_n && !s->process ? pipe_open(s) : 0;
+    int r = s->tool->command_n && !s->process ? pipe_open_wait(s) : 0;
     if (r == 0) r = ask_wait(t, &hello, &answer);
     return r == 0 ? greeted_wait(t, &answer) : r;
 }

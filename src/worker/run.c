@@ -13,6 +13,7 @@
 #include "worker/child.h"
 #include "worker/children.h"
 #include "worker/door.h"
+#include "worker/group.h"
 #include "worker/mcp.h"
 #include "worker/tool_once.h"
 
@@ -472,7 +473,10 @@ static void scratch_remove_wait(Run *run)
     char mark[FS_PATH_MAX + 16];
     if (!run->scratch[0]) return;
     snprintf(mark, sizeof mark, "HOME=%s/home", run->scratch);
-    if (run->tools_started) allowance_end_wait(0, mark, run->host->dir);
+    if (run->tools_started) {
+        group_end_run_wait(run);
+        allowance_end_wait("", 0, mark, run->host->dir);
+    }
     int r = work_wait(remove_job, run->scratch);
     if (r < 0) LOG_WARN("cannot remove scratch space", LOG_CSTR("why", diag_text_or(r)));
 }

@@ -12,6 +12,7 @@
 #include "logic/program.h"
 #include "net/breakers.h"
 #include "store/tool_store.h"
+#include "sys/cgroup.h"
 #include "sys/process.h"
 #include "worker/conduct.h"
 #include "worker/holds.h"
@@ -32,6 +33,7 @@ typedef struct {
     atomic_uint_fast64_t children_crowded;    /* refused: DOOR_WAITS_MAX under way */
     atomic_uint_fast64_t suspensions;         /* slots given back by runs that wait */
     atomic_uint_fast64_t suspensions_refused; /* given back whole: too many wait already */
+    atomic_uint_fast64_t cgroups_failed;      /* programs started without, though there are some */
     atomic_uint_fast64_t mcp_crowded;         /* refused: too many MCP sessions */
     atomic_uint_fast64_t tools_not_recorded;  /* beyond RUN_TOOL_RECORDS_MAX */
     atomic_uint_fast64_t servers_started, servers_failed, servers_crowded;
@@ -70,9 +72,10 @@ typedef struct RunHost {
     void (*resume)(void *ctx, Run *run);
     bool (*may_suspend)(void *ctx); /* else a run that is suspended is stopped */
     void *ctx;
-    Holds *holds;    /* calls in flight */
-    Uuid worker_id;  /* of the lease that the worker has, or had last */
-    const char *dir; /* absolute */
+    Holds *holds;                 /* calls in flight */
+    Uuid worker_id;               /* of the lease that the worker has, or had last */
+    const char *dir;              /* absolute */
+    char cgroup[CGROUP_BASE_MAX]; /* see group.h */
     const char *path, *node_path;
     int64_t grace_ms;
     int64_t stuck_ms; /* see stuck.h; 0: never */
@@ -137,6 +140,7 @@ struct Run {
     Process *process;         /* the agent's, while it runs */
     Program *life;            /* of the process; see child.c */
     bool tools_started;       /* some programs of tools */
+    int64_t groups_n;         /* cgroups that were to be made */
     size_t tools_n;           /* calls of tools under way */
     Uuid7Gen tool_ids;        /* in the order in which they began */
     struct ServerUse *server; /* that it is in, one of this worker's; see servers.h */

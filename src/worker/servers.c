@@ -14,6 +14,7 @@
 #include "logic/warm.h"
 #include "sys/clock.h"
 #include "worker/allowance.h"
+#include "worker/group.h"
 #include "worker/log_file.h"
 
 #define IDLE_MS_DEFAULT 600000
@@ -50,6 +51,7 @@ struct Server {
     char words[WORDS_BYTES_MAX]; /* the end of what it wrote last */
     int64_t wrote;               /* bytes, in all its lives */
     char scratch[FS_PATH_MAX], url[64];
+    char group[CGROUP_PATH_MAX];
     uint16_t port;
     int64_t started_ms, used_ms, pinged_ms; /* clock_mono_ms */
     bool busy;                              /* HealthyBusy: works on something of its own */
@@ -318,7 +320,7 @@ static int watcher_main(void *arg)
     return allowance_watch_wait(&s->watch);
 }
 
-static int process_start(Server *s)
+static int process_start_wait(Server *s)
 {
     CLEANUP(arena_deinit) Arena arena = { 0 };
     const Spec *spec = &s->version->spec;
@@ -333,7 +335,12 @@ static int process_start(Server *s)
     ResourceLimits limits = s->limits;
     limits.cpu_seconds = 0; /* the kernel does not know which task it is for */
     allowance_of_process(&limits, &options);
-    return r == 0 ? process_spawn(&options, &s->process) : r;
+    if (r < 0) return r;
+    group_of_server_wait(s->owner->host, s->id, &s->limits, s->group);
+    options.cgroup = s->group;
+    r = process_spawn(&options, &s->process);
+    if (r < 0) group_leave_wait(s->group);
+    return r;
 }
 
 static int fibers_start(Server *s)
@@ -345,6 +352,7 @@ static int fibers_start(Server *s)
                                  .session = process_pid(s->process),
                                  .scratch = s->scratch,
                                  .homes = s->owner->host->dir,
+                                 .cgroup = s->group,
                                  .cpu_over = cpu_over,
                                  .ctx = s };
     s->cpu_seen_ms = 0;
@@ -367,7 +375,7 @@ static void sweep_wait(const Server *s, int session)
 {
     char mark[FS_PATH_MAX + 16];
     snprintf(mark, sizeof mark, "HOME=%s/home", s->scratch);
-    allowance_end_wait(session, mark, s->owner->host->dir);
+    allowance_end_wait(s->group, session, mark, s->owner->host->dir);
 }
 
 /* Everything of the process is gone afterwards, and all that it has started. */
@@ -423,7 +431,7 @@ static void start_wait(Server *s)
     int r = port_find(&s->port);
     if (r == 0) r = work_wait(prepare_job, s);
     snprintf(s->url, sizeof s->url, "http://127.0.0.1:%u", (unsigned)s->port);
-    if (r == 0) r = process_start(s);
+    if (r == 0) r = process_start_wait(s);
     if (r == 0) r = fibers_start(s);
     if (r == 0) {
         atomic_fetch_add(&s->owner->host->counters.servers_started, 1);

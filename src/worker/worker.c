@@ -16,6 +16,7 @@
 #include "store/price_store.h"
 #include "sys/clock.h"
 #include "worker/allowance.h"
+#include "worker/group.h"
 #include "worker/log_file.h"
 #include "worker/run.h"
 #include "worker/servers.h"
@@ -137,6 +138,7 @@ void worker_stats(const WorkerHost *worker, WorkerStats *ret)
     ret->children_crowded = atomic_load(&c->children_crowded);
     ret->suspensions = atomic_load(&c->suspensions);
     ret->suspensions_refused = atomic_load(&c->suspensions_refused);
+    ret->cgroups_failed = atomic_load(&c->cgroups_failed);
     ret->mcp_crowded = atomic_load(&c->mcp_crowded);
     ret->tools_not_recorded = atomic_load(&c->tools_not_recorded);
     ret->versions_fetched = versions_fetched(w->host.versions);
@@ -156,6 +158,7 @@ Breakers *worker_breakers(const WorkerHost *worker)
 
 typedef struct {
     WorkerHost *worker;
+    const WorkerOptions *options;
     char path[FS_PATH_MAX]; /* out: the directory, absolute */
 } DirJob;
 
@@ -206,6 +209,8 @@ static int dir_job(void *arg)
     if (!realpath(job->worker->dir, job->path))
         return diag_set(-errno, "cannot find %s: %s", job->worker->dir, strerror(errno));
     r = dir_lock(job->worker, job->path);
+    if (r == 0 && !job->options->front_only)
+        group_open(job->path, job->options->cgroups, job->worker->host.cgroup);
     if (r == 0) allowance_end_before(job->path);
     if (r == 0) process_adopt();
     if (r == 0) r = dir_empty(job->path, "versions");
@@ -216,17 +221,19 @@ static int dir_job(void *arg)
     return r;
 }
 
-static int dir_take_wait(WorkerHost *w, size_t versions_max)
+static int dir_take_wait(WorkerHost *w, const WorkerOptions *o)
 {
     CLEANUP(freep) DirJob *job = xcalloc(1, sizeof *job);
     char versions[FS_PATH_MAX + 16];
     job->worker = w;
+    job->options = o;
     int r = work_wait(dir_job, job);
     if (r < 0) return r;
     free(w->dir);
     w->dir = xstrdup(job->path);
     snprintf(versions, sizeof versions, "%s/versions", w->dir);
-    w->host.versions = versions_new(w->link, versions, versions_max);
+    w->host.versions = versions_new(w->link, versions,
+                                    o->versions_max ? o->versions_max : VERSIONS_MAX_DEFAULT);
     w->host.dir = w->dir;
     return 0;
 }
@@ -295,7 +302,7 @@ int worker_open_wait(const WorkerOptions *o, WorkerHost **ret)
     options_copy(w, o);
     w->suspended_max = o->suspended_max;
     w->stats.slots = w->slots.total;
-    int r = dir_take_wait(w, o->versions_max ? o->versions_max : VERSIONS_MAX_DEFAULT);
+    int r = dir_take_wait(w, o);
     if (r < 0) return r;
     w->host.servers = servers_new(&w->host, &o->servers);
     *ret = TAKE(w);
@@ -311,6 +318,7 @@ void worker_free(WorkerHost *w)
     versions_free(w->host.versions);
     holds_close(w->host.holds);
     breakers_free(w->host.breakers);
+    if (w->host.cgroup[0]) cgroup_end(w->host.cgroup);
     if (w->lock >= 0) close(w->lock);
     pthread_mutex_destroy(&w->mutex);
     free(w->name);
@@ -713,6 +721,7 @@ static WorkerCounts counts_of(const WorkerHost *w)
                            [WORKER_COUNT_TOOL_ERRORS] = (int64_t)s.tool_errors,
                            [WORKER_COUNT_TOOLS_CROWDED] = (int64_t)s.tools_crowded,
                            [WORKER_COUNT_CHILDREN_CROWDED] = (int64_t)s.children_crowded,
+                           [WORKER_COUNT_CGROUPS_FAILED] = (int64_t)s.cgroups_failed,
                            [WORKER_COUNT_MCP_CROWDED] = (int64_t)s.mcp_crowded,
                            [WORKER_COUNT_VERSIONS_FETCHED] = (int64_t)s.versions_fetched,
                            [WORKER_COUNT_LOG_LINES_DROPPED] = (int64_t)s.log_lines_dropped,

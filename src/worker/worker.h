@@ -51,6 +51,7 @@ typedef struct {
     ServersOptions servers;  /* server agents that it starts itself */
     Front *front;            /* of this loop; what it has for callers of models; NULL: none */
     bool front_only;         /* claims nothing: slots are not looked at */
+    bool cgroups;            /* programs get some, where that is possible: see group.h */
     const AddrGuard *guard;  /* what http tools may reach; NULL: public addresses only */
 } WorkerOptions;
 
@@ -101,6 +102,7 @@ typedef struct {
     uint64_t suspensions_refused; /* and tasks given back instead: too many wait */
     uint64_t claims_renewed;      /* times claims were given up: their answers were lost */
     uint64_t children_crowded;    /* refused: too many requests about sub-agents in a task */
+    uint64_t cgroups_failed;      /* programs started without, though there are some */
     uint64_t mcp_crowded;         /* refused: too many MCP sessions of the task or the worker */
     uint64_t tools_not_recorded;  /* calls that the timeline has no row of */
     uint64_t versions_fetched;

@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 
 #include "store/worker_store.h"
+#include "sys/cgroup.h"
 #include "worker_bench.h"
 
 /* --- results ---------------------------------------------------------------------------------- */
@@ -528,6 +529,60 @@ static void left_behind(Bench *b, WorkerOptions *options)
     }
 }
 
+/* Each process starts another in a session of its own and is gone; in the end by itself, if nobody
+ * ends it. */
+static const char comet[] =
+    "import os, sys, time\n"
+    "track = os.open(os.environ['HOME'] + '/../../../track', os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
+    "if os.fork():\n"
+    "    while os.fstat(track).st_size < 20: time.sleep(0.001)\n"
+    "    print('begun', flush=True)\n"
+    "    os._exit(0)\n"
+    "os.closerange(0, 3)\n"
+    "for _ in range(3000):\n"
+    "    os.write(track, b'.')\n"
+    "    if os.fork(): os._exit(0)\n"
+    "    os.setsid()\n";
+
+static bool cgroups_here(void)
+{
+    char base[CGROUP_BASE_MAX];
+    if (cgroup_open("gantry-test-here", base) < 0) return false;
+    return cgroup_end(base) == 0;
+}
+
+static off_t track_size(const Bench *b)
+{
+    struct stat st;
+    char path[400];
+    snprintf(path, sizeof path, "%s/track", b->worker_dir);
+    return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+/* Nobody goes on starting others. */
+static void comet_has_ended(const Bench *b)
+{
+    off_t size = track_size(b);
+    CHECK(size >= 20 && size < 3000);
+    fiber_sleep_wait(50);
+    CHECK_INT(track_size(b), size);
+}
+
+static int comet_of_agent(Bench *b)
+{
+    bench_deploy(b, "python3", comet, "");
+    CHECK_STR(bench_run(b, "null").result, STR("\"begun\""));
+    comet_has_ended(b);
+    return 0;
+}
+
+static void test_comet_of_an_agent(void **state)
+{
+    (void)state;
+    if (!cgroups_here()) skip();
+    bench(comet_of_agent);
+}
+
 static int left_by_another(Bench *b)
 {
     (void)b;
@@ -636,6 +691,7 @@ int main(void)
         cmocka_unit_test(test_stdin_not_read),
         cmocka_unit_test(test_closed_stdout),
         cmocka_unit_test(test_a_process_that_left_the_group),
+        cmocka_unit_test(test_comet_of_an_agent),
         cmocka_unit_test(test_what_a_killed_worker_left),
         cmocka_unit_test(test_many_tasks_of_one_version),
         cmocka_unit_test(test_scratch_is_removed),

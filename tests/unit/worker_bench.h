@@ -323,6 +323,7 @@ static inline WorkerOptions bench_options(Bench *b)
         .slots = { .reserved = { 1, 2, 1 }, .shared = 2 },
         .dir = b->worker_dir,
         .grace_ms = 500,
+        .cgroups = true,
         .output_bytes_max = 256 * 1024,
         .log_bytes_max = 64 * 1024,
     };
