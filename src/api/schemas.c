@@ -210,7 +210,7 @@ const Schema api_schemas[] = {
     { "WorkerJournal", "recordings?:[WorkerRecording] n?:integer status?:integer "
                        "contentType?:string streamed?:boolean answer?:RecordedBytes "
                        "request?:string" },
-    { "WorkerRecording", "n:integer kind:string key:hex complete:boolean" },
+    { "WorkerRecording", "n:integer callId?:string kind:string key:hex complete:boolean" },
     { "WorkerEscalation", "state:string answer:any by:string" },
     { "WorkerState",
       "outcome:string created:boolean " STATE_FIELDS " value:string rows:[StateRow]" },

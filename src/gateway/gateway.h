@@ -156,7 +156,7 @@ typedef struct {
 #define JOURNAL_ANSWER_MAX ((size_t)8 << 20)  /* larger answers, compressed, are not kept */
 
 typedef struct {
-    JournalRow *rows; /* LIST: n, key, kind and complete are set */
+    JournalRow *rows; /* LIST: n, call_id, key, kind and complete are set */
     size_t rows_n;
     JournalRow row; /* ANSWER: status, content_type, streamed are set */
     JournalBytes answer;
@@ -306,6 +306,8 @@ typedef struct {
     Str anthropic_beta;      /* passed on when not empty */
     int64_t timeout_ms;      /* the client's patience, bounds all waiting; 0: unknown */
     int64_t read_timeout_ms; /* and with silence; does not bound streams, which have heartbeats */
+    bool retry;              /* the client says that it has asked before */
+    Str client_key;          /* Idempotency-Key: calls that have the same are one; empty: none */
     Str request_id;          /* that errors tell; empty: the attempt's id */
 } GatewayRequest;
 
@@ -343,7 +345,9 @@ typedef struct {
     Str anthropic_version, anthropic_beta; /* several fields of the latter are joined */
     Str request_id;
     int64_t timeout_ms, read_timeout_ms; /* as in GatewayRequest */
-    Arena *arena;                        /* for what the answer is made of */
+    bool retry;                          /* likewise */
+    Str client_key;
+    Arena *arena; /* for what the answer is made of */
 } GatewayHttp;
 
 #define GATEWAY_REQUEST_BYTES_MAX (32u * 1024 * 1024)

@@ -262,7 +262,7 @@ void call_attempt_clear(ModelCall *call)
     http_call_free(TAKE(call->upstream)); /* which sends from body */
     buf_deinit(&call->body);
     call->abort = (HttpAbort){ 0 };
-    call->switched_off = call->doubtful = false;
+    call->switched_off = call->doubtful = call->unreadable = false;
     call->record = (GatewayCall){ 0 };
     call->verdict = (CapVerdict){ 0 };
     recording_clear(call);

@@ -38,7 +38,8 @@ typedef struct {
     const char *degraded_by; /* likewise: "model" or "fallback"; NULL: it is */
 } CallTarget;
 
-typedef struct {
+typedef struct ModelCall ModelCall;
+struct ModelCall {
     ListNode node; /* on task->calls */
     GatewayTask *task;
     const GatewayRequest *asked;   /* as the agent sent it */
@@ -80,12 +81,14 @@ typedef struct {
     GatewayCall record;
 
     /* the answer */
-    bool doubtful;          /* it is passed on, and is none to give a second time */
+    bool doubtful;          /* it is passed on, and is none to give to others */
+    bool unreadable;        /* likewise, nor to this task again */
     bool begun;             /* its head was given to reply */
     bool answering;         /* and some of the provider's answer: no other attempt from here on */
     int64_t heartbeat_ms;   /* the last one; 0: none yet */
     bool streamed;          /* begun, as a stream */
-    bool gone;              /* the reader has left */
+    bool gone;              /* the reader has left, and is sent nothing more */
+    bool left;              /* it had left before the end of the answer went out */
     int64_t drain_until_ms; /* when gone */
     size_t drained_bytes;
     bool keep_answer;    /* set before the first attempt: the record is to have the answer */
@@ -96,22 +99,26 @@ typedef struct {
     bool joined;        /* it has waited for another's answer: once is enough */
 
     /* the journal */
-    bool journaled;            /* key is set, and the answer is to be recorded */
-    uint8_t key[SHA256_BYTES]; /* logic/replay.h */
-    Buf canonical;             /* what was digested; empty: not known */
-    ReplayMarks marks;         /* of it */
-    bool replay_missed;        /* not told with a record yet */
-    size_t shown;              /* bytes of recording that a follower may be given */
-    size_t followers;          /* calls that are answered with this one's answer */
-    bool over, answered;       /* the call has ended; with a whole answer */
-    Cond grown;                /* shown grew, or it is over */
+    bool journaled;                   /* key is set, and the answer is to be recorded */
+    uint8_t key[SHA256_BYTES];        /* logic/replay.h */
+    uint8_t client_key[SHA256_BYTES]; /* digest of the client's own; zero: none */
+    Buf canonical;                    /* what was digested; empty: not known */
+    ReplayMarks marks;                /* of it */
+    bool replay_missed;               /* not told with a record yet */
+    size_t shown;                     /* bytes of recording that a follower may be given */
+    size_t followers;                 /* calls that are answered with this one's answer */
+    bool over, answered;              /* the call has ended; with a whole answer */
+    const ModelCall *leader;          /* whose answer it is being given; NULL: none */
+    bool taken;                       /* a follower was given its answer whole */
+    int64_t served_n;                 /* the recording it was answered with; 0: none */
+    Cond grown;                       /* shown grew, or it is over */
 
     Problem problem;
     int retry_after_s; /* to tell with the problem; 0: nothing */
     bool no_retry;     /* the agent is told not to try again: the gateway has */
     const char *param;
     char message[CALL_MESSAGE_MAX]; /* for the agent and the record */
-} ModelCall;
+};
 
 /* Notes what to answer; returns CALL_E_PROBLEM. */
 int call_problem(ModelCall *call, Problem problem, const char *param, const char *fmt, ...)
@@ -196,13 +203,27 @@ void call_cache_land(ModelCall *call);
 void call_cache_keep(ModelCall *call);
 
 /* gateway_journal.c: answers from the journal what an earlier attempt was answered, or with the
- * answer of an equal call whose reader has left. Returns CALL_E_ANSWERED, 0 (make the call; it is
- * recorded when call->journaled is set now), CALL_E_PROBLEM or a negative errno (answered). */
+ * answer of an equal call whose reader has left, be that call still going or over. Returns
+ * CALL_E_ANSWERED, 0 (make the call; it is recorded when call->journaled is set now),
+ * CALL_E_PROBLEM or a negative errno (answered). */
 MUST_CHECK int call_replay_wait(ModelCall *call);
 /* Notes that followers may be given all that was recorded so far. */
 void call_journal_show(ModelCall *call);
 /* The call has ended: lets its followers go, and waits for them. */
 void call_journal_end_wait(ModelCall *call);
+
+/* gateway_undelivered.c: whether it is the call that is known by these keys, and has one of the
+ * client's own. */
+bool call_is_same(const ModelCall *call, const uint8_t key[SHA256_BYTES],
+                  const uint8_t client_key[SHA256_BYTES]);
+bool call_has_client_key(const ModelCall *call);
+/* Remembers the answer of a call that has ended, if it is recorded and its client did not take it,
+ * or may ask for it again by its own key. */
+void undelivered_keep(ModelCall *call);
+/* Forgets the oldest answer that is waiting for the same call; false: there is none. */
+bool undelivered_take(ModelCall *call, Undelivered *ret);
+/* It could not be served after all. */
+void undelivered_put_back(ModelCall *call, const Undelivered *taken);
 
 /* The recording that goes with a record, and what it points into. */
 typedef struct {
@@ -289,6 +310,9 @@ void call_note_model(ModelCall *call, Str model);
  * sent. An answer that was begun as a stream already ends with an error event where it would have
  * been a problem or a plain error. */
 void reply_problem_wait(ModelCall *call);
+/* Whether its reader has left before the end of the answer goes out, which may seem to arrive all
+ * the same. */
+bool call_has_left(ModelCall *call);
 /* Whether something the provider said has its key in it: agents must not learn it. */
 bool call_quotes_key(const ModelCall *call, Str value);
 void reply_heartbeat_wait(ModelCall *call); /* begins a stream when need be; a comment */

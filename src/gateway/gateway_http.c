@@ -139,6 +139,13 @@ static Str header_list(HttpReq *req, const char *name)
     return all;
 }
 
+/* SDKs count their own retries; a first request says 0. */
+static bool is_retry(Str count)
+{
+    int64_t n;
+    return str_to_i64(count, &n) == 0 && n > 0;
+}
+
 void gateway_http_read(HttpReq *req, GatewayHttp *ret)
 {
     *ret = (GatewayHttp){
@@ -149,6 +156,8 @@ void gateway_http_read(HttpReq *req, GatewayHttp *ret)
         .anthropic_beta = header_list(req, "anthropic-beta"),
         .timeout_ms = client_timeout_ms(req, "x-stainless-timeout"),
         .read_timeout_ms = client_timeout_ms(req, "x-stainless-read-timeout"),
+        .retry = is_retry(http_header(req, "x-stainless-retry-count")),
+        .client_key = http_header(req, "idempotency-key"),
         .arena = &req->arena,
     };
 }
@@ -186,6 +195,8 @@ static int model_call_wait(const TaskAsk *ask, Api api)
                                .anthropic_beta = http->anthropic_beta,
                                .timeout_ms = http->timeout_ms,
                                .read_timeout_ms = http->read_timeout_ms,
+                               .retry = http->retry,
+                               .client_key = http->client_key,
                                .request_id = http->request_id };
     int r = gateway_call_wait(ask->task, &request, ask->reply);
     return r > 0 || r == -ESTALE ? 0 : r; /* answered, or nobody there to answer */

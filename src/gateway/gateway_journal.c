@@ -2,6 +2,7 @@
 #include "gateway/gateway_journal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/diag.h"
 #include "base/log.h"
@@ -20,6 +21,10 @@
 #define GZIP_OTHER_BYTES 65536
 #define BASE_SHARED_MIN 256 /* bytes; with less in common a request is kept whole */
 #define BASE_CHAIN_MAX 32
+
+/* A client that says it asks again is given so long to be seen leaving its first connection. */
+#define RETRY_LOOK_MS 500
+#define RETRY_STEP_MS 20
 
 #define REPLAY_E_DAMAGED 100 /* beside those of replay_next: the recording cannot be read */
 
@@ -50,6 +55,7 @@ void journal_close(GatewayTask *task)
     arena_deinit(&task->journal.arena);
     buf_deinit(&task->journal.base);
     replay_marks_deinit(&task->journal.base_marks);
+    free(task->journal.undelivered);
 }
 
 static void note(const GatewayTask *task, const char *text)
@@ -216,12 +222,14 @@ static void record_begin(ModelCall *call)
     record->replayed = true;
 }
 
-/* Returns CALL_E_ANSWERED or the sink's error. */
-static int serve_wait(ModelCall *call, const Recording *recording)
+/* earlier: it is of an attempt before this one, which has not counted its tool calls. Returns
+ * CALL_E_ANSWERED or the sink's error. */
+static int serve_wait(ModelCall *call, const Recording *recording, bool earlier)
 {
     record_begin(call);
     call->record.status = recording->status;
-    task_note_asked_again(call->task, recording_note(call, recording));
+    int64_t tools = recording_note(call, recording);
+    if (earlier) task_note_asked_again(call->task, tools);
     int r = call_close_served_wait(call);
     if (r < 0) {
         reply_problem_wait(call);
@@ -244,29 +252,38 @@ static int unreadable(ModelCall *call, int r)
                         "what earlier attempts of the task were answered cannot be read");
 }
 
+/* Answers with a recording. Returns CALL_E_ANSWERED, -ENOENT (it is not there, or damaged),
+ * CALL_E_PROBLEM, another negative errno. */
+static int serve_recorded_wait(ModelCall *call, int64_t n, bool earlier)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    JournalReply reply;
+    Recording recording = { .status = 0 };
+    JournalAsk ask = { .what = JOURNAL_ANSWER, .n = n };
+    arena_init(&arena, ANSWER_ARENA_BYTES_MAX);
+    buf_init(&recording.body, GATEWAY_RECORDING_BYTES_MAX);
+    int r = answer_wait(call->task, &ask, &arena, &reply, &recording.body);
+    if (r == 0) {
+        recording.status = (int)reply.row.status;
+        recording.streamed = reply.row.streamed;
+        str_copy(recording.content_type, sizeof recording.content_type, reply.row.content_type);
+        call->served_n = n;
+        r = serve_wait(call, &recording, earlier);
+    } else if (r != -ENOENT) r = unreadable(call, r);
+    buf_deinit(&recording.body);
+    return r;
+}
+
 /* Returns CALL_E_ANSWERED, 0 (live), CALL_E_PROBLEM, a negative errno. */
 static int replay_wait(ModelCall *call)
 {
     GatewayTask *task = call->task;
-    CLEANUP(arena_deinit) Arena arena = { 0 };
-    JournalReply reply;
     const ReplayEntry *entry;
     int r = read_wait(task);
     if (r < 0) return unreadable(call, r);
     int why = replay_next(&task->journal.replay, REPLAY_MODEL, call->key, &entry);
-    arena_init(&arena, ANSWER_ARENA_BYTES_MAX);
     if (why == 0) {
-        Recording recording = { .status = 0 };
-        buf_init(&recording.body, GATEWAY_RECORDING_BYTES_MAX);
-        JournalAsk ask = { .what = JOURNAL_ANSWER, .n = entry->n };
-        r = answer_wait(task, &ask, &arena, &reply, &recording.body);
-        if (r == 0) {
-            recording.status = (int)reply.row.status;
-            recording.streamed = reply.row.streamed;
-            str_copy(recording.content_type, sizeof recording.content_type, reply.row.content_type);
-            r = serve_wait(call, &recording);
-        } else if (r != -ENOENT) r = unreadable(call, r);
-        buf_deinit(&recording.body);
+        r = serve_recorded_wait(call, entry->n, true);
         if (r != -ENOENT) return r;
         why = REPLAY_E_DAMAGED;
         entry = NULL;
@@ -279,16 +296,29 @@ static int replay_wait(ModelCall *call)
 
 /* --- a call that is still going --------------------------------------------------------------- */
 
-/* An equal call whose reader has left. One whose reader is there is no call that is made again:
- * equal bodies alone prove nothing. */
-static ModelCall *find_abandoned(const ModelCall *call)
+/* Somebody is there who is given its answer already. */
+static bool is_followed(const ModelCall *other)
 {
+    LIST_EACH (&other->task->calls, node) {
+        ModelCall *call = CONTAINER_OF(node, ModelCall, node);
+        if (call->leader == other && !call_has_left(call)) return true;
+    }
+    return other->taken;
+}
+
+/* An equal call that this one is once more: its reader has left, or both have the same key of the
+ * client's own. One whose reader is there is no call that is made again: equal bodies alone prove
+ * nothing. *ret_live: there is such a one. */
+static ModelCall *find_leader(const ModelCall *call, bool *ret_live)
+{
+    *ret_live = false;
     LIST_EACH (&call->task->calls, node) {
         ModelCall *other = CONTAINER_OF(node, ModelCall, node);
-        if (other == call || !other->journaled || other->over) continue;
-        if (memcmp(other->key, call->key, sizeof call->key) != 0) continue;
-        const GatewayReply *reply = other->reply;
-        if (other->gone || (reply->gone && reply->gone(reply->ctx))) return other;
+        if (other == call || !other->journaled || (other->over && !other->answered)) continue;
+        if (!call_is_same(call, other->key, other->client_key)) continue;
+        if (call_has_client_key(call)) return other;
+        if (call_has_left(other) && !is_followed(other)) return other;
+        *ret_live |= !other->left;
     }
     return NULL;
 }
@@ -312,7 +342,7 @@ static void follow_show_wait(ModelCall *call, const ModelCall *other, size_t *sh
 static int follow_end_wait(ModelCall *call, const ModelCall *other, size_t *shown)
 {
     int r;
-    if (!call->begun) return serve_wait(call, &other->recording);
+    if (!call->begun) return serve_wait(call, &other->recording, false);
     record_begin(call);
     call->record.status = other->recording.status;
     if (!other->recording.streamed) { /* a heartbeat has promised one */
@@ -349,6 +379,7 @@ static int follow_wait(ModelCall *call, ModelCall *other)
 {
     size_t shown = 0;
     int r = 0;
+    call->leader = other;
     other->followers++;
     atomic_fetch_add(&call->task->gateway->attached, 1);
     while (!other->over && r == 0 && !call->gone) {
@@ -363,9 +394,67 @@ static int follow_wait(ModelCall *call, ModelCall *other)
         reply_problem_wait(call);
         r = -EIO;
     }
+    other->taken |= r == CALL_E_ANSWERED && !call->gone && !call->left;
+    call->leader = NULL;
     other->followers--;
     cond_broadcast(&other->grown);
     return r;
+}
+
+/* Follows the call that this one is once more. Returns as follow_wait, 0 also when there is none.
+ */
+static int attach_wait(ModelCall *call)
+{
+    int64_t until_ms = deadline_after(RETRY_LOOK_MS);
+    for (;;) {
+        bool live;
+        ModelCall *other = find_leader(call, &live);
+        if (other) return follow_wait(call, other);
+        if (!live || !call->asked->retry || clock_mono_ms() >= until_ms) return 0;
+        int r = call_pause_wait(call, &call->wake, deadline_after(RETRY_STEP_MS));
+        if (r != 0 && r != -ETIMEDOUT) return r;
+    }
+}
+
+/* --- a call that is over, and whose reader had left ------------------------------------------- */
+
+/* The number of the recording that a call of this attempt has made; 0: it has none to be served. */
+static int number_wait(ModelCall *call, Str call_id, int64_t *ret)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    JournalReply page;
+    JournalAsk ask = { .what = JOURNAL_LIST };
+    arena_init(&arena, ARENA_BYTES_MAX);
+    *ret = 0;
+    do {
+        arena_clear(&arena);
+        int r = ask_wait(call->task, &ask, &arena, &page);
+        if (r < 0) return r;
+        for (size_t i = 0; i < page.rows_n; i++) {
+            const JournalRow *row = &page.rows[i];
+            if (str_eq(row->call_id, call_id)) return *ret = row->complete ? row->n : 0, 0;
+            ask.n = row->n;
+        }
+    } while (page.rows_n == JOURNAL_PAGE_MAX);
+    return 0;
+}
+
+/* What was paid for, and did not arrive, is given to who asks for it again: once, unless a key of
+ * the client's own says that it is the same call. Returns CALL_E_ANSWERED, 0 (there is nothing),
+ * CALL_E_PROBLEM, a negative errno. */
+static int redeliver_wait(ModelCall *call)
+{
+    Undelivered it;
+    if (!undelivered_take(call, &it)) return 0;
+    int r = it.n ? 0 : number_wait(call, str_of(it.call_id), &it.n);
+    if (r < 0) r = unreadable(call, r);
+    else r = it.n ? serve_recorded_wait(call, it.n, false) : -ENOENT;
+    if (r == CALL_E_ANSWERED) atomic_fetch_add(&call->task->gateway->redelivered, 1);
+    else if (r != -ENOENT) {
+        call->served_n = 0;
+        undelivered_put_back(call, &it);
+    }
+    return r == -ENOENT ? 0 : r;
 }
 
 void call_journal_show(ModelCall *call)
@@ -382,6 +471,7 @@ void call_journal_end_wait(ModelCall *call)
     fiber_shield();
     while (call->followers > 0) cond_wait(&call->grown, DEADLINE_NONE);
     fiber_unshield();
+    undelivered_keep(call);
 }
 
 /* --- a call ----------------------------------------------------------------------------------- */
@@ -406,8 +496,9 @@ int call_replay_wait(ModelCall *call)
     if (!task->journal.on || task->totals.stop != GATEWAY_STOP_NONE || task_past_deadline(task))
         return 0;
     key_make(call);
-    ModelCall *other = find_abandoned(call);
-    int r = other ? follow_wait(call, other) : 0;
+    if (!str_empty(call->asked->client_key)) sha256(call->asked->client_key, call->client_key);
+    int r = attach_wait(call);
+    if (r == 0) r = redeliver_wait(call);
     if (r == 0) r = replay_wait(call);
     if (r == 0) call->journaled = call->keep_answer = true; /* from here on it may be followed */
     return r;

@@ -50,7 +50,7 @@ static bool is_failed_response(const ModelCall *call, const Json *body)
 
 static GatewayOutcome not_read(ModelCall *call, Str text)
 {
-    call->doubtful = true;
+    call->doubtful = call->unreadable = true;
     if (is_object_like(call, text) && !call_is_translated(call)) return GATEWAY_COMPLETE;
     call_problem(call, PROBLEM_UNREACHABLE, NULL, "the answer of %s cannot be read",
                  call->target->provider->name);

@@ -80,9 +80,21 @@ struct Gateway {
     List tasks;            /* GatewayTask.node: the open ones */
     struct Limits *limits; /* gateway_limit.h */
     atomic_uint_fast64_t replayed, replayed_tools, replay_misses, attached, not_recorded;
+    atomic_uint_fast64_t undelivered, redelivered, undelivered_dropped;
     PriceList *prices;  /* imported; NULL: none */
     Excesses *excesses; /* NULL: none */
 };
+
+/* An answer of this attempt that its client did not wait for, or that was asked for under a key of
+ * the client's own. */
+#define UNDELIVERED_MAX \
+    64 /* of a task; then the oldest is forgotten, and bought again if need be */
+typedef struct {
+    uint8_t key[SHA256_BYTES];
+    uint8_t client_key[SHA256_BYTES]; /* digest of the client's own; zero: none */
+    int64_t n;                        /* of the recording; 0: not known yet, */
+    char call_id[37];                 /* but by the call that made it */
+} Undelivered;
 
 /* What a task has been answered before, and what its next recordings are kept against. */
 typedef struct {
@@ -99,7 +111,9 @@ typedef struct {
     Api base_api;     /* its route, */
     char base_id[37]; /* its call_id */
     ReplayMarks base_marks;
-    int base_chain; /* requests that are kept against one another, up to it */
+    int base_chain;           /* requests that are kept against one another, up to it */
+    Undelivered *undelivered; /* oldest first; NULL: none yet */
+    size_t undelivered_n;
 } TaskJournal;
 
 struct GatewayTask {

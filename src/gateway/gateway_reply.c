@@ -146,6 +146,13 @@ static void lost(ModelCall *call)
     call->drain_until_ms = call->journaled ? DEADLINE_NONE : deadline_after(GATEWAY_DRAIN_MS);
 }
 
+bool call_has_left(ModelCall *call)
+{
+    const GatewayReply *reply = call->reply;
+    if (!call->over) call->left |= call->gone || (reply->gone && reply->gone(reply->ctx));
+    return call->left;
+}
+
 static bool begin_wait(ModelCall *call, int status, const FieldList *fields, bool streamed)
 {
     assert(!call->begun);
@@ -229,6 +236,7 @@ void reply_plain_wait(ModelCall *call, int status, Str body)
     add_ours(&fields, call);
     add(&fields, "x-gantry-cost-usd", str_of(money_text(call->record.charged.nusd, cost)));
     if (call->no_retry && retry_status_may(status)) add(&fields, "x-should-retry", STR("false"));
+    (void)call_has_left(call);
     if (!begin_wait(call, status, &fields, false)) return;
     write_wait(call, body);
     end_wait(call);
@@ -276,6 +284,7 @@ void reply_follow_wait(ModelCall *call, const Recording *recording, Str bytes)
 
 void reply_follow_end_wait(ModelCall *call)
 {
+    (void)call_has_left(call);
     end_wait(call);
 }
 
@@ -283,6 +292,7 @@ void reply_stream_end_wait(ModelCall *call, Str tail)
 {
     begin_stream_wait(call, http_call_status(call->upstream));
     call->answering = true;
+    (void)call_has_left(call);
     write_wait(call, tail);
     end_wait(call);
 }
@@ -306,6 +316,7 @@ void reply_recording_wait(ModelCall *call, const Recording *recording, const Gat
     if (call->target && call->target->provider->simulated)
         add(&fields, "x-gantry-simulated", STR("1"));
     if (field) add(&fields, field->name, field->value);
+    (void)call_has_left(call);
     if (!call->begun && !begin_wait(call, recording->status, &fields, recording->streamed)) return;
     write_wait(call, buf_str(&recording->body));
     end_wait(call);

@@ -151,7 +151,7 @@ static int record_wait(ModelCall *call)
 {
     const GatewaySink *sink = call->task->options.sink;
     Journaled journaled;
-    call->record.client_gone = call->gone;
+    call->record.client_gone = call_has_left(call);
     call->record.duration_us = clock_mono_us() - call->started_us;
     fiber_shield();
     call_journal_begin_wait(call, &journaled);
@@ -182,7 +182,7 @@ int call_close_wait(ModelCall *call, GatewayOutcome outcome, Charge charge)
     record->outcome = outcome;
     record->duration_us = clock_mono_us() - call->started_us;
     if (outcome != GATEWAY_COMPLETE) record->error = str_of(call->message);
-    if (call->keep_answer && outcome == GATEWAY_COMPLETE && !call->doubtful)
+    if (call->keep_answer && outcome == GATEWAY_COMPLETE && !call->unreadable)
         record->answer = &call->recording;
     stats_call(call->task->gateway, record);
     if (outcome == GATEWAY_COMPLETE) note_stand_in(call);

@@ -113,6 +113,9 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
     ret->untranslated = atomic_load(&gateway->untranslated);
     ret->replayed = atomic_load(&gateway->replayed);
     ret->attached = atomic_load(&gateway->attached);
+    ret->undelivered = atomic_load(&gateway->undelivered);
+    ret->redelivered = atomic_load(&gateway->redelivered);
+    ret->undelivered_dropped = atomic_load(&gateway->undelivered_dropped);
     ret->cache_joined = atomic_load(&gateway->cache.joined);
     ret->replayed_tools = atomic_load(&gateway->replayed_tools);
     ret->replay_misses = atomic_load(&gateway->replay_misses);

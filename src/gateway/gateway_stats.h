@@ -57,6 +57,10 @@ typedef struct {
     uint64_t untranslated;   /* answers that could not be put in the agent's: too large, or odd */
     uint64_t replayed;       /* calls answered from the journal, or with another call's answer: */
     uint64_t attached;       /* those that followed one that was still going */
+    uint64_t undelivered;    /* recorded answers whose client had left before their end */
+    uint64_t redelivered; /* of them, and of those with a client's key: given when it came back */
+    uint64_t
+        undelivered_dropped; /* forgotten: more of a task waited for their clients than are kept */
     uint64_t cache_joined;   /* calls that waited for the answer to the same call, and got it */
     uint64_t replayed_tools; /* tool calls answered from the journal */
     uint64_t replay_misses;  /* calls made although recordings were left to replay */

@@ -726,6 +726,9 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     sum->untranslated += s->untranslated;
     sum->replayed += s->replayed;
     sum->attached += s->attached;
+    sum->undelivered += s->undelivered;
+    sum->redelivered += s->redelivered;
+    sum->undelivered_dropped += s->undelivered_dropped;
     sum->cache_joined += s->cache_joined;
     sum->replayed_tools += s->replayed_tools;
     sum->replay_misses += s->replay_misses;
@@ -794,6 +797,12 @@ static const FieldFamily gateway_families[] = {
                "Calls that waited for the answer to the same call, and were given it"),
     COUNTER_OF(GatewayStats, attached, "gantry_gateway_attached",
                "Calls made again that followed the one still going"),
+    COUNTER_OF(GatewayStats, undelivered, "gantry_gateway_undelivered",
+               "Recorded answers whose client had left before their end"),
+    COUNTER_OF(GatewayStats, redelivered, "gantry_gateway_redelivered",
+               "Calls made again that were given the answer to the first, at no cost"),
+    COUNTER_OF(GatewayStats, undelivered_dropped, "gantry_gateway_undelivered_dropped",
+               "Answers forgotten because too many of their task waited for clients to come back"),
     COUNTER_OF(GatewayStats, replayed_tools, "gantry_gateway_replayed_tools",
                "Tool calls answered from the journal of their task"),
     COUNTER_OF(GatewayStats, replay_misses, "gantry_gateway_replay_misses",

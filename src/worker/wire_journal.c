@@ -121,6 +121,7 @@ static void rows_write(JsonOut *out, const JournalReply *reply)
         const JournalRow *row = &reply->rows[i];
         json_out_object(out);
         json_out_ki64(out, "n", row->n);
+        if (!str_empty(row->call_id)) json_out_kstr(out, "callId", row->call_id);
         json_out_kcstr(out, "kind", replay_kind_name(row->kind));
         key_write(out, row->key);
         json_out_kbool(out, "complete", row->complete);
@@ -138,6 +139,7 @@ static int rows_read(Arena *arena, const Json *rows, JournalReply *ret)
     for (JsonIter it = json_iter(rows); json_next(&it);) {
         JournalRow *row = &ret->rows[ret->rows_n++];
         row->n = json_i64_or(json_get(it.value, "n"), 0);
+        row->call_id = json_str(json_get(it.value, "callId"));
         row->complete = json_bool(json_get(it.value, "complete"), false);
         if (row->n <= 0) return missing("n");
         if (replay_kind_from(json_str(json_get(it.value, "kind")), &row->kind) < 0)

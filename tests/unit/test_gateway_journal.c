@@ -4,6 +4,7 @@
 
 #include "codec/gzip.h"
 #include "gateway/gateway_journal.h"
+#include "gateway/gateway_private.h"
 
 #define KEPT_MAX 64
 
@@ -24,6 +25,7 @@ static struct {
     int64_t delay_ms; /* of reading */
     size_t lists;     /* asked for so far */
     bool damage;      /* answers are cut short */
+    bool forget;      /* nothing is kept: there is only so much room */
     char notes[2048]; /* lines of the task's log */
 } journal;
 
@@ -35,6 +37,7 @@ static Str keep(Str text)
 static int keep_recording(void *ctx, const JournalNew *rec)
 {
     (void)ctx;
+    if (journal.forget) return 0;
     if (!CHECK(journal.n < KEPT_MAX)) return -ENOSPC;
     Kept *to = &journal.kept[journal.n++];
     *to = (Kept){ *rec, journal.rig->options.attempt };
@@ -81,6 +84,7 @@ static int list(const JournalAsk *ask, Arena *arena, JournalReply *ret)
         JournalRow *row = &ret->rows[ret->rows_n++];
         const JournalNew *rec = &journal.kept[i].rec;
         *row = (JournalRow){ .n = (int64_t)i + 1, .kind = rec->kind, .complete = rec->complete };
+        row->call_id = rec->call_id;
         memcpy(row->key, rec->key, sizeof row->key);
     }
     return 0;
@@ -474,7 +478,8 @@ static void test_incomplete(void **state)
     run_with(body_incomplete, cutting);
 }
 
-/* The first two are passed on, and are no answers to give a second time. */
+/* The first is passed on, and is no answer to give a second time; the second has no finish reason,
+ * and was paid for like any other. */
 static StubEnd doubtful(StubRequest *request, void *ctx)
 {
     (void)ctx;
@@ -501,12 +506,14 @@ static void body_doubtful(void *arg)
         CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "stub", false, "", "a");
         CHECK(reply.status == 200 && !replayed(&reply));
         CHECK_HAS(reply_str(&reply), says[i]);
-        CHECK(journal.n == i + 1 && journal.kept[i].rec.complete == (i == 2));
-        next_attempt(rig);
+        CHECK(journal.n == i + 1 && journal.kept[i].rec.complete == (i > 0));
     }
-    CLEANUP(reply_deinit) Reply again = rig_say_wait(rig, API_CHAT, "stub", false, "", "a");
-    CHECK(again.status == 200 && replayed(&again));
-    CHECK_HAS(reply_str(&again), "all");
+    next_attempt(rig);
+    for (size_t i = 1; i < ARRAY_N(says); i++) {
+        CLEANUP(reply_deinit) Reply again = rig_say_wait(rig, API_CHAT, "stub", false, "", "a");
+        CHECK(again.status == 200 && replayed(&again));
+        CHECK_HAS(reply_str(&again), says[i]);
+    }
 }
 
 static void test_doubtful(void **state)
@@ -673,6 +680,8 @@ typedef struct {
     Rig *rig;
     const char *body;
     int64_t timeout_ms;
+    bool retry;
+    const char *client_key;
     GatewayMemory memory;
     bool left; /* the reader */
     int result;
@@ -720,7 +729,9 @@ static int reader_main(void *arg)
     Reader *reader = arg;
     GatewayRequest request = { .api = API_CHAT,
                                .body = str_of(reader->body),
-                               .timeout_ms = reader->timeout_ms };
+                               .timeout_ms = reader->timeout_ms,
+                               .retry = reader->retry,
+                               .client_key = str_of(reader->client_key) };
     GatewayReply reply = { reader_start, reader_write, reader_end, reader_gone, reader };
     reader->result = gateway_call_wait(reader->rig->task, &request, &reply);
     return 0;
@@ -1032,6 +1043,243 @@ static void test_follow_cut(void **state)
     run_with(body_follow_cut, gated);
 }
 
+/* --- calls that are over ---------------------------------------------------------------------- */
+
+/* Another reader of the same, to its end. */
+static void ask_again(Rig *rig, Reader *reader, const char *body, const char *client_key)
+{
+    reader_spawn(reader, rig, body);
+    reader->client_key = client_key;
+    reader_join(reader);
+    CHECK_INT(reader->memory.status, 200);
+}
+
+static void check_redelivered(const Reader *reader, const char *says)
+{
+    CHECK_HAS(buf_str(&reader->memory.body), says);
+    CHECK_HAS(str_of(reader->heads), "x-gantry-replayed: 1");
+    CHECK_HAS(str_of(reader->heads), "x-gantry-cost-usd: 0.000000000");
+    CHECK(reader->memory.ended);
+}
+
+/* Its reader leaves while the provider answers; it is read to its end, and paid. */
+static void abandon(Rig *rig, const char *body)
+{
+    Reader first;
+    int64_t calls = rig_totals(rig).calls;
+    atomic_store(&gate.steps, 0);
+    reader_spawn(&first, rig, body);
+    rig_sent_wait(rig, calls + 1);
+    first.left = true;
+    atomic_store(&gate.steps, 2);
+    reader_join(&first);
+    CHECK_INT(first.result, HTTP_E_GONE);
+    CHECK(rig_last(rig)->call.client_gone && rig_last(rig)->call.charged.nusd > 0);
+    reader_deinit(&first);
+}
+
+/* Who comes back after the end is given what was paid for; who asks once more asks anew. */
+static void redeliver(Rig *rig, const char *body, const char *first_says, const char *next_says)
+{
+    Reader second, third;
+    abandon(rig, body);
+    int64_t calls = rig_totals(rig).calls, cost = rig_totals(rig).cost_nusd;
+    int64_t tools = rig_totals(rig).usage.tool_calls;
+    size_t recordings = journal.n;
+    ask_again(rig, &second, body, "");
+    check_redelivered(&second, first_says);
+    CHECK_STR(buf_str(&second.memory.body), journal.kept[recordings - 1].rec.answer.bytes);
+    CHECK(rig_last(rig)->call.replayed);
+    CHECK_INT(rig_totals(rig).calls, calls);
+    CHECK_INT(rig_totals(rig).cost_nusd, cost);
+    CHECK_INT(rig_totals(rig).usage.tool_calls, tools);
+    CHECK_INT(journal.n, recordings);
+    ask_again(rig, &third, body, "");
+    CHECK_HAS(buf_str(&third.memory.body), next_says);
+    CHECK(!strstr(third.heads, "x-gantry-replayed"));
+    CHECK_INT(rig_totals(rig).calls, calls + 1);
+    reader_deinit(&second);
+    reader_deinit(&third);
+}
+
+static void body_redeliver(void *arg)
+{
+    Rig *rig = arg;
+    begin(rig);
+    redeliver(rig, PLAIN_BODY, "answer-1", "answer-2");
+    redeliver(rig, STREAM_BODY, "part 3", "part 4");
+    CHECK_INT(STAT(rig, undelivered), 2);
+    CHECK_INT(STAT(rig, redelivered), 2);
+}
+
+/* One that leaves again finds it again, also when it is an earlier attempt's. */
+static void body_redeliver_again(void *arg)
+{
+    Rig *rig = arg;
+    Reader reader;
+    begin(rig);
+    abandon(rig, PLAIN_BODY);
+    for (int attempt = 0; attempt < 2; attempt++) {
+        for (int i = 0; i < 2; i++) {
+            journal.delay_ms = 20;
+            reader_spawn(&reader, rig, PLAIN_BODY);
+            fiber_sleep_wait(1);
+            reader.left = true;
+            reader_join(&reader);
+            CHECK_INT(reader.memory.body.len, 0);
+            reader_deinit(&reader);
+        }
+        journal.delay_ms = 0;
+        ask_again(rig, &reader, PLAIN_BODY, "");
+        check_redelivered(&reader, "answer-1");
+        reader_deinit(&reader);
+        next_attempt(rig);
+    }
+    CHECK_INT(atomic_load(&rig->stub.requests), 1);
+}
+
+/* The journal fails: nothing is bought, and the answer is there when it is well again. */
+static void body_redeliver_unreadable(void *arg)
+{
+    Rig *rig = arg;
+    Reader reader;
+    begin(rig);
+    abandon(rig, PLAIN_BODY);
+    journal.result = -EIO;
+    reader_spawn(&reader, rig, PLAIN_BODY);
+    reader_join(&reader);
+    CHECK_INT(reader.memory.status, 500);
+    reader_deinit(&reader);
+    journal.result = 0;
+    ask_again(rig, &reader, PLAIN_BODY, "");
+    check_redelivered(&reader, "answer-1");
+    reader_deinit(&reader);
+    CHECK_INT(atomic_load(&rig->stub.requests), 1);
+}
+
+static void other_body(char out[128], int n)
+{
+    snprintf(out, 128,
+             "{\"model\":\"stub\",\"messages\":[{\"role\":\"user\",\"content\":\"n%d\"}]}", n);
+}
+
+/* The oldest is forgotten beyond so many, and bought again. */
+static void body_redeliver_bounded(void *arg)
+{
+    Rig *rig = arg;
+    Reader reader;
+    char body[128];
+    begin(rig);
+    journal.forget = true;
+    for (int i = 0; i <= UNDELIVERED_MAX; i++) {
+        other_body(body, i);
+        abandon(rig, body);
+    }
+    CHECK_INT(STAT(rig, undelivered_dropped), 1);
+    journal.forget = false;
+    other_body(body, 0);
+    ask_again(rig, &reader, body, "");
+    CHECK(!strstr(reader.heads, "x-gantry-replayed"));
+    reader_deinit(&reader);
+}
+
+static void test_redeliver(void **state)
+{
+    (void)state;
+    atomic_store(&gate.fails, false);
+    run_with(body_redeliver, gated);
+    run_with(body_redeliver_again, gated);
+    run_with(body_redeliver_unreadable, gated);
+    run_with(body_redeliver_bounded, gated);
+}
+
+/* Calls that have the same key of their client's are one, whoever is there; those that have
+ * different ones are not. */
+static void body_client_key(void *arg)
+{
+    Rig *rig = arg;
+    Reader first, same, other, after;
+    begin(rig);
+    atomic_store(&gate.steps, 0);
+    reader_spawn(&first, rig, PLAIN_BODY);
+    first.client_key = "k-1";
+    rig_sent_wait(rig, 1);
+    reader_spawn(&same, rig, PLAIN_BODY);
+    same.client_key = "k-1";
+    attached_until(rig, 1);
+    reader_spawn(&other, rig, PLAIN_BODY);
+    other.client_key = "k-2";
+    rig_sent_wait(rig, 2);
+    first.left = true;
+    atomic_store(&gate.steps, 1);
+    reader_join(&first);
+    reader_join(&same);
+    reader_join(&other);
+    CHECK(!str_eq(buf_str(&same.memory.body), buf_str(&other.memory.body)));
+    for (int i = 0; i < 2; i++) { /* however often */
+        ask_again(rig, &after, PLAIN_BODY, "k-1");
+        CHECK_STR(buf_str(&after.memory.body), buf_str(&same.memory.body));
+        reader_deinit(&after);
+    }
+    ask_again(rig, &after, PLAIN_BODY, "k-3");
+    CHECK(!strstr(after.heads, "x-gantry-replayed"));
+    reader_deinit(&after);
+    CHECK_INT(rig_totals(rig).calls, 3);
+    reader_deinit(&first);
+    reader_deinit(&same);
+    reader_deinit(&other);
+}
+
+static void test_client_key(void **state)
+{
+    (void)state;
+    atomic_store(&gate.fails, false);
+    run_with(body_client_key, gated);
+}
+
+/* Who says that it asks again waits a moment for its first connection to be seen closed. */
+static void body_said_retry(void *arg)
+{
+    Rig *rig = arg;
+    Reader first, second;
+    begin(rig);
+    atomic_store(&gate.steps, 0);
+    reader_spawn(&first, rig, PLAIN_BODY);
+    rig_sent_wait(rig, 1);
+    reader_spawn(&second, rig, PLAIN_BODY);
+    second.retry = true;
+    fiber_sleep_wait(5);
+    first.left = true;
+    attached_until(rig, 1);
+    atomic_store(&gate.steps, 1);
+    reader_join(&first);
+    reader_join(&second);
+    CHECK_HAS(buf_str(&second.memory.body), "answer-1");
+    CHECK_INT(rig_totals(rig).calls, 1);
+    reader_deinit(&first);
+    reader_deinit(&second);
+    /* one whose first connection stays is a call of its own */
+    atomic_store(&gate.steps, 0);
+    reader_spawn(&first, rig, PLAIN_BODY);
+    rig_sent_wait(rig, 2);
+    reader_spawn(&second, rig, PLAIN_BODY);
+    second.retry = true;
+    rig_sent_wait(rig, 3);
+    atomic_store(&gate.steps, 1);
+    reader_join(&first);
+    reader_join(&second);
+    CHECK(!str_eq(buf_str(&first.memory.body), buf_str(&second.memory.body)));
+    reader_deinit(&first);
+    reader_deinit(&second);
+}
+
+static void test_said_retry(void **state)
+{
+    (void)state;
+    atomic_store(&gate.fails, false);
+    run_with(body_said_retry, gated);
+}
+
 /* The journal is read once, whoever waits for it. */
 static void body_read_once(void *arg)
 {
@@ -1120,7 +1368,8 @@ int main(void)
         cmocka_unit_test(test_follow_plain),   cmocka_unit_test(test_not_a_retry),
         cmocka_unit_test(test_follow_failure), cmocka_unit_test(test_follow_cut),
         cmocka_unit_test(test_follow_silence), cmocka_unit_test(test_read_once),
-        cmocka_unit_test(test_tools),
+        cmocka_unit_test(test_redeliver),      cmocka_unit_test(test_client_key),
+        cmocka_unit_test(test_said_retry),     cmocka_unit_test(test_tools),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

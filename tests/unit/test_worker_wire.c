@@ -386,7 +386,8 @@ static void test_recording_refused(void **state)
 static void test_journal(void **state)
 {
     Wire *w = *state;
-    JournalRow rows[2] = { { .n = 1, .kind = REPLAY_TOOL, .complete = true }, { .n = 7 } };
+    JournalRow rows[2] = { { .n = 1, .kind = REPLAY_TOOL, .complete = true },
+                           { .n = 7, .call_id = STR("c-7") } };
     JournalReply reply = { .rows = rows, .rows_n = 2 }, got;
     JournalAsk ask = { .what = JOURNAL_LIST };
     memset(rows[1].key, 9, sizeof rows[1].key);
@@ -395,6 +396,7 @@ static void test_journal(void **state)
     assert_int_equal(got.rows_n, 2);
     assert_true(got.rows[0].kind == REPLAY_TOOL && got.rows[0].complete);
     assert_true(got.rows[1].n == 7 && got.rows[1].key[31] == 9 && !got.rows[1].complete);
+    assert_true(str_eq(got.rows[1].call_id, STR("c-7")) && str_empty(got.rows[0].call_id));
 
     buf_clear(&w->buf);
     w->out = json_out(&w->buf);
