@@ -16,6 +16,9 @@
 #define FACTS_BYTES_MAX (64 * 1024)
 #define SUM_KEY_BYTES_MAX (64 * 1024)
 #define KNOWN_TASKS_N 1024
+#define CALL_SLACK_DIVISOR 24
+#define CALL_SLACK_MAX_US 8000
+#define CALL_LONG_MS 60000
 
 /* --- tasks that call often -------------------------------------------------------------------- */
 
@@ -503,12 +506,23 @@ static int reports_job(Db *db, void *const *args, size_t n)
     return r;
 }
 
+/* How much later calls may be durable: little beside the time that they took. */
+static int64_t calls_slack_us(const Call *calls, size_t n)
+{
+    int64_t least_us = CALL_SLACK_MAX_US;
+    for (size_t i = 0; i < n; i++) {
+        int64_t took_ms = MIN(MAX(calls[i].duration_ms, 0), CALL_LONG_MS);
+        least_us = MIN(least_us, took_ms * 1000 / CALL_SLACK_DIVISOR);
+    }
+    return least_us;
+}
+
 int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n)
 {
     static const StoreMany reports = { .one = report_job, .all = reports_job };
     Report report = { .queue = queue, .task = task, .calls = calls, .n = calls_n };
     if (calls_n == 0) return 0;
-    int r = store_many_wait(queue->store, &reports, &report);
+    int r = store_many_late_wait(queue->store, &reports, &report, calls_slack_us(calls, calls_n));
     if (r != 0) return r;
     journal_apply(queue, task.id, &report.kept);
     queue_task_changed(queue, task.id);

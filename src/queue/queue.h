@@ -433,9 +433,10 @@ MUST_CHECK int queue_finish_many_wait(Queue *queue, const TaskFinish *finishes, 
 
 /* Records LLM calls of a running attempt with what they were answered, adds their usage to the task
  * and their cost to the budgets, from the slices of call.worker_id, in one transaction; calls whose
- * call_id the task has already are left out. A journal that is full keeps no more, which is not an
- * error. Returns 0, QUEUE_E_STALE (calls with an id are recorded all the same, without their
- * answers: they were paid for), -errno. */
+ * call_id the task has already are left out. Under load they wait for others, for as long as is
+ * little beside what they took. A journal that is full keeps no more, which is not an error.
+ * Returns 0, QUEUE_E_STALE (calls with an id are recorded all the same, without their answers: they
+ * were paid for), -errno. */
 MUST_CHECK int queue_calls_add_wait(Queue *queue, TaskRef task, const Call *calls, size_t calls_n);
 
 /* The account that calls of the owner are recorded on when they belong to no task; made when it is

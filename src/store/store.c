@@ -20,7 +20,7 @@
 #define LOCK_FILE "gantry.lock"
 #define BATCH_JOBS_DEFAULT 512
 #define COMMIT_SIBLINGS 3 /* jobs in a batch that tell that more are on their way */
-#define COMMIT_DELAY_MS 2
+#define COMMIT_DELAY_US 2000
 #define COMMIT_PATIENCE 8 /* smaller batches in a row after which none waits any more */
 #define WAITING_JOBS_DEFAULT 65536
 #define PATH_BYTES_MAX 4096
@@ -30,8 +30,9 @@ typedef struct Job Job;
 struct Job {
     Job *next;
     StoreFn fn;
-    const StoreMany *many;               /* or NULL; fn is its one */
-    bool has_run;                        /* with others of its kind */
+    const StoreMany *many; /* or NULL; fn is its one */
+    bool has_run;          /* with others of its kind */
+    int64_t due_us;        /* until when it may wait for others; 0: it is in a hurry */
     void (*told)(void *arg, int result); /* or NULL: its done */
     void *arg;
     int result;
@@ -53,6 +54,7 @@ typedef struct {
     size_t wanted;     /* by the thread before it wakes up */
     size_t usual;      /* jobs in a batch of late: half way up at once, a quarter down */
     unsigned patience; /* batches that may still wait to become as large */
+    int64_t due_us;    /* the first of those that wait; 0: one is in a hurry */
     bool closing;
 } JobQueue;
 
@@ -107,30 +109,38 @@ static bool jobs_put(JobQueue *q, Job *job)
         job->next = NULL;
         *q->tail = job;
         q->tail = &job->next;
-        wakes = ++q->n == q->wanted;
+        int64_t due_us = q->n == 0 ? job->due_us : MIN(q->due_us, job->due_us);
+        bool sooner = q->n > 0 && due_us < q->due_us;
+        q->due_us = due_us;
+        wakes = ++q->n == q->wanted || sooner;
     }
     pthread_mutex_unlock(&q->lock);
     if (wakes) pthread_cond_signal(&q->some);
     return fits;
 }
 
+/* False when it is past. */
+static bool jobs_wait_until(JobQueue *q, int64_t until_us)
+{
+    struct timespec until = { .tv_sec = until_us / 1000000, .tv_nsec = until_us % 1000000 * 1000 };
+    return pthread_cond_timedwait(&q->some, &q->lock, &until) == 0;
+}
+
 /* Under load a little patience makes the next batch larger, and a commit costs the same for few and
  * for many (commit_delay and commit_siblings of PostgreSQL): where some came at a time of late, the
  * first waits for as many as usual. Calls that were answered together come back together, the first
- * of them alone: what came at the last time only says little. */
-static void jobs_linger(JobQueue *q)
+ * of them alone: what came at the last time only says little. While all that wait have more time
+ * than that, any number of others is waited for. */
+static void jobs_linger(JobQueue *q, size_t max)
 {
-    struct timespec until;
-    if (q->patience == 0 || q->n >= q->usual) return;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += COMMIT_DELAY_MS * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
-        until.tv_sec++;
+    if (q->patience == 0) return;
+    int64_t delayed_us = clock_mono_us() + COMMIT_DELAY_US;
+    for (bool more = true; more && !q->closing;) {
+        bool late = q->due_us > delayed_us;
+        q->wanted = late ? max : q->usual;
+        if (q->n >= q->wanted) break;
+        more = jobs_wait_until(q, late ? q->due_us : delayed_us);
     }
-    q->wanted = q->usual;
-    while (q->n < q->usual && !q->closing)
-        if (pthread_cond_timedwait(&q->some, &q->lock, &until) != 0) break;
     q->wanted = 1;
 }
 
@@ -149,13 +159,14 @@ static Job *jobs_take(JobQueue *q, size_t max, size_t *ret_n)
 {
     pthread_mutex_lock(&q->lock);
     while (q->n == 0 && !q->closing) pthread_cond_wait(&q->some, &q->lock);
-    jobs_linger(q);
+    jobs_linger(q, max);
     Job *first = q->head, **end = &q->head;
     size_t n = MIN(q->n, max);
     jobs_note_batch(q, n);
     for (size_t i = 0; i < n; i++) end = &(*end)->next;
     q->head = *end;
     q->n -= n;
+    q->due_us = 0; /* of those that are left nothing is known */
     if (q->n == 0) q->tail = &q->head;
     else if (n > 0) *end = NULL;
     pthread_mutex_unlock(&q->lock);
@@ -409,13 +420,15 @@ static int refuse(Store *store)
     return diag_set(-EAGAIN, "the store is overloaded, try again");
 }
 
-static int call_wait(Store *store, JobQueue *q, StoreFn fn, const StoreMany *many, void *arg)
+static int call_wait(Store *store, JobQueue *q, StoreFn fn, const StoreMany *many, void *arg,
+                     int64_t slack_us)
 {
     Diag *own = diag_switch(NULL);
     diag_switch(own);
     Job job = { .fn = fn, .many = many, .arg = arg, .diag = own, .loop = loop_here() };
     job.told = many ? many->done : NULL;
     job.msg.run = job_arrived;
+    if (slack_us > 0) job.due_us = clock_mono_us() + slack_us;
     op_init(&job.op, NULL);
     if (!jobs_put(q, &job)) return refuse(store);
     (void)op_wait(&job.op, DEADLINE_NONE);
@@ -442,17 +455,23 @@ static int call_blocking(Store *store, JobQueue *q, StoreFn fn, void *arg)
 
 int store_call_wait(Store *store, StoreFn fn, void *arg)
 {
-    return call_wait(store, &store->writes, fn, NULL, arg);
+    return call_wait(store, &store->writes, fn, NULL, arg, 0);
 }
 
 int store_many_wait(Store *store, const StoreMany *many, void *arg)
 {
-    return call_wait(store, &store->writes, many->one, many, arg);
+    return call_wait(store, &store->writes, many->one, many, arg, 0);
+}
+
+int store_many_late_wait(Store *store, const StoreMany *many, void *arg, int64_t slack_us)
+{
+    assert(slack_us >= 0);
+    return call_wait(store, &store->writes, many->one, many, arg, slack_us);
 }
 
 int store_read_wait(Store *store, StoreFn fn, void *arg)
 {
-    return call_wait(store, &store->reads, fn, NULL, arg);
+    return call_wait(store, &store->reads, fn, NULL, arg, 0);
 }
 
 int store_call(Store *store, StoreFn fn, void *arg)

@@ -56,6 +56,11 @@ typedef struct {
 /* As store_call_wait, together with the others of the batch that are of this kind. */
 MUST_CHECK int store_many_wait(Store *store, const StoreMany *many, void *arg);
 
+/* The same for who is not in a hurry: under load, while nobody else is, it is committed at most
+ * slack_us later, with those that have come by then. */
+MUST_CHECK int store_many_late_wait(Store *store, const StoreMany *many, void *arg,
+                                    int64_t slack_us);
+
 /* On a fiber. Runs fn on the read-only connection; it sees every commit acknowledged before the
  * call. Returns fn's result. */
 MUST_CHECK int store_read_wait(Store *store, StoreFn fn, void *arg);

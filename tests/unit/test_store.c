@@ -291,6 +291,91 @@ static void test_alone_after_a_crowd(void **state)
     assert_int_equal(count(f->store), GROUP_N + ALONE_N);
 }
 
+/* --- jobs that are in no hurry ---------------------------------------------------------------- */
+
+#define PATIENT_N 3
+#define NEVER_US INT64_C(3600000000)
+
+static int numbered_all(Db *db, void *const *args, size_t n)
+{
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) r = job_numbered(db, args[i]);
+    return r;
+}
+
+static const StoreMany patient = { .one = job_numbered, .all = numbered_all };
+
+static int late_main(void *arg)
+{
+    Producer *p = arg;
+    p->result = store_many_late_wait(p->store, &patient, p, NEVER_US);
+    return 0;
+}
+
+static int soon_main(void *arg)
+{
+    Producer *p = arg;
+    p->result = store_many_late_wait(p->store, &patient, p, 3000);
+    return 0;
+}
+
+/* After a crowd some would wait for an hour, until last comes. */
+static int patient_main(void *arg, FiberFn last)
+{
+    Producer *p = arg;
+    FiberRef refs[PATIENT_N];
+    int r = group_main(p);
+    p += GROUP_N;
+    for (int i = 0; i < PATIENT_N; i++) r |= fiber_spawn("late", late_main, &p[i], &refs[i]);
+    (void)fiber_yield_wait();
+    r |= last(&p[PATIENT_N]);
+    for (int i = 0; i < PATIENT_N; i++) (void)fiber_join_wait(refs[i], NULL);
+    return r;
+}
+
+static int patient_then_hurried(void *arg)
+{
+    return patient_main(arg, producer_main);
+}
+
+static int patient_then_sooner(void *arg)
+{
+    return patient_main(arg, soon_main);
+}
+
+static void ride_along(Fixture *f, FiberFn main_fn)
+{
+    Producer p[GROUP_N + PATIENT_N + 1];
+    for (size_t i = 0; i < ARRAY_N(p); i++)
+        p[i] = (Producer){ .store = f->store, .id = 8 * (int)i, .result = -1 };
+    harness_run(main_fn, p);
+    for (size_t i = 0; i < ARRAY_N(p); i++) assert_int_equal(p[i].result, 0);
+    StoreStats stats;
+    store_stats(f->store, &stats);
+    assert_int_equal(stats.commits, 2 + 1); /* those of the crowd, and one */
+    assert_int_equal(count(f->store), ARRAY_N(p));
+}
+
+/* They go with the first that is in a hurry, or that waits less. */
+static void test_patient_ride_along(void **state)
+{
+    ride_along(*state, patient_then_hurried);
+}
+
+static void test_patient_until_the_first(void **state)
+{
+    ride_along(*state, patient_then_sooner);
+}
+
+/* Where none came at a time of late nobody else is waited for. */
+static void test_patient_alone(void **state)
+{
+    Fixture *f = *state;
+    Producer p = { .store = f->store, .result = -1 };
+    harness_run(late_main, &p);
+    assert_int_equal(p.result, 0);
+}
+
 /* --- jobs of one kind ------------------------------------------------------------------------- */
 
 static size_t together_calls, together_n; /* the store thread's */
@@ -798,6 +883,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_given, setup, teardown),
         cmocka_unit_test_setup_teardown(test_group_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_alone_after_a_crowd, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_patient_ride_along, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_patient_until_the_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_patient_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_together, setup, teardown),
         cmocka_unit_test_setup_teardown(test_together_undone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_kind, setup, teardown),
