@@ -3,12 +3,14 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "codec/duration.h"
 #include "logic/cron.h"
 #include "logic/manifest.h"
 #include "observe/task_json.h"
 #include "sys/zone.h"
 
 #define INPUT_BYTES_MAX ((size_t)256 << 10)
+#define DEADLINE_MAX_MS (INT64_C(366) * 24 * 3600 * 1000)
 
 static const Member schedule_members[] = {
     { "agent", MEMBER_STRING, true, "Whose task it is", NULL },
@@ -19,6 +21,12 @@ static const Member schedule_members[] = {
     { "missed", MEMBER_STRING, false,
       "What becomes of times that passed while no server ran: skip (when left out), once, all",
       "skip|once|all" },
+    { "overlap", MEMBER_STRING, false,
+      "What becomes of a time that comes while the task of the last one has not ended: allow (when "
+      "left out) another, skip it, replace that one, which is canceled",
+      "allow|skip|replace" },
+    { "deadline", MEMBER_STRING, false,
+      "Of each task, as a duration from when it is submitted, such as 10m", NULL },
     { "paused", MEMBER_BOOLEAN, false, "Do not fire", NULL },
 };
 const BodySpec schedule_body = { .name = "ScheduleRequest",
@@ -30,6 +38,7 @@ const BodySpec schedule_body = { .name = "ScheduleRequest",
 
 static void schedule_write(JsonOut *out, const Schedule *s)
 {
+    char deadline[DURATION_TEXT_MAX];
     json_out_object(out);
     json_out_kstr(out, "name", s->name);
     json_out_kstr(out, "agent", s->agent);
@@ -38,7 +47,10 @@ static void schedule_write(JsonOut *out, const Schedule *s)
     if (!str_empty(s->input)) json_out_kraw(out, "input", s->input);
     json_out_kcstr(out, "priority", lane_name(s->lane));
     json_out_kcstr(out, "missed", missed_policy_name(s->missed));
+    json_out_kcstr(out, "overlap", overlap_policy_name(s->overlap));
+    if (s->task_ms) json_out_kcstr(out, "deadline", duration_format(s->task_ms, deadline));
     json_out_kbool(out, "paused", s->paused);
+    json_out_ki64(out, "skipped", s->skipped);
     json_out_ktime(out, "nextAt", s->next_at_ms);
     json_out_ktime(out, "lastAt", s->last_at_ms);
     json_out_kuuid(out, "lastTaskId", s->last_task_id);
@@ -120,6 +132,15 @@ int schedule_delete_run_wait(ApiCall *call)
     return api_reply_wait(call, 204, NULL, STR(""));
 }
 
+static int deadline_read_wait(ApiCall *call, const Json *v, int64_t *ret_ms)
+{
+    if (json_type(v) != JSON_STRING) return 0;
+    if (duration_parse(json_str(v), ret_ms) == 0 && *ret_ms > 0 && *ret_ms <= DEADLINE_MAX_MS)
+        return 0;
+    return api_problem_wait(call, 400, "member_invalid",
+                            "`deadline` is to be a duration such as 10m, at most a year");
+}
+
 /* input has room for the text. */
 static int schedule_read_wait(ApiCall *call, Buf *input, Schedule *ret)
 {
@@ -129,7 +150,7 @@ static int schedule_read_wait(ApiCall *call, Buf *input, Schedule *ret)
     int r = api_body_wait(call, &text, &body);
     if (r != 0) return r;
     Str priority = json_str(json_get(body, "priority")),
-        missed = json_str(json_get(body, "missed"));
+        missed = json_str(json_get(body, "missed")), overlap = json_str(json_get(body, "overlap"));
     *ret = (Schedule){ .name = call->params[0],
                        .agent = json_str(json_get(body, "agent")),
                        .cron = json_str(json_get(body, "cron")),
@@ -137,11 +158,14 @@ static int schedule_read_wait(ApiCall *call, Buf *input, Schedule *ret)
                        .paused = json_bool(json_get(body, "paused"), false) };
     if (priority.len && lane_from(priority, &ret->lane) < 0) ret->lane = LANE_NORMAL;
     if (missed.len && missed_policy_from(missed, &ret->missed) < 0) ret->missed = MISSED_SKIP;
+    if (overlap.len && overlap_policy_from(overlap, &ret->overlap) < 0)
+        ret->overlap = OVERLAP_ALLOW;
     if (ret->name.len > SCHEDULE_NAME_BYTES_MAX || !agent_name_ok(ret->name))
         return api_problem_wait(call, 400, "name_invalid",
                                 "a schedule's name has lower-case letters, digits and '-'");
     if (cron_parse(ret->cron, &cron) < 0)
         return api_problem_wait(call, 400, "cron_invalid", "`cron`: %s", diag_text());
+    if ((r = deadline_read_wait(call, json_get(body, "deadline"), &ret->task_ms)) != 0) return r;
     JsonOut out = json_out(input);
     if (json_get(body, "input")) json_out_value(&out, json_get(body, "input"));
     else json_out_null(&out);

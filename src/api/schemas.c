@@ -58,7 +58,8 @@ const Schema api_schemas[] = {
     { "TaskPage", "tasks:[Task] nextCursor:string?" },
     { "ScheduleList", "schedules:[Schedule]" },
     { "Schedule", "name:string agent:string cron:string timeZone:string input?:any priority:string "
-                  "missed:string paused:boolean nextAt:time? lastAt:time? lastTaskId:uuid? "
+                  "missed:string overlap:string deadline?:string paused:boolean "
+                  "skipped:integer nextAt:time? lastAt:time? lastTaskId:uuid? "
                   "lastError?:string" },
     { "TasksRetried", "retried:integer skipped:integer more:boolean" },
     { "TaskStatus", "taskId:uuid status:string" },

@@ -169,6 +169,8 @@ static const Flag schedule_set_flags[] = {
     { "priority", "critical|normal|low", "lane of its tasks (default normal)" },
     { "input", "INPUT", "of its tasks: JSON, or text" },
     { "missed", "skip|once|all", "times that passed while no server ran (default skip)" },
+    { "overlap", "allow|skip|replace", "while the last one's task has not ended (default allow)" },
+    { "deadline", "DURATION", "ends each task so long after it was submitted" },
     { "paused", NULL, "do not fire until it is set again" },
     { 0 },
 };

@@ -15,8 +15,8 @@ static Str text_of(const Json *v, const char *key)
 
 static void schedules_print(Client *client, const ClientAnswer *answer, bool one)
 {
-    static const char *const names[] = { "SCHEDULE",   "AGENT", "CRON", "NEXT (UTC)",
-                                         "LAST (UTC)", "TASK",  NULL };
+    static const char *const names[] = { "SCHEDULE",   "AGENT",   "CRON", "NEXT (UTC)",
+                                         "LAST (UTC)", "SKIPPED", "TASK", NULL };
     Table table;
     table_init(&table, &client->arena, names);
     const Json *list = json_get(answer->json, "schedules");
@@ -31,6 +31,8 @@ static void schedules_print(Client *client, const ClientAnswer *answer, bool one
                                    : next.len ? str_sub(next, 0, 16)
                                               : STR("-"),
                                    last.len ? str_sub(last, 0, 16) : STR("-"),
+                                   client_printf(client, "%" PRId64,
+                                                 json_i64_or(json_get(s, "skipped"), 0)),
                                    task.len ? str_sub(task, 0, 60) : STR("-") });
         if (one) break;
     }
@@ -80,6 +82,8 @@ static int schedule_set_body(Client *client)
     if (flag(in, "input")) input_write(client, &out, flag(in, "input"));
     if (flag(in, "priority")) json_out_kcstr(&out, "priority", flag(in, "priority"));
     if (flag(in, "missed")) json_out_kcstr(&out, "missed", flag(in, "missed"));
+    if (flag(in, "overlap")) json_out_kcstr(&out, "overlap", flag(in, "overlap"));
+    if (flag(in, "deadline")) json_out_kcstr(&out, "deadline", flag(in, "deadline"));
     if (flag_given(in, "paused")) json_out_kbool(&out, "paused", true);
     json_out_object_end(&out);
     if (!json_out_ok(&out)) return fail(EXIT_USAGE, "the input is too large");

@@ -6,6 +6,11 @@ static int64_t next_of(const Cron *cron, int64_t after_ms, CronOffsetFn offset)
     return at_ms == INT64_MAX ? 0 : at_ms;
 }
 
+bool schedule_skips(OverlapPolicy overlap, bool last_open, int64_t last_at_ms, int64_t at_ms)
+{
+    return overlap == OVERLAP_SKIP && last_open && last_at_ms != at_ms;
+}
+
 int64_t schedule_first_ms(const Cron *cron, int64_t now_ms, CronOffsetFn offset)
 {
     return next_of(cron, now_ms - SCHEDULE_AGO_MS, offset);

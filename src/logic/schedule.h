@@ -26,6 +26,18 @@ typedef enum {
     MISSED_N_
 } MissedPolicy;
 
+/* What becomes of a time that comes while the task of the last one has not ended. */
+typedef enum {
+    OVERLAP_ALLOW,   /* a task: both go on */
+    OVERLAP_SKIP,    /* none */
+    OVERLAP_REPLACE, /* a task, and the last one is canceled */
+    OVERLAP_N_
+} OverlapPolicy;
+
+/* Whether the time is passed over: last_at_ms is that of the last task, which has not ended if
+ * last_open. A time that has come again finds its own task. */
+bool schedule_skips(OverlapPolicy overlap, bool last_open, int64_t last_at_ms, int64_t at_ms);
+
 /* When one is due that is set, or looked at anew, at now_ms. 0: never. */
 int64_t schedule_first_ms(const Cron *cron, int64_t now_ms, CronOffsetFn offset);
 

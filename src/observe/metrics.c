@@ -481,6 +481,8 @@ static const FieldFamily queue_families[] = {
                "Tasks submitted by schedules"),
     COUNTER_OF(QueueStats, schedules_missed, "gantry_schedules_missed",
                "Times of schedules passed over because no server ran then"),
+    COUNTER_OF(QueueStats, schedules_skipped, "gantry_schedules_skipped",
+               "Times of schedules passed over because the task of the last one had not ended"),
     COUNTER_OF(QueueStats, schedules_failed, "gantry_schedules_failed",
                "Times of schedules for which no task could be submitted"),
     COUNTER_OF(QueueStats, graded, "gantry_graded_tasks", "Tasks that graders have looked at"),

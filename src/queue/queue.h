@@ -694,6 +694,7 @@ typedef struct {
     uint64_t journal_purged;                    /* recordings deleted after their time */
     uint64_t tasks_purged, rows_purged;         /* deleted after their time; rows of all tables */
     uint64_t schedules_fired, schedules_missed; /* times: a task each, passed over by policy, */
+    uint64_t schedules_skipped;                 /* while the task of the last one went on, */
     uint64_t schedules_failed;                  /* without a task: see last_error */
     uint64_t graded, grades_failed;             /* tasks, and of graders that could not tell */
     uint64_t grades_held;                       /* for want of a judge's money, or room */

@@ -75,14 +75,25 @@ typedef struct {
     Arena *arena;
     Schedule schedule;
     ScheduleFired fired;
-    bool found;
+    bool found, last_open; /* the task of its last time has not ended */
 } FireJob;
+
+static int last_look(Db *db, FireJob *job)
+{
+    TaskHead head;
+    job->last_open = false;
+    if (uuid_is_zero(job->schedule.last_task_id)) return 0;
+    int r = task_head(db, job->schedule.last_task_id, &head);
+    if (r == 0) job->last_open = !task_state_ended(head.state);
+    return r == -ENOENT ? 0 : r; /* it has had its time */
+}
 
 static int due_job(Db *db, void *arg)
 {
     FireJob *job = arg;
     int r = schedule_due(db, job->now_ms, &job->behind, job->arena, &job->schedule);
     job->found = r == 0;
+    if (r == 0) return last_look(db, job);
     return r == -ENOENT ? 0 : r;
 }
 
@@ -90,6 +101,17 @@ static int move_job(Db *db, void *arg)
 {
     FireJob *job = arg;
     return schedule_move(db, &job->schedule, &job->fired);
+}
+
+/* Once there is another: whoever is stopped in between finds that again, and comes here. */
+static int replace(Queue *queue, const FireJob *job)
+{
+    TaskState state;
+    Uuid last = job->schedule.last_task_id;
+    bool own = uuid_eq(last, job->fired.task_id);
+    if (job->schedule.overlap != OVERLAP_REPLACE || !job->last_open || own) return 0;
+    int r = queue_cancel_wait(queue, last, STR("schedule"), &state);
+    return r > 0 ? 0 : r; /* it has ended meanwhile */
 }
 
 static int submit(Queue *queue, FireJob *job)
@@ -108,11 +130,12 @@ static int submit(Queue *queue, FireJob *job)
                      .lane = s->lane,
                      .input = s->input,
                      .metadata = metadata,
+                     .due_at_ms = s->task_ms ? job->now_ms + s->task_ms : 0,
                      .idempotency_key = key,
                      .fingerprint = str_make((const char *)print, sizeof print) };
     int r = queue_submit_wait(queue, &task, &summary);
     if (r == 0) job->fired.task_id = summary.id;
-    return r;
+    return r == 0 ? replace(queue, job) : r;
 }
 
 static void decide(FireJob *job)
@@ -122,7 +145,9 @@ static void decide(FireJob *job)
     job->fired = (ScheduleFired){ .at_ms = s->next_at_ms, .fired = true };
     if (!cron_of(s, &cron)) return;
     ScheduleStep step = schedule_step(&cron, s->missed, s->next_at_ms, job->now_ms, zone_offset_ms);
-    job->fired.fired = step.fires;
+    job->fired.skipped = step.fires &&
+                         schedule_skips(s->overlap, job->last_open, s->last_at_ms, step.at_ms);
+    job->fired.fired = step.fires && !job->fired.skipped;
     job->fired.at_ms = step.at_ms;
     job->fired.next_at_ms = step.next_at_ms;
 }
@@ -142,7 +167,8 @@ static int fire_one(Queue *queue, FireJob *job)
     pthread_mutex_lock(&queue->lock);
     queue->stats.schedules_fired += job->fired.fired && r == 0;
     queue->stats.schedules_failed += r > 0;
-    queue->stats.schedules_missed += !job->fired.fired;
+    queue->stats.schedules_skipped += job->fired.skipped;
+    queue->stats.schedules_missed += !job->fired.fired && !job->fired.skipped;
     pthread_mutex_unlock(&queue->lock);
     return store_call_wait(queue->store, move_job, job);
 }

@@ -2,22 +2,40 @@
 
 #include "store/row.h"
 
-static const char *const policy_names[MISSED_N_] = { "skip", "once", "all" };
+static const char *const missed_names[MISSED_N_] = { "skip", "once", "all" };
+static const char *const overlap_names[OVERLAP_N_] = { "allow", "skip", "replace" };
+
+static int name_find(const char *const *names, int n, Str name, int *ret)
+{
+    for (*ret = 0; *ret < n; ++*ret)
+        if (str_eq(name, str_of(names[*ret]))) return 0;
+    return -EINVAL;
+}
 
 const char *missed_policy_name(MissedPolicy policy)
 {
     assert(policy < MISSED_N_);
-    return policy_names[policy];
+    return missed_names[policy];
 }
 
 int missed_policy_from(Str name, MissedPolicy *ret)
 {
-    for (int i = 0; i < MISSED_N_; i++)
-        if (str_eq(name, str_of(policy_names[i]))) {
-            *ret = (MissedPolicy)i;
-            return 0;
-        }
-    return -EINVAL;
+    int i, r = name_find(missed_names, MISSED_N_, name, &i);
+    if (r == 0) *ret = (MissedPolicy)i;
+    return r;
+}
+
+const char *overlap_policy_name(OverlapPolicy policy)
+{
+    assert(policy < OVERLAP_N_);
+    return overlap_names[policy];
+}
+
+int overlap_policy_from(Str name, OverlapPolicy *ret)
+{
+    int i, r = name_find(overlap_names, OVERLAP_N_, name, &i);
+    if (r == 0) *ret = (OverlapPolicy)i;
+    return r;
 }
 
 static int others(Db *db, Str name, int64_t *ret)
@@ -38,12 +56,14 @@ int schedule_put(Db *db, const Schedule *s)
     if (r != 0) return r;
     if (n >= SCHEDULES_MAX) return SCHEDULE_E_FULL;
     RowIn in = row_in(db, "INSERT INTO schedule (name, agent, cron, input, lane, missed, paused,"
-                          " next_at_ms, updated_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+                          " next_at_ms, updated_at_ms, overlap, task_ms)"
+                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
                           " ON CONFLICT (name) DO UPDATE SET agent = excluded.agent,"
                           " cron = excluded.cron, input = excluded.input, lane = excluded.lane,"
                           " missed = excluded.missed, paused = excluded.paused,"
                           " next_at_ms = excluded.next_at_ms,"
-                          " updated_at_ms = excluded.updated_at_ms");
+                          " updated_at_ms = excluded.updated_at_ms,"
+                          " overlap = excluded.overlap, task_ms = excluded.task_ms");
     in_text(&in, s->name);
     in_text(&in, s->agent);
     in_text(&in, s->cron);
@@ -53,12 +73,14 @@ int schedule_put(Db *db, const Schedule *s)
     in_i64(&in, s->paused);
     in_i64(&in, s->next_at_ms);
     in_i64(&in, s->updated_at_ms);
+    in_i64(&in, (int64_t)s->overlap);
+    in_i64(&in, s->task_ms);
     return row_run(in.stmt);
 }
 
 #define SCHEDULE_COLUMNS_WITH(input)                                                 \
     "name, agent, cron, " input ", lane, missed, paused, next_at_ms, updated_at_ms," \
-    " last_at_ms, last_task_id, last_error"
+    " last_at_ms, last_task_id, last_error, overlap, task_ms, skipped"
 #define SCHEDULE_COLUMNS SCHEDULE_COLUMNS_WITH("input")
 
 static void schedule_read(RowOut *out, void *ret)
@@ -76,6 +98,9 @@ static void schedule_read(RowOut *out, void *ret)
     s->last_at_ms = out_i64(out);
     s->last_task_id = out_uuid(out);
     s->last_error = out_text(out);
+    s->overlap = (OverlapPolicy)out_i64(out);
+    s->task_ms = out_i64(out);
+    s->skipped = out_i64(out);
 }
 
 static int schedule_first(DbStmt *stmt, Arena *arena, Schedule *ret)
@@ -130,7 +155,8 @@ int schedule_move(Db *db, const Schedule *s, const ScheduleFired *fired)
     RowIn in = row_in(db, "UPDATE schedule SET next_at_ms = ?4,"
                           " last_at_ms = CASE WHEN ?5 THEN ?6 ELSE last_at_ms END,"
                           " last_task_id = CASE WHEN ?5 THEN ?7 ELSE last_task_id END,"
-                          " last_error = CASE WHEN ?5 THEN ?8 ELSE last_error END"
+                          " last_error = CASE WHEN ?5 THEN ?8 ELSE last_error END,"
+                          " skipped = skipped + ?9"
                           " WHERE name = ?1 AND next_at_ms = ?2 AND updated_at_ms = ?3");
     in_text(&in, s->name);
     in_i64(&in, s->next_at_ms);
@@ -140,6 +166,7 @@ int schedule_move(Db *db, const Schedule *s, const ScheduleFired *fired)
     in_i64(&in, fired->at_ms);
     in_uuid(&in, &fired->task_id);
     in_text_or_null(&in, fired->error);
+    in_i64(&in, fired->skipped);
     int r = row_change(in.stmt);
     return r == -ENOENT ? 0 : r;
 }

@@ -14,22 +14,27 @@
 
 const char *missed_policy_name(MissedPolicy policy);
 MUST_CHECK int missed_policy_from(Str name, MissedPolicy *ret); /* 0 or -EINVAL */
+const char *overlap_policy_name(OverlapPolicy policy);
+MUST_CHECK int overlap_policy_from(Str name, OverlapPolicy *ret); /* 0 or -EINVAL */
 
 typedef struct {
     Str name, agent, cron;
     Str input; /* JSON */
     Lane lane;
     MissedPolicy missed;
+    OverlapPolicy overlap;
+    int64_t task_ms; /* deadline of each task, from its submission on; 0: none */
     bool paused;
     int64_t next_at_ms; /* 0: never */
     int64_t updated_at_ms;
     int64_t last_at_ms; /* the time it fired for last; 0: never */
     Uuid last_task_id;  /* zero: none */
     Str last_error;     /* why there is none; may be empty */
+    int64_t skipped;    /* times passed over because the task of the last one went on */
 } Schedule;
 
-/* Adds it, or replaces what it says of the one of that name, whose last_... stay. Returns 0,
- * SCHEDULE_E_FULL (there are SCHEDULES_MAX others), -errno. */
+/* Adds it, or replaces what it says of the one of that name, whose last_... and skipped stay.
+ * Returns 0, SCHEDULE_E_FULL (there are SCHEDULES_MAX others), -errno. */
 #define SCHEDULE_E_FULL 1
 MUST_CHECK int schedule_put(Db *db, const Schedule *schedule);
 /* Texts live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */
@@ -52,7 +57,8 @@ MUST_CHECK int schedule_delete(Db *db, Str name);
  * it was read. */
 typedef struct {
     int64_t at_ms, next_at_ms;
-    bool fired; /* last_... are to be kept */
+    bool fired;   /* last_... are to be kept */
+    bool skipped; /* to be counted */
     Uuid task_id;
     Str error;
 } ScheduleFired;

@@ -715,6 +715,13 @@ static const char log_tails[] =
     " left_out_bytes INTEGER NOT NULL"
     ") STRICT;";
 
+/* Of schedules: what a time is worth while the task of the last one goes on, and how long each task
+ * may take. */
+static const char overlaps[] =
+    "ALTER TABLE schedule ADD COLUMN overlap INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE schedule ADD COLUMN task_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE schedule ADD COLUMN skipped INTEGER NOT NULL DEFAULT 0;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -772,5 +779,6 @@ const Migration schema_steps[] = {
     { 54, "request ids", request_ids },
     { 55, "client deadlines", client_deadlines },
     { 56, "log tails", log_tails },
+    { 57, "overlaps", overlaps },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

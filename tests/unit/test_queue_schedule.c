@@ -276,6 +276,127 @@ static void test_behind_full(void **state)
     run(state, body_behind_full);
 }
 
+/* --- the last one goes on --------------------------------------------------------------------- */
+
+static Schedule set_overlap(Fixture *f, OverlapPolicy overlap)
+{
+    Schedule made = { 0 }, s = { .name = STR("nightly"),
+                                 .agent = STR("support"),
+                                 .cron = STR("* * * * *"),
+                                 .input = STR("1"),
+                                 .lane = LANE_NORMAL,
+                                 .overlap = overlap,
+                                 .task_ms = 90 * 1000 };
+    real_now = real_now / MINUTE_MS * MINUTE_MS;
+    CHECK_INT(queue_schedule_put_wait(f->queue, &s, &f->arena, &made), 0);
+    CHECK_INT(made.overlap, overlap);
+    pass_ms(MINUTE_MS);
+    tick(f);
+    return now_is(f);
+}
+
+static uint64_t skipped_n(Fixture *f)
+{
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    return stats.schedules_skipped;
+}
+
+/* However it goes on: it waits, runs, asks. Once it has ended, be it at its deadline, the next time
+ * is a task again. */
+static int body_skip(void *arg)
+{
+    Fixture *f = arg;
+    Schedule first = set_overlap(f, OVERLAP_SKIP);
+    CHECK_INT(get(f, first.last_task_id).due_at_ms, real_now + 90 * 1000);
+    pass_ms(MINUTE_MS);
+    tick(f);
+    Schedule second = now_is(f);
+    CHECK(uuid_eq(second.last_task_id, first.last_task_id));
+    CHECK_INT(second.last_at_ms, first.last_at_ms);
+    CHECK_INT(second.next_at_ms, real_now + MINUTE_MS);
+    CHECK_INT(second.skipped, 1);
+    CHECK_INT(skipped_n(f), 1);
+    CHECK_INT(tasks_n(f), 1);
+    pass_ms(MINUTE_MS);
+    tick(f); /* ends it, and fires */
+    CHECK_INT(get(f, first.last_task_id).state, TASK_TIMED_OUT);
+    CHECK_INT(tasks_n(f), 2);
+    CHECK_INT(now_is(f).skipped, 1);
+    (void)set(f, "* * * * *", MISSED_SKIP, true);
+    CHECK_INT(now_is(f).skipped, 1); /* it has been set anew */
+    return 0;
+}
+
+/* A time that has come again finds its task, whatever the policy says. */
+static int body_skip_once(void *arg)
+{
+    Fixture *f = arg;
+    Schedule first = set_overlap(f, OVERLAP_SKIP);
+    CHECK_INT(store_call_wait(f->store, undo_job, NULL), 0);
+    tick(f);
+    CHECK(uuid_eq(now_is(f).last_task_id, first.last_task_id));
+    CHECK_INT(now_is(f).skipped, 0);
+    first = set_overlap(f, OVERLAP_REPLACE);
+    CHECK_INT(store_call_wait(f->store, undo_job, NULL), 0);
+    tick(f);
+    CHECK_INT(get(f, first.last_task_id).state, TASK_QUEUED);
+    return 0;
+}
+
+static int body_replace(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    Schedule first = set_overlap(f, OVERLAP_REPLACE);
+    pass_ms(MINUTE_MS);
+    tick(f);
+    CHECK_INT(get(f, first.last_task_id).state, TASK_CANCELED);
+    CHECK_STR(get(f, first.last_task_id).stopped_by, STR("schedule"));
+    Schedule second = now_is(f);
+    worker = add_worker(f, 2, WORKER_EMBEDDED);
+    TaskRef ref = claim_one(f, worker);
+    CHECK(uuid_eq(ref.id, second.last_task_id));
+    pass_ms(5000);
+    heartbeat(f, worker, &ref, 1);
+    real_now += MINUTE_MS - 5000;
+    tick(f);
+    CHECK_INT(tasks_n(f), 3);
+    CHECK(get(f, ref.id).cancel_requested); /* its worker is told */
+    return 0;
+}
+
+static int body_allow(void *arg)
+{
+    Fixture *f = arg;
+    (void)set_overlap(f, OVERLAP_ALLOW);
+    pass_ms(MINUTE_MS);
+    tick(f);
+    CHECK_INT(tasks_n(f), 2);
+    check_counts(f, LANE_NORMAL, 2, 0);
+    return 0;
+}
+
+static void test_overlap_skip(void **state)
+{
+    run(state, body_skip);
+}
+
+static void test_overlap_found_again(void **state)
+{
+    run(state, body_skip_once);
+}
+
+static void test_overlap_replace(void **state)
+{
+    run(state, body_replace);
+}
+
+static void test_overlap_allow(void **state)
+{
+    run(state, body_allow);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -286,6 +407,10 @@ int main(void)
         CASE(test_troubles),
         CASE(test_a_clock_that_is_set_back),
         CASE(test_a_clock_that_was_set_back),
+        CASE(test_overlap_skip),
+        CASE(test_overlap_found_again),
+        CASE(test_overlap_replace),
+        CASE(test_overlap_allow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -75,12 +75,24 @@ static void test_the_calendar_was_set_back(void **state)
     assert_int_equal(schedule_due_ms(&cron, 0, BASE_MS, utc), 0); /* never */
 }
 
+static void test_the_last_one_goes_on(void **state)
+{
+    (void)state;
+    for (int i = 0; i < OVERLAP_N_; i++) {
+        OverlapPolicy policy = (OverlapPolicy)i;
+        assert_int_equal(schedule_skips(policy, true, 1, 2), policy == OVERLAP_SKIP);
+        assert_false(schedule_skips(policy, false, 1, 2));
+        assert_false(schedule_skips(policy, true, 2, 2)); /* its own */
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fires_in_time),
         cmocka_unit_test(test_what_was_missed),
         cmocka_unit_test(test_set_anew),
+        cmocka_unit_test(test_the_last_one_goes_on),
         cmocka_unit_test(test_the_calendar_was_set_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
