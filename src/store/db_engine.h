@@ -22,6 +22,7 @@ DEFINE_FREEP(Db, db_close)
  * transaction when it fails. */
 MUST_CHECK int db_begin(Db *db);
 MUST_CHECK int db_commit(Db *db);
+bool db_wrote(const Db *db); /* the last commit, by the connection that writes: to the disk */
 void db_rollback(Db *db);
 MUST_CHECK int db_savepoint(Db *db);
 MUST_CHECK int db_savepoint_keep(Db *db);

@@ -35,6 +35,7 @@ struct Db {
     bool writer;
     int failure;           /* see db_failure, */
     Diag failure_diag;     /* db_failure_text */
+    bool wrote;            /* see db_wrote */
     int64_t wal_pages;     /* in the log after the last commit, */
     int64_t wal_pages_max; /* after which it is moved into the database */
     DbReserve fences;
@@ -270,9 +271,15 @@ int db_begin(Db *db)
 int db_commit(Db *db)
 {
     assert(db->failure == 0 && list_empty(&db->open));
+    db->wrote = false;
     int r = db_run(db_stmt(db, "COMMIT"), NULL);
     if (r != 0) db_rollback(db);
     return r;
+}
+
+bool db_wrote(const Db *db)
+{
+    return db->wrote;
 }
 
 DbReserve *db_fences(Db *db)
@@ -309,8 +316,10 @@ int db_savepoint_undo(Db *db)
 
 static int wal_committed(void *ctx, sqlite3 *handle, const char *name, int pages)
 {
+    Db *db = ctx;
     (void)handle, (void)name;
-    ((Db *)ctx)->wal_pages = pages;
+    db->wal_pages = pages;
+    db->wrote = true;
     return SQLITE_OK;
 }
 

@@ -21,7 +21,8 @@
 #define BATCH_JOBS_DEFAULT 512
 #define COMMIT_SIBLINGS 3 /* jobs in a batch that tell that more are on their way */
 #define COMMIT_DELAY_US 2000
-#define COMMIT_PATIENCE 8 /* smaller batches in a row after which none waits any more */
+#define COMMIT_QUICK_US 600 /* where a commit takes less, half of what it takes */
+#define COMMIT_PATIENCE 8   /* smaller batches in a row after which none waits any more */
 #define WAITING_JOBS_DEFAULT 65536
 #define PATH_BYTES_MAX 4096
 
@@ -55,6 +56,7 @@ typedef struct {
     size_t usual;      /* jobs in a batch of late: half way up at once, a quarter down */
     unsigned patience; /* batches that may still wait to become as large */
     int64_t due_us;    /* the first of those that wait; 0: one is in a hurry */
+    int64_t commit_us; /* half of the commits of late took longer */
     bool closing;
 } JobQueue;
 
@@ -126,15 +128,21 @@ static bool jobs_wait_until(JobQueue *q, int64_t until_us)
     return pthread_cond_timedwait(&q->some, &q->lock, &until) == 0;
 }
 
+static int64_t jobs_delay_us(const JobQueue *q)
+{
+    return q->commit_us < COMMIT_QUICK_US ? q->commit_us / 2 : COMMIT_DELAY_US;
+}
+
 /* Under load a little patience makes the next batch larger, and a commit costs the same for few and
  * for many (commit_delay and commit_siblings of PostgreSQL): where some came at a time of late, the
  * first waits for as many as usual. Calls that were answered together come back together, the first
- * of them alone: what came at the last time only says little. While all that wait have more time
- * than that, any number of others is waited for. */
+ * of them alone: what came at the last time only says little. Where the disk is quick that is not
+ * worth as much as to commit some while others are answered and come back. While all that wait have
+ * more time than that, any number of others is waited for. */
 static void jobs_linger(JobQueue *q, size_t max)
 {
     if (q->patience == 0) return;
-    int64_t delayed_us = clock_mono_us() + COMMIT_DELAY_US;
+    int64_t delayed_us = clock_mono_us() + jobs_delay_us(q);
     for (bool more = true; more && !q->closing;) {
         bool late = q->due_us > delayed_us;
         q->wanted = late ? max : q->usual;
@@ -151,6 +159,13 @@ static void jobs_note_batch(JobQueue *q, size_t n)
     else if (q->patience > 0) q->patience--;
     if (n > q->usual) q->usual += (n - q->usual + 1) / 2;
     else q->usual -= (q->usual - n + 3) / 4;
+}
+
+/* By steps, so that one that took very long says no more than that it did. */
+static void jobs_note_commit(JobQueue *q, int64_t took_us)
+{
+    int64_t step_us = q->commit_us / 16 + 1;
+    q->commit_us += took_us > q->commit_us ? step_us : -step_us;
 }
 
 /* The longest waiting jobs, at most max; waits for one, and then for others if some are on their
@@ -308,7 +323,9 @@ static int batch_transact(Store *store, Job *batch, size_t n)
     }
     int64_t began_us = clock_mono_us();
     r = db_commit(db);
-    atomic_fetch_add(&store->commit_us_total, clock_mono_us() - began_us);
+    int64_t took_us = clock_mono_us() - began_us;
+    atomic_fetch_add(&store->commit_us_total, took_us);
+    if (db_wrote(db)) jobs_note_commit(&store->writes, took_us);
     if (r == 0) atomic_fetch_add(&store->commits, 1);
     return r;
 }
