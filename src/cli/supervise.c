@@ -18,6 +18,7 @@
 #include "sys/process.h"
 #include "sys/signals.h"
 #include "worker/allowance.h"
+#include "worker/group.h"
 #include "worker/log_file.h"
 
 #define TICK_MS 500
@@ -219,6 +220,15 @@ static void member_drain(Member *m)
     process_signal(m->process, SIGTERM);
 }
 
+/* What agents of one that was killed have left behind. */
+static void member_sweep_wait(const Member *m)
+{
+    char dir[FS_PATH_MAX + 32], group[CGROUP_BASE_MAX];
+    snprintf(dir, sizeof dir, "%s/worker-%" PRId64, m->owner->dir, m->number);
+    if (group_place(dir, group) < 0) group[0] = '\0';
+    allowance_end_wait(group, 0, NULL, "");
+}
+
 static void members_reap_wait(Supervisor *s)
 {
     LIST_EACH (&s->members, node) {
@@ -234,9 +244,8 @@ static void members_reap_wait(Supervisor *s)
             LOG_INFO("worker ended", LOG_CSTR("name", m->name));
         }
         member_words_wait(m);
+        member_sweep_wait(m);
         member_free_wait(m);
-        allowance_end_wait("", 0, NULL,
-                           ""); /* what agents of one that was killed have left behind */
     }
 }
 

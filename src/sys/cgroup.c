@@ -21,7 +21,6 @@
 #define END_MS_MAX 2000
 #define PAUSE_US 100 /* between two looks at who has been sent SIGKILL, twice as long each time */
 #define PAUSE_US_MAX 16000
-#define DELEGATED "user.delegate" /* systemd sets it */
 
 #if defined(__SANITIZE_THREAD__)
 #define CLONES false /* the sanitizer must know of a fork */
@@ -110,18 +109,23 @@ static int own_find(char ret[CGROUP_PATH_MAX])
     return mounts && groups ? cgroup_find(mountinfo, cgroup, ret) : -ENOENT;
 }
 
+/* As systemd says. */
+static bool is_delegated(const char *path)
+{
+    char value[8] = "";
+    return getxattr(path, "user.delegate", value, sizeof value - 1) > 0 && value[0] == '1';
+}
+
 /* Controllers are for the groups below one that has no process itself, which is not this process's
  * own. Where systemd keeps it in a group below the one it has delegated, that one is it. */
 static void parent_take(char path[CGROUP_PATH_MAX])
 {
-    char parent[CGROUP_PATH_MAX], value[8] = "";
+    char parent[CGROUP_PATH_MAX];
     str_copy(parent, sizeof parent, str_of(path));
     char *slash = strrchr(parent, '/');
     if (!slash || slash == parent) return;
     *slash = '\0';
-    if (getxattr(parent, DELEGATED, value, sizeof value - 1) <= 0 || value[0] != '1') return;
-    str_copy(path, CGROUP_PATH_MAX, str_of(parent));
-    (void)file_write(path, "cgroup.subtree_control", "+pids"); /* it may have no controllers */
+    if (is_delegated(parent)) *strrchr(path, '/') = '\0';
 }
 
 /* --- opening ---------------------------------------------------------------------------------- */
@@ -142,28 +146,31 @@ static int trial(const char *base)
     return r < 0 ? r : removed;
 }
 
-static int base_make(const char *path)
-{
-    int r = cgroup_end(path);
-    if (r == 0) r = cgroup_make(path, 0);
-    if (r < 0) return diag_set(r, "cannot make %s: %s", path, strerror(-r));
-    (void)file_write(path, "cgroup.subtree_control", "+pids"); /* likewise */
-    r = trial(path);
-    if (r == 0) return 0;
-    cgroup_end(path);
-    return r == -ENOENT ? diag_set(-EOPNOTSUPP, "the kernel has no cgroup.kill (Linux 5.14)")
-                        : diag_set(r, "cannot start programs below %s: %s", path, strerror(-r));
-}
-
-int cgroup_open(const char *name, char ret[CGROUP_BASE_MAX])
+int cgroup_place(const char *name, char ret[CGROUP_BASE_MAX])
 {
     char own[CGROUP_PATH_MAX];
     int r = own_find(own);
     if (r < 0) return diag_set(r, "no hierarchy of version 2 is mounted");
     parent_take(own);
     int n = snprintf(ret, CGROUP_BASE_MAX, "%s/%s", own, name);
-    if (n >= CGROUP_BASE_MAX) return diag_set(-ENAMETOOLONG, "%s is too long", own);
-    return base_make(ret);
+    return n < CGROUP_BASE_MAX ? 0 : diag_set(-ENAMETOOLONG, "%s is too long", own);
+}
+
+int cgroup_open(const char *path)
+{
+    char above[CGROUP_PATH_MAX];
+    str_copy(above, sizeof above, str_of(path));
+    *strrchr(above, '/') = '\0';
+    if (is_delegated(above)) (void)file_write(above, "cgroup.subtree_control", "+pids");
+    int r = cgroup_end(path);
+    if (r == 0) r = cgroup_make(path, 0);
+    if (r < 0) return diag_set(r, "cannot make %s: %s", path, strerror(-r));
+    (void)file_write(path, "cgroup.subtree_control", "+pids"); /* it may have no controllers */
+    r = trial(path);
+    if (r == 0) return 0;
+    cgroup_end(path);
+    return r == -ENOENT ? diag_set(-EOPNOTSUPP, "the kernel has no cgroup.kill (Linux 5.14)")
+                        : diag_set(r, "cannot start programs below %s: %s", path, strerror(-r));
 }
 
 /* --- groups ----------------------------------------------------------------------------------- */

@@ -20,11 +20,14 @@
  * -ENAMETOOLONG. */
 MUST_CHECK int cgroup_find(Str mountinfo, Str cgroup, char ret[CGROUP_PATH_MAX]);
 
-/* Makes a group name below this process's own, or beside it where systemd has delegated the one
- * above (DelegateSubgroup=), for groups of programs to be made in; what is in one that is there
- * already is ended. Tries whether a program can be started there. Returns 0, -ENOENT (as
- * cgroup_find), -EOPNOTSUPP (a kernel before 5.14), -errno; with diag. */
-MUST_CHECK int cgroup_open(const char *name, char ret[CGROUP_BASE_MAX]);
+/* Where a group name of this process would be: below its own, or beside it where systemd has
+ * delegated the one above (DelegateSubgroup=). Returns 0, as cgroup_find; with diag. */
+MUST_CHECK int cgroup_place(const char *name, char ret[CGROUP_BASE_MAX]);
+
+/* Makes the group that cgroup_place has found, for groups of programs to be made in; what is in one
+ * that is there already is ended. Tries whether a program can be started there. Returns 0,
+ * -EOPNOTSUPP (a kernel before 5.14), -errno; with diag. */
+MUST_CHECK int cgroup_open(const char *path);
 
 /* Makes an empty group. tasks_max: as for cgroup_bound; 0: any number. Returns 0 or -errno. */
 MUST_CHECK int cgroup_make(const char *path, int64_t tasks_max);

@@ -14,15 +14,19 @@
 
 /* --- of the worker ---------------------------------------------------------------------------- */
 
-void group_open(const char *dir, bool wanted, char ret[CGROUP_BASE_MAX])
+int group_place(const char *dir, char ret[CGROUP_BASE_MAX])
 {
     struct stat st;
     char name[64];
-    int r = 1;
-    if (wanted && stat(dir, &st) == 0) {
-        snprintf(name, sizeof name, "gantry-%jx-%jx", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
-        r = cgroup_open(name, ret);
-    }
+    if (stat(dir, &st) != 0) return diag_set(-errno, "cannot find %s", dir);
+    snprintf(name, sizeof name, "gantry-%jx-%jx", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+    return cgroup_place(name, ret);
+}
+
+void group_open(const char *dir, bool wanted, char ret[CGROUP_BASE_MAX])
+{
+    int r = wanted ? group_place(dir, ret) : 1;
+    if (r == 0) r = cgroup_open(ret);
     if (r == 0) {
         LOG_INFO("programs get cgroups", LOG_CSTR("below", ret));
         return;

@@ -8,9 +8,12 @@
 #include "sys/cgroup.h"
 #include "worker/run.h"
 
-/* Below which the programs' groups are made, for who holds the lock of the directory dir: what
- * programs of an earlier worker of it have left is ended. "": none are used, as the log says.
- * Blocks. */
+/* Below which the groups of the programs of a worker are made whose directory is dir. Returns 0 or
+ * -errno with diag. Blocks. */
+MUST_CHECK int group_place(const char *dir, char ret[CGROUP_BASE_MAX]);
+
+/* Makes it, for who holds the lock of the directory: what programs of an earlier worker of it have
+ * left is ended. "": none are used, as the log says. Blocks. */
 void group_open(const char *dir, bool wanted, char ret[CGROUP_BASE_MAX]);
 
 /* For the next program of the run, one for a server agent. "": it has none. On a fiber. */
