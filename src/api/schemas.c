@@ -61,7 +61,8 @@ const Schema api_schemas[] = {
                   "missed:string overlap:string deadline?:string paused:boolean "
                   "skipped:integer nextAt:time? lastAt:time? lastTaskId:uuid? "
                   "lastError?:string" },
-    { "TasksRetried", "retried:integer skipped:integer more:boolean" },
+    { "TasksRetried",
+      "retried:integer skipped:integer more:boolean full:boolean nextCursor:string?" },
     { "TaskStatus", "taskId:uuid status:string" },
     { "TaskScore", "taskId:uuid quality:number?" },
     { "Timeline", "taskId:uuid status:string events:[TimelineEvent] truncated:boolean" },

@@ -73,7 +73,8 @@ static const Flag task_retry_flags[] = {
     { "error", "CODE", "only those that ended with this error code" },
     { "since", "DURATION", "only those submitted in the last 1h, 7d" },
     { "all", NULL, "all of them" },
-    { "limit", "N", "at most so many, newest first (default 1000)" },
+    { "limit", "N", "at most so many, newest first (default: all)" },
+    { "cursor", "CURSOR", "go on where another one ended, which said it" },
     { "dry-run", NULL, "only say how many" },
     { 0 },
 };

@@ -396,23 +396,44 @@ static bool retry_filter(const Invocation *in, JsonOut *out, int64_t ago_ms)
     return said || ago_ms > 0 || flag_given(in, "all");
 }
 
-static int retry_many(Client *client)
+/* What was done by several requests. */
+typedef struct {
+    int64_t ago_ms, limit; /* limit 0: all */
+    int64_t retried, skipped;
+    bool more, full;
+    char cursor[64]; /* where to go on */
+} Retrying;
+
+#define RETRY_PART_MAX 1000
+
+static int retry_read(const Invocation *in, Retrying *ret)
+{
+    const char *since = flag(in, "since"), *limit = flag(in, "limit"), *cursor = flag(in, "cursor");
+    *ret = (Retrying){ .limit = 0 };
+    if (since && duration_parse(str_of(since), &ret->ago_ms) < 0)
+        return fail(EXIT_USAGE, "--since is a duration such as 2h");
+    if (limit && (str_to_i64(str_of(limit), &ret->limit) < 0 || ret->limit < 1))
+        return fail(EXIT_USAGE, "--limit is a number, at least 1");
+    if (cursor && !str_copy(ret->cursor, sizeof ret->cursor, str_of(cursor)))
+        return fail(EXIT_USAGE, "--cursor is what another `gantry task retry` has said");
+    return EXIT_OK;
+}
+
+/* One request: as many as one may ask for. */
+static int retry_part(Client *client, Retrying *done)
 {
     const Invocation *in = client->in;
     CLEANUP(buf_deinit) Buf body = { 0 };
     ClientAnswer answer;
-    int64_t ago_ms = 0, limit = 0;
-    if (flag(in, "since") && duration_parse(str_of(flag(in, "since")), &ago_ms) < 0)
-        return fail(EXIT_USAGE, "--since is a duration such as 2h");
-    if (flag(in, "limit") && str_to_i64(str_of(flag(in, "limit")), &limit) < 0)
-        return fail(EXIT_USAGE, "--limit is a number");
+    int64_t left = done->limit ? done->limit - done->retried : RETRY_PART_MAX;
     buf_init(&body, 65536);
     JsonOut out = json_out(&body);
     json_out_object(&out);
-    if (!retry_filter(in, &out, ago_ms))
+    if (!retry_filter(in, &out, done->ago_ms))
         return fail(EXIT_USAGE, "name tasks, or say which: --status, --agent, --version, --error, "
                                 "--since, --all");
-    if (flag(in, "limit")) json_out_ki64(&out, "limit", limit);
+    json_out_ki64(&out, "limit", MIN(left, RETRY_PART_MAX));
+    if (done->cursor[0]) json_out_kcstr(&out, "cursor", done->cursor);
     if (flag_given(in, "fresh")) json_out_kbool(&out, "fresh", true);
     if (flag_given(in, "dry-run")) json_out_kbool(&out, "dryRun", true);
     json_out_object_end(&out);
@@ -420,11 +441,52 @@ static int retry_many(Client *client)
     int r = client_call_wait(client, "POST", STR("/api/tasks/retry"), buf_str(&body), NULL,
                              &answer);
     if (r != EXIT_OK) return r;
-    if (in->output != OUTPUT_TABLE) client_print_json(&answer);
+    done->retried += json_i64_or(json_get(answer.json, "retried"), 0);
+    done->skipped += json_i64_or(json_get(answer.json, "skipped"), 0);
+    done->more = json_bool(json_get(answer.json, "more"), false);
+    done->full = json_bool(json_get(answer.json, "full"), false);
+    str_copy(done->cursor, sizeof done->cursor, json_str(json_get(answer.json, "nextCursor")));
+    return EXIT_OK;
+}
+
+static void retry_print_json(const Retrying *done)
+{
+    CLEANUP(buf_deinit) Buf text = { 0 };
+    buf_init(&text, 4096);
+    JsonOut out = json_out(&text);
+    json_out_object(&out);
+    json_out_ki64(&out, "retried", done->retried);
+    json_out_ki64(&out, "skipped", done->skipped);
+    json_out_kbool(&out, "more", done->more);
+    json_out_kbool(&out, "full", done->full);
+    json_out_kstr_or_null(&out, "nextCursor", str_of(done->cursor));
+    json_out_object_end(&out);
+    printf("%.*s\n", STR_ARG(buf_str(&text)));
+}
+
+/* Until none is left or as many are retried as were asked for. When it ends before that it says
+ * where to go on: what was retried is queued, and is not found again from there. */
+static int retry_many(Client *client)
+{
+    const Invocation *in = client->in;
+    bool table = in->output == OUTPUT_TABLE;
+    Retrying done;
+    int r = retry_read(in, &done);
+    if (r != EXIT_OK) return r;
+    do {
+        r = retry_part(client, &done);
+        if (r != EXIT_OK && done.cursor[0])
+            return fail(r, "%" PRId64 " retried; go on with `--cursor %s`", done.retried,
+                        done.cursor);
+        if (r != EXIT_OK) return r;
+        if (table && done.more) fprintf(stderr, "%" PRId64 " ...\n", done.retried);
+    } while (done.more && !done.full && (!done.limit || done.retried < done.limit));
+    if (!table) retry_print_json(&done);
     else
-        printf("%" PRId64 " %s%s\n", json_i64_or(json_get(answer.json, "retried"), 0),
+        printf("%" PRId64 " %s%s%s%s\n", done.retried,
                flag_given(in, "dry-run") ? "would be retried" : "retried",
-               json_bool(json_get(answer.json, "more"), false) ? "; there are more" : "");
+               done.full ? "; the lane is full" : "",
+               done.more ? "; there are more: go on with --cursor " : "", done.cursor);
     return EXIT_OK;
 }
 

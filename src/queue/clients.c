@@ -477,45 +477,76 @@ int queue_cancel_wait(Queue *queue, Uuid id, Str by, TaskState *ret_state)
     return 0;
 }
 
+/* One task that is queued again, inside a job. */
+typedef struct {
+    Queue *queue;
+    int64_t now_ms;
+    bool fresh;
+    bool reserved; /* out: a place in its lane is taken */
+    Effects *effects;
+} Retry;
+
 /* What goes on below a task that asks a person is found again, or, by a fresh one, stopped. */
-static int retry_family(Db *db, ChangeJob *job)
+static int retry_family(Db *db, const Retry *retry, const TaskHead *head)
 {
-    const TaskHead *head = &job->head;
     int r = 0;
     if (head->children == 0) return 0;
-    if (job->fresh)
-        r = family_stop(job->queue, db, head, STR("parent"), job->now_ms, &job->effects);
-    return r == 0 ? family_forget(db, head->seq, job->fresh) : r;
+    if (retry->fresh)
+        r = family_stop(retry->queue, db, head, STR("parent"), retry->now_ms, retry->effects);
+    return r == 0 ? family_forget(db, head->seq, retry->fresh) : r;
+}
+
+/* Returns 0 or QUEUE_E_STATE with diag. */
+static int retry_may(const TaskHead *head)
+{
+    if (!task_may_retry(head->state))
+        return diag_set(QUEUE_E_STATE, "a task that is %s cannot be retried",
+                        task_state_name(head->state));
+    if (!uuid_is_zero(head->parent_id))
+        return diag_set(QUEUE_E_STATE, "a sub-agent's task is tried again with the task that "
+                                       "started it");
+    if (head->shadow)
+        return diag_set(QUEUE_E_STATE, "a task that repeats another beside production is not "
+                                       "tried again by hand");
+    return 0;
+}
+
+/* What is refused has changed nothing. */
+static int retry_one(Db *db, Retry *retry, const TaskHead *head)
+{
+    bool moved;
+    int r = retry_may(head);
+    if (r == 0) r = queue_reserve(retry->queue, head->lane);
+    if (r != 0) return r;
+    retry->reserved = true;
+    r = rollout_rebind_retried(db, head->seq, &moved);
+    if (r != 0) return r;
+    retry->fresh |= moved; /* another version is given nothing of what this one was answered */
+    if (retry->fresh) r = journal_retire(db, head->seq);
+    if (r == 0) r = rollup_news_add(db, head->seq, -1, NEWS_TASK | NEWS_SCORE);
+    if (r == 0) r = score_forget(db, head->seq);
+    if (r == 0) r = retry_family(db, retry, head);
+    if (r == 0) r = escalation_retire(db, head->seq, retry->fresh);
+    if (r == 0) r = task_restart(db, head->seq, retry->now_ms);
+    if (r != 0) return r;
+    retry->effects->ready[head->lane]++;
+    touch_task(retry->effects, head->id);
+    return 0;
 }
 
 static int retry_job(Db *db, void *arg)
 {
-    bool moved;
     ChangeJob *job = arg;
-    job->now_ms = queue_now_ms(job->queue);
+    job->effects = (Effects){ 0 };
     int r = change_head(db, job);
     if (r != 0) return r;
-    if (!task_may_retry(job->head.state))
-        return diag_set(QUEUE_E_STATE, "a task that is %s cannot be retried",
-                        task_state_name(job->head.state));
-    if (!uuid_is_zero(job->head.parent_id))
-        return diag_set(QUEUE_E_STATE, "a sub-agent's task is tried again with the task that "
-                                       "started it");
-    if (job->head.shadow)
-        return diag_set(QUEUE_E_STATE, "a task that repeats another beside production is not "
-                                       "tried again by hand");
-    r = queue_reserve(job->queue, job->head.lane);
-    if (r != 0) return r;
-    job->reserved = true;
-    r = rollout_rebind_retried(db, job->head.seq, &moved);
-    if (r != 0) return r;
-    job->fresh |= moved; /* another version is given nothing of what this one was answered */
-    if (job->fresh) r = journal_retire(db, job->head.seq);
-    if (r == 0) r = rollup_news_add(db, job->head.seq, -1, NEWS_TASK | NEWS_SCORE);
-    if (r == 0) r = score_forget(db, job->head.seq);
-    if (r == 0) r = retry_family(db, job);
-    if (r == 0) r = escalation_retire(db, job->head.seq, job->fresh);
-    return r != 0 ? r : task_restart(db, job->head.seq, job->now_ms);
+    Retry retry = { .queue = job->queue,
+                    .now_ms = queue_now_ms(job->queue),
+                    .fresh = job->fresh,
+                    .effects = &job->effects };
+    r = retry_one(db, &retry, &job->head);
+    job->reserved = retry.reserved;
+    return r;
 }
 
 int queue_retry_wait(Queue *queue, Uuid id, bool fresh)
@@ -525,10 +556,90 @@ int queue_retry_wait(Queue *queue, Uuid id, bool fresh)
     if (r == 0) r = store_call_wait(queue->store, retry_job, &job);
     if (r != 0 && job.reserved) queue_unreserve(queue, job.head.lane);
     if (r != 0) queue_refused(queue, job.head.lane, r);
-    if (r != 0) return r;
+    if (r == 0) queue_apply(queue, &job.effects);
+    return r;
+}
+
+/* --- many of them ----------------------------------------------------------------------------- */
+
+typedef struct {
+    Queue *queue;
+    const RetryMany *ask;
+    DeadTasks dead;
+    int64_t reserved[LANE_N_];
+    Lane full_lane;
+    Effects effects;
+    RetriedMany ret;
+} ManyJob;
+
+static int many_look(Db *db, void *arg)
+{
+    ManyJob *job = arg;
+    const RetryMany *ask = job->ask;
+    return task_dead(db, &ask->filter, ask->below_seq, (size_t)MIN(ask->max, DEAD_TASKS_MAX),
+                     &job->dead);
+}
+
+static void many_unreserve(ManyJob *job)
+{
+    for (int lane = 0; lane < LANE_N_; lane++)
+        for (; job->reserved[lane] > 0; job->reserved[lane]--)
+            queue_unreserve(job->queue, (Lane)lane);
+}
+
+/* Returns 0, QUEUE_E_FULL, -errno. */
+static int many_one(Db *db, ManyJob *job, int64_t seq)
+{
+    TaskHead head = { .seq = seq };
+    Retry retry = { .queue = job->queue,
+                    .now_ms = queue_now_ms(job->queue),
+                    .fresh = job->ask->fresh,
+                    .effects = &job->effects };
+    int r = task_head_by_seq(db, seq, &head);
+    if (r == 0) r = job->ask->dry_run ? retry_may(&head) : retry_one(db, &retry, &head);
+    job->reserved[head.lane] += retry.reserved;
+    job->ret.retried += r == 0;
+    job->ret.skipped += r == QUEUE_E_STATE || r == -ENOENT;
+    if (r == QUEUE_E_FULL) job->full_lane = head.lane;
+    return r == QUEUE_E_STATE || r == -ENOENT ? 0 : r;
+}
+
+/* Up to the first that finds no place, which is the first of the next part. */
+static int many_job(Db *db, void *arg)
+{
+    ManyJob *job = arg;
+    int r = 0;
+    many_unreserve(job); /* of a run that was undone */
+    job->effects = (Effects){ 0 };
+    job->ret = (RetriedMany){ .below_seq = job->dead.below_seq };
+    for (size_t i = 0; i < job->dead.n && r == 0; i++) {
+        r = many_one(db, job, job->dead.seqs[i]);
+        if (r != QUEUE_E_FULL) continue;
+        job->ret.full = true;
+        job->ret.below_seq = job->dead.seqs[i] + 1;
+    }
+    return MIN(r, 0);
+}
+
+int queue_retry_many_wait(Queue *queue, const RetryMany *ask, RetriedMany *ret)
+{
+    assert(ask->max >= 1);
+    ManyJob job = { .queue = queue, .ask = ask };
+    int r = ask->dry_run ? 0 : queue_room(queue);
+    if (r == 0) r = store_read_wait(queue->store, many_look, &job);
+    if (r == 0)
+        r = ask->dry_run ? store_read_wait(queue->store, many_job, &job)
+                         : store_call_wait(queue->store, many_job, &job);
+    if (r != 0) {
+        many_unreserve(&job);
+        queue_refused(queue, LANE_NORMAL, r);
+        return r;
+    }
     queue_apply(queue, &job.effects);
-    claimers_wake(queue, job.head.lane, 1);
-    queue_task_changed(queue, id);
+    *ret = job.ret;
+    if (!ret->full) return 0;
+    queue_refused(queue, job.full_lane, QUEUE_E_FULL);
+    (void)diag_set(QUEUE_E_FULL, "the %s lane is full", lane_name(job.full_lane));
     return 0;
 }
 

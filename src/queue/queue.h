@@ -169,6 +169,24 @@ MUST_CHECK int queue_end_killed_wait(Queue *queue);
  * QUEUE_E_STATE (not ended, or succeeded), QUEUE_E_FULL, -errno. */
 MUST_CHECK int queue_retry_wait(Queue *queue, Uuid id, bool fresh);
 
+/* The same for many, a part at a time: those that fit, newest first, as far as one look goes. */
+typedef struct {
+    DeadFilter filter;
+    int64_t below_seq; /* as in task_dead: where to go on; INT64_MAX: from the newest */
+    int64_t max;       /* no more than so many, at least 1 */
+    bool fresh, dry_run;
+} RetryMany;
+
+typedef struct {
+    int64_t retried, skipped; /* skipped: sub-agents, and what went on meanwhile */
+    int64_t below_seq;        /* for the next part; 0: there is nothing more */
+    bool full;                /* it ended at a full lane: with diag */
+} RetriedMany;
+
+/* All of a part in one commit, so that whoever goes on behind it, or begins anew, queues none
+ * twice. Returns 0, -ENOSPC, -errno. */
+MUST_CHECK int queue_retry_many_wait(Queue *queue, const RetryMany *ask, RetriedMany *ret);
+
 /* parts: TASK_PART_... Texts live in arena. Returns 0, QUEUE_E_NO_TASK, -ENOMEM, -errno. */
 MUST_CHECK int queue_get_wait(Queue *queue, Uuid id, unsigned parts, Arena *arena, Task *ret);
 

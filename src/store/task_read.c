@@ -287,6 +287,38 @@ int task_list(Db *db, const TaskFilter *filter, Arena *arena, TaskPage *ret)
     return 0;
 }
 
+static bool dead_takes(const DeadFilter *f, DbStmt *row)
+{
+    int64_t state = db_i64(row, 1);
+    if (f->state < 0 ? state == TASK_CANCELED : state != f->state) return false;
+    return (str_empty(f->agent) || str_eq(db_str(row, 3), f->agent)) &&
+           (str_empty(f->version_id) || str_eq(db_str(row, 4), f->version_id)) &&
+           (str_empty(f->error_code) || str_eq(db_str(row, 5), f->error_code));
+}
+
+int task_dead(Db *db, const DeadFilter *filter, int64_t below_seq, size_t max, DeadTasks *ret)
+{
+    assert(max >= 1 && max <= DEAD_TASKS_MAX);
+    RowIn in = row_in(db, TASK_DEAD_SQL);
+    in_i64(&in, below_seq);
+    in_i64(&in, DEAD_SCAN_MAX);
+    int64_t scanned = 0, seen = 0;
+    bool old = false;
+    int r = DB_E_ROW;
+    *ret = (DeadTasks){ .n = 0 };
+    while (ret->n < max && !old && (r = db_step(in.stmt)) == DB_E_ROW) {
+        scanned++;
+        seen = db_i64(in.stmt, 0);
+        old = db_i64(in.stmt, 2) < filter->since_ms; /* in order of submission */
+        if (!old && dead_takes(filter, in.stmt)) ret->seqs[ret->n++] = seen;
+    }
+    bool cut = !old && scanned == DEAD_SCAN_MAX;
+    if (r >= 0 && ret->n == max && !cut) cut = (r = db_step(in.stmt)) == DB_E_ROW;
+    db_reset(in.stmt);
+    if (cut) ret->below_seq = seen;
+    return MIN(r, 0);
+}
+
 static void attempt_read(RowOut *out, void *ret)
 {
     Attempt *a = ret;

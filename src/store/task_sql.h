@@ -228,4 +228,14 @@ MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
     "SELECT seq FROM task WHERE state = 1 AND worker_id > x''" \
     " AND +seq < ?1 ORDER BY +seq DESC LIMIT ?2"
 
+#define WEBHOOK_AGAIN_SQL /* webhook_failed */                                   \
+    "SELECT id, url, created_at_ms, EXISTS (SELECT 1 FROM webhook_disabled AS d" \
+    " WHERE d.url = webhook.url) FROM webhook WHERE state = 2 AND id > ?1 ORDER BY id LIMIT ?2"
+
+/* Ended without success, newest first; the states are those of the index. */
+#define TASK_DEAD_SQL /* task_dead */                                       \
+    "SELECT seq, state, created_at_ms, agent, version_id, error_code"       \
+    " FROM task INDEXED BY task_dead WHERE state IN (3, 4, 5) AND seq < ?1" \
+    " AND shadow_of IS NULL ORDER BY seq DESC LIMIT ?2"
+
 #endif

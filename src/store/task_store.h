@@ -278,6 +278,27 @@ typedef struct {
  * have a next cursor. Returns 0, -EINVAL (cursor), -ENOMEM, -errno. */
 MUST_CHECK int task_list(Db *db, const TaskFilter *filter, Arena *arena, TaskPage *ret);
 
+/* Which of the tasks that ended without success. */
+typedef struct {
+    int state;                         /* TASK_FAILED, _TIMED_OUT or _CANCELED; -1: the first two */
+    Str agent, version_id, error_code; /* empty: any */
+    int64_t since_ms;                  /* submitted from then on */
+} DeadFilter;
+
+#define DEAD_TASKS_MAX 64
+#define DEAD_SCAN_MAX 10000 /* rows that one look goes through */
+typedef struct {
+    int64_t seqs[DEAD_TASKS_MAX];
+    size_t n;
+    int64_t below_seq; /* where the next look goes on, and may find more; 0: there is no more */
+} DeadTasks;
+
+/* Those below below_seq, newest first, as far as one look goes: at most max (1 to DEAD_TASKS_MAX),
+ * which may be none though there are more. Sub-agents are among them, shadows are not. Returns 0 or
+ * -errno. */
+MUST_CHECK int task_dead(Db *db, const DeadFilter *filter, int64_t below_seq, size_t max,
+                         DeadTasks *ret);
+
 typedef struct {
     int64_t attempt, fence;
     Uuid worker_id;

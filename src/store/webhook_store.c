@@ -59,6 +59,8 @@ static void webhook_read(RowOut *out, void *ret)
     w->body = out_text(out);
 }
 
+#define AGAIN_SCAN_MAX 5000
+
 #define WEBHOOK_COLUMNS                                                          \
     "id, webhook_id, task_seq, url, state, attempts, created_at_ms, next_at_ms," \
     " last_status, last_error, host"
@@ -212,28 +214,35 @@ int webhook_again(Db *db, int64_t id, int64_t now_ms)
     return row_change(s);
 }
 
-/* The ids go first: a list that is updated while it is walked is nobody's friend. */
+/* Whether a row of AGAIN_SQL is one to be sent again. */
+static bool again_takes(DbStmt *row, Str url, int64_t since_ms)
+{
+    return db_i64(row, 2) >= since_ms && (str_empty(url) || str_eq(db_str(row, 1), url)) &&
+           db_i64(row, 3) == 0;
+}
+
+/* The ids go first: a list that is updated while it is walked is nobody's friend. What does not fit
+ * is looked at by hand, so that the work is bounded. */
 int webhook_again_many(Db *db, Str url, int64_t since_ms, int64_t after_id, int64_t now_ms,
                        int64_t *ret_n, int64_t *ret_after_id)
 {
-    int64_t ids[WEBHOOK_AGAIN_MAX];
+    int64_t ids[WEBHOOK_AGAIN_MAX], seen = 0, scanned = 0;
     size_t n = 0;
-    RowIn in = row_in(db,
-                      "SELECT id FROM webhook WHERE state = 2 AND id > ?1"
-                      " AND created_at_ms >= ?2 AND (?3 IS NULL OR url = ?3)"
-                      " AND url NOT IN (SELECT url FROM webhook_disabled) ORDER BY id LIMIT ?4");
+    RowIn in = row_in(db, WEBHOOK_AGAIN_SQL);
     in_i64(&in, after_id);
-    in_i64(&in, since_ms);
-    in_text_or_null(&in, url);
-    in_i64(&in, WEBHOOK_AGAIN_MAX);
-    int r;
-    while ((r = db_step(in.stmt)) == DB_E_ROW && n < ARRAY_N(ids)) ids[n++] = db_i64(in.stmt, 0);
+    in_i64(&in, AGAIN_SCAN_MAX);
+    int r = DB_E_ROW;
+    while (n < ARRAY_N(ids) && (r = db_step(in.stmt)) == DB_E_ROW) {
+        scanned++;
+        seen = db_i64(in.stmt, 0);
+        if (again_takes(in.stmt, url, since_ms)) ids[n++] = seen;
+    }
     db_reset(in.stmt);
     if (r < 0) return r;
     for (size_t i = 0; i < n; i++)
         if ((r = webhook_again(db, ids[i], now_ms)) != 0) return r;
     *ret_n = (int64_t)n;
-    *ret_after_id = n == ARRAY_N(ids) ? ids[n - 1] : 0;
+    *ret_after_id = n == ARRAY_N(ids) || scanned == AGAIN_SCAN_MAX ? seen : 0;
     return 0;
 }
 

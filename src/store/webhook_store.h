@@ -81,7 +81,8 @@ MUST_CHECK int webhook_postpone(Db *db, int64_t id, int64_t next_at_ms);
  * to come. Returns 0, -ENOENT (no such row, or pending), -errno. */
 MUST_CHECK int webhook_again(Db *db, int64_t id, int64_t now_ms);
 
-/* The same for rows that were given up, oldest first, at most WEBHOOK_AGAIN_MAX of them: of a url
+/* The same for rows that were given up, oldest first, as far as one look goes, at most
+ * WEBHOOK_AGAIN_MAX of them (it may be none though there are more): of a url
  * (empty: any), created from since_ms on, with an id above after_id. Those of endpoints that are
  * disabled are left. ret_after_id: continue behind it, 0: that was all. Returns 0 or -errno. */
 MUST_CHECK int webhook_again_many(Db *db, Str url, int64_t since_ms, int64_t after_id,

@@ -179,6 +179,75 @@ static void test_full(void **state)
     run(state, body_full);
 }
 
+/* All parts from below_seq on, as far as there is room; adds up what they did. */
+static RetriedMany retry_all(Fixture *f, RetryMany ask)
+{
+    RetriedMany sum = { 0 }, part;
+    do {
+        CHECK_INT(queue_retry_many_wait(f->queue, &ask, &part), 0);
+        sum.retried += part.retried;
+        sum.skipped += part.skipped;
+        sum.full = part.full;
+        ask.below_seq = sum.below_seq = part.below_seq;
+    } while (part.below_seq > 0 && !part.full);
+    return sum;
+}
+
+#define MANY 160
+
+/* In parts, whoever interrupts and repeats it: each once. */
+static int body_retry_many(void *arg)
+{
+    Fixture *f = arg;
+    Uuid ids[MANY], worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskState state;
+    for (int i = 0; i < MANY; i++) {
+        ids[i] = submit(f, LANE_LOW);
+        CHECK_INT(queue_cancel_wait(f->queue, ids[i], STR("user"), &state), 0);
+    }
+    RetryMany ask = { .filter = { .state = -1 }, .below_seq = INT64_MAX, .max = 1000 };
+    CHECK_INT(retry_all(f, ask).retried, 0); /* those were canceled */
+    ask.filter.state = TASK_CANCELED;
+    ask.dry_run = true;
+    CHECK_INT(retry_all(f, ask).retried, MANY);
+    check_counts(f, LANE_LOW, 0, 0);
+    ask.dry_run = false;
+    ask.max = 1;
+    RetriedMany first;
+    CHECK_INT(queue_retry_many_wait(f->queue, &ask, &first), 0);
+    CHECK_INT(first.retried, 1);
+    CHECK_INT(get(f, ids[MANY - 1]).state, TASK_QUEUED); /* the newest */
+    ask.max = 1000;
+    RetriedMany done = retry_all(f, ask); /* anew */
+    CHECK(done.full && done.below_seq > 0);
+    CHECK_INT(done.retried, 99);
+    check_counts(f, LANE_LOW, 100, 0);
+    CHECK_INT(retry_all(f, ask).retried, 0);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.lane[LANE_LOW].refused_full, 2);
+    CHECK_INT(stats.lane[LANE_LOW].submitted, MANY);
+    for (int i = 0; i < 60; i++)
+        CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    ask.below_seq = done.below_seq;
+    done = retry_all(f, ask);
+    CHECK(!done.full && done.below_seq == 0);
+    CHECK_INT(done.retried, 60);
+    CHECK_INT(done.skipped, 0);
+    check_counts(f, LANE_LOW, 100, 0);
+    for (int i = 0; i < MANY; i++) CHECK_INT(get(f, ids[i]).attempt, i >= 60 && i < 120);
+    return 0;
+}
+
+static void test_retry_many(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.queued_max[LANE_LOW] = 100;
+    open_queue(f);
+    run(state, body_retry_many);
+}
+
 static int body_disk_full(void *arg)
 {
     Fixture *f = arg;
@@ -734,6 +803,7 @@ int main(void)
         TEST(test_resolve),
         TEST(test_idempotency),
         TEST(test_full),
+        TEST(test_retry_many),
         TEST(test_disk_full),
         TEST(test_slots),
         TEST(test_order),

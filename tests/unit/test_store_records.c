@@ -650,6 +650,57 @@ static void test_list_is_bounded(void **state)
     run(state, job_list_bounded);
 }
 
+static size_t dead(Db *db, DeadFilter filter, int64_t below_seq, size_t max, DeadTasks *ret)
+{
+    CHECK_INT(task_dead(db, &filter, below_seq, max, ret), 0);
+    return ret->n;
+}
+
+static int job_dead(Db *db, void *arg)
+{
+    (void)arg;
+    static const struct {
+        const char *agent, *code;
+        TaskState state;
+    } rows[] = { { "support", "e1", TASK_FAILED },   { "billing", "e2", TASK_TIMED_OUT },
+                 { "support", "e1", TASK_CANCELED }, { "support", "", TASK_SUCCEEDED },
+                 { "support", "", TASK_QUEUED },     { "support", "e2", TASK_FAILED },
+                 { "billing", "e1", TASK_TIMED_OUT } };
+    int64_t seqs[ARRAY_N(rows)];
+    DeadTasks found;
+    DeadFilter all = { .state = -1 }, f = all;
+    for (size_t i = 0; i < ARRAY_N(rows); i++) {
+        seqs[i] = put_task(db, (int)i + 1, LANE_NORMAL, (int64_t)i + 1, rows[i].agent);
+        if (rows[i].state == TASK_QUEUED) continue;
+        CHECK_INT(task_stop(db, seqs[i], rows[i].state, str_of(rows[i].code), STR_NULL, 9), 0);
+    }
+    CHECK_INT(dead(db, all, INT64_MAX, 9, &found), 4);
+    CHECK(found.seqs[0] == seqs[6] && found.seqs[1] == seqs[5]); /* newest first */
+    CHECK(found.seqs[2] == seqs[1] && found.seqs[3] == seqs[0] && found.below_seq == 0);
+    CHECK_INT(dead(db, all, INT64_MAX, 2, &found), 2);
+    CHECK_INT(found.below_seq, seqs[5]);
+    CHECK_INT(dead(db, all, found.below_seq, 2, &found), 2);
+    CHECK_INT(found.seqs[0], seqs[1]);
+    CHECK_INT(found.below_seq, 0);
+    f.state = TASK_CANCELED;
+    CHECK_INT(dead(db, f, INT64_MAX, 9, &found), 1);
+    CHECK_INT(found.seqs[0], seqs[2]);
+    f = (DeadFilter){ .state = -1, .agent = STR("support"), .error_code = STR("e1") };
+    CHECK_INT(dead(db, f, INT64_MAX, 9, &found), 1);
+    CHECK_INT(found.seqs[0], seqs[0]);
+    f = (DeadFilter){ .state = -1, .since_ms = 2 }; /* all of them are older */
+    CHECK_INT(dead(db, f, INT64_MAX, 2, &found), 0);
+    CHECK_INT(found.below_seq, 0);
+    f = (DeadFilter){ .state = -1, .version_id = STR("none") };
+    CHECK_INT(dead(db, f, INT64_MAX, 9, &found), 0);
+    return 0;
+}
+
+static void test_dead(void **state)
+{
+    run(state, job_dead);
+}
+
 /* --- plans ------------------------------------------------------------------------------------ */
 
 /* Whether sql (prefixed with EXPLAIN QUERY PLAN) walks the index and sorts only if it may. */
@@ -710,6 +761,8 @@ static void check_plans(Db *db)
     check_plan(db, PLAN TASK_RUNNING_COUNT_SQL, "task_running", true);
     check_plan(db, PLAN TASK_LIST_QUEUED_SQL, "task_ready", true);
     check_plan(db, PLAN TASK_LIST_RUNNING_SQL, "task_running", true);
+    check_plan(db, PLAN TASK_DEAD_SQL, "task_dead (seq<?)", false);
+    check_plan(db, PLAN WEBHOOK_AGAIN_SQL, "webhook_failed", false);
 }
 
 static int job_plans(Db *db, void *arg)
@@ -997,6 +1050,18 @@ static int job_webhook_dead(Db *db, void *arg)
     CHECK_INT(webhook_again_many(db, STR_NULL, 0, after, 9, &n, &after), 0);
     CHECK_INT(n, 50);
     CHECK_INT(after, 0);
+
+    /* of those of another url no more than some are looked at in one job */
+    CHECK_INT(db_run(db_stmt(db, "WITH RECURSIVE i (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i"
+                                 " WHERE n < 5100) INSERT INTO webhook (webhook_id, task_seq, url,"
+                                 " host, body, state, created_at_ms, next_at_ms)"
+                                 " SELECT 'many_' || n, 1, 'u7', 'h', '', 2, 1, 0 FROM i"),
+                     NULL),
+              0);
+    CHECK_INT(webhook_again_many(db, STR("u8"), 0, 0, 9, &n, &after), 0);
+    CHECK(n == 0 && after > 0);
+    CHECK_INT(webhook_again_many(db, STR("u8"), 0, after, 9, &n, &after), 0);
+    CHECK(n == 0 && after == 0);
     return 0;
 }
 
@@ -1171,6 +1236,7 @@ int main(void)
         TEST(test_running),
         TEST(test_list),
         TEST(test_list_is_bounded),
+        TEST(test_dead),
         TEST(test_plans),
         TEST(test_calls_and_logs),
         TEST(test_calls_recent),
