@@ -57,7 +57,7 @@ const Route api_routes[] = {
       .body = &score_body, .status = 200, .answer = "TaskScore" },
     { .method = "GET", .pattern = "/api/tasks/{taskId}/events", .run_wait = task_events_run_wait,
       .id = "followTask", .tag = "tasks",
-      .summary = "Changes of a task as server-sent events, until it ends",
+      .summary = "What happens to a task as server-sent events, until it ends; from Last-Event-ID on",
       .status = 200, .answer_type = "text/event-stream" },
     { .method = "GET", .pattern = "/api/tasks/{taskId}/timeline",
       .run_wait = task_timeline_run_wait,

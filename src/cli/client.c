@@ -199,10 +199,12 @@ int client_call_wait(Client *client, const char *method, Str path, Str body,
     return client_request_wait(client, &q, ret);
 }
 
-int client_events_wait(Client *client, Str path, HttpCall **ret)
+int client_events_wait(Client *client, Str path, Str after_id, HttpCall **ret)
 {
     HttpClientField fields[8];
     ClientRequest q = { .method = "GET", .path = path };
+    if (after_id.len) q.extra[q.extra_n++] = (HttpClientField){ "Last-Event-ID", after_id };
+    *ret = NULL;
     HttpCallOptions options = options_for(client, &q, fields);
     HttpCall *call = NULL;
     Patience p = patience(client);
@@ -214,7 +216,9 @@ int client_events_wait(Client *client, Str path, HttpCall **ret)
         *ret = call;
         return EXIT_OK;
     }
+    bool none_left = http_call_status(call) == 204;
     http_call_free(call);
+    if (none_left) return EXIT_OK;
     ClientAnswer answer; /* ask again, to read the problem whole */
     r = client_request_wait(client, &q, &answer);
     return r != EXIT_OK ? r : fail(EXIT_FAILED, "the server has no events at %.*s", STR_ARG(path));

@@ -42,8 +42,9 @@ typedef struct {
 } ClientRequest;
 MUST_CHECK int client_request_wait(Client *client, const ClientRequest *request, ClientAnswer *ret);
 
-/* Opens a stream of events; the caller frees it. Returns as client_call_wait. */
-MUST_CHECK int client_events_wait(Client *client, Str path, HttpCall **ret);
+/* Opens a stream of events, those after the one of that id (empty: all); the caller frees it. *ret
+ * is NULL when there are none left. Returns as client_call_wait. */
+MUST_CHECK int client_events_wait(Client *client, Str path, Str after_id, HttpCall **ret);
 
 /* Text in the client's arena; ends the process when it is full. */
 Str client_printf(Client *client, const char *fmt, ...) PRINTF_LIKE(2, 3);

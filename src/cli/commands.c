@@ -56,6 +56,7 @@ static const Flag run_flags[] = {
     { "version-id", "V", "this version, whatever the agent routes to" },
     { "deadline", "TIME", "ends it then: RFC 3339, or a duration from now such as 10m" },
     { "detach", NULL, "print the task's id and do not wait for its end" },
+    { "follow", NULL, "print all that happens to it, as `gantry task watch` does" },
     { "key-once", "K", "idempotency key: the same key and input give the same task" },
     { 0 },
 };
@@ -76,6 +77,10 @@ static const Flag task_retry_flags[] = {
     { "limit", "N", "at most so many, newest first (default: all)" },
     { "cursor", "CURSOR", "go on where another one ended, which said it" },
     { "dry-run", NULL, "only say how many" },
+    { 0 },
+};
+static const Flag task_logs_flags[] = {
+    { "follow", NULL, "go on with what it logs until it has ended" },
     { 0 },
 };
 static const Flag task_resolve_flags[] = {
@@ -248,8 +253,10 @@ const Command commands[] = {
     { "task", "list", "", 0, 0, "list tasks, newest first", NULL, task_list_flags, task_list_run,
       false },
     { "task", "get", "ID", 1, 1, "show a task", NULL, NO_FLAGS, task_get_run, false },
-    { "task", "watch", "ID", 1, 1, "follow a task to its end", NULL, NO_FLAGS, task_watch_run,
-      false },
+    { "task", "watch", "ID", 1, 1, "follow a task to its end",
+      "Prints its states, attempts, calls, log lines, sub-agents and questions to stderr as they come,\n"
+      "through a restart of the server too, and its result to stdout.",
+      NO_FLAGS, task_watch_run, false },
     { "task", "cancel", "ID", 1, 1, "cancel a task, also a running one", NULL, NO_FLAGS,
       task_cancel_run, false },
     { "task", "retry", "[ID...]", 0, COMMAND_ARGS_MAX, "queue ended tasks again",
@@ -263,8 +270,8 @@ const Command commands[] = {
       "is shown by `gantry task get ID`; those that wait by `gantry task list --status escalated`.\n\n"
       "  gantry task resolve 0192f3aa-1f2e-7c3d-8a4b-5c6d7e8f9a0b '{\"approved\":true}'",
       task_resolve_flags, task_resolve_run, false },
-    { "task", "logs", "ID", 1, 1, "print what the agent logged", NULL, NO_FLAGS, task_logs_run,
-      false },
+    { "task", "logs", "ID", 1, 1, "print what the agent logged", NULL, task_logs_flags,
+      task_logs_run, false },
     { "task", "timeline", "ID", 1, 1, "what happened to a task, in order",
       "Attempts, model and tool calls, log lines, sub-agents, questions and webhooks, with what each\n"
       "took and cost.",

@@ -50,6 +50,7 @@ typedef struct {
     int64_t agent_tasks_max, tenant_tasks_max, session_tasks_max; /* at a time; 0: any */
     int64_t accounts_max;                                         /* of a tenant */
     int64_t log_bytes_max;                                        /* a task */
+    int64_t followers_max;                                        /* streams of tasks' events */
     int64_t disk_reserve_bytes;                                   /* no new tasks beyond */
     int64_t tasks_kept_ms;                                        /* after their end; 0: for ever */
     int64_t keys_kept_ms;         /* idempotency keys, from their task's acceptance on */

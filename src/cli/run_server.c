@@ -658,6 +658,7 @@ static int open_services(Program *p)
                              .lease_ms = p->config.lease_ms,
                              .accounts_max = p->config.accounts_max,
                              .log_bytes_max = p->config.log_bytes_max,
+                             .followers_max = p->config.followers_max,
                              .journal_bytes_max = p->config.journal_bytes_max,
                              .journal_recordings_max = p->config.journal_recordings_max,
                              .state_keys_max = p->config.state_keys_max,

@@ -16,6 +16,7 @@
 
 #define INPUT_BYTES_MAX ((size_t)64 << 20)
 #define WAIT_STEP_S 30
+#define RECONNECT_MS 500
 #define AWAY_MS 60000 /* a server that is started anew is waited for */
 
 /* What Ctrl-C prints while a task is followed; written before the handler is set. */
@@ -103,13 +104,52 @@ static int print_end(const Client *client, const ClientAnswer *answer)
 
 /* --- following -------------------------------------------------------------------------------- */
 
+/* What an event says beside its type: words of whichever members it has. */
+static void event_words(Buf *text, const Json *e)
+{
+    static const char *const words[] = { "text",      "provider", "model",  "tool",
+                                         "source",    "mode",     "agent",  "subagentTaskId",
+                                         "question",  "outcome",  "status", "state",
+                                         "errorCode", "url",      "error",  "degraded" };
+    for (size_t i = 0; i < ARRAY_N(words); i++) {
+        const Json *v = json_get(e, words[i]);
+        Str word = json_type(v) == JSON_STRING ? json_str(v)
+                   : json_type(v) == JSON_INT  ? json_number_text(v)
+                                               : STR_NULL;
+        if (word.len) buf_printf(text, "%s%.*s", text->len ? " " : "", STR_ARG(word));
+    }
+    if (json_get(e, "inputTokens"))
+        buf_printf(text, " %" PRId64 "+%" PRId64 " tokens",
+                   json_i64_or(json_get(e, "inputTokens"), 0),
+                   json_i64_or(json_get(e, "outputTokens"), 0));
+    if (json_bool(json_get(e, "replayed"), false)) buf_printf(text, " replayed");
+    if (json_bool(json_get(e, "cached"), false)) buf_printf(text, " cached");
+}
+
+/* What of a task that is followed is shown beside its states. */
+typedef enum {
+    FOLLOW_STATES,
+    FOLLOW_ALL,  /* all that happens, to stderr */
+    FOLLOW_LOGS, /* the lines of its log, to stdout, and no states */
+} FollowKind;
+
 /* A task that is followed: what was said of it. */
 typedef struct {
     Client *client;
     Str id;
     int64_t deadline_ms;
+    FollowKind kind;
     char last[32];
+    bool ended;    /* it has said so */
+    Buf last_id;   /* of the last event */
+    Arena scratch; /* of an event */
 } Following;
+
+static void following_deinit(Following *f)
+{
+    buf_deinit(&f->last_id);
+    arena_deinit(&f->scratch);
+}
 
 static void say_question_wait(const Following *f)
 {
@@ -148,30 +188,61 @@ static void say_state_wait(Following *f, const Json *task)
     if (str_eq(status, STR("queued"))) say_unserved_wait(f, task);
 }
 
-/* Prints states to stderr as they come, until the stream ends; how it ended does not matter, the
- * answer is read by itself afterwards. Returns EXIT_OK, or why there is no stream. */
-static int follow_wait(Following *f)
+static void print_line(const Following *f, const Json *line, Str text)
 {
-    Client *client = f->client;
-    CLEANUP(http_call_freep) HttpCall *call = NULL;
+    if (f->client->in->output == OUTPUT_TABLE)
+        printf("%.*s  %.*s\n", STR_ARG(member(line, "at")), STR_ARG(member(line, "text")));
+    else printf("%.*s\n", STR_ARG(text));
+    fflush(stdout);
+}
+
+static void say_moment(const Json *e, Str type)
+{
+    CLEANUP(buf_deinit) Buf text = { 0 };
+    buf_init(&text, CLIENT_ANSWER_BYTES_MAX);
+    const Json *ms = json_get(e, "durationMs");
+    Str usd = member(e, "costUsd");
+    event_words(&text, e);
+    if (ms) buf_printf(&text, " %" PRId64 " ms", json_i64_or(ms, 0));
+    if (usd.len > 3) buf_printf(&text, " $%.*s", (int)usd.len - 3, usd.ptr);
+    fprintf(stderr, "%.*s  %-17.*s %.*s\n", STR_ARG(str_sub(member(e, "at"), 11, 8)), STR_ARG(type),
+            STR_ARG(buf_str(&text)));
+}
+
+static void say_event_wait(Following *f, const SsePiece *piece)
+{
+    const Json *v = NULL;
+    buf_clear(&f->last_id);
+    buf_add(&f->last_id, piece->id);
+    arena_clear(&f->scratch);
+    if (json_parse(&f->scratch, piece->data, NULL, &v, NULL) < 0) return;
+    if (!str_eq(piece->event, STR("status"))) {
+        if (f->kind == FOLLOW_ALL) say_moment(v, piece->event);
+        if (f->kind == FOLLOW_LOGS && str_eq(piece->event, STR("log")))
+            print_line(f, v, piece->data);
+        return;
+    }
+    f->ended = has_ended(member(v, "status"));
+    if (f->kind != FOLLOW_LOGS) say_state_wait(f, v);
+}
+
+/* Says what a stream of events tells. False: it was over before it had told anything. */
+static bool stream_read_wait(Following *f, HttpCall *call)
+{
     SseParser sse;
     Str chunk;
-    int r = client_events_wait(
-        client, client_printf(client, "/api/tasks/%.*s/events", STR_ARG(f->id)), &call);
-    if (r != EXIT_OK) return r;
+    bool told = false;
+    int r = 0;
     sse_init(&sse, 0);
-    while (http_call_read_wait(call, f->deadline_ms, &chunk) == 0) {
+    while (r >= 0 && http_call_read_wait(call, f->deadline_ms, &chunk) == 0) {
         SsePiece piece;
         while ((r = sse_next(&sse, &chunk, &piece)) == SSE_EVENT || r == SSE_OTHER) {
-            const Json *v = NULL;
-            if (r != SSE_EVENT || json_parse(&client->arena, piece.data, NULL, &v, NULL) < 0)
-                continue;
-            say_state_wait(f, v);
+            if (r == SSE_EVENT) say_event_wait(f, &piece);
+            told |= r == SSE_EVENT;
         }
-        if (r < 0) break;
     }
     sse_deinit(&sse);
-    return EXIT_OK;
+    return told;
 }
 
 /* The server was there, and has the task: when it is gone it is started anew. */
@@ -181,12 +252,33 @@ static void be_patient(Client *client)
     client->away_ms = left_ms > 0 ? MIN(left_ms, AWAY_MS) : AWAY_MS;
 }
 
-static int end_wait(Client *client, Str id)
+/* Prints what is told until the task has ended, of a server that is started anew from where the one
+ * before was; how that ended does not matter, the answer is read by itself afterwards. Returns
+ * EXIT_OK, or why there is no stream. */
+static int follow_wait(Following *f)
+{
+    Client *client = f->client;
+    Str path = client_printf(client, "/api/tasks/%.*s/events", STR_ARG(f->id));
+    buf_init(&f->last_id, SSE_ID_BYTES_MAX);
+    arena_init(&f->scratch, CLIENT_ANSWER_BYTES_MAX);
+    while (!f->ended && clock_mono_ms() < f->deadline_ms) {
+        CLEANUP(http_call_freep) HttpCall *call = NULL;
+        int r = client_events_wait(client, path, buf_str(&f->last_id), &call);
+        if (r != EXIT_OK) return r;
+        if (!call) return EXIT_OK;
+        be_patient(client);
+        if (!stream_read_wait(f, call) && fiber_sleep_wait(RECONNECT_MS) < 0) return EXIT_OK;
+    }
+    return EXIT_OK;
+}
+
+static int end_wait(Client *client, Str id, FollowKind kind)
 {
     int64_t deadline_ms = client->in->timeout_ms ? deadline_after(client->in->timeout_ms)
                                                  : DEADLINE_NONE;
     ClientAnswer answer;
-    Following f = { .client = client, .id = id, .deadline_ms = deadline_ms };
+    CLEANUP(following_deinit)
+    Following f = { .client = client, .id = id, .deadline_ms = deadline_ms, .kind = kind };
     explain_interrupt(id);
     int r = follow_wait(
         &f); /* of a task that was taken in just now trouble with it is no failure */
@@ -279,7 +371,7 @@ static int run_body(Client *client)
     fprintf(stderr, "task %.*s  %.*s@%.12s\n", STR_ARG(id), STR_ARG(member(answer.json, "agent")),
             member(answer.json, "versionId").ptr);
     be_patient(client);
-    return end_wait(client, id);
+    return end_wait(client, id, flag_given(in, "follow") ? FOLLOW_ALL : FOLLOW_STATES);
 }
 
 int run_run(const Invocation *in)
@@ -356,7 +448,7 @@ static int task_get_body(Client *client)
 
 static int task_watch_body(Client *client)
 {
-    return end_wait(client, client_encoded(client, client->in->args[0]));
+    return end_wait(client, client_encoded(client, client->in->args[0]), FOLLOW_ALL);
 }
 
 static int task_post(Client *client, const char *id, const char *verb, Str body, const char *done)
@@ -521,9 +613,22 @@ static int task_resolve_body(Client *client)
     return task_post(client, in->args[0], "/resolve", buf_str(&body), "resolve");
 }
 
+static int logs_follow(Client *client)
+{
+    int64_t timeout_ms = client->in->timeout_ms;
+    CLEANUP(following_deinit)
+    Following f = { .client = client,
+                    .id = client_encoded(client, client->in->args[0]),
+                    .deadline_ms = timeout_ms ? deadline_after(timeout_ms) : DEADLINE_NONE,
+                    .kind = FOLLOW_LOGS };
+    int r = follow_wait(&f);
+    return r == EXIT_OK && !f.ended ? EXIT_PENDING : r;
+}
+
 /* All pages; as JSON the first, which says where the next begins. */
 static int task_logs_body(Client *client)
 {
+    if (flag_given(client->in, "follow")) return logs_follow(client);
     Str path = task_path(client, "/api/tasks/", "/logs"), after = STR_NULL;
     do {
         ClientAnswer answer;
@@ -549,28 +654,11 @@ static Str number_cell(Client *client, const Json *v, const char *key)
     return client_printf(client, "%" PRId64, json_i64_or(json_get(v, key), 0));
 }
 
-/* What an event says beside its type: words of whichever members it has. */
 static Str event_text(Client *client, const Json *e)
 {
-    static const char *const words[] = { "text",      "provider", "model",  "tool",
-                                         "source",    "mode",     "agent",  "subagentTaskId",
-                                         "question",  "outcome",  "status", "state",
-                                         "errorCode", "url",      "error" };
     CLEANUP(buf_deinit) Buf text = { 0 };
     buf_init(&text, CLIENT_ANSWER_BYTES_MAX);
-    for (size_t i = 0; i < ARRAY_N(words); i++) {
-        const Json *v = json_get(e, words[i]);
-        Str word = json_type(v) == JSON_STRING ? json_str(v)
-                   : json_type(v) == JSON_INT  ? json_number_text(v)
-                                               : STR_NULL;
-        if (word.len) buf_printf(&text, "%s%.*s", text.len ? " " : "", STR_ARG(word));
-    }
-    if (json_get(e, "inputTokens"))
-        buf_printf(&text, " %" PRId64 "+%" PRId64 " tokens",
-                   json_i64_or(json_get(e, "inputTokens"), 0),
-                   json_i64_or(json_get(e, "outputTokens"), 0));
-    if (json_bool(json_get(e, "replayed"), false)) buf_printf(&text, " replayed");
-    if (json_bool(json_get(e, "cached"), false)) buf_printf(&text, " cached");
+    event_words(&text, e);
     return client_printf(client, "%.*s", (int)MIN(text.len, 300), text.ptr ? text.ptr : "");
 }
 

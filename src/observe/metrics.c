@@ -514,6 +514,9 @@ static const FieldFamily queue_families[] = {
                "Lines of tasks that claims passed over at a limit of their agent or tenant"),
     GAUGE_OF(QueueStats, claimers, "gantry_claims_waiting", "Claims waiting for a task"),
     GAUGE_OF(QueueStats, watchers, "gantry_watchers", "Clients waiting for a change of a task"),
+    GAUGE_OF(QueueStats, followers, "gantry_event_streams", "Open streams of tasks' events"),
+    COUNTER_OF(QueueStats, followers_refused, "gantry_event_streams_refused",
+               "Streams of events refused for limits.eventStreams"),
 };
 
 /* --- throughput ------------------------------------------------------------------------------- */

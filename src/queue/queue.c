@@ -12,6 +12,7 @@
 #define AGING_MS_DEFAULT 30000
 #define LEASE_MS_DEFAULT 10000
 #define LOG_BYTES_MAX_DEFAULT (1 << 20)
+#define FOLLOWERS_MAX_DEFAULT 1000
 #define KEY_KEPT_MS_DEFAULT (INT64_C(48) * 3600 * 1000)
 #define JOURNAL_BYTES_MAX_DEFAULT (INT64_C(32) << 20)
 #define JOURNAL_RECORDINGS_DEFAULT 2000
@@ -122,6 +123,7 @@ static void options_fill(QueueOptions *o)
     if (o->lease_ms == 0) o->lease_ms = LEASE_MS_DEFAULT;
     if (o->accounts_max == 0) o->accounts_max = ACCOUNTS_MAX_DEFAULT;
     if (o->log_bytes_max == 0) o->log_bytes_max = LOG_BYTES_MAX_DEFAULT;
+    if (o->followers_max == 0) o->followers_max = FOLLOWERS_MAX_DEFAULT;
     if (o->key_kept_ms == 0) o->key_kept_ms = KEY_KEPT_MS_DEFAULT;
     if (o->family.depth_max == 0) o->family.depth_max = FAMILY_BOUNDS_DEFAULT.depth_max;
     if (o->family.children_max == 0) o->family.children_max = FAMILY_BOUNDS_DEFAULT.children_max;

@@ -77,6 +77,7 @@ typedef struct {
     int64_t lease_ms;               /* of a worker; 0: 10,000 */
     int64_t accounts_max;           /* of a tenant; 0: 100,000 */
     int64_t log_bytes_max;          /* log text kept a task; 0: 1 MiB */
+    int64_t followers_max;          /* at a time; 0: 1,000 */
     int64_t key_kept_ms;            /* idempotency keys are remembered this long; 0: 48 hours */
     int64_t tasks_kept_ms;          /* after their end, at least key_kept_ms; 0: for ever */
     int64_t journal_bytes_max;      /* of recordings kept a task; 0: 32 MiB */
@@ -269,6 +270,11 @@ int64_t queue_retry_after_s(Queue *queue);
  * again. queue_watch_wait returns 0 when it moved, -ETIMEDOUT, -ECANCELED. */
 uint64_t queue_watch_mark(Queue *queue, Uuid id);
 MUST_CHECK int queue_watch_wait(Queue *queue, Uuid id, uint64_t mark, int64_t deadline_ms);
+
+/* Who follows a task over a long time takes one of followers_max places first. False: none is left,
+ * which is counted. */
+bool queue_follow_begin(Queue *queue);
+void queue_follow_end(Queue *queue);
 
 /* Waits until the task has ended, then reads it. When deadline_ms (clock_mono_ms) passes first it
  * is read as it is: look at its state. Returns 0, QUEUE_E_NO_TASK, -ENOMEM, -ECANCELED, -errno. */
@@ -721,10 +727,11 @@ typedef struct {
     uint64_t state_mismatches, state_refused;   /* that met another version, had no room */
     uint64_t state_purged;                      /* sessions and values deleted after their time */
     uint64_t accounts_refused;                  /* for accounts_max */
-    uint64_t refused_disk; /* tasks not taken because the disk is nearly full */
-    uint64_t limited;      /* lines passed over at a limit, by claims */
-    uint64_t claimers;     /* waiting for a task */
-    uint64_t watchers;     /* waiting for a change */
+    uint64_t refused_disk;                 /* tasks not taken because the disk is nearly full */
+    uint64_t limited;                      /* lines passed over at a limit, by claims */
+    uint64_t claimers;                     /* waiting for a task */
+    uint64_t watchers;                     /* waiting for a change */
+    uint64_t followers, followers_refused; /* of tasks; for followers_max */
 } QueueStats;
 
 /* Any thread, from memory; counts since start but for queued and running. */

@@ -158,6 +158,24 @@ int queue_watch_wait(Queue *queue, Uuid id, uint64_t mark, int64_t deadline_ms)
     return mark_wait(queue, task_mark(queue, id), mark, deadline_ms);
 }
 
+bool queue_follow_begin(Queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    bool room = queue->stats.followers < (uint64_t)queue->options.followers_max;
+    queue->stats.followers += room;
+    queue->stats.followers_refused += !room;
+    pthread_mutex_unlock(&queue->lock);
+    return room;
+}
+
+void queue_follow_end(Queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    assert(queue->stats.followers > 0);
+    queue->stats.followers--;
+    pthread_mutex_unlock(&queue->lock);
+}
+
 uint64_t queue_signal_mark(Queue *queue, Uuid worker_id)
 {
     return mark_read(queue, worker_mark(queue, worker_id));

@@ -2,6 +2,12 @@
 
 #include "store/row.h"
 
+/* As CALLS_OF_TASK, of those whose ids are greater than ?2. */
+#define CALLS_OF_TASK_AFTER                                                             \
+    "WITH RECURSIVE calls (id) AS (SELECT last_call_id FROM task WHERE seq = ?1"        \
+    " AND last_call_id > ?2 UNION ALL SELECT before_id FROM calls JOIN call USING (id)" \
+    " WHERE before_id > ?2) "
+
 /* From duration_ms to cost_nusd. */
 static void in_outcome(RowIn *in, const Call *c)
 {
@@ -123,21 +129,28 @@ static void call_read(RowOut *out, void *ret)
     c->replay_missed = false;
 }
 
-int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)
+int call_list_after(Db *db, int64_t task_seq, int64_t after_id, size_t max, Arena *arena,
+                    Call **ret, size_t *ret_n)
 {
-    RowList list = { .arena = arena, .max = CALL_LIST_MAX, .size = sizeof(Call) };
-    DbStmt *s = db_stmt(db, CALLS_OF_TASK
+    RowList list = { .arena = arena, .max = max, .size = sizeof(Call) };
+    DbStmt *s = db_stmt(db, CALLS_OF_TASK_AFTER
                         "SELECT id, attempt, fence, at_ms, duration_ms, provider, model,"
                         " protocol, outcome, streamed, replayed, status, input_tokens,"
                         " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id,"
                         " cached, degraded, request_id, upstream_id"
                         " FROM call WHERE id IN calls ORDER BY id");
     db_bind_i64(s, 1, task_seq);
+    db_bind_i64(s, 2, after_id);
     int r = row_list_fill(&list, s, call_read);
     if (r != 0) return r;
     *ret = list.rows;
     *ret_n = list.n;
     return 0;
+}
+
+int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n)
+{
+    return call_list_after(db, task_seq, 0, CALL_LIST_MAX, arena, ret, ret_n);
 }
 
 static void use_read(RowOut *out, void *ret_row)

@@ -121,17 +121,24 @@ int escalation_last(Db *db, int64_t task_seq, EscalationState *ret)
     return 0;
 }
 
-int escalation_list(Db *db, int64_t task_seq, Arena *arena, Escalation **ret, size_t *ret_n)
+int escalation_list_after(Db *db, int64_t task_seq, int64_t after_id, size_t max, Arena *arena,
+                          Escalation **ret, size_t *ret_n)
 {
-    RowList list = { .arena = arena, .max = ESCALATIONS_MAX, .size = sizeof(Escalation) };
+    RowList list = { .arena = arena, .max = max, .size = sizeof(Escalation) };
     DbStmt *s = db_stmt(db, "SELECT " ESCALATION_COLUMNS " FROM escalation WHERE task_seq = ?1"
-                            " ORDER BY id");
+                            " AND id > ?2 ORDER BY id");
     db_bind_i64(s, 1, task_seq);
+    db_bind_i64(s, 2, after_id);
     int r = row_list_fill(&list, s, escalation_read);
     if (r != 0) return r;
     *ret = list.rows;
     *ret_n = list.n;
     return 0;
+}
+
+int escalation_list(Db *db, int64_t task_seq, Arena *arena, Escalation **ret, size_t *ret_n)
+{
+    return escalation_list_after(db, task_seq, 0, ESCALATIONS_MAX, arena, ret, ret_n);
 }
 
 /* --- ends ------------------------------------------------------------------------------------- */

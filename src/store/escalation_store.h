@@ -59,6 +59,10 @@ MUST_CHECK int escalation_close(Db *db, int64_t task_seq);
 MUST_CHECK int escalation_list(Db *db, int64_t task_seq, Arena *arena, Escalation **ret,
                                size_t *ret_n);
 
+/* Likewise those whose ids are greater than after_id, at most max. */
+MUST_CHECK int escalation_list_after(Db *db, int64_t task_seq, int64_t after_id, size_t max,
+                                     Arena *arena, Escalation **ret, size_t *ret_n);
+
 /* Moves the times at which questions that wait are given up by ms, which may be negative: for a
  * clock that was set. Returns 0 or -errno. */
 MUST_CHECK int escalation_move(Db *db, int64_t ms);

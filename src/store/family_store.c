@@ -166,9 +166,16 @@ static int kids_change(Db *db, int64_t task_seq, const FamilyAmount *more)
     return 0;
 }
 
-static int close_row(Db *db, int64_t task_seq)
+/* The ends of a task's children are numbered. */
+static int close_row(Db *db, int64_t task_seq, int64_t parent_seq)
 {
-    return count_up(db, "UPDATE family SET open = 0 WHERE task_seq = ?1", task_seq);
+    int r = count_up(db, "UPDATE family SET ends = ends + 1 WHERE task_seq = ?1", parent_seq);
+    if (r == -ENOENT) return diag_set(-EIO, "a task of a family is gone");
+    if (r != 0) return r;
+    return count_up(db,
+                    "UPDATE family SET open = 0, end_n = (SELECT ends FROM family AS parent"
+                    " WHERE parent.task_seq = family.parent_seq) WHERE task_seq = ?1",
+                    task_seq);
 }
 
 int family_close(Db *db, int64_t task_seq)
@@ -179,7 +186,7 @@ int family_close(Db *db, int64_t task_seq)
     if (r != 0) return r == -ENOENT ? 0 : r;
     if (!family.open || family.parent_seq == 0) return 0;
     r = family_own(db, task_seq, &member.own);
-    if (r == 0) r = close_row(db, task_seq);
+    if (r == 0) r = close_row(db, task_seq, family.parent_seq);
     if (r != 0) return r;
     member.allotted = family.allotted;
     member.kids = family.kids;
@@ -229,23 +236,49 @@ static void row_read(RowOut *out, void *ret)
     row->allotted = out_amount(out);
     row->charged = out_amount(out);
     row->children = out_i64(out);
+    row->seq = out_i64(out);
+    row->end_n = out_i64(out);
 }
 
-int family_list(Db *db, int64_t task_seq, Arena *arena, FamilyRow **ret, size_t *ret_n)
+#define FAMILY_ROWS                                                   \
+    "SELECT id, state, agent, version_id, error_code, stopped_by,"    \
+    " created_at_ms, finished_at_ms, allotted_tokens, allotted_nusd," \
+    " allotted_tool_calls, charged_tokens + kids_tokens,"             \
+    " cost_nusd + kids_nusd, tool_calls + kids_tool_calls,"           \
+    " task.children, task_seq, end_n"                                 \
+    " FROM family CROSS JOIN task ON task.seq = family.task_seq"      \
+    " WHERE parent_seq > 0 AND parent_seq = ?1"
+
+static int rows_list(DbStmt *s, int64_t task_seq, int64_t after, size_t max, Arena *arena,
+                     FamilyRow **ret, size_t *ret_n)
 {
-    RowList list = { .arena = arena, .max = FAMILY_LIST_MAX, .size = sizeof(FamilyRow) };
-    DbStmt *s = db_stmt(db, "SELECT id, state, agent, version_id, error_code, stopped_by,"
-                            " created_at_ms, finished_at_ms, allotted_tokens, allotted_nusd,"
-                            " allotted_tool_calls, charged_tokens + kids_tokens,"
-                            " cost_nusd + kids_nusd, tool_calls + kids_tool_calls, task.children"
-                            " FROM family CROSS JOIN task ON task.seq = family.task_seq"
-                            " WHERE parent_seq > 0 AND parent_seq = ?1 ORDER BY task_seq");
+    RowList list = { .arena = arena, .max = max, .size = sizeof(FamilyRow) };
     db_bind_i64(s, 1, task_seq);
+    db_bind_i64(s, 2, after);
     int r = row_list_fill(&list, s, row_read);
     if (r != 0) return r;
     *ret = list.rows;
     *ret_n = list.n;
     return 0;
+}
+
+int family_list_after(Db *db, int64_t task_seq, int64_t after_seq, size_t max, Arena *arena,
+                      FamilyRow **ret, size_t *ret_n)
+{
+    DbStmt *s = db_stmt(db, FAMILY_ROWS " AND task_seq > ?2 ORDER BY task_seq");
+    return rows_list(s, task_seq, after_seq, max, arena, ret, ret_n);
+}
+
+int family_ends_after(Db *db, int64_t task_seq, int64_t after_n, size_t max, Arena *arena,
+                      FamilyRow **ret, size_t *ret_n)
+{
+    DbStmt *s = db_stmt(db, FAMILY_ROWS " AND open = 0 AND end_n > ?2 ORDER BY end_n");
+    return rows_list(s, task_seq, after_n, max, arena, ret, ret_n);
+}
+
+int family_list(Db *db, int64_t task_seq, Arena *arena, FamilyRow **ret, size_t *ret_n)
+{
+    return family_list_after(db, task_seq, 0, FAMILY_LIST_MAX, arena, ret, ret_n);
 }
 
 int family_totals(Db *db, int64_t task_seq, FamilyTotals *ret)

@@ -66,12 +66,23 @@ typedef struct {
     FamilyAmount allotted;
     FamilyAmount charged; /* its own and what is below it; open ones: so far */
     int64_t children;
+    int64_t seq;
+    int64_t end_n; /* the how many-th end of a child of its parent its own was; 0: open */
 } FamilyRow;
 
 #define FAMILY_LIST_MAX 1000
 
 /* The children of a task in the order in which they were started. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int family_list(Db *db, int64_t task_seq, Arena *arena, FamilyRow **ret, size_t *ret_n);
+
+/* Likewise those that were started after the one of that seq, at most max. */
+MUST_CHECK int family_list_after(Db *db, int64_t task_seq, int64_t after_seq, size_t max,
+                                 Arena *arena, FamilyRow **ret, size_t *ret_n);
+
+/* Those that have ended after the end of that number, in the order in which they did, at most
+ * max. */
+MUST_CHECK int family_ends_after(Db *db, int64_t task_seq, int64_t after_n, size_t max,
+                                 Arena *arena, FamilyRow **ret, size_t *ret_n);
 
 /* What all tasks below this one have spent, and how many they are. */
 typedef struct {

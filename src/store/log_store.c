@@ -42,13 +42,10 @@ static void line_read(RowOut *out, void *ret)
     line->left_out_n = line->left_out_bytes = 0;
 }
 
-int task_log_list(Db *db, int64_t task_seq, TaskLogCursor after, Arena *arena, TaskLogLine **ret,
-                  size_t *ret_n)
+static int lines_list(DbStmt *s, int64_t task_seq, TaskLogCursor after, size_t max, Arena *arena,
+                      TaskLogLine **ret, size_t *ret_n)
 {
-    RowList list = { .arena = arena, .max = TASK_LOG_LIST_MAX, .size = sizeof(TaskLogLine) };
-    DbStmt *s = db_stmt(db, "SELECT attempt, seq, at_ms, stream, text FROM task_log"
-                            " WHERE task_seq = ?1 AND (attempt, seq) > (?2, ?3)"
-                            " ORDER BY attempt, seq");
+    RowList list = { .arena = arena, .max = max, .size = sizeof(TaskLogLine) };
     db_bind_i64(s, 1, task_seq);
     db_bind_i64(s, 2, after.attempt);
     db_bind_i64(s, 3, after.seq);
@@ -57,6 +54,39 @@ int task_log_list(Db *db, int64_t task_seq, TaskLogCursor after, Arena *arena, T
     *ret = list.rows;
     *ret_n = list.n;
     return 0;
+}
+
+int task_log_list(Db *db, int64_t task_seq, TaskLogCursor after, Arena *arena, TaskLogLine **ret,
+                  size_t *ret_n)
+{
+    DbStmt *s = db_stmt(db, "SELECT attempt, seq, at_ms, stream, text FROM task_log"
+                            " WHERE task_seq = ?1 AND (attempt, seq) > (?2, ?3)"
+                            " ORDER BY attempt, seq");
+    return lines_list(s, task_seq, after, TASK_LOG_LIST_MAX, arena, ret, ret_n);
+}
+
+int task_log_lines_after(Db *db, int64_t task_seq, TaskLogCursor after, size_t max, Arena *arena,
+                         TaskLogLine **ret, size_t *ret_n)
+{
+    DbStmt *s = db_stmt(db, "SELECT attempt, seq, at_ms, stream, text FROM task_log"
+                            " WHERE task_seq = ?1 AND (attempt, seq) > (?2, ?3) AND seq < ?4"
+                            " ORDER BY attempt, seq");
+    db_bind_i64(s, 4, TASK_LOG_TOLD_SEQ);
+    return lines_list(s, task_seq, after, max, arena, ret, ret_n);
+}
+
+/* Attempt by attempt, so that the other lines need not be passed over. */
+int task_log_notes_after(Db *db, int64_t task_seq, TaskLogCursor after, int64_t attempt, size_t max,
+                         Arena *arena, TaskLogLine **ret, size_t *ret_n)
+{
+    DbStmt *s = db_stmt(db, "WITH RECURSIVE tried (n) AS (SELECT ?2 UNION ALL SELECT n + 1"
+                            " FROM tried WHERE n < ?5)"
+                            " SELECT attempt, seq, at_ms, stream, text FROM tried CROSS JOIN"
+                            " task_log ON task_seq = ?1 AND attempt = n AND seq >= ?4"
+                            " AND (n > ?2 OR seq > ?3)");
+    db_bind_i64(s, 4, TASK_LOG_TOLD_SEQ);
+    db_bind_i64(s, 5, attempt);
+    return lines_list(s, task_seq, after, max, arena, ret, ret_n);
 }
 
 /* --- logs over their bound -------------------------------------------------------------------- */

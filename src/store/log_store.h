@@ -42,6 +42,13 @@ typedef struct {
 MUST_CHECK int task_log_list(Db *db, int64_t task_seq, TaskLogCursor after, Arena *arena,
                              TaskLogLine **ret, size_t *ret_n);
 
+/* Likewise, of those that workers told, at most max; and of those that the control plane added, up
+ * to that attempt. Either grows at its end only. */
+MUST_CHECK int task_log_lines_after(Db *db, int64_t task_seq, TaskLogCursor after, size_t max,
+                                    Arena *arena, TaskLogLine **ret, size_t *ret_n);
+MUST_CHECK int task_log_notes_after(Db *db, int64_t task_seq, TaskLogCursor after, int64_t attempt,
+                                    size_t max, Arena *arena, TaskLogLine **ret, size_t *ret_n);
+
 /* --- logs over their bound -------------------------------------------------------------------- */
 
 /* Where the tail of a log begins that has outgrown its head (logic/log_bound.h). Once lines were

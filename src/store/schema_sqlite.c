@@ -725,6 +725,21 @@ static const char overlaps[] =
 /* Ended without success: few among many, and found again by who tries them again. */
 static const char dead_tasks[] = "CREATE INDEX task_dead ON task (seq) WHERE state IN (3, 4, 5);";
 
+/* In which order calls of tools were recorded, and children of a task ended: what has happened to a
+ * task is told from a place in each of its lists on. */
+static const char task_news[] =
+    "ALTER TABLE tool_call ADD COLUMN n INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE tool_call SET n = told.n FROM (SELECT task_seq, id, row_number() OVER"
+    " (PARTITION BY task_seq ORDER BY id) AS n FROM tool_call) AS told"
+    " WHERE told.task_seq = tool_call.task_seq AND told.id = tool_call.id;"
+    "ALTER TABLE family ADD COLUMN ends INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE family ADD COLUMN end_n INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE family SET end_n = told.n FROM (SELECT task_seq, row_number() OVER"
+    " (PARTITION BY parent_seq ORDER BY task_seq) AS n FROM family"
+    " WHERE parent_seq > 0 AND open = 0) AS told WHERE told.task_seq = family.task_seq;"
+    "UPDATE family SET ends = (SELECT count(*) FROM family AS child"
+    " WHERE child.parent_seq > 0 AND child.parent_seq = family.task_seq AND child.open = 0);";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -784,5 +799,6 @@ const Migration schema_steps[] = {
     { 56, "log tails", log_tails },
     { 57, "overlaps", overlaps },
     { 58, "dead tasks", dead_tasks },
+    { 59, "task news", task_news },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

@@ -333,20 +333,28 @@ static void attempt_read(RowOut *out, void *ret)
     a->sandbox = out_text(out);
 }
 
-int attempt_list(Db *db, int64_t task_seq, Arena *arena, Attempt **ret, size_t *ret_n)
+int attempt_list_after(Db *db, int64_t task_seq, int64_t after, size_t max, Arena *arena,
+                       Attempt **ret, size_t *ret_n)
 {
-    RowList list = { .arena = arena, .max = ATTEMPT_LIST_MAX, .size = sizeof(Attempt) };
+    RowList list = { .arena = arena, .max = max, .size = sizeof(Attempt) };
     DbStmt *s = db_stmt(
         db, "SELECT attempt, fence, worker_id, started_at_ms, finished_at_ms, outcome, error_code,"
-            " error_detail, sandbox FROM attempt WHERE task_seq = ?1"
+            " error_detail, sandbox FROM attempt WHERE task_seq = ?1 AND attempt > ?2"
             " UNION ALL SELECT attempt, fence, worker_id, started_at_ms, 0, NULL, NULL, NULL, NULL"
-            " FROM task WHERE seq = ?1 AND state = 1 AND NOT EXISTS (SELECT 1 FROM attempt AS a"
+            " FROM task WHERE seq = ?1 AND state = 1 AND attempt > ?2"
+            " AND NOT EXISTS (SELECT 1 FROM attempt AS a"
             " WHERE a.task_seq = task.seq AND a.attempt = task.attempt)" /* it goes on */
             " ORDER BY attempt");
     db_bind_i64(s, 1, task_seq);
+    db_bind_i64(s, 2, after);
     int r = row_list_fill(&list, s, attempt_read);
     if (r != 0) return r;
     *ret = list.rows;
     *ret_n = list.n;
     return 0;
+}
+
+int attempt_list(Db *db, int64_t task_seq, Arena *arena, Attempt **ret, size_t *ret_n)
+{
+    return attempt_list_after(db, task_seq, 0, ATTEMPT_LIST_MAX, arena, ret, ret_n);
 }

@@ -311,4 +311,8 @@ typedef struct {
 /* The attempts of a task in order. Returns 0, -ENOMEM, -errno. */
 MUST_CHECK int attempt_list(Db *db, int64_t task_seq, Arena *arena, Attempt **ret, size_t *ret_n);
 
+/* Likewise those after that one, at most max. */
+MUST_CHECK int attempt_list_after(Db *db, int64_t task_seq, int64_t after, size_t max, Arena *arena,
+                                  Attempt **ret, size_t *ret_n);
+
 #endif

@@ -18,6 +18,7 @@ typedef struct {
     bool replayed; /* an earlier attempt's result was given; nothing was run */
     bool counted;  /* by itself; a call that a model's answer asked for counts with the answer */
     Str mode;      /* in a shadow: "live", "production", "dry_run", "stub"; else empty */
+    int64_t n;     /* given by the store: 1 for the first that the task recorded, and so on */
 } ToolRecord;
 
 /* Adds a call. Returns 0, DB_E_CONFLICT (it is there already: nothing was changed), -errno. */
@@ -30,5 +31,9 @@ MUST_CHECK int tool_record_stubbed(Db *db, int64_t task_seq, Str agent, bool *re
  * -ENOMEM, -errno. */
 MUST_CHECK int tool_record_list(Db *db, int64_t task_seq, Arena *arena, ToolRecord **ret,
                                 size_t *ret_n);
+
+/* Likewise those whose n is greater than after_n, as they were recorded, at most max. */
+MUST_CHECK int tool_record_list_after(Db *db, int64_t task_seq, int64_t after_n, size_t max,
+                                      Arena *arena, ToolRecord **ret, size_t *ret_n);
 
 #endif

@@ -1,6 +1,8 @@
 /* The splitter: the same pieces for every cut, their bytes together the input (transcript
- * asserts it), and what the writer makes of an event reads back. */
+ * asserts it), and what the writer makes of an event reads back. An id that a client gives back is
+ * one of ours, which is written as it was read, or nothing. */
 #include "codec/sse.h"
+#include "logic/task_cursor.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/sse_transcript.h"
 
@@ -19,6 +21,14 @@ static void check_written(Str data)
     buf_deinit(&buf);
 }
 
+static void check_id(Str id)
+{
+    TaskCursor cursor;
+    char text[TASK_CURSOR_TEXT_SIZE];
+    if (task_cursor_parse(id, &cursor) == 0)
+        assert(str_eq(str_of(task_cursor_text(&cursor, text)), id));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Str bytes = str_make((const char *)data, size);
@@ -31,6 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     transcript(&cut, max, bytes, 1 + (size_t)(seed >> 40) % 20, seed, true);
     assert(str_eq(buf_str(&whole), buf_str(&cut)));
     check_written(bytes);
+    check_id(bytes);
     buf_deinit(&whole);
     buf_deinit(&cut);
     return 0;

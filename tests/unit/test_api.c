@@ -758,18 +758,42 @@ static void test_events(void **state)
     EXPECT_HAS(buf_str(&bytes), "event: status");
     EXPECT_HAS(buf_str(&bytes), "id: 1-succeeded");
     EXPECT_HAS(buf_str(&bytes), "\r\n0\r\n\r\n"); /* ended, not cut */
-    Reply head = reply_parse(f, buf_str(&bytes));
+    Str all = buf_str(&bytes);
+    Reply head = reply_parse(f, all);
     EXPECT_TEXT(field(&head, "content-type"), "text/event-stream");
     EXPECT_TEXT(field(&head, "x-accel-buffering"), "no");
 
     /* who has seen the end gets no event again, and by 204 is told not to come back (HTML,
      * 9.2.3) */
-    Reply reply = call_with(f, "GET", path, "Last-Event-ID: 1-succeeded\r\n", STR_NULL);
-    EXPECT(reply, 204);
-    assert_int_equal(reply.body.len, 0);
-    reply = call_with(f, "GET", path, "Last-Event-ID: 1-running\r\n", STR_NULL);
-    EXPECT_HAS(reply.body, "id: 1-succeeded");
-    assert_int_equal(str_find(reply.body, STR("id: 1-running")), -1);
+    Str ids[8];
+    size_t n = 0;
+    for (ptrdiff_t at; n < 8 && (at = str_find(all, STR("\nid: "))) >= 0;) {
+        all = str_skip(all, (size_t)at + 5);
+        str_split(all, '\n', &ids[n++], NULL);
+    }
+    assert_int_equal(n, 5); /* queued, attempt started, running, attempt finished, succeeded */
+    EXPECT_TEXT(ids[0], "0-queued");
+    EXPECT_TEXT(ids[1], "0-queued.b1");
+    EXPECT_TEXT(ids[2], "1-running.b1");
+    EXPECT_TEXT(ids[3], "1-running.b1e1");
+    EXPECT_TEXT(ids[4], "1-succeeded.b1e1");
+    static const size_t missed[] = { 3, 2, 2, 1 }; /* states in between are not told */
+    for (size_t i = 0; i < ARRAY_N(missed); i++) {
+        size_t told = 0;
+        char *line = format(f, "Last-Event-ID: %.*s\r\n", STR_ARG(ids[i]));
+        Str body = call_with(f, "GET", path, line, STR_NULL).body;
+        EXPECT_HAS(body, "event: status\nid: 1-succeeded.b1e1\n");
+        for (ptrdiff_t at; (at = str_find(body, STR("event: "))) >= 0; told++)
+            body = str_skip(body, (size_t)at + 7);
+        assert_int_equal(told, missed[i]);
+    }
+    Reply end = call_with(f, "GET", path, "Last-Event-ID: 1-succeeded.b1e1\r\n", STR_NULL);
+    EXPECT(end, 204);
+    assert_int_equal(end.body.len, 0);
+    Reply reply = call_with(f, "GET", path, "Last-Event-ID: what?\r\n", STR_NULL);
+    EXPECT_HAS(reply.body, "event: attempt_started\nid: .b1\n");
+    EXPECT_HAS(reply.body, "event: attempt_finished\nid: .b1e1\n");
+    EXPECT_HAS(reply.body, "event: status\nid: 1-succeeded.b1e1\n");
 }
 
 /* --- who may ask ------------------------------------------------------------------------------ */

@@ -13,6 +13,7 @@
 #include "store/line_store.h"
 #include "store/log_store.h"
 #include "store/store.h"
+#include "store/task_news.h"
 #include "store/task_sql.h"
 #include "store/task_store.h"
 #include "store/version_store.h"
@@ -851,6 +852,56 @@ static void test_calls_and_logs(void **state)
     run(state, job_calls_and_logs);
 }
 
+/* What is new is told by the order in which it was recorded, whatever ids and attempts say. */
+static int job_news(Db *db, void *arg)
+{
+    Arena *arena = arg;
+    static const char *const ids[] = { "c", "a", "b" };
+    TaskCursor after = { 0 };
+    TaskNews news;
+    Task task;
+    ToolRecord tool = {
+        .attempt = 1, .name = STR("t"), .source = STR("http"), .outcome = STR("ok")
+    };
+    int64_t last = 0, seq = put_task(db, 1, LANE_NORMAL, 0, "a");
+    for (int i = 0; i < 3; i++) {
+        Call call = { .attempt = 1, .provider = STR("p"), .model = STR("m"), .outcome = STR("ok") };
+        TaskLogLine line = { .attempt = i, .seq = 5, .text = STR("said") };
+        TaskLogLine note = { .attempt = i, .seq = TASK_LOG_TOLD_SEQ + i, .text = STR("scored") };
+        tool.id = str_of(ids[i]);
+        CHECK_INT(tool_record_insert(db, seq, &tool), 0);
+        CHECK_INT(call_insert(db, seq, &call, &last), 0);
+        CHECK_INT(task_log_insert(db, seq, &line), 0);
+        CHECK_INT(task_log_insert(db, seq, &note), 0);
+    }
+    CHECK_INT(call_note_last(db, seq, last), 0);
+    CHECK_INT(task_get_by_seq(db, seq, 0, arena, &task), 0);
+    task.attempt = 2; /* as if it had been tried */
+    CHECK_INT(task_news(db, &task, &after, 2, arena, &news), 0);
+    CHECK_INT(news.calls_n + news.tools_n + news.lines_n + news.notes_n, 4 * 2);
+    CHECK_STR(news.tools[0].id, STR("c"));
+    CHECK_STR(news.tools[1].id, STR("a"));
+    after.at[TASK_CURSOR_TOOL] = news.tools[1].n;
+    after.at[TASK_CURSOR_CALL] = news.calls[1].id;
+    after.at[TASK_CURSOR_LINE_ATTEMPT] = news.lines[1].attempt;
+    after.at[TASK_CURSOR_LINE] = news.lines[1].seq;
+    after.at[TASK_CURSOR_NOTE_ATTEMPT] = news.notes[1].attempt;
+    after.at[TASK_CURSOR_NOTE] = news.notes[1].seq;
+    CHECK_INT(news.notes[1].attempt, 1);
+    CHECK_INT(task_news(db, &task, &after, 2, arena, &news), 0);
+    CHECK_INT(news.calls_n + news.tools_n + news.lines_n + news.notes_n, 4);
+    CHECK_STR(news.tools[0].id, STR("b"));
+    CHECK_INT(news.calls[0].id, last);
+    CHECK_INT(news.lines[0].attempt, 2);
+    CHECK_INT(news.notes[0].seq, TASK_LOG_TOLD_SEQ + 2);
+    return 0;
+}
+
+static void test_news(void **state)
+{
+    run(state, job_news);
+}
+
 static int job_calls_recent(Db *db, void *arg)
 {
     Arena *arena = arg;
@@ -1239,6 +1290,7 @@ int main(void)
         TEST(test_dead),
         TEST(test_plans),
         TEST(test_calls_and_logs),
+        TEST(test_news),
         TEST(test_calls_recent),
         TEST(test_webhooks),
         TEST(test_webhook_hosts),
