@@ -138,9 +138,11 @@ int api_bytes_wait(ApiCall *call, size_t max, Str *ret)
 {
     int r = http_body_wait(call->req, max, ret);
     if (r == 0) return 0;
+    bool set = max == call->api->options.body_bytes_max;
     if (r == HTTP_E_TOO_LARGE)
-        return api_problem_wait(call, 413, "body_too_large", "the body has more than %zu bytes",
-                                max);
+        return api_problem_wait(call, 413, "body_too_large", "the body has more than %zu bytes%s",
+                                max,
+                                set ? " (limits.bodyBytes of the server's configuration)" : "");
     if (r == HTTP_E_GONE) return API_E_REPLIED; /* nobody is there to be told */
     http_close_after(call->req);
     if (r == -ETIMEDOUT)

@@ -9,6 +9,7 @@
 #include "codec/digest.h"
 #include "logic/flag.h"
 #include "store/flag_store.h"
+#include "store/version_store.h"
 #include "sys/clock.h"
 
 #define ETAG_HEX 16
@@ -45,14 +46,35 @@ typedef struct {
     Str key, definition;
     int64_t now_ms;
     Arena *arena;
-    FlagRow row; /* out */
+    const Flag *flag; /* as it is to be; put_job */
+    FlagRow row;      /* out */
 } FlagJob;
+
+#define FLAG_E_NO_VERSION 100
+
+/* Versions are never taken away: a rule for one that is not there is a slip of the pen. */
+static int versions_check(Db *db, const Flag *flag)
+{
+    for (size_t i = 0; i < flag->rules_n; i++)
+        for (JsonIter it = json_iter(flag->rules[i].versions); json_next(&it);) {
+            Str id = json_str(it.value);
+            int r = version_any(db, id);
+            if (r == -ENOENT)
+                return diag_set(FLAG_E_NO_VERSION,
+                                "rules[%zu].versions: no version begins with \"%.*s\" (`gantry "
+                                "version list AGENT` lists them)",
+                                i, STR_ARG(id));
+            if (r != 0) return r;
+        }
+    return 0;
+}
 
 static int put_job(Db *db, void *arg)
 {
     FlagJob *job = arg;
     int64_t revision;
-    int r = flag_put(db, job->key, job->definition, job->now_ms, &revision);
+    int r = versions_check(db, job->flag);
+    if (r == 0) r = flag_put(db, job->key, job->definition, job->now_ms, &revision);
     if (r == 0) job->row = (FlagRow){ job->key, job->definition, revision, job->now_ms };
     return r;
 }
@@ -84,19 +106,19 @@ static int flag_reply_wait(ApiCall *call, const FlagRow *row)
 }
 
 /* The definition in one form, checked. */
-static int definition_wait(ApiCall *call, const Json *body, FlagJob *job)
+static int definition_wait(ApiCall *call, const Json *body, FlagJob *job, Flag *flag)
 {
-    Flag flag;
     FlagFault fault;
     CLEANUP(buf_deinit) Buf text;
     buf_init(&text, FLAG_TEXT_BYTES_MAX);
-    int r = flag_parse(&call->req->arena, job->key, body, &flag, &fault);
+    int r = flag_parse(&call->req->arena, job->key, body, flag, &fault);
+    job->flag = flag;
     if (r == FLAG_E_INVALID)
         return api_problem_wait(call, 400, "flag_invalid", "%s%s%s", fault.member,
                                 fault.member[0] ? ": " : "", fault.message);
     if (r < 0) return api_fail_wait(call, r);
     JsonOut out = json_out(&text);
-    flag_write(&out, &flag);
+    flag_write(&out, flag);
     if (!json_out_ok(&out))
         return api_problem_wait(call, 413, "body_too_large", "a flag has at most %d bytes",
                                 FLAG_TEXT_BYTES_MAX);
@@ -108,11 +130,14 @@ int flag_put_run_wait(ApiCall *call)
 {
     Str text;
     const Json *body;
+    Flag flag;
     FlagJob job = { .key = call->params[0], .now_ms = clock_real_ms() };
     int r = api_body_wait(call, &text, &body);
-    if (r == 0) r = definition_wait(call, body, &job);
+    if (r == 0) r = definition_wait(call, body, &job, &flag);
     if (r != 0) return r;
     r = store_call_wait(queue_store(call->api->options.queue), put_job, &job);
+    if (r == FLAG_E_NO_VERSION)
+        return api_problem_wait(call, 400, "flag_invalid", "%s", diag_text());
     if (r == FLAG_E_FULL)
         return api_problem_wait(call, 409, "flags_full",
                                 "there are %d flags, or %zu bytes of them, already", FLAGS_MAX,

@@ -78,6 +78,7 @@ Str client_encoded(Client *client, const char *text)
 static int exit_of_status(int status, Str code)
 {
     if (str_eq(code, STR("switched_off"))) return EXIT_FAILED; /* whoever asks */
+    if (status == 400) return EXIT_USAGE;
     if (status == 401 || status == 403) return EXIT_NOT_AUTHORISED;
     if (status == 404) return EXIT_NOT_FOUND;
     if (status == 409) return EXIT_CONFLICT;

@@ -220,7 +220,8 @@ const Command commands[] = {
       init_flags, init_run, false },
     { "dev", NULL, "[DIR...]", 0, COMMAND_ARGS_MAX, "run everything in one process on this machine",
       "Server, worker, gateway and store in one process, on loopback only, for development. Deploys the\n"
-      "agent directories given. Without a key for a real provider every model is answered by the\n"
+      "agent directories given, but leaves alone what was rolled back since or is being rolled out, while\n"
+      "its directory has not changed. Without a key for a real provider every model is answered by the\n"
       "built-in simulator. Ctrl-C drains: running tasks finish; a second one kills.\n\n"
       "  gantry dev examples/triage\n"
       "  OPENAI_API_KEY=... gantry dev examples/triage     real models\n"

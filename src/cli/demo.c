@@ -92,7 +92,7 @@ static int make_versions_wait(Demo *d)
     ClientAnswer answer;
     int r = write_file(d, "agent.yaml", manifest_text);
     if (r == EXIT_OK) r = write_file(d, "prompt.md", stable_prompt);
-    if (r == EXIT_OK) r = upload_and_route_wait(d->client, d->dir, &deployed);
+    if (r == EXIT_OK) r = upload_and_route_wait(d->client, d->dir, false, &deployed);
     if (r != EXIT_OK) return r;
     str_copy(d->stable, sizeof(d->stable), deployed.version_id);
     r = write_file(d, "prompt.md", d->good ? good_prompt : bad_prompt);

@@ -385,10 +385,24 @@ static int deploy_dirs_wait(Program *p)
     arena_init(&client.arena, (size_t)1 << 30);
     for (int i = 0; i < p->in->args_n && status == EXIT_OK; i++) {
         Deployed deployed;
-        status = upload_and_route_wait(&client, p->in->args[i], &deployed);
+        const char *dir = p->in->args[i];
+        status = upload_and_route_wait(&client, dir, true, &deployed);
         if (status != EXIT_OK) break;
-        fprintf(stderr, "  Agent     %.*s@%.12s%s  from %s\n", STR_ARG(deployed.agent),
-                deployed.version_id.ptr, deployed.changed ? "" : " (unchanged)", p->in->args[i]);
+        if (deployed.left) {
+            fprintf(stderr,
+                    "  Agent     %.*s stays where it is: %.12s, from %s, %s. `gantry deploy %.*s "
+                    "%.12s --strategy immediate` brings it\n",
+                    STR_ARG(deployed.agent), deployed.version_id.ptr, dir, deployed.left,
+                    STR_ARG(deployed.agent), deployed.version_id.ptr);
+            continue;
+        }
+        Str was = str_sub(deployed.before, 0, 12);
+        fprintf(stderr, "  Agent     %.*s@%.12s%s%.*s%s  from %s\n", STR_ARG(deployed.agent),
+                deployed.version_id.ptr, was.len ? " (was " : "", STR_ARG(was),
+                was.len            ? ")"
+                : deployed.changed ? ""
+                                   : " (unchanged)",
+                dir);
     }
     http_client_free(client.http);
     arena_deinit(&client.arena);

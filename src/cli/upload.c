@@ -114,7 +114,55 @@ int version_upload_wait(Client *client, const char *dir, const char *description
     return r;
 }
 
-int upload_and_route_wait(Client *client, const char *dir, Deployed *ret)
+static Str first_member(const ClientAnswer *answer, const char *list, const char *key)
+{
+    for (JsonIter it = json_iter(json_get(answer->json, list)); json_next(&it);)
+        return member(it.value, key);
+    return STR_NULL;
+}
+
+/* Whether the last thing that happened to the routing was a rollback from the version, and when
+ * that thing happened. */
+static int switched_back_wait(Client *client, Str agent, Str version_id, bool *ret, Str *ret_at)
+{
+    ClientAnswer answer;
+    int r = client_call_wait(
+        client, "GET",
+        client_printf(client, "/api/events?agent=%.*s&type=version.routed&limit=1", STR_ARG(agent)),
+        STR_NULL, NULL, &answer);
+    if (r != EXIT_OK) return r;
+    JsonIter it = json_iter(json_get(answer.json, "events"));
+    bool any = json_next(&it);
+    const Json *data = any ? json_get(it.value, "data") : NULL;
+    *ret = str_eq(member(data, "kind"), STR("rollback")) &&
+           str_eq(member(data, "from"), version_id);
+    *ret_at = any ? member(it.value, "at") : STR_NULL;
+    return EXIT_OK;
+}
+
+/* Why new tasks are not to go to a version that is there already; *ret NULL: they are. */
+static int left_wait(Client *client, Str agent, Str version_id, const char **ret)
+{
+    ClientAnswer answer;
+    bool back = false;
+    Str at;
+    int r = switched_back_wait(client, agent, version_id, &back, &at);
+    if (r == EXIT_OK)
+        r = client_call_wait(client, "GET",
+                             client_printf(client, "/api/rollouts?agent=%.*s", STR_ARG(agent)),
+                             STR_NULL, NULL, &answer);
+    if (r != EXIT_OK) return r;
+    Str state = first_member(&answer, "rollouts", "state");
+    bool own = str_eq(first_member(&answer, "rollouts", "versionId"), version_id) &&
+               str_cmp(first_member(&answer, "rollouts", "changedAt"), at) >= 0;
+    bool taken_back = str_eq(state, STR("rolled_back")) || str_eq(state, STR("aborted"));
+    bool ended = taken_back || str_eq(state, STR("completed")) || str_eq(state, STR("superseded"));
+    if (own && !ended) *ret = "is being rolled out";
+    else if (back || (own && taken_back)) *ret = "was rolled back";
+    return EXIT_OK;
+}
+
+int upload_and_route_wait(Client *client, const char *dir, bool gently, Deployed *ret)
 {
     CLEANUP(buf_deinit) Buf body = { 0 };
     ClientAnswer version, routing;
@@ -127,9 +175,13 @@ int upload_and_route_wait(Client *client, const char *dir, Deployed *ret)
                          client_printf(client, "/api/agents/%.*s/routing", STR_ARG(agent)),
                          STR_NULL, NULL, &routing);
     if (r != EXIT_OK) return r;
-    ret->changed = version.status == 201 ||
-                   !str_eq(member(routing.json, "versionId"), ret->version_id);
-    if (str_eq(member(routing.json, "versionId"), ret->version_id)) return EXIT_OK;
+    Str routed = member(routing.json, "versionId");
+    ret->changed = version.status == 201 || !str_eq(routed, ret->version_id);
+    if (str_eq(routed, ret->version_id)) return EXIT_OK;
+    ret->before = routed;
+    if (gently && version.status == 200 && routed.len > 0)
+        r = left_wait(client, agent, ret->version_id, &ret->left);
+    if (r != EXIT_OK || ret->left) return r;
     buf_init(&body, 4096);
     JsonOut out = json_out(&body);
     json_out_object(&out);

@@ -13,9 +13,12 @@ MUST_CHECK int version_upload_wait(Client *client, const char *dir, const char *
 typedef struct {
     Str agent, version_id; /* in the client's arena */
     bool changed;          /* new tasks went elsewhere before */
+    Str before;            /* the version they went to; may be empty */
+    const char *left;      /* why new tasks go elsewhere still; NULL: they do not */
 } Deployed;
 
-/* The same, then routes the agent to it. */
-MUST_CHECK int upload_and_route_wait(Client *client, const char *dir, Deployed *ret);
+/* The same, then routes the agent to it. gently: not when the version was there already and
+ * somebody has taken the agent away from it since, or is bringing it to it by a rollout. */
+MUST_CHECK int upload_and_route_wait(Client *client, const char *dir, bool gently, Deployed *ret);
 
 #endif

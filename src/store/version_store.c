@@ -58,6 +58,13 @@ static int version_find(Db *db, Str prefix, int64_t *ret_seq)
     return 0;
 }
 
+int version_any(Db *db, Str prefix)
+{
+    int64_t seq;
+    int r = version_find(db, prefix, &seq);
+    return r == VERSION_E_AMBIGUOUS ? 0 : r;
+}
+
 int version_get(Db *db, Str id_or_prefix, Arena *arena, Version *ret)
 {
     int64_t seq = 0;

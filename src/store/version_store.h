@@ -31,6 +31,9 @@ MUST_CHECK int version_insert(Db *db, const Version *version);
 #define VERSION_E_AMBIGUOUS 2
 MUST_CHECK int version_get(Db *db, Str id_or_prefix, Arena *arena, Version *ret);
 
+/* Whether any version's id begins so: 0, -ENOENT, -errno. */
+MUST_CHECK int version_any(Db *db, Str prefix);
+
 /* Whether the agent has a version of this whole id: 0, -ENOENT, -errno. */
 MUST_CHECK int version_check(Db *db, Str id, Str agent);
 
