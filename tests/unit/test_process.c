@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/diag.h"
+#include "sys/cgroup.h"
 #include "sys/clock.h"
 #include "sys/process.h"
 #include "sys/signals.h"
@@ -20,6 +21,7 @@
 typedef struct {
     const char *script; /* for sh -c */
     const char *input;
+    const char *group;
     int kill_after_ms; /* SIGTERM to the group then; 0: never */
     int spawned, waited;
     ProcessExit exit;
@@ -313,6 +315,48 @@ static int limits_main(void *arg)
     return 0;
 }
 
+static int group_main(void *arg)
+{
+    Run *run = arg;
+    CLEANUP(process_freep) Process *p = NULL;
+    run->spawned = process_spawn(
+        &(ProcessOptions){ .argv = (const char *[]){ "sh", "-c", run->script, NULL },
+                           .env = env,
+                           .cgroup = run->group },
+        &p);
+    if (run->spawned < 0) return 0;
+    read_all_wait(process_stdout(p), run->out, sizeof run->out);
+    run->waited = process_exit_wait(p, deadline_after(5000), &run->exit);
+    return 0;
+}
+
+static void test_begins_in_a_cgroup(void **state)
+{
+    char name[64], base[CGROUP_BASE_MAX], leaf[CGROUP_PATH_MAX];
+    (void)state;
+    snprintf(name, sizeof name, "gantry-test-%d", (int)getpid());
+    if (cgroup_place(name, base) < 0 || cgroup_open(base) < 0) skip();
+    snprintf(leaf, sizeof leaf, "%s/leaf", base);
+    assert_int_equal(cgroup_make(leaf, 0), 0);
+    Run run = { .script = "grep ^0:: /proc/self/cgroup", .group = leaf };
+    harness_run(group_main, &run);
+    assert_int_equal(cgroup_end(base), 0);
+    assert_non_null(strstr(run.out, name));
+    assert_non_null(strstr(run.out, "/leaf\n"));
+}
+
+/* One that is not there keeps no program from being started. */
+static void test_cgroup_is_gone(void **state)
+{
+    (void)state;
+    Run run = { .script = "echo lives", .group = "/no/such/group" };
+    harness_run(group_main, &run);
+    assert_string_equal(run.out, "lives\n");
+    run = (Run){ .script = "echo lives", .group = "/tmp" };
+    harness_run(group_main, &run);
+    assert_string_equal(run.out, "lives\n");
+}
+
 static void test_limits(void **state)
 {
     (void)state;
@@ -337,6 +381,8 @@ int main(void)
         cmocka_unit_test(test_orphans_stay_below),
         cmocka_unit_test(test_strays),
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_begins_in_a_cgroup),
+        cmocka_unit_test(test_cgroup_is_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

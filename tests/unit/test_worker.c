@@ -2,7 +2,7 @@
 #include <sys/wait.h>
 
 #include "store/worker_store.h"
-#include "sys/cgroup.h"
+#include "worker/group.h"
 #include "worker_bench.h"
 
 /* --- results ---------------------------------------------------------------------------------- */
@@ -547,9 +547,9 @@ static const char comet[] =
 
 static bool cgroups_here(void)
 {
-    char base[CGROUP_BASE_MAX];
-    return cgroup_place("gantry-test-here", base) == 0 && cgroup_open(base) == 0 &&
-           cgroup_end(base) == 0;
+    char name[64], base[CGROUP_BASE_MAX];
+    snprintf(name, sizeof name, "gantry-test-%d", (int)getpid());
+    return cgroup_place(name, base) == 0 && cgroup_open(base) == 0 && cgroup_end(base) == 0;
 }
 
 static off_t track_size(const Bench *b)
@@ -582,6 +582,31 @@ static void test_comet_of_an_agent(void **state)
     (void)state;
     if (!cgroups_here()) skip();
     bench(comet_of_agent);
+}
+
+/* Where no more groups can be made, programs do without, which is counted. */
+static int no_more_groups(Bench *b)
+{
+    char base[CGROUP_BASE_MAX], path[CGROUP_PATH_MAX];
+    WorkerStats stats;
+    if (!CHECK_INT(group_place(b->worker_dir, base), 0)) return 0;
+    snprintf(path, sizeof path, "%s/cgroup.max.descendants", base);
+    FILE *file = fopen(path, "w");
+    if (!CHECK(file != NULL)) return 0;
+    fputs("0", file);
+    CHECK_INT(fclose(file), 0);
+    bench_deploy(b, "sh", "echo without", "");
+    CHECK_STR(bench_run(b, "null").result, STR("\"without\""));
+    worker_stats(b->worker, &stats);
+    CHECK_INT(stats.cgroups_failed, 1);
+    return 0;
+}
+
+static void test_no_more_groups(void **state)
+{
+    (void)state;
+    if (!cgroups_here()) skip();
+    bench(no_more_groups);
 }
 
 static int left_by_another(Bench *b)
@@ -693,6 +718,7 @@ int main(void)
         cmocka_unit_test(test_closed_stdout),
         cmocka_unit_test(test_a_process_that_left_the_group),
         cmocka_unit_test(test_comet_of_an_agent),
+        cmocka_unit_test(test_no_more_groups),
         cmocka_unit_test(test_what_a_killed_worker_left),
         cmocka_unit_test(test_many_tasks_of_one_version),
         cmocka_unit_test(test_scratch_is_removed),
