@@ -9,6 +9,7 @@
 #include "codec/duration.h"
 #include "sys/clock.h"
 
+#define JSON_FIRST_BYTES 480
 #define DETAIL_BYTES_MAX 1024
 #define WAIT_STEP_MS 1000
 
@@ -99,6 +100,7 @@ int api_reply_wait(ApiCall *call, int status, const char *type, Str body)
 void api_json(ApiJson *json, size_t max)
 {
     buf_init(&json->buf, max);
+    (void)buf_reserve(&json->buf, MIN(max, JSON_FIRST_BYTES)); /* most are no longer than that */
     json->out = json_out(&json->buf);
 }
 

@@ -352,7 +352,8 @@ static int accepted_wait(const Submission *s, const TaskSummary *summary)
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     uuid_text(summary->id, id);
-    Str url = arena_printf(&s->call->req->arena, "/agent/tasks/%s", id);
+    const Str path[] = { STR("/agent/tasks/"), str_of(id) };
+    Str url = arena_join(&s->call->req->arena, path, ARRAY_N(path));
     if (!url.ptr) return api_fail_wait(s->call, -ENOMEM);
     JsonOut *out = &json.out;
     json_out_object(out);

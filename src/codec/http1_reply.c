@@ -73,13 +73,31 @@ bool http1_name_ok(Str name)
     return name.len > 0;
 }
 
+static bool value_byte_ok(unsigned char c)
+{
+    return (c >= 0x20 && c != 0x7f) || c == '\t';
+}
+
+/* Sixteen at once: every head is checked, of what is sent as of what is passed on. */
+static bool value_block_ok(const char *p)
+{
+    typedef uint8_t Block __attribute__((vector_size(16)));
+    uint64_t halves[2];
+    Block v;
+    memcpy(&v, p, sizeof v);
+    Block bad = (Block)(((v < 0x20) & (v != '\t')) | (v == 0x7f));
+    memcpy(halves, &bad, sizeof halves);
+    return (halves[0] | halves[1]) == 0;
+}
+
 bool http1_value_ok(Str value)
 {
-    for (size_t i = 0; i < value.len; i++) {
-        unsigned char c = (unsigned char)value.ptr[i];
-        if ((c < 0x20 && c != '\t') || c == 0x7f) return false;
-    }
-    return true;
+    size_t i = 0;
+    for (; value.len - i >= 16; i += 16)
+        if (!value_block_ok(value.ptr + i)) return false;
+    if (i > 0) return value_block_ok(value.ptr + value.len - 16);
+    while (i < value.len && value_byte_ok((unsigned char)value.ptr[i])) i++;
+    return i == value.len;
 }
 
 bool http1_add_status(Buf *buf, int status)

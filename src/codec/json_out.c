@@ -50,17 +50,21 @@ static bool is_plain(unsigned char c)
     return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
 }
 
+static bool are_plain(const char *p)
+{
+    JsonBytes v = json_bytes(p);
+    JsonBytes other = (JsonBytes)((v < 0x20) | (v >= 0x80) | (v == '"') | (v == '\\'));
+    uint64_t halves[2];
+    memcpy(halves, &other, sizeof halves);
+    return (halves[0] | halves[1]) == 0;
+}
+
 /* Length of the run of plain ASCII that s begins with. */
 static size_t plain_run(Str s)
 {
     size_t n = 0;
-    for (; s.len - n >= 16; n += 16) {
-        JsonBytes v = json_bytes(s.ptr + n);
-        JsonBytes other = (JsonBytes)((v < 0x20) | (v >= 0x80) | (v == '"') | (v == '\\'));
-        uint64_t halves[2];
-        memcpy(halves, &other, sizeof halves);
-        if (halves[0] | halves[1]) break;
-    }
+    while (s.len - n >= 16 && are_plain(s.ptr + n)) n += 16;
+    if (n > 0 && s.len - n < 16 && are_plain(s.ptr + s.len - 16)) return s.len;
     while (n < s.len && is_plain((unsigned char)s.ptr[n])) n++;
     return n;
 }

@@ -80,6 +80,22 @@ static void test_values(void **state)
     assert_true(http1_value_ok(STR("")));
 }
 
+/* Several bytes are looked at at once. */
+static void test_values_of_any_length(void **state)
+{
+    char value[50];
+    (void)state;
+    memset(value, 'a', sizeof value);
+    for (size_t n = 1; n <= sizeof value; n++) {
+        assert_true(http1_value_ok(str_make(value, n)));
+        for (size_t at = 0; at < sizeof value; at++) {
+            value[at] = '\n';
+            assert_int_equal(http1_value_ok(str_make(value, n)), at >= n);
+            value[at] = 'a';
+        }
+    }
+}
+
 static void test_chunk_line(void **state)
 {
     (void)state;
@@ -92,9 +108,10 @@ static void test_chunk_line(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_head),   cmocka_unit_test(test_status),
-        cmocka_unit_test(test_full),   cmocka_unit_test(test_names),
-        cmocka_unit_test(test_values), cmocka_unit_test(test_chunk_line),
+        cmocka_unit_test(test_head),       cmocka_unit_test(test_status),
+        cmocka_unit_test(test_full),       cmocka_unit_test(test_names),
+        cmocka_unit_test(test_values),     cmocka_unit_test(test_values_of_any_length),
+        cmocka_unit_test(test_chunk_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdio.h>
 
 #include "codec/json.h"
 
@@ -234,6 +235,25 @@ static void test_every_maximum(void **state)
     }
 }
 
+/* Several bytes are looked at at once. */
+static void test_escape_anywhere(void **state)
+{
+    char text[50], want[60];
+    (void)state;
+    memset(text, 'a', sizeof text);
+    for (size_t n = 1; n <= sizeof text; n++)
+        for (size_t at = 0; at < n; at++) {
+            CLEANUP(buf_deinit) Buf buf;
+            buf_init(&buf, 100);
+            text[at] = '\n';
+            JsonOut out = json_out(&buf);
+            json_out_str(&out, str_make(text, n));
+            text[at] = 'a';
+            snprintf(want, sizeof want, "\"%.*s\\n%.*s\"", (int)at, text, (int)(n - at - 1), text);
+            assert_string_equal(buf.ptr, want);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -241,6 +261,7 @@ int main(void)
         cmocka_unit_test(test_scalar_alone),
         cmocka_unit_test(test_deepest),
         cmocka_unit_test(test_escapes),
+        cmocka_unit_test(test_escape_anywhere),
         cmocka_unit_test(test_bytes_that_are_not_utf8),
         cmocka_unit_test(test_any_bytes_give_valid_json),
         cmocka_unit_test(test_reals),
