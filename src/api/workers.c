@@ -146,6 +146,7 @@ const Param worker_journal_params[] = {
     { "after", "integer", "List recordings numbered above this" },
     { "answer", "integer", "Or: the answer of the recording of this number" },
     { "request", "integer", "Or: its request, in canonical form" },
+    { "owns", "string", "Or: 200 when the response of that id was an answer to the task's tenant" },
     { "twin", "boolean", "true: of the production task that this one repeats in the shadow" },
     { 0 },
 };
@@ -839,9 +840,14 @@ static int journal_ask_wait(ApiCall *call, TaskRef *ret_task, JournalAsk *ret)
         r = api_param_i64_wait(call, names[i], 0, INT64_MAX, 0, &ret->n);
     }
     ret->twin = str_eq(api_param(call, "twin"), STR("true"));
+    ret->id = api_param(call, "owns");
+    if (!str_empty(ret->id)) {
+        given++;
+        ret->what = JOURNAL_OWNS;
+    }
     if (r != 0 || given == 1) return r;
     return api_problem_wait(call, 400, "parameter_invalid",
-                            "one of `after`, `answer` and `request` is to be given");
+                            "one of `after`, `answer`, `request` and `owns` is to be given");
 }
 
 static int journal_read_wait(ApiCall *call, TaskRef task, const JournalAsk *ask, Arena *arena,
@@ -859,6 +865,7 @@ static int journal_read_wait(ApiCall *call, TaskRef task, const JournalAsk *ask,
         if (ask->twin)
             return queue_twin_answer_wait(queue, task, ask->n, arena, &ret->row, &ret->answer);
         return queue_journal_answer_wait(queue, task, ask->n, arena, &ret->row, &ret->answer);
+    case JOURNAL_OWNS: return queue_response_owned_wait(queue, task, ask->id);
     case JOURNAL_REQUEST: break;
     }
     int r = queue_journal_request_wait(queue, task, ask->n, request);

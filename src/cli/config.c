@@ -614,37 +614,44 @@ static void read_undeclared(Reader *rd, const IssuePath *path, const Json *v)
     rd->config->gateway.undeclared_tools = remove ? GATEWAY_TOOLS_REMOVE : GATEWAY_TOOLS_REFUSE;
 }
 
-static void read_provider_tools(Reader *rd, const IssuePath *path, const Json *v)
+/* A list of words, each such as `like`. */
+static void read_words(Reader *rd, const IssuePath *path, const Json *v, const char *like,
+                       const Str **ret, size_t *ret_n)
 {
     size_t n = 0;
     Arena *arena = &rd->config->arena;
     if (!v) return;
-    Str *kinds = ARENA_ARRAY(arena, Str, json_len(v) + 1);
-    if (json_type(v) != JSON_ARRAY || json_len(v) > PROVIDER_TOOLS_MAX || !kinds) {
-        issue_error(&rd->issues, path, "must be a list of at most %d kinds such as web_search",
-                    PROVIDER_TOOLS_MAX);
+    Str *words = ARENA_ARRAY(arena, Str, json_len(v) + 1);
+    if (json_type(v) != JSON_ARRAY || json_len(v) > PROVIDER_TOOLS_MAX || !words) {
+        issue_error(&rd->issues, path, "must be a list of at most %d %s", PROVIDER_TOOLS_MAX, like);
         return;
     }
     for (JsonIter it = json_iter(v); json_next(&it); n++) {
         IssuePath at = ISSUE_INDEX(path, n);
         if (str_empty(json_str(it.value)))
-            issue_error(&rd->issues, &at, "must be a kind such as web_search");
-        kinds[n] = arena_str(arena, json_str(it.value));
+            issue_error(&rd->issues, &at, "must be one of the %s", like);
+        words[n] = arena_str(arena, json_str(it.value));
     }
-    rd->config->gateway.provider_tools = kinds;
-    rd->config->gateway.provider_tools_n = n;
+    *ret = words;
+    *ret_n = n;
 }
 
 static void read_tools(Reader *rd, const Json *v)
 {
-    static const char *const names[] = { "allow", "undeclared", "providerTools", NULL };
+    static const char *const names[] = { "allow", "undeclared", "providerTools", "providerState",
+                                         NULL };
     IssuePath root = ISSUE_KEY(NULL, STR("tools")), allow = ISSUE_KEY(&root, STR("allow")),
               undeclared = ISSUE_KEY(&root, STR("undeclared")),
-              provider_tools = ISSUE_KEY(&root, STR("providerTools"));
+              provider_tools = ISSUE_KEY(&root, STR("providerTools")),
+              provider_state = ISSUE_KEY(&root, STR("providerState"));
+    GatewayConfig *gateway = &rd->config->gateway;
     if (!v || !check_members(rd, &root, v, names)) return;
     read_cidrs(rd, &allow, json_get(v, "allow"), &rd->config->tool_guard);
     read_undeclared(rd, &undeclared, json_get(v, "undeclared"));
-    read_provider_tools(rd, &provider_tools, json_get(v, "providerTools"));
+    read_words(rd, &provider_tools, json_get(v, "providerTools"), "kinds such as web_search",
+               &gateway->provider_tools, &gateway->provider_tools_n);
+    read_words(rd, &provider_state, json_get(v, "providerState"), "ids such as file-*",
+               &gateway->provider_state, &gateway->provider_state_n);
 }
 
 static void add_key(Config *config, const char *key)
@@ -1408,9 +1415,9 @@ void config_dump(const Config *config, Buf *out)
     for (size_t i = 0; i < config->gateway.routes_n; i++)
         buf_printf(out, "models: {match: \"%s\", provider: %s}\n", config->gateway.routes[i].match,
                    config->gateway.providers[config->gateway.routes[i].provider].name);
-    buf_printf(out, "tools: {undeclared: %s, providerTools: %zu}\n",
+    buf_printf(out, "tools: {undeclared: %s, providerTools: %zu, providerState: %zu}\n",
                config->gateway.undeclared_tools == GATEWAY_TOOLS_REMOVE ? "remove" : "refuse",
-               config->gateway.provider_tools_n);
+               config->gateway.provider_tools_n, config->gateway.provider_state_n);
     for (size_t i = 0; i < config->gateway.cache.agents_n; i++)
         buf_printf(out, "cache.agents: \"%s\"\n", config->gateway.cache.agents[i]);
     for (size_t i = 0; i < config->gateway.journal_rules_n; i++) {

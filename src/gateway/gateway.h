@@ -108,6 +108,7 @@ typedef struct {
 typedef struct {
     char id[37]; /* UUIDv7 */
     Str task_id, agent, version_id;
+    Str response_id; /* of Responses: what later requests may name; empty: none */
     Str request_id;  /* that the agent was told in x-request-id; empty: none */
     Str upstream_id; /* that the provider told likewise; empty: none */
     int64_t attempt;
@@ -144,11 +145,12 @@ typedef struct {
 } GatewayCall;
 
 /* What a task asks of its journal: recordings of its earlier attempts. */
-typedef enum { JOURNAL_LIST, JOURNAL_ANSWER, JOURNAL_REQUEST } JournalWhat;
+typedef enum { JOURNAL_LIST, JOURNAL_ANSWER, JOURNAL_REQUEST, JOURNAL_OWNS } JournalWhat;
 typedef struct {
     JournalWhat what;
     int64_t n; /* LIST: recordings numbered above it; else the number of the one */
     bool twin; /* LIST, ANSWER, of a shadow: of the production task that it repeats */
+    Str id;    /* OWNS: a response's; whether the task's tenant was given it */
 } JournalAsk;
 
 #define JOURNAL_PAGE_MAX 500 /* rows of a LIST: when there are as many, ask again */
@@ -179,6 +181,9 @@ typedef struct {
     int (*journal_wait)(void *ctx, const JournalAsk *ask, Arena *arena, JournalReply *ret);
     /* Makes a tool's result durable, once by its call_id. Returns as call_record_wait. */
     int (*journal_add_wait)(void *ctx, const JournalNew *recording);
+    /* May be NULL. Whether the task's tenant was given what ask (OWNS) names, by any of its tasks.
+     * Returns 0, -ENOENT, other -errno. */
+    int (*state_wait)(void *ctx, const JournalAsk *ask, Arena *arena, JournalReply *ret);
     /* May be NULL. A line for the task's own log. Never waits. */
     void (*note)(void *ctx, const char *text);
 } GatewaySink;

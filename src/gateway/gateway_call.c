@@ -119,6 +119,7 @@ static int run_wait(ModelCall *call)
     int r = call_read(call);
     if (r == 0) r = call_check_tools(call);
     if (r == 0) r = call_replay_wait(call);
+    if (r == 0) r = call_check_state_wait(call);
     if (r == 0) r = call_know_budgets_wait(call);
     if (r == 0) r = call_plan(call);
     if (r == 0) r = call_cache_wait(call);

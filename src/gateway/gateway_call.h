@@ -225,6 +225,13 @@ bool undelivered_take(ModelCall *call, Undelivered *ret);
 /* It could not be served after all. */
 void undelivered_put_back(ModelCall *call, const Undelivered *taken);
 
+/* gateway_state.c: whether all that the request names at its provider was given to its tenant.
+ * Returns 0, CALL_E_PROBLEM or -ECANCELED. */
+MUST_CHECK int call_check_state_wait(ModelCall *call);
+/* Notes what an answer, or an event of it, gives; api: that it is in. */
+void call_note_state(ModelCall *call, Api api, const Json *doc);
+void recording_note_state(ModelCall *call, const Recording *recording);
+
 /* The recording that goes with a record, and what it points into. */
 typedef struct {
     JournalNew recording;

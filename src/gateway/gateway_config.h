@@ -81,6 +81,8 @@ typedef struct {
     GatewayUndeclared undeclared_tools;
     const Str *provider_tools; /* kinds of tools that providers may run, as globs */
     size_t provider_tools_n;
+    const Str *provider_state; /* ids that every request may name at its provider, as globs */
+    size_t provider_state_n;
     BreakerPolicy breaker;    /* of each model; calls_min 0: the default */
     int64_t waiting_max;      /* calls that may wait for a provider; 0: 10,000 */
     int64_t retry_burst;      /* retries at once, beyond one in ten calls; 0: 10 */

@@ -229,6 +229,7 @@ static int serve_wait(ModelCall *call, const Recording *recording, bool earlier)
     record_begin(call);
     call->record.status = recording->status;
     int64_t tools = recording_note(call, recording);
+    if (earlier) recording_note_state(call, recording);
     if (earlier) task_note_asked_again(call->task, tools);
     int r = call_close_served_wait(call);
     if (r < 0) {

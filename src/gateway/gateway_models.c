@@ -152,6 +152,7 @@ typedef struct {
     RequestInfo info;
     const GatewayProvider *provider;
     const Price *price;
+    const Json *json; /* the request */
 } Count;
 
 /* The body is that of messages, but for the cap, which there is none of. */
@@ -168,6 +169,7 @@ static int count_read(Count *count, RequestFault *fault)
     if (r == 0) r = text.ptr ? json_parse(arena, text, NULL, &json, NULL) : -ENOMEM;
     if (r == 0) r = request_info_read(arena, API_MESSAGES, json, &count->info, fault);
     if (r == -EINVAL) str_copy(fault->message, sizeof fault->message, STR("the body is no JSON"));
+    count->json = json;
     return r;
 }
 
@@ -285,6 +287,12 @@ static int count_wait(Count *count)
     Problem problem;
     const char *refused = count_refused(count, &problem);
     if (refused) return ask_problem_wait(count->ask, problem, refused);
+    StateName name;
+    char text[512];
+    int r = task_check_state_wait(task, API_MESSAGES, count->json, &name);
+    if (r < 0) return r;
+    if (name.member) state_name_text(&name, text, sizeof text);
+    if (name.member) return ask_problem_wait(count->ask, PROBLEM_STATE, text);
     Str model = count->info.model;
     if (resolve(task, model, GATEWAY_ANTHROPIC, &count->provider, &count->price) == 0)
         return forward_wait(count);

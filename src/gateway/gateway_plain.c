@@ -73,6 +73,7 @@ static GatewayOutcome read_usage(ModelCall *call, Str text, const Json **ret_bod
     call->record.usage = answer->usage;
     call->record.finish = arena_str(&call->arena, str_of(answer->finish_reason));
     call_note_model(call, json_str(json_get(body, "model")));
+    call_note_state(call, call->target->api, body);
     call_note_tools(call, answer->tool_names, answer->tool_names_n);
     if (answer->usage.valid) *ret_charge = CHARGE_USAGE;
     call->doubtful = !answer->complete;

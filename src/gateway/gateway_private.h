@@ -59,6 +59,14 @@ typedef struct {
     atomic_uint_fast64_t waited, refused;
 } Room;
 
+/* Ids of what providers keep, and the tenants that were given them; the oldest are forgotten. */
+#define GIVEN_IDS_MAX 32768
+typedef struct {
+    Map ids;
+    List oldest; /* first */
+    size_t n;
+} GivenIds;
+
 struct Gateway {
     const GatewayConfig *config;
     const GatewayControl *control; /* NULL: none */
@@ -72,6 +80,8 @@ struct Gateway {
     atomic_int_fast64_t in_flight, tasks_open;
     Cache cache;
     Room room;
+    GivenIds given;
+    atomic_uint_fast64_t state_forgotten;
     atomic_uint_fast64_t tools_removed;
     atomic_uint_fast64_t translated, untranslatable, untranslated;
     Purse *purse;
@@ -182,6 +192,18 @@ bool task_model_on(const GatewayTask *task, Str model);
 /* gateway_journal.c */
 void journal_open(GatewayTask *task);
 void journal_close(GatewayTask *task);
+
+/* gateway_state.c */
+void given_init(GivenIds *given, uint64_t seed);
+void given_deinit(GivenIds *given);
+/* The first thing that a request names and may not, member NULL: there is none. Returns 0 or a
+ * negative errno: it could not be looked up. */
+typedef struct {
+    const char *member; /* where it stands */
+    Str id;             /* in the document */
+} StateName;
+MUST_CHECK int task_check_state_wait(GatewayTask *task, Api api, const Json *body, StateName *ret);
+void state_name_text(const StateName *name, char *out, size_t n);
 
 /* gateway_http.c: the task's listener */
 MUST_CHECK int task_listen(GatewayTask *task);

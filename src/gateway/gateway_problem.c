@@ -27,6 +27,8 @@ static const Shape shapes[PROBLEM_N_] = {
     [PROBLEM_STOPPED] = { 403, "permission_error", "task_stopped", "permission_error", true },
     [PROBLEM_TOOL] = { 403, "invalid_request_error", "tool_not_declared", "permission_error",
                        true },
+    [PROBLEM_STATE] = { 403, "invalid_request_error", "provider_state_not_allowed",
+                        "permission_error", true },
     [PROBLEM_SWITCHED_OFF] = { 403, "permission_error", "switched_off", "permission_error", true },
     [PROBLEM_QUEUED] = { 429, "requests", "rate_limit_exceeded", "rate_limit_error", false },
     [PROBLEM_BREAKER] = { 503, "server_error", "upstream_unavailable", "overloaded_error", true },

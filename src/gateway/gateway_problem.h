@@ -17,6 +17,7 @@ typedef enum {
     PROBLEM_CAP,          /* a cap of the task is reached */
     PROBLEM_STOPPED,      /* the task may make no more calls */
     PROBLEM_TOOL,         /* it offers a tool that the version does not declare like that */
+    PROBLEM_STATE,        /* it names what its provider keeps, and its tenant was not given */
     PROBLEM_SWITCHED_OFF, /* a flag forbids it */
     PROBLEM_QUEUED,       /* waited too long for reserved spend */
     PROBLEM_BREAKER,      /* the provider failed too often lately: it is not asked */

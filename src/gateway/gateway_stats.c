@@ -4,9 +4,10 @@
 
 const char *gateway_refused_name(GatewayRefused refused)
 {
-    static const char *const names[GATEWAY_REFUSED_N_] = { "cap",          "price",   "route",
-                                                           "invalid",      "stopped", "tool",
-                                                           "switched_off", "queued",  "breaker" };
+    static const char *const names[GATEWAY_REFUSED_N_] = {
+        "cap",    "price",   "route",     "invalid",        "stopped", "tool", "switched_off",
+        "queued", "breaker", "too_large", "provider_state", "key",     "away", "failed"
+    };
     assert(refused < GATEWAY_REFUSED_N_);
     return names[refused];
 }
@@ -14,24 +15,16 @@ const char *gateway_refused_name(GatewayRefused refused)
 void stats_refused(Gateway *gateway, Problem problem)
 {
     static const GatewayRefused by_problem[PROBLEM_N_] = {
-        [PROBLEM_NONE] = GATEWAY_REFUSED_INVALID,
-        [PROBLEM_INVALID] = GATEWAY_REFUSED_INVALID,
-        [PROBLEM_PATH] = GATEWAY_REFUSED_INVALID,
-        [PROBLEM_METHOD] = GATEWAY_REFUSED_INVALID,
-        [PROBLEM_MODEL] = GATEWAY_REFUSED_ROUTE,
-        [PROBLEM_PRICE] = GATEWAY_REFUSED_PRICE,
-        [PROBLEM_CAP] = GATEWAY_REFUSED_CAP,
-        [PROBLEM_STOPPED] = GATEWAY_REFUSED_STOPPED,
-        [PROBLEM_TOOL] = GATEWAY_REFUSED_TOOL,
-        [PROBLEM_SWITCHED_OFF] = GATEWAY_REFUSED_OFF,
-        [PROBLEM_QUEUED] = GATEWAY_REFUSED_QUEUED,
-        [PROBLEM_TOO_LARGE] = GATEWAY_REFUSED_INVALID,
-        [PROBLEM_INTERNAL] = GATEWAY_REFUSED_INVALID,
-        [PROBLEM_BREAKER] = GATEWAY_REFUSED_BREAKER,
-        [PROBLEM_KEY] = GATEWAY_REFUSED_INVALID,
-        [PROBLEM_ROLE] = GATEWAY_REFUSED_INVALID,
-        [PROBLEM_AWAY] = GATEWAY_REFUSED_STOPPED,
-        [PROBLEM_UNRECORDED] = GATEWAY_REFUSED_INVALID,
+        [PROBLEM_NONE] = GATEWAY_REFUSED_INVALID,      [PROBLEM_INVALID] = GATEWAY_REFUSED_INVALID,
+        [PROBLEM_PATH] = GATEWAY_REFUSED_INVALID,      [PROBLEM_METHOD] = GATEWAY_REFUSED_INVALID,
+        [PROBLEM_MODEL] = GATEWAY_REFUSED_ROUTE,       [PROBLEM_PRICE] = GATEWAY_REFUSED_PRICE,
+        [PROBLEM_CAP] = GATEWAY_REFUSED_CAP,           [PROBLEM_STOPPED] = GATEWAY_REFUSED_STOPPED,
+        [PROBLEM_TOOL] = GATEWAY_REFUSED_TOOL,         [PROBLEM_SWITCHED_OFF] = GATEWAY_REFUSED_OFF,
+        [PROBLEM_QUEUED] = GATEWAY_REFUSED_QUEUED,     [PROBLEM_TOO_LARGE] = GATEWAY_REFUSED_LARGE,
+        [PROBLEM_STATE] = GATEWAY_REFUSED_STATE,       [PROBLEM_INTERNAL] = GATEWAY_REFUSED_FAILED,
+        [PROBLEM_BREAKER] = GATEWAY_REFUSED_BREAKER,   [PROBLEM_KEY] = GATEWAY_REFUSED_KEY,
+        [PROBLEM_ROLE] = GATEWAY_REFUSED_KEY,          [PROBLEM_AWAY] = GATEWAY_REFUSED_AWAY,
+        [PROBLEM_UNRECORDED] = GATEWAY_REFUSED_FAILED,
     };
     assert(problem < PROBLEM_N_);
     atomic_fetch_add(&gateway->refused[by_problem[problem]], 1);
@@ -108,6 +101,7 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
     ret->request_bytes = atomic_load(&gateway->room.bytes);
     ret->cache = gateway_cache_figures(gateway);
     ret->tools_removed = atomic_load(&gateway->tools_removed);
+    ret->state_forgotten = atomic_load(&gateway->state_forgotten);
     ret->translated = atomic_load(&gateway->translated);
     ret->untranslatable = atomic_load(&gateway->untranslatable);
     ret->untranslated = atomic_load(&gateway->untranslated);

@@ -11,12 +11,17 @@ typedef enum {
     GATEWAY_REFUSED_CAP,     /* 402 */
     GATEWAY_REFUSED_PRICE,   /* 400: unknown price */
     GATEWAY_REFUSED_ROUTE,   /* 404: no provider for the model */
-    GATEWAY_REFUSED_INVALID, /* 400, 413: the request itself */
+    GATEWAY_REFUSED_INVALID, /* 400, 404, 405: the request itself */
     GATEWAY_REFUSED_STOPPED, /* 403 */
     GATEWAY_REFUSED_TOOL,    /* 403: offers a tool that its version does not declare like that */
     GATEWAY_REFUSED_OFF,     /* 403: switched off by a flag */
     GATEWAY_REFUSED_QUEUED,  /* 429: waited too long for reserved spend */
     GATEWAY_REFUSED_BREAKER, /* 503: its breaker is open, and there is no fallback */
+    GATEWAY_REFUSED_LARGE,   /* 413: it, or its body, is too large to be read */
+    GATEWAY_REFUSED_STATE,   /* 403: names what its provider keeps, and its tenant was not given */
+    GATEWAY_REFUSED_KEY,     /* 401, 403: no key, or one for other things */
+    GATEWAY_REFUSED_AWAY,    /* 503: the reservation cannot be made just now */
+    GATEWAY_REFUSED_FAILED,  /* 500: ours */
     GATEWAY_REFUSED_N_
 } GatewayRefused;
 const char *gateway_refused_name(GatewayRefused refused);
@@ -46,12 +51,14 @@ typedef struct {
     GatewayModelStats models[GATEWAY_STATS_MODELS_MAX + 1];
     uint64_t refused[GATEWAY_REFUSED_N_];
     uint64_t degraded[GATEWAY_DEGRADED_N_];
-    uint64_t waited;         /* calls that queued for reserved spend */
-    uint64_t clamped;        /* calls whose output cap was lowered */
-    uint64_t disarmed;       /* calls sent with tool_choice "none": toolCallsPerTask is reached */
-    uint64_t usage_missing;  /* calls charged their whole hold for want of usage */
-    uint64_t over_hold;      /* calls that cost more than was held */
-    uint64_t tools_removed;  /* taken out of requests */
+    uint64_t waited;        /* calls that queued for reserved spend */
+    uint64_t clamped;       /* calls whose output cap was lowered */
+    uint64_t disarmed;      /* calls sent with tool_choice "none": toolCallsPerTask is reached */
+    uint64_t usage_missing; /* calls charged their whole hold for want of usage */
+    uint64_t over_hold;     /* calls that cost more than was held */
+    uint64_t tools_removed; /* taken out of requests */
+    uint64_t
+        state_forgotten;     /* ids of what providers keep, of which only the last are remembered */
     uint64_t translated;     /* attempts in another API than the agent's */
     uint64_t untranslatable; /* models refused or passed over: the request does not fit their API */
     uint64_t untranslated;   /* answers that could not be put in the agent's: too large, or odd */

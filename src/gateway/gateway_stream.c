@@ -61,6 +61,7 @@ static void streaming_free(Streaming *s)
 static void note_event(ModelCall *call, const StreamNote *note)
 {
     call_note_tools(call, note->tool_names, note->tool_names_n);
+    if (note->json) call_note_state(call, call->target->api, note->json);
     call_note_model(call, json_str(json_get(note->json, "model")));
     call_note_model(call, json_str(json_get(json_get(note->json, "message"), "model")));
     call_note_model(call, json_str(json_get(json_get(note->json, "response"), "model")));

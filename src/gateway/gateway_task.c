@@ -19,6 +19,7 @@ Gateway *gateway_new(const GatewayConfig *config)
     gateway->config = config;
     gateway->client = http_client_new();
     cache_init(&gateway->cache, entropy_u64());
+    given_init(&gateway->given, entropy_u64());
     list_init(&gateway->tasks);
     list_init(&gateway->room.waiters);
     gateway->limits = limits_new(config);
@@ -54,6 +55,7 @@ void gateway_free(Gateway *gateway)
     if (!gateway) return;
     assert(atomic_load(&gateway->tasks_open) == 0);
     cache_deinit(&gateway->cache);
+    given_deinit(&gateway->given);
     limits_free(gateway->limits);
     price_list_unref(gateway->prices);
     excess_clear(gateway);

@@ -726,6 +726,7 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     sum->cache.bytes += s->cache.bytes;
     sum->cache.entries += s->cache.entries;
     sum->tools_removed += s->tools_removed;
+    sum->state_forgotten += s->state_forgotten;
     sum->translated += s->translated;
     sum->untranslatable += s->untranslatable;
     sum->untranslated += s->untranslated;
@@ -794,6 +795,8 @@ static const FieldFamily gateway_families[] = {
                "Models refused or passed over because the request does not fit their API"),
     COUNTER_OF(GatewayStats, untranslated, "gantry_gateway_untranslated",
                "Answers that could not be put in the agent's API"),
+    COUNTER_OF(GatewayStats, state_forgotten, "gantry_gateway_state_forgotten",
+               "Ids of what providers keep that are not remembered any more: only the last are"),
     COUNTER_OF(GatewayStats, tools_removed, "gantry_gateway_tools_removed",
                "Tools taken out of requests: undeclared, declared otherwise, or switched off"),
     COUNTER_OF(GatewayStats, replayed, "gantry_gateway_replayed",

@@ -2,6 +2,7 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "queue/queue_private.h"
+#include "store/account_store.h"
 
 #define FACTS_ARENA_MAX (64 * 1024)
 
@@ -196,6 +197,34 @@ int queue_twin_answer_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena, 
 {
     ReadJob job = { .task = task, .twin = true, .n = n, .arena = arena };
     return answer_read_wait(queue, &job, ret_row, ret);
+}
+
+typedef struct {
+    TaskRef task;
+    Str response_id;
+} OwnedJob;
+
+static int owned_job(Db *db, void *arg)
+{
+    const OwnedJob *job = arg;
+    CLEANUP(arena_deinit) Arena arena;
+    TaskHead head;
+    TaskFacts facts;
+    arena_init(&arena, FACTS_ARENA_MAX);
+    bool account = job->task.fence == TASK_FENCE_ACCOUNT;
+    int r = account ? 0 : task_held(db, job->task, &head);
+    if (r != 0) return r;
+    r = account ? account_facts(db, job->task.id, &arena, &facts)
+                : task_facts(db, job->task.id, job->task.fence, &arena, &facts);
+    return r == 0 ? call_response_of(db, job->response_id, facts.tenant_id) : r;
+}
+
+int queue_response_owned_wait(Queue *queue, TaskRef task, Str response_id)
+{
+    OwnedJob job = { .task = task, .response_id = response_id };
+    int r = store_read_wait(queue->store, owned_job, &job);
+    if (r == QUEUE_E_STALE) queue_apply(queue, &(Effects){ .stale = 1 });
+    return r == -ENOENT ? diag_set(QUEUE_E_NO_RECORDING, "the tenant has no such response") : r;
 }
 
 int queue_journal_request_wait(Queue *queue, TaskRef task, int64_t n, Buf *out)

@@ -485,6 +485,9 @@ MUST_CHECK int queue_journal_list_wait(Queue *queue, TaskRef task, int64_t after
                                        Arena *arena, JournalRow **ret, size_t *ret_n);
 MUST_CHECK int queue_journal_answer_wait(Queue *queue, TaskRef task, int64_t n, Arena *arena,
                                          JournalRow *ret_row, JournalBytes *ret);
+/* Whether a response of that id was an answer to the tenant whose task (or account) it is, in any
+ * of its tasks. Returns 0 (it was), QUEUE_E_STALE, QUEUE_E_NO_RECORDING, -errno. */
+MUST_CHECK int queue_response_owned_wait(Queue *queue, TaskRef task, Str response_id);
 /* Of a shadow: the same of the production task that it repeats. */
 MUST_CHECK int queue_twin_list_wait(Queue *queue, TaskRef task, int64_t after, size_t max,
                                     Arena *arena, JournalRow **ret, size_t *ret_n);

@@ -32,9 +32,10 @@ int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *last_id)
                       "INSERT INTO call (task_seq, attempt, fence, at_ms, duration_ms, provider,"
                       " model, protocol, outcome, streamed, replayed, status, input_tokens,"
                       " output_tokens, cached_tokens, reasoning_tokens, cost_nusd, call_id,"
-                      " cached, degraded, charged_tokens, before_id, request_id, upstream_id)"
+                      " cached, degraded, charged_tokens, before_id, request_id, upstream_id,"
+                      " response_id)"
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,"
-                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)");
+                      " ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)");
     in_i64(&in, task_seq);
     in_i64(&in, c->attempt);
     in_i64(&in, c->fence);
@@ -47,6 +48,7 @@ int call_insert(Db *db, int64_t task_seq, const Call *c, int64_t *last_id)
     in_i64(&in, *last_id);
     in_text_or_null(&in, c->request_id);
     in_text_or_null(&in, c->upstream_id);
+    in_text_or_null(&in, c->response_id);
     int r = db_run(in.stmt, NULL);
     if (r == 0) *last_id = db_last_insert_id(db);
     return r;
@@ -80,7 +82,7 @@ int call_replace_lost(Db *db, int64_t task_seq, const Call *c, Arena *arena, Cal
                           " status = ?9, input_tokens = ?10, output_tokens = ?11,"
                           " cached_tokens = ?12, reasoning_tokens = ?13, cost_nusd = ?14,"
                           " cached = ?15, degraded = ?16, charged_tokens = ?17,"
-                          " request_id = ?18, upstream_id = ?19 WHERE id = ?1");
+                          " request_id = ?18, upstream_id = ?19, response_id = ?20 WHERE id = ?1");
     in_i64(&in, ret_lost->id);
     in_outcome(&in, c);
     in_i64(&in, c->cached);
@@ -88,7 +90,21 @@ int call_replace_lost(Db *db, int64_t task_seq, const Call *c, Arena *arena, Cal
     in_i64(&in, c->charged_tokens);
     in_text_or_null(&in, c->request_id);
     in_text_or_null(&in, c->upstream_id);
+    in_text_or_null(&in, c->response_id);
     return row_change(in.stmt);
+}
+
+int call_response_of(Db *db, Str response_id, Str tenant)
+{
+    RowIn in = row_in(db, "SELECT 1 FROM call WHERE response_id = ?1"
+                          " AND COALESCE((SELECT tenant_id FROM task WHERE seq = call.task_seq),"
+                          " (SELECT tenant_id FROM account WHERE seq = call.task_seq), '') = ?2"
+                          " LIMIT 1");
+    in_text(&in, response_id);
+    in_text(&in, tenant);
+    int r = row_first(in.stmt);
+    db_reset(in.stmt);
+    return r;
 }
 
 int call_note_last(Db *db, int64_t task_seq, int64_t last_id)
@@ -124,6 +140,7 @@ static void call_read(RowOut *out, void *ret)
     c->degraded = out_text(out);
     c->request_id = out_text(out);
     c->upstream_id = out_text(out);
+    c->response_id = STR("");
     c->charged_tokens = c->tool_calls = 0;
     c->recording = NULL;
     c->replay_missed = false;

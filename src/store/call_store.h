@@ -25,6 +25,7 @@ typedef struct {
     int64_t fence;
     int64_t at_ms; /* when it began */
     int64_t duration_ms;
+    Str response_id; /* of Responses: what later requests may name; empty: none. Not read */
     Str request_id;  /* of the answer to the agent; empty: none */
     Str upstream_id; /* that the provider gave its answer; empty: none */
     Str provider, model;
@@ -49,6 +50,10 @@ typedef struct {
 /* last_id: in, the task's call before it, 0 for its first; out, the new one, which the task's row
  * must be told. Returns 0, DB_E_CONFLICT (the task has a call of that call_id already: nothing was
  * changed), -errno. */
+/* Whether a response of that id was an answer to the tenant (empty: to none). Returns 0 (it was),
+ * -ENOENT, -errno. */
+MUST_CHECK int call_response_of(Db *db, Str response_id, Str tenant);
+
 MUST_CHECK int call_insert(Db *db, int64_t task_seq, const Call *call, int64_t *last_id);
 
 /* Puts what is known of a call after all in the place of its row, if that says that it was lost.

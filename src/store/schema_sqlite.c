@@ -701,6 +701,11 @@ static const char intervals[] =
 static const char request_ids[] = "ALTER TABLE call ADD COLUMN request_id TEXT;"
                                   "ALTER TABLE call ADD COLUMN upstream_id TEXT;";
 
+/* Whose earlier responses are, which a request may name. */
+static const char response_ids[] =
+    "ALTER TABLE call ADD COLUMN response_id TEXT;"
+    "CREATE INDEX call_response ON call (response_id) WHERE response_id IS NOT NULL;";
+
 /* A deadline that its client has given holds whatever the task does, also while it asks a
  * person. */
 static const char client_deadlines[] =
@@ -800,5 +805,6 @@ const Migration schema_steps[] = {
     { 57, "overlaps", overlaps },
     { 58, "dead tasks", dead_tasks },
     { 59, "task news", task_news },
+    { 60, "response ids", response_ids },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

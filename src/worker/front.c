@@ -191,6 +191,14 @@ static int on_hold_wait(void *ctx, const GatewayCall *call)
     return host->holds ? holds_put(host->holds, call, t->ref) : 0;
 }
 
+static int on_state_wait(void *ctx, const JournalAsk *ask, Arena *arena, JournalReply *ret)
+{
+    const FrontTask *t = ctx;
+    WorkerLink *link = t->front->host->link;
+    int r = link->ops->journal_wait(link, t->ref, ask, arena, ret);
+    return r == LINK_E_NO_RECORDING ? -ENOENT : r > 0 ? -EIO : r;
+}
+
 /* --- callers ---------------------------------------------------------------------------------- */
 
 static FrontTask *caller_new(Front *front, const FrontCaller *caller, Str name)
@@ -205,6 +213,7 @@ static FrontTask *caller_new(Front *front, const FrontCaller *caller, Str name)
     t->user = str_skip(t->name, name.len - caller->user.len);
     t->sink = (GatewaySink){ .call_record_wait = on_call_wait,
                              .call_hold_wait = on_hold_wait,
+                             .state_wait = on_state_wait,
                              .ctx = t };
     list_push_back(&front->used, &t->node);
     map_put(&front->callers, t->name, t);

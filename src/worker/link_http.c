@@ -618,6 +618,20 @@ static int http_tools_wait(WorkerLink *link, TaskRef task, const ToolRecord *rec
     return post_wait(http_of(link), "tools", &out);
 }
 
+static int owns_path(const HttpLink *http, TaskRef task, Str owned, char out[PATH_BYTES_MAX])
+{
+    CLEANUP(buf_deinit) Buf text;
+    char id[UUID_TEXT_MAX], path[PATH_BYTES_MAX];
+    buf_init(&text, PATH_BYTES_MAX - 1);
+    bool fits = buf_printf(&text,
+                           "%s?task=%s&fence=%" PRId64 "&owns=", worker_path(http, "journal", path),
+                           uuid_text(task.id, id), task.fence) &&
+                url_encode(&text, owned);
+    if (!fits) return -EINVAL;
+    str_copy(out, PATH_BYTES_MAX, buf_str(&text));
+    return 0;
+}
+
 static int journal_path(const HttpLink *http, TaskRef task, const JournalAsk *ask,
                         char out[PATH_BYTES_MAX])
 {
@@ -625,6 +639,7 @@ static int journal_path(const HttpLink *http, TaskRef task, const JournalAsk *as
         [JOURNAL_LIST] = "after", [JOURNAL_ANSWER] = "answer", [JOURNAL_REQUEST] = "request"
     };
     char id[UUID_TEXT_MAX], path[PATH_BYTES_MAX];
+    if (ask->what == JOURNAL_OWNS) return owns_path(http, task, ask->id, out);
     int n = snprintf(out, PATH_BYTES_MAX, "%s?task=%s&fence=%" PRId64 "&%s=%" PRId64 "%s",
                      worker_path(http, "journal", path), uuid_text(task.id, id), task.fence,
                      names[ask->what], ask->n, ask->twin ? "&twin=true" : "");

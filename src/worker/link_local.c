@@ -170,6 +170,7 @@ static int local_journal_wait(WorkerLink *link, TaskRef task, const JournalAsk *
                 queue_twin_answer_wait(queue, task, ask->n, arena, &ret->row, &ret->answer));
         return outcome(
             queue_journal_answer_wait(queue, task, ask->n, arena, &ret->row, &ret->answer));
+    case JOURNAL_OWNS: return outcome(queue_response_owned_wait(queue, task, ask->id));
     case JOURNAL_REQUEST:
         return outcome(request_read_wait(queue, task, ask->n, arena, &ret->request));
     }

@@ -559,6 +559,7 @@ static int gateway_open(Run *run)
     run->sink = (GatewaySink){ .call_record_wait = on_call_wait,
                                .call_hold_wait = on_hold_wait,
                                .journal_wait = on_journal_wait,
+                               .state_wait = on_journal_wait,
                                .journal_add_wait = on_journal_add_wait,
                                .note = on_note,
                                .ctx = run };

@@ -6,6 +6,7 @@
 #include "codec/hex.h"
 #include "codec/time_text.h"
 #include "logic/attempt.h"
+#include "logic/provider_ref.h"
 #include "logic/rollup.h"
 
 #define WIRE_TASKS_MAX 4096
@@ -592,6 +593,7 @@ Call call_from_gateway(const GatewayCall *call)
 {
     return (Call){
         .call_id = str_of(call->id),
+        .response_id = call->response_id,
         .request_id = call->request_id,
         .upstream_id = call->upstream_id,
         .attempt = call->attempt,
@@ -650,6 +652,7 @@ void wire_call_write(JsonOut *out, const GatewayCall *call)
     char at[TIME_TEXT_MAX];
     json_out_object(out);
     json_out_kcstr(out, "callId", call->id);
+    json_out_kstr_or_null(out, "responseId", call->response_id);
     json_out_kstr_or_null(out, "requestId", call->request_id);
     json_out_kstr_or_null(out, "upstreamRequestId", call->upstream_id);
     json_out_ki64(out, "attempt", call->attempt);
@@ -693,6 +696,7 @@ int wire_call_read(Arena *arena, const Json *v, Call *ret)
 {
     Call call = {
         .call_id = json_str(json_get(v, "callId")),
+        .response_id = str_sub(json_str(json_get(v, "responseId")), 0, PROVIDER_REF_BYTES_MAX),
         .request_id = str_sub(json_str(json_get(v, "requestId")), 0, REQUEST_ID_MAX),
         .upstream_id = str_sub(json_str(json_get(v, "upstreamRequestId")), 0, REQUEST_ID_MAX),
         .attempt = count_of(v, "attempt"),

@@ -175,6 +175,7 @@ void wire_journal_write(JsonOut *out, const JournalAsk *ask, const JournalReply 
     case JOURNAL_LIST: rows_write(out, reply); break;
     case JOURNAL_ANSWER: kept_write(out, reply); break;
     case JOURNAL_REQUEST: json_out_kstr(out, "request", reply->request); break;
+    case JOURNAL_OWNS: break; /* that there is an answer says it */
     }
     json_out_object_end(out);
 }
@@ -186,6 +187,7 @@ int wire_journal_read(Arena *arena, const Json *v, const JournalAsk *ask, Journa
     switch (ask->what) {
     case JOURNAL_LIST: r = rows_read(arena, json_get(v, "recordings"), &reply); break;
     case JOURNAL_ANSWER: r = kept_read(arena, v, &reply); break;
+    case JOURNAL_OWNS: break;
     case JOURNAL_REQUEST:
         reply.request = json_str(json_get(v, "request"));
         if (json_type(json_get(v, "request")) != JSON_STRING) r = missing("request");

@@ -339,8 +339,11 @@ static void test_thinking(void **state)
 
 static void unknown_window_wait(void *arg)
 {
+    static const Str all[] = { STR("*") };
     Rig *rig = arg;
     script(CHAT(""), false);
+    rig->config.provider_state = all;
+    rig->config.provider_state_n = 1;
     import(rig, "{\"stub-1\":{\"mode\":\"chat\",\"input_cost_per_token\":1e-09,"
                 "\"output_cost_per_token\":2e-09}}");
     int before = asked();
