@@ -147,10 +147,11 @@ static int late_end(Db *db, TidyJob *job, int64_t seq)
 /* Of those that wait: nobody may ever want to start them, or answer what they ask. */
 static int tidy_late(Db *db, TidyJob *job)
 {
-    TaskHead heads[END_TASKS_MAX];
-    size_t n = END_TASKS_MAX - job->overdue.ids_n;
-    int r = task_late(db, job->now_ms, heads, &n);
-    for (size_t i = 0; i < n && r == 0; i++) r = late_end(db, job, heads[i].seq);
+    int64_t seqs[END_TASKS_MAX];
+    size_t room = END_TASKS_MAX - job->overdue.ids_n, n = room;
+    int r = task_late(db, job->now_ms, seqs, &n);
+    for (size_t i = 0; i < n && r == 0; i++) r = late_end(db, job, seqs[i]);
+    job->more_overdue = n == room;
     return r;
 }
 
@@ -183,7 +184,6 @@ static int tidy_job(Db *db, void *arg)
     int64_t journals_before_ms = job->now_ms - job->queue->options.journal_kept_ms;
     int r = tidy_overdue(db, job);
     if (r == 0) r = tidy_late(db, job);
-    job->more_overdue = job->overdue.ids_n == END_TASKS_MAX;
     if (r == 0)
         r = journal_purge(db, journals_before_ms, job->now_ms, PURGE_RECORDINGS_MAX,
                           &job->recordings, &job->more_journals);

@@ -179,14 +179,14 @@ MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
 #define WAITS_LIMITED "state = 0 AND deadline_at_ms > 0"
 
 #define TASK_LATE_SQL /* task_deadline */               \
-    "SELECT " TASK_HEAD_COLUMNS " FROM task"            \
+    "SELECT seq FROM task"                              \
     " WHERE " WAITS_LIMITED " AND deadline_at_ms <= ?1" \
     " ORDER BY deadline_at_ms LIMIT ?2"
 
 #define ASKS_DUE "state = 6 AND due_at_ms > 0"
 
 #define TASK_LATE_ASKING_SQL /* task_due */   \
-    "SELECT " TASK_HEAD_COLUMNS " FROM task"  \
+    "SELECT seq FROM task"                    \
     " WHERE " ASKS_DUE " AND due_at_ms <= ?1" \
     " ORDER BY due_at_ms LIMIT ?2"
 

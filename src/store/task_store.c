@@ -216,19 +216,19 @@ int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n)
     return task_heads_read(in.stmt, heads, n);
 }
 
-int task_late(Db *db, int64_t ms, TaskHead *heads, size_t *n)
+int task_late(Db *db, int64_t ms, int64_t *seqs, size_t *n)
 {
     static const char *const late[] = { TASK_LATE_SQL, TASK_LATE_ASKING_SQL };
     size_t room = *n;
     *n = 0;
     for (size_t i = 0; i < ARRAY_N(late) && *n < room; i++) {
-        size_t found = room - *n;
+        int r;
         RowIn in = row_in(db, late[i]);
         in_i64(&in, ms);
-        in_i64(&in, (int64_t)found);
-        int r = task_heads_read(in.stmt, heads + *n, &found);
-        if (r != 0) return r;
-        *n += found;
+        in_i64(&in, (int64_t)(room - *n));
+        while ((r = db_step(in.stmt)) == DB_E_ROW) seqs[(*n)++] = db_i64(in.stmt, 0);
+        db_reset(in.stmt);
+        if (r < 0) return r;
     }
     return 0;
 }

@@ -207,8 +207,8 @@ MUST_CHECK int task_running_of(Db *db, Uuid worker_id, int64_t after_seq, TaskHe
 MUST_CHECK int task_overdue(Db *db, int64_t ms, TaskHead *heads, size_t *n);
 
 /* Queued tasks whose deadline passed at ms or before, and escalated ones whose client's did, at
- * most *n, of each the latest first. */
-MUST_CHECK int task_late(Db *db, int64_t ms, TaskHead *heads, size_t *n);
+ * most *n, of each the latest first. Each may end before its turn, with another of them. */
+MUST_CHECK int task_late(Db *db, int64_t ms, int64_t *seqs, size_t *n);
 
 /* Moves the deadlines of all tasks that are queued or running by ms, which may be negative, those
  * of their clients and of the clients of escalated ones, and the times before which those that have
