@@ -234,6 +234,7 @@ static void webhooks_add(WebhookStats *sum, const Webhooks *webhooks)
     sum->failed += s.failed;
     sum->postponed += s.postponed;
     sum->host_full += s.host_full;
+    sum->full += s.full;
     sum->disabled += s.disabled;
     sum->in_flight += s.in_flight;
 }
@@ -322,6 +323,8 @@ static const FieldFamily part_families[] = {
                "Webhook attempts put off because their host's breaker was open"),
     COUNTER_OF(PartSums, webhooks.host_full, "gantry_webhooks_host_full",
                "Times webhooks waited because their host had all attempts it may have"),
+    COUNTER_OF(PartSums, webhooks.full, "gantry_webhooks_full",
+               "Searches that left something due: all attempts were under way"),
     COUNTER_OF(PartSums, webhooks.disabled, "gantry_webhook_endpoints_disabled",
                "Webhook endpoints that answered 410"),
     GAUGE_OF(PartSums, webhooks.in_flight, "gantry_webhooks_in_flight", "Webhooks being sent"),
@@ -510,6 +513,14 @@ static const FieldFamily queue_families[] = {
                "Calls of new users refused because their tenant has its maximum of accounts"),
     COUNTER_OF(QueueStats, refused_disk, "gantry_tasks_refused_disk",
                "Tasks refused because the disk is nearly full"),
+    COUNTER_OF(QueueStats, session_waits, "gantry_session_waits",
+               "Tasks that waited for others of their session until they might start"),
+    COUNTER_OF(QueueStats, escalations_refused, "gantry_escalations_refused",
+               "Questions not put to a person because the task had asked too many"),
+    COUNTER_OF(QueueStats, schedules_refused, "gantry_schedules_refused",
+               "Schedules not made because there were too many"),
+    COUNTER_OF(QueueStats, scores_refused, "gantry_scores_refused",
+               "Scores not kept because the task had those of too many names"),
     COUNTER_OF(QueueStats, limited, "gantry_lines_limited",
                "Lines of tasks that claims passed over at a limit of their agent or tenant"),
     GAUGE_OF(QueueStats, claimers, "gantry_claims_waiting", "Claims waiting for a task"),

@@ -56,7 +56,7 @@ struct Webhooks {
     bool stopping;
     FiberRef listener, dispatcher;
 
-    _Atomic uint64_t tried, delivered, retried, failed, postponed, host_full, disabled;
+    _Atomic uint64_t tried, delivered, retried, failed, postponed, host_full, full, disabled;
     _Atomic int64_t in_flight;
 };
 
@@ -488,6 +488,7 @@ static int dispatch_wait(Webhooks *w, int64_t *ret_sleep_ms)
         attempt_start(w, &due->rows[i]);
         str_copy(w->last_host, sizeof w->last_host, due->rows[i].host);
     }
+    if (due->more && w->attempts_n >= w->concurrent_max) atomic_fetch_add(&w->full, 1);
     if (due->more && due->n > 0) w->dirty = true; /* go on where it ended */
     if (!str_empty(due->last_host)) {
         str_copy(w->last_host, sizeof w->last_host, due->last_host);
@@ -595,6 +596,7 @@ void webhooks_stats(const Webhooks *w, WebhookStats *ret)
         .failed = atomic_load(&w->failed),
         .postponed = atomic_load(&w->postponed),
         .host_full = atomic_load(&w->host_full),
+        .full = atomic_load(&w->full),
         .disabled = atomic_load(&w->disabled),
         .in_flight = atomic_load(&w->in_flight),
     };

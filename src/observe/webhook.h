@@ -48,6 +48,7 @@ typedef struct {
     uint64_t attempts, delivered, retried, failed;
     uint64_t postponed; /* not attempted: the host's breaker was open */
     uint64_t host_full; /* searches that left something: its host had all it may have */
+    uint64_t full;      /* searches that left something: all attempts were under way */
     uint64_t disabled;  /* endpoints that answered 410 */
     int64_t in_flight;
 } WebhookStats;

@@ -105,7 +105,13 @@ static int at_rest(const Queue *queue, Db *db, const TaskHead *head, int64_t now
     int r = head->shadow ? grade_add_shadow(db, head->seq)
                          : rollup_news_add(db, head->seq, 1, NEWS_TASK | NEWS_SCORE);
     if (r == 0) r = webhook_add(queue, db, head, now_ms, effects);
-    return r == 0 ? session_advance(db, head, now_ms, effects->ready) : r;
+    unsigned opened[LANE_N_] = { 0 };
+    if (r == 0) r = session_advance(db, head, now_ms, opened);
+    for (int lane = 0; lane < LANE_N_; lane++) {
+        effects->ready[lane] += opened[lane];
+        effects->session_waits += opened[lane];
+    }
+    return r;
 }
 
 /* --- the rule --------------------------------------------------------------------------------- */

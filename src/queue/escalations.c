@@ -99,6 +99,7 @@ int queue_escalate_wait(Queue *queue, TaskRef task, const EscalationAsk *ask, Ar
     AskJob job = { .queue = queue, .task = task, .ask = ask, .arena = arena };
     int r = store_call_wait(queue->store, ask_job, &job);
     if (r == QUEUE_E_STALE) queue_apply(queue, &(Effects){ .stale = 1 });
+    if (r == QUEUE_E_ESCALATIONS) queue_count(queue, &queue->stats.escalations_refused);
     if (r != 0) return r;
     if (job.asked) count(queue, ESCALATION_PENDING);
     *ret = job.reply;

@@ -730,8 +730,11 @@ typedef struct {
     uint64_t state_mismatches, state_refused;   /* that met another version, had no room */
     uint64_t state_purged;                      /* sessions and values deleted after their time */
     uint64_t accounts_refused;                  /* for accounts_max */
-    uint64_t refused_disk;                 /* tasks not taken because the disk is nearly full */
-    uint64_t limited;                      /* lines passed over at a limit, by claims */
+    uint64_t refused_disk;  /* tasks not taken because the disk is nearly full */
+    uint64_t limited;       /* lines passed over at a limit, by claims */
+    uint64_t session_waits; /* tasks that waited for others of their session, and do no more */
+    /* for want of room: questions of a task, schedules, names that score a task */
+    uint64_t escalations_refused, schedules_refused, scores_refused;
     uint64_t claimers;                     /* waiting for a task */
     uint64_t watchers;                     /* waiting for a change */
     uint64_t followers, followers_refused; /* of tasks; for followers_max */

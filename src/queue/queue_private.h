@@ -138,12 +138,16 @@ typedef struct {
     unsigned ran[LANE_N_]; /* attempts ended, and how long they took */
     int64_t ran_ms[LANE_N_];
     unsigned stale;
+    unsigned session_waits;
     bool webhook;
     Touched touched;
 } Effects;
 
 /* Any thread, without the lock. */
 void queue_apply(Queue *queue, const Effects *effects);
+
+/* One more of queue->stats. Any thread, without the lock. */
+void queue_count(Queue *queue, uint64_t *counter);
 
 void touch_task(Effects *effects, Uuid id);
 void touch_worker(Effects *effects, Uuid id);

@@ -231,5 +231,6 @@ int queue_schedule_put_wait(Queue *queue, const Schedule *schedule, Arena *arena
         job.made.next_at_ms = schedule_first_ms(&cron, now_ms, zone_offset_ms);
     int r = store_call_wait(queue->store, put_job, &job);
     if (r == 0) *ret = job.made;
+    if (r == QUEUE_E_SCHEDULES) queue_count(queue, &queue->stats.schedules_refused);
     return r;
 }

@@ -83,6 +83,7 @@ int queue_score_wait(Queue *queue, const TaskScore *score, double *ret_quality)
     assert(score->comment.len <= TASK_SCORE_COMMENT_BYTES_MAX);
     ScoreJob job = { .queue = queue, .score = score, .now_ms = queue_now_ms(queue) };
     int r = store_call_wait(queue->store, score_job, &job);
+    if (r == QUEUE_E_SCORES) queue_count(queue, &queue->stats.scores_refused);
     if (r != 0) return r;
     queue_task_changed(queue, score->id);
     *ret_quality = job.quality;

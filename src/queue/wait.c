@@ -368,6 +368,7 @@ void queue_apply(Queue *queue, const Effects *effects)
 {
     pthread_mutex_lock(&queue->lock);
     queue->stats.stale += effects->stale;
+    queue->stats.session_waits += effects->session_waits;
     unsigned ran = 0;
     for (int lane = 0; lane < LANE_N_; lane++) {
         effects_count(queue, effects, lane);
@@ -407,6 +408,13 @@ void queue_refused(Queue *queue, Lane lane, int r)
     pthread_mutex_lock(&queue->lock);
     queue->stats.lane[lane].refused_full += r == QUEUE_E_FULL;
     queue->stats.refused_disk += r == -ENOSPC;
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void queue_count(Queue *queue, uint64_t *counter)
+{
+    pthread_mutex_lock(&queue->lock);
+    ++*counter;
     pthread_mutex_unlock(&queue->lock);
 }
 

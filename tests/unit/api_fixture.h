@@ -37,6 +37,7 @@ typedef struct {
     QueueOptions queue_options;
     int64_t pages_max; /* of the store; 0: no limit */
     bool webhooks_on;
+    size_t webhooks_max; /* attempts at a time; 0: as many as a program makes */
     AddrGuard guard;
     int64_t stop_ms;       /* what webhooks under way get at the end; 0: 3 s */
     size_t body_bytes_max; /* of the server; 0: what the API wants */
@@ -84,6 +85,7 @@ static inline int api_fixture_main(void *arg)
         .secrets = f->secrets,
         .guard = &f->guard,
         .breakers = f->breakers,
+        .concurrent_max = f->webhooks_max,
         .timeout_ms = 2000,
     };
     if (f->webhooks_on) {

@@ -201,6 +201,9 @@ static int scores_before_the_end(void *arg)
     }
     TaskScore many = { .id = id, .name = STR("one more"), .value = 1 };
     CHECK_INT(queue_score_wait(f->queue, &many, &quality), QUEUE_E_SCORES);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.scores_refused, 1);
     CHECK_INT(last_hour(f)->scores, 1);
     return 0;
 }

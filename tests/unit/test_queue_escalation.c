@@ -232,6 +232,9 @@ static int body_limit(void *arg)
     EscalationAsk more = question("more?", ESCALATIONS_MAX + 1);
     CHECK_INT(queue_escalate_wait(f->queue, ref, &more, &f->arena, &reply), QUEUE_E_ESCALATIONS);
     CHECK_INT(ask_of(f, ref, question("more?", 3)).state, ESCALATION_PENDING); /* known ones: yes */
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.escalations_refused, 1);
     return 0;
 }
 

@@ -65,6 +65,9 @@ static int body_session_in_order(void *arg)
     CHECK(uuid_eq(refs[0].id, a[2]));
     end_ok(f, refs[0]);
     CHECK_INT(claim_all(f, worker, refs), 0);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.session_waits, 2);
     return 0;
 }
 

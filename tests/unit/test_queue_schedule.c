@@ -211,6 +211,40 @@ static void test_a_clock_that_was_set_back(void **state)
     run(state, body_begins);
 }
 
+static int many_schedules_job(Db *db, void *arg)
+{
+    (void)arg;
+    int r = 0;
+    for (int i = 0; i < SCHEDULES_MAX && r == 0; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "s%d", i);
+        Schedule s = {
+            .name = str_of(name), .agent = STR("support"), .cron = STR("@daily"), .paused = true
+        };
+        r = schedule_put(db, &s);
+    }
+    return r;
+}
+
+static int body_too_many(void *arg)
+{
+    Fixture *f = arg;
+    Schedule made, more = { .name = STR("more"), .agent = STR("support"), .cron = STR("@daily") };
+    CHECK_INT(store_call_wait(f->store, many_schedules_job, NULL), 0);
+    CHECK_INT(queue_schedule_put_wait(f->queue, &more, &f->arena, &made), QUEUE_E_SCHEDULES);
+    more.name = STR("s7"); /* one that is there */
+    CHECK_INT(queue_schedule_put_wait(f->queue, &more, &f->arena, &made), 0);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.schedules_refused, 1);
+    return 0;
+}
+
+static void test_too_many(void **state)
+{
+    run(state, body_too_many);
+}
+
 static int body_troubles(void *arg)
 {
     Fixture *f = arg;
@@ -405,6 +439,7 @@ int main(void)
         CASE(test_missed),
         CASE(test_behind_full),
         CASE(test_troubles),
+        CASE(test_too_many),
         CASE(test_a_clock_that_is_set_back),
         CASE(test_a_clock_that_was_set_back),
         CASE(test_overlap_skip),

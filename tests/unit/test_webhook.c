@@ -466,6 +466,27 @@ static void test_bounded_and_once_each(void **state)
         for (int j = 0; j < i; j++) assert_string_not_equal(r->ids[i], r->ids[j]);
 }
 
+/* All attempts there may be are under way: the rest of what is due is seen to wait. */
+static void test_all_attempts_are_taken(void **state)
+{
+    Fixture *f = *state;
+    const char *ids[6];
+    api_close(&f->api);
+    f->api.webhooks_on = false;
+    api_open(&f->api);
+    for (size_t i = 0; i < ARRAY_N(ids); i++) ids[i] = run_task(f, "succeeded", "");
+    api_close(&f->api);
+    f->api.webhooks_on = true;
+    f->api.webhooks_max = 2;
+    behave(f, (Behaviour){ .delay_ms = 20 });
+    api_open(&f->api);
+    for (size_t i = 0; i < ARRAY_N(ids); i++) await(f, ids[i], "delivered", 1);
+    assert_true(seen(f)->peak <= 2);
+    WebhookStats stats;
+    webhooks_stats(f->api.webhooks, &stats);
+    assert_true(stats.full >= 1);
+}
+
 /* Stops while an attempt is under way, starts again, and returns how many requests that made. */
 static int stop_in_the_middle(Fixture *f, int64_t stop_ms)
 {
@@ -728,6 +749,7 @@ int main(void)
         CASE(test_guarded_address),
         CASE(test_pending_rows_of_an_earlier_process),
         CASE(test_bounded_and_once_each),
+        CASE(test_all_attempts_are_taken),
         CASE(test_stopped_in_the_middle),
         cmocka_unit_test(test_delays),
         cmocka_unit_test(test_secret_file),
