@@ -1,6 +1,9 @@
 #include "sys/loop.h"
 
+#include <sched.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "sys/loop_private.h"
 
@@ -50,7 +53,7 @@ static void close_when_idle(Loop *loop)
     handle_close((uv_handle_t *)&loop->check);
     handle_close((uv_handle_t *)&loop->idle);
     handle_close((uv_handle_t *)&loop->timer);
-    handle_close((uv_handle_t *)&loop->async);
+    handle_close((uv_handle_t *)&loop->bell);
 }
 
 static void turn(Loop *loop)
@@ -75,9 +78,33 @@ static void on_check(uv_check_t *handle)
     turn(handle->data);
 }
 
-static void on_async(uv_async_t *handle)
+/* uv_async_send would have the loop spin until the sender has left its system call, which takes
+ * longer than the loop needs to wake up. */
+static void bell_ring(Loop *loop)
 {
-    mailbox_drain(handle->data);
+    const uint64_t one = 1;
+    ssize_t n = write(loop->bell_fd, &one, sizeof one);
+    if (n < 0 && errno != EAGAIN) DIE("cannot wake an event loop: %s", strerror(errno));
+}
+
+static void on_bell(uv_poll_t *handle, int status, int events)
+{
+    Loop *loop = handle->data;
+    uint64_t rings;
+    (void)events;
+    check_uv(status, "event loop mailbox");
+    if (read(loop->bell_fd, &rings, sizeof rings) < 0 && errno != EAGAIN)
+        DIE("event loop mailbox: %s", strerror(errno));
+    mailbox_drain(loop); /* after it was read: what is put there now rings again */
+}
+
+static void bell_init(Loop *loop)
+{
+    loop->bell_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    check_uv(loop->bell_fd < 0 ? -errno : 0, "event loop mailbox");
+    check_uv(uv_poll_init(&loop->uv, &loop->bell, loop->bell_fd), "event loop mailbox");
+    loop->bell.data = loop;
+    check_uv(uv_poll_start(&loop->bell, UV_READABLE, on_bell), "event loop mailbox");
 }
 
 Loop *loop_new(const char *name)
@@ -95,9 +122,8 @@ Loop *loop_new(const char *name)
     uv_check_init(&loop->uv, &loop->check);
     uv_idle_init(&loop->uv, &loop->idle);
     uv_timer_init(&loop->uv, &loop->timer);
-    check_uv(uv_async_init(&loop->uv, &loop->async, on_async), "event loop mailbox");
-    loop->uv.data = loop->prepare.data = loop->check.data = loop->idle.data = loop->async.data =
-        loop;
+    loop->uv.data = loop->prepare.data = loop->check.data = loop->idle.data = loop;
+    bell_init(loop);
     uv_prepare_start(&loop->prepare, on_prepare);
     uv_check_start(&loop->check, on_check);
     return loop;
@@ -112,6 +138,8 @@ void loop_free(Loop *loop)
     while (uv_run(&loop->uv, UV_RUN_NOWAIT)) {
     }
     check_uv(uv_loop_close(&loop->uv), "closing the event loop");
+    while (atomic_load(&loop->posting) > 0) sched_yield(); /* what they have put there has run */
+    close(loop->bell_fd);
     fibers_free_spare(loop);
     free(loop->timers);
     while (loop->read_spare_n) free(loop->read_spare[--loop->read_spare_n]);
@@ -152,19 +180,23 @@ void loop_join(Loop *loop)
 
 void loop_stop(Loop *loop)
 {
+    atomic_fetch_add(&loop->posting, 1);
     atomic_store(&loop->stop_wanted, true);
-    uv_async_send(&loop->async);
+    bell_ring(loop);
+    atomic_fetch_sub(&loop->posting, 1);
 }
 
 void loop_post(Loop *loop, LoopMsg *msg)
 {
+    atomic_fetch_add_explicit(&loop->posting, 1, memory_order_relaxed);
     LoopMsg *head = atomic_load_explicit(&loop->mailbox, memory_order_relaxed);
     do {
         msg->next = head;
     } while (!atomic_compare_exchange_weak_explicit(&loop->mailbox, &head, msg,
                                                     memory_order_release, memory_order_relaxed));
     /* msg may be gone from here on; only the first of a batch needs to ring */
-    if (!head) uv_async_send(&loop->async);
+    if (!head) bell_ring(loop);
+    atomic_fetch_sub_explicit(&loop->posting, 1, memory_order_release);
 }
 
 Loop *loop_here(void)

@@ -50,7 +50,7 @@ struct Loop {
     uv_check_t check;
     uv_idle_t idle;
     uv_timer_t timer;
-    uv_async_t async;
+    uv_poll_t bell; /* of bell_fd */
     bool stopping;
     List ready, fibers;
     List spare; /* ended, with a stack */
@@ -73,6 +73,8 @@ struct Loop {
     void *tsan_fiber;
 #endif
     /* any thread */
+    int bell_fd;                /* an eventfd, readable when there is something in the mailbox */
+    atomic_int posting;         /* threads inside loop_post or loop_stop */
     _Atomic(LoopMsg *) mailbox; /* newest first */
     atomic_bool stop_wanted;
     atomic_uint_fast64_t slow_slices;

@@ -1,5 +1,6 @@
 #include "tests/unit/sys_harness.h"
 
+#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -277,6 +278,38 @@ static void test_watchdog_counts_slow_slices(void **state)
     loop_free(loop);
 }
 
+typedef struct {
+    LoopMsg msg;
+    Loop *loop;
+} LastWord;
+
+static void last_word_run(LoopMsg *msg)
+{
+    loop_stop(CONTAINER_OF(msg, LastWord, msg)->loop);
+}
+
+static void *last_word_main(void *arg)
+{
+    LastWord *word = arg;
+    loop_post(word->loop, &word->msg);
+    return NULL;
+}
+
+/* What is posted may end the loop while the thread that posts is still inside. */
+static void test_freed_by_what_is_posted(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 100; i++) {
+        pthread_t thread;
+        LastWord word = { .msg.run = last_word_run, .loop = loop_new("short") };
+        loop_start_thread(word.loop);
+        assert_int_equal(pthread_create(&thread, NULL, last_word_main, &word), 0);
+        loop_join(word.loop);
+        loop_free(word.loop);
+        pthread_join(thread, NULL);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -287,6 +320,7 @@ int main(void)
         cmocka_unit_test_setup(test_cond, setup),
         cmocka_unit_test_setup(test_work_carries_diag, setup),
         cmocka_unit_test_setup(test_mailbox_keeps_order, setup),
+        cmocka_unit_test_setup(test_freed_by_what_is_posted, setup),
         cmocka_unit_test_setup(test_many_fibers_reuse_stacks, setup),
         cmocka_unit_test_setup(test_watchdog_counts_slow_slices, setup),
     };
