@@ -86,8 +86,9 @@ static int tool_ask(HttpReq *req, Str body, ToolAsk *ret)
 }
 
 /* An id names one call of an attempt, which is made once. */
-static int id_refused_wait(HttpReq *req, int why)
+static int id_refused_wait(Run *run, HttpReq *req, int why)
 {
+    atomic_fetch_add(&run->host->counters.tools_clashed, 1);
     http_header_add(req, "x-should-retry", STR("false"));
     if (why == TOOL_E_OTHER)
         return http_problem_wait(req, 409, "call_id_taken",
@@ -112,7 +113,7 @@ static int tool_answer_wait(Run *run, HttpReq *req, Str body)
     r = tool_run_wait(run, &ask, &req->arena, &result);
     if (r == -ECANCELED)
         return http_problem_wait(req, 503, "task_stopped", "the task was stopped meanwhile");
-    if (r == TOOL_E_OTHER || r == TOOL_E_LOST) return id_refused_wait(req, r);
+    if (r == TOOL_E_OTHER || r == TOOL_E_LOST) return id_refused_wait(run, req, r);
     if (r < 0) return r;
     return refusals[result.outcome].status ? refusal_wait(req, &result) : result_wait(req, &result);
 }

@@ -28,8 +28,11 @@ typedef struct {
     atomic_uint_fast64_t started, stale, outputs_too_large, log_lines_dropped;
     atomic_uint_fast64_t stuck; /* ended because they did nothing any more */
     atomic_uint_fast64_t tool_outcomes[TOOL_OUTCOME_N_];
-    atomic_uint_fast64_t tool_us;             /* spent by those that ran */
-    atomic_uint_fast64_t tools_crowded;       /* refused: DOOR_CALLS_MAX under way */
+    atomic_uint_fast64_t tool_us;        /* spent by those that ran */
+    atomic_uint_fast64_t tools_crowded;  /* refused: DOOR_CALLS_MAX under way */
+    atomic_uint_fast64_t tools_repeated; /* asked for again, and given the same result */
+    atomic_uint_fast64_t
+        tools_clashed; /* refused: their id is another call's, or its result lost */
     atomic_uint_fast64_t children_crowded;    /* refused: DOOR_WAITS_MAX under way */
     atomic_uint_fast64_t suspensions;         /* slots given back by runs that wait */
     atomic_uint_fast64_t suspensions_refused; /* given back whole: too many wait already */

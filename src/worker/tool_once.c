@@ -18,6 +18,7 @@ struct ToolOnce {
     size_t followers;      /* that wait for it */
     Cond ended;
     bool over, kept, lost; /* kept: told to who asks later; lost: but not its result */
+    bool owed;             /* nobody was there to take its result: the next who asks is given it */
     int error;             /* over: its end */
     ToolResult result;
 };
@@ -76,7 +77,8 @@ static ToolOnce *find(const ToolCall *call, const uint8_t key[SHA256_BYTES])
     LIST_EACH (&call->run->tools_once, node) {
         ToolOnce *once = CONTAINER_OF(node, ToolOnce, node);
         bool equal = memcmp(once->key, key, SHA256_BYTES) == 0;
-        if (id.len ? str_eq(once->id, id) : equal && !once->over && client_left(once)) return once;
+        bool left = once->over ? once->owed : client_left(once);
+        if (id.len ? str_eq(once->id, id) : equal && left) return once;
     }
     return NULL;
 }
@@ -85,6 +87,7 @@ static int answer(ToolCall *call, const ToolOnce *once)
 {
     if (once->lost) return TOOL_E_LOST;
     if (once->error) return once->error;
+    atomic_fetch_add(&call->run->host->counters.tools_repeated, 1);
     call->result = once->result;
     call->result.text = arena_str(call->arena, once->result.text);
     call->result.replayed = true;
@@ -102,6 +105,7 @@ static int follow_wait(ToolCall *call, ToolOnce *once)
         r = cond_wait(&once->ended, deadline_after(CLIENT_LOOK_MS));
     once->followers--;
     if (once->client == client) once->client = NULL;
+    if (once->owed) once->owed = once->kept = false;
     r = once->over ? answer(call, once) : -ECANCELED;
     trim(call->run);
     return r;
@@ -128,12 +132,14 @@ int tool_once_wait(ToolCall *call)
 void tool_once_done(ToolCall *call, int r)
 {
     ToolOnce *once = call->once;
+    bool left = client_left(once) && once->followers == 0;
     bool ran = r == 0 ? tool_outcome_ran(call->result.outcome) : call->started;
     call->once = NULL;
     once->over = true;
     once->error = r;
     once->client = NULL;
-    once->kept = once->id.len && ran;
+    once->owed = !once->id.len && ran && left;
+    once->kept = once->owed || (once->id.len && ran);
     once->lost = r < 0 && ran;
     if (r == 0) {
         once->result = call->result;

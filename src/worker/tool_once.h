@@ -2,11 +2,12 @@
  * been lost or waited for too long: the tool has run, or runs, and must not run twice.
  *
  * A call is the same when its client gave the same id. Without an id it is the same as an equal one
- * under way whose client has left: what is equal, while both clients wait, is two calls.
+ * whose client has left, be it under way or done: what is equal, while both clients wait, is two
+ * calls, and what was given its result is not given it again.
  *
- * TOOL_ONCE_MAX calls with an id are remembered when they are done; of the oldest, whose texts do
- * not fit into TOOL_ONCE_BYTES_MAX, only that they were made. Private to tool.c and run.c; on the
- * worker's loop.
+ * TOOL_ONCE_MAX calls with an id, or whose client had left, are remembered when they are done; of
+ * the oldest, whose texts do not fit into TOOL_ONCE_BYTES_MAX, only that they were made. Private to
+ * tool.c and run.c; on the worker's loop.
  */
 #ifndef GANTRY_WORKER_TOOL_ONCE_H
 #define GANTRY_WORKER_TOOL_ONCE_H

@@ -135,6 +135,8 @@ void worker_stats(const WorkerHost *worker, WorkerStats *ret)
     }
     ret->tool_us = atomic_load(&c->tool_us);
     ret->tools_crowded = atomic_load(&c->tools_crowded);
+    ret->tools_repeated = atomic_load(&c->tools_repeated);
+    ret->tools_clashed = atomic_load(&c->tools_clashed);
     ret->children_crowded = atomic_load(&c->children_crowded);
     ret->suspensions = atomic_load(&c->suspensions);
     ret->suspensions_refused = atomic_load(&c->suspensions_refused);
@@ -720,6 +722,8 @@ static WorkerCounts counts_of(const WorkerHost *w)
                            [WORKER_COUNT_TOOL_CALLS] = (int64_t)s.tool_calls,
                            [WORKER_COUNT_TOOL_ERRORS] = (int64_t)s.tool_errors,
                            [WORKER_COUNT_TOOLS_CROWDED] = (int64_t)s.tools_crowded,
+                           [WORKER_COUNT_TOOLS_REPEATED] = (int64_t)s.tools_repeated,
+                           [WORKER_COUNT_TOOLS_CLASHED] = (int64_t)s.tools_clashed,
                            [WORKER_COUNT_CHILDREN_CROWDED] = (int64_t)s.children_crowded,
                            [WORKER_COUNT_CGROUPS_FAILED] = (int64_t)s.cgroups_failed,
                            [WORKER_COUNT_MCP_CROWDED] = (int64_t)s.mcp_crowded,

@@ -97,6 +97,8 @@ typedef struct {
     uint64_t tools[TOOL_OUTCOME_N_];
     uint64_t tool_us;
     uint64_t tools_crowded;       /* refused: too many under way in their task */
+    uint64_t tools_repeated;      /* asked for again: given the result of the first call */
+    uint64_t tools_clashed;       /* refused: their id is another call's, or its result is lost */
     int64_t suspended;            /* tasks that wait for sub-agents, without a slot */
     uint64_t suspensions;         /* such waits so far, */
     uint64_t suspensions_refused; /* and tasks given back instead: too many wait */

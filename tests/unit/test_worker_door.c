@@ -528,6 +528,10 @@ static int once_scenario(Bench *b)
     Task task = bench_run(b, "1");
     expect(&task, "[[409, \"call_id_taken\"], \"false\", [200, \"done\", \"1\"], "
                   "[200, \"ok\", \"done\"], [409, \"call_id_taken\"], 1]");
+    WorkerStats stats;
+    worker_stats(b->worker, &stats);
+    CHECK_INT(stats.tools_repeated, 2);
+    CHECK_INT(stats.tools_clashed, 2);
     return 0;
 }
 
@@ -548,6 +552,28 @@ static int no_id_scenario(Bench *b)
     Task task = bench_run(b, "1");
     expect(&task, "[[200, \"done\", \"1\"], [200, \"done\", null], 2]");
     CHECK_INT(task.usage.tool_calls, 4);
+    return 0;
+}
+
+/* Nor is one made twice whose client left and comes back when it is done; who got the result and
+ * asks again asks for another one. */
+static int owed_scenario(Bench *b)
+{
+    deploy(b,
+           LEAVES "first = send(None)\n"
+                  "begun(1)\n"
+                  "first.close()\n"
+                  "open(home + '/end', 'w').close()\n"
+                  "time.sleep(0.3)\n"
+                  "out = [ends(send(None)), ends(send(None))]\n"
+                  "print(json.dumps(out + [len([x for x in os.listdir(home) if x[0] == 'b'])]))\n",
+           "", WAIT_TOOL);
+    Task task = bench_run(b, "1");
+    expect(&task, "[[200, \"done\", \"1\"], [200, \"done\", null], 2]");
+    WorkerStats stats;
+    worker_stats(b->worker, &stats);
+    CHECK_INT(stats.tools_repeated, 1);
+    CHECK_INT(stats.tools_clashed, 0);
     return 0;
 }
 
@@ -581,6 +607,7 @@ static void test_once(void **state)
     (void)state;
     bench(once_scenario);
     bench(no_id_scenario);
+    bench(owed_scenario);
     stub_open(&stub, service, NULL);
     bench_with(
         (Bench){ .scenario = forgotten_scenario, .configure = allow_loopback, .lease_ms = 3000 });
