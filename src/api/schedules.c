@@ -16,6 +16,9 @@ static const Member schedule_members[] = {
     { "agent", MEMBER_STRING, true, "Whose task it is", NULL },
     { "cron", MEMBER_STRING, true, "Five fields, or @hourly, @daily, @weekly, @monthly, @yearly",
       NULL },
+    { "timeZone", MEMBER_STRING, false,
+      "In which cron is read, such as Europe/Berlin; the server's (budgets.timeZone) when left out",
+      NULL },
     { "input", MEMBER_ANY, false, "Of each task; null when left out", NULL },
     { "priority", MEMBER_STRING, false, "normal when left out", "critical|normal|low" },
     { "missed", MEMBER_STRING, false,
@@ -43,7 +46,7 @@ static void schedule_write(JsonOut *out, const Schedule *s)
     json_out_kstr(out, "name", s->name);
     json_out_kstr(out, "agent", s->agent);
     json_out_kstr(out, "cron", s->cron);
-    json_out_kcstr(out, "timeZone", zone_name());
+    json_out_kstr(out, "timeZone", s->time_zone.len ? s->time_zone : str_of(zone_name()));
     if (!str_empty(s->input)) json_out_kraw(out, "input", s->input);
     json_out_kcstr(out, "priority", lane_name(s->lane));
     json_out_kcstr(out, "missed", missed_policy_name(s->missed));
@@ -147,6 +150,7 @@ static int schedule_read_wait(ApiCall *call, Buf *input, Schedule *ret)
     Str text;
     const Json *body;
     Cron cron;
+    const Zone *zone;
     int r = api_body_wait(call, &text, &body);
     if (r != 0) return r;
     Str priority = json_str(json_get(body, "priority")),
@@ -154,6 +158,7 @@ static int schedule_read_wait(ApiCall *call, Buf *input, Schedule *ret)
     *ret = (Schedule){ .name = call->params[0],
                        .agent = json_str(json_get(body, "agent")),
                        .cron = json_str(json_get(body, "cron")),
+                       .time_zone = json_str(json_get(body, "timeZone")),
                        .lane = LANE_NORMAL,
                        .paused = json_bool(json_get(body, "paused"), false) };
     if (priority.len && lane_from(priority, &ret->lane) < 0) ret->lane = LANE_NORMAL;
@@ -163,6 +168,8 @@ static int schedule_read_wait(ApiCall *call, Buf *input, Schedule *ret)
     if (ret->name.len > SCHEDULE_NAME_BYTES_MAX || !agent_name_ok(ret->name))
         return api_problem_wait(call, 400, "name_invalid",
                                 "a schedule's name has lower-case letters, digits and '-'");
+    if (zone_find(ret->time_zone, &zone) < 0)
+        return api_problem_wait(call, 400, "member_invalid", "`timeZone`: %s", diag_text());
     if (cron_parse(ret->cron, &cron) < 0)
         return api_problem_wait(call, 400, "cron_invalid", "`cron`: %s", diag_text());
     if ((r = deadline_read_wait(call, json_get(body, "deadline"), &ret->task_ms)) != 0) return r;

@@ -174,6 +174,7 @@ static const Flag cache_purge_flags[] = {
 static const Flag schedule_set_flags[] = {
     { "priority", "critical|normal|low", "lane of its tasks (default normal)" },
     { "input", "INPUT", "of its tasks: JSON, or text" },
+    { "zone", "NAME", "time zone of CRON, such as Europe/Berlin (default the server's)" },
     { "missed", "skip|once|all", "times that passed while no server ran (default skip)" },
     { "overlap", "allow|skip|replace", "while the last one's task has not ended (default allow)" },
     { "deadline", "DURATION", "ends each task so long after it was submitted" },
@@ -398,7 +399,7 @@ const Command commands[] = {
     { "schedule", "list", "", 0, 0, "list schedules and when they fire next", NULL, NO_FLAGS,
       schedule_list_run, false },
     { "schedule", "set", "ID AGENT CRON", 3, 3, "submit a task again and again",
-      "CRON has five fields (minute, hour, day, month, weekday), read in the time zone of the server\n"
+      "CRON has five fields (minute, hour, day, month, weekday), read in the time zone of --zone or of the server\n"
       "(budgets.timeZone), or is @hourly, @daily, @weekly, @monthly or @yearly.\n"
       "Each of its times is one task, also when the server is restarted then.\n\n"
       "  gantry schedule set morning-report reporter '0 7 * * MON-FRI' --input '{\"days\":1}'",

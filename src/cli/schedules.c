@@ -82,6 +82,7 @@ static int schedule_set_body(Client *client)
     if (flag(in, "input")) input_write(client, &out, flag(in, "input"));
     if (flag(in, "priority")) json_out_kcstr(&out, "priority", flag(in, "priority"));
     if (flag(in, "missed")) json_out_kcstr(&out, "missed", flag(in, "missed"));
+    if (flag(in, "zone")) json_out_kcstr(&out, "timeZone", flag(in, "zone"));
     if (flag(in, "overlap")) json_out_kcstr(&out, "overlap", flag(in, "overlap"));
     if (flag(in, "deadline")) json_out_kcstr(&out, "deadline", flag(in, "deadline"));
     if (flag_given(in, "paused")) json_out_kbool(&out, "paused", true);

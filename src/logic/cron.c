@@ -145,16 +145,21 @@ static bool day_fits(const Cron *c, int64_t day)
     return c->any_day || c->any_weekday ? by_day && by_week : by_day || by_week;
 }
 
+static int64_t offset_of(const CronZone *zone, int64_t unix_ms)
+{
+    return zone->offset_ms(zone->ctx, unix_ms);
+}
+
 /* The first time after after_ms that local_ms stands for, as its schedule takes it; INT64_MAX:
  * none. */
-static int64_t instant(const Cron *c, int64_t local_ms, int64_t after_ms, CronOffsetFn offset)
+static int64_t instant(const Cron *c, int64_t local_ms, int64_t after_ms, const CronZone *zone)
 {
     /* a day before and after there is only one change of clocks between */
-    int64_t early = local_ms - offset(local_ms - DAY_MS),
-            late = local_ms - offset(local_ms + DAY_MS);
+    int64_t early = local_ms - offset_of(zone, local_ms - DAY_MS),
+            late = local_ms - offset_of(zone, local_ms + DAY_MS);
     int64_t first = MIN(early, late), second = MAX(early, late);
-    bool first_is = first + offset(first) == local_ms,
-         second_is = second + offset(second) == local_ms;
+    bool first_is = first + offset_of(zone, first) == local_ms,
+         second_is = second + offset_of(zone, second) == local_ms;
     if (!first_is && !second_is) /* skipped: by what was the offset before */
         return !c->every_hour && early > after_ms ? early : INT64_MAX;
     if (!first_is) first = second;
@@ -162,26 +167,26 @@ static int64_t instant(const Cron *c, int64_t local_ms, int64_t after_ms, CronOf
     return c->every_hour && second_is && second > after_ms ? second : INT64_MAX;
 }
 
-static int64_t day_first(const Cron *c, int64_t day, int64_t after_ms, CronOffsetFn offset)
+static int64_t day_first(const Cron *c, int64_t day, int64_t after_ms, const CronZone *zone)
 {
     int64_t best = INT64_MAX;
     for (uint32_t hours = c->hours; hours != 0; hours &= hours - 1) {
         int64_t hour_ms = day * DAY_MS + __builtin_ctz(hours) * HOUR_MS;
         for (uint64_t minutes = c->minutes; minutes != 0; minutes &= minutes - 1) {
             int64_t local_ms = hour_ms + __builtin_ctzll(minutes) * MINUTE_MS;
-            best = MIN(best, instant(c, local_ms, after_ms, offset));
+            best = MIN(best, instant(c, local_ms, after_ms, zone));
         }
     }
     return best;
 }
 
-int64_t cron_next(const Cron *cron, int64_t after_ms, CronOffsetFn offset)
+int64_t cron_next(const Cron *cron, int64_t after_ms, const CronZone *zone)
 {
-    int64_t local_ms = after_ms + offset(after_ms);
+    int64_t local_ms = after_ms + offset_of(zone, after_ms);
     int64_t today = local_ms / DAY_MS - (local_ms % DAY_MS < 0);
     for (int64_t day = today - 1; day < today + DAYS_AHEAD; day++) {
         if (!day_fits(cron, day)) continue;
-        int64_t at_ms = day_first(cron, day, after_ms, offset);
+        int64_t at_ms = day_first(cron, day, after_ms, zone);
         if (at_ms != INT64_MAX) return at_ms;
     }
     return INT64_MAX;

@@ -25,11 +25,15 @@ typedef struct {
 /* Returns 0 or -EINVAL with diag: also when there is no such day, as with 30 February. */
 MUST_CHECK int cron_parse(Str text, Cron *ret);
 
-/* Local time minus UTC at that time (Unix time), in milliseconds. */
-typedef int64_t (*CronOffsetFn)(int64_t unix_ms);
+/* The zone that it is read in. offset_ms: local time minus UTC at that time (Unix time), in
+ * milliseconds. */
+typedef struct {
+    int64_t (*offset_ms)(const void *ctx, int64_t unix_ms);
+    const void *ctx;
+} CronZone;
 
 /* The first time after after_ms (Unix time) at which it fires, a whole minute; INT64_MAX: none in
  * forty years. */
-int64_t cron_next(const Cron *cron, int64_t after_ms, CronOffsetFn offset);
+int64_t cron_next(const Cron *cron, int64_t after_ms, const CronZone *zone);
 
 #endif

@@ -39,11 +39,11 @@ typedef enum {
 bool schedule_skips(OverlapPolicy overlap, bool last_open, int64_t last_at_ms, int64_t at_ms);
 
 /* When one is due that is set, or looked at anew, at now_ms. 0: never. */
-int64_t schedule_first_ms(const Cron *cron, int64_t now_ms, CronOffsetFn offset);
+int64_t schedule_first_ms(const Cron *cron, int64_t now_ms, const CronZone *zone);
 
 /* The same for one that is due at due_ms (0: never), which the calendar may have left far behind:
  * no later than its next time. */
-int64_t schedule_due_ms(const Cron *cron, int64_t due_ms, int64_t now_ms, CronOffsetFn offset);
+int64_t schedule_due_ms(const Cron *cron, int64_t due_ms, int64_t now_ms, const CronZone *zone);
 
 typedef struct {
     bool fires;         /* a task is made for at_ms; else times up to at_ms are passed over */
@@ -53,6 +53,6 @@ typedef struct {
 
 /* One is due: due_ms <= now_ms. */
 ScheduleStep schedule_step(const Cron *cron, MissedPolicy missed, int64_t due_ms, int64_t now_ms,
-                           CronOffsetFn offset);
+                           const CronZone *zone);
 
 #endif

@@ -675,9 +675,10 @@ MUST_CHECK int queue_webhook_enable_wait(Queue *queue, Str url);
 
 /* --- schedules -------------------------------------------------------------------------------- */
 
-/* Sets a schedule, whose cron is one (logic/cron.h) and is read in the zone of the process; what is
- * there of that name is replaced. queue_tick_wait fires it, once for each of its times. ret: as it
- * is kept, texts in arena. Returns 0, QUEUE_E_NO_AGENT, QUEUE_E_SCHEDULES, -ENOMEM, -errno. */
+/* Sets a schedule, whose cron is one (logic/cron.h) and is read in its zone (sys/zone.h), empty:
+ * that of the process; what is there of that name is replaced. queue_tick_wait fires it, once for
+ * each of its times. ret: as it is kept, texts in arena. Returns 0, QUEUE_E_NO_AGENT,
+ * QUEUE_E_SCHEDULES, -ENOMEM, -errno. */
 MUST_CHECK int queue_schedule_put_wait(Queue *queue, const Schedule *schedule, Arena *arena,
                                        Schedule *ret);
 

@@ -20,6 +20,26 @@ static bool cron_of(const Schedule *s, Cron *ret)
     return cron_parse(s->cron, ret) == 0;
 }
 
+static CronZone cron_zone(const Zone *zone)
+{
+    return (CronZone){ zone_offset_of_ms, zone };
+}
+
+/* A zone that this system knows no more is taken for the server's. */
+static CronZone zone_of(const Schedule *s)
+{
+    const Zone *zone = NULL;
+    int r = zone_find(s->time_zone, &zone);
+    if (r < 0) {
+        LOG_WARN("a schedule is read in the server's time zone", LOG_STR("schedule", s->name),
+                 LOG_CSTR("why", diag_text()));
+        r = zone_find(STR_NULL, &zone);
+    }
+    if (r < 0) r = zone_find(STR("UTC"), &zone);
+    assert(r == 0);
+    return cron_zone(zone);
+}
+
 /* A schedule that the calendar has left behind is not to wait until that comes to it: it is due
  * with its next time, as if it had been set now. */
 typedef struct {
@@ -39,9 +59,9 @@ static int back_job(Db *db, void *arg)
     for (size_t i = 0; i < n && r == 0; i++) {
         Cron cron;
         ScheduleFired moved = { .next_at_ms = rows[i].next_at_ms };
+        const CronZone zone = zone_of(&rows[i]);
         if (cron_of(&rows[i], &cron))
-            moved.next_at_ms = schedule_due_ms(&cron, rows[i].next_at_ms, job->now_ms,
-                                               zone_offset_ms);
+            moved.next_at_ms = schedule_due_ms(&cron, rows[i].next_at_ms, job->now_ms, &zone);
         if (moved.next_at_ms == rows[i].next_at_ms) continue;
         r = schedule_move(db, &rows[i], &moved);
         job->moved++;
@@ -144,7 +164,8 @@ static void decide(FireJob *job)
     Cron cron;
     job->fired = (ScheduleFired){ .at_ms = s->next_at_ms, .fired = true };
     if (!cron_of(s, &cron)) return;
-    ScheduleStep step = schedule_step(&cron, s->missed, s->next_at_ms, job->now_ms, zone_offset_ms);
+    const CronZone zone = zone_of(s);
+    ScheduleStep step = schedule_step(&cron, s->missed, s->next_at_ms, job->now_ms, &zone);
     job->fired.skipped = step.fires &&
                          schedule_skips(s->overlap, job->last_open, s->last_at_ms, step.at_ms);
     job->fired.fired = step.fires && !job->fired.skipped;
@@ -227,8 +248,9 @@ int queue_schedule_put_wait(Queue *queue, const Schedule *schedule, Arena *arena
     PutJob job = { .given = schedule, .made = *schedule, .arena = arena };
     job.made.updated_at_ms = now_ms;
     job.made.next_at_ms = 0;
+    const CronZone zone = zone_of(schedule);
     if (!schedule->paused && cron_of(schedule, &cron))
-        job.made.next_at_ms = schedule_first_ms(&cron, now_ms, zone_offset_ms);
+        job.made.next_at_ms = schedule_first_ms(&cron, now_ms, &zone);
     int r = store_call_wait(queue->store, put_job, &job);
     if (r == 0) *ret = job.made;
     if (r == QUEUE_E_SCHEDULES) queue_count(queue, &queue->stats.schedules_refused);

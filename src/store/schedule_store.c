@@ -56,14 +56,15 @@ int schedule_put(Db *db, const Schedule *s)
     if (r != 0) return r;
     if (n >= SCHEDULES_MAX) return SCHEDULE_E_FULL;
     RowIn in = row_in(db, "INSERT INTO schedule (name, agent, cron, input, lane, missed, paused,"
-                          " next_at_ms, updated_at_ms, overlap, task_ms)"
-                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+                          " next_at_ms, updated_at_ms, overlap, task_ms, time_zone)"
+                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
                           " ON CONFLICT (name) DO UPDATE SET agent = excluded.agent,"
                           " cron = excluded.cron, input = excluded.input, lane = excluded.lane,"
                           " missed = excluded.missed, paused = excluded.paused,"
                           " next_at_ms = excluded.next_at_ms,"
                           " updated_at_ms = excluded.updated_at_ms,"
-                          " overlap = excluded.overlap, task_ms = excluded.task_ms");
+                          " overlap = excluded.overlap, task_ms = excluded.task_ms,"
+                          " time_zone = excluded.time_zone");
     in_text(&in, s->name);
     in_text(&in, s->agent);
     in_text(&in, s->cron);
@@ -75,12 +76,13 @@ int schedule_put(Db *db, const Schedule *s)
     in_i64(&in, s->updated_at_ms);
     in_i64(&in, (int64_t)s->overlap);
     in_i64(&in, s->task_ms);
+    in_text_or_null(&in, s->time_zone);
     return row_run(in.stmt);
 }
 
 #define SCHEDULE_COLUMNS_WITH(input)                                                 \
     "name, agent, cron, " input ", lane, missed, paused, next_at_ms, updated_at_ms," \
-    " last_at_ms, last_task_id, last_error, overlap, task_ms, skipped"
+    " last_at_ms, last_task_id, last_error, overlap, task_ms, skipped, time_zone"
 #define SCHEDULE_COLUMNS SCHEDULE_COLUMNS_WITH("input")
 
 static void schedule_read(RowOut *out, void *ret)
@@ -101,6 +103,7 @@ static void schedule_read(RowOut *out, void *ret)
     s->overlap = (OverlapPolicy)out_i64(out);
     s->task_ms = out_i64(out);
     s->skipped = out_i64(out);
+    s->time_zone = out_text(out);
 }
 
 static int schedule_first(DbStmt *stmt, Arena *arena, Schedule *ret)

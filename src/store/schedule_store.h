@@ -19,7 +19,8 @@ MUST_CHECK int overlap_policy_from(Str name, OverlapPolicy *ret); /* 0 or -EINVA
 
 typedef struct {
     Str name, agent, cron;
-    Str input; /* JSON */
+    Str input;     /* JSON */
+    Str time_zone; /* in which cron is read; empty: the process's */
     Lane lane;
     MissedPolicy missed;
     OverlapPolicy overlap;

@@ -745,6 +745,9 @@ static const char task_news[] =
     "UPDATE family SET ends = (SELECT count(*) FROM family AS child"
     " WHERE child.parent_seq > 0 AND child.parent_seq = family.task_seq AND child.open = 0);";
 
+/* NULL: the server's. */
+static const char schedule_zones[] = "ALTER TABLE schedule ADD COLUMN time_zone TEXT;";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -806,5 +809,6 @@ const Migration schema_steps[] = {
     { 58, "dead tasks", dead_tasks },
     { 59, "task news", task_news },
     { 60, "response ids", response_ids },
+    { 61, "schedule zones", schedule_zones },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

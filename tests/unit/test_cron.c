@@ -20,18 +20,22 @@ static int64_t at(const char *text)
     return ms;
 }
 
-static int64_t utc(int64_t unix_ms)
+static int64_t utc_ms(const void *ctx, int64_t unix_ms)
 {
+    (void)ctx;
     (void)unix_ms;
     return 0;
 }
 
 /* Berlin in 2026: forward on 29 March, back on 25 October, at 01:00 UTC. */
-static int64_t berlin(int64_t unix_ms)
+static int64_t berlin_ms(const void *ctx, int64_t unix_ms)
 {
+    (void)ctx;
     bool summer = unix_ms >= INT64_C(1774746000000) && unix_ms < INT64_C(1792890000000);
     return summer ? 2 * HOUR_MS : HOUR_MS;
 }
+
+static const CronZone utc = { utc_ms, NULL }, berlin = { berlin_ms, NULL };
 
 static Cron parsed(const char *text)
 {
@@ -40,11 +44,11 @@ static Cron parsed(const char *text)
     return cron;
 }
 
-static void expect(const char *text, CronOffsetFn offset, const char *after, const char *want)
+static void expect(const char *text, const CronZone *zone, const char *after, const char *want)
 {
     char got[TIME_TEXT_MAX];
     Cron cron = parsed(text);
-    time_format(cron_next(&cron, at(after), offset), got);
+    time_format(cron_next(&cron, at(after), zone), got);
     if (strncmp(got, want, strlen(want)) != 0)
         fail_msg("%s after %s: %s, not %s", text, after, got, want);
 }
@@ -52,27 +56,27 @@ static void expect(const char *text, CronOffsetFn offset, const char *after, con
 static void test_fields(void **state)
 {
     (void)state;
-    expect("* * * * *", utc, "2026-01-01T00:00:00Z", "2026-01-01T00:01");
-    expect("* * * * *", utc, "2026-01-01T00:00:59.999Z", "2026-01-01T00:01");
-    expect("*/15 9-17 * * MON-FRI", utc, "2026-01-02T17:45:00Z", "2026-01-05T09:00");
-    expect("5,10 0 * * *", utc, "2026-01-01T00:05:00Z", "2026-01-01T00:10");
-    expect("0 0 29 2 *", utc, "2026-01-01T00:00:00Z", "2028-02-29T00:00");
-    expect("0 0 */29 2 SUN", utc, "2088-03-01T00:00:00Z", "2093-02-01T00:00");
-    expect("0 0 29 2 */7", utc, "2088-03-01T00:00:00Z", "2128-02-29T00:00"); /* the next Sunday */
-    expect("29 9 */30 9 MON", utc, "2014-09-02T00:00:00Z", "2025-09-01T09:29");
-    expect("0 0 1 1 *", utc, "2026-01-01T00:00:00Z", "2027-01-01T00:00");
-    expect("0 12 31 * *", utc, "2026-01-31T12:00:00Z", "2026-03-31T12:00");
-    expect("0 0 * * 7", utc, "2026-01-01T00:00:00Z", "2026-01-04T00:00");
-    expect("0 0 * * sun", utc, "2026-01-01T00:00:00Z", "2026-01-04T00:00");
-    expect("0 0 13 * FRI", utc, "2026-01-03T00:00:00Z", "2026-01-09T00:00"); /* either */
-    expect("0 0 13 * FRI", utc, "2026-01-09T00:00:00Z", "2026-01-13T00:00");
-    expect("0 0 * dec *", utc, "2026-01-01T00:00:00Z", "2026-12-01T00:00");
-    expect("10-20/5 0 * * *", utc, "2026-01-01T00:10:00Z", "2026-01-01T00:15");
-    expect("@daily", utc, "2026-01-01T00:00:00Z", "2026-01-02T00:00");
-    expect("@hourly", utc, "2026-01-01T00:10:00Z", "2026-01-01T01:00");
-    expect("  0   6 *  * * ", utc, "2026-01-01T00:10:00Z", "2026-01-01T06:00");
-    expect("0 0 30 2 MON", utc, "2026-01-01T00:00:00Z", "2026-02-02T00:00"); /* either */
-    expect("0 0 30,31 2,4 *", utc, "2026-01-01T00:00:00Z", "2026-04-30T00:00");
+    expect("* * * * *", &utc, "2026-01-01T00:00:00Z", "2026-01-01T00:01");
+    expect("* * * * *", &utc, "2026-01-01T00:00:59.999Z", "2026-01-01T00:01");
+    expect("*/15 9-17 * * MON-FRI", &utc, "2026-01-02T17:45:00Z", "2026-01-05T09:00");
+    expect("5,10 0 * * *", &utc, "2026-01-01T00:05:00Z", "2026-01-01T00:10");
+    expect("0 0 29 2 *", &utc, "2026-01-01T00:00:00Z", "2028-02-29T00:00");
+    expect("0 0 */29 2 SUN", &utc, "2088-03-01T00:00:00Z", "2093-02-01T00:00");
+    expect("0 0 29 2 */7", &utc, "2088-03-01T00:00:00Z", "2128-02-29T00:00"); /* the next Sunday */
+    expect("29 9 */30 9 MON", &utc, "2014-09-02T00:00:00Z", "2025-09-01T09:29");
+    expect("0 0 1 1 *", &utc, "2026-01-01T00:00:00Z", "2027-01-01T00:00");
+    expect("0 12 31 * *", &utc, "2026-01-31T12:00:00Z", "2026-03-31T12:00");
+    expect("0 0 * * 7", &utc, "2026-01-01T00:00:00Z", "2026-01-04T00:00");
+    expect("0 0 * * sun", &utc, "2026-01-01T00:00:00Z", "2026-01-04T00:00");
+    expect("0 0 13 * FRI", &utc, "2026-01-03T00:00:00Z", "2026-01-09T00:00"); /* either */
+    expect("0 0 13 * FRI", &utc, "2026-01-09T00:00:00Z", "2026-01-13T00:00");
+    expect("0 0 * dec *", &utc, "2026-01-01T00:00:00Z", "2026-12-01T00:00");
+    expect("10-20/5 0 * * *", &utc, "2026-01-01T00:10:00Z", "2026-01-01T00:15");
+    expect("@daily", &utc, "2026-01-01T00:00:00Z", "2026-01-02T00:00");
+    expect("@hourly", &utc, "2026-01-01T00:10:00Z", "2026-01-01T01:00");
+    expect("  0   6 *  * * ", &utc, "2026-01-01T00:10:00Z", "2026-01-01T06:00");
+    expect("0 0 30 2 MON", &utc, "2026-01-01T00:00:00Z", "2026-02-02T00:00"); /* either */
+    expect("0 0 30,31 2,4 *", &utc, "2026-01-01T00:00:00Z", "2026-04-30T00:00");
 }
 
 static void test_refused(void **state)
@@ -108,20 +112,20 @@ static void test_refused(void **state)
 static void test_clocks(void **state)
 {
     (void)state;
-    expect("30 9 * * *", berlin, "2026-01-01T00:00:00Z", "2026-01-01T08:30");
-    expect("30 9 * * *", berlin, "2026-07-01T00:00:00Z", "2026-07-01T07:30");
+    expect("30 9 * * *", &berlin, "2026-01-01T00:00:00Z", "2026-01-01T08:30");
+    expect("30 9 * * *", &berlin, "2026-07-01T00:00:00Z", "2026-07-01T07:30");
 
     /* 02:30 is skipped on 29 March: an hour later, once */
-    expect("30 2 * * *", berlin, "2026-03-28T12:00:00Z", "2026-03-29T01:30");
-    expect("30 2 * * *", berlin, "2026-03-29T01:30:00Z", "2026-03-30T00:30");
-    expect("30 * * * *", berlin, "2026-03-29T00:30:00Z", "2026-03-29T01:30");  /* 03:30 */
-    expect("0 */2 * * *", berlin, "2026-03-28T23:00:00Z", "2026-03-29T02:00"); /* 04:00 */
+    expect("30 2 * * *", &berlin, "2026-03-28T12:00:00Z", "2026-03-29T01:30");
+    expect("30 2 * * *", &berlin, "2026-03-29T01:30:00Z", "2026-03-30T00:30");
+    expect("30 * * * *", &berlin, "2026-03-29T00:30:00Z", "2026-03-29T01:30");  /* 03:30 */
+    expect("0 */2 * * *", &berlin, "2026-03-28T23:00:00Z", "2026-03-29T02:00"); /* 04:00 */
 
     /* 02:30 comes twice on 25 October: the first one; every hour: both */
-    expect("30 2 * * *", berlin, "2026-10-24T12:00:00Z", "2026-10-25T00:30");
-    expect("30 2 * * *", berlin, "2026-10-25T00:30:00Z", "2026-10-26T01:30");
-    expect("30 * * * *", berlin, "2026-10-25T00:30:00Z", "2026-10-25T01:30");
-    expect("*/30 * * * *", berlin, "2026-10-25T00:30:00Z", "2026-10-25T01:00");
+    expect("30 2 * * *", &berlin, "2026-10-24T12:00:00Z", "2026-10-25T00:30");
+    expect("30 2 * * *", &berlin, "2026-10-25T00:30:00Z", "2026-10-26T01:30");
+    expect("30 * * * *", &berlin, "2026-10-25T00:30:00Z", "2026-10-25T01:30");
+    expect("*/30 * * * *", &berlin, "2026-10-25T00:30:00Z", "2026-10-25T01:00");
 }
 
 /* One firing after the other: they grow, each is a time of the schedule, and every hour has 24 a
@@ -132,7 +136,7 @@ static void test_every_hour_there_is(void **state)
     Cron cron = parsed("0 * * * *");
     int64_t now_ms = at("2026-01-01T00:00:00Z");
     for (int i = 1; i <= 24 * 365; i++) {
-        int64_t next_ms = cron_next(&cron, now_ms, berlin);
+        int64_t next_ms = cron_next(&cron, now_ms, &berlin);
         assert_true(next_ms == now_ms + HOUR_MS);
         now_ms = next_ms;
     }
@@ -151,7 +155,7 @@ static void test_against_a_walk(void **state)
                  (int)(random_next(&rng) % 28 + 1), (int)(random_next(&rng) % 7));
         Cron cron = parsed(text);
         int64_t after = at("2026-05-01T00:00:00Z") + (int64_t)(random_next(&rng) % 1000000) * 60000;
-        int64_t next = cron_next(&cron, after, utc), walked = after;
+        int64_t next = cron_next(&cron, after, &utc), walked = after;
         do {
             walked += 60000;
             int64_t minute = walked / 60000 % 60, hour = walked / HOUR_MS % 24,

@@ -1,6 +1,8 @@
 /* Schedules: each of their times is worth one task, whatever comes between. */
 #include "queue_fixture.h"
 
+#include <unistd.h>
+
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 #define MINUTE_MS INT64_C(60000)
 
@@ -431,6 +433,34 @@ static void test_overlap_allow(void **state)
     run(state, body_allow);
 }
 
+/* Two places, two zones: noon comes six hours later in the second. */
+static int body_zones(void *arg)
+{
+    Fixture *f = arg;
+    static const char *const names[] = { "", "Europe/Berlin", "America/New_York" };
+    static const int64_t noons_ms[] = { 1700049600000, 1700046000000, 1700067600000 };
+    for (size_t i = 0; i < ARRAY_N(names); i++) {
+        Schedule made = { 0 }, s = { .name = STR("noon"),
+                                     .agent = STR("support"),
+                                     .cron = STR("0 12 * * *"),
+                                     .input = STR("1"),
+                                     .time_zone = str_of(names[i]) };
+        CHECK_INT(queue_schedule_put_wait(f->queue, &s, &f->arena, &made), 0);
+        CHECK_STR(made.time_zone, str_of(names[i]));
+        CHECK_INT(made.next_at_ms, noons_ms[i]); /* of 2023-11-15 */
+    }
+    real_now = noons_ms[2];
+    tick(f);
+    CHECK_INT(tasks_n(f), 1);
+    return 0;
+}
+
+static void test_zones(void **state)
+{
+    if (access("/usr/share/zoneinfo/Europe/Berlin", R_OK) != 0) skip();
+    run(state, body_zones);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -446,6 +476,7 @@ int main(void)
         CASE(test_overlap_found_again),
         CASE(test_overlap_replace),
         CASE(test_overlap_allow),
+        CASE(test_zones),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

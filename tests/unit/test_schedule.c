@@ -11,11 +11,13 @@
 #define HOUR_MS (60 * MINUTE_MS)
 #define BASE_MS (INT64_C(480000) * HOUR_MS) /* a whole hour */
 
-static int64_t utc(int64_t unix_ms)
+static int64_t utc_ms(const void *ctx, int64_t unix_ms)
 {
+    (void)ctx;
     (void)unix_ms;
     return 0;
 }
+static const CronZone utc = { utc_ms, NULL };
 
 static Cron hourly(void)
 {
@@ -28,7 +30,7 @@ static void check_step(MissedPolicy missed, int64_t due_ms, int64_t now_ms, bool
                        int64_t at_ms)
 {
     Cron cron = hourly();
-    ScheduleStep step = schedule_step(&cron, missed, BASE_MS + due_ms, BASE_MS + now_ms, utc);
+    ScheduleStep step = schedule_step(&cron, missed, BASE_MS + due_ms, BASE_MS + now_ms, &utc);
     assert_int_equal(step.fires, fires);
     assert_int_equal(step.at_ms, BASE_MS + at_ms);
     assert_int_equal(step.next_at_ms, BASE_MS + at_ms + HOUR_MS);
@@ -59,8 +61,8 @@ static void test_set_anew(void **state)
 {
     (void)state;
     Cron cron = hourly();
-    assert_int_equal(schedule_first_ms(&cron, BASE_MS + 1000, utc), BASE_MS);
-    assert_int_equal(schedule_first_ms(&cron, BASE_MS + 3000, utc), BASE_MS + HOUR_MS);
+    assert_int_equal(schedule_first_ms(&cron, BASE_MS + 1000, &utc), BASE_MS);
+    assert_int_equal(schedule_first_ms(&cron, BASE_MS + 3000, &utc), BASE_MS + HOUR_MS);
 }
 
 static void test_the_calendar_was_set_back(void **state)
@@ -68,11 +70,11 @@ static void test_the_calendar_was_set_back(void **state)
     (void)state;
     Cron cron = hourly();
     int64_t far_ms = BASE_MS + 1000 * HOUR_MS;
-    assert_int_equal(schedule_due_ms(&cron, far_ms, BASE_MS + 1, utc), BASE_MS + HOUR_MS);
-    assert_int_equal(schedule_due_ms(&cron, BASE_MS, BASE_MS + 1, utc), BASE_MS); /* it is due */
-    assert_int_equal(schedule_due_ms(&cron, BASE_MS + HOUR_MS, BASE_MS + 1, utc),
+    assert_int_equal(schedule_due_ms(&cron, far_ms, BASE_MS + 1, &utc), BASE_MS + HOUR_MS);
+    assert_int_equal(schedule_due_ms(&cron, BASE_MS, BASE_MS + 1, &utc), BASE_MS); /* it is due */
+    assert_int_equal(schedule_due_ms(&cron, BASE_MS + HOUR_MS, BASE_MS + 1, &utc),
                      BASE_MS + HOUR_MS);
-    assert_int_equal(schedule_due_ms(&cron, 0, BASE_MS, utc), 0); /* never */
+    assert_int_equal(schedule_due_ms(&cron, 0, BASE_MS, &utc), 0); /* never */
 }
 
 static void test_the_last_one_goes_on(void **state)

@@ -141,21 +141,25 @@ static bool chance(World *w, int in_thousand)
 }
 
 /* Summer is half of each year, an hour ahead. */
-static int64_t zone_ms(int64_t unix_ms)
+static int64_t zone_ms(const void *ctx, int64_t unix_ms)
 {
+    (void)ctx;
     int64_t half = 182 * DAY_MS + 12 * HOUR_MS, at_ms = unix_ms - 80 * DAY_MS - HOUR_MS;
     return at_ms / half % 2 ? HOUR_MS : 2 * HOUR_MS;
 }
 
-static int64_t no_zone_ms(int64_t unix_ms)
+static int64_t no_zone_ms(const void *ctx, int64_t unix_ms)
 {
+    (void)ctx;
     (void)unix_ms;
     return 0;
 }
 
-static CronOffsetFn zone_of(const World *w)
+static const CronZone zone = { zone_ms, NULL }, no_zone = { no_zone_ms, NULL };
+
+static const CronZone *zone_of(const World *w)
 {
-    return BREAKS(w, ZONE_FORGOTTEN) ? no_zone_ms : zone_ms;
+    return BREAKS(w, ZONE_FORGOTTEN) ? &no_zone : &zone;
 }
 
 static int64_t server_ms(const World *w)
@@ -165,7 +169,7 @@ static int64_t server_ms(const World *w)
 
 static int64_t next_of(const Row *row, int64_t after_ms)
 {
-    return cron_next(&parsed[row->cron], after_ms, zone_ms);
+    return cron_next(&parsed[row->cron], after_ms, &zone);
 }
 
 /* --- tasks ------------------------------------------------------------------------------------ */

@@ -8,6 +8,7 @@
 
 #include "base/diag.h"
 #include "sys/zone.h"
+#include "tests/unit/random.h"
 
 #define HOUR_MS INT64_C(3600000)
 
@@ -69,9 +70,49 @@ static void test_daylight_saving(void **state)
     assert_int_equal(zone_set(STR("UTC")), 0);
 }
 
+/* Zones by name say what the C library does, of which there can be one a process. */
+static void same_as_the_library(const char *name, Random *random)
+{
+    const Zone *zone, *again;
+    assert_int_equal(zone_find(str_of(name), &zone), 0);
+    assert_int_equal(zone_find(str_of(name), &again), 0);
+    assert_ptr_equal(zone, again);
+    assert_int_equal(zone_set(str_of(name)), 0);
+    for (int i = 0; i < 20000; i++) {
+        int64_t ms = (int64_t)(random_next(random) % 9000000000000) - 2000000000000; /* to 2191 */
+        if (i % 2) ms = ms / 1800000 * 1800000 - (i % 4 == 1); /* when clocks are set */
+        if (zone_offset_of_ms(zone, ms) != zone_offset_ms(ms))
+            fail_msg("%s at %" PRId64 ": %" PRId64 ", not %" PRId64, name, ms,
+                     zone_offset_of_ms(zone, ms), zone_offset_ms(ms));
+    }
+}
+
+static void test_others(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "Europe/Berlin",     "America/New_York",
+                                         "Asia/Kolkata",      "Australia/Lord_Howe",
+                                         "America/Sao_Paulo", "Europe/Dublin",
+                                         "Africa/Casablanca", "America/Nuuk",
+                                         "Asia/Gaza",         "Pacific/Apia" };
+    static const char *const bad[] = { "/etc/passwd", "Europe/Nowhere", "Europe//Berlin",
+                                       "Europe" };
+    const Zone *zone;
+    Random random = { 7 };
+    if (access("/usr/share/zoneinfo/Europe/Berlin", R_OK) != 0) skip();
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        same_as_the_library(names[i], &random);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(zone_find(str_of(bad[i]), &zone), -EINVAL);
+    assert_int_equal(zone_set(STR("UTC")), 0);
+    assert_int_equal(zone_find(STR_NULL, &zone), 0); /* the process's */
+    assert_int_equal(zone_offset_of_ms(zone, 1700000000000), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_utc), cmocka_unit_test(test_names),
-                                        cmocka_unit_test(test_daylight_saving) };
+                                        cmocka_unit_test(test_daylight_saving),
+                                        cmocka_unit_test(test_others) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
