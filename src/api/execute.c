@@ -99,7 +99,8 @@ int idempotency_key_read(Arena *arena, Str header, Str *ret)
 
 typedef struct {
     ApiCall *call;
-    const Json *envelope; /* NULL: the body is the input */
+    const Json *body;
+    const Json *envelope; /* the same; NULL: all of the body is the input */
     Str text;             /* of the body */
     TaskNew task;
 } Submission;
@@ -293,7 +294,17 @@ static int payload_read_wait(Submission *s)
 
 /* --- headers ---------------------------------------------------------------------------------- */
 
-/* What the key stands for: the request as it was sent. */
+/* The same whatever the order of members and the spaces between them: a client that makes the body
+ * anew need not write it as it did before. As it was sent where numbers could lose by that. */
+static void body_digest(const Submission *s, Sha256 *sha)
+{
+    CLEANUP(buf_deinit) Buf text = { 0 };
+    buf_init(&text, 2 * s->text.len + 1024);
+    bool canonical = json_canonical(s->body, &text) == 0;
+    sha256_add(sha, canonical ? buf_str(&text) : s->text);
+}
+
+/* What the key stands for. */
 static int fingerprint_make(Submission *s)
 {
     CLEANUP(sha256_deinit) Sha256 sha;
@@ -301,7 +312,7 @@ static int fingerprint_make(Submission *s)
     sha256_init(&sha);
     sha256_add(&sha, s->call->req->query);
     sha256_add(&sha, STR("\n"));
-    sha256_add(&sha, s->text);
+    body_digest(s, &sha);
     sha256_add(&sha, http_header(s->call->req, VERSION_HEADER));
     sha256_end(&sha, digest);
     s->task.fingerprint = arena_str(&s->call->req->arena, str_make((char *)digest, sizeof digest));
@@ -383,10 +394,9 @@ static int agent_needed_wait(const Submission *s)
 int execute_run_wait(ApiCall *call)
 {
     Submission s = { .call = call };
-    const Json *body;
-    int r = api_body_wait(call, &s.text, &body);
+    int r = api_body_wait(call, &s.text, &s.body);
     if (r != 0) return r;
-    if (json_get(body, "input")) s.envelope = body;
+    if (json_get(s.body, "input")) s.envelope = s.body;
     if ((r = submission_read_wait(&s)) != 0) return r;
     TaskSummary summary;
     r = queue_submit_wait(call->api->options.queue, &s.task, &summary);

@@ -443,6 +443,22 @@ static void test_idempotency(void **state)
     assert_true(rows(f) > before);
 }
 
+/* The same is what says the same, not what is the same byte for byte; numbers are never taken for
+ * others. */
+static void test_idempotency_of_bodies(void **state)
+{
+    ApiFixture *f = *state;
+    deploy(f, "support");
+    EXPECT(execute_keyed(f, "k1", "{\"input\":{\"a\":1,\"b\":2},\"userId\":\"u\"}"), 202);
+    EXPECT(execute_keyed(f, "k1", "{\"userId\": \"u\", \"input\": {\"b\": 2, \"a\": 1}}"), 202);
+    EXPECT(execute_keyed(f, "k1", "{\"userId\":\"u\",\"input\":{\"b\":1,\"a\":2}}"), 422);
+    EXPECT(execute_keyed(f, "k2", "{\"input\":[1,2]}"), 202);
+    EXPECT(execute_keyed(f, "k2", "{\"input\":[2,1]}"), 422);
+    EXPECT(execute_keyed(f, "k3", "{\"input\":9007199254740993}"), 202);
+    EXPECT(execute_keyed(f, "k3", "{\"input\":9007199254740993}"), 202);
+    EXPECT(execute_keyed(f, "k3", "{\"input\":9007199254740992}"), 422);
+}
+
 static void test_idempotency_key_forms(void **state)
 {
     static const struct {
@@ -967,6 +983,7 @@ int main(void)
         CASE(test_what_the_input_is),
         CASE(test_agent_may_be_left_out_for_one),
         CASE(test_idempotency),
+        CASE(test_idempotency_of_bodies),
         CASE(test_idempotency_key_forms),
         CASE(test_full_lane),
         CASE(test_full_disk),
