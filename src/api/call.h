@@ -150,6 +150,7 @@ int worker_get_run_wait(ApiCall *call);
 int worker_register_run_wait(ApiCall *call);
 int worker_drain_run_wait(ApiCall *call);
 int worker_claim_run_wait(ApiCall *call);
+int worker_signal_run_wait(ApiCall *call);
 int worker_heartbeat_run_wait(ApiCall *call);
 int worker_finish_run_wait(ApiCall *call);
 int worker_finish_many_run_wait(ApiCall *call);

@@ -220,7 +220,8 @@ const Schema api_schemas[] = {
     { "RecordedBytes", "bytes:integer gzip:boolean data:string" },
     { "Heartbeat", "cancel:[uuid] lost:[uuid] draining:boolean flagsRevision:integer "
                    "pricesRevision:integer cacheRevision:integer "
-                   "budgetEpoch:integer budgetWanted:boolean released:integer" },
+                   "budgetEpoch:integer budgetWanted:boolean released:integer mark:integer" },
+    { "WorkerSignal", "signalled:boolean" },
     { "WebhookPage", "webhooks:[Webhook] nextCursor:string?" },
     { "Webhook", "webhookId:string taskId:uuid? url:string state:string attempts:integer "
                  "status:integer error:string createdAt:time nextAt?:time" },

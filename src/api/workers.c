@@ -28,6 +28,15 @@ const BodySpec register_body = { .name = "WorkerRegisterRequest",
                                  .n = ARRAY_N(register_members),
                                  .required = true };
 
+static const Member signal_members[] = {
+    { "mark", MEMBER_INTEGER, true, "As the last heartbeat was told", NULL },
+    { "waitMs", MEMBER_INTEGER, false, "How long to wait for a reason, at most 60000", NULL },
+};
+const BodySpec signal_body = { .name = "WorkerSignalRequest",
+                               .members = signal_members,
+                               .n = ARRAY_N(signal_members),
+                               .required = true };
+
 static const Member claim_members[] = {
     { "free", MEMBER_OBJECT, true, "Free slots: {critical, normal, low, shared}", NULL },
     { "waitMs", MEMBER_INTEGER, false, "How long to wait for a first task, at most 60000", NULL },
@@ -655,6 +664,27 @@ int worker_heartbeat_run_wait(ApiCall *call)
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     api_json(&json, API_JSON_BYTES_MAX);
     wire_beat_write(&json.out, &beat);
+    return api_json_wait(call, 200, &json);
+}
+
+/* Held until the worker has a reason to heartbeat before its time. */
+int worker_signal_run_wait(ApiCall *call)
+{
+    Uuid id;
+    const Json *body;
+    int r = request_read_wait(call, &id, &body);
+    if (r != 0) return r;
+    uint64_t mark = (uint64_t)json_i64_or(json_get(body, "mark"), 0);
+    int64_t wait_ms = MIN(MAX(json_i64_or(json_get(body, "waitMs"), 0), 0), CLAIM_WAIT_MAX_MS);
+    int64_t deadline_ms = deadline_after(wait_ms);
+    do r = queue_signal_wait(call->api->options.queue, id, mark, api_wait_step(deadline_ms));
+    while (r == -ETIMEDOUT && clock_mono_ms() < deadline_ms && !api_wait_over(call));
+    if (r < 0 && r != -ETIMEDOUT) return api_fail_wait(call, r);
+    CLEANUP(api_json_deinit) ApiJson json = { 0 };
+    api_json(&json, API_JSON_BYTES_MAX);
+    json_out_object(&json.out);
+    json_out_kbool(&json.out, "signalled", r == 0);
+    json_out_object_end(&json.out);
     return api_json_wait(call, 200, &json);
 }
 

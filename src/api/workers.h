@@ -6,6 +6,7 @@
 
 extern const BodySpec register_body;
 extern const BodySpec claim_body;
+extern const BodySpec signal_body;
 extern const BodySpec heartbeat_body;
 extern const BodySpec worker_cache_body;
 extern const BodySpec finish_body;

@@ -359,6 +359,7 @@ typedef struct {
     size_t released;         /* tasks it was given and never got: queued again just now */
     uint64_t mark;           /* for queue_signal_wait */
 } HeartbeatReply;
+#define HEARTBEAT_NO_MARK UINT64_MAX /* of an older control plane, which tells none */
 
 /* A call that a worker has in flight, or whose record was not taken yet. */
 typedef struct {

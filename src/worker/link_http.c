@@ -9,7 +9,9 @@
 #include "worker/wire.h"
 
 #define TIMEOUT_DEFAULT_MS 10000
-#define HEARTBEAT_MS_MAX 800 /* nothing is pushed, and a cancel is to arrive within a second */
+#define HEARTBEAT_MS_MAX 800 /* an older server pushes nothing; a cancel is to arrive in a second */
+#define SIGNAL_REST_MS 20    /* after a signal: they may come in numbers */
+#define SIGNAL_MARGIN_MS 10000 /* for the answer to one that did not come */
 #define REQUEST_BYTES_MAX ((size_t)128 << 20)
 #define REPLY_BYTES_MAX ((size_t)1 << 20)
 #define JOURNAL_BYTES_MAX ((size_t)16 << 20)
@@ -302,12 +304,41 @@ static int http_heartbeat_wait(WorkerLink *link, const Heartbeat *beat, Arena *a
     return r == 0 ? wire_beat_read(arena, v, beat->held, beat->held_n, ret) : r;
 }
 
-/* Nothing is pushed over HTTP: the heartbeat's own rhythm has to do. */
+static int signal_ask_wait(HttpLink *http, uint64_t mark, int64_t wait_ms, bool *ret_signalled)
+{
+    CLEANUP(arena_deinit) Arena arena = { 0 };
+    CLEANUP(buf_deinit) Buf body = { 0 };
+    const Json *v;
+    arena_init(&arena, REPLY_ARENA_BYTES_MAX);
+    buf_init(&body, REQUEST_BYTES_MAX);
+    JsonOut out = json_out(&body);
+    json_out_object(&out);
+    json_out_ki64(&out, "mark", (int64_t)mark);
+    json_out_ki64(&out, "waitMs", wait_ms);
+    json_out_object_end(&out);
+    Ask ask = {
+        .timeout_ms = wait_ms + MIN(SIGNAL_MARGIN_MS, http->lease.lease_ms / 3),
+        .reply_bytes_max = REPLY_BYTES_MAX,
+        .absent = LINK_E_REFUSED,
+    };
+    int r = question_wait(http, "signal", &out, ask, &arena, &v);
+    if (r == 0) *ret_signalled = json_bool(json_get(v, "signalled"), false);
+    return r;
+}
+
+/* The server holds the question until there is a reason. Without an answer, and with a server that
+ * is older, the heartbeat's own rhythm has to do. */
 static int http_signal_wait(WorkerLink *link, uint64_t mark, int64_t deadline_ms)
 {
-    (void)link, (void)mark;
-    int r = fiber_sleep_wait(deadline_ms - clock_mono_ms());
-    return r == 0 ? -ETIMEDOUT : r;
+    int64_t began_ms = clock_mono_ms(), wait_ms = deadline_ms - began_ms;
+    bool signalled = false;
+    int r = 0;
+    if (mark != HEARTBEAT_NO_MARK && wait_ms > 0)
+        r = signal_ask_wait(http_of(link), mark, wait_ms, &signalled);
+    if (r == -ECANCELED) return r;
+    int64_t until_ms = signalled ? began_ms + SIGNAL_REST_MS : deadline_ms;
+    r = fiber_sleep_wait(until_ms - clock_mono_ms());
+    return r == 0 && !signalled ? -ETIMEDOUT : r;
 }
 
 /* Read by the fiber of the heartbeats, so within their time. */

@@ -211,6 +211,7 @@ void wire_beat_write(JsonOut *out, const HeartbeatReply *beat)
     json_out_ki64(out, "budgetEpoch", (int64_t)beat->budget_epoch);
     json_out_kbool(out, "budgetWanted", beat->budget_wanted);
     json_out_ki64(out, "released", (int64_t)beat->released);
+    json_out_ki64(out, "mark", (int64_t)beat->mark);
     json_out_object_end(out);
 }
 
@@ -237,7 +238,8 @@ int wire_beat_read(Arena *arena, const Json *v, const TaskRef *held, size_t held
                             .cache_revision = json_i64_or(json_get(v, "cacheRevision"), 0),
                             .budget_epoch = (uint64_t)json_i64_or(json_get(v, "budgetEpoch"), 0),
                             .budget_wanted = json_bool(json_get(v, "budgetWanted"), false),
-                            .released = (size_t)MAX(json_i64_or(json_get(v, "released"), 0), 0) };
+                            .released = (size_t)MAX(json_i64_or(json_get(v, "released"), 0), 0),
+                            .mark = (uint64_t)json_i64_or(json_get(v, "mark"), -1) };
     if (json_type(v) != JSON_OBJECT) return missing("heartbeat");
     beat.stops = ARENA_ARRAY(arena, HoldStop, 2 * held_n + 1);
     if (!beat.stops) return diag_set(-ENOMEM, "too many tasks");

@@ -195,9 +195,18 @@ static void test_heartbeat_and_drain(void **state)
     assert_int_equal(json_len(member(&reply, "lost")), 0);
     assert_false(json_bool(member(&reply, "draining"), true));
 
+    /* a reason to heartbeat is told to who waits for it, also when it was there before */
+    char *since = format(f, "{\"mark\":%" PRId64 ",\"waitMs\":10}", number(&reply, "mark"));
+    reply = post(f, route(f, worker, "signal"), since);
+    EXPECT(reply, 200);
+    assert_false(json_bool(member(&reply, "signalled"), true));
     reply = post(f, route(f, worker, "drain"), NULL);
     EXPECT(reply, 202);
     EXPECT_TEXT(text(&reply, "state"), "draining");
+    reply = post(f, route(f, worker, "signal"), since);
+    EXPECT(reply, 200);
+    assert_true(json_bool(member(&reply, "signalled"), false));
+    EXPECT(post(f, route(f, worker, "signal"), "{\"waitMs\":1}"), 400);
     reply = heartbeat(f, worker, task);
     assert_true(json_bool(member(&reply, "draining"), false));
 

@@ -340,12 +340,25 @@ static int plane_lines(Plane *p, HttpReq *req, const Json *body)
     return plane_done(req, queue_logs_append_wait(p->bench->queue, ref, lines, n, NULL));
 }
 
+static int plane_signal(Plane *p, HttpReq *req, Uuid id, const Json *body, Buf *buf)
+{
+    uint64_t mark = (uint64_t)json_i64_or(json_get(body, "mark"), 0);
+    int64_t wait_ms = json_i64_or(json_get(body, "waitMs"), 0);
+    int r = queue_signal_wait(p->bench->queue, id, mark, deadline_after(wait_ms));
+    JsonOut out = json_out(buf);
+    json_out_object(&out);
+    json_out_kbool(&out, "signalled", r == 0);
+    json_out_object_end(&out);
+    return r == -ECANCELED ? r : plane_json(req, 200, buf);
+}
+
 static int plane_worker(Plane *p, HttpReq *req, Str params[], const Json *body, Buf *buf)
 {
     Uuid id;
     if (!CHECK_INT(uuid_from_text(params[0], &id), 0)) return plane_done(req, -EINVAL);
     if (str_eq(params[1], STR("claim"))) return plane_claim(p, req, id, body, buf);
     if (str_eq(params[1], STR("heartbeat"))) return plane_heartbeat(p, req, id, body, buf);
+    if (str_eq(params[1], STR("signal"))) return plane_signal(p, req, id, body, buf);
     if (str_eq(params[1], STR("finish"))) return plane_finish(p, req, body);
     if (str_eq(params[1], STR("logs"))) return plane_lines(p, req, body);
     if (str_eq(params[1], STR("children")))
