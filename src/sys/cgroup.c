@@ -1,5 +1,6 @@
 #include "sys/cgroup.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fts.h>
@@ -7,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -18,6 +20,8 @@
 
 #define PROC_BYTES_MAX ((size_t)1 << 20)
 #define FILE_PATH_MAX (CGROUP_PATH_MAX + 64)
+#define LOCK_TRIES 60
+#define LOCK_PAUSE_MS 50
 #define END_MS_MAX 2000
 #define PAUSE_US 100 /* between two looks at who has been sent SIGKILL, twice as long each time */
 #define PAUSE_US_MAX 16000
@@ -128,6 +132,50 @@ static void parent_take(char path[CGROUP_PATH_MAX])
     if (is_delegated(parent)) *strrchr(path, '/') = '\0';
 }
 
+/* --- ends ------------------------------------------------------------------------------------- */
+
+int cgroup_remove(const char *path)
+{
+    return rmdir(path) == 0 || errno == ENOENT ? 0 : -errno;
+}
+
+/* With those that programs have made in it themselves. keeps: but not the group itself. */
+static int tree_remove(const char *path, bool keeps)
+{
+    char *paths[] = { (char *)path, NULL };
+    int r = 0;
+    FTS *walk = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR | FTS_XDEV, NULL);
+    if (!walk) return -errno;
+    for (FTSENT *e; (e = fts_read(walk)) != NULL;) {
+        if (e->fts_info != FTS_DP || (keeps && e->fts_level == 0)) continue;
+        int removed = cgroup_remove(e->fts_accpath);
+        if (removed < 0) r = removed;
+    }
+    fts_close(walk);
+    return r;
+}
+
+static int tree_end(const char *path, bool keeps)
+{
+    struct timespec pause = { .tv_nsec = PAUSE_US * 1000L };
+    int64_t waited_us = 0;
+    int r;
+    for (;;) {
+        r = file_write(path, "cgroup.kill", "1");
+        if (r == 0) r = tree_remove(path, keeps);
+        if (r != -EBUSY || waited_us >= END_MS_MAX * 1000) return r;
+        nanosleep(&pause, NULL);
+        waited_us += pause.tv_nsec / 1000;
+        pause.tv_nsec = MIN(2 * pause.tv_nsec, PAUSE_US_MAX * 1000L);
+    }
+}
+
+int cgroup_end(const char *path)
+{
+    int r = cgroup_remove(path);
+    return r == -EBUSY ? tree_end(path, false) : r;
+}
+
 /* --- opening ---------------------------------------------------------------------------------- */
 
 static int trial(const char *base)
@@ -141,9 +189,8 @@ static int trial(const char *base)
     if (pid == 0) _exit(EXIT_SUCCESS);
     if (fd >= 0) close(fd);
     if (pid > 0) waitpid(pid, NULL, 0);
-    r = pid < 0 ? pid : file_write(path, "cgroup.kill", "1");
-    int removed = cgroup_remove(path);
-    return r < 0 ? r : removed;
+    int ended = cgroup_end(path); /* who has been waited for may be in it for a moment */
+    return pid < 0 ? pid : ended;
 }
 
 int cgroup_place(const char *name, char ret[CGROUP_BASE_MAX])
@@ -156,21 +203,70 @@ int cgroup_place(const char *name, char ret[CGROUP_BASE_MAX])
     return n < CGROUP_BASE_MAX ? 0 : diag_set(-ENAMETOOLONG, "%s is too long", own);
 }
 
-int cgroup_open(const char *path)
+/* A group that is locked is only removed by who has locked it. -EAGAIN: another has, or it is none
+ * any more. */
+static int lock(const char *path, int *ret)
+{
+    struct stat locked, found;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return errno == ENOENT ? -EAGAIN : -errno;
+    bool mine = flock(fd, LOCK_EX | LOCK_NB) == 0 && fstat(fd, &locked) == 0 &&
+                stat(path, &found) == 0 && locked.st_ino == found.st_ino;
+    if (mine) *ret = fd;
+    else close(fd);
+    return mine ? 0 : -EAGAIN;
+}
+
+/* For a moment another may have it, to remove it. */
+static int base_make(const char *path, int *ret)
+{
+    struct timespec pause = { .tv_nsec = LOCK_PAUSE_MS * 1000000L };
+    int r = -EAGAIN;
+    for (int i = 0; r == -EAGAIN && i < LOCK_TRIES; i++) {
+        if (i > 0) nanosleep(&pause, NULL);
+        if (mkdir(path, 0700) != 0 && errno != EEXIST) return -errno;
+        r = lock(path, ret);
+    }
+    if (r == 0 && (r = tree_end(path, true)) < 0) {
+        (void)cgroup_remove(path);
+        close(*ret);
+        if (r == -ENOENT) r = -EOPNOTSUPP; /* no cgroup.kill */
+    }
+    return r;
+}
+
+/* A kernel object each, that nobody else removes, and perhaps programs. */
+static void others_end(const char *above)
+{
+    DIR *dir = opendir(above);
+    if (!dir) return;
+    for (struct dirent *e; (e = readdir(dir)) != NULL;) {
+        char path[CGROUP_PATH_MAX + sizeof e->d_name];
+        int fd;
+        snprintf(path, sizeof path, "%s/%s", above, e->d_name);
+        if (!str_starts_with(str_of(e->d_name), STR("gantry.")) || lock(path, &fd) < 0) continue;
+        cgroup_end(path);
+        close(fd);
+    }
+    closedir(dir);
+}
+
+int cgroup_open(const char *path, int *ret_lock)
 {
     char above[CGROUP_PATH_MAX];
     str_copy(above, sizeof above, str_of(path));
     *strrchr(above, '/') = '\0';
     if (is_delegated(above)) (void)file_write(above, "cgroup.subtree_control", "+pids");
-    int r = cgroup_end(path);
-    if (r == 0) r = cgroup_make(path, 0);
+    int r = base_make(path, ret_lock);
+    if (r == -EOPNOTSUPP) return diag_set(r, "the kernel has no cgroup.kill (Linux 5.14)");
     if (r < 0) return diag_set(r, "cannot make %s: %s", path, strerror(-r));
     (void)file_write(path, "cgroup.subtree_control", "+pids"); /* it may have no controllers */
     r = trial(path);
+    others_end(above);
     if (r == 0) return 0;
     cgroup_end(path);
-    return r == -ENOENT ? diag_set(-EOPNOTSUPP, "the kernel has no cgroup.kill (Linux 5.14)")
-                        : diag_set(r, "cannot start programs below %s: %s", path, strerror(-r));
+    close(*ret_lock);
+    return diag_set(r, "cannot start programs below %s: %s", path, strerror(-r));
 }
 
 /* --- groups ----------------------------------------------------------------------------------- */
@@ -212,37 +308,4 @@ pid_t cgroup_fork(int group)
     pid_t pid = fork();
     if (pid == 0 && group >= 0) procs_join(group);
     return pid < 0 ? -errno : pid;
-}
-
-int cgroup_remove(const char *path)
-{
-    return rmdir(path) == 0 || errno == ENOENT ? 0 : -errno;
-}
-
-/* With those that programs have made in it themselves. */
-static int tree_remove(const char *path)
-{
-    char *paths[] = { (char *)path, NULL };
-    FTS *walk = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR | FTS_XDEV, NULL);
-    if (!walk) return -errno;
-    for (FTSENT *e; (e = fts_read(walk)) != NULL;)
-        if (e->fts_info == FTS_DP && e->fts_level > 0) rmdir(e->fts_accpath);
-    fts_close(walk);
-    return cgroup_remove(path);
-}
-
-int cgroup_end(const char *path)
-{
-    struct timespec pause = { .tv_nsec = PAUSE_US * 1000L };
-    int64_t waited_us = 0;
-    int r = cgroup_remove(path);
-    if (r != -EBUSY) return r;
-    r = file_write(path, "cgroup.kill", "1");
-    if (r < 0) return r;
-    while ((r = tree_remove(path)) == -EBUSY && waited_us < END_MS_MAX * 1000) {
-        nanosleep(&pause, NULL);
-        waited_us += pause.tv_nsec / 1000;
-        pause.tv_nsec = MIN(2 * pause.tv_nsec, PAUSE_US_MAX * 1000L);
-    }
-    return r;
 }

@@ -24,10 +24,12 @@ MUST_CHECK int cgroup_find(Str mountinfo, Str cgroup, char ret[CGROUP_PATH_MAX])
  * delegated the one above (DelegateSubgroup=). Returns 0, as cgroup_find; with diag. */
 MUST_CHECK int cgroup_place(const char *name, char ret[CGROUP_BASE_MAX]);
 
-/* Makes the group that cgroup_place has found, for groups of programs to be made in; what is in one
- * that is there already is ended. Tries whether a program can be started there. Returns 0,
- * -EOPNOTSUPP (a kernel before 5.14), -errno; with diag. */
-MUST_CHECK int cgroup_open(const char *path);
+/* Makes the group that cgroup_place has found, for groups of programs to be made in, and tries
+ * whether a program can be started there. What is in one that is there already is ended, and what
+ * is in those beside it that were opened by a process that has ended since: their names begin with
+ * "gantry.", as this one's must. *ret_lock: closed by the caller when it is not used any more.
+ * Returns 0, -EOPNOTSUPP (a kernel before 5.14), -errno; with diag. */
+MUST_CHECK int cgroup_open(const char *path, int *ret_lock);
 
 /* Makes an empty group. tasks_max: as for cgroup_bound; 0: any number. Returns 0 or -errno. */
 MUST_CHECK int cgroup_make(const char *path, int64_t tasks_max);

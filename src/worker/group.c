@@ -19,21 +19,23 @@ int group_place(const char *dir, char ret[CGROUP_BASE_MAX])
     struct stat st;
     char name[64];
     if (stat(dir, &st) != 0) return diag_set(-errno, "cannot find %s", dir);
-    snprintf(name, sizeof name, "gantry-%jx-%jx", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+    snprintf(name, sizeof name, "gantry.%jx-%jx", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
     return cgroup_place(name, ret);
 }
 
-void group_open(const char *dir, bool wanted, char ret[CGROUP_BASE_MAX])
+int group_open(const char *dir, bool wanted, char ret[CGROUP_BASE_MAX])
 {
+    int lock = -1;
     int r = wanted ? group_place(dir, ret) : 1;
-    if (r == 0) r = cgroup_open(ret);
+    if (r == 0) r = cgroup_open(ret, &lock);
     if (r == 0) {
         LOG_INFO("programs get cgroups", LOG_CSTR("below", ret));
-        return;
+        return lock;
     }
     ret[0] = '\0';
     LOG_INFO("programs get no cgroups",
              LOG_CSTR("why", r > 0 ? "worker.cgroups is false" : diag_text_or(r)));
+    return -1;
 }
 
 /* --- of a program ----------------------------------------------------------------------------- */

@@ -12,9 +12,10 @@
  * -errno with diag. Blocks. */
 MUST_CHECK int group_place(const char *dir, char ret[CGROUP_BASE_MAX]);
 
-/* Makes it, for who holds the lock of the directory: what programs of an earlier worker of it have
- * left is ended. "": none are used, as the log says. Blocks. */
-void group_open(const char *dir, bool wanted, char ret[CGROUP_BASE_MAX]);
+/* Makes it, for who holds the lock of the directory: what programs of an earlier worker of it, or
+ * of other workers that were killed, have left is ended. Returns a descriptor to be kept open
+ * meanwhile; < 0, *ret "": none are used, as the log says. Blocks. */
+int group_open(const char *dir, bool wanted, char ret[CGROUP_BASE_MAX]);
 
 /* For the next program of the run, one for a server agent. "": it has none. On a fiber. */
 void group_of_run_wait(Run *run, char ret[CGROUP_PATH_MAX]);

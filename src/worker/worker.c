@@ -57,6 +57,7 @@ struct WorkerHost {
     char *name, *dir, *path, *node_path;
     AddrGuard guard;
     int lock; /* descriptor of the lock file */
+    int cgroup_lock;
     RunHost host;
     Front *front; /* NULL: none */
     bool front_only;
@@ -212,7 +213,8 @@ static int dir_job(void *arg)
         return diag_set(-errno, "cannot find %s: %s", job->worker->dir, strerror(errno));
     r = dir_lock(job->worker, job->path);
     if (r == 0 && !job->options->front_only)
-        group_open(job->path, job->options->cgroups, job->worker->host.cgroup);
+        job->worker->cgroup_lock = group_open(job->path, job->options->cgroups,
+                                              job->worker->host.cgroup);
     if (r == 0) allowance_end_before(job->path);
     if (r == 0) process_adopt();
     if (r == 0) r = dir_empty(job->path, "versions");
@@ -294,7 +296,7 @@ int worker_open_wait(const WorkerOptions *o, WorkerHost **ret)
     if (lane_slots(&o->slots) > HEARTBEAT_TASKS_MAX)
         return diag_set(-EINVAL, "a worker has at most %d slots", HEARTBEAT_TASKS_MAX);
     CLEANUP(worker_freep) WorkerHost *w = xcalloc(1, sizeof *w);
-    w->lock = -1;
+    w->lock = w->cgroup_lock = -1;
     w->cache_seen = -1;
     pthread_mutex_init(&w->mutex, NULL);
     list_init(&w->runs);
@@ -321,6 +323,7 @@ void worker_free(WorkerHost *w)
     holds_close(w->host.holds);
     breakers_free(w->host.breakers);
     if (w->host.cgroup[0]) cgroup_end(w->host.cgroup);
+    if (w->cgroup_lock >= 0) close(w->cgroup_lock);
     if (w->lock >= 0) close(w->lock);
     pthread_mutex_destroy(&w->mutex);
     free(w->name);

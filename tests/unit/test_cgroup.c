@@ -73,25 +73,29 @@ static void test_find_too_long(void **state)
 /* --- what the kernel does, where it lets us --------------------------------------------------- */
 
 typedef struct {
-    char base[CGROUP_BASE_MAX], path[CGROUP_PATH_MAX];
+    char above[CGROUP_BASE_MAX]; /* where no other process opens any */
+    char base[CGROUP_BASE_MAX + 16], path[CGROUP_BASE_MAX + 32];
+    int lock;
     atomic_int *steps; /* shared with the programs */
 } Place;
 
-static const char *place_name(void)
+static int place_make(Place *place)
 {
-    static char name[64];
-    snprintf(name, sizeof name, "gantry-test-%d", (int)getpid());
-    return name;
+    char name[64];
+    snprintf(name, sizeof name, "test-cgroup-%d", (int)getpid());
+    int r = cgroup_place(name, place->above);
+    if (r == 0) r = cgroup_make(place->above, 0);
+    snprintf(place->base, sizeof place->base, "%s/gantry.a", place->above);
+    snprintf(place->path, sizeof place->path, "%s/leaf", place->base);
+    return r == 0 ? cgroup_open(place->base, &place->lock) : r;
 }
 
 static int place_setup(void **state)
 {
     static Place place;
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-    int r = cgroup_place(place_name(), place.base);
-    if (r == 0) r = cgroup_open(place.base);
+    int r = place_make(&place);
     if (r < 0) print_message("no cgroups can be made here: %s\n", diag_text_or(r));
-    snprintf(place.path, sizeof place.path, "%s/a", place.base);
     place.steps = mmap(NULL, sizeof *place.steps, PROT_READ | PROT_WRITE,
                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     *state = r == 0 ? &place : NULL;
@@ -103,9 +107,10 @@ static int place_teardown(void **state)
     Place *place = *state;
     while (waitpid(-1, NULL, WNOHANG) > 0) continue;
     if (!place) return 0;
-    cgroup_end(place->base);
+    int r = cgroup_end(place->above);
+    close(place->lock);
     munmap(place->steps, sizeof *place->steps);
-    return 0;
+    return r;
 }
 
 /* 0 in the child. */
@@ -124,9 +129,11 @@ static pid_t fork_in(const char *path)
 
 /* Each starts another in a session of its own and is gone; in the end by itself, if nobody ends it.
  */
-NO_RETURN static void comet(atomic_int *steps)
+NO_RETURN static void comet(const Place *place)
 {
+    atomic_int *steps = place->steps;
     time_t begun = time(NULL);
+    close(place->lock); /* as a program's start does */
     for (;;) {
         pid_t pid = fork();
         if (pid > 0 || time(NULL) > begun + 10 || atomic_load(steps) > STEPS_MAX) _exit(0);
@@ -152,7 +159,7 @@ static void test_comet_is_ended(void **state)
     Place *place = *state;
     if (!place) skip();
     assert_int_equal(cgroup_make(place->path, 0), 0);
-    if (fork_in(place->path) == 0) comet(place->steps);
+    if (fork_in(place->path) == 0) comet(place);
     steps_more(place);
     assert_int_equal(cgroup_remove(place->path), -EBUSY);
     assert_int_equal(cgroup_end(place->path), 0);
@@ -175,7 +182,9 @@ static void test_empty_is_removed(void **state)
     int status;
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(WEXITSTATUS(status), 7);
-    assert_int_equal(cgroup_remove(place->path), 0);
+    int r;
+    while ((r = cgroup_remove(place->path)) == -EBUSY) usleep(1000); /* it may lag behind */
+    assert_int_equal(r, 0);
     assert_false(is_there(place->path));
 }
 
@@ -190,26 +199,54 @@ static void test_groups_below(void **state)
     assert_int_equal(cgroup_make(place->path, 0), 0);
     assert_int_equal(cgroup_make(below, 0), 0);
     assert_int_equal(cgroup_make(deeper, 0), 0);
-    if (fork_in(deeper) == 0) comet(place->steps);
+    if (fork_in(deeper) == 0) comet(place);
     steps_more(place);
     assert_int_equal(cgroup_end(place->path), 0);
     assert_false(is_there(place->path));
 }
 
-/* As by another process with the same name, after this one was killed. */
+static void ended_by(const Place *place, const char *opened, int *ret_lock)
+{
+    int r = cgroup_open(opened, ret_lock);
+    if (r < 0) print_message("%s\n", diag_text_or(r));
+    assert_int_equal(r, 0);
+    int seen = atomic_load(place->steps);
+    assert_true(is_there(opened));
+    assert_false(is_there(place->path));
+    usleep(20000);
+    assert_int_equal(atomic_load(place->steps), seen);
+}
+
+/* By another process with the same name, after this one was killed. */
 static void test_what_was_left_is_ended(void **state)
 {
     Place *place = *state;
     if (!place) skip();
     assert_int_equal(cgroup_make(place->path, 0), 0);
-    if (fork_in(place->path) == 0) comet(place->steps);
+    if (fork_in(place->path) == 0) comet(place);
     steps_more(place);
-    assert_int_equal(cgroup_open(place->base), 0);
-    int seen = atomic_load(place->steps);
-    assert_true(is_there(place->base));
-    assert_false(is_there(place->path));
-    usleep(20000);
-    assert_int_equal(atomic_load(place->steps), seen);
+    close(place->lock);
+    ended_by(place, place->base, &place->lock);
+}
+
+/* By one with another name, but only then. */
+static void test_what_another_left_is_ended(void **state)
+{
+    Place *place = *state;
+    char other[CGROUP_PATH_MAX];
+    int lock;
+    if (!place) skip();
+    snprintf(other, sizeof other, "%s/gantry.b", place->above);
+    assert_int_equal(cgroup_make(place->path, 0), 0);
+    if (fork_in(place->path) == 0) comet(place);
+    assert_int_equal(cgroup_open(other, &lock), 0);
+    steps_more(place);
+    close(lock);
+    close(place->lock);
+    place->lock = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    ended_by(place, other, &lock);
+    assert_false(is_there(place->base));
+    close(lock);
 }
 
 /* A process in the group below one that was delegated makes others beside its own. */
@@ -273,6 +310,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_empty_is_removed, place_setup, place_teardown),
         cmocka_unit_test_setup_teardown(test_groups_below, place_setup, place_teardown),
         cmocka_unit_test_setup_teardown(test_what_was_left_is_ended, place_setup, place_teardown),
+        cmocka_unit_test_setup_teardown(test_what_another_left_is_ended, place_setup,
+                                        place_teardown),
         cmocka_unit_test_setup_teardown(test_delegated, place_setup, place_teardown),
         cmocka_unit_test(test_bound),
         cmocka_unit_test(test_not_a_hierarchy),

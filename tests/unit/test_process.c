@@ -333,14 +333,16 @@ static int group_main(void *arg)
 static void test_begins_in_a_cgroup(void **state)
 {
     char name[64], base[CGROUP_BASE_MAX], leaf[CGROUP_PATH_MAX];
+    int lock;
     (void)state;
-    snprintf(name, sizeof name, "gantry-test-%d", (int)getpid());
-    if (cgroup_place(name, base) < 0 || cgroup_open(base) < 0) skip();
+    snprintf(name, sizeof name, "gantry.test-%d", (int)getpid());
+    if (cgroup_place(name, base) < 0 || cgroup_open(base, &lock) < 0) skip();
     snprintf(leaf, sizeof leaf, "%s/leaf", base);
     assert_int_equal(cgroup_make(leaf, 0), 0);
     Run run = { .script = "grep ^0:: /proc/self/cgroup", .group = leaf };
     harness_run(group_main, &run);
     assert_int_equal(cgroup_end(base), 0);
+    close(lock);
     assert_non_null(strstr(run.out, name));
     assert_non_null(strstr(run.out, "/leaf\n"));
 }

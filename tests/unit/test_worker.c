@@ -548,8 +548,11 @@ static const char comet[] =
 static bool cgroups_here(void)
 {
     char name[64], base[CGROUP_BASE_MAX];
-    snprintf(name, sizeof name, "gantry-test-%d", (int)getpid());
-    return cgroup_place(name, base) == 0 && cgroup_open(base) == 0 && cgroup_end(base) == 0;
+    snprintf(name, sizeof name, "gantry.test-%d", (int)getpid());
+    int lock;
+    if (cgroup_place(name, base) < 0 || cgroup_open(base, &lock) < 0) return false;
+    close(lock);
+    return cgroup_end(base) == 0;
 }
 
 static off_t track_size(const Bench *b)
