@@ -199,7 +199,7 @@ const Schema api_schemas[] = {
     { "ClaimedTask", "taskId:uuid fence:integer attempt:integer agent:string versionId:hex "
                      "lane:string input:any limits:object? metadata:object? sessionId:string? "
                      "userId:string? tenantId:string? traceparent:string? remainingMs:integer? "
-                     "ranMs:integer "
+                     "deadlineGiven?:boolean ranMs:integer "
                      "spent:AttemptUsage" },
     { "AttemptUsage", TASK_USAGE "chargedTokens:integer costNusd:integer" },
     { "ChildStarted", "taskId?:uuid status?:string existing?:boolean agent?:string versionId?:hex "

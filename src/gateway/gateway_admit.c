@@ -141,7 +141,9 @@ static int refuse_by_cap(ModelCall *call, CapReason reason)
                             "this call",
                             money_text(caps->settled_nusd, used),
                             money_text(limits->usd_nusd, limit));
-    default: return call_problem(call, PROBLEM_CAP, NULL, "the task's time is up (secondsPerTask)");
+    default:
+        return call_problem(call, PROBLEM_CAP, NULL,
+                            "the task's time is up (secondsPerTask, or its deadline)");
     }
 }
 

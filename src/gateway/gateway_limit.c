@@ -350,7 +350,8 @@ static int refuse_stopped(ModelCall *call)
         return call_problem(call, task_stop_problem(task->totals.stop), NULL, "%s",
                             task_stop_text(task->totals.stop));
     task_note_cap(task, CAP_BY_SECONDS);
-    return call_problem(call, PROBLEM_CAP, NULL, "the task's time is up (secondsPerTask)");
+    return call_problem(call, PROBLEM_CAP, NULL,
+                        "the task's time is up (secondsPerTask, or its deadline)");
 }
 
 /* --- permits ---------------------------------------------------------------------------------- */

@@ -228,7 +228,7 @@ static const char *count_refused(const Count *count, Problem *ret)
     if (task_past_deadline(task)) {
         task_note_cap(task, CAP_BY_SECONDS);
         *ret = PROBLEM_CAP;
-        return "the task's time is up (secondsPerTask)";
+        return "the task's time is up (secondsPerTask, or its deadline)";
     }
     *ret = PROBLEM_SWITCHED_OFF;
     if (!gateway_task_on(task) || !task_model_on(task, count->info.model))

@@ -242,7 +242,8 @@ static GatewayOutcome judge(ModelCall *call, int r, Charge *ret_charge)
     }
     if (r == -ETIMEDOUT && task_past_deadline(task)) {
         task_note_cap(task, CAP_BY_SECONDS);
-        call_problem(call, PROBLEM_CAP, NULL, "the task's time is up (secondsPerTask)");
+        call_problem(call, PROBLEM_CAP, NULL,
+                     "the task's time is up (secondsPerTask, or its deadline)");
         return sent ? GATEWAY_TIMEOUT : GATEWAY_UNREACHED;
     }
     if (r == -ETIMEDOUT) {

@@ -86,7 +86,7 @@ static void test_task(void **state)
     assert_str(got.limits, "{\"usdPerTask\":\"0.10\"}");
     assert_str(got.session_id, "s-1");
     assert_int_equal(got.metadata.len + got.user_id.len + got.tenant_id.len, 0);
-    assert_true(got.remaining_ms == LINK_NO_DEADLINE);
+    assert_true(got.remaining_ms == LINK_NO_DEADLINE && !got.given);
     assert_int_equal(got.ran_ms, 4321);
     assert_int_equal(got.spent.input_tokens, 5);
     assert_int_equal(got.spent.charged_tokens, 8);
@@ -100,8 +100,29 @@ static void test_task_remaining(void **state)
     Task task = { .started_at_ms = 1000, .deadline_at_ms = 5000, .ran_ms = 77 };
     assert_int_equal(link_task_from(&task).ran_ms, 77);
     assert_int_equal(link_task_from(&task).remaining_ms, 4000);
-    task.deadline_at_ms = 0;
+    assert_false(link_task_from(&task).given);
+    task.due_at_ms = 6000; /* its own limit comes first */
+    assert_false(link_task_from(&task).given);
+    task.due_at_ms = 5000;
+    assert_true(link_task_from(&task).given);
+    task.deadline_at_ms = task.due_at_ms = 0;
     assert_true(link_task_from(&task).remaining_ms == LINK_NO_DEADLINE);
+    assert_false(link_task_from(&task).given);
+}
+
+static void test_task_given(void **state)
+{
+    Wire *w = *state;
+    LinkTask got, task = { .ref = { id_1, 77 },
+                           .agent = STR("a"),
+                           .version_id = STR("9f3a"),
+                           .input = STR("1"),
+                           .remaining_ms = 5,
+                           .given = true };
+    wire_task_write(&w->out, &task);
+    assert_int_equal(wire_task_read(&w->arena, written(w), &got), 0);
+    assert_true(got.given);
+    assert_int_equal(got.remaining_ms, 5);
 }
 
 static void test_task_refused(void **state)
@@ -627,6 +648,7 @@ static void test_child(void **state)
                        .input = STR("{\"q\":1.5}"),
                        .time_limit_ms = 5,
                        .remaining_ms = 6,
+                       .due_ms = 4,
                        .offered = { 10, CAP_NONE, 3 },
                        .find_only = true },
              got;
@@ -642,6 +664,7 @@ static void test_child(void **state)
     assert_int_equal(got.metadata.len, 0);
     assert_int_equal(got.time_limit_ms, 5);
     assert_int_equal(got.remaining_ms, 6);
+    assert_int_equal(got.due_ms, 4);
     assert_true(got.find_only);
     assert_memory_equal(&got.offered, &child.offered, sizeof got.offered);
 }
@@ -758,6 +781,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WIRE_TEST(test_task),
         WIRE_TEST(test_task_remaining),
+        WIRE_TEST(test_task_given),
         WIRE_TEST(test_task_refused),
         WIRE_TEST(test_slots),
         WIRE_TEST(test_heartbeat),
