@@ -1,5 +1,6 @@
-/* Workers that share a limit, in virtual time: messages late or lost, workers killed and restarted,
- * beside a provider that counts exactly. usage: test_sim_share [SEED] replays one. */
+/* Workers that share a limit, in virtual time: messages late or lost, workers and the control plane
+ * killed and restarted, beside a provider that counts exactly. usage: test_sim_share [SEED] replays
+ * one. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +9,7 @@
 #include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "logic/rate.h"
 #include "logic/share.h"
@@ -46,11 +48,13 @@ typedef struct {
     CallState state;
     size_t worker;
     int64_t comes_ms, sent_ms, ends_ms, took, actual; /* tokens */
+    bool known;  /* to the control plane, from the records that it began with */
+    bool orphan; /* of a worker that died before the control plane, begun anew, had heard of it */
 } Call;
 
 typedef struct {
-    bool alive;
-    size_t life; /* index of its holders */
+    bool alive, told; /* told: the control plane has heard of it since it began */
+    size_t life;      /* index of its holders */
     Rate rate;
     RateQueue queue;
     int64_t asks_at_ms;
@@ -69,7 +73,8 @@ typedef struct {
     ShareHolder tokens[LIVES_MAX], concurrent[LIVES_MAX];
     Call *calls;
     size_t calls_n;
-    bool quiet; /* no more kills and losses: everything must come to an end */
+    bool quiet;         /* no more kills and losses: everything must come to an end */
+    int64_t grow_at_ms; /* after a restart of the control plane nobody gets more before */
 } Run;
 
 static const ShareTerms token_terms = { TTL_MS, RATE_SPAN_MS };
@@ -94,6 +99,8 @@ static void worker_kill(Run *run, Worker *w)
     for (size_t i = 0; i < run->calls_n; i++) {
         Call *call = &run->calls[i];
         if (&run->workers[call->worker] != w) continue;
+        if (!w->told && (call->state == FLYING || call->state == ENDED))
+            call->orphan = !call->known;
         if (call->state == FLYING) call->state = KILLED;
         if (call->state == WAITING) call->state = COMING;
     }
@@ -147,6 +154,29 @@ static int64_t held_sum(const Run *run, const ShareHolder *holders, const ShareT
     return sum;
 }
 
+/* As kill -9 does it to the control plane. The new one knows the calls that are recorded, as if one
+ * worker had left that had made them all; what workers have, they tell; and until the last share of
+ * before has run out nobody gets more. Of workers that died and were not heard of since, only what
+ * was recorded before is known. */
+static void plane_restart(Run *run)
+{
+    ShareHolder recorded = { .expires_ms = 0 };
+    memset(run->tokens, 0, sizeof run->tokens);
+    memset(run->concurrent, 0, sizeof run->concurrent);
+    for (size_t i = 0; i < run->calls_n; i++) {
+        Call *call = &run->calls[i];
+        call->orphan |= call->state == KILLED;
+        call->known = call->state == ENDED;
+        if (call->state != ENDED || call->sent_ms <= run->now_ms - RATE_SPAN_MS) continue;
+        recorded.held += call->actual;
+        recorded.expires_ms = MAX(recorded.expires_ms, call->sent_ms);
+    }
+    for (size_t i = 0; i < run->workers_n; i++) run->workers[i].told = false;
+    recorded.used = recorded.held;
+    run->tokens[run->lives_n++] = recorded;
+    run->grow_at_ms = run->now_ms + TTL_MS;
+}
+
 /* The request and its answer: either may be lost, the answer comes late. */
 static void exchange(Run *run, Worker *w)
 {
@@ -154,11 +184,15 @@ static void exchange(Run *run, Worker *w)
     w->asks_at_ms = run->now_ms + ASK_EVERY_MS;
     ShareAsk tokens = ask_tokens(run, w), concurrent = ask_concurrent(run, w);
     if (lossy && random_range(&run->random, 0, 9) == 0) return;
+    w->told = true;
     int64_t t = share_ask(run->tokens, run->lives_n, w->life, run->tokens_limit, &tokens,
-                          &token_terms, true, run->now_ms);
+                          &token_terms, run->now_ms >= run->grow_at_ms, run->now_ms);
     int64_t c = share_ask(run->concurrent, run->lives_n, w->life, run->concurrent_limit,
-                          &concurrent, &concurrent_terms, true, run->now_ms);
-    MUST(held_sum(run, run->tokens, &token_terms) <= run->tokens_limit);
+                          &concurrent, &concurrent_terms, run->now_ms >= run->grow_at_ms,
+                          run->now_ms);
+    /* after a restart calls count twice, as recorded and as their worker's, for a minute */
+    bool twice = run->grow_at_ms && run->now_ms < run->grow_at_ms + RATE_SPAN_MS;
+    MUST(twice || held_sum(run, run->tokens, &token_terms) <= run->tokens_limit);
     MUST(held_sum(run, run->concurrent, &concurrent_terms) <= run->concurrent_limit);
     if (lossy && random_range(&run->random, 0, 9) == 0) return;
     w->answering = true; /* one asks again only after the answer, or without it */
@@ -219,7 +253,8 @@ static void admit(Run *run, Worker *w)
         launch(run, CONTAINER_OF(CONTAINER_OF(node, RateWaiter, node), Call, waiter));
 }
 
-/* What the provider sees. Killed calls count by their estimate: nobody knows better. */
+/* What the provider sees. Killed calls count by their estimate: nobody knows better. Those that two
+ * deaths left unknown come on top. */
 static void check_provider(const Run *run)
 {
     int64_t flying = 0, minute = 0, largest = 0;
@@ -228,7 +263,7 @@ static void check_provider(const Run *run)
         flying += call->state == FLYING;
         if (call->state < FLYING || call->sent_ms <= run->now_ms - RATE_WINDOW_MS) continue;
         int64_t tokens = call->state == ENDED ? call->actual : call->took;
-        minute += tokens;
+        minute += call->orphan ? 0 : tokens;
         largest = MAX(largest, tokens);
     }
     MUST(flying <= run->concurrent_limit);
@@ -269,6 +304,12 @@ static void trouble(Run *run)
     }
 }
 
+static void plane_trouble(Run *run)
+{
+    bool room = run->lives_n < LIVES_MAX - WORKERS_MAX;
+    if (room && random_range(&run->random, 0, run->brief ? 149 : 1499) == 0) plane_restart(run);
+}
+
 static void calm_down(Run *run)
 {
     run->quiet = true;
@@ -294,6 +335,7 @@ static void run_seed(uint64_t seed, Call *calls)
         MUST(run->now_ms < end_ms); /* nobody starves */
         run->now_ms += STEP_MS;
         if (!run->quiet) trouble(run);
+        if (!run->quiet) plane_trouble(run);
         if (!run->quiet && run->now_ms >= calm_at_ms) calm_down(run);
         calls_step(run);
         for (size_t i = 0; i < run->workers_n; i++) {
