@@ -216,6 +216,7 @@ static int give_back_wait(ModelCall *call, int r)
                   LOG_CSTR("why", diag_text_or(r)));
         call_problem(call, PROBLEM_INTERNAL, NULL, "the reservation could not be recorded");
     }
+    stats_refused(call->task->gateway, call->problem);
     reply_problem_wait(call);
     return r;
 }

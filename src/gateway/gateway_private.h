@@ -82,6 +82,7 @@ struct Gateway {
     Room room;
     GivenIds given;
     atomic_uint_fast64_t state_forgotten;
+    atomic_uint_fast64_t listener_refused, listener_bad, listener_stalls;
     atomic_uint_fast64_t tools_removed;
     atomic_uint_fast64_t translated, untranslatable, untranslated;
     Purse *purse;

@@ -119,12 +119,14 @@ static int record_failed(ModelCall *call, int r)
     if (r == -ESTALE) {
         gateway_task_stop(call->task, GATEWAY_STOP_STALE);
         call_problem(call, PROBLEM_STOPPED, NULL, "%s", task_stop_text(GATEWAY_STOP_STALE));
+        stats_refused(call->task->gateway, call->problem);
         return r;
     }
     LOG_ERROR("model call not recorded", LOG_CSTR("call", call->record.id),
               LOG_CSTR("why", diag_text_or(r)));
     call_problem(call, PROBLEM_UNRECORDED, NULL,
                  "the call could not be recorded, so its answer is withheld");
+    stats_refused(call->task->gateway, call->problem);
     return r;
 }
 

@@ -5,8 +5,8 @@
 const char *gateway_refused_name(GatewayRefused refused)
 {
     static const char *const names[GATEWAY_REFUSED_N_] = {
-        "cap",    "price",   "route",     "invalid",        "stopped", "tool", "switched_off",
-        "queued", "breaker", "too_large", "provider_state", "key",     "away", "failed"
+        "cap",    "price",   "route",     "invalid",        "stopped", "tool",  "switched_off",
+        "queued", "breaker", "too_large", "provider_state", "away",    "failed"
     };
     assert(refused < GATEWAY_REFUSED_N_);
     return names[refused];
@@ -22,8 +22,8 @@ void stats_refused(Gateway *gateway, Problem problem)
         [PROBLEM_TOOL] = GATEWAY_REFUSED_TOOL,         [PROBLEM_SWITCHED_OFF] = GATEWAY_REFUSED_OFF,
         [PROBLEM_QUEUED] = GATEWAY_REFUSED_QUEUED,     [PROBLEM_TOO_LARGE] = GATEWAY_REFUSED_LARGE,
         [PROBLEM_STATE] = GATEWAY_REFUSED_STATE,       [PROBLEM_INTERNAL] = GATEWAY_REFUSED_FAILED,
-        [PROBLEM_BREAKER] = GATEWAY_REFUSED_BREAKER,   [PROBLEM_KEY] = GATEWAY_REFUSED_KEY,
-        [PROBLEM_ROLE] = GATEWAY_REFUSED_KEY,          [PROBLEM_AWAY] = GATEWAY_REFUSED_AWAY,
+        [PROBLEM_BREAKER] = GATEWAY_REFUSED_BREAKER,   [PROBLEM_KEY] = GATEWAY_REFUSED_INVALID,
+        [PROBLEM_ROLE] = GATEWAY_REFUSED_INVALID,      [PROBLEM_AWAY] = GATEWAY_REFUSED_AWAY,
         [PROBLEM_UNRECORDED] = GATEWAY_REFUSED_FAILED,
     };
     assert(problem < PROBLEM_N_);
@@ -96,6 +96,9 @@ void gateway_stats(const Gateway *gateway, GatewayStats *ret)
     ret->disarmed = atomic_load(&gateway->disarmed);
     ret->usage_missing = atomic_load(&gateway->usage_missing);
     ret->over_hold = atomic_load(&gateway->over_hold);
+    ret->listener_refused = atomic_load(&gateway->listener_refused);
+    ret->listener_bad = atomic_load(&gateway->listener_bad);
+    ret->listener_stalls = atomic_load(&gateway->listener_stalls);
     ret->room_waited = atomic_load(&gateway->room.waited);
     ret->room_refused = atomic_load(&gateway->room.refused);
     ret->request_bytes = atomic_load(&gateway->room.bytes);

@@ -19,9 +19,8 @@ typedef enum {
     GATEWAY_REFUSED_BREAKER, /* 503: its breaker is open, and there is no fallback */
     GATEWAY_REFUSED_LARGE,   /* 413: it, or its body, is too large to be read */
     GATEWAY_REFUSED_STATE,   /* 403: names what its provider keeps, and its tenant was not given */
-    GATEWAY_REFUSED_KEY,     /* 401, 403: no key, or one for other things */
     GATEWAY_REFUSED_AWAY,    /* 503: the reservation cannot be made just now */
-    GATEWAY_REFUSED_FAILED,  /* 500: ours */
+    GATEWAY_REFUSED_FAILED,  /* 500: ours, or the call could not be recorded */
     GATEWAY_REFUSED_N_
 } GatewayRefused;
 const char *gateway_refused_name(GatewayRefused refused);
@@ -72,8 +71,11 @@ typedef struct {
     uint64_t replayed_tools; /* tool calls answered from the journal */
     uint64_t replay_misses;  /* calls made although recordings were left to replay */
     uint64_t not_recorded;   /* answers that were too large for the journal */
-    uint64_t room_waited;    /* requests that waited for room for their bytes */
-    uint64_t room_refused;   /* and got none in time */
+    /* At listeners of tasks that have ended: connections beyond the 256 of a task; requests that
+     * were malformed, too large or not sent in time; answers that were not read in time. */
+    uint64_t listener_refused, listener_bad, listener_stalls;
+    uint64_t room_waited;  /* requests that waited for room for their bytes */
+    uint64_t room_refused; /* and got none in time */
     CacheFigures cache;
     int64_t in_flight;
     int64_t request_bytes; /* of requests that are here */

@@ -335,11 +335,23 @@ static void visits_end_wait(GatewayTask *task, int64_t deadline_ms)
     }
 }
 
+static void count_listener(const GatewayTask *task)
+{
+    Gateway *gateway = task->gateway;
+    HttpServerStats stats;
+    http_server_stats(task->server, &stats);
+    atomic_fetch_add(&gateway->listener_refused, stats.refused_connections);
+    atomic_fetch_add(&gateway->listener_bad,
+                     stats.bad_requests + stats.timeouts + stats.body_too_large);
+    atomic_fetch_add(&gateway->listener_stalls, stats.write_stalls);
+}
+
 void gateway_task_close_wait(GatewayTask *task, int64_t deadline_ms)
 {
     if (!task) return;
     fiber_shield();
     gateway_task_settle_wait(task, deadline_ms);
+    if (task->server) count_listener(task);
     if (task->server) http_server_close_wait(task->server, deadline_ms);
     visits_end_wait(task, deadline_ms);
     assert(list_empty(&task->calls) &&

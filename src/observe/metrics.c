@@ -738,6 +738,9 @@ static void gateway_add(GatewayStats *sum, const GatewayStats *s)
     sum->cache.entries += s->cache.entries;
     sum->tools_removed += s->tools_removed;
     sum->state_forgotten += s->state_forgotten;
+    sum->listener_refused += s->listener_refused;
+    sum->listener_bad += s->listener_bad;
+    sum->listener_stalls += s->listener_stalls;
     sum->translated += s->translated;
     sum->untranslatable += s->untranslatable;
     sum->untranslated += s->untranslated;
@@ -806,6 +809,12 @@ static const FieldFamily gateway_families[] = {
                "Models refused or passed over because the request does not fit their API"),
     COUNTER_OF(GatewayStats, untranslated, "gantry_gateway_untranslated",
                "Answers that could not be put in the agent's API"),
+    COUNTER_OF(GatewayStats, listener_refused, "gantry_gateway_listener_refused",
+               "Connections beyond those that a task may have, counted at its end"),
+    COUNTER_OF(GatewayStats, listener_bad, "gantry_gateway_listener_bad",
+               "Agents' requests that were malformed, too large or too late, counted at their end"),
+    COUNTER_OF(GatewayStats, listener_stalls, "gantry_gateway_listener_stalls",
+               "Answers that agents did not read in time, counted at their end"),
     COUNTER_OF(GatewayStats, state_forgotten, "gantry_gateway_state_forgotten",
                "Ids of what providers keep that are not remembered any more: only the last are"),
     COUNTER_OF(GatewayStats, tools_removed, "gantry_gateway_tools_removed",
@@ -885,8 +894,9 @@ static void gateways_write(Metrics *m, OmOut *out)
     }
     pthread_mutex_unlock(&m->lock);
     models_write(out, sum);
-    om_family(out, "gantry_gateway_refused", OM_COUNTER, NULL,
-              "Model calls refused before they were sent, by reason");
+    om_family(
+        out, "gantry_gateway_refused", OM_COUNTER, NULL,
+        "Model calls refused, by reason; failed: also those whose answer could not be recorded");
     for (int i = 0; i < GATEWAY_REFUSED_N_; i++) {
         OmLabel label = { "outcome", str_of(gateway_refused_name((GatewayRefused)i)) };
         om_sample_i64(out, &label, 1, (int64_t)sum->refused[i]);

@@ -806,6 +806,101 @@ static void check_request_id(const Reply *reply)
     CHECK_HAS(str_of(reply->all), want);
 }
 
+/* --- what is refused is counted, by its reason ------------------------------------------------ */
+
+static uint64_t refused_n(const Rig *rig, GatewayRefused why)
+{
+    GatewayStats *stats = calloc(1, sizeof *stats);
+    gateway_stats(rig->gateway, stats);
+    uint64_t n = stats->refused[why];
+    free(stats);
+    return n;
+}
+
+static void check_counted(Rig *rig, GatewayRefused why, const char *path, Str body, int status)
+{
+    uint64_t before = refused_n(rig, why);
+    CLEANUP(reply_deinit) Reply reply = rig_request_wait(rig, path, body);
+    CHECK_INT(reply.status, status);
+    CHECK_INT(refused_n(rig, why), before + 1);
+}
+
+#define CHAT_OF(model) \
+    STR("{\"model\":\"" model "\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}")
+
+/* The others are reached in test_gateway_boundary (tool, off), _degrade (queued), _limits
+ * (breaker). */
+static void counted_wait(void *arg)
+{
+    static const char chat[] = "/v1/chat/completions";
+    Rig *rig = arg;
+    char *large = calloc(1, 33u << 20);
+    memset(large, ' ', 33u << 20);
+    check_counted(rig, GATEWAY_REFUSED_LARGE, chat, str_make(large, 33u << 20), 413);
+    free(large);
+    check_counted(rig, GATEWAY_REFUSED_INVALID, chat, STR("{"), 400);
+    check_counted(rig, GATEWAY_REFUSED_INVALID, "/v1/files", STR_NULL, 404);
+    check_counted(rig, GATEWAY_REFUSED_ROUTE, chat, CHAT_OF("nobody"), 404);
+    check_counted(rig, GATEWAY_REFUSED_PRICE, chat, CHAT_OF("unpriced-1"), 400);
+    check_counted(rig, GATEWAY_REFUSED_STATE, "/v1/responses",
+                  STR("{\"model\":\"stub\",\"input\":\"x\",\"previous_response_id\":\"r\"}"), 403);
+    rig->hold_result = -EAGAIN;
+    check_counted(rig, GATEWAY_REFUSED_AWAY, chat, CHAT_OF("sim/echo"), 503);
+    rig->hold_result = -EIO;
+    check_counted(rig, GATEWAY_REFUSED_FAILED, chat, CHAT_OF("sim/echo"), 500);
+    rig->hold_result = 0;
+    rig->record_result = -EIO;
+    check_counted(rig, GATEWAY_REFUSED_FAILED, chat, CHAT_OF("sim/echo"), 500);
+    rig->record_result = 0;
+    CapLimits none = rig_no_limits;
+    none.tokens = 1;
+    rig_task_wait(rig, none);
+    check_counted(rig, GATEWAY_REFUSED_CAP, chat, CHAT_OF("sim/echo"), 402);
+    gateway_task_stop(rig->task, GATEWAY_STOP_CANCELLED);
+    check_counted(rig, GATEWAY_REFUSED_STOPPED, chat, CHAT_OF("sim/echo"), 403);
+}
+
+static void test_refusals_are_counted(void **state)
+{
+    (void)state;
+    rig_run(counted_wait);
+}
+
+static int connect_to(uint16_t port)
+{
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port) };
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_INT(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+/* A task has so many connections; more are told so, and counted. */
+static void crowded_wait(void *arg)
+{
+    enum { FDS = 256 };
+    Rig *rig = arg;
+    int fds[FDS];
+    for (int i = 0; i < FDS; i++) {
+        fds[i] = connect_to(gateway_task_port(rig->task));
+        if (i % 32 == 31) fiber_sleep_wait(1); /* they are taken in */
+    }
+    CLEANUP(reply_deinit) Reply reply = rig_request_wait(rig, "/v1/models", STR_NULL);
+    CHECK_INT(reply.status, 503);
+    for (int i = 0; i < FDS; i++) close(fds[i]);
+    rig_task_wait(rig, rig_no_limits);
+    GatewayStats *stats = calloc(1, sizeof *stats);
+    gateway_stats(rig->gateway, stats);
+    CHECK_INT(stats->listener_refused, 1);
+    free(stats);
+}
+
+static void test_connections_of_a_task(void **state)
+{
+    (void)state;
+    rig_run(crowded_wait);
+}
+
 static int door(HttpReq *req, void *ctx)
 {
     (void)ctx;
@@ -1037,6 +1132,8 @@ int main(void)
         cmocka_unit_test(test_close),
         cmocka_unit_test(test_record_fails),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_refusals_are_counted),
+        cmocka_unit_test(test_connections_of_a_task),
         cmocka_unit_test(test_routes),
         cmocka_unit_test(test_in_process),
         cmocka_unit_test(test_cancel),

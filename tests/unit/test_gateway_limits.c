@@ -296,6 +296,10 @@ static void breaker_wait(void *arg)
     CHECK_STR(str_of(refused.retry), STR("false"));
     CHECK_HAS(str_of(refused.all), "retry-after: 1\n");
     CHECK_HAS(reply_str(&refused), "upstream_unavailable");
+    GatewayStats *counted = calloc(1, sizeof *counted);
+    gateway_stats(rig->gateway, counted);
+    CHECK_INT(counted->refused[GATEWAY_REFUSED_BREAKER], 1);
+    free(counted);
     CHECK_INT(atomic_load(&script.requests), 3); /* it was not asked */
     CHECK_INT(rig->calls_n, 3);
     CHECK_INT(rig_totals(rig).calls_refused, 1);
