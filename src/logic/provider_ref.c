@@ -21,6 +21,14 @@ static void tell_either(const Out *out, const char *member, const Json *v)
     tell(out, member, json_type(v) == JSON_OBJECT ? json_get(v, "id") : v);
 }
 
+/* What stands where a request names something, in whatever form. */
+static void tell_any(const Out *out, const char *member, const Json *v)
+{
+    JsonType type = json_type(v);
+    if (type == JSON_STRING || type == JSON_OBJECT) tell_either(out, member, v);
+    else if (type != JSON_ABSENT && type != JSON_NULL) out->fn(out->ctx, member, STR("?"));
+}
+
 /* --- requests --------------------------------------------------------------------------------- */
 
 /* Objects of the agent's own making: what stands in them means nothing to the provider. */
@@ -74,12 +82,13 @@ static bool is_whole(const Json *item)
 
 static void named_responses(const Out *out, const Json *body)
 {
-    tell(out, provider_ref_response, json_get(body, "previous_response_id"));
-    tell_either(out, "conversation", json_get(body, "conversation"));
+    tell_any(out, provider_ref_response, json_get(body, "previous_response_id"));
+    tell_any(out, "conversation", json_get(body, "conversation"));
+    walk(out, json_get(json_get(body, "prompt"), "variables"), 1);
     const Json *input = json_get(body, "input");
     if (json_type(input) != JSON_ARRAY) return;
     for (JsonIter it = json_iter(input); json_next(&it);) {
-        if (!is_whole(it.value)) tell(out, "input", json_get(it.value, "id"));
+        if (!is_whole(it.value)) tell_any(out, "input", json_get(it.value, "id"));
         walk(out, it.value, 1);
     }
 }
@@ -103,6 +112,13 @@ static void named_tools(const Out *out, const Json *body)
     }
 }
 
+/* All but those that the provider has for everybody. */
+static void named_skills(const Out *out, const Json *skills)
+{
+    for (JsonIter it = json_iter(skills); json_next(&it);)
+        if (!str_eq(json_str(json_get(it.value, "type")), STR("anthropic"))) walk(out, it.value, 1);
+}
+
 void provider_refs_named(Api api, const Json *body, ProviderRefFn fn, void *ctx)
 {
     Out out = { fn, ctx };
@@ -110,8 +126,8 @@ void provider_refs_named(Api api, const Json *body, ProviderRefFn fn, void *ctx)
     if (api == API_RESPONSES) named_responses(&out, body);
     else named_messages(&out, body, api == API_CHAT);
     if (api == API_MESSAGES) {
-        tell_either(&out, "container", json_get(body, "container"));
-        walk(&out, json_get(json_get(body, "container"), "skills"), 1);
+        tell_any(&out, "container", json_get(body, "container"));
+        named_skills(&out, json_get(json_get(body, "container"), "skills"));
         walk(&out, json_get(body, "system"), 1);
     }
     named_tools(&out, body);

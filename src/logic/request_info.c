@@ -353,6 +353,10 @@ static int read_chat(Reader *r)
     info->prediction = member(r->body, "prediction") != NULL;
     info->cache_write = true;
     int e = read_count(r, "n", REQUEST_N_MAX, &info->n);
+    int64_t best_of = info->n;
+    if (e == 0) e = read_count(r, "best_of", REQUEST_N_MAX, &best_of);
+    if (e == 0 && best_of > info->n)
+        return refuse(r, "best_of", "`best_of` is not served: what is thrown away is billed, too");
     if (e == 0) e = read_out_cap(r, caps, ARRAY_N(caps));
     if (e == 0) e = read_str(r, "service_tier", &info->service_tier);
     if (e == 0) e = read_str(r, "user", &info->user);

@@ -2,6 +2,7 @@
  * there, JSON or not, their counts stay within bounds, and what has ended stays ended. The first
  * byte chooses the API and the reader; the rest is a body, or events with a line each. */
 #include "logic/cap.h"
+#include "logic/provider_ref.h"
 #include "logic/request_info.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -16,10 +17,17 @@ static void check_usage(const Usage *u)
     assert(cost >= 0 && (u->input_tokens + u->output_tokens == 0 || cost > 0));
 }
 
+static void on_ref(void *ctx, const char *member, Str id)
+{
+    (void)ctx;
+    assert(member[0] != '\0' && id.len > 0);
+}
+
 static void read_request(Arena *arena, Api api, const Json *body, size_t bytes)
 {
     RequestInfo info;
     RequestFault fault = { 0 };
+    provider_refs_named(api, body, on_ref, NULL);
     int r = request_info_read(arena, api, body, &info, &fault);
     if (r == -ENOMEM) return;
     if (r != 0) {
@@ -36,6 +44,7 @@ static void read_answer(Api api, const Json *body, int64_t n)
 {
     Answer answer;
     answer_read(api, body, n, &answer);
+    provider_refs_given(api, body, on_ref, NULL);
     check_usage(&answer.usage);
     assert(answer.tool_names_n <= ANSWER_TOOLS_MAX);
     assert((int64_t)answer.tool_names_n <= answer.usage.tool_calls);
@@ -56,6 +65,8 @@ static void read_stream(Arena *arena, Api api, int64_t n, Str text)
         assert(r == 0 || r == -ENOMEM);
         assert(before == STREAM_OPEN || s.phase == before);
         assert(note.terminal == (before != s.phase));
+        assert(!note.cut || s.phase == STREAM_OPEN);
+        if (note.json) provider_refs_given(api, note.json, on_ref, NULL);
         assert(s.usage.tool_calls >= calls);
         check_usage(&s.usage);
         arena_clear(arena);

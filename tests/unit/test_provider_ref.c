@@ -89,6 +89,18 @@ static void test_named(void **state)
           "file_id=f_1 file_id=f_2 file_id=f_3 container=c_1 file_id=f_0 " },
         { API_MESSAGES, "{'container':{'id':'c_2','skills':[{'skill_id':'s_1'}]},'messages':[]}",
           "container=c_2 skill_id=s_1 " },
+        { API_MESSAGES,
+          "{'container':{'skills':[{'type':'anthropic','skill_id':'pptx'},{'type':'custom',"
+          "'skill_id':'s_2'}]},'messages':[]}",
+          "skill_id=s_2 " },
+        { API_RESPONSES,
+          "{'prompt':{'id':'pmpt_1','variables':{'f':{'type':'input_file','file_id':'file-4'}}}}",
+          "file_id=file-4 " },
+        /* in a form that is none: who reads it anyhow shall not find anything */
+        { API_RESPONSES,
+          "{'previous_response_id':['r'],'conversation':7,'input':[{'type':'item_reference',"
+          "'id':7}]}",
+          "previous_response_id=? conversation=? input=? " },
         { API_EMBEDDINGS, "{'input':'x','previous_response_id':'r'}", "" },
         { API_RESPONSES,
           "{'metadata':{'file_id':'x'},'prompt':{'id':'pmpt_1'},'input':[1,'x',null]}", "" },

@@ -160,6 +160,8 @@ static void test_faults(void **state)
     expect_fault(API_CHAT, WITH("\"n\":129"), "n", "`n` must be between 1 and 128");
     expect_fault(API_CHAT, WITH("\"n\":1.5"), "n", "`n` must be a whole number, found a number");
     expect_fault(API_CHAT, WITH("\"n\":true"), "n", "`n` must be a whole number, found a boolean");
+    expect_fault(API_CHAT, WITH("\"n\":2,\"best_of\":3"), "best_of",
+                 "`best_of` is not served: what is thrown away is billed, too");
     expect_fault(API_CHAT, WITH("\"max_tokens\":-1"), "max_tokens",
                  "`max_tokens` must be between 1 and 1000000000");
     expect_fault(API_CHAT, WITH("\"max_tokens\":18446744073709551615"), "max_tokens",
