@@ -58,8 +58,8 @@ FamilyAmount family_charge(const FamilyMember *member);
 
 typedef struct {
     int64_t depth_max;    /* of a child; the first task has depth 0 */
-    int64_t children_max; /* of one task, ended ones too */
-    int64_t members_max;  /* of a family, the first task and ended ones too */
+    int64_t children_max; /* of one task, ended ones too, but not those a retry by hand has left */
+    int64_t members_max;  /* of a family likewise, with the first task */
 } FamilyBounds;
 
 #define FAMILY_BOUNDS_DEFAULT \

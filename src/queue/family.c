@@ -31,22 +31,12 @@ static int stop_one(const Queue *queue, Db *db, const TaskHead *head, Str by, in
                               effects);
 }
 
-/* How many a family may have, or has from when it might have more. */
-static int members_most(const Queue *queue, Db *db, int64_t task_seq, size_t *ret)
-{
-    Family family = { 0 }, root = { 0 };
-    int r = family_get(db, task_seq, &family);
-    if (r == 0) r = family_get(db, family.root_seq, &root);
-    *ret = (size_t)MAX(queue->options.family.members_max, root.members);
-    return r == -ENOENT ? 0 : r;
-}
-
 int family_stop(const Queue *queue, Db *db, const TaskHead *head, Str by, int64_t now_ms,
                 Effects *effects)
 {
     size_t n;
-    int r = members_most(queue, db, head->seq, &n);
-    if (r != 0) return r;
+    int r = family_open_count(db, head->seq, &n);
+    if (r != 0 || n == 0) return r;
     CLEANUP(freep) TaskHead *heads = xcalloc(n, sizeof *heads);
     r = family_open_below(db, head->seq, heads, &n);
     for (size_t i = 0; i < n && r == 0; i++)
@@ -130,13 +120,17 @@ static int child_bounds(Db *db, ChildJob *job)
     int r = family_get(db, job->family.root_seq, &root);
     if (r != 0) return r == -ENOENT ? diag_set(-EIO, "the first task of a family is gone") : r;
     job->growth = family_may_grow(bounds, job->family.depth, job->family.children, root.members);
+    /* also of those that retries by hand have left: they are listed with the others */
+    if (job->growth == FAMILY_MAY_GROW && job->parent.children >= FAMILY_LIST_MAX)
+        job->growth = FAMILY_TOO_WIDE;
     switch (job->growth) {
     case FAMILY_TOO_DEEP:
         return diag_set(QUEUE_E_STATE, "sub-agents may be %" PRId64 " deep, and this one is",
                         bounds->depth_max);
     case FAMILY_TOO_WIDE:
         return diag_set(QUEUE_E_STATE, "a task may start %" PRId64 " sub-agents, and has done so",
-                        bounds->children_max);
+                        job->family.children < bounds->children_max ? FAMILY_LIST_MAX
+                                                                    : bounds->children_max);
     case FAMILY_TOO_LARGE:
         return diag_set(QUEUE_E_STATE,
                         "a task and all that it starts may be %" PRId64 " tasks, and are",

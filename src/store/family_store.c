@@ -128,14 +128,30 @@ int family_find(Db *db, int64_t parent_seq, Str key, Str fingerprint, int64_t *r
     return 0;
 }
 
-int family_forget(Db *db, int64_t parent_seq, bool all)
+/* Who is not found any more and has ended counts no more, with all below. */
+static int recount(Db *db, int64_t root_seq)
+{
+    DbStmt *s = db_stmt(db, "WITH RECURSIVE live (seq) AS (SELECT ?1"
+                            " UNION ALL SELECT f.task_seq FROM live CROSS JOIN family f"
+                            " WHERE f.parent_seq > 0 AND f.parent_seq = live.seq"
+                            " AND (f.key IS NOT NULL OR f.open = 1))"
+                            " UPDATE family SET members = (SELECT count(*) FROM live),"
+                            " children = (SELECT count(*) FROM family f WHERE f.parent_seq > 0"
+                            " AND f.parent_seq = ?1 AND (f.key IS NOT NULL OR f.open = 1))"
+                            " WHERE task_seq = ?1");
+    db_bind_i64(s, 1, root_seq);
+    return row_run(s);
+}
+
+int family_forget(Db *db, int64_t root_seq, bool all)
 {
     DbStmt *s = db_stmt(db, "UPDATE family SET key = NULL WHERE parent_seq = ?1 AND (?2 OR"
                             " (SELECT state IN (3, 4, 5) OR (state <> 2 AND cancel_requested)"
                             " FROM task WHERE seq = task_seq))");
-    db_bind_i64(s, 1, parent_seq);
+    db_bind_i64(s, 1, root_seq);
     db_bind_i64(s, 2, all);
-    return row_run(s);
+    int r = row_run(s);
+    return r == 0 ? recount(db, root_seq) : r;
 }
 
 /* --- what is borne ---------------------------------------------------------------------------- */
@@ -211,6 +227,19 @@ int family_spent_late(Db *db, int64_t task_seq, const FamilyAmount *more)
     " SELECT task_seq FROM family WHERE parent_seq > 0 AND parent_seq = ?1" \
     " UNION ALL SELECT f.task_seq FROM below CROSS JOIN family f"           \
     " WHERE f.parent_seq > 0 AND f.parent_seq = below.seq) "
+
+int family_open_count(Db *db, int64_t task_seq, size_t *ret)
+{
+    DbStmt *s = db_stmt(db, FAMILY_BELOW "SELECT count(*) FROM task"
+                                         " WHERE seq IN (SELECT seq FROM below)"
+                                         " AND state IN (0, 1, 6)");
+    db_bind_i64(s, 1, task_seq);
+    int r = row_first(s);
+    if (r != 0) return r;
+    *ret = (size_t)db_i64(s, 0);
+    db_reset(s);
+    return 0;
+}
 
 int family_open_below(Db *db, int64_t task_seq, TaskHead *heads, size_t *n)
 {

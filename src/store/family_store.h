@@ -41,9 +41,10 @@ MUST_CHECK int family_add(Db *db, const Family *parent, const FamilyChild *child
 MUST_CHECK int family_find(Db *db, int64_t parent_seq, Str key, Str fingerprint, int64_t *ret_seq,
                            bool *ret_same);
 
-/* Children are not found by their keys any more: all, or those that have ended or are being stopped
- * without success. Who still waits, runs or asks a person stays known: it is not begun twice. */
-MUST_CHECK int family_forget(Db *db, int64_t parent_seq, bool all);
+/* Children of a family's first task are not found by their keys any more: all, or those that have
+ * ended or are being stopped without success. Who still waits, runs or asks a person stays known:
+ * it is not begun twice. Those forgotten that have ended, and all below them, count no more. */
+MUST_CHECK int family_forget(Db *db, int64_t root_seq, bool all);
 
 /* What a task has spent itself. */
 MUST_CHECK int family_own(Db *db, int64_t task_seq, FamilyAmount *ret);
@@ -55,7 +56,10 @@ MUST_CHECK int family_close(Db *db, int64_t task_seq);
 /* An ended child turns out to have spent more. */
 MUST_CHECK int family_spent_late(Db *db, int64_t task_seq, const FamilyAmount *more);
 
-/* Tasks below this one that have not ended, at most *n; *n becomes their number. */
+/* How many tasks below this one have not ended. Returns 0 or -errno. */
+MUST_CHECK int family_open_count(Db *db, int64_t task_seq, size_t *ret);
+
+/* These, at most *n; *n becomes their number. */
 MUST_CHECK int family_open_below(Db *db, int64_t task_seq, TaskHead *heads, size_t *n);
 
 typedef struct {

@@ -307,6 +307,40 @@ static int bounds_body(void *arg)
     return 0;
 }
 
+/* Who is tried again by hand may start anew all that did not succeed, with what that had
+ * started. */
+static int anew_body(void *arg)
+{
+    Fixture *f = arg;
+    TaskRef ref = root(f);
+    start(f, ref, "a");
+    ChildStarted good = start(f, ref, "b");
+    TaskRef child = claim_one(f, worker_of(1));
+    start(f, child, "x");
+    TaskRef below = claim_one(f, worker_of(1));
+    CHECK_INT(finish(f, below, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(finish(f, child, TASK_OUTCOME_FAILED_FINAL, NULL), 0);
+    TaskRef second = claim_one(f, worker_of(1));
+    CHECK(uuid_eq(second.id, good.task.id));
+    CHECK_INT(finish(f, second, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_FAILED_FINAL, NULL), 0);
+    CHECK_INT(queue_retry_wait(f->queue, ref.id, false), 0);
+    ref = claim_one(f, worker_of(1));
+    CHECK(start(f, ref, "b").task.existing);
+    ChildStarted again = start(f, ref, "a");
+    CHECK(again.refusal.status == 0 && !again.task.existing);
+    refused(f, ref, "c", "subagents_too_many");
+    child = claim_one(f, worker_of(1));
+    CHECK_INT(start(f, child, "x").refusal.status, 0);
+    refused(f, child, "y", "subagents_too_many"); /* four in all, as before */
+    /* and to stop it reaches all of them */
+    TaskState state;
+    CHECK_INT(queue_cancel_wait(f->queue, ref.id, STR("user"), &state), 0);
+    CHECK(get(f, child.id).cancel_requested);
+    check_counts(f, LANE_LOW, 0, 2);
+    return 0;
+}
+
 static int bounds_setup(void **state)
 {
     int r = setup(state);
@@ -315,6 +349,11 @@ static int bounds_setup(void **state)
     f->options.family = (FamilyBounds){ .depth_max = 2, .children_max = 2, .members_max = 4 };
     open_queue(f);
     return r;
+}
+
+static void test_anew(void **state)
+{
+    run(state, anew_body);
 }
 
 static void test_bounds(void **state)
@@ -875,6 +914,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_the_same_child_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_finds_only, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bounds, bounds_setup, teardown),
+        cmocka_unit_test_setup_teardown(test_anew, bounds_setup, teardown),
         cmocka_unit_test_setup_teardown(test_limits_hold_for_who_waits_for_nobody, limited_setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_full_lane, full_setup, teardown),
