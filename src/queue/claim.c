@@ -36,6 +36,13 @@ static int claim_write(Db *db, ClaimJob *job)
     return task_started(db, &job->tasks[from], job->n - from);
 }
 
+static void claim_count(ClaimJob *job, Lane lane)
+{
+    job->effects.queued[lane]--;
+    job->effects.running[lane]++;
+    job->effects.claimed[lane]++;
+}
+
 /* Moves a task that was read as queued, or ends it; what was ended since it was found is left. */
 static int claim_one(Db *db, ClaimJob *job, Choice *choice, Task *task, int64_t fence)
 {
@@ -49,9 +56,7 @@ static int claim_one(Db *db, ClaimJob *job, Choice *choice, Task *task, int64_t 
         return r == 0 ? claim_end(db, job, task, start) : r;
     }
     task_start(task, job->claim->worker_id, fence, job->now_ms);
-    job->effects.queued[task->lane]--;
-    job->effects.running[task->lane]++;
-    job->effects.claimed[task->lane]++;
+    claim_count(job, task->lane);
     job->n++;
     job->read = read - 1;
     return 0;
@@ -145,9 +150,6 @@ static void claim_limited(ClaimJob *job, const Choice *choice)
 static int claim_tasks(Db *db, ClaimJob *job)
 {
     Choice choice; /* on a store thread's stack, not a fiber's */
-    job->tasks = NULL;
-    job->n = job->room = job->read = job->written = 0;
-    job->fences_left = 0;
     int r = choice_init(&choice, db, job->queue, job->claim, job->now_ms);
     if (r == 0) r = claim_chosen(db, job, &choice);
     if (r == 0) r = claim_shadow(db, job, &choice);
@@ -173,12 +175,54 @@ static int claim_next_ready(Db *db, ClaimJob *job)
     return 0;
 }
 
-int claim_look(Db *db, ClaimJob *job)
+static int claim_begin(Db *db, ClaimJob *job)
 {
     job->now_ms = queue_now_ms(job->queue);
     job->effects = (Effects){ 0 };
-    job->late_n = 0;
-    int r = worker_may_claim(db, job->claim->worker_id);
+    job->tasks = NULL;
+    job->n = job->room = job->read = job->written = job->late_n = 0;
+    job->fences_left = 0;
+    return worker_may_claim(db, job->claim->worker_id);
+}
+
+#define NEW_SEQ INT64_MAX /* of a task that has no row yet */
+
+/* The same rules as for tasks that wait, applied to the only one there is. */
+static int claim_offered(Db *db, ClaimJob *job, Choice *choice, const TaskRow *row)
+{
+    LineHead head = { row->tenant_id, row->agent, row->ready_at_ms, NEW_SEQ };
+    if (!choice_empty(choice)) return -ENOENT;
+    if (attempt_start(false, row->due_at_ms, job->now_ms) != ATTEMPT_STARTS) return -ENOENT;
+    int r = choice_offer(choice, db, row->lane, &head);
+    if (r == 0 && choice_next(choice) != NEW_SEQ) r = -ENOENT;
+    if (r == 0) r = claim_room(job, 1);
+    if (r == 0) r = task_of_row(row, job->arena, &job->tasks[0]);
+    return r == -ENOMEM ? -ENOENT : r; /* who looks for it is told */
+}
+
+int claim_new(Db *db, ClaimJob *job, const TaskRow *row, int64_t *ret_seq)
+{
+    Choice choice; /* on a store thread's stack, not a fiber's */
+    int r = claim_begin(db, job);
+    if (r != 0) return r;
+    r = choice_init(&choice, db, job->queue, job->claim, job->now_ms);
+    if (r == 0) r = claim_offered(db, job, &choice, row);
+    if (r == 0) r = claim_fence(db, job);
+    if (r == 0) {
+        task_start(&job->tasks[0], job->claim->worker_id, job->fence, job->now_ms);
+        r = task_insert_started(db, row, &job->tasks[0]);
+        job->n = job->written = 1;
+        claim_count(job, row->lane);
+    }
+    if (r == 0) r = choice_made(&choice, db, true);
+    if (r == 0) *ret_seq = job->tasks[0].seq;
+    choice_deinit(&choice);
+    return r;
+}
+
+int claim_look(Db *db, ClaimJob *job)
+{
+    int r = claim_begin(db, job);
     if (r == 0) r = claim_tasks(db, job);
     if (r == 0 && job->n == 0) r = claim_next_ready(db, job);
     return r;

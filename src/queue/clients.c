@@ -181,18 +181,23 @@ static TaskRow submit_row(SubmitJob *job)
     };
 }
 
-int submit_insert(Db *db, SubmitJob *job)
+static int submit_keep_key(Db *db, const SubmitJob *job)
 {
     const TaskNew *new = job->task;
+    if (str_empty(new->idempotency_key)) return 0;
+    int r = idempotency_insert(db, new->tenant_id, new->idempotency_key, new->fingerprint,
+                               job->summary.id, job->now_ms);
+    assert(r != DB_E_CONFLICT); /* it was looked for in this transaction */
+    return r;
+}
+
+int submit_insert(Db *db, SubmitJob *job)
+{
     TaskRow row = submit_row(job);
     int r = submit_session(db, job, &row.session_max);
     if (r == 0) r = task_insert(db, &row, &job->seq);
     if (r == 0) r = submit_routed(db, job, &row, job->seq);
-    if (r != 0 || str_empty(new->idempotency_key)) return r;
-    r = idempotency_insert(db, new->tenant_id, new->idempotency_key, new->fingerprint, row.id,
-                           job->now_ms);
-    assert(r != DB_E_CONFLICT); /* it was looked for in this transaction */
-    return r;
+    return r == 0 ? submit_keep_key(db, job) : r;
 }
 
 /* A switch that cannot be read (of a newer program) is left alone: the workers see it too. */
@@ -338,6 +343,29 @@ static int submit_give(Db *db, void *const *args, size_t n)
     return 0;
 }
 
+/* Nothing but its own row decides where it stands. */
+static bool submit_is_plain(const SubmitJob *job)
+{
+    const TaskNew *new = job->task;
+    bool own = uuid_is_zero(new->parent_id) && uuid_is_zero(new->shadow_of);
+    return job->plain && own && str_empty(new->session_id) && new->run_at_ms <= job->now_ms;
+}
+
+/* A task that somebody waits for, and nothing else, is inserted as started. Returns 0 or -errno; a
+ * seq of 0: it was not. */
+static int submit_start(Db *db, SubmitJob *job)
+{
+    if (!submit_is_plain(job)) return 0;
+    job->claimer = claimer_take(job->queue, job->task->lane);
+    if (!job->claimer) return 0;
+    TaskRow row = submit_row(job);
+    int r = claim_new(db, claimer_job(job->claimer), &row, &job->seq);
+    if (r != 0) return r == -ENOENT ? 0 : r;
+    job->looked = job->claimed = true;
+    claimer_found(job->claimer);
+    return submit_keep_key(db, job);
+}
+
 /* Where anything is out of the ordinary all is undone, and each is submitted by itself. */
 static int submit_jobs(Db *db, void *const *args, size_t n)
 {
@@ -347,7 +375,8 @@ static int submit_jobs(Db *db, void *const *args, size_t n)
     for (size_t i = 0; i < n && r == 0; i++) {
         SubmitJob *job = args[i];
         r = submit_begin(db, job, i > 0 ? args[i - 1] : NULL);
-        if (r == 0 && !job->summary.existing) r = together_add(db, &together, job);
+        if (r == 0 && !job->summary.existing && n == 1) r = submit_start(db, job);
+        if (r == 0 && !job->summary.existing && job->seq == 0) r = together_add(db, &together, job);
     }
     if (r == 0) r = together_insert(db, &together);
     return r == 0 ? submit_give(db, args, n) : r;

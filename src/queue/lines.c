@@ -197,6 +197,18 @@ int choice_init(Choice *c, Db *db, const Queue *queue, const Claim *claim, int64
     return 0;
 }
 
+bool choice_empty(const Choice *c)
+{
+    for (int lane = 0; lane < LANE_N_; lane++)
+        if (c->n[lane] + c->limited[lane] > 0) return false;
+    return !c->more;
+}
+
+int choice_offer(Choice *c, Db *db, Lane lane, const LineHead *head)
+{
+    return line_add(c, db, lane, head);
+}
+
 void choice_deinit(Choice *c)
 {
     arena_deinit(&c->arena);

@@ -263,6 +263,11 @@ typedef struct {
 /* One look, inside a job. Returns 0, QUEUE_E_NO_WORKER, -errno. */
 MUST_CHECK int claim_look(Db *db, ClaimJob *job);
 
+/* One look, inside a job, for a task that is about to be inserted, where nothing else waits that
+ * might have to start before it: it is inserted as started, which is less to write. Returns 0 with
+ * its seq, -ENOENT (it is not inserted: insert it, then look), QUEUE_E_NO_WORKER, -errno. */
+MUST_CHECK int claim_new(Db *db, ClaimJob *job, const TaskRow *row, int64_t *ret_seq);
+
 /* What a look has found is durable. Any thread, without the lock. */
 void claim_looked(const ClaimJob *job);
 
@@ -340,6 +345,12 @@ typedef struct {
 MUST_CHECK int choice_init(Choice *choice, Db *db, const Queue *queue, const Claim *claim,
                            int64_t now_ms);
 void choice_deinit(Choice *choice);
+
+/* Whether there is nothing that could start, now or when something else ends. */
+bool choice_empty(const Choice *choice);
+
+/* Adds a line to those found. Returns 0 or -errno. */
+MUST_CHECK int choice_offer(Choice *choice, Db *db, Lane lane, const LineHead *head);
 
 /* The task that should start next; 0: none. It may have ended since it was found. */
 int64_t choice_next(Choice *choice);

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "base/diag.h"
 #include "logic/attempt.h"
 #include "store/line_store.h"
 #include "store/row.h"
@@ -302,6 +303,71 @@ void task_start(Task *task, Uuid worker_id, int64_t fence, int64_t now_ms)
     task->fence = fence;
     task->worker_id = worker_id;
     task->started_at_ms = now_ms;
+}
+
+int task_of_row(const TaskRow *row, Arena *arena, Task *ret)
+{
+    *ret = (Task){ .id = row->id,
+                   .lane = row->lane,
+                   .created_at_ms = row->created_at_ms,
+                   .ready_at_ms = row->ready_at_ms,
+                   .time_limit_ms = row->time_limit_ms,
+                   .deadline_at_ms = row->due_at_ms,
+                   .due_at_ms = row->due_at_ms,
+                   .quality = (double)NAN };
+    const struct {
+        Str *to, from;
+    } texts[] = {
+        { &ret->agent, row->agent },           { &ret->version_id, row->version_id },
+        { &ret->session_id, row->session_id }, { &ret->user_id, row->user_id },
+        { &ret->tenant_id, row->tenant_id },   { &ret->traceparent, row->traceparent },
+        { &ret->input, row->input },           { &ret->metadata, row->metadata },
+        { &ret->limits, row->limits },
+    };
+    for (size_t i = 0; i < ARRAY_N(texts); i++) {
+        *texts[i].to = arena_str(arena, texts[i].from);
+        if (!texts[i].to->ptr) return diag_set(-ENOMEM, "no memory for a task");
+    }
+    return 0;
+}
+
+/* Inserted as queued it would go into task_ready and out of it again. */
+#define INSERT_STARTED_SQL                                                 \
+    "INSERT INTO task (state, gate, session_max, id, lane, created_at_ms," \
+    " ready_at_ms, time_limit_ms, agent, version_id, user_id, tenant_id,"  \
+    " webhook_url, traceparent, input_bytes, due_at_ms, deadline_at_ms,"   \
+    " attempt, worker_id, fence, started_at_ms)"                           \
+    " VALUES (1, 0, 0, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12," \
+    " ?13, ?14, ?15, ?16, ?17, ?18)"
+
+int task_insert_started(Db *db, const TaskRow *row, Task *task)
+{
+    assert(task->state == TASK_RUNNING && row->version_id.len > 0);
+    assert(str_empty(row->session_id) && uuid_is_zero(row->parent_id));
+    assert(uuid_is_zero(row->shadow_of) && row->ready_at_ms <= row->created_at_ms);
+    RowIn in = row_in(db, INSERT_STARTED_SQL);
+    in_uuid(&in, &row->id);
+    in_i64(&in, (int64_t)row->lane);
+    in_i64(&in, row->created_at_ms);
+    in_i64(&in, row->ready_at_ms);
+    in_i64(&in, row->time_limit_ms);
+    in_text(&in, row->agent);
+    in_text(&in, row->version_id);
+    in_text_or_null(&in, row->user_id);
+    in_text_or_null(&in, row->tenant_id);
+    in_text_or_null(&in, row->webhook_url);
+    in_text_or_null(&in, row->traceparent);
+    in_i64(&in, (int64_t)row->input.len);
+    in_i64(&in, row->due_at_ms);
+    in_i64(&in, task->deadline_at_ms);
+    in_i64(&in, task->attempt);
+    in_uuid(&in, &task->worker_id);
+    in_i64(&in, task->fence);
+    in_i64(&in, task->started_at_ms);
+    int r = row_change(in.stmt);
+    if (r != 0) return r;
+    task->seq = db_last_insert_id(db);
+    return payloads_insert(db, row, 1, task->seq);
 }
 
 /* One that is open keeps its gate: the indexes of other gates are not looked at for it. */

@@ -139,6 +139,14 @@ MUST_CHECK int fence_last(Db *db, int64_t *ret);
  * fence, worker and deadline set. */
 void task_start(Task *task, Uuid worker_id, int64_t fence, int64_t now_ms);
 
+/* The task of a row that is not inserted yet, as tasks_to_start would read it: for task_start.
+ * Returns 0 or -ENOMEM. */
+MUST_CHECK int task_of_row(const TaskRow *row, Arena *arena, Task *ret);
+
+/* task_insert of a row whose gate is open, and task_started of the task made from it, in one. Sets
+ * its seq. */
+MUST_CHECK int task_insert_started(Db *db, const TaskRow *row, Task *task);
+
 /* Writes what task_start has changed, in the same job: n different tasks, which cost less together.
  * More than one: all of them from open lines. */
 MUST_CHECK int task_started(Db *db, const Task *tasks, size_t n);
