@@ -75,11 +75,13 @@ int rollup_news_add_many(Db *db, const TaskEnding *endings, size_t n)
     return row_run(s);
 }
 
-static Outcome outcome_of(TaskState state)
+/* One that nobody has started in its time says nothing of its version, as little as one that was
+ * canceled. */
+static Outcome outcome_of(TaskState state, int64_t started_at_ms)
 {
     switch (state) {
     case TASK_SUCCEEDED: return OUTCOME_SUCCEEDED;
-    case TASK_TIMED_OUT: return OUTCOME_TIMED_OUT;
+    case TASK_TIMED_OUT: return started_at_ms > 0 ? OUTCOME_TIMED_OUT : OUTCOME_CANCELED;
     case TASK_CANCELED: return OUTCOME_CANCELED;
     case TASK_ESCALATED: return OUTCOME_ESCALATED;
     default: return OUTCOME_FAILED;
@@ -97,7 +99,7 @@ static void news_read(RowOut *out, RollupNews *news)
     news->at_ms = out_i64(out);
     int64_t started_at_ms = out_i64(out);
     news->task = (RollupTask){
-        .outcome = outcome_of(state),
+        .outcome = outcome_of(state, started_at_ms),
         .latency_ms = started_at_ms > 0 ? MAX(0, news->at_ms - started_at_ms) : 0,
         .cost_nusd = out_i64(out),
     };

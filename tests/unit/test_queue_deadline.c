@@ -3,6 +3,7 @@
 #include "queue_fixture.h"
 
 #include "codec/digest.h"
+#include "store/rollup_store.h"
 
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 #define MINUTE_MS INT64_C(60000)
@@ -273,6 +274,37 @@ static int body_retry_limited(void *arg)
     return 0;
 }
 
+static bool outcome_note(const RollupNews *news, void *ctx)
+{
+    Outcome *outcomes = ctx;
+    outcomes[1] = outcomes[0];
+    outcomes[0] = news->task.outcome;
+    return true;
+}
+
+static int outcomes_job(Db *db, void *arg)
+{
+    return rollup_due_read(db, 10, outcome_note, arg);
+}
+
+/* That nobody had a slot for it is no error of its version. */
+static int body_blame(void *arg)
+{
+    Fixture *f = arg;
+    TaskState state;
+    Outcome outcomes[2];
+    Uuid worker = add_worker(f, 1, WORKER_EMBEDDED);
+    (void)submit_due(f, MINUTE_MS);
+    CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_TIMED_OUT, &state), 0);
+    (void)submit_due(f, MINUTE_MS);
+    pass_ms(MINUTE_MS);
+    tick(f);
+    CHECK_INT(store_read_wait(f->store, outcomes_job, outcomes), 0);
+    CHECK_INT(outcomes[1], OUTCOME_TIMED_OUT);
+    CHECK_INT(outcomes[0], OUTCOME_CANCELED);
+    return 0;
+}
+
 /* --- too late at once ------------------------------------------------------------------------- */
 
 /* Unless the task is there: its client must learn that it is. */
@@ -359,6 +391,7 @@ RUNS(answered)
 RUNS(set)
 RUNS(retry)
 RUNS(retry_limited)
+RUNS(blame)
 RUNS(passed)
 RUNS(children)
 
@@ -369,7 +402,7 @@ int main(void)
         CASE(test_limit_first),   CASE(test_between),      CASE(test_escalated),
         CASE(test_answered),      CASE(test_restart),      CASE(test_set),
         CASE(test_retry),         CASE(test_passed),       CASE(test_children),
-        CASE(test_retry_limited),
+        CASE(test_retry_limited), CASE(test_blame),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
