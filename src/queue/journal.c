@@ -1,4 +1,6 @@
 /* Recordings of a task: kept with its calls, read by its later attempts. */
+#include <stdlib.h>
+
 #include "base/diag.h"
 #include "base/log.h"
 #include "queue/queue_private.h"
@@ -91,9 +93,70 @@ int queue_journal_add_wait(Queue *queue, TaskRef task, const JournalNew *recordi
     return 0;
 }
 
+/* --- where recordings are --------------------------------------------------------------------- */
+
+#define PLACES_TASKS_N 64
+#define PLACES_BYTES_MAX ((size_t)1 << 20)
+
+/* The rows of a task's recordings. To find one goes through all calls of the task, and an attempt
+ * that is served what others were answered asks for one after the other. */
+typedef struct {
+    int64_t task_seq; /* 0: free */
+    int64_t *rows;    /* as journal_places has them */
+    size_t n;
+    Arena arena;
+} Places;
+
+struct JournalPlaces {
+    Places list[PLACES_TASKS_N]; /* by the task: the newer displaces the older */
+};
+
+JournalPlaces *journal_places_new(void)
+{
+    return xcalloc(1, sizeof(JournalPlaces));
+}
+
+static void places_clear(Places *places)
+{
+    if (places->task_seq == 0) return;
+    arena_deinit(&places->arena);
+    *places = (Places){ 0 };
+}
+
+void journal_places_free(JournalPlaces *all)
+{
+    for (size_t i = 0; all && i < PLACES_TASKS_N; i++) places_clear(&all->list[i]);
+    free(all);
+}
+
+static Places *places_of(JournalPlaces *all, int64_t task_seq)
+{
+    return &all->list[(uint64_t)task_seq % PLACES_TASKS_N];
+}
+
+static int places_read(JournalPlaces *all, Db *db, int64_t task_seq)
+{
+    Places *places = places_of(all, task_seq);
+    places_clear(places);
+    arena_init(&places->arena, PLACES_BYTES_MAX);
+    int r = journal_places(db, task_seq, &places->arena, &places->rows, &places->n);
+    if (r == 0) places->task_seq = task_seq;
+    else arena_deinit(&places->arena);
+    return r;
+}
+
+/* 0: not known. */
+static int64_t place_of(JournalPlaces *all, int64_t task_seq, int64_t n)
+{
+    const Places *places = places_of(all, task_seq);
+    bool known = places->task_seq == task_seq && n >= 1 && (uint64_t)n <= places->n;
+    return known ? places->rows[n - 1] : 0;
+}
+
 /* --- reading ---------------------------------------------------------------------------------- */
 
 typedef struct {
+    JournalPlaces *places; /* the reading thread's */
     TaskRef task;
     bool twin; /* of the production task that it repeats */
     int64_t after, n;
@@ -129,13 +192,22 @@ static int list_job(Db *db, void *arg)
     return journal_list(db, seq, true, job->after, job->max, job->arena, &job->rows, &job->rows_n);
 }
 
+/* Tasks come and go under a number, and recordings are added: what is not where it was known to be
+ * is looked for once more. */
 static int answer_job(Db *db, void *arg)
 {
     ReadJob *job = arg;
     int64_t seq;
     int r = read_of(db, job, &seq);
-    if (r == 0) r = journal_get(db, seq, job->n, job->arena, &job->row);
-    return r == 0 ? journal_answer(db, seq, job->n, job->arena, &job->answer) : r;
+    if (r != 0) return r;
+    for (bool looked = false;; looked = true) {
+        int64_t place = place_of(job->places, seq, job->n);
+        r = -ENOENT;
+        if (place) r = journal_at(db, seq, job->n, place, job->arena, &job->row, &job->answer);
+        if (r != -ENOENT || looked) return r;
+        r = places_read(job->places, db, seq);
+        if (r != 0) return r;
+    }
 }
 
 static int request_job(Db *db, void *arg)
@@ -164,6 +236,7 @@ static int rows_read_wait(Queue *queue, ReadJob *job, JournalRow **ret, size_t *
 
 static int answer_read_wait(Queue *queue, ReadJob *job, JournalRow *ret_row, JournalBytes *ret)
 {
+    job->places = queue->places;
     int r = read_wait(queue, answer_job, job);
     if (r != 0) return r;
     *ret_row = job->row;

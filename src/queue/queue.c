@@ -149,6 +149,7 @@ static Queue *queue_new(Store *store, const QueueOptions *options)
     queue->calendar_ms = queue->steady_base_ms = queue_calendar_ms(queue);
     queue->schedules_looked_ms = INT64_MAX; /* never */
     queue->known = known_tasks_new();
+    queue->places = journal_places_new();
     pthread_mutex_init(&queue->lock, NULL);
     list_init(&queue->claimers);
     list_init(&queue->webhooks.waiters);
@@ -177,6 +178,7 @@ void queue_close(Queue *queue)
     for (size_t i = 0; i < WORKER_MARKS_N; i++) assert(list_empty(&queue->workers[i].waiters));
     ledger_close(queue);
     known_tasks_free(queue->known);
+    journal_places_free(queue->places);
     pthread_mutex_destroy(&queue->lock);
     free(queue->turns);
     free(queue);

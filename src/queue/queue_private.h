@@ -64,6 +64,7 @@ typedef struct {
 } CacheReport;
 
 typedef struct KnownTasks KnownTasks;
+typedef struct JournalPlaces JournalPlaces;
 
 #define TENANT_BYTES_MAX 256
 
@@ -85,6 +86,7 @@ struct Queue {
     Uuid7Gen ids;                /* the store thread's */
     KnownTasks *known;           /* the store thread's */
     Turns *turns;                /* likewise */
+    JournalPlaces *places;       /* the store's reading thread's */
     int64_t purge_at_ms;         /* the ticking fiber's */
     int64_t schedules_looked_ms; /* likewise: calendar_ms when schedules were last looked at */
     RetentionWalk retention;     /* likewise */
@@ -481,6 +483,10 @@ typedef struct {
 MUST_CHECK int journal_keep(const Queue *queue, Db *db, const JournalOf *of,
                             const JournalNew *recording, JournalFill *fill, JournalLast *last,
                             JournalKept *kept);
+/* Where recordings were found when one was asked for last; the store's reading thread's. */
+JournalPlaces *journal_places_new(void);
+void journal_places_free(JournalPlaces *all);
+
 /* Any thread, without the lock. */
 void journal_apply(Queue *queue, Uuid task_id, const JournalKept *kept);
 /* Submits what schedules are due. */

@@ -292,6 +292,49 @@ int journal_answer(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalByt
     return r;
 }
 
+int journal_places(Db *db, int64_t task_seq, Arena *arena, int64_t **ret, size_t *ret_n)
+{
+    JournalFill fill;
+    int r = journal_fill_read(db, task_seq, &fill);
+    if (r != 0) return r;
+    size_t n = (size_t)MAX(fill.recordings, 0);
+    int64_t *places = arena_zalloc(arena, (n + 1) * sizeof *places);
+    if (!places) return diag_set(-ENOMEM, "no memory for a task's recordings");
+    DbStmt *s = db_stmt(db, CALLS_OF_TASK "SELECT n, id FROM journal WHERE " OF_TASK);
+    db_bind_i64(s, 1, task_seq);
+    while ((r = db_step(s)) == DB_E_ROW) {
+        int64_t number = db_i64(s, 0);
+        if (number >= 1 && (uint64_t)number <= n) places[number - 1] = db_i64(s, 1);
+    }
+    *ret = places;
+    *ret_n = n;
+    return r;
+}
+
+int journal_at(Db *db, int64_t task_seq, int64_t n, int64_t place, Arena *arena, JournalRow *ret,
+               JournalBytes *ret_answer)
+{
+    RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS ", answer_gzip, answer FROM journal"
+                          " WHERE id = ?1 AND task_seq = ?2 AND n = ?3");
+    in_i64(&in, place);
+    in_i64(&in, task_seq);
+    in_i64(&in, n);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    RowOut out = row_out(in.stmt, arena);
+    JournalRow row;
+    journal_read(&out, &row);
+    JournalBytes answer = { .n = row.answer_bytes };
+    answer.gzip = out_i64(&out) != 0;
+    answer.bytes = out_text(&out);
+    r = row_out_end(&out);
+    db_reset(in.stmt);
+    if (r != 0) return r;
+    *ret = row;
+    *ret_answer = answer;
+    return 0;
+}
+
 /* --- requests --------------------------------------------------------------------------------- */
 
 static int unpack(DbStmt *s, int gzip_column, int column, Buf *out)

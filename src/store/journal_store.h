@@ -124,6 +124,15 @@ MUST_CHECK int journal_get(Db *db, int64_t task_seq, int64_t n, Arena *arena, Jo
 /* Its answer, as kept; the bytes live in arena. Returns 0, -ENOENT, -ENOMEM, -errno. */
 MUST_CHECK int journal_answer(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalBytes *ret);
 
+/* The rows of the task's recordings: (*ret)[n - 1] is the row of the one that is numbered n, 0
+ * where there is none. Goes through all calls of the task. Returns 0, -ENOENT (no such task),
+ * -ENOMEM, -errno. */
+MUST_CHECK int journal_places(Db *db, int64_t task_seq, Arena *arena, int64_t **ret, size_t *ret_n);
+
+/* As journal_get and journal_answer, of the recording numbered n if it is in that row. */
+MUST_CHECK int journal_at(Db *db, int64_t task_seq, int64_t n, int64_t place, Arena *arena,
+                          JournalRow *ret, JournalBytes *ret_answer);
+
 /* Appends its request. Returns 0, -ENOENT (also when the request was not kept), -EINVAL (damaged),
  * -ENOMEM, -EFBIG, -errno. */
 MUST_CHECK int journal_request(Db *db, int64_t task_seq, int64_t n, Buf *out);

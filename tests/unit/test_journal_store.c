@@ -170,6 +170,16 @@ static int job_round_trip(Db *db, void *arg)
     CHECK_INT(journal_answer(db, 8, 1, arena, &answer), 0);
     CHECK_INT(answer.bytes.len, 0);
     CHECK_INT(journal_answer(db, 9, 1, arena, &answer), -ENOENT);
+    int64_t *places = NULL;
+    CHECK_INT(journal_places(db, 7, arena, &places, &n), 0);
+    if (!CHECK_INT(n, 2)) return 0;
+    CHECK_INT(journal_at(db, 7, 2, places[1], arena, &row, &answer), 0);
+    CHECK_STR(row.name, STR("search"));
+    CHECK_STR(answer.bytes, STR("data: 2\n\n"));
+    CHECK_INT(answer.n, 9);
+    CHECK_INT(journal_at(db, 7, 1, places[1], arena, &row, &answer), -ENOENT);
+    CHECK_INT(journal_at(db, 8, 2, places[1], arena, &row, &answer), -ENOENT);
+    CHECK_INT(journal_places(db, 99, arena, &places, &n), -ENOENT);
     CHECK_INT(journal_fill_read(db, 7, &state), 0);
     CHECK_INT(state.recordings, 2);
     CHECK_INT(state.bytes, 16);

@@ -79,6 +79,57 @@ static void test_next_attempt(void **state)
     run(state, body_next_attempt);
 }
 
+static int keep_one(Fixture *f, TaskRef ref, const char *call_id, const char *text)
+{
+    JournalNew rec = recording(call_id, 'k', text);
+    Call call = call_of(call_id, &rec);
+    return queue_calls_add_wait(f->queue, ref, &call, 1);
+}
+
+static void check_answer(Fixture *f, TaskRef ref, int64_t n, const char *text)
+{
+    JournalRow row;
+    JournalBytes answer;
+    if (!CHECK_INT(queue_journal_answer_wait(f->queue, ref, n, &f->arena, &row, &answer), 0))
+        return;
+    CHECK_STR(answer.bytes, str_of(text));
+    CHECK_INT(row.n, n);
+    CHECK_INT(row.status, 200);
+}
+
+/* Where they are is remembered; not of what was added since, nor of another task. */
+static int body_places(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 2, WORKER_EMBEDDED);
+    JournalRow row;
+    JournalBytes answer;
+    submit(f, LANE_NORMAL);
+    submit(f, LANE_NORMAL);
+    TaskRef one = claim_one(f, worker), two = claim_one(f, worker);
+    CHECK_INT(keep_one(f, one, "a1", "first"), 0);
+    CHECK_INT(keep_one(f, two, "b1", "other"), 0);
+    CHECK_INT(keep_one(f, one, "a2", "second"), 0);
+    for (int i = 0; i < 2; i++) {
+        check_answer(f, one, 2, "second");
+        check_answer(f, two, 1, "other");
+        check_answer(f, one, 1, "first");
+    }
+    CHECK_INT(queue_journal_answer_wait(f->queue, one, 3, &f->arena, &row, &answer),
+              QUEUE_E_NO_RECORDING);
+    CHECK_INT(queue_journal_answer_wait(f->queue, one, 0, &f->arena, &row, &answer),
+              QUEUE_E_NO_RECORDING);
+    CHECK_INT(keep_one(f, one, "a3", "third"), 0);
+    check_answer(f, one, 3, "third");
+    check_answer(f, one, 1, "first");
+    return 0;
+}
+
+static void test_places(void **state)
+{
+    run(state, body_places);
+}
+
 /* Tried again by hand: served what there is, or nothing of it. */
 static int body_fresh(void *arg)
 {
@@ -303,6 +354,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_next_attempt, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_places, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fresh, setup, teardown),
         cmocka_unit_test_setup_teardown(test_losses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tools, setup, teardown),
