@@ -1,5 +1,6 @@
 #include "sys/process.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <pthread.h>
@@ -388,6 +389,35 @@ bool process_is_stray(int pid)
     bool stray = is_stray(pid);
     pthread_mutex_unlock(&living_lock);
     return stray;
+}
+
+/* < 0: the kernel does not tell, or the thread has ended. */
+static int thread_has_strays(const char *thread)
+{
+    char path[64];
+    int pid;
+    bool found = false;
+    snprintf(path, sizeof path, "/proc/self/task/%.20s/children", thread);
+    FILE *file = fopen(path, "re");
+    if (!file) return -errno;
+    while (!found && fscanf(file, "%d", &pid) == 1) found = process_is_stray(pid);
+    fclose(file);
+    return found;
+}
+
+bool process_has_strays(void)
+{
+    DIR *threads = opendir("/proc/self/task");
+    bool found = false, told = false;
+    if (!threads) return true;
+    for (struct dirent *e; !found && (e = readdir(threads)) != NULL;) {
+        if (e->d_name[0] == '.') continue;
+        int r = thread_has_strays(e->d_name);
+        told |= r >= 0;
+        found = r > 0;
+    }
+    closedir(threads);
+    return found || !told;
 }
 
 void process_stray_reap(int pid)

@@ -63,6 +63,10 @@ void process_adopt(void);
  * which a library forks, are told by their session and their privileges. Any thread. */
 bool process_is_stray(int pid);
 
+/* Whether there is any; true when the kernel does not tell. One that comes or goes meanwhile may be
+ * seen or not. Any thread. */
+bool process_has_strays(void);
+
 /* Frees the number of a stray that has ended; others are left alone. Any thread. */
 void process_stray_reap(int pid);
 

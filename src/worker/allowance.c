@@ -305,6 +305,23 @@ void allowance_end_wait(const char *cgroup, int session, const char *mark, const
     fiber_unshield();
 }
 
+static int sweep_job(void *arg)
+{
+    EndJob *job = arg;
+    bool ended = job->cgroup[0] && cgroup_end(job->cgroup) == 0;
+    job->cgroup = "";
+    return ended && !process_has_strays() ? 0 : end_job(job);
+}
+
+void allowance_sweep_wait(const char *cgroup, const char *mark, const char *homes)
+{
+    AllowanceWatch watch = { .session = -1 };
+    EndJob job = { .look = { .watch = &watch }, .cgroup = cgroup, .mark = mark, .homes = homes };
+    fiber_shield();
+    (void)work_wait(sweep_job, &job);
+    fiber_unshield();
+}
+
 void allowance_end_before(const char *dir)
 {
     AllowanceWatch watch = { .session = -1 };

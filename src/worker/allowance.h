@@ -35,6 +35,11 @@ typedef struct {
  * ends. Waits even for a cancelled caller. */
 void allowance_end_wait(const char *cgroup, int session, const char *mark, const char *homes);
 
+/* Likewise for a program that has ended and been waited for. It costs little where its cgroup could
+ * be ended: whoever has left that would be a stray or descend from one, and all processes of the
+ * machine are only looked at when there is any. */
+void allowance_sweep_wait(const char *cgroup, const char *mark, const char *homes);
+
 /* Sends SIGKILL to what programs of an earlier worker of this directory (absolute) have left
  * behind: processes of this user that live in a home below its tasks/ or servers/, as their
  * environment says. For who holds the directory's lock and has started nothing yet. Blocks on

@@ -218,6 +218,14 @@ static int64_t late_at(const ChildOptions *o, ProgramState state)
     }
 }
 
+static void sweep_wait(const Pipes *pipes, ProgramAction action)
+{
+    const char *homes = pipes->run->host->dir;
+    if (!pipes->options->agent) group_leave_wait(pipes->group);
+    else if (action == PROGRAM_DO_SWEEP) allowance_sweep_wait(pipes->group, mark_of(pipes), homes);
+    else allowance_end_wait(pipes->group, 0, mark_of(pipes), homes);
+}
+
 /* What follows an event, and what that leads to. */
 static void step_wait(Pipes *pipes, ProgramEvent event)
 {
@@ -234,8 +242,7 @@ static void step_wait(Pipes *pipes, ProgramEvent event)
     case PROGRAM_DO_ABANDON:
     case PROGRAM_DO_SWEEP:
         if (action == PROGRAM_DO_ABANDON) LOG_ERROR("a process does not end", LOG_INT("pid", pid));
-        if (pipes->options->agent) allowance_end_wait(pipes->group, 0, mark_of(pipes), homes);
-        else group_leave_wait(pipes->group);
+        sweep_wait(pipes, action);
         action = program_step(pipes->life, PROGRAM_ON_SWEPT);
         assert(action == PROGRAM_DO_NOTHING);
         break;

@@ -281,10 +281,12 @@ static void test_strays(void **state)
     process_adopt();
     int mine = fork();
     if (mine == 0) pause();
+    assert_false(process_has_strays());
     harness_run(run_main, &run);
     int pid = (int)strtol(run.out, NULL, 10);
     assert_true(pid > 1);
     assert_true(process_is_stray(pid));
+    assert_true(process_has_strays());
     assert_false(process_is_stray(mine));
     assert_false(process_is_stray(getppid()));
     process_stray_reap(pid); /* it lives */
@@ -293,6 +295,7 @@ static void test_strays(void **state)
     kill(mine, SIGKILL);
     while (process_is_stray(pid)) process_stray_reap(pid);
     assert_int_equal(kill(pid, 0), -1);
+    assert_false(process_has_strays());
     process_stray_reap(mine);
     assert_int_equal(waitpid(mine, NULL, 0), mine);
 }

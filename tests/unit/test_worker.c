@@ -587,6 +587,34 @@ static void test_comet_of_an_agent(void **state)
     bench(comet_of_agent);
 }
 
+/* It is found all the same. */
+static int left_its_cgroup(Bench *b)
+{
+    char base[CGROUP_BASE_MAX], script[CGROUP_PATH_MAX + 300];
+    int64_t pid = 0;
+    if (!CHECK_INT(group_place(b->worker_dir, base), 0)) return 0;
+    snprintf(script, sizeof script,
+             "import os, subprocess\n"
+             "child = subprocess.Popen(['sleep', '1000'], start_new_session=True, env={},\n"
+             "                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,\n"
+             "                         stderr=subprocess.DEVNULL)\n"
+             "open('%s/cgroup.procs', 'w').write(str(child.pid))\n"
+             "print(child.pid, flush=True)\n"
+             "os._exit(0)\n",
+             base);
+    bench_deploy(b, "python3", script, "");
+    CHECK(str_to_i64(bench_run(b, "null").result, &pid) == 0 && pid > 1);
+    bench_dies((pid_t)pid);
+    return 0;
+}
+
+static void test_a_process_that_left_its_cgroup(void **state)
+{
+    (void)state;
+    if (!cgroups_here()) skip();
+    bench(left_its_cgroup);
+}
+
 /* Where no more groups can be made, programs do without, which is counted. */
 static int no_more_groups(Bench *b)
 {
@@ -721,6 +749,7 @@ int main(void)
         cmocka_unit_test(test_closed_stdout),
         cmocka_unit_test(test_a_process_that_left_the_group),
         cmocka_unit_test(test_comet_of_an_agent),
+        cmocka_unit_test(test_a_process_that_left_its_cgroup),
         cmocka_unit_test(test_no_more_groups),
         cmocka_unit_test(test_what_a_killed_worker_left),
         cmocka_unit_test(test_many_tasks_of_one_version),
