@@ -21,6 +21,8 @@ typedef struct {
     Uuid id;
     TaskCursor cursor; /* what was sent */
     int64_t looked_ms, sent_ms;
+    char begun[BEGUN_CALLS_MAX][sizeof((BegunCall *)0)->id]; /* calls told to have begun, lately */
+    size_t begun_n;
     Buf text; /* events to be sent */
 } EventStream;
 
@@ -28,17 +30,37 @@ typedef struct {
 typedef struct {
     Uuid id;
     const TaskCursor *after;
+    Queue *queue;
     Arena arena;
     Task task;
     TaskNews news;
+    BegunCalls begun; /* and have not ended */
 } Look;
+
+/* A worker tells of a call until its record is taken, and then perhaps once more. */
+static int begun_check(Db *db, Look *look)
+{
+    BegunCalls *begun = &look->begun;
+    size_t n = 0;
+    for (size_t i = 0; i < begun->n; i++) {
+        bool recorded = false;
+        int r = call_is_recorded(db, look->task.seq, str_of(begun->calls[i].id), &recorded);
+        if (r != 0) return r;
+        if (!recorded) begun->calls[n++] = begun->calls[i];
+    }
+    begun->n = n;
+    return 0;
+}
 
 static int look_job(Db *db, void *arg)
 {
     Look *look = arg;
     int r = task_get(db, look->id, 0, &look->arena, &look->task);
     if (r != 0) return r;
-    return task_news(db, &look->task, look->after, NEWS_MAX, &look->arena, &look->news);
+    if (look->task.state == TASK_RUNNING)
+        queue_calls_begun(look->queue, look->task.worker_id, look->id, &look->begun);
+    r = task_news(db, &look->task, look->after, NEWS_MAX, &look->arena, &look->news);
+    return r == 0 ? begun_check(db, look) : r;
 }
 
 static void look_deinit(Look *look)
@@ -50,6 +72,7 @@ static int look_wait(EventStream *s, Look *look)
 {
     look->id = s->id;
     look->after = &s->cursor;
+    look->queue = s->call->api->options.queue;
     arena_init(&look->arena, NEWS_MEMORY_MAX);
     s->looked_ms = clock_mono_ms();
     return store_read_wait(queue_store(s->call->api->options.queue), look_job, look);
@@ -302,6 +325,34 @@ static int state_add_wait(EventStream *s, const Task *task)
     return event_add_wait(s, "status", &data);
 }
 
+static bool begun_is_told(const EventStream *s, const BegunCall *call)
+{
+    for (size_t i = 0; i < MIN(s->begun_n, BEGUN_CALLS_MAX); i++)
+        if (strcmp(s->begun[i], call->id) == 0) return true;
+    return false;
+}
+
+/* Not recorded, so without an id: who comes back is told again of those that go on. */
+static int begun_add_wait(EventStream *s, const BegunCall *call)
+{
+    if (begun_is_told(s, call)) return 0;
+    str_copy(s->begun[s->begun_n++ % BEGUN_CALLS_MAX], sizeof call->id, str_of(call->id));
+    CLEANUP(buf_deinit) Buf data;
+    buf_init(&data, EVENT_BYTES_MAX);
+    JsonOut out = json_out(&data);
+    json_out_object(&out);
+    json_out_ktime(&out, "at", call->at_ms);
+    json_out_kcstr(&out, "type", "llm_call_started");
+    json_out_ki64(&out, "attempt", call->attempt);
+    json_out_kcstr(&out, "callId", call->id);
+    json_out_kcstr(&out, "provider", call->provider);
+    json_out_kcstr(&out, "model", call->model);
+    json_out_object_end(&out);
+    if (data.failed) return diag_set(-ENOMEM, "no memory for an event");
+    int r = sse_add_event(&s->text, STR("llm_call_started"), STR(""), buf_str(&data));
+    return r == 0 && s->text.len >= SEND_BYTES ? events_send_wait(s) : r;
+}
+
 /* Sends what a look has found. The state comes after what led to it: an end is the last event.
  * *ret_more: there is more to be looked at now. */
 static int news_send_wait(EventStream *s, const Look *look, bool *ret_more)
@@ -314,6 +365,8 @@ static int news_send_wait(EventStream *s, const Look *look, bool *ret_more)
         r = moment_add_wait(s, &head, sources.from[from].place);
     *ret_more = sources_are_cut(&sources);
     if (r == 0 && !*ret_more) r = state_add_wait(s, &look->task);
+    for (size_t i = 0; r == 0 && !*ret_more && i < look->begun.n; i++)
+        r = begun_add_wait(s, &look->begun.calls[i]);
     return r == 0 ? events_send_wait(s) : r;
 }
 

@@ -212,8 +212,10 @@ static void say_moment(const Json *e, Str type)
 static void say_event_wait(Following *f, const SsePiece *piece)
 {
     const Json *v = NULL;
-    buf_clear(&f->last_id);
-    buf_add(&f->last_id, piece->id);
+    if (piece->has_id) {
+        buf_clear(&f->last_id);
+        buf_add(&f->last_id, piece->id);
+    }
     arena_clear(&f->scratch);
     if (json_parse(&f->scratch, piece->data, NULL, &v, NULL) < 0) return;
     if (!str_eq(piece->event, STR("status"))) {

@@ -1,4 +1,5 @@
-/* Calls that workers have in flight, as heartbeats tell: when a lease ends, these are lost. */
+/* Calls that workers have in flight, as heartbeats tell: when a lease ends, these are lost. Changed
+ * on the store thread alone and under the lock; read there without it, elsewhere under it. */
 #include <stdlib.h>
 
 #include "queue/queue_private.h"
@@ -12,6 +13,7 @@ typedef struct {
     char key[UUID_TEXT_MAX];
     BudgetHold *holds; /* in arena */
     size_t n;
+    int64_t newest_at_ms; /* when the last of them began */
     Arena arena;
 } InFlight;
 
@@ -48,22 +50,59 @@ static bool hold_keep(InFlight *there, const BudgetHold *hold)
     kept->model = arena_str(&there->arena, hold->model);
     bool ok = kept->call_id.ptr && kept->provider.ptr && kept->model.ptr;
     there->n += ok;
+    there->newest_at_ms = MAX(there->newest_at_ms, hold->at_ms);
     return ok;
 }
 
-void in_flight_keep(Queue *queue, Uuid worker_id, const BudgetHold *holds, size_t n)
+static InFlight *in_flight_new(Uuid worker_id, const BudgetHold *holds, size_t n)
 {
-    InFlight *there = in_flight_of(queue, worker_id);
-    assert(n <= BUDGET_HOLDS_MAX);
-    if (there) in_flight_remove(queue, there);
-    if (n == 0) return;
-    there = xcalloc(1, sizeof *there);
+    InFlight *there = xcalloc(1, sizeof *there);
     there->worker_id = worker_id;
     uuid_text(worker_id, there->key);
     arena_init(&there->arena, IN_FLIGHT_BYTES_MAX);
     there->holds = ARENA_ARRAY(&there->arena, BudgetHold, n);
-    map_put(&queue->ledger.in_flight, str_of(there->key), there);
     for (size_t i = 0; there->holds && i < n && hold_keep(there, &holds[i]);) i++;
+    return there;
+}
+
+static void begun_tell(Queue *queue, const BudgetHold *holds, size_t n, int64_t since_ms)
+{
+    for (size_t i = 0; i < n; i++)
+        if (holds[i].at_ms > since_ms && holds[i].task.fence != TASK_FENCE_ACCOUNT)
+            queue_task_changed(queue, holds[i].task.id);
+}
+
+void in_flight_keep(Queue *queue, Uuid worker_id, const BudgetHold *holds, size_t n)
+{
+    InFlight *old = in_flight_of(queue, worker_id);
+    InFlight *there = n > 0 ? in_flight_new(worker_id, holds, n) : NULL;
+    int64_t since_ms = old ? old->newest_at_ms : 0;
+    assert(n <= BUDGET_HOLDS_MAX);
+    pthread_mutex_lock(&queue->lock);
+    if (old) in_flight_remove(queue, old);
+    if (there) map_put(&queue->ledger.in_flight, str_of(there->key), there);
+    pthread_mutex_unlock(&queue->lock);
+    begun_tell(queue, holds, n, since_ms);
+}
+
+static bool begun_add(BegunCalls *calls, const BudgetHold *hold)
+{
+    BegunCall *call = &calls->calls[calls->n];
+    *call = (BegunCall){ .attempt = hold->attempt, .at_ms = hold->at_ms };
+    str_copy(call->id, sizeof call->id, hold->call_id);
+    str_copy(call->provider, sizeof call->provider, hold->provider);
+    str_copy(call->model, sizeof call->model, hold->model);
+    return ++calls->n < BEGUN_CALLS_MAX;
+}
+
+void queue_calls_begun(Queue *queue, Uuid worker_id, Uuid task_id, BegunCalls *ret)
+{
+    ret->n = 0;
+    pthread_mutex_lock(&queue->lock);
+    const InFlight *there = in_flight_of(queue, worker_id);
+    for (size_t i = 0; there && i < there->n; i++)
+        if (uuid_eq(there->holds[i].task.id, task_id) && !begun_add(ret, &there->holds[i])) break;
+    pthread_mutex_unlock(&queue->lock);
 }
 
 int in_flight_purge(Queue *queue, Db *db)
@@ -73,7 +112,9 @@ int in_flight_purge(Queue *queue, Db *db)
     for (InFlight *there; r == 0 && (there = map_next(&queue->ledger.in_flight, &cursor));) {
         r = worker_lives(db, there->worker_id);
         if (r != QUEUE_E_NO_WORKER) continue;
+        pthread_mutex_lock(&queue->lock);
         in_flight_remove(queue, there);
+        pthread_mutex_unlock(&queue->lock);
         r = 0;
     }
     return r;

@@ -371,6 +371,21 @@ typedef struct {
     CapHold charge; /* what was held for it, or what it cost, where that was known */
 } BudgetHold;
 
+/* Calls of a task that its worker has in flight, as its last heartbeat told; one that has ended
+ * since may be among them. Texts that are too long are cut. */
+#define BEGUN_CALLS_MAX 16
+typedef struct {
+    char id[64], provider[64], model[128];
+    int64_t attempt, at_ms;
+} BegunCall;
+typedef struct {
+    BegunCall calls[BEGUN_CALLS_MAX];
+    size_t n;
+} BegunCalls;
+
+/* Any thread, from memory. Who watches the task is woken when there are new ones. */
+void queue_calls_begun(Queue *queue, Uuid worker_id, Uuid task_id, BegunCalls *ret);
+
 #define BUDGET_HOLDS_MAX 16384
 #define HEARTBEAT_TASKS_MAX 4096
 

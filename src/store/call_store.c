@@ -146,6 +146,19 @@ static void call_read(RowOut *out, void *ret)
     c->replay_missed = false;
 }
 
+int call_is_recorded(Db *db, int64_t task_seq, Str call_id, bool *ret)
+{
+    RowIn in = row_in(db,
+                      "SELECT EXISTS (SELECT 1 FROM call WHERE call_id = ?1 AND task_seq = ?2)");
+    in_text(&in, call_id);
+    in_i64(&in, task_seq);
+    int r = row_first(in.stmt);
+    if (r != 0) return r;
+    *ret = db_i64(in.stmt, 0) != 0;
+    db_reset(in.stmt);
+    return 0;
+}
+
 int call_list_after(Db *db, int64_t task_seq, int64_t after_id, size_t max, Arena *arena,
                     Call **ret, size_t *ret_n)
 {

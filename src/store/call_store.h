@@ -70,6 +70,9 @@ MUST_CHECK int call_note_last(Db *db, int64_t task_seq, int64_t last_id);
  */
 MUST_CHECK int call_list(Db *db, int64_t task_seq, Arena *arena, Call **ret, size_t *ret_n);
 
+/* Whether the task has that call: it has ended. Returns 0, -errno. */
+MUST_CHECK int call_is_recorded(Db *db, int64_t task_seq, Str call_id, bool *ret);
+
 /* The first of them whose ids are greater than after_id, at most max; likewise. */
 MUST_CHECK int call_list_after(Db *db, int64_t task_seq, int64_t after_id, size_t max, Arena *arena,
                                Call **ret, size_t *ret_n);

@@ -767,11 +767,30 @@ static void test_events(void **state)
     const Json *task = worker_claim(f, worker);
     while (str_find(buf_str(&bytes), STR("id: 1-running")) < 0)
         assert_true(client_more(fd, &bytes));
+    /* a call that has begun is told once, without an id */
+    const char *held = format(f, "\"taskId\":\"%s\",\"fence\":%" PRId64, id,
+                              json_i64_or(json_get(task, "fence"), 0));
+    const char *beat = format(f,
+                              "{\"tasks\":[{%s}],\"holds\":[{%s,\"callId\":\"c-1\",\"attempt\":1,"
+                              "\"atMs\":1700000000000,\"provider\":\"p\",\"model\":\"m\","
+                              "\"charge\":{\"nusd\":1,\"tokens\":1}}]}",
+                              held, held);
+    for (int i = 0; i < 2; i++)
+        EXPECT(post(f, format(f, "/api/workers/%s/heartbeat", worker), beat), 200);
+    while (str_find(buf_str(&bytes), STR("llm_call_started")) < 0)
+        assert_true(client_more(fd, &bytes));
     EXPECT(worker_finish(f, worker, task, "succeeded", ",\"result\":1"), 204);
     while (client_more(fd, &bytes)) {
     }
     close(fd);
     EXPECT_HAS(buf_str(&bytes), "event: status");
+    Str begun = str_skip(buf_str(&bytes),
+                         (size_t)str_find(buf_str(&bytes), STR("event: llm_call_st")));
+    assert_true(str_starts_with(
+        begun, STR("event: llm_call_started\ndata: {\"at\":\"2023-11-14T22:13:20.000Z\","
+                   "\"type\":\"llm_call_started\",\"attempt\":1,\"callId\":\"c-1\","
+                   "\"provider\":\"p\",\"model\":\"m\"}\n\n")));
+    assert_int_equal(str_find(str_skip(begun, 10), STR("event: llm_call_started")), -1);
     EXPECT_HAS(buf_str(&bytes), "id: 1-succeeded");
     EXPECT_HAS(buf_str(&bytes), "\r\n0\r\n\r\n"); /* ended, not cut */
     Str all = buf_str(&bytes);
