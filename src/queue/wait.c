@@ -230,6 +230,7 @@ static int claimer_given_wait(Claimer *c)
         op_init(&op, NULL);
         c->giving = &op;
         (void)op_wait(&op, DEADLINE_NONE);
+        c->giving = NULL;
     }
     answer->stands = made && c->waiter.result == CLAIMER_LOOKED;
     return c->waiter.result;
