@@ -1,7 +1,7 @@
 /* Schedule: what one does that is due, and when it is due next.
  *
- * Each of its times is worth one task, however often it is looked at: who makes the task and then
- * moves on may be stopped in between, and finds the task again. Times that passed unseen (no server
+ * Each of its times is worth one task, however often it is looked at: the task of a time that has
+ * been there before is found again. Times that passed unseen (no server
  * ran, its lane was full, the calendar was set ahead) are missed; what becomes of them the policy
  * says. Where the calendar is set back, times come again: they are due again, and their tasks are
  * found. Pure; any thread. Times: Unix time.

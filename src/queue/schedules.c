@@ -6,6 +6,7 @@
 #include "codec/time_text.h"
 #include "logic/schedule.h"
 #include "queue/queue_private.h"
+#include "store/idempotency_store.h"
 #include "store/schedule_store.h"
 #include "sys/zone.h"
 
@@ -90,21 +91,24 @@ static int schedules_look_wait(Queue *queue)
 /* --- firing ----------------------------------------------------------------------------------- */
 
 typedef struct {
+    Queue *queue;
     int64_t now_ms;
     ScheduleBehind behind;
     Arena *arena;
     Schedule schedule;
     ScheduleFired fired;
-    bool found, last_open; /* the task of its last time has not ended */
+    TaskHead last; /* the task of its last time */
+    bool found, last_open;
+    bool reserved, made; /* a place for a task, and that */
+    Effects effects;
 } FireJob;
 
 static int last_look(Db *db, FireJob *job)
 {
-    TaskHead head;
     job->last_open = false;
     if (uuid_is_zero(job->schedule.last_task_id)) return 0;
-    int r = task_head(db, job->schedule.last_task_id, &head);
-    if (r == 0) job->last_open = !task_state_ended(head.state);
+    int r = task_head(db, job->schedule.last_task_id, &job->last);
+    if (r == 0) job->last_open = !task_state_ended(job->last.state);
     return r == -ENOENT ? 0 : r; /* it has had its time */
 }
 
@@ -115,47 +119,6 @@ static int due_job(Db *db, void *arg)
     job->found = r == 0;
     if (r == 0) return last_look(db, job);
     return r == -ENOENT ? 0 : r;
-}
-
-static int move_job(Db *db, void *arg)
-{
-    FireJob *job = arg;
-    return schedule_move(db, &job->schedule, &job->fired);
-}
-
-/* Once there is another: whoever is stopped in between finds that again, and comes here. */
-static int replace(Queue *queue, const FireJob *job)
-{
-    TaskState state;
-    Uuid last = job->schedule.last_task_id;
-    bool own = uuid_eq(last, job->fired.task_id);
-    if (job->schedule.overlap != OVERLAP_REPLACE || !job->last_open || own) return 0;
-    int r = queue_cancel_wait(queue, last, STR("schedule"), &state);
-    return r > 0 ? 0 : r; /* it has ended meanwhile */
-}
-
-static int submit(Queue *queue, FireJob *job)
-{
-    const Schedule *s = &job->schedule;
-    char at[TIME_TEXT_MAX];
-    uint8_t print[SHA256_BYTES];
-    TaskSummary summary;
-    Str key = arena_printf(job->arena, "gantry.schedule:%.*s:%" PRId64, STR_ARG(s->name),
-                           job->fired.at_ms);
-    Str metadata = arena_printf(job->arena, "{\"schedule\":\"%.*s\",\"scheduledFor\":\"%s\"}",
-                                STR_ARG(s->name), time_format(job->fired.at_ms, at));
-    if (!key.ptr || !metadata.ptr) return -ENOMEM;
-    sha256(key, print);
-    TaskNew task = { .agent = s->agent,
-                     .lane = s->lane,
-                     .input = s->input,
-                     .metadata = metadata,
-                     .due_at_ms = s->task_ms ? job->now_ms + s->task_ms : 0,
-                     .idempotency_key = key,
-                     .fingerprint = str_make((const char *)print, sizeof print) };
-    int r = queue_submit_wait(queue, &task, &summary);
-    if (r == 0) job->fired.task_id = summary.id;
-    return r == 0 ? replace(queue, job) : r;
 }
 
 static void decide(FireJob *job)
@@ -173,25 +136,132 @@ static void decide(FireJob *job)
     job->fired.next_at_ms = step.next_at_ms;
 }
 
+static int key_of(const FireJob *job, Arena *arena, Str *ret_key, Str *ret_print)
+{
+    uint8_t *print = arena_alloc(arena, SHA256_BYTES);
+    *ret_key = arena_printf(arena, "gantry.schedule:%.*s:%" PRId64, STR_ARG(job->schedule.name),
+                            job->fired.at_ms);
+    if (!print || !ret_key->ptr) return -ENOMEM;
+    sha256(*ret_key, print);
+    *ret_print = str_make((const char *)print, SHA256_BYTES);
+    return 0;
+}
+
+static int task_submit(Db *db, FireJob *job, Arena *arena, Str key, Str print)
+{
+    const Schedule *s = &job->schedule;
+    char at[TIME_TEXT_MAX];
+    SubmitJob submit = { .queue = job->queue, .now_ms = queue_now_ms(job->queue) };
+    TaskNew task = { .agent = s->agent,
+                     .lane = s->lane,
+                     .input = s->input,
+                     .metadata = arena_printf(arena,
+                                              "{\"schedule\":\"%.*s\",\"scheduledFor\":\"%s\"}",
+                                              STR_ARG(s->name), time_format(job->fired.at_ms, at)),
+                     .due_at_ms = s->task_ms ? submit.now_ms + s->task_ms : 0,
+                     .idempotency_key = key,
+                     .fingerprint = print };
+    if (!task.metadata.ptr) return -ENOMEM;
+    submit.task = &task;
+    int r = submit_choose(db, &submit, arena);
+    if (r == 0) r = submit_insert(db, &submit);
+    job->made = r == 0;
+    job->fired.task_id = submit.summary.id;
+    return r;
+}
+
+/* The task of its time, or the one that there is already. */
+static int task_make(Db *db, FireJob *job)
+{
+    CLEANUP(arena_deinit) Arena arena;
+    Str key, print;
+    bool same;
+    arena_init(&arena, ARENA_MAX);
+    int r = key_of(job, &arena, &key, &print);
+    if (r == 0) r = idempotency_get(db, STR_NULL, key, print, &job->fired.task_id, &same);
+    return r == -ENOENT ? task_submit(db, job, &arena, key, print) : r;
+}
+
+static int last_replace(Db *db, FireJob *job)
+{
+    bool own = uuid_eq(job->last.id, job->fired.task_id);
+    if (job->schedule.overlap != OVERLAP_REPLACE || !job->last_open || own) return 0;
+    return task_cancel_for(job->queue, db, &job->last, STR("schedule"), queue_now_ms(job->queue),
+                           &job->effects);
+}
+
+/* All in one transaction: whenever it is looked at, the last task is the one it knows of. Where no
+ * place was taken for a task none is made, though the last one may have ended meanwhile. */
+static int fire_job(Db *db, void *arg)
+{
+    FireJob *job = arg;
+    int r = 0;
+    job->effects = (Effects){ 0 };
+    job->made = false;
+    if (job->reserved) {
+        r = last_look(db, job);
+        decide(job);
+    }
+    if (r == 0 && job->fired.fired) {
+        r = task_make(db, job);
+        if (r == 0) r = last_replace(db, job);
+    }
+    return r == 0 ? schedule_move(db, &job->schedule, &job->fired) : r;
+}
+
+static int move_job(Db *db, void *arg)
+{
+    FireJob *job = arg;
+    return schedule_move(db, &job->schedule, &job->fired);
+}
+
+/* A place for the task in its lane. */
+static int reserve(Queue *queue, FireJob *job)
+{
+    int r = queue_room(queue);
+    if (r == 0) r = queue_reserve(queue, job->schedule.lane);
+    job->reserved = r == 0;
+    return r;
+}
+
+/* With the place that was taken for it. */
+static int fire(Queue *queue, FireJob *job)
+{
+    int r = store_call_wait(queue->store, fire_job, job);
+    bool made = r == 0 && job->made;
+    if (job->reserved && !made) queue_unreserve(queue, job->schedule.lane);
+    if (made) queue_submitted(queue, job->schedule.lane, false);
+    if (r == 0) queue_apply(queue, &job->effects);
+    return r;
+}
+
+/* It did not fire, and will not for this time. */
+static int pass_over(Queue *queue, FireJob *job)
+{
+    job->fired.error = arena_str(job->arena, str_of(diag_text()));
+    LOG_WARN("schedule did not fire", LOG_STR("schedule", job->schedule.name),
+             LOG_STR("why", job->fired.error));
+    job->fired.task_id = (Uuid){ { 0 } };
+    return store_call_wait(queue->store, move_job, job);
+}
+
 /* Returns 0, QUEUE_E_FULL (of the lane or the disk: it stays due), -errno. */
 static int fire_one(Queue *queue, FireJob *job)
 {
     decide(job);
-    int r = job->fired.fired ? submit(queue, job) : 0;
+    int r = job->fired.fired ? reserve(queue, job) : 0;
+    if (r == 0) r = fire(queue, job);
     if (r == -ENOSPC) r = QUEUE_E_FULL;
     if (r < 0 || r == QUEUE_E_FULL) return r;
-    if (r > 0) {
-        job->fired.error = arena_str(job->arena, str_of(diag_text()));
-        LOG_WARN("schedule did not fire", LOG_STR("schedule", job->schedule.name),
-                 LOG_STR("why", job->fired.error));
-    }
+    bool failed = r > 0;
+    if (failed) r = pass_over(queue, job);
     pthread_mutex_lock(&queue->lock);
-    queue->stats.schedules_fired += job->fired.fired && r == 0;
-    queue->stats.schedules_failed += r > 0;
+    queue->stats.schedules_fired += job->fired.fired && !failed;
+    queue->stats.schedules_failed += failed;
     queue->stats.schedules_skipped += job->fired.skipped;
     queue->stats.schedules_missed += !job->fired.fired && !job->fired.skipped;
     pthread_mutex_unlock(&queue->lock);
-    return store_call_wait(queue->store, move_job, job);
+    return r;
 }
 
 /* One whose lane is full does not hold up those behind it, however many there are: they are looked
@@ -205,7 +275,9 @@ int schedules_tick_wait(Queue *queue)
     if (looked != 0) return looked;
     for (int fired = 0, i = 0; fired < FIRED_MAX && i < SCHEDULES_MAX; i++) {
         CLEANUP(arena_deinit) Arena arena;
-        FireJob job = { .now_ms = queue_now_ms(queue), .behind = behind, .arena = &arena };
+        FireJob job = {
+            .queue = queue, .now_ms = queue_now_ms(queue), .behind = behind, .arena = &arena
+        };
         arena_init(&arena, ARENA_MAX);
         int r = store_read_wait(queue->store, due_job, &job);
         if (r != 0 || !job.found) return r;

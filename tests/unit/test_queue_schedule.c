@@ -432,6 +432,42 @@ static void test_overlap_allow(void **state)
     run(state, body_allow);
 }
 
+static int agent_job(Db *db, void *arg)
+{
+    (void)arg;
+    return agent_ensure(db, STR("bare"), 1);
+}
+
+/* A time for which there can be no task is over, and the schedule says why. */
+static int body_fails(void *arg)
+{
+    Fixture *f = arg;
+    Schedule made = { 0 }, s = { .name = STR("nightly"),
+                                 .agent = STR("bare"),
+                                 .cron = STR("* * * * *"),
+                                 .input = STR("1"),
+                                 .lane = LANE_NORMAL };
+    QueueStats stats;
+    CHECK_INT(store_call_wait(f->store, agent_job, NULL), 0);
+    CHECK_INT(queue_schedule_put_wait(f->queue, &s, &f->arena, &made), 0);
+    pass_ms(MINUTE_MS);
+    tick(f);
+    CHECK_INT(tasks_n(f), 0);
+    check_counts(f, LANE_NORMAL, 0, 0);
+    CHECK_HAS(now_is(f).last_error, "no deployed version");
+    CHECK(uuid_is_zero(now_is(f).last_task_id));
+    CHECK(now_is(f).next_at_ms > real_now);
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.schedules_failed, 1);
+    CHECK_INT(stats.schedules_fired, 0);
+    return 0;
+}
+
+static void test_fails(void **state)
+{
+    run(state, body_fails);
+}
+
 /* Two places, two zones: noon comes six hours later in the second. */
 static int body_zones(void *arg)
 {
@@ -476,6 +512,7 @@ int main(void)
         CASE(test_overlap_replace),
         CASE(test_overlap_allow),
         CASE(test_zones),
+        CASE(test_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

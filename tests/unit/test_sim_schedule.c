@@ -1,9 +1,9 @@
 /* Schedules on the program's rules (logic/schedule, cron) and in its order of work: due ones are
- * read, their task is made, then they are moved. In virtual time, in a zone whose clocks go forward
- * and back: the server is killed between any two of these or is away for hours, days, months;
- * commits fail, lanes are full, keys of old tasks are forgotten, schedules are set anew at any
- * moment, and the calendar is set, ahead and back, by seconds or years, while the server runs or
- * does not. Then all that stops.
+ * read, then their task is made and they are moved. In virtual time, in a zone whose clocks go
+ * forward and back: the server is killed between any two of these or is away for hours, days,
+ * months; commits fail, lanes are full, keys of old tasks are forgotten, schedules are set anew at
+ * any moment, and the calendar is set, ahead and back, by seconds or years, while the server runs
+ * or does not. Then all that stops.
  *
  *   a time has one task at most (as long as its key is known), and none before it has come
  *   no time that the calendar passes while all is well is missing
@@ -296,7 +296,7 @@ static int due(const World *w, const bool full[SCHEDULES_N])
     return at;
 }
 
-/* Its task, in a commit of its own; then it is moved, in another. */
+/* Its task is made and it is moved, in one commit. */
 static Commit fire(World *w, int at, bool *ret_full)
 {
     Row read = w->rows[at];
@@ -315,12 +315,10 @@ static Commit fire(World *w, int at, bool *ret_full)
         if (c != NOTHING_DONE) move(w, at, &read, step.next_at_ms);
         if (c != DONE) return c;
     }
-    if (step.fires) c = commit(w);
-    if (step.fires && c != NOTHING_DONE) task_make(w, at, step.at_ms);
-    if (c != DONE) return c;
-    if (chance(w, 20)) put(w, at);
     c = commit(w);
-    if (c != NOTHING_DONE) move(w, at, &read, step.next_at_ms);
+    if (c == NOTHING_DONE) return c;
+    if (step.fires) task_make(w, at, step.at_ms);
+    move(w, at, &read, step.next_at_ms);
     return c;
 }
 
