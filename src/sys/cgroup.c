@@ -244,7 +244,8 @@ static void others_end(const char *above)
         char path[CGROUP_PATH_MAX + sizeof e->d_name];
         int fd;
         snprintf(path, sizeof path, "%s/%s", above, e->d_name);
-        if (!str_starts_with(str_of(e->d_name), STR("gantry.")) || lock(path, &fd) < 0) continue;
+        if (!str_starts_with(str_of(e->d_name), STR(CGROUP_PREFIX)) || lock(path, &fd) < 0)
+            continue;
         cgroup_end(path);
         close(fd);
     }

@@ -15,6 +15,10 @@
 #define CGROUP_PATH_MAX 512
 #define CGROUP_BASE_MAX 384 /* of one that others are made in */
 
+/* How the names of those that cgroup_open makes begin: no unit of systemd has such a name, whatever
+ * it is called, as these end in their type. */
+#define CGROUP_PREFIX "gantry.dir-"
+
 /* The directory of a process's group, from its /proc/PID/mountinfo and /proc/PID/cgroup. Pure.
  * Returns 0, -ENOENT (no such hierarchy, or the group is not in what is mounted of it),
  * -ENAMETOOLONG. */
@@ -27,7 +31,7 @@ MUST_CHECK int cgroup_place(const char *name, char ret[CGROUP_BASE_MAX]);
 /* Makes the group that cgroup_place has found, for groups of programs to be made in, and tries
  * whether a program can be started there. What is in one that is there already is ended, and what
  * is in those beside it that were opened by a process that has ended since: their names begin with
- * "gantry.", as this one's must. *ret_lock: closed by the caller when it is not used any more.
+ * CGROUP_PREFIX, as this one's must. *ret_lock: closed by the caller when it is not used any more.
  * Returns 0, -EOPNOTSUPP (a kernel before 5.14), -errno; with diag. */
 MUST_CHECK int cgroup_open(const char *path, int *ret_lock);
 

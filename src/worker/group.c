@@ -19,7 +19,8 @@ int group_place(const char *dir, char ret[CGROUP_BASE_MAX])
     struct stat st;
     char name[64];
     if (stat(dir, &st) != 0) return diag_set(-errno, "cannot find %s", dir);
-    snprintf(name, sizeof name, "gantry.%jx-%jx", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+    snprintf(name, sizeof name, CGROUP_PREFIX "%jx-%jx", (uintmax_t)st.st_dev,
+             (uintmax_t)st.st_ino);
     return cgroup_place(name, ret);
 }
 

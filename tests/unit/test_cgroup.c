@@ -85,7 +85,7 @@ static int place_make(Place *place)
     snprintf(name, sizeof name, "test-cgroup-%d", (int)getpid());
     int r = cgroup_place(name, place->above);
     if (r == 0) r = cgroup_make(place->above, 0);
-    snprintf(place->base, sizeof place->base, "%s/gantry.a", place->above);
+    snprintf(place->base, sizeof place->base, "%s/" CGROUP_PREFIX "a", place->above);
     snprintf(place->path, sizeof place->path, "%s/leaf", place->base);
     return r == 0 ? cgroup_open(place->base, &place->lock) : r;
 }
@@ -236,7 +236,7 @@ static void test_what_another_left_is_ended(void **state)
     char other[CGROUP_PATH_MAX];
     int lock;
     if (!place) skip();
-    snprintf(other, sizeof other, "%s/gantry.b", place->above);
+    snprintf(other, sizeof other, "%s/" CGROUP_PREFIX "b", place->above);
     assert_int_equal(cgroup_make(place->path, 0), 0);
     if (fork_in(place->path) == 0) comet(place);
     assert_int_equal(cgroup_open(other, &lock), 0);
@@ -246,6 +246,27 @@ static void test_what_another_left_is_ended(void **state)
     place->lock = open("/dev/null", O_RDONLY | O_CLOEXEC);
     ended_by(place, other, &lock);
     assert_false(is_there(place->base));
+    close(lock);
+}
+
+/* Such as systemd's group of a service of that name, which nobody locks. */
+static void test_what_nobody_opened_stays(void **state)
+{
+    Place *place = *state;
+    char service[CGROUP_PATH_MAX], other[CGROUP_PATH_MAX];
+    int lock, status;
+    if (!place) skip();
+    snprintf(service, sizeof service, "%s/gantry.service", place->above);
+    snprintf(other, sizeof other, "%s/" CGROUP_PREFIX "c", place->above);
+    assert_int_equal(cgroup_make(service, 0), 0);
+    pid_t pid = fork_in(service);
+    if (pid == 0) pause();
+    assert_int_equal(cgroup_open(other, &lock), 0);
+    assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+    assert_true(is_there(service));
+    assert_int_equal(cgroup_end(service), 0);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(cgroup_end(other), 0);
     close(lock);
 }
 
@@ -312,6 +333,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_was_left_is_ended, place_setup, place_teardown),
         cmocka_unit_test_setup_teardown(test_what_another_left_is_ended, place_setup,
                                         place_teardown),
+        cmocka_unit_test_setup_teardown(test_what_nobody_opened_stays, place_setup, place_teardown),
         cmocka_unit_test_setup_teardown(test_delegated, place_setup, place_teardown),
         cmocka_unit_test(test_bound),
         cmocka_unit_test(test_not_a_hierarchy),
