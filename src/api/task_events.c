@@ -11,8 +11,8 @@
 
 #define NEWS_MAX 32 /* of a kind, read and sent at a time */
 #define NEWS_MEMORY_MAX ((size_t)32 << 20)
-#define EVENT_BYTES_MAX ((size_t)256 << 10) /* of one event's data */
-#define SEND_BYTES ((size_t)32 << 10)       /* sent when it has come to so much */
+#define EVENT_BYTES_MAX ((size_t)8 << 20) /* of one event's data: answers have 1 MiB */
+#define SEND_BYTES ((size_t)32 << 10)     /* sent when it has come to so much */
 #define PING_MS 10000
 #define LOOK_MS 20 /* between two looks at the store */
 
