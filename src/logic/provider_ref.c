@@ -34,8 +34,9 @@ static void tell_any(const Out *out, const char *member, const Json *v)
 /* Objects of the agent's own making: what stands in them means nothing to the provider. */
 static bool is_foreign(Str key)
 {
-    static const Str keys[] = { STR("input"),        STR("arguments"), STR("parameters"),
-                                STR("input_schema"), STR("schema"),    STR("metadata") };
+    static const Str keys[] = { STR("input"),  STR("arguments"), STR("parameters"),
+                                STR("schema"), STR("metadata"),  STR("input_schema"),
+                                STR("env"),    STR("headers") };
     for (size_t i = 0; i < ARRAY_N(keys); i++)
         if (str_eq(key, keys[i])) return true;
     return false;
@@ -84,7 +85,8 @@ static void named_responses(const Out *out, const Json *body)
 {
     tell_any(out, provider_ref_response, json_get(body, "previous_response_id"));
     tell_any(out, "conversation", json_get(body, "conversation"));
-    walk(out, json_get(json_get(body, "prompt"), "variables"), 1);
+    const Json *variables = json_get(json_get(body, "prompt"), "variables");
+    for (JsonIter it = json_iter(variables); json_next(&it);) walk(out, it.value, 1);
     const Json *input = json_get(body, "input");
     if (json_type(input) != JSON_ARRAY) return;
     for (JsonIter it = json_iter(input); json_next(&it);) {

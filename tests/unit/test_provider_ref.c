@@ -96,6 +96,15 @@ static void test_named(void **state)
         { API_RESPONSES,
           "{'prompt':{'id':'pmpt_1','variables':{'f':{'type':'input_file','file_id':'file-4'}}}}",
           "file_id=file-4 " },
+        /* variables, headers and environments have names of the client's own */
+        { API_RESPONSES,
+          "{'prompt':{'variables':{'input':{'type':'input_file','file_id':'file-5'},'metadata':"
+          "{'type':'input_image','file_id':'file-6'},'container':'a box of apples'}}}",
+          "file_id=file-5 file_id=file-6 " },
+        { API_RESPONSES,
+          "{'tools':[{'type':'mcp','headers':{'file_id':'x'}}],'input':[{'type':"
+          "'local_shell_call','id':'l','action':{'type':'exec','env':{'container':'y'}}}]}",
+          "input=l " },
         /* in a form that is none: who reads it anyhow shall not find anything */
         { API_RESPONSES,
           "{'previous_response_id':['r'],'conversation':7,'input':[{'type':'item_reference',"
