@@ -362,12 +362,13 @@ static int follow_end_wait(ModelCall *call, const ModelCall *other, size_t *show
     return CALL_E_ANSWERED;
 }
 
-/* Until the other call has more, or is over. Whose head is not sent yet is told in time to ask
- * again, and is then attached again. Returns 0 (look), CALL_E_PROBLEM, HTTP_E_GONE, -ECANCELED. */
-static int follow_more_wait(ModelCall *call, ModelCall *other)
+/* Until there is more of the other call, or it is over. Whose head is not sent yet is told in time
+ * to ask again, and is then attached again. Returns 0 (look), CALL_E_PROBLEM, HTTP_E_GONE,
+ * -ECANCELED. */
+static int follow_more_wait(ModelCall *call, Cond *more)
 {
     int64_t until_ms = call->begun ? DEADLINE_NONE : call_deadline_ms(call);
-    int r = call_pause_wait(call, &other->grown, until_ms);
+    int r = call_pause_wait(call, more, until_ms);
     if (r != -ETIMEDOUT || call->begun) return r == -ETIMEDOUT ? 0 : r;
     call->retry_after_s = 1;
     return call_problem(call, PROBLEM_QUEUED, NULL,
@@ -385,7 +386,7 @@ static int follow_wait(ModelCall *call, ModelCall *other)
     atomic_fetch_add(&call->task->gateway->attached, 1);
     while (!other->over && r == 0 && !call->gone) {
         if (other->recording.streamed) follow_show_wait(call, other, &shown);
-        if (!other->over && shown == other->shown) r = follow_more_wait(call, other);
+        if (!other->over && shown == other->shown) r = follow_more_wait(call, &other->grown);
     }
     if (call->gone) r = HTTP_E_GONE;
     else if (r == 0 && other->answered) r = follow_end_wait(call, other, &shown);
@@ -402,6 +403,20 @@ static int follow_wait(ModelCall *call, ModelCall *other)
     return r;
 }
 
+/* An earlier call with the same key of the client's own is still looking for what it was answered,
+ * so that nobody can follow it yet. Earlier: no two wait for each other. */
+static bool is_undecided(const ModelCall *call)
+{
+    if (!call_has_client_key(call)) return false;
+    LIST_EACH (&call->task->calls, node) {
+        const ModelCall *other = CONTAINER_OF(node, ModelCall, node);
+        if (other == call) break;
+        if (other->journaled || other->over) continue;
+        if (call_is_same(call, other->key, other->client_key)) return true;
+    }
+    return false;
+}
+
 /* Follows the call that this one is once more. Returns as follow_wait, 0 also when there is none.
  */
 static int attach_wait(ModelCall *call)
@@ -411,8 +426,10 @@ static int attach_wait(ModelCall *call)
         bool live;
         ModelCall *other = find_leader(call, &live);
         if (other) return follow_wait(call, other);
-        if (!live || !call->asked->retry || clock_mono_ms() >= until_ms) return 0;
-        int r = call_pause_wait(call, &call->wake, deadline_after(RETRY_STEP_MS));
+        bool undecided = is_undecided(call);
+        if (!undecided && (!live || !call->asked->retry || clock_mono_ms() >= until_ms)) return 0;
+        int r = undecided ? follow_more_wait(call, &call->task->changed)
+                          : call_pause_wait(call, &call->wake, deadline_after(RETRY_STEP_MS));
         if (r != 0 && r != -ETIMEDOUT) return r;
     }
 }
@@ -502,6 +519,7 @@ int call_replay_wait(ModelCall *call)
     if (r == 0) r = redeliver_wait(call);
     if (r == 0) r = replay_wait(call);
     if (r == 0) call->journaled = call->keep_answer = true; /* from here on it may be followed */
+    if (r == 0 && call_has_client_key(call)) cond_broadcast(&task->changed);
     return r;
 }
 

@@ -23,6 +23,7 @@ static struct {
     size_t kept_from; /* recordings before belong to another task */
     int result;       /* of reading */
     int64_t delay_ms; /* of reading */
+    bool held;        /* likewise, until it is not */
     size_t lists;     /* asked for so far */
     bool damage;      /* answers are cut short */
     bool forget;      /* nothing is kept: there is only so much room */
@@ -94,6 +95,7 @@ static int journal_wait(void *ctx, const JournalAsk *ask, Arena *arena, JournalR
 {
     (void)ctx;
     if (journal.delay_ms) fiber_sleep_wait(journal.delay_ms);
+    while (journal.held) fiber_sleep_wait(1);
     if (journal.result < 0) return journal.result;
     if (ask->what == JOURNAL_LIST) return list(ask, arena, ret);
     if (!CHECK(ask->n > 0 && ask->n <= (int64_t)journal.n)) return -ENOENT;
@@ -1230,11 +1232,77 @@ static void body_client_key(void *arg)
     reader_deinit(&other);
 }
 
+/* Equal calls with one key, made while it is not known yet what the first of them is answered. */
+static void check_all_once(Rig *rig, const char *body, const char *key, const char *says)
+{
+    Reader readers[4];
+    journal.delay_ms = 20;
+    for (size_t i = 0; i < ARRAY_N(readers); i++) {
+        reader_spawn(&readers[i], rig, body);
+        readers[i].client_key = key;
+    }
+    for (size_t i = 0; i < ARRAY_N(readers); i++) {
+        reader_join(&readers[i]);
+        CHECK_INT(readers[i].memory.status, 200);
+        CHECK_HAS(buf_str(&readers[i].memory.body), says);
+        reader_deinit(&readers[i]);
+    }
+    journal.delay_ms = 0;
+}
+
+static void body_client_key_at_once(void *arg)
+{
+    Rig *rig = arg;
+    begin(rig);
+    atomic_store(&gate.steps, 2);
+    next_attempt(rig); /* a live call, */
+    check_all_once(rig, PLAIN_BODY, "k-1", "answer-1");
+    CHECK_INT(rig_totals(rig).calls, 1);
+    check_all_once(rig, PLAIN_BODY, "k-1", "answer-1"); /* one that is over, */
+    CHECK_INT(rig_totals(rig).calls, 1);
+    next_attempt(rig); /* and an earlier attempt's */
+    check_all_once(rig, PLAIN_BODY, "k-1", "answer-1");
+    CHECK_INT(rig_totals(rig).calls, 0);
+    CHECK_INT(atomic_load(&rig->stub.requests), 1);
+}
+
+/* Who waits for the other call to be known is told in time to ask again, or leaves. */
+static void body_client_key_impatient(void *arg)
+{
+    Rig *rig = arg;
+    Reader first, second, third;
+    begin(rig);
+    atomic_store(&gate.steps, 1);
+    next_attempt(rig);
+    journal.held = true;
+    reader_spawn(&first, rig, PLAIN_BODY);
+    first.client_key = "k-1";
+    reader_spawn_for(&second, rig, PLAIN_BODY, 50);
+    second.client_key = "k-1";
+    reader_spawn(&third, rig, PLAIN_BODY);
+    third.client_key = "k-1";
+    third.left = true;
+    reader_join(&second);
+    CHECK_INT(second.memory.status, 429);
+    CHECK_HAS(str_of(second.heads), "retry-after: 1");
+    reader_join(&third);
+    CHECK_INT(third.result, HTTP_E_GONE);
+    journal.held = false;
+    reader_join(&first);
+    CHECK_INT(first.memory.status, 200);
+    CHECK_INT(rig_totals(rig).calls, 1);
+    reader_deinit(&first);
+    reader_deinit(&second);
+    reader_deinit(&third);
+}
+
 static void test_client_key(void **state)
 {
     (void)state;
     atomic_store(&gate.fails, false);
     run_with(body_client_key, gated);
+    run_with(body_client_key_at_once, gated);
+    run_with(body_client_key_impatient, gated);
 }
 
 /* Who says that it asks again waits a moment for its first connection to be seen closed. */
