@@ -25,6 +25,7 @@ typedef struct {
     char provider[32];
     char model[64];
 } Entry;
+_Static_assert(HOLDS_MAX <= UINT16_MAX + 1, "free holds what numbers entries");
 _Static_assert(sizeof(Entry) == 216, "the file's layout");
 
 typedef struct {
@@ -42,7 +43,9 @@ struct Holds {
     Head *head;
     Entry *entries; /* HOLDS_MAX */
     Map by_call;    /* the held ones */
-    size_t next;    /* where to look for a free one */
+    /* Of entries; the last freed is taken first, so that few pages of the file are touched. */
+    uint16_t free[HOLDS_MAX];
+    size_t free_n;
 };
 
 /* --- the file --------------------------------------------------------------------------------- */
@@ -101,6 +104,12 @@ static void file_begin(Holds *holds, const char *boot)
     str_copy(holds->head->boot, sizeof holds->head->boot, str_of(boot));
 }
 
+static void free_find(Holds *holds)
+{
+    for (size_t i = HOLDS_MAX; i-- > 0;)
+        if (!holds->entries[i].held) holds->free[holds->free_n++] = (uint16_t)i;
+}
+
 int holds_open(const char *path, const char *boot, Holds **ret)
 {
     void *bytes = NULL;
@@ -121,6 +130,7 @@ int holds_open(const char *path, const char *boot, Holds **ret)
         map_init(&holds->by_call, entropy_u64());
         file_begin(holds, boot);
     }
+    free_find(holds);
     *ret = holds;
     return 0;
 }
@@ -139,6 +149,7 @@ static void entry_free(Holds *holds, Entry *e)
 {
     map_remove(&holds->by_call, str_of(e->call_id));
     e->held = 0;
+    holds->free[holds->free_n++] = (uint16_t)(e - holds->entries);
 }
 
 static void entries_free(Holds *holds, Uuid worker_id)
@@ -150,13 +161,7 @@ static void entries_free(Holds *holds, Uuid worker_id)
 
 static Entry *entry_new(Holds *holds)
 {
-    for (size_t i = 0; i < HOLDS_MAX; i++) {
-        Entry *e = &holds->entries[(holds->next + i) % HOLDS_MAX];
-        if (e->held) continue;
-        holds->next = (holds->next + i + 1) % HOLDS_MAX;
-        return e;
-    }
-    return NULL;
+    return holds->free_n ? &holds->entries[holds->free[--holds->free_n]] : NULL;
 }
 
 void holds_begin(Holds *holds, Uuid worker_id)
