@@ -105,7 +105,7 @@ static int follow_wait(ToolCall *call, ToolOnce *once)
         r = cond_wait(&once->ended, deadline_after(CLIENT_LOOK_MS));
     once->followers--;
     if (once->client == client) once->client = NULL;
-    if (once->owed) once->owed = once->kept = false;
+    if (once->owed && !http_gone(client)) once->owed = once->kept = false;
     r = once->over ? answer(call, once) : -ECANCELED;
     trim(call->run);
     return r;
@@ -132,7 +132,7 @@ int tool_once_wait(ToolCall *call)
 void tool_once_done(ToolCall *call, int r)
 {
     ToolOnce *once = call->once;
-    bool left = client_left(once) && once->followers == 0;
+    bool left = client_left(once); /* whoever asked last; its fiber may not have seen it yet */
     bool ran = r == 0 ? tool_outcome_ran(call->result.outcome) : call->started;
     call->once = NULL;
     once->over = true;

@@ -577,6 +577,29 @@ static int owed_scenario(Bench *b)
     return 0;
 }
 
+/* Nor one whose client came back and left again before it was done. */
+static int owed_again_scenario(Bench *b)
+{
+    deploy(b,
+           LEAVES "first = send(None)\n"
+                  "begun(1)\n"
+                  "for i in range(2):\n"
+                  "    first.close()\n"
+                  "    call('upper', {'text': 'x'})\n"
+                  "    first = send(None)\n"
+                  "    call('upper', {'text': 'x'})\n"
+                  "first.close()\n"
+                  "call('upper', {'text': 'x'})\n"
+                  "open(home + '/end', 'w').close()\n"
+                  "time.sleep(0.3)\n"
+                  "out = [ends(send(None)), ends(send(None))]\n"
+                  "print(json.dumps(out + [len([x for x in os.listdir(home) if x[0] == 'b'])]))\n",
+           "", WAIT_TOOL);
+    Task task = bench_run(b, "1");
+    expect(&task, "[[200, \"done\", \"1\"], [200, \"done\", null], 2]");
+    return 0;
+}
+
 /* What is remembered has an end: of many the oldest are made again, of large results only that
  * they were there is known. */
 static int forgotten_scenario(Bench *b)
@@ -608,6 +631,7 @@ static void test_once(void **state)
     bench(once_scenario);
     bench(no_id_scenario);
     bench(owed_scenario);
+    bench(owed_again_scenario);
     stub_open(&stub, service, NULL);
     bench_with(
         (Bench){ .scenario = forgotten_scenario, .configure = allow_loopback, .lease_ms = 3000 });
