@@ -12,7 +12,8 @@
 #include "logic/request_info.h"
 
 #define CALL_MESSAGE_MAX 512
-#define CALL_TARGETS_MAX 8
+/* The model asked for, a smaller one, 8 fallbacks of the version, 8 of the route. */
+#define CALL_TARGETS_MAX 18
 
 /* Outcomes inside the gateway. */
 #define CALL_E_PROBLEM 100  /* call->problem says what to answer */

@@ -1,6 +1,8 @@
 /* What the gateway does before it sends and after it failed: rate limits, breakers, retries. */
 #include "tests/unit/gateway_rig.h"
 
+#include "logic/manifest.h"
+
 #include "gateway/gateway_limits.h"
 
 /* --- a provider by script --------------------------------------------------------------------- */
@@ -349,6 +351,34 @@ static void test_fallbacks_come_in_their_order(void **state)
 {
     (void)state;
     run(breaking_and_retrying, order_wait);
+}
+
+/* As many fallbacks as a version may name, and its model: the last one is asked, too. */
+static void all_fallbacks_wait(void *arg)
+{
+    static const Str fallbacks[MANIFEST_FALLBACKS_MAX] = { STR("stub-2"), STR("stub-3"),
+                                                           STR("stub-4"), STR("stub-5"),
+                                                           STR("stub-6"), STR("stub-7"),
+                                                           STR("stub-8"), STR("stub-9") };
+    Step steps[MANIFEST_FALLBACKS_MAX + 1];
+    Rig *rig = arg;
+    rig->options.model = STR("stub-1");
+    rig->options.fallbacks = fallbacks;
+    rig->options.fallbacks_n = ARRAY_N(fallbacks);
+    rig_task_wait(rig, rig_no_limits);
+    for (size_t i = 0; i < ARRAY_N(steps); i++)
+        steps[i] = (Step){ i < ARRAY_N(fallbacks) ? HEAD("500 No", "") ERROR_BODY : GOOD, 0 };
+    script_set(steps, ARRAY_N(steps));
+    CLEANUP(reply_deinit) Reply reply = ask_wait(rig, false);
+    CHECK_INT(reply.status, 200);
+    CHECK_INT(atomic_load(&script.requests), ARRAY_N(steps));
+    CHECK_STR(str_of(rig_last(rig)->model), STR("stub-9"));
+}
+
+static void test_all_fallbacks_are_asked(void **state)
+{
+    (void)state;
+    run(NULL, all_fallbacks_wait);
 }
 
 static void untold_wait(void *arg)
@@ -942,6 +972,7 @@ int main(void)
         cmocka_unit_test(test_the_retry_budget_is_a_tenth),
         cmocka_unit_test(test_a_breaker_opens_and_a_probe_closes_it),
         cmocka_unit_test(test_fallbacks_come_in_their_order),
+        cmocka_unit_test(test_all_fallbacks_are_asked),
         cmocka_unit_test(test_refusals_do_not_open_a_breaker),
         cmocka_unit_test(test_who_waits_goes_by_lane),
         cmocka_unit_test(test_heartbeats_then_an_error_event),
