@@ -21,13 +21,12 @@ int score_log(const Queue *queue, Db *db, const TaskHead *head, Str text, int64_
     if (r != 0) return r;
     if (!text.ptr || (int64_t)text.len > queue->options.log_bytes_max - bytes)
         return task_set_log_usage(db, head->seq, bytes, dropped + 1);
-    /* lines are numbered by the worker, from 1: the time as a number is above them all */
-    TaskLogLine line = { .attempt = head->attempt,
-                         .seq = now_ms,
-                         .at_ms = now_ms,
-                         .stream = TASK_LOG_SYSTEM,
-                         .text = text };
-    while ((r = task_log_insert(db, head->seq, &line)) == DB_E_CONFLICT) line.seq++;
+    TaskLogLine line = {
+        .attempt = head->attempt, .at_ms = now_ms, .stream = TASK_LOG_SYSTEM, .text = text
+    };
+    r = task_log_next_note(db, head->seq, head->attempt, now_ms, &line.seq);
+    if (r == 0) r = task_log_insert(db, head->seq, &line);
+    assert(r != DB_E_CONFLICT);
     return r == 0 ? task_set_log_usage(db, head->seq, bytes + (int64_t)text.len, dropped) : r;
 }
 

@@ -91,10 +91,8 @@ int task_log_notes_after(Db *db, int64_t task_seq, TaskLogCursor after, int64_t 
 
 /* --- logs over their bound -------------------------------------------------------------------- */
 
-int task_log_last(Db *db, int64_t task_seq, int64_t attempt, int64_t *ret_seq)
+static int seq_max(DbStmt *s, int64_t task_seq, int64_t attempt, int64_t *ret_seq)
 {
-    DbStmt *s = db_stmt(db, "SELECT COALESCE(MAX(seq), 0) FROM task_log"
-                            " WHERE task_seq = ?1 AND attempt = ?2 AND seq < ?3");
     db_bind_i64(s, 1, task_seq);
     db_bind_i64(s, 2, attempt);
     db_bind_i64(s, 3, TASK_LOG_TOLD_SEQ);
@@ -103,6 +101,22 @@ int task_log_last(Db *db, int64_t task_seq, int64_t attempt, int64_t *ret_seq)
     *ret_seq = db_i64(s, 0);
     db_reset(s);
     return 0;
+}
+
+int task_log_last(Db *db, int64_t task_seq, int64_t attempt, int64_t *ret_seq)
+{
+    DbStmt *s = db_stmt(db, "SELECT COALESCE(MAX(seq), 0) FROM task_log"
+                            " WHERE task_seq = ?1 AND attempt = ?2 AND seq < ?3");
+    return seq_max(s, task_seq, attempt, ret_seq);
+}
+
+int task_log_next_note(Db *db, int64_t task_seq, int64_t attempt, int64_t now_ms, int64_t *ret_seq)
+{
+    DbStmt *s = db_stmt(db, "SELECT COALESCE(MAX(seq) + 1, ?3) FROM task_log"
+                            " WHERE task_seq = ?1 AND attempt = ?2 AND seq >= ?3");
+    int r = seq_max(s, task_seq, attempt, ret_seq);
+    if (r == 0) *ret_seq = MAX(*ret_seq, now_ms);
+    return r;
 }
 
 int task_log_tail(Db *db, int64_t task_seq, TaskLogTail *ret)

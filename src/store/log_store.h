@@ -77,4 +77,9 @@ MUST_CHECK int task_log_tail_cut(Db *db, int64_t task_seq, TaskLogTail *tail, Ta
  * -errno. */
 MUST_CHECK int task_log_last(Db *db, int64_t task_seq, int64_t attempt, int64_t *ret_seq);
 
+/* The number of a line that the control plane adds: the time, but greater than those before it,
+ * whatever clocks say. Returns 0, -errno. */
+MUST_CHECK int task_log_next_note(Db *db, int64_t task_seq, int64_t attempt, int64_t now_ms,
+                                  int64_t *ret_seq);
+
 #endif

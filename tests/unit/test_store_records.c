@@ -874,6 +874,13 @@ static int job_news(Db *db, void *arg)
         CHECK_INT(task_log_insert(db, seq, &line), 0);
         CHECK_INT(task_log_insert(db, seq, &note), 0);
     }
+    int64_t next = 0;
+    CHECK_INT(task_log_next_note(db, seq, 2, 7, &next), 0); /* the clock was set back */
+    CHECK_INT(next, TASK_LOG_TOLD_SEQ + 3);
+    CHECK_INT(task_log_next_note(db, seq, 2, TASK_LOG_TOLD_SEQ + 9, &next), 0);
+    CHECK_INT(next, TASK_LOG_TOLD_SEQ + 9);
+    CHECK_INT(task_log_next_note(db, seq, 3, 7, &next), 0);
+    CHECK_INT(next, TASK_LOG_TOLD_SEQ);
     CHECK_INT(call_note_last(db, seq, last), 0);
     CHECK_INT(task_get_by_seq(db, seq, 0, arena, &task), 0);
     task.attempt = 2; /* as if it had been tried */
