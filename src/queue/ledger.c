@@ -605,16 +605,33 @@ static void asker_done(Queue *queue, Asker *asker)
     pthread_mutex_unlock(&queue->lock);
 }
 
+/* What stood in an asker's way when it looked last. */
+typedef struct {
+    bool is_one;
+    size_t by;
+    BudgetRule rule;
+    int64_t start_ms;
+} Obstacle;
+
+/* Not all of the asker is the store thread's: the list it is on changes meanwhile. */
+static Obstacle obstacle_of(const Asker *asker)
+{
+    Obstacle o = { .is_one = asker->by < asker->n, .by = asker->by };
+    if (!o.is_one) return o;
+    o.rule = asker->scopes[o.by];
+    o.start_ms = asker->windows[o.by].start_ms;
+    return o;
+}
+
 /* It has got what it needs of some scopes, or waits for another one now: those behind it are to
  * look at what it leaves. */
-static void asker_looked(GrantJob *job, const Asker *before)
+static void asker_looked(GrantJob *job, const Obstacle *before)
 {
     Asker *asker = job->asker;
     bool waits = job->answer.verdict == BUDGET_WAIT;
     if (waits) asker->by = job->answer.by;
-    if (waits && before->by < before->n && asker->by != before->by)
-        askers_serve(job->queue, &before->scopes[before->by].scope,
-                     before->windows[before->by].start_ms, 1);
+    if (waits && before->is_one && asker->by != before->by)
+        askers_serve(job->queue, &before->rule.scope, before->start_ms, 1);
     if (job->last || !waits) asker_done(job->queue, asker);
     for (size_t i = 0; i < asker->n && !waits; i++)
         askers_serve(job->queue, &asker->scopes[i].scope, asker->windows[i].start_ms, FIRST_N);
@@ -630,7 +647,7 @@ static int grant_job(Db *db, void *arg)
     int r = worker_lives(db, job->worker_id);
     if (r == 0) r = grant_take_back(db, job);
     if (r != 0) return r;
-    Asker before = *job->asker;
+    Obstacle before = obstacle_of(job->asker);
     asker_scopes(job);
     if (job->ask->asks) r = grant_decide(db, job);
     if (r == 0 && job->ask->asks) asker_looked(job, &before);
