@@ -176,7 +176,7 @@ static void test_problem_statuses(void **state)
         [PROBLEM_UNREACHABLE] = { 502, true }, [PROBLEM_TIMEOUT] = { 504, true },
         [PROBLEM_INTERNAL] = { 500, false },   [PROBLEM_KEY] = { 401, true },
         [PROBLEM_ROLE] = { 403, true },        [PROBLEM_AWAY] = { 503, false },
-        [PROBLEM_UNRECORDED] = { 500, true },
+        [PROBLEM_UNRECORDED] = { 500, true },  [PROBLEM_STATE] = { 403, true },
     };
     for (int p = PROBLEM_NONE + 1; p < PROBLEM_N_; p++) {
         assert_int_equal(problem_status((Problem)p), want[p].status);

@@ -450,7 +450,7 @@ static void faithful_wait(void *arg)
                 plain);
     CLEANUP(reply_deinit) Reply reply = rig_say_wait(rig, API_CHAT, "stub-1", false, "", "hi");
     CHECK_STR(reply_str(&reply), str_of(plain));
-    CHECK_HAS(str_of(reply.all), "X-Request-Id: req-7\n");
+    CHECK_HAS(str_of(reply.all), "x-gantry-upstream-request-id: req-7\n");
     CHECK_HAS(str_of(reply.all), "X-RateLimit-Remaining-Requests: 12\n");
     CHECK_HAS(str_of(reply.all), "OpenAI-Processing-Ms: 17\n");
     CHECK_HAS(str_of(reply.all), "Retry-After: 3\n");
