@@ -336,9 +336,9 @@ static int group_main(void *arg)
 static void test_begins_in_a_cgroup(void **state)
 {
     char name[64], base[CGROUP_BASE_MAX], leaf[CGROUP_PATH_MAX];
-    int lock;
+    int lock = -1;
     (void)state;
-    snprintf(name, sizeof name, "gantry.test-%d", (int)getpid());
+    snprintf(name, sizeof name, CGROUP_PREFIX "test-%d", (int)getpid());
     if (cgroup_place(name, base) < 0 || cgroup_open(base, &lock) < 0) skip();
     snprintf(leaf, sizeof leaf, "%s/leaf", base);
     assert_int_equal(cgroup_make(leaf, 0), 0);
