@@ -84,13 +84,14 @@
     " AND coalesce(t.tenant_id, '') = coalesce(e.tenant_id, '')"
 
 /* Whether session ?1, which is no task's own, has a task that is not ended. */
-#define SESSION_OPEN(max)                                    \
-    "SELECT 1 FROM session AS s CROSS JOIN task AS t"        \
-    " WHERE s.id = ?1 AND ?2 IS NULL AND t.session_max " max \
-    " AND t.state IN (0, 1, 6) AND t.session_id = s.name"    \
+#define SESSION_OPEN(max, index)                                        \
+    "SELECT 1 FROM session AS s CROSS JOIN task AS t INDEXED BY " index \
+    " WHERE s.id = ?1 AND ?2 IS NULL AND t.session_max " max            \
+    " AND t.state IN (0, 1, 6) AND t.session_id = s.name"               \
     " AND t.agent = s.agent AND coalesce(t.tenant_id, '') = s.tenant"
 #define SESSION_OPEN_SQL /* task_session, task_session_free */ \
-    SESSION_OPEN("> 0") " UNION ALL " SESSION_OPEN("= 0") " LIMIT 1"
+    SESSION_OPEN("> 0", "task_session")                        \
+    " UNION ALL " SESSION_OPEN("= 0", "task_session_free") " LIMIT 1"
 
 #define SESSION_ADMITTED_BESIDE_SQL /* task_session */ \
     "SELECT count(*) FROM (SELECT 1" SESSION_OF_TASK " AND t.gate < 2 AND t.seq <> ?1 LIMIT ?2)"
