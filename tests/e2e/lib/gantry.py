@@ -37,6 +37,19 @@ def equal(found, wanted, what):
 PATIENCE = 60  # seconds; a wait ends when what it waits for is there, so a long one costs only a test that fails
 
 
+def pids_of(*argv):
+    """The processes that live and have these arguments. A system need not have pgrep(1)."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                if f.read() == b"".join(arg.encode() + b"\0" for arg in argv):
+                    found.append(int(pid))
+        except OSError:
+            pass  # it has ended meanwhile
+    return found
+
+
 def wait_for(condition, what, limit=PATIENCE):
     """Calls condition until it gives something true, which is returned."""
     deadline = time.monotonic() + seconds(limit)
