@@ -274,6 +274,14 @@ int journal_get(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalRow *r
     return r;
 }
 
+static JournalBytes answer_read(RowOut *out)
+{
+    JournalBytes answer = { .n = out_i64(out) };
+    answer.gzip = out_i64(out) != 0;
+    answer.bytes = out_text(out);
+    return answer;
+}
+
 int journal_answer(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalBytes *ret)
 {
     RowIn in = row_in(db, CALLS_OF_TASK "SELECT answer_bytes, answer_gzip, answer FROM journal"
@@ -283,9 +291,7 @@ int journal_answer(Db *db, int64_t task_seq, int64_t n, Arena *arena, JournalByt
     int r = row_first(in.stmt);
     if (r != 0) return r;
     RowOut out = row_out(in.stmt, arena);
-    JournalBytes answer = { .n = out_i64(&out) };
-    answer.gzip = out_i64(&out) != 0;
-    answer.bytes = out_text(&out);
+    JournalBytes answer = answer_read(&out);
     r = row_out_end(&out);
     db_reset(in.stmt);
     if (r == 0) *ret = answer;
@@ -314,8 +320,9 @@ int journal_places(Db *db, int64_t task_seq, Arena *arena, int64_t **ret, size_t
 int journal_at(Db *db, int64_t task_seq, int64_t n, int64_t place, Arena *arena, JournalRow *ret,
                JournalBytes *ret_answer)
 {
-    RowIn in = row_in(db, "SELECT " JOURNAL_COLUMNS ", answer_gzip, answer FROM journal"
-                          " WHERE id = ?1 AND task_seq = ?2 AND n = ?3");
+    RowIn in = row_in(db,
+                      "SELECT " JOURNAL_COLUMNS ", answer_bytes, answer_gzip, answer FROM journal"
+                      " WHERE id = ?1 AND task_seq = ?2 AND n = ?3");
     in_i64(&in, place);
     in_i64(&in, task_seq);
     in_i64(&in, n);
@@ -324,9 +331,7 @@ int journal_at(Db *db, int64_t task_seq, int64_t n, int64_t place, Arena *arena,
     RowOut out = row_out(in.stmt, arena);
     JournalRow row;
     journal_read(&out, &row);
-    JournalBytes answer = { .n = row.answer_bytes };
-    answer.gzip = out_i64(&out) != 0;
-    answer.bytes = out_text(&out);
+    JournalBytes answer = answer_read(&out);
     r = row_out_end(&out);
     db_reset(in.stmt);
     if (r != 0) return r;

@@ -54,12 +54,14 @@ static void record_read(RowOut *out, void *ret)
     record->n = out_i64(out);
 }
 
+#define RECORDS_OF_TASK                                                     \
+    "SELECT id, attempt, name, source, outcome, at_ms, duration_ms, bytes," \
+    " replayed, counted, mode, n FROM tool_call WHERE task_seq = ?1"
+
 int tool_record_list(Db *db, int64_t task_seq, Arena *arena, ToolRecord **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = TOOL_RECORD_LIST_MAX, .size = sizeof(ToolRecord) };
-    DbStmt *s = db_stmt(
-        db, "SELECT id, attempt, name, source, outcome, at_ms, duration_ms, bytes,"
-            " replayed, counted, mode, n FROM tool_call WHERE task_seq = ?1 ORDER BY id");
+    DbStmt *s = db_stmt(db, RECORDS_OF_TASK " ORDER BY id");
     db_bind_i64(s, 1, task_seq);
     int r = row_list_fill(&list, s, record_read);
     if (r != 0) return r;
@@ -72,9 +74,7 @@ int tool_record_list_after(Db *db, int64_t task_seq, int64_t after_n, size_t max
                            ToolRecord **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = max, .size = sizeof(ToolRecord) };
-    DbStmt *s = db_stmt(db, "SELECT id, attempt, name, source, outcome, at_ms, duration_ms, bytes,"
-                            " replayed, counted, mode, n FROM tool_call"
-                            " WHERE task_seq = ?1 AND n > ?2 ORDER BY n");
+    DbStmt *s = db_stmt(db, RECORDS_OF_TASK " AND n > ?2 ORDER BY n");
     db_bind_i64(s, 1, task_seq);
     db_bind_i64(s, 2, after_n);
     int r = row_list_fill(&list, s, record_read);
