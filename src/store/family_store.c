@@ -232,7 +232,7 @@ int family_open_count(Db *db, int64_t task_seq, size_t *ret)
 {
     DbStmt *s = db_stmt(db, FAMILY_BELOW "SELECT count(*) FROM task"
                                          " WHERE seq IN (SELECT seq FROM below)"
-                                         " AND state IN (0, 1, 6)");
+                                         " AND state NOT BETWEEN 2 AND 5");
     db_bind_i64(s, 1, task_seq);
     int r = row_first(s);
     if (r != 0) return r;
@@ -245,7 +245,7 @@ int family_open_below(Db *db, int64_t task_seq, TaskHead *heads, size_t *n)
 {
     DbStmt *s = db_stmt(db, FAMILY_BELOW "SELECT " TASK_HEAD_COLUMNS
                                          " FROM task WHERE seq IN (SELECT seq FROM below)"
-                                         " AND state IN (0, 1, 6) LIMIT ?2");
+                                         " AND state NOT BETWEEN 2 AND 5 LIMIT ?2");
     db_bind_i64(s, 1, task_seq);
     db_bind_i64(s, 2, (int64_t)*n);
     return task_heads_read(s, heads, n);
@@ -313,7 +313,7 @@ int family_list(Db *db, int64_t task_seq, Arena *arena, FamilyRow **ret, size_t 
 int family_totals(Db *db, int64_t task_seq, FamilyTotals *ret)
 {
     DbStmt *s = db_stmt(db, FAMILY_BELOW
-                        "SELECT count(*), sum(state IN (0, 1, 6)), sum(input_tokens),"
+                        "SELECT count(*), sum(state NOT BETWEEN 2 AND 5), sum(input_tokens),"
                         " sum(output_tokens), sum(cached_tokens), sum(llm_calls), sum(tool_calls),"
                         " sum(replayed_calls), sum(cost_nusd), sum(charged_tokens),"
                         " sum(cached_calls), sum(degraded_calls)"

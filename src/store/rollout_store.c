@@ -564,11 +564,7 @@ int rollout_unit_get(Db *db, int64_t rollout_seq, RouteUnit kind, Str unit, Rout
 
 int rollout_session_lives(Db *db, Str tenant, Str agent, Str session, int64_t since_ms, bool *ret)
 {
-    RowIn in = row_in(db, "SELECT EXISTS (SELECT 1 FROM task WHERE session_id = ?3 AND agent = ?2"
-                          " AND coalesce(tenant_id, '') = ?1 AND session_max > 0"
-                          " AND state IN (0, 1, 6)) OR EXISTS (SELECT 1 FROM session"
-                          " WHERE tenant = ?1 AND agent = ?2 AND own = 0 AND name = ?3"
-                          " AND used_at_ms >= ?4)");
+    RowIn in = row_in(db, SESSION_LIVES_SQL);
     in_text(&in, tenant.ptr ? tenant : STR(""));
     in_text(&in, agent);
     in_text(&in, session);
@@ -880,7 +876,7 @@ int rollout_mark_task(Db *db, int64_t task_seq, int64_t rollout_seq)
 #define TRIED_AGAIN "attempt > 0 AND fence = 0"
 #define GOES_ON_BELOW                                                        \
     "EXISTS (SELECT 1 FROM family AS f JOIN task AS c ON c.seq = f.task_seq" \
-    " WHERE f.parent_seq = task.seq AND c.state IN (0, 1, 6))"
+    " WHERE f.parent_seq = task.seq AND c.state NOT BETWEEN 2 AND 5)"
 
 /* What another version is not given. */
 static int forget_one(Db *db, int64_t task_seq)

@@ -123,7 +123,7 @@ int serving_find_open(Db *db, const Serving *serving, int64_t *ret_seq)
 {
     static const char *const looks[] = { OPEN_RUNNING, OPEN_QUEUED, OPEN_ASKING };
     RowIn in = row_in(db, "SELECT seq FROM task WHERE seq = ?1 AND version_id = ?2"
-                          " AND state IN (0, 1, 6)");
+                          " AND state NOT BETWEEN 2 AND 5");
     in_i64(&in, serving->witness);
     in_text(&in, serving->version_id);
     int r = first_i64(in.stmt, ret_seq);

@@ -172,9 +172,10 @@ static int oldest(Db *db, int64_t before_ms, Unused *ret)
 /* Whether a task of it is open. Returns 0, -ENOENT (none is), -errno. */
 static int open_task(Db *db, const Unused *session)
 {
-    RowIn in = session->own ? row_in(db, "SELECT 1 FROM task WHERE id = ?2 AND state IN (0, 1, 6)"
-                                         " AND ?1 <> 0")
-                            : row_in(db, SESSION_OPEN_SQL);
+    RowIn in = session->own
+                   ? row_in(db, "SELECT 1 FROM task WHERE id = ?2 AND state NOT BETWEEN 2 AND 5"
+                                " AND ?1 <> 0")
+                   : row_in(db, SESSION_OPEN_SQL);
     in_i64(&in, session->id);
     in_uuid(&in, &session->task_id);
     int r = row_first(in.stmt);

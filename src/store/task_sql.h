@@ -72,14 +72,14 @@
     " AND lane = ?1 ORDER BY ready_at_ms, seq LIMIT 1"
 
 /* Of a session: what is not ended and has its place, and what waits behind. */
-#define SESSION_ADMITTED_SQL /* task_session */                         \
-    "SELECT count(*) FROM (SELECT 1 FROM task"                          \
-    " WHERE session_max > 0 AND state IN (0, 1, 6) AND session_id = ?1" \
+#define SESSION_ADMITTED_SQL /* task_session */                                \
+    "SELECT count(*) FROM (SELECT 1 FROM task"                                 \
+    " WHERE session_max > 0 AND state NOT BETWEEN 2 AND 5 AND session_id = ?1" \
     " AND agent = ?2 AND coalesce(tenant_id, '') = ?3 AND gate < 2 LIMIT ?4)"
 
 #define SESSION_OF_TASK                                      \
     " FROM task e CROSS JOIN task t WHERE e.seq = ?1"        \
-    " AND t.session_max > 0 AND t.state IN (0, 1, 6)"        \
+    " AND t.session_max > 0 AND t.state NOT BETWEEN 2 AND 5" \
     " AND t.session_id = e.session_id AND t.agent = e.agent" \
     " AND coalesce(t.tenant_id, '') = coalesce(e.tenant_id, '')"
 
@@ -87,7 +87,7 @@
 #define SESSION_OPEN(max, index)                                        \
     "SELECT 1 FROM session AS s CROSS JOIN task AS t INDEXED BY " index \
     " WHERE s.id = ?1 AND ?2 IS NULL AND t.session_max " max            \
-    " AND t.state IN (0, 1, 6) AND t.session_id = s.name"               \
+    " AND t.state NOT BETWEEN 2 AND 5 AND t.session_id = s.name"        \
     " AND t.agent = s.agent AND coalesce(t.tenant_id, '') = s.tenant"
 #define SESSION_OPEN_SQL /* task_session, task_session_free */ \
     SESSION_OPEN("> 0", "task_session")                        \
@@ -104,6 +104,14 @@
     " AND t.gate < 2 AND t.seq <> ?1 LIMIT ?2))"             \
     " + (SELECT count(*) FROM (SELECT 1" SESSION_OF_TASK     \
     " AND t.gate = 3 AND t.seq < ?1 LIMIT ?2))"
+
+/* Whether session ?3 of agent ?2 and tenant ?1 has such a task, or was used since ?4. */
+#define SESSION_LIVES_SQL /* task_session */                  \
+    "SELECT EXISTS (SELECT 1 FROM task WHERE session_id = ?3" \
+    " AND agent = ?2 AND coalesce(tenant_id, '') = ?1"        \
+    " AND session_max > 0 AND state NOT BETWEEN 2 AND 5)"     \
+    " OR EXISTS (SELECT 1 FROM session WHERE tenant = ?1"     \
+    " AND agent = ?2 AND own = 0 AND name = ?3 AND used_at_ms >= ?4)"
 
 /* The index has the agents of each worker: hops from worker to worker. */
 #define RUNNING_WORKERS                                                               \
@@ -143,8 +151,8 @@
 /* Queued tasks stand in one of four indexes. */
 #define QUEUED_OPEN "task INDEXED BY task_ready WHERE state = 0 AND gate = 0"
 #define QUEUED_LATER "task INDEXED BY task_later WHERE gate IN (1, 2)"
-#define QUEUED_SESSION                                                          \
-    "task INDEXED BY task_session WHERE session_max > 0 AND state IN (0, 1, 6)" \
+#define QUEUED_SESSION                                                                 \
+    "task INDEXED BY task_session WHERE session_max > 0 AND state NOT BETWEEN 2 AND 5" \
     " AND session_id > '' AND gate = 3"
 
 #define QUEUED_SHADOW "task INDEXED BY task_ready_shadow WHERE gate = 4"
@@ -234,9 +242,9 @@ MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
     " WHERE d.url = webhook.url) FROM webhook WHERE state = 2 AND id > ?1 ORDER BY id LIMIT ?2"
 
 /* Ended without success, newest first; the states are those of the index. */
-#define TASK_DEAD_SQL /* task_dead */                                       \
-    "SELECT seq, state, created_at_ms, agent, version_id, error_code"       \
-    " FROM task INDEXED BY task_dead WHERE state IN (3, 4, 5) AND seq < ?1" \
+#define TASK_DEAD_SQL /* task_dead */                                          \
+    "SELECT seq, state, created_at_ms, agent, version_id, error_code"          \
+    " FROM task INDEXED BY task_dead WHERE state BETWEEN 3 AND 5 AND seq < ?1" \
     " AND shadow_of IS NULL ORDER BY seq DESC LIMIT ?2"
 
 #endif
