@@ -23,6 +23,7 @@
 #define MORE_HOSTS_MS 100 /* between two parts of the hosts, when there are so many */
 #define LISTEN_MS 30000
 #define POSTPONED_MS_MIN 100
+#define RECORD_AGAIN_MS 1000
 #define ANSWER_BYTES_MAX (64 << 10)
 #define ATTEMPT_MEMORY_MAX ((size_t)64 << 20) /* a task with its result, and the body */
 #define BATCH_MEMORY_MAX ((size_t)16 << 20)
@@ -32,6 +33,7 @@
 typedef struct {
     char host[WEBHOOK_HOST_MAX];
     int64_t until_ms; /* monotonic; 0: none */
+    bool asked;       /* by the host itself: what others of its attempts came to changes nothing */
 } HostOpen;
 
 #define QUIET_MS_MAX INT64_C(3600000) /* of a host that asks for more */
@@ -280,6 +282,19 @@ static Verdict judge(WebhookAttempt *a, int r)
     return v;
 }
 
+/* Until it is taken, or the process ends: what is not known to have been sent is due, and would be
+ * sent again at once, and again, for as long as the disk is full. */
+static void record_wait(WebhookAttempt *a, const Verdict *v)
+{
+    Store *store = queue_store(a->owner->queue);
+    int r;
+    while ((r = store_call_wait(store, verdict_store, (void *)v)) < 0 && r != -ENOENT) {
+        LOG_ERROR("webhook attempt not recorded", LOG_STR("webhookId", a->row.webhook_id),
+                  LOG_CSTR("reason", diag_text_or(r)), LOG_INT("againMs", RECORD_AGAIN_MS));
+        if (fiber_sleep_wait(RECORD_AGAIN_MS) < 0) return;
+    }
+}
+
 static void report_wait(WebhookAttempt *a, const Verdict *v)
 {
     Webhooks *w = a->owner;
@@ -292,10 +307,7 @@ static void report_wait(WebhookAttempt *a, const Verdict *v)
         LOG_WARN("webhook not delivered", LOG_STR("webhookId", a->row.webhook_id),
                  LOG_CSTR("state", webhook_state_name(v->state)), LOG_INT("status", v->status),
                  LOG_INT("attempt", a->row.attempts + 1), LOG_STR("reason", v->error));
-    int r = store_call_wait(queue_store(w->queue), verdict_store, (void *)v);
-    if (r < 0 && r != -ENOENT)
-        LOG_ERROR("webhook attempt not recorded", LOG_STR("webhookId", a->row.webhook_id),
-                  LOG_CSTR("reason", diag_text_or(r)));
+    record_wait(a, v);
 }
 
 typedef struct {
@@ -310,7 +322,7 @@ static int postpone_store(Db *db, void *arg)
 }
 
 /* ms 0: not any longer. Whether there was room for it. */
-static bool host_open_set(Webhooks *w, Str host, int64_t ms)
+static bool host_open_set(Webhooks *w, Str host, int64_t ms, bool asked)
 {
     int64_t now_ms = clock_mono_ms();
     HostOpen *place = NULL;
@@ -320,9 +332,12 @@ static bool host_open_set(Webhooks *w, Str host, int64_t ms)
         if (same || (!place && open->until_ms <= now_ms)) place = open;
         if (same) break;
     }
-    if (!place || (ms == 0 && !str_eq(str_of(place->host), host))) return false;
+    bool known = place && str_eq(str_of(place->host), host);
+    if (known && place->asked && !asked && place->until_ms > now_ms) return true;
+    if (!place || (ms == 0 && !known)) return false;
     str_copy(place->host, sizeof place->host, host);
     place->until_ms = ms ? now_ms + ms : 0;
+    place->asked = asked;
     return true;
 }
 
@@ -330,7 +345,7 @@ static void postpone_wait(WebhookAttempt *a)
 {
     PostponeJob job = { a->owner->queue, a->row.id, a->postponed_ms };
     atomic_fetch_add(&a->owner->postponed, 1);
-    if (host_open_set(a->owner, a->row.host, a->postponed_ms)) return;
+    if (host_open_set(a->owner, a->row.host, a->postponed_ms, false)) return;
     fiber_shield();
     int r = store_call_wait(queue_store(a->owner->queue), postpone_store, &job);
     fiber_unshield();
@@ -356,7 +371,8 @@ static int attempt_main(void *arg)
     } else if (r != -ECANCELED) {
         Verdict v = judge(a, r);
         /* 0: perhaps a probe, for whose end others were put off: to be asked again */
-        (void)host_open_set(w, a->row.host, quiet_ms(a));
+        int64_t ms = quiet_ms(a);
+        (void)host_open_set(w, a->row.host, ms, ms > 0);
         report_wait(a, &v);
     }
     list_remove(&a->node);

@@ -11,7 +11,7 @@
 typedef struct {
     int statuses[4]; /* of the first answers; 0: the last one again, and 200 before any */
     const char *fields;
-    int delay_ms;
+    int delay_ms, delayed; /* so many requests, the first; 0: all */
     size_t answer_bytes;
 } Behaviour;
 
@@ -114,6 +114,7 @@ static StubEnd receive(StubRequest *request, void *ctx)
     note(&r->seen, request);
     Behaviour does = r->does;
     int status = status_of(&does, r->seen.requests);
+    if (does.delayed && r->seen.requests > does.delayed) does.delay_ms = 0;
     pthread_mutex_unlock(&r->lock);
     if (does.delay_ms) delay(request, does.delay_ms);
     pthread_mutex_lock(&r->lock);
@@ -311,6 +312,53 @@ static void test_a_busy_host_is_left_alone(void **state)
     const char *other = run_task(f, "succeeded", "");
     usleep(300000);
     await(f, other, "pending", 0);
+    assert_int_equal(seen(f)->requests, 1);
+}
+
+/* Also when an attempt that was under way before comes to its end after. */
+static void test_a_busy_host_stays_left_alone(void **state)
+{
+    Fixture *f = *state;
+    behave(f, (Behaviour){ .statuses = { 200, 503 },
+                           .fields = "Retry-After: 60\r\n",
+                           .delay_ms = 500,
+                           .delayed = 1 });
+    const char *slow = run_task(f, "succeeded", "");
+    while (seen(f)->requests < 1) usleep(1000);
+    await(f, run_task(f, "succeeded", ""), "pending", 1);
+    await(f, slow, "delivered", 1);
+    const char *other = run_task(f, "succeeded", "");
+    usleep(300000);
+    await(f, other, "pending", 0);
+    assert_int_equal(seen(f)->requests, 2);
+}
+
+static int records_refuse_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "CREATE TRIGGER refuse BEFORE UPDATE OF attempts ON webhook"
+                              " BEGIN SELECT RAISE (ABORT, 'refused'); END"),
+                  NULL);
+}
+
+static int records_take_job(Db *db, void *arg)
+{
+    (void)arg;
+    return db_run(db_stmt(db, "DROP TRIGGER refuse"), NULL);
+}
+
+/* What was sent is not sent again because the store does not take that it was. */
+static void test_sent_once_though_not_recorded(void **state)
+{
+    Fixture *f = *state;
+    assert_int_equal(store_call(f->api.store, records_refuse_job, NULL), 0);
+    const char *id = run_task(f, "succeeded", "");
+    while (seen(f)->requests < 1) usleep(1000);
+    usleep(500000);
+    await(f, id, "pending", 0);
+    assert_int_equal(seen(f)->requests, 1);
+    assert_int_equal(store_call(f->api.store, records_take_job, NULL), 0);
+    await(f, id, "delivered", 1);
     assert_int_equal(seen(f)->requests, 1);
 }
 
@@ -738,6 +786,8 @@ int main(void)
         CASE(test_tried_again),
         CASE(test_answers_that_are_no_success),
         CASE(test_a_busy_host_is_left_alone),
+        CASE(test_a_busy_host_stays_left_alone),
+        CASE(test_sent_once_though_not_recorded),
         CASE(test_replayed_by_hand),
         CASE(test_secret_rotated),
         CASE(test_one_host_does_not_hold_up_others),
