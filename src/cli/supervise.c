@@ -313,16 +313,29 @@ static int members_look_wait(Supervisor *s, int64_t *ret_others)
     return r;
 }
 
+/* Some of an earlier generation are there still. */
+static bool is_replacing(const Supervisor *s)
+{
+    bool old = false;
+    LIST_EACH (&s->members, node)
+        old |= CONTAINER_OF(node, Member, node)->state.generation != s->fleet.generation;
+    return old;
+}
+
 /* What all lanes need together, for they share slots; each answer has it. Without an answer the
- * last one holds. */
+ * last one holds. A control plane that has not looked for long wants as many as there are: those
+ * that take the place of others are no reason for more. */
 static int wanted_read_wait(Supervisor *s)
 {
     ClientAnswer answer;
     int64_t others = 0;
     int r = members_look_wait(s, &others);
     if (r == 0) r = get_wait(s, "/api/scaling/normal", &answer);
-    if (r == 0) s->wanted = json_i64_or(json_get(answer.json, "desiredWorkersAll"), 0) - others;
-    return r;
+    if (r != 0) return r;
+    int64_t all = json_i64_or(json_get(answer.json, "desiredWorkersAll"), 0);
+    bool more = all > json_i64_or(json_get(answer.json, "workers"), 0) || !is_replacing(s);
+    s->wanted = more ? all - others : MIN(all - others, s->wanted);
+    return 0;
 }
 
 static void plan_wait(Supervisor *s)
