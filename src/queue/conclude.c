@@ -374,6 +374,11 @@ uint64_t random_draw(uint64_t seed, uint64_t i)
     return z ^ (z >> 31);
 }
 
+int task_as_now(Db *db, TaskHead *head)
+{
+    return uuid_is_zero(head->parent_id) ? 0 : task_head_by_seq(db, head->seq, head);
+}
+
 int worker_end_all(Db *db, Uuid worker_id, EndAll *all)
 {
     TaskHead heads[END_TASKS_MAX]; /* on a store thread's stack, not a fiber's */
@@ -384,7 +389,8 @@ int worker_end_all(Db *db, Uuid worker_id, EndAll *all)
         TaskState state;
         c.random = random_draw(all->random, i);
         c.blameless = all->blameless && attempt_is_blameless(heads[i].attempt);
-        r = task_conclude(all->queue, db, &heads[i], &c, &all->effects, &state);
+        r = task_as_now(db, &heads[i]);
+        if (r == 0) r = task_conclude(all->queue, db, &heads[i], &c, &all->effects, &state);
         all->ids[all->ids_n++] = heads[i].id;
     }
     all->more = n == END_TASKS_MAX;

@@ -514,6 +514,10 @@ void known_tasks_forget(KnownTasks *tasks, Uuid id);
 /* The i-th of many random numbers made from one. */
 uint64_t random_draw(uint64_t seed, uint64_t i);
 
+/* Inside a job that ends many running tasks, read before: the one of head as it is now, for its
+ * parent may have ended before it, and has asked it to stop then. Returns 0 or -errno. */
+MUST_CHECK int task_as_now(Db *db, TaskHead *head);
+
 /* Ends the attempts a worker holds, at most END_TASKS_MAX of them. */
 typedef struct {
     const Queue *queue;

@@ -170,7 +170,9 @@ static int heartbeat_orphans(Db *db, HeartbeatJob *job)
             after = heads[i].seq;
             if (!attempt_is_orphan(heads[i].fence, job->arrived)) continue;
             if (held_has(job, &heads[i])) continue;
-            r = task_conclude(job->queue, db, &heads[i], &c, &job->orphans.effects, &state);
+            r = task_as_now(db, &heads[i]);
+            if (r == 0)
+                r = task_conclude(job->queue, db, &heads[i], &c, &job->orphans.effects, &state);
             if (r != 0) return r;
             job->orphans.ids[job->orphans.ids_n++] = heads[i].id;
         }

@@ -766,6 +766,34 @@ static ChildStarted claimed_child(Fixture *f, TaskRef ref, const char *key, Task
     return child;
 }
 
+/* With its last worker a parent ends, and a child that the same worker has lost is not queued for
+ * nobody. */
+static int lost_together_body(void *arg)
+{
+    Fixture *f = arg;
+    TaskRef ref = root(f), child = { .fence = 0 };
+    for (int losses = 1; losses <= TASK_LOSSES_MAX; losses++) {
+        if (losses == TASK_LOSSES_MAX) claimed_child(f, ref, "a", &child);
+        pass_ms(20000);
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+        if (losses == TASK_LOSSES_MAX) break;
+        CHECK_INT(get(f, ref.id).state, TASK_QUEUED);
+        pass_ms(600000);
+        add_worker(f, 1, WORKER_REMOTE);
+        ref = claim_one(f, worker_of(1));
+    }
+    CHECK_INT(get(f, ref.id).state, TASK_FAILED);
+    CHECK_INT(get(f, child.id).state, TASK_CANCELED);
+    CHECK_STR(get(f, child.id).stopped_by, STR("parent"));
+    check_counts(f, LANE_LOW, 0, 0);
+    return 0;
+}
+
+static void test_lost_with_its_parent(void **state)
+{
+    run(state, lost_together_body);
+}
+
 /* A person has been asked, and what was begun below goes on: the retry finds it, and only who has
  * ended without success is begun anew. A fresh one begins all anew, and nothing goes on beside. */
 static int escalated_body(void *arg)
@@ -924,6 +952,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_cancel_is_fenced, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_left_behind_is_stopped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retries_keep_what_there_is, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lost_with_its_parent, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_retry_doubles_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fewer_are_allowed_now, setup, teardown),
         cmocka_unit_test_setup_teardown(test_waits_for_an_end, setup, teardown),
