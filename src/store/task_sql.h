@@ -208,9 +208,10 @@ MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
     ", ran_ms = ran_ms - max(0, ?1)"                                           \
     " WHERE state = 1 AND worker_id > x'' AND deadline_at_ms > 0"
 
+/* Not of what waits for a moment of the calendar to start: its deadline is another such moment. */
 #define TASK_MOVE_WAITING_SQL /* task_deadline */                              \
     "UPDATE task SET deadline_at_ms = max(1, deadline_at_ms + ?1), " DUE_MOVED \
-    " WHERE " WAITS_LIMITED
+    " WHERE " WAITS_LIMITED " AND NOT (gate IN (1, 2) AND attempt = 0)"
 
 #define TASK_MOVE_ASKING_SQL /* task_due */ "UPDATE task SET " DUE_MOVED " WHERE " ASKS_DUE
 

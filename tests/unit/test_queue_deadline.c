@@ -235,6 +235,24 @@ static int body_set(void *arg)
     return 0;
 }
 
+/* Neither is a span before the task may start: a moment of the calendar both, they stay
+ * together. */
+static int body_set_before_start(void *arg)
+{
+    Fixture *f = arg;
+    TaskNew new = new_due(90 * MINUTE_MS);
+    TaskSummary summary = { 0 };
+    new.run_at_ms = real_now + 60 * MINUTE_MS;
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    real_now -= 120 * MINUTE_MS;
+    tick(f);
+    CHECK_INT(get(f, summary.id).due_at_ms, new.due_at_ms);
+    pass_ms(180 * MINUTE_MS);
+    tick(f);
+    CHECK_INT(get(f, summary.id).state, TASK_QUEUED);
+    return 0;
+}
+
 /* By hand: one that is still ahead holds, one that has passed does not. */
 static int body_retry(void *arg)
 {
@@ -389,6 +407,7 @@ RUNS(between)
 RUNS(escalated)
 RUNS(answered)
 RUNS(set)
+RUNS(set_before_start)
 RUNS(retry)
 RUNS(retry_limited)
 RUNS(blame)
@@ -402,7 +421,7 @@ int main(void)
         CASE(test_limit_first),   CASE(test_between),      CASE(test_escalated),
         CASE(test_answered),      CASE(test_restart),      CASE(test_set),
         CASE(test_retry),         CASE(test_passed),       CASE(test_children),
-        CASE(test_retry_limited), CASE(test_blame),
+        CASE(test_retry_limited), CASE(test_blame),        CASE(test_set_before_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
