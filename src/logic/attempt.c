@@ -25,6 +25,24 @@ int64_t attempt_deadline_ms(int64_t attempts, int64_t given_at_ms, int64_t due_a
     return given_at_ms ? MIN(given_at_ms, own_ms) : own_ms;
 }
 
+void clock_sets_add(ClockSets *s, int64_t from_ms, int64_t by_ms)
+{
+    if (s->n == CLOCK_SETS_MAX) memmove(s->sets, s->sets + 1, --s->n * sizeof s->sets[0]);
+    s->sets[s->n].from_ms = from_ms;
+    s->sets[s->n++].by_ms = by_ms;
+}
+
+int64_t attempt_ran_ms(const ClockSets *s, int64_t started_at_ms, int64_t now_ms)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        int64_t from_ms = s->sets[i].from_ms, by_ms = s->sets[i].by_ms;
+        bool before = by_ms > 0 ? started_at_ms <= from_ms
+                                : started_at_ms < from_ms + by_ms || started_at_ms > now_ms;
+        if (before) started_at_ms += by_ms;
+    }
+    return MAX(0, now_ms - started_at_ms);
+}
+
 bool attempt_goes_on(TaskState state, int64_t fence, int64_t told_fence)
 {
     return state == TASK_RUNNING && fence == told_fence;

@@ -32,6 +32,23 @@ bool deadline_is_given(int64_t deadline_at_ms, int64_t due_at_ms);
 int64_t attempt_deadline_ms(int64_t attempts, int64_t given_at_ms, int64_t due_at_ms,
                             int64_t time_limit_ms, int64_t started_at_ms);
 
+/* When the calendar was set of late: what it showed then, and by how much. Starts zeroed. */
+#define CLOCK_SETS_MAX 4
+typedef struct {
+    struct {
+        int64_t from_ms, by_ms;
+    } sets[CLOCK_SETS_MAX]; /* oldest first */
+    size_t n;
+} ClockSets;
+
+/* The oldest is forgotten where there are too many. */
+void clock_sets_add(ClockSets *sets, int64_t from_ms, int64_t by_ms);
+
+/* How long an attempt ran by the calendar's readings at both of its ends. A start that may be from
+ * before or after the calendar was set back is taken for one after; so it may be less than it was,
+ * never negative. */
+int64_t attempt_ran_ms(const ClockSets *sets, int64_t started_at_ms, int64_t now_ms);
+
 /* Whether what is told under the fence is of the attempt that goes on. */
 bool attempt_goes_on(TaskState state, int64_t fence, int64_t told_fence);
 

@@ -106,7 +106,7 @@ static int line_add(Choice *c, Db *db, Lane lane, const LineHead *head)
                     .kind = fair_key_pair(head->tenant, head->agent),
                     .ready_at_ms = head->ready_at_ms,
                     .seq = head->seq };
-    line->used_ms = fair_used(&c->queue->turns->used[lane], line->tenant, c->now_ms);
+    line->used_ms = fair_used(&c->queue->turns->used[lane], line->tenant, c->steady_ms);
     c->places[lane][c->n[lane]++] = place;
     return 0;
 }
@@ -177,6 +177,7 @@ int choice_init(Choice *c, Db *db, const Queue *queue, const Claim *claim, int64
     c->queue = queue;
     c->claim = claim;
     c->now_ms = now_ms;
+    c->steady_ms = queue_steady_ms(queue);
     c->use = claim->use;
     c->permits_n = c->ahead_at = c->ahead_n = 0;
     c->more = false;
@@ -251,7 +252,7 @@ static void started(Choice *c)
     const LinePlace *place = &c->places[c->lane][c->at];
     double cost_ms = fair_cost(&turns->costs[c->lane], lines[c->at].kind);
     lane_started(&c->claim->slots, &c->use, c->heads, c->lane, &turns->turns);
-    line_started(lines, c->n[c->lane], c->at, &turns->used[c->lane], cost_ms, c->now_ms);
+    line_started(lines, c->n[c->lane], c->at, &turns->used[c->lane], cost_ms, c->steady_ms);
     c->use.running[c->lane]++;
     for (int count = 0; count < COUNT_N_; count++) {
         permit_use(c, agent_key(place->head.agent, (Count)count));

@@ -86,6 +86,7 @@ struct Queue {
     Uuid7Gen ids;                /* the store thread's */
     KnownTasks *known;           /* the store thread's */
     Turns *turns;                /* likewise */
+    ClockSets sets;              /* likewise */
     JournalPlaces *places;       /* the store's reading thread's */
     int64_t purge_at_ms;         /* the ticking fiber's */
     int64_t schedules_looked_ms; /* likewise: calendar_ms when schedules were last looked at */
@@ -324,6 +325,7 @@ typedef struct {
     const Queue *queue;
     const Claim *claim;
     int64_t now_ms;
+    int64_t steady_ms; /* of what was used, which a clock that is set neither forgets nor keeps */
     LaneUse use;
     LaneHead heads[LANE_N_];
     Line lines[LANE_N_][LINES_MAX];

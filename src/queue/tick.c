@@ -88,6 +88,8 @@ static int calendar_job(Db *db, void *arg)
     if (r == 0) r = webhook_move(db, off_ms);
     if (r != 0) return r;
     job->moved_ms = off_ms;
+    /* where this is undone: attempts only seem to have ended sooner */
+    clock_sets_add(&job->queue->sets, queue_now_ms(job->queue), off_ms);
     job->queue->calendar_ms += off_ms; /* here: for jobs of the same batch */
     return 0;
 }

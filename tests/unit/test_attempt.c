@@ -122,6 +122,24 @@ static void test_a_lease_counts_from_when_it_was_asked_for(void **state)
     assert_int_equal(lease_begin(3, 1, 0).every_ms, LEASE_EVERY_LEAST_MS);
 }
 
+/* Set forth, back, and a little now and then. */
+static void test_ran(void **state)
+{
+    ClockSets sets = { .n = 0 };
+    (void)state;
+    assert_int_equal(attempt_ran_ms(&sets, 1000, 3000), 2000);
+    assert_int_equal(attempt_ran_ms(&sets, 3000, 1000), 0);
+    clock_sets_add(&sets, 2000, 86400000);
+    assert_int_equal(attempt_ran_ms(&sets, 1000, 86403000), 2000);
+    assert_int_equal(attempt_ran_ms(&sets, 86402500, 86403000), 500);
+    clock_sets_add(&sets, 86403000, -3600000);
+    assert_int_equal(attempt_ran_ms(&sets, 1000, 86405000 - 3600000), 4000);
+    assert_int_equal(attempt_ran_ms(&sets, 86402500, 86405000 - 3600000), 2500);
+    assert_int_equal(attempt_ran_ms(&sets, 86403500 - 3600000, 86405000 - 3600000), 1500);
+    for (int64_t i = 0; i < CLOCK_SETS_MAX; i++) clock_sets_add(&sets, 90000000 + i, 1);
+    assert_int_equal(attempt_ran_ms(&sets, 90000000, 90001000), 1000 - CLOCK_SETS_MAX);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -129,6 +147,7 @@ int main(void)
         cmocka_unit_test(test_a_deadline_counts_from_the_first_start),
         cmocka_unit_test(test_only_the_attempt_that_goes_on_is_heard),
         cmocka_unit_test(test_an_orphan_is_one_whose_claim_was_answered),
+        cmocka_unit_test(test_ran),
         cmocka_unit_test(test_marks_of_fences),
         cmocka_unit_test(test_who_gets_further_is_believed_for_long),
         cmocka_unit_test(test_who_is_always_there_is_suspected),

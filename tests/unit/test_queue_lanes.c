@@ -354,6 +354,64 @@ static void test_one_floods(void **state)
     run(state, body_one_floods);
 }
 
+/* A clock that is set back keeps nobody's use from being forgotten. */
+static int body_set_back(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    for (int i = 0; i < 4; i++) put_tenant(f, "early");
+    for (int i = 0; i < 2; i++) {
+        TaskRef ref = claim_one(f, worker);
+        pass_ms(9000);
+        heartbeat(f, worker, &ref, 1);
+        end_ok(f, ref);
+    }
+    real_now -= 86400000;
+    pass_ms(60 * 60000);
+    add_worker(f, 1, WORKER_REMOTE);
+    for (int i = 0; i < 4; i++) put_tenant(f, "new");
+    int early = 0;
+    for (int i = 0; i < 4; i++) {
+        TaskRef ref = claim_one(f, worker);
+        early += str_eq(get(f, ref.id).tenant_id, STR("early"));
+        pass_ms(2000);
+        end_ok(f, ref);
+    }
+    CHECK_INT(early, 2);
+    return 0;
+}
+
+static void test_set_back(void **state)
+{
+    run(state, body_set_back);
+}
+
+/* What a task takes is no more for a clock that is set. */
+static int body_set_while_running(void *arg)
+{
+    Fixture *f = arg;
+    QueueStats stats;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    const int64_t ms[] = { 86400000, -86400000, 3600000, 0 };
+    for (size_t i = 0; i < ARRAY_N(ms); i++) {
+        put_tenant(f, "a");
+        TaskRef ref = claim_one(f, worker);
+        pass_ms(500);
+        real_now += ms[i];
+        pass_ms(500);
+        end_ok(f, ref);
+    }
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.lane[LANE_NORMAL].ran, 4);
+    CHECK_INT(stats.lane[LANE_NORMAL].ran_ms, 4000);
+    return 0;
+}
+
+static void test_set_while_running(void **state)
+{
+    run(state, body_set_while_running);
+}
+
 /* More tenants than one look compares (LINES_MAX): each gets its turn. */
 #define TENANTS 150
 static int body_very_many_tenants(void *arg)
@@ -779,6 +837,8 @@ int main(void)
         TEST_TENANTS(test_tenant_limit),
         TEST(test_long_line),
         TEST(test_one_floods),
+        TEST(test_set_back),
+        TEST(test_set_while_running),
         TEST(test_very_many_tenants),
         TEST(test_waits),
         TEST(test_place),
