@@ -212,7 +212,8 @@ typedef struct {
     const ToolSet *declared;
     const GatewaySink *sink; /* required; lives longer than the task */
     bool listen;             /* a listener of its own; false: in-process calls only */
-    /* Handles paths under /gantry/v1/ other than /gantry/v1/task (state, tasks, escalate, ...). */
+    /* Handles paths under /gantry/v1/ other than /gantry/v1/task (state, tasks, escalate, ...). It
+     * reads bodies of at most GATEWAY_DOOR_BYTES_MAX, for which room was taken. */
     HttpHandler door;
     void *door_ctx;
     /* It repeats a production task, unseen: no budget but that of everything is charged, and no
@@ -356,6 +357,7 @@ typedef struct {
 } GatewayHttp;
 
 #define GATEWAY_REQUEST_BYTES_MAX (32u * 1024 * 1024)
+#define GATEWAY_DOOR_BYTES_MAX ((size_t)8 << 20)
 
 /* All of it but the body. */
 void gateway_http_read(HttpReq *req, GatewayHttp *ret);

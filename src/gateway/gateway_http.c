@@ -421,19 +421,18 @@ GatewayReply gateway_http_reply(GatewayHttpReply *state, HttpReq *req)
 }
 
 /* A body that does not say how large it is may become as large as one may be. */
-static size_t body_room(const HttpReq *req)
+static size_t body_room(const HttpReq *req, size_t max)
 {
     int64_t n;
-    if (str_to_i64(http_header(req, "content-length"), &n) < 0 || n < 0)
-        return GATEWAY_REQUEST_BYTES_MAX;
-    return (size_t)MIN(n, (int64_t)GATEWAY_REQUEST_BYTES_MAX);
+    if (str_to_i64(http_header(req, "content-length"), &n) < 0 || n < 0) return max;
+    return (size_t)MIN(n, (int64_t)max);
 }
 
 /* Room before the body, and back what it did not take. */
 static int with_body_wait(const TaskAsk *ask, HttpReq *req, GatewayHttp *http)
 {
     GatewayTask *task = ask->task;
-    size_t room = body_room(req);
+    size_t room = body_room(req, GATEWAY_REQUEST_BYTES_MAX);
     int r = room_take_wait(task, room, http->timeout_ms, ask->reply);
     if (r == GATEWAY_E_NO_ROOM) return no_room_wait(ask);
     if (r != 0) return r == HTTP_E_GONE ? 0 : r;
@@ -442,6 +441,30 @@ static int with_body_wait(const TaskAsk *ask, HttpReq *req, GatewayHttp *http)
     room_give(task, rest);
     r = r == 0 ? serve_wait(ask) : body_failed_wait(ask, req, r);
     room_give(task, room - rest);
+    return r;
+}
+
+static int door_no_room_wait(const GatewayTask *task, HttpReq *req)
+{
+    if (task->totals.stop != GATEWAY_STOP_NONE)
+        return http_problem_wait(req, 503, "task_stopped", "the task has ended or was stopped");
+    http_header_add(req, "Retry-After", STR("1"));
+    return http_problem_wait(req, 429, "too_many_bytes",
+                             "too many bytes of the task's requests are here at once: send fewer, "
+                             "or smaller ones, at a time (waiting.bytesPerTask, waiting.bytes)");
+}
+
+/* The worker reads the bodies of what is asked of it, and keeps them as long as that takes. */
+static int door_wait(const TaskAsk *ask, HttpReq *req)
+{
+    GatewayTask *task = ask->task;
+    bool body = http_header(req, "content-length").len || http_header(req, "transfer-encoding").len;
+    size_t room = body ? body_room(req, GATEWAY_DOOR_BYTES_MAX) : 0;
+    int r = room_take_wait(task, room, 0, ask->reply);
+    if (r == GATEWAY_E_NO_ROOM) return door_no_room_wait(task, req);
+    if (r != 0) return r == HTTP_E_GONE ? 0 : r;
+    r = task->options.door(req, task->options.door_ctx);
+    room_give(task, room);
     return r;
 }
 
@@ -458,7 +481,7 @@ static int on_request(HttpReq *req, void *ctx)
         return ask_problem_wait(&ask, PROBLEM_INVALID, "this gateway has another name");
     const Route *route = route_of(req->path);
     if (!route && task->options.door && str_starts_with(req->path, STR("/gantry/v1/")))
-        return task->options.door(req, task->options.door_ctx);
+        return door_wait(&ask, req);
     if (route && str_eq(req->method, STR("POST")) && strcmp(route->method, "POST") == 0)
         return with_body_wait(&ask, req, &http);
     return serve_wait(&ask);

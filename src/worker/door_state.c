@@ -9,7 +9,7 @@
 #define PATIENCE_MS 30000
 #define DELAY_MS 100
 #define DELAY_MS_MAX 2000
-#define VALUE_BYTES_MAX ((size_t)8 << 20) /* that are read; the control plane says what is kept */
+#define VALUE_BYTES_MAX GATEWAY_DOOR_BYTES_MAX /* read; the control plane says what is kept */
 #define LIST_BYTES_MAX ((size_t)8 << 20)
 #define ETAG_MAX 32
 

@@ -188,12 +188,65 @@ static void test_others(void **state)
     rig_run_configured(configure_task, others_wait, gated, NULL);
 }
 
+/* --- what is asked of the worker --- */
+
+static int door(HttpReq *req, void *ctx)
+{
+    Str body;
+    (void)ctx;
+    int r = http_body_wait(req, GATEWAY_DOOR_BYTES_MAX, &body);
+    return r == 0 ? http_reply_wait(req, 200, "text/plain", STR("kept")) : r;
+}
+
+static Reply put_wait(Rig *rig, Str body)
+{
+    return rig_method_wait(rig, STR("PUT"), "/gantry/v1/state/k", body);
+}
+
+/* Its bodies need room like those of model calls; what has none is not kept waiting. */
+static void door_wait(void *arg)
+{
+    Rig *rig = arg;
+    Caller first;
+    char text[3000];
+    memset(text, 'd', sizeof text);
+    rig->config.request_wait_ms = 50;
+    rig->options.door = door;
+    rig_task_wait(rig, rig_no_limits);
+    CLEANUP(reply_deinit) Reply alone = put_wait(rig, str_make(text, sizeof text));
+    CHECK_INT(alone.status, 200);
+    empty_until(rig);
+    caller_begin(&first, rig);
+    rig_sent_wait(rig, 1);
+    CLEANUP(reply_deinit) Reply refused = put_wait(rig, str_make(text, sizeof text));
+    CHECK_INT(refused.status, 429);
+    CHECK_HAS(reply_str(&refused), "\"code\":\"too_many_bytes\"");
+    CHECK_HAS(str_of(refused.all), "Retry-After: 1\n");
+    CHECK_INT(stats_of(rig).room_refused, 1);
+    CLEANUP(reply_deinit) Reply get = rig_request_wait(rig, "/gantry/v1/state/k", STR(""));
+    CHECK_INT(get.status, 200);
+    atomic_store(&open_gate, true);
+    CHECK_INT(caller_end(&first), 200);
+    empty_until(rig);
+    CLEANUP(reply_deinit) Reply again = put_wait(rig, str_make(text, sizeof text));
+    CHECK_INT(again.status, 200);
+    empty_until(rig);
+}
+
+static void test_door(void **state)
+{
+    (void)state;
+    atomic_store(&open_gate, false);
+    rig_run_configured(configure_task, door_wait, gated, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_served),
         cmocka_unit_test(test_others),
+        cmocka_unit_test(test_door),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
