@@ -5,7 +5,7 @@
 #include "worker/door_state.h"
 
 #define SCRATCH_BYTES_MAX ((size_t)128 << 20)
-#define TRIES_MAX 10 /* when other tasks of the session write at the same time */
+#define TRIES_MAX 10 /* when others write at the same time, or the answer to a write is lost */
 
 /* What the key held. */
 typedef struct {
@@ -102,7 +102,7 @@ static int put_wait(Run *run, const Kept *kept, size_t keep, const Dialogue *dia
 {
     CLEANUP(buf_deinit) Buf buf = { 0 };
     CLEANUP(arena_deinit) Arena scratch = { 0 };
-    StateReply reply = { .outcome = STATE_TOO_LARGE };
+    StateReply reply;
     buf_init(&buf, SCRATCH_BYTES_MAX);
     arena_init(&scratch, SCRATCH_BYTES_MAX);
     *ret = STATE_TOO_LARGE;
@@ -113,7 +113,7 @@ static int put_wait(Run *run, const Kept *kept, size_t keep, const Dialogue *dia
                      .content_type = STR("application/json"),
                      .if_version = kept->version };
     int r = run_state_wait(run, &ask, &scratch, &reply);
-    *ret = reply.outcome;
+    *ret = r == 0 ? reply.outcome : STATE_MISMATCH; /* not known: to be looked at again */
     return r;
 }
 

@@ -16,6 +16,7 @@ typedef struct {
     bool finish_lost, call_lost, artifact_spoilt, no_version, unreachable;
     bool beat_hangs;          /* heartbeats are answered once it is cleared */
     bool state_hangs;         /* what is asked of sessions is not answered while it is set */
+    int state_puts;           /* of the next ones: not made; the last made, its answer lost */
     bool claim_late, claimed; /* claimed: tasks, which arrive once claim_late is cleared */
     int64_t call_delay_ms;    /* before the calls are made to fail */
     int64_t news_delay_ms;    /* that what heartbeats bring takes to be read */
@@ -211,7 +212,10 @@ static int flaky_state(WorkerLink *link, TaskRef task, const StateAsk *ask, Aren
     Flaky *f = flaky_of(link);
     while (f->state_hangs)
         if (fiber_sleep_wait(5) < 0) return -ECANCELED;
-    return f->inner->ops->state_wait(f->inner, task, ask, arena, ret);
+    bool lost = ask->what == STATE_PUT && f->state_puts > 0;
+    if (lost && --f->state_puts > 0) return diag_set(-ECONNREFUSED, "there is no control plane");
+    int r = f->inner->ops->state_wait(f->inner, task, ask, arena, ret);
+    return lost ? diag_set(-ECONNRESET, "the answer was lost") : r;
 }
 
 static int flaky_leave(WorkerLink *link)
@@ -324,6 +328,56 @@ static void test_a_builtin_agent_is_stuck(void **state)
 {
     (void)state;
     bench_with((Bench){ .scenario = builtin_stuck, .configure = make_stuck, .lease_ms = 3000 });
+}
+
+/* --- a builtin agent's memory while the control plane is away --------------------------------- */
+
+typedef struct {
+    Arena *arena;
+    Str value;
+} Remembered;
+
+static int remembered_job(Db *db, void *arg)
+{
+    Remembered *kept = arg;
+    DbStmt *s = db_stmt(db, "SELECT CAST(value AS TEXT) FROM state WHERE key = 'gantry.memory'");
+    int r = db_step(s);
+    kept->value = r == DB_E_ROW ? arena_str(kept->arena, db_str(s, 0)) : STR_NULL;
+    db_reset(s);
+    return MIN(r, 0);
+}
+
+/* It is not written, then it is and nobody says so: it is looked at, and is there once. */
+static int memory_survives(Bench *b)
+{
+    BenchFile files[] = {
+        { "agent.yaml", "apiVersion: gantry/v1\nkind: Agent\nmetadata: {name: a}\nspec:\n"
+                        "  {runtime: builtin, prompt: p, model: sim/echo, memory: {window: 5}}\n" },
+        { "p", "x" },
+    };
+    bench_deploy_files(b, files, ARRAY_N(files));
+    flaky->state_puts = 2;
+    TaskNew new = { .agent = STR("a"),
+                    .lane = LANE_NORMAL,
+                    .input = STR("\"hi\""),
+                    .session_id = STR("s") };
+    TaskSummary summary = { 0 };
+    CHECK_INT(queue_submit_wait(b->queue, &new, &summary), 0);
+    Task task = bench_end(b, summary.id);
+    CHECK_INT(task.state, TASK_SUCCEEDED);
+    CHECK_INT(flaky->state_puts, 0);
+    Remembered kept = { .arena = &b->arena };
+    CHECK_INT(store_read_wait(b->store, remembered_job, &kept), 0);
+    ptrdiff_t at = str_find(kept.value, STR("\"user\":\"hi\""));
+    CHECK(at >= 0);
+    CHECK(str_find(str_skip(kept.value, (size_t)MAX(at, 0) + 1), STR("\"user\":")) < 0);
+    return 0;
+}
+
+static void test_memory_survives_the_control_plane(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = memory_survives, .configure = make_flaky });
 }
 
 /* --- leases ----------------------------------------------------------------------------------- */
@@ -901,6 +955,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_builtin_agent_is_stuck),
+        cmocka_unit_test(test_memory_survives_the_control_plane),
         cmocka_unit_test(test_lost_lease_kills),
         cmocka_unit_test(test_a_lease_ends_while_a_heartbeat_hangs),
         cmocka_unit_test(test_what_is_lost_is_not_held),
