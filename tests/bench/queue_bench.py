@@ -31,7 +31,8 @@ BODY = json.dumps({"agent": "noop", "input": "x" * 200})
 CONFIG = ("worker: {lease: 10m}\nlimits: {queuedTasks: 3000000}\n"
           "lanes: {critical: {reserved: 1}, normal: {reserved: 64}, low: {reserved: 1}, shared: 0}\n")
 SLOTS = {"critical": 0, "normal": 0, "low": 0, "shared": 1000}
-ENQUEUE_N, LATENCY_N = 20000, 300
+ONE_N, ENQUEUE_N, LATENCY_N = 2000, 20000, 300
+DRAIN1_N, DRAIN_N = 5000, 20000  # one by one; by many at a time, as many as the fast peers drain
 PEERS = (("graphile", "default"), ("graphile", "tuned"), ("pgboss", "default"), ("pgboss", "tuned"),
          ("bullmq", "default"), ("bullmq", "tuned"))
 NAMES = {
@@ -119,15 +120,15 @@ class Ours:
 
 def ours_round(gantry, work):
     ours = Ours(gantry, work)
-    one = ours.load(1, 0, 2000)
+    one = ours.load(1, 0, ONE_N)
     many = ours.load(64, 0, ENQUEUE_N)
     result = {"enqueue1": one["per_s"], "enqueue64": many["per_s"], "enqueue_cpu_us": many["cpu_us"],
               "enqueue64_p99_us": many["submit_p99_us"]}
-    drain1 = ours.load(0, 64, ENQUEUE_N // 2)
-    drain = ours.load(0, 64, ENQUEUE_N // 2, batch=50)
+    ours.load(64, 0, DRAIN1_N + DRAIN_N - ENQUEUE_N - ONE_N)
+    drain1 = ours.load(0, 64, DRAIN1_N)
+    drain = ours.load(0, 64, DRAIN_N, batch=50)
     result["drain1"], result["drain"] = drain1["per_s"], drain["per_s"]
     result["drain_cpu_us"] = drain["cpu_us"]
-    ours.load(0, 1, 2000, batch=50)
     both = ours.load(32, 32, ENQUEUE_N // 2, batch=50)
     result["flow"], result["flow_cpu_us"] = both["per_s"], both["cpu_us"]
     low = ours.load(1, 1, LATENCY_N, gap_ms=5)
