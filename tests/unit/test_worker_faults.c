@@ -357,10 +357,9 @@ static int memory_survives(Bench *b)
     };
     bench_deploy_files(b, files, ARRAY_N(files));
     flaky->state_puts = 2;
-    TaskNew new = { .agent = STR("a"),
-                    .lane = LANE_NORMAL,
-                    .input = STR("\"hi\""),
-                    .session_id = STR("s") };
+    TaskNew new = {
+        .agent = STR("a"), .lane = LANE_NORMAL, .input = STR("\"hi\""), .session_id = STR("s")
+    };
     TaskSummary summary = { 0 };
     CHECK_INT(queue_submit_wait(b->queue, &new, &summary), 0);
     Task task = bench_end(b, summary.id);
