@@ -34,7 +34,6 @@ import time
 
 import aims
 
-TICKS = os.sysconf("SC_CLK_TCK")
 MODEL = "bench-model"
 
 
@@ -45,13 +44,9 @@ def free_port():
 
 
 def cpu_seconds(pid):
-    """User and system time of the process and its children that live (nginx has workers)."""
-    total = 0
-    for child in [pid] + children(pid):
-        with open(f"/proc/{child}/stat", encoding="ascii") as f:
-            fields = f.read().rsplit(")", 1)[1].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS
+    """CPU time of the process and its children that live (nginx has workers): by their clocks, since
+    the ticks of /proc/PID/stat are 10 ms, a tenth of what some measure."""
+    return sum(time.clock_gettime((~child << 3) | 2) for child in [pid] + children(pid))
 
 
 def children(pid):

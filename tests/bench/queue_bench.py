@@ -362,14 +362,14 @@ def until_idle(ours):
 # --- depth ---
 
 def depth(gantry, work):
-    bench.heading("queue, while so many tasks wait: 2,000 more submitted, claimed by 10 and finished")
+    bench.heading("queue, while so many tasks wait: 10,000 more submitted, claimed by 10 and finished")
     print(f"  {'waiting':>9} {'submit':>9} {'drain':>9} per second {'submit':>7} {'drain':>7} CPU-us of the server")
     ours = Ours(gantry, work)
     waiting, cpu_us = 0, []
     for target in (1000, 100000, 1000000):
         ours.load(64, 0, target - waiting)
         waiting = target
-        put, got = ours.load(64, 0, 2000), ours.load(0, 32, 2000, batch=10)
+        put, got = ours.load(64, 0, 10000), ours.load(0, 32, 10000, batch=10)
         print(f"  {target:>9} {put['per_s']:>9.0f} {got['per_s']:>9.0f}            {put['cpu_us']:>7.0f} {got['cpu_us']:>7.0f}")
         cpu_us.append(put["cpu_us"] + got["cpu_us"])
     aims.at_most("queue: CPU of a task while 1,000,000 wait, beside 1,000", cpu_us[-1] / cpu_us[0], 1.3)
