@@ -78,17 +78,22 @@ int api_queue_fail_wait(ApiCall *call, int r)
 {
     assert(r != 0);
     if (r < 0) return api_fail_wait(call, r);
-    if (r == QUEUE_E_FULL) {
-        char seconds[24];
-        snprintf(seconds, sizeof seconds, "%" PRId64,
-                 queue_retry_after_s(call->api->options.queue));
-        http_header_add(call->req, "Retry-After", str_of(seconds));
-    }
     for (size_t i = 0; i < ARRAY_N(queue_problems); i++)
         if (queue_problems[i].outcome == r)
             return api_problem_wait(call, queue_problems[i].status, queue_problems[i].code, "%s",
                                     diag_text());
     return api_fail_wait(call, diag_set(-EPROTO, "the queue gave outcome %d", r));
+}
+
+int api_lane_fail_wait(ApiCall *call, int r, Lane lane)
+{
+    if (r == QUEUE_E_FULL) {
+        char seconds[24];
+        snprintf(seconds, sizeof seconds, "%" PRId64,
+                 queue_retry_after_s(call->api->options.queue, lane));
+        http_header_add(call->req, "Retry-After", str_of(seconds));
+    }
+    return api_queue_fail_wait(call, r);
 }
 
 int api_reply_wait(ApiCall *call, int status, const char *type, Str body)

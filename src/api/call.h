@@ -45,8 +45,10 @@ int api_problem_wait(ApiCall *call, int status, const char *code, const char *fm
  * line in the log. -ECANCELED is returned as it is. */
 int api_fail_wait(ApiCall *call, int r);
 
-/* The answer for a positive outcome of the queue or a negative errno; diag has the detail. */
+/* The answer for a positive outcome of the queue or a negative errno; diag has the detail. The
+ * second also says when to come again, where that lane is full. */
 int api_queue_fail_wait(ApiCall *call, int r);
+int api_lane_fail_wait(ApiCall *call, int r, Lane lane);
 
 /* Something that answers by writing JSON: begun with api_json, ended with api_json_wait. */
 typedef struct {

@@ -401,5 +401,5 @@ int execute_run_wait(ApiCall *call)
     TaskSummary summary;
     r = queue_submit_wait(call->api->options.queue, &s.task, &summary);
     if (r == QUEUE_E_AGENT_NEEDED) return agent_needed_wait(&s);
-    return r == 0 ? accepted_wait(&s, &summary) : api_queue_fail_wait(call, r);
+    return r == 0 ? accepted_wait(&s, &summary) : api_lane_fail_wait(call, r, s.task.lane);
 }

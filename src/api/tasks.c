@@ -193,6 +193,14 @@ const BodySpec retry_body = { .name = "RetryRequest",
                               .members = retry_members,
                               .n = ARRAY_N(retry_members) };
 
+/* The diag of the refusal stays. */
+static int retry_full_wait(ApiCall *call, Uuid id)
+{
+    Task task = { .lane = LANE_NORMAL };
+    int r = queue_get_wait(call->api->options.queue, id, 0, &call->req->arena, &task);
+    return r < 0 ? api_fail_wait(call, r) : api_lane_fail_wait(call, QUEUE_E_FULL, task.lane);
+}
+
 int task_retry_run_wait(ApiCall *call)
 {
     Uuid id;
@@ -203,6 +211,7 @@ int task_retry_run_wait(ApiCall *call)
     if (r != 0) return r;
     bool fresh = json_bool(json_get(body, "fresh"), false);
     r = queue_retry_wait(call->api->options.queue, id, fresh);
+    if (r == QUEUE_E_FULL) return retry_full_wait(call, id);
     return r == 0 ? state_reply_wait(call, id, TASK_QUEUED, 202) : api_queue_fail_wait(call, r);
 }
 

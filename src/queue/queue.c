@@ -212,17 +212,13 @@ void queue_stats(Queue *queue, QueueStats *ret)
     }
 }
 
-int64_t queue_retry_after_s(Queue *queue)
+int64_t queue_retry_after_s(Queue *queue, Lane lane)
 {
     QueueStats stats;
-    int64_t longest_s = 1;
     queue_stats(queue, &stats);
-    for (int lane = 0; lane < LANE_N_; lane++) {
-        const QueueLaneStats *s = &stats.lane[lane];
-        if (s->queued < queue->options.queued_max[lane]) continue;
-        longest_s = MAX(longest_s, lane_retry_after_s(s->queued, s->starts_per_s));
-    }
-    return longest_s;
+    const QueueLaneStats *s = &stats.lane[lane];
+    if (s->queued < queue->options.queued_max[lane]) return 1; /* it has room meanwhile */
+    return lane_retry_after_s(s->queued, s->starts_per_s);
 }
 
 static int oldest_job(Db *db, void *arg)

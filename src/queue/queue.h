@@ -262,8 +262,8 @@ typedef struct {
  * or -errno. */
 MUST_CHECK int queue_place_wait(Queue *queue, const Task *task, TaskPlace *ret);
 
-/* Seconds after which a lane that is full now may have room; any thread. */
-int64_t queue_retry_after_s(Queue *queue);
+/* Seconds after which the lane, when it is full now, may have room; any thread. */
+int64_t queue_retry_after_s(Queue *queue, Lane lane);
 
 /* Watching: take a mark, read the task, then wait for the mark to move. The mark moves after every
  * committed change of the task (also new log lines and calls), and sometimes for nothing: read

@@ -554,10 +554,11 @@ static int body_figures(void *arg)
     CHECK_INT(s->queued, 9);
     submit(f, LANE_NORMAL);
     CHECK_INT(queue_submit_wait(f->queue, &new, &summary), QUEUE_E_FULL);
-    CHECK_INT(queue_retry_after_s(f->queue), 1);
+    CHECK_INT(queue_retry_after_s(f->queue, LANE_NORMAL), 1);
     new.lane = LANE_LOW;
     for (int i = 0; i < 10; i++) CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
-    CHECK_INT(queue_retry_after_s(f->queue), 60); /* nothing of low starts */
+    CHECK_INT(queue_retry_after_s(f->queue, LANE_LOW), 60); /* nothing of it starts */
+    CHECK_INT(queue_retry_after_s(f->queue, LANE_NORMAL), 1);
     return 0;
 }
 
