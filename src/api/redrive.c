@@ -79,6 +79,26 @@ static int redrive_read_wait(ApiCall *call, Redrive *ret)
 
 /* --- doing it --------------------------------------------------------------------------------- */
 
+#define ALL_LANES ((1u << LANE_N_) - 1)
+
+/* Lanes that are full are left out from then on. */
+static void part_add(Redrive *redrive, const RetriedMany *part)
+{
+    RetriedMany *done = &redrive->done;
+    done->retried += part->retried;
+    done->skipped += part->skipped;
+    done->full_lanes |= part->full_lanes;
+    done->left_below_seq = MAX(done->left_below_seq, part->left_below_seq);
+    redrive->ask.below_seq = done->below_seq = part->below_seq;
+    redrive->ask.filter.lanes_not = done->full_lanes;
+}
+
+/* The highest of those that are. */
+static Lane full_lane(const RetriedMany *done)
+{
+    return done->full_lanes ? (Lane)__builtin_ctz(done->full_lanes) : LANE_NORMAL;
+}
+
 /* Part by part, each in a commit of its own: as far as limit, time and lanes allow. Returns 0,
  * QUEUE_E_FULL (there was room for none), -errno; with an error nothing more is done, but what was
  * done stays, and is not done again by who asks again. */
@@ -91,27 +111,27 @@ static int redrive_wait(ApiCall *call, Redrive *redrive)
         redrive->ask.max = redrive->limit - done->retried;
         int r = queue_retry_many_wait(call->api->options.queue, &redrive->ask, &part);
         if (r != 0) return r;
-        done->retried += part.retried;
-        done->skipped += part.skipped;
-        done->full = part.full;
-        redrive->ask.below_seq = done->below_seq = part.below_seq;
-    } while (done->below_seq > 0 && !done->full && done->retried < redrive->limit &&
-             clock_mono_ms() < deadline_ms && !api_wait_over(call));
-    return done->full && done->retried == 0 ? QUEUE_E_FULL : 0;
+        part_add(redrive, &part);
+    } while (done->below_seq > 0 && done->full_lanes != ALL_LANES &&
+             done->retried < redrive->limit && clock_mono_ms() < deadline_ms &&
+             !api_wait_over(call));
+    if (done->full_lanes == 0 || done->retried > 0) return 0;
+    return diag_set(QUEUE_E_FULL, "the %s lane is full", lane_name(full_lane(done)));
 }
 
 static int reply_wait(ApiCall *call, const Redrive *redrive)
 {
     CLEANUP(api_json_deinit) ApiJson json = { 0 };
     const RetriedMany *done = &redrive->done;
+    int64_t below_seq = MAX(done->left_below_seq, done->below_seq); /* 0: there is no more */
     PageCursor next = { "" };
-    if (done->below_seq > 0) next = page_cursor_make(done->below_seq);
+    if (below_seq > 0) next = page_cursor_make(below_seq);
     api_json(&json, API_JSON_BYTES_MAX);
     json_out_object(&json.out);
     json_out_ki64(&json.out, "retried", done->retried);
     json_out_ki64(&json.out, "skipped", done->skipped);
-    json_out_kbool(&json.out, "more", done->below_seq > 0);
-    json_out_kbool(&json.out, "full", done->full);
+    json_out_kbool(&json.out, "more", below_seq > 0);
+    json_out_kbool(&json.out, "full", done->full_lanes != 0);
     api_cursor_write(&json.out, next);
     json_out_object_end(&json.out);
     return api_json_wait(call, redrive->ask.dry_run ? 200 : 202, &json);
@@ -126,5 +146,6 @@ int task_retry_many_run_wait(ApiCall *call)
     if (redrive.done.retried > 0 && !redrive.ask.dry_run)
         LOG_INFO("tasks are retried", LOG_INT("number", redrive.done.retried),
                  LOG_STR("agent", redrive.ask.filter.agent));
-    return r != 0 ? api_queue_fail_wait(call, r) : reply_wait(call, &redrive);
+    if (r != 0) return api_lane_fail_wait(call, r, full_lane(&redrive.done));
+    return reply_wait(call, &redrive);
 }

@@ -558,28 +558,32 @@ static void retry_print_json(const Retrying *done)
     printf("%.*s\n", STR_ARG(buf_str(&text)));
 }
 
-/* Until none is left or as many are retried as were asked for. When it ends before that it says
+/* Until none is left or as many are retried as were asked for; what finds no place in a full lane
+ * is left, and keeps nobody from going on with the other lanes. When it ends before that it says
  * where to go on: what was retried is queued, and is not found again from there. */
 static int retry_many(Client *client)
 {
     const Invocation *in = client->in;
     bool table = in->output == OUTPUT_TABLE;
     Retrying done;
+    int64_t before;
     int r = retry_read(in, &done);
     if (r != EXIT_OK) return r;
     do {
+        before = done.retried;
         r = retry_part(client, &done);
         if (r != EXIT_OK && done.cursor[0])
             return fail(r, "%" PRId64 " retried; go on with `--cursor %s`", done.retried,
                         done.cursor);
         if (r != EXIT_OK) return r;
         if (table && done.more) fprintf(stderr, "%" PRId64 " ...\n", done.retried);
-    } while (done.more && !done.full && (!done.limit || done.retried < done.limit));
+    } while (done.more && (!done.full || done.retried - before == RETRY_PART_MAX) &&
+             (!done.limit || done.retried < done.limit));
     if (!table) retry_print_json(&done);
     else
         printf("%" PRId64 " %s%s%s%s\n", done.retried,
                flag_given(in, "dry-run") ? "would be retried" : "retried",
-               done.full ? "; the lane is full" : "",
+               done.full ? "; a lane is full" : "",
                done.more ? "; there are more: go on with --cursor " : "", done.cursor);
     return EXIT_OK;
 }

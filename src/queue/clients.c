@@ -596,7 +596,6 @@ typedef struct {
     const RetryMany *ask;
     DeadTasks dead;
     int64_t reserved[LANE_N_];
-    Lane full_lane;
     Effects effects;
     RetriedMany ret;
 } ManyJob;
@@ -616,7 +615,13 @@ static void many_unreserve(ManyJob *job)
             queue_unreserve(job->queue, (Lane)lane);
 }
 
-/* Returns 0, QUEUE_E_FULL, -errno. */
+/* One that finds no place is left, and the first of them is where to look again. */
+static void many_leave(ManyJob *job, const TaskHead *head)
+{
+    job->ret.full_lanes |= 1u << head->lane;
+    job->ret.left_below_seq = MAX(job->ret.left_below_seq, head->seq + 1);
+}
+
 static int many_one(Db *db, ManyJob *job, int64_t seq)
 {
     TaskHead head = { .seq = seq };
@@ -629,11 +634,10 @@ static int many_one(Db *db, ManyJob *job, int64_t seq)
     job->reserved[head.lane] += retry.reserved;
     job->ret.retried += r == 0;
     job->ret.skipped += r == QUEUE_E_STATE || r == -ENOENT;
-    if (r == QUEUE_E_FULL) job->full_lane = head.lane;
-    return r == QUEUE_E_STATE || r == -ENOENT ? 0 : r;
+    if (r == QUEUE_E_FULL) many_leave(job, &head);
+    return r > 0 || r == -ENOENT ? 0 : r;
 }
 
-/* Up to the first that finds no place, which is the first of the next part. */
 static int many_job(Db *db, void *arg)
 {
     ManyJob *job = arg;
@@ -641,13 +645,18 @@ static int many_job(Db *db, void *arg)
     many_unreserve(job); /* of a run that was undone */
     job->effects = (Effects){ 0 };
     job->ret = (RetriedMany){ .below_seq = job->dead.below_seq };
-    for (size_t i = 0; i < job->dead.n && r == 0; i++) {
-        r = many_one(db, job, job->dead.seqs[i]);
-        if (r != QUEUE_E_FULL) continue;
-        job->ret.full = true;
-        job->ret.below_seq = job->dead.seqs[i] + 1;
+    for (size_t i = 0; i < job->dead.n && r == 0; i++) r = many_one(db, job, job->dead.seqs[i]);
+    return r;
+}
+
+/* Says so, and counts it once a part and lane. */
+static void many_full(ManyJob *job)
+{
+    for (int lane = LANE_N_ - 1; lane >= 0; lane--) {
+        if (!(job->ret.full_lanes >> lane & 1)) continue;
+        queue_refused(job->queue, (Lane)lane, QUEUE_E_FULL);
+        (void)diag_set(QUEUE_E_FULL, "the %s lane is full", lane_name((Lane)lane));
     }
-    return MIN(r, 0);
 }
 
 int queue_retry_many_wait(Queue *queue, const RetryMany *ask, RetriedMany *ret)
@@ -665,10 +674,8 @@ int queue_retry_many_wait(Queue *queue, const RetryMany *ask, RetriedMany *ret)
         return r;
     }
     queue_apply(queue, &job.effects);
+    many_full(&job);
     *ret = job.ret;
-    if (!ret->full) return 0;
-    queue_refused(queue, job.full_lane, QUEUE_E_FULL);
-    (void)diag_set(QUEUE_E_FULL, "the %s lane is full", lane_name(job.full_lane));
     return 0;
 }
 

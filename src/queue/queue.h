@@ -170,7 +170,8 @@ MUST_CHECK int queue_end_killed_wait(Queue *queue);
  * QUEUE_E_STATE (not ended, or succeeded), QUEUE_E_FULL, -errno. */
 MUST_CHECK int queue_retry_wait(Queue *queue, Uuid id, bool fresh);
 
-/* The same for many, a part at a time: those that fit, newest first, as far as one look goes. */
+/* The same for many, a part at a time: those that fit, newest first, as far as one look goes. One
+ * whose lane is full does not hold up those of other lanes. */
 typedef struct {
     DeadFilter filter;
     int64_t below_seq; /* as in task_dead: where to go on; INT64_MAX: from the newest */
@@ -181,7 +182,8 @@ typedef struct {
 typedef struct {
     int64_t retried, skipped; /* skipped: sub-agents, and what went on meanwhile */
     int64_t below_seq;        /* for the next part; 0: there is nothing more */
-    bool full;                /* it ended at a full lane: with diag */
+    int64_t left_below_seq;   /* below this one some found no place in their lanes; 0: none */
+    unsigned full_lanes; /* those, as bits: with diag. The next part had better leave them out */
 } RetriedMany;
 
 /* All of a part in one commit, so that whoever goes on behind it, or begins anew, queues none

@@ -291,6 +291,7 @@ static bool dead_takes(const DeadFilter *f, DbStmt *row)
 {
     int64_t state = db_i64(row, 1);
     if (f->state < 0 ? state == TASK_CANCELED : state != f->state) return false;
+    if (f->lanes_not >> db_i64(row, 6) & 1) return false;
     return (str_empty(f->agent) || str_eq(db_str(row, 3), f->agent)) &&
            (str_empty(f->version_id) || str_eq(db_str(row, 4), f->version_id)) &&
            (str_empty(f->error_code) || str_eq(db_str(row, 5), f->error_code));

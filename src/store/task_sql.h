@@ -244,7 +244,7 @@ MUST_CHECK int task_heads_read(DbStmt *stmt, TaskHead *heads, size_t *n);
 
 /* Ended without success, newest first; the states are those of the index. */
 #define TASK_DEAD_SQL /* task_dead */                                          \
-    "SELECT seq, state, created_at_ms, agent, version_id, error_code"          \
+    "SELECT seq, state, created_at_ms, agent, version_id, error_code, lane"    \
     " FROM task INDEXED BY task_dead WHERE state BETWEEN 3 AND 5 AND seq < ?1" \
     " AND shadow_of IS NULL ORDER BY seq DESC LIMIT ?2"
 

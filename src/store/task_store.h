@@ -291,6 +291,7 @@ typedef struct {
     int state;                         /* TASK_FAILED, _TIMED_OUT or _CANCELED; -1: the first two */
     Str agent, version_id, error_code; /* empty: any */
     int64_t since_ms;                  /* submitted from then on */
+    unsigned lanes_not;                /* without those of these lanes, as bits */
 } DeadFilter;
 
 #define DEAD_TASKS_MAX 64

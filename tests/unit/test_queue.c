@@ -179,7 +179,7 @@ static void test_full(void **state)
     run(state, body_full);
 }
 
-/* All parts from below_seq on, as far as there is room; adds up what they did. */
+/* All parts from below_seq on, in lanes that have room; adds up what they did. */
 static RetriedMany retry_all(Fixture *f, RetryMany ask)
 {
     RetriedMany sum = { 0 }, part;
@@ -187,9 +187,10 @@ static RetriedMany retry_all(Fixture *f, RetryMany ask)
         CHECK_INT(queue_retry_many_wait(f->queue, &ask, &part), 0);
         sum.retried += part.retried;
         sum.skipped += part.skipped;
-        sum.full = part.full;
-        ask.below_seq = sum.below_seq = part.below_seq;
-    } while (part.below_seq > 0 && !part.full);
+        ask.filter.lanes_not = sum.full_lanes |= part.full_lanes;
+        sum.left_below_seq = MAX(sum.left_below_seq, part.left_below_seq);
+        ask.below_seq = part.below_seq;
+    } while (part.below_seq > 0);
     return sum;
 }
 
@@ -219,7 +220,7 @@ static int body_retry_many(void *arg)
     CHECK_INT(get(f, ids[MANY - 1]).state, TASK_QUEUED); /* the newest */
     ask.max = 1000;
     RetriedMany done = retry_all(f, ask); /* anew */
-    CHECK(done.full && done.below_seq > 0);
+    CHECK(done.full_lanes == 1u << LANE_LOW && done.left_below_seq > 0);
     CHECK_INT(done.retried, 99);
     check_counts(f, LANE_LOW, 100, 0);
     CHECK_INT(retry_all(f, ask).retried, 0);
@@ -229,14 +230,46 @@ static int body_retry_many(void *arg)
     CHECK_INT(stats.lane[LANE_LOW].submitted, MANY);
     for (int i = 0; i < 60; i++)
         CHECK_INT(finish(f, claim_one(f, worker), TASK_OUTCOME_SUCCEEDED, NULL), 0);
-    ask.below_seq = done.below_seq;
+    ask.below_seq = done.left_below_seq;
     done = retry_all(f, ask);
-    CHECK(!done.full && done.below_seq == 0);
+    CHECK(done.full_lanes == 0 && done.left_below_seq == 0);
     CHECK_INT(done.retried, 60);
     CHECK_INT(done.skipped, 0);
     check_counts(f, LANE_LOW, 100, 0);
     for (int i = 0; i < MANY; i++) CHECK_INT(get(f, ids[i]).attempt, i >= 60 && i < 120);
     return 0;
+}
+
+/* A lane that is full does not hold up the others. */
+static int body_retry_many_lanes(void *arg)
+{
+    Fixture *f = arg;
+    Uuid ids[6];
+    TaskState state;
+    for (int i = 0; i < 6; i++) {
+        ids[i] = submit(f, i % 2 ? LANE_LOW : LANE_NORMAL);
+        CHECK_INT(queue_cancel_wait(f->queue, ids[i], STR("user"), &state), 0);
+    }
+    submit(f, LANE_LOW);
+    RetryMany ask = { .filter = { .state = TASK_CANCELED }, .below_seq = INT64_MAX, .max = 1000 };
+    RetriedMany done;
+    CHECK_INT(queue_retry_many_wait(f->queue, &ask, &done), 0);
+    CHECK_INT(done.retried, 4);
+    CHECK_INT(done.full_lanes, 1u << LANE_LOW);
+    CHECK_INT(get(f, ids[5]).state, TASK_QUEUED);
+    CHECK_INT(get(f, ids[0]).state, TASK_QUEUED);
+    CHECK_INT(get(f, ids[3]).state, TASK_CANCELED);
+    CHECK_INT(done.left_below_seq, get(f, ids[3]).seq + 1);
+    return 0;
+}
+
+static void test_retry_many_lanes(void **state)
+{
+    Fixture *f = *state;
+    close_queue(f);
+    f->options.queued_max[LANE_LOW] = 2;
+    open_queue(f);
+    run(state, body_retry_many_lanes);
 }
 
 static void test_retry_many(void **state)
@@ -804,6 +837,7 @@ int main(void)
         TEST(test_idempotency),
         TEST(test_full),
         TEST(test_retry_many),
+        TEST(test_retry_many_lanes),
         TEST(test_disk_full),
         TEST(test_slots),
         TEST(test_order),
