@@ -13,10 +13,12 @@
   queue     durable enqueue over HTTP, claim and finish, no-op tasks end to end, latency at low load, beside
             graphile-worker, pg-boss and BullMQ (default and tuned), and beside the disk's fsync rate; the
             same while 1,000, 100,000 and 1,000,000 tasks wait, and while 1,000,000 old ones are deleted
+  durable   single jobs, and runs of five steps that are each kept before the next, beside Restate and DBOS
 
 CPU-us a request (a streamed event) is what the server's processes used (user + system, /proc/PID/stat) by
 the requests answered. submit needs wrk, gateway a C compiler and nginx; a part is skipped without them.
-queue needs a C compiler; its peers PostgreSQL, Redis or Valkey, node and npm.
+queue and durable need a C compiler; their peers PostgreSQL, Redis or Valkey, node and npm (Restate's server is a
+download of 80 MB).
 """
 
 import argparse
@@ -503,18 +505,23 @@ def bench_queue(gantry, work, seconds, rounds):
     queue_bench.run(gantry, work, seconds, rounds)
 
 
+def bench_durable(gantry, work, seconds, rounds):
+    import durable_bench  # pylint: disable=import-outside-toplevel,cyclic-import
+    durable_bench.run(gantry, work, seconds, rounds)
+
+
 PARTS = {"startup": (bench_startup, False), "latency": (bench_latency, False),
          "submit": (bench_submit, True), "gateway": (bench_gateway, True),
          "lanes": (bench_lanes, False), "ingest": (bench_ingest, False), "rollouts": (bench_rollouts, False),
          "protocol": (bench_protocol, False),
-         "queue": (bench_queue, False)}
+         "queue": (bench_queue, False), "durable": (bench_durable, False)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--seconds", type=int, default=5, help="of load a measurement (default 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of queue, interleaved with its peers (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="of queue and durable, interleaved with their peers (default 3)")
     parser.add_argument("--check", action="store_true", help="exit with 1 when an aim is missed; those of peers that are not here are not looked at")
     args = parser.parse_args()
     gantry = os.path.abspath(os.environ.get("GANTRY", "build/gantry"))
@@ -530,7 +537,7 @@ def main():
             if needs_tools and not tools:
                 print(f"\n{name}: SKIPPED, wrk, nginx and cc are needed (`tools/bootstrap --bench` installs them)")
                 aims.unmeasured(name, "wrk, nginx and cc are needed")
-            elif name == "queue":
+            elif name in ("queue", "durable"):
                 run(gantry, work, args.seconds, args.rounds)
             elif needs_tools:
                 run(gantry, work, args.seconds)

@@ -95,12 +95,12 @@ class Ours:
     def register(self):
         return self.call("POST", "/api/workers", {"name": "bench", "slots": SLOTS})["workerId"]
 
-    def load(self, submit, work, count, batch=1, gap_ms=0, body=BODY):
+    def load(self, submit, work, count, batch=1, gap_ms=0, body=BODY, steps=0):
         """Runs the client; its figures, and CPU time of the server a task."""
         pid = self.server.process.pid
         before = bench.cpu_seconds(pid)
         out = subprocess.run([self.client, str(self.server.port), KEY, str(submit), str(work), self.worker,
-                              str(batch), str(count), str(gap_ms), body], capture_output=True, text=True, check=False)
+                              str(batch), str(count), str(gap_ms), body, str(steps)], capture_output=True, text=True, check=False)
         if out.returncode:
             sys.exit("bench: " + out.stderr)
         got = json.loads(out.stdout)

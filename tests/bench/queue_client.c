@@ -1,12 +1,14 @@
 /* A client of the task API and of the worker protocol for benchmarks, cheap so that the server is
  * what is measured: one thread, epoll, nothing but libc; a request at a time on each connection.
  *
- *   queue_client PORT KEY SUBMIT_CONNS WORK_CONNS WORKER BATCH COUNT GAP_MS BODY
+ *   queue_client PORT KEY SUBMIT_CONNS WORK_CONNS WORKER BATCH COUNT GAP_MS BODY [STEPS]
  *
  * SUBMIT_CONNS connections submit COUNT tasks with BODY; WORK_CONNS claim as WORKER, up to BATCH
  * tasks a claim, and report them as succeeded, several in one request, until COUNT have ended. One
  * of both may be 0. With a
- * GAP_MS a task is submitted so long after the one before has ended (low load).
+ * GAP_MS a task is submitted so long after the one before has ended (low load). With STEPS, and a
+ * BATCH of 1, so many results of tools are recorded before a task is reported, one after the other,
+ * each when the one before is kept.
  *
  * At the end a line of JSON: tasks, errors, seconds, submit_p50_us and submit_p99_us (request to
  * 202), start_p50_us and start_p99_us (request to the claim's answer that holds the task),
@@ -34,7 +36,7 @@
 #define CONNS_MAX 1024
 #define ID_BYTES 64
 
-typedef enum { SUBMIT, CLAIM, FINISH, FINISH_MANY } Doing;
+typedef enum { SUBMIT, CLAIM, STEP, FINISH, FINISH_MANY } Doing;
 
 typedef struct {
     int fd;
@@ -45,11 +47,11 @@ typedef struct {
     size_t in_len;
     char ids[BATCH_MAX][ID_BYTES];
     long long fences[BATCH_MAX];
-    int asked, held;
+    int asked, held, step;
 } Conn;
 
 static struct {
-    int port, batch, gap_ms, submit_conns, work_conns;
+    int port, batch, gap_ms, steps, submit_conns, work_conns;
     const char *key, *worker, *body;
     long count;
 } args;
@@ -60,6 +62,7 @@ static Conn *submitter; /* with a gap: who submits next, and when */
 static int64_t submit_at_us, submitted_us;
 static long submitted, accepted, claimed, asked, ended, errors;
 static int32_t *submit_us, *start_us, *end_us;
+static char step_result[272]; /* in base64 */
 
 static int64_t now_us(void)
 {
@@ -124,12 +127,35 @@ static void claim(Conn *c)
     post(c, CLAIM, path, body);
 }
 
+/* 200 bytes, as a worker records what a tool has returned. */
+static void step(Conn *c)
+{
+    static const char nothing[] = "{\"bytes\":0,\"gzip\":false,\"data\":\"\"}";
+    char path[256], body[2048];
+    snprintf(path, sizeof path, "/api/workers/%s/journal", args.worker);
+    snprintf(
+        body, sizeof body,
+        "{\"taskId\":\"%s\",\"fence\":%lld,\"recordings\":[{\"kind\":\"tool\",\"name\":\"step\","
+        "\"callId\":\"step-%d\",\"key\":\"%064x\",\"at\":\"2030-01-01T00:00:00Z\",\"status\":200,"
+        "\"contentType\":\"text/plain\",\"streamed\":false,\"complete\":true,"
+        "\"answer\":{\"bytes\":200,\"gzip\":false,\"data\":\"%s\"},\"request\":{\"bytes\":0,"
+        "\"base\":\"\",\"prefix\":0,\"suffix\":0,\"rest\":%s}}]}",
+        c->ids[0], c->fences[0], c->step, (unsigned)c->step, step_result, nothing);
+    post(c, STEP, path, body);
+}
+
 static int report(const Conn *c, int i, char *out, size_t size)
 {
     return snprintf(out, size,
                     "{\"taskId\":\"%s\",\"fence\":%lld,\"outcome\":\"succeeded\","
                     "\"result\":{\"ok\":true}}",
                     c->ids[i], c->fences[i]);
+}
+
+static void step_result_make(void)
+{
+    for (int i = 0; i < 66; i++) memcpy(step_result + i * 4, "eHh4", 4); /* "xxx" */
+    memcpy(step_result + 264, "eHg=", 5);
 }
 
 static void finish(Conn *c)
@@ -183,6 +209,11 @@ static void go_on(Conn *c, int status, const char *body)
         if (status != 200) die("claim", c->in);
         asked -= c->asked;
         take_tasks(c, body);
+        c->step = 0;
+        break;
+    case STEP:
+        if (status != 204) die("step", c->in);
+        c->step++;
         break;
     case FINISH:
     case FINISH_MANY:
@@ -193,8 +224,9 @@ static void go_on(Conn *c, int status, const char *body)
         if (args.gap_ms) submit_at_us = now_us() + args.gap_ms * 1000LL;
         break;
     }
-    if (c->held) finish(c);
-    else claim(c);
+    if (!c->held) claim(c);
+    else if (c->step < args.steps) step(c);
+    else finish(c);
 }
 
 static void arrived(Conn *c)
@@ -271,7 +303,7 @@ static void serve(void)
 
 int main(int argc, char **argv)
 {
-    if (argc != 10) die("usage", "see queue_client.c");
+    if (argc != 10 && argc != 11) die("usage", "see queue_client.c");
     args.port = (int)strtol(argv[1], NULL, 10);
     args.key = argv[2];
     args.submit_conns = (int)strtol(argv[3], NULL, 10);
@@ -281,7 +313,11 @@ int main(int argc, char **argv)
     args.count = strtol(argv[7], NULL, 10);
     args.gap_ms = (int)strtol(argv[8], NULL, 10);
     args.body = argv[9];
-    if (args.count <= 0 || args.batch < 1 || args.batch > BATCH_MAX) die("arguments", argv[6]);
+    args.steps = argc > 10 ? (int)strtol(argv[10], NULL, 10) : 0;
+    if (args.count <= 0 || args.batch < 1 || args.batch > BATCH_MAX ||
+        (args.steps > 0 && args.batch > 1))
+        die("arguments", argv[6]);
+    step_result_make();
     submit_us = calloc((size_t)args.count + BATCH_MAX, sizeof *submit_us);
     start_us = calloc((size_t)args.count + BATCH_MAX, sizeof *start_us);
     end_us = calloc((size_t)args.count + BATCH_MAX, sizeof *end_us);
