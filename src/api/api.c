@@ -181,7 +181,7 @@ static int no_route_wait(ApiCall *call, Str allow)
                                 "there is nothing at this path; /openapi.json lists what there is");
     http_header_add(req, "Allow", allow);
     if (str_eq(req->method, STR("OPTIONS"))) return api_reply_wait(call, 204, NULL, STR(""));
-    return api_problem_wait(call, 405, "method_not_allowed", "%.*s is not allowed here; %.*s is",
+    return api_problem_wait(call, 405, "method_not_allowed", "%.*s is not allowed here, but %.*s",
                             STR_ARG(req->method), STR_ARG(allow));
 }
 

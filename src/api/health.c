@@ -153,14 +153,28 @@ static const char root_page[] =
     "</ul>\n"
     "<h2>Try</h2>\n"
     "<pre>curl -H 'Content-Type: application/json' -d '{\"input\":\"hello\"}' "
-    "localhost:7070/agent/execute\n"
+    "%.*s/agent/execute\n"
     "gantry run AGENT \"hello\"</pre>\n"
     "</html>\n";
+
+/* How the reader has come here, if that is a plain host and port: it stands in the page. */
+static Str root_host(const HttpReq *req)
+{
+    Str host = http_header(req, "host");
+    for (size_t i = 0; i < host.len; i++) {
+        char c = host.ptr[i];
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                     c == '.' || c == '-' || c == ':' || c == '[' || c == ']';
+        if (!plain) return STR("localhost:7070");
+    }
+    return str_empty(host) ? STR("localhost:7070") : host;
+}
 
 int root_run_wait(ApiCall *call)
 {
     http_header_add(call->req, "Content-Security-Policy", STR("default-src 'none'"));
     http_header_add(call->req, "X-Content-Type-Options", STR("nosniff"));
-    return api_reply_wait(call, 200, "text/html; charset=utf-8",
-                          str_make(root_page, sizeof root_page - 1));
+    Str page = arena_printf(&call->req->arena, root_page, STR_ARG(root_host(call->req)));
+    if (!page.ptr) return api_fail_wait(call, -ENOMEM);
+    return api_reply_wait(call, 200, "text/html; charset=utf-8", page);
 }

@@ -985,6 +985,7 @@ static void test_queue_workers_and_root(void **state)
     reply = get(f, "/");
     EXPECT(reply, 200);
     EXPECT_HAS(reply.body, "openapi.json");
+    assert_true(str_find(reply.body, STR(":7070/")) < 0); /* the port that was asked is shown */
     EXPECT_HAS(field(&reply, "content-security-policy"), "default-src 'none'");
 }
 
