@@ -78,7 +78,9 @@ Str client_encoded(Client *client, const char *text)
 static int exit_of_status(int status, Str code)
 {
     if (str_eq(code, STR("switched_off"))) return EXIT_FAILED; /* whoever asks */
-    if (status == 400) return EXIT_USAGE;
+    if (str_eq(code, STR("key_reused"))) return EXIT_CONFLICT;
+    if (str_eq(code, STR("deadline_passed"))) return EXIT_USAGE;
+    if (status == 400 || status == 413) return EXIT_USAGE;
     if (status == 401 || status == 403) return EXIT_NOT_AUTHORISED;
     if (status == 404) return EXIT_NOT_FOUND;
     if (status == 409) return EXIT_CONFLICT;
@@ -103,6 +105,19 @@ void client_say_issues(const char *before, const Json *issues)
     for (JsonIter it = json_iter(issues); json_next(&it);) say_issue(before, it.value);
 }
 
+/* Where to look for what there is, after a name that is nothing. */
+static void say_where(Str code)
+{
+    if (str_eq(code, STR("agent_not_found"))) fail(0, "`gantry agents` lists those there are");
+    if (str_eq(code, STR("version_not_found")))
+        fail(0, "`gantry version list AGENT` lists those there are");
+    if (str_eq(code, STR("schedule_not_found")))
+        fail(0, "`gantry schedule list` lists those there are");
+    if (str_eq(code, STR("rollout_not_found")))
+        fail(0, "`gantry rollout list` lists those there are");
+    if (str_eq(code, STR("worker_not_found"))) fail(0, "`gantry workers` lists those there are");
+}
+
 static int say_problem(const ClientAnswer *answer)
 {
     Str detail = json_str(json_get(answer->json, "detail")),
@@ -115,6 +130,7 @@ static int say_problem(const ClientAnswer *answer)
         fail(0, "the server answered %d: %.*s", answer->status, (int)MIN(answer->body.len, 300),
              answer->body.ptr ? answer->body.ptr : "");
     client_say_issues("  ", json_get(answer->json, "errors"));
+    if (answer->status == 404) say_where(code);
     if (answer->status == 401) fail(0, "give a key with --key or GANTRY_API_KEY");
     return exit_of_status(answer->status, code);
 }

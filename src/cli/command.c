@@ -1,9 +1,11 @@
 #include "cli/command.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/diag.h"
@@ -93,6 +95,11 @@ static int unknown(const char *verb, const char *noun)
     for (size_t i = 0; i < commands_n && n < ARRAY_N(names); i++)
         names[n++] = str_of(commands[i].verb);
     Str near = issue_nearest(str_of(verb), names, n);
+    if (verb[0] == '-')
+        return fail(EXIT_USAGE,
+                    "`%s` stands before a command; flags stand after it: "
+                    "`gantry COMMAND ... %s`",
+                    verb, verb);
     if (near.len)
         return fail(EXIT_USAGE, "unknown command `%s`; did you mean `gantry %.*s`?", verb,
                     STR_ARG(near));
@@ -136,8 +143,9 @@ static int bad_flag(const Invocation *in, int why, const char *word)
     if (optopt >= GLOBAL_BASE) return fail(EXIT_USAGE, "`%s`: this flag takes no value", word);
     char letter[] = { '-', (char)optopt, '\0' }; /* one of several in a word, perhaps */
     if (optopt > 0) word = letter;
-    return fail(EXIT_USAGE, "unknown flag `%s`; `gantry %s%s%s --help` lists them", word, c->verb,
-                c->noun ? " " : "", c->noun ? c->noun : "");
+    return fail(EXIT_USAGE, "unknown flag `%s`; `gantry %s%s%s --help` lists them%s", word, c->verb,
+                c->noun ? " " : "", c->noun ? c->noun : "",
+                optopt > 0 ? "; an argument that begins with - stands after --" : "");
 }
 
 /* Fills in; EXIT_OK, EXIT_USAGE, or -1 when help was asked for. */
@@ -178,9 +186,20 @@ static int check_args(const Invocation *in)
                 c->noun ? " " : "", c->noun ? c->noun : "", c->args);
 }
 
-int command_main(int argc, char **argv)
+/* What was printed and did not arrive is no success; a reader that has left (EPIPE) wants no
+ * more. */
+static int output_end(int status)
 {
-    process_stdio_fill();
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout)) return status;
+    if (errno == EPIPE) return status;
+    int r = fail(EXIT_FAILED, "cannot write the output: %s",
+                 errno ? strerror(errno) : "an earlier write failed");
+    return status == EXIT_OK ? r : status;
+}
+
+static int invoke(int argc, char **argv)
+{
     if (argc < 2) {
         help_program();
         return EXIT_USAGE;
@@ -213,4 +232,10 @@ int command_main(int argc, char **argv)
     }
     if (r == EXIT_OK) r = check_args(&in);
     return r == EXIT_OK ? command->run(&in) : r;
+}
+
+int command_main(int argc, char **argv)
+{
+    process_stdio_fill();
+    return output_end(invoke(argc, argv));
 }

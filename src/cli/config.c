@@ -1396,6 +1396,48 @@ static void dump_value(const Setting *s, const Config *config, Buf *out)
     }
 }
 
+static void dump_value_json(const Setting *s, const Config *config, JsonOut *out)
+{
+    const void *at = setting_at(s, (Config *)(uintptr_t)config);
+    char duration[DURATION_TEXT_MAX];
+    switch (s->type) {
+    case SETTING_TEXT: json_out_kcstr(out, s->path, *(char *const *)at); break;
+    case SETTING_INT: json_out_ki64(out, s->path, *(const int64_t *)at); break;
+    case SETTING_BOOL: json_out_kbool(out, s->path, *(const bool *)at); break;
+    case SETTING_DURATION:
+        json_out_kcstr(out, s->path, duration_format(*(const int64_t *)at, duration));
+        break;
+    case SETTING_SHARE:
+        json_out_key(out, s->path);
+        json_out_f64(out, (double)*(const int64_t *)at / PPM_WHOLE);
+        break;
+    }
+}
+
+void config_dump_json(const Config *config, Buf *text)
+{
+    JsonOut out = json_out(text);
+    json_out_object(&out);
+    json_out_kstr_or_null(&out, "file", config->file);
+    json_out_key(&out, "settings");
+    json_out_object(&out);
+    for (size_t i = 0; i < ARRAY_N(settings); i++) dump_value_json(&settings[i], config, &out);
+    json_out_object_end(&out);
+    json_out_key(&out, "providers");
+    json_out_array(&out);
+    for (size_t i = 0; i < config->gateway.providers_n; i++) {
+        const GatewayProvider *p = &config->gateway.providers[i];
+        json_out_object(&out);
+        json_out_kcstr(&out, "name", p->name);
+        json_out_kcstr(&out, "protocol", gateway_protocol_name(p->protocol));
+        json_out_kcstr(&out, "baseUrl", p->base_url);
+        json_out_kbool(&out, "hasKey", p->key && *p->key);
+        json_out_object_end(&out);
+    }
+    json_out_array_end(&out);
+    json_out_object_end(&out);
+}
+
 void config_dump(const Config *config, Buf *out)
 {
     buf_printf(out, "# file: %s\n", config->file.len ? config->file.ptr : "none");

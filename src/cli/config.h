@@ -115,4 +115,7 @@ Str config_models_text(Config *config);
 /* The effective configuration as YAML, secrets masked. */
 void config_dump(const Config *config, Buf *out);
 
+/* The file, every setting and the providers as one JSON object; no secret is in it. */
+void config_dump_json(const Config *config, Buf *text);
+
 #endif

@@ -5,25 +5,55 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/diag.h"
 #include "cli/client.h"
 #include "cli/config.h"
 #include "cli/verbs.h"
+#include "codec/json.h"
 #include "sys/clock.h"
 
 #define DISK_BYTES_WANTED (INT64_C(1) << 30)
 #define SERVER_ASKED_MS 5000
 
 static int problems;
+static Output output;
+static bool listed; /* a check stands in the JSON array already */
+
+/* One check as JSON: in the array of --output json, or a line of its own. */
+static void print_json(const char *what, const char *detail, const char *fix)
+{
+    CLEANUP(buf_deinit) Buf text = { 0 };
+    buf_init(&text, 1 << 16);
+    JsonOut out = json_out(&text);
+    json_out_object(&out);
+    json_out_kcstr(&out, "name", what);
+    json_out_kbool(&out, "ok", !fix);
+    json_out_kcstr(&out, "detail", detail);
+    if (fix) json_out_kcstr(&out, "fix", fix);
+    json_out_object_end(&out);
+    if (output == OUTPUT_JSON) fputs(listed ? "," : "{\"checks\":[", stdout);
+    fputs(text.ptr ? text.ptr : "", stdout);
+    if (output == OUTPUT_JSONL) putchar('\n');
+    listed = true;
+}
 
 static void ok(const char *what, const char *detail)
 {
+    if (output != OUTPUT_TABLE) {
+        print_json(what, detail, NULL);
+        return;
+    }
     printf("ok       %-14s %s\n", what, detail);
 }
 
 static void problem(const char *what, const char *detail, const char *fix)
 {
     problems++;
+    if (output != OUTPUT_TABLE) {
+        print_json(what, detail, fix);
+        return;
+    }
     printf("PROBLEM  %-14s %s\n         %-14s fix: %s\n", what, detail, "", fix);
 }
 
@@ -156,6 +186,7 @@ static int check_server_wait(Client *client)
 int doctor_run(const Invocation *in)
 {
     Config config;
+    output = in->output;
     config_init(&config, CONFIG_DEV);
     check_config(in, &config);
     check_callers(&config);
@@ -165,6 +196,7 @@ int doctor_run(const Invocation *in)
     check_program("node", "Node agents", "apt-get install nodejs");
     config_deinit(&config);
     if (client_main(in, check_server_wait) != EXIT_OK) problems++;
+    if (output == OUTPUT_JSON) puts("]}");
     if (problems == 0) return EXIT_OK;
     return fail(EXIT_FAILED, "%d problem%s", problems, problems == 1 ? "" : "s");
 }

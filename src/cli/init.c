@@ -135,7 +135,9 @@ int init_run(const Invocation *in)
     if (strlen(dir) > PATH_BYTES_MAX - 64) return fail(EXIT_USAGE, "the path is too long");
     char name[64];
     int r = write_agent(dir, process, name);
-    if (r == -EEXIST) return fail(EXIT_CONFLICT, "%s", diag_text());
+    if (r == -EEXIST)
+        return fail(EXIT_CONFLICT, "%s: an agent is there already; name another directory",
+                    diag_text());
     if (r < 0) return fail(EXIT_FAILED, "%s", diag_text());
     printf("An agent is in %s. Next:\n  gantry dev %s\n  gantry run %s \"%s\"\n",
            strcmp(dir, ".") == 0 ? "this directory" : dir, dir, name,

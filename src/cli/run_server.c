@@ -443,6 +443,15 @@ static void banner_wait(Program *p)
                 p->config.data);
 }
 
+static void banner_worker(const Program *p)
+{
+    fprintf(stderr, "gantry %s  worker for %s\n", GANTRY_VERSION, p->in->server);
+    if (p->config.gateway.providers_n == 0)
+        fprintf(stderr,
+                "  Model     NONE: calls of models fail until OPENAI_API_KEY, ANTHROPIC_API_KEY, "
+                "OPENAI_BASE_URL or `providers` names one; --sim simulates them\n");
+}
+
 /* --- the life of a process -------------------------------------------------------------------- */
 
 /* Callers of models need a gateway here: `gantry serve` has one when it knows such callers. */
@@ -536,8 +545,7 @@ static int main_fiber(void *arg)
     if (r == 0 && p->mode == CONFIG_DEV) api_set_deploying(p->api, false);
     if (r == 0 && p->status == EXIT_OK) {
         if (p->mode == CONFIG_DEV) fprintf(stderr, "  Ctrl-C drains, twice kills\n");
-        if (p->mode == CONFIG_WORKER)
-            fprintf(stderr, "gantry %s  worker for %s\n", GANTRY_VERSION, p->in->server);
+        if (p->mode == CONFIG_WORKER) banner_worker(p);
         run_wait(p);
     }
     stop_wait(p);
@@ -725,6 +733,9 @@ static int load_config(Program *p)
     const char *file = flag(p->in, "log-file") ? flag(p->in, "log-file") : p->config.log_file;
     if (*file && strcmp(file, "-") != 0 && log_file_take_log(file, LOG_FILE_BYTES_MAX) < 0)
         return fail(EXIT_FAILED, "%s", diag_text_or(-EIO));
+    Url url;
+    if (p->mode == CONFIG_WORKER && url_parse(&p->config.arena, str_of(p->in->server), &url) < 0)
+        return fail(EXIT_USAGE, "--server %s: %s", p->in->server, diag_text());
     if (p->mode == CONFIG_WORKER) return EXIT_OK;
     return override_number(flag(p->in, "port"), "port", 65535, &p->config.port);
 }
@@ -814,8 +825,10 @@ int config_dump_run(const Invocation *in)
     int r = config_load(&config, flag(in, "config"));
     if (r == 0) r = config_add_providers(&config, 0);
     if (r == 0) {
-        config_dump(&config, &text);
+        if (in->output == OUTPUT_TABLE) config_dump(&config, &text);
+        else config_dump_json(&config, &text);
         fputs(text.ptr, stdout);
+        if (in->output != OUTPUT_TABLE) putchar('\n');
     }
     config_deinit(&config);
     return r == 0 ? EXIT_OK

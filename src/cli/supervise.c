@@ -12,6 +12,7 @@
 #include "cli/client.h"
 #include "cli/verbs.h"
 #include "codec/duration.h"
+#include "codec/url.h"
 #include "logic/fleet.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
@@ -476,6 +477,9 @@ static int supervise_body(Client *client)
     s->lock = -1;
     s->dir = flag(client->in, "data") ? flag(client->in, "data") : "gantry-workers";
     list_init(&s->members);
+    Url url;
+    if (url_parse(&client->arena, str_of(client->in->server), &url) < 0)
+        return fail(EXIT_USAGE, "--server %s: %s", client->in->server, diag_text());
     if (name_make(s) < 0 || rule_read(client->in, &s->rule) < 0) return EXIT_USAGE;
     if (ready_wait(s) < 0) return EXIT_FAILED;
     Signals *signals = signals_open(watched, ARRAY_N(watched));

@@ -71,18 +71,20 @@ static void say_end(const Json *task)
 {
     const Json *usage = json_get(task, "usage"), *error = json_get(task, "error");
     Str status = member(task, "status");
+    int64_t calls = json_i64_or(json_get(usage, "llmCalls"), 0),
+            tools = json_i64_or(json_get(usage, "toolCalls"), 0);
     fprintf(stderr,
-            "%.*s  attempt %" PRId64 "  %" PRId64 " model calls  %" PRId64 " tool calls  %" PRId64
+            "%.*s  attempt %" PRId64 "  %" PRId64 " model call%s  %" PRId64 " tool call%s  %" PRId64
             "+%" PRId64 " tokens  $%.*s\n",
-            STR_ARG(status), json_i64_or(json_get(task, "attempt"), 0),
-            json_i64_or(json_get(usage, "llmCalls"), 0),
-            json_i64_or(json_get(usage, "toolCalls"), 0),
+            STR_ARG(status), json_i64_or(json_get(task, "attempt"), 0), calls,
+            calls == 1 ? "" : "s", tools, tools == 1 ? "" : "s",
             json_i64_or(json_get(usage, "inputTokens"), 0),
             json_i64_or(json_get(usage, "outputTokens"), 0), STR_ARG(member(task, "costUsd")));
     const Json *below = json_get(task, "descendants");
+    int64_t tasks = json_i64_or(json_get(below, "tasks"), 0);
     if (below)
-        fprintf(stderr, "sub-agents: %" PRId64 " tasks, %" PRId64 " open, $%.*s\n",
-                json_i64_or(json_get(below, "tasks"), 0), json_i64_or(json_get(below, "open"), 0),
+        fprintf(stderr, "sub-agents: %" PRId64 " task%s, %" PRId64 " open, $%.*s\n", tasks,
+                tasks == 1 ? "" : "s", json_i64_or(json_get(below, "open"), 0),
                 STR_ARG(member(below, "costUsd")));
     if (error)
         fprintf(stderr, "%.*s: %.*s\n", STR_ARG(member(error, "code")),
@@ -317,6 +319,15 @@ static int read_input(Client *client, Str *ret)
     return file_read(&client->arena, "-", INPUT_BYTES_MAX, ret);
 }
 
+/* Whether the text was meant as a JSON object and is none, with diag. */
+static bool broken_json(Client *client, Str text)
+{
+    Str trimmed = str_trim(text);
+    const Json *v = NULL;
+    if (!str_starts_with(trimmed, STR("{")) || str_starts_with(trimmed, STR("{{"))) return false;
+    return json_parse(&client->arena, trimmed, NULL, &v, NULL) == -EINVAL;
+}
+
 /* A value as JSON: itself when it is JSON (so true and 7 are no texts), else a string of it. */
 static void write_value(Client *client, JsonOut *out, const char *key, Str text)
 {
@@ -347,6 +358,9 @@ static int run_body(Client *client)
     Str input;
     ClientAnswer answer;
     if (read_input(client, &input) < 0) return fail(EXIT_FAILED, "%s", diag_text());
+    if (broken_json(client, input))
+        fail(0, "the input begins like a JSON object and is none, so it is sent as text: %s",
+             diag_text());
     buf_init(&body, 2 * INPUT_BYTES_MAX);
     JsonOut out = json_out(&body);
     json_out_object(&out);
@@ -609,6 +623,9 @@ static int task_resolve_body(Client *client)
     if (strcmp(in->args[1], "-") == 0 &&
         file_read(&client->arena, "-", INPUT_BYTES_MAX, &answer) < 0)
         return fail(EXIT_FAILED, "%s", diag_text());
+    if (broken_json(client, answer))
+        return fail(EXIT_USAGE, "the answer begins like a JSON object and is none: %s",
+                    diag_text());
     buf_init(&body, 2 * INPUT_BYTES_MAX);
     JsonOut out = json_out(&body);
     json_out_object(&out);
