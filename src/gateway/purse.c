@@ -13,7 +13,8 @@
 #define ASK_ARENA_MAX ((size_t)8 << 20)
 #define IDLE_MS 2000 /* what was not used for so long goes back */
 #define WANTED_MS 1000
-#define SLOT_KEPT_MS INT64_C(86400000) /* after the window, by this machine's calendar */
+#define SLOT_KEPT_MS INT64_C(86400000) /* after the window, by this machine's calendar, */
+#define SLOT_QUIET_MS 600000           /* and after its last call: its record has arrived */
 #define SLOTS_MAX 65536
 #define SLOT_KEY_MAX (BUDGET_SCOPE_TEXT_MAX + 24)
 
@@ -53,6 +54,7 @@ struct Purse {
     const GatewayControl *const *control;
     Map slots, owners;
     uint64_t epoch, lease;
+    int64_t quiet_ms;
     int64_t wanted_until_ms; /* clock_mono_ms */
     bool giving, give_more, closed;
     FiberRef giver;
@@ -72,21 +74,27 @@ static Str slot_key(const BudgetScope *scope, int64_t start_ms, char out[SLOT_KE
     return str_make(out, n);
 }
 
-static PurseSlot *slot_get(Purse *purse, const BudgetScope *scope, int64_t start_ms, bool make)
+static PurseSlot *slot_get(Purse *purse, const BudgetScope *scope, int64_t start_ms)
 {
     char text[SLOT_KEY_MAX];
-    Str key = slot_key(scope, start_ms, text);
-    PurseSlot *slot = map_get(&purse->slots, key);
-    if (slot || !make || purse->slots.n >= SLOTS_MAX) return slot;
-    slot = xcalloc(1, sizeof *slot);
-    memcpy(slot->key, text, sizeof text);
-    slot->scope = *scope;
-    if (scope->kind != BUDGET_ALL)
+    return map_get(&purse->slots, slot_key(scope, start_ms, text));
+}
+
+/* It begins with what the control plane knows of it: it may have been here before. */
+static PurseSlot *slot_new(Purse *purse, const BudgetTold *told)
+{
+    if (purse->slots.n >= SLOTS_MAX) return NULL;
+    PurseSlot *slot = xcalloc(1, sizeof *slot);
+    Str key = slot_key(&told->scope, told->start_ms, slot->key);
+    slot->scope = told->scope;
+    if (told->scope.kind != BUDGET_ALL)
         slot->scope.key.ptr = slot->key + (str_find_char(str_of(slot->key), ':') + 1);
-    slot->start_ms = start_ms;
-    slot->purse.unit = scope->unit;
+    slot->start_ms = told->start_ms;
+    slot->purse.unit = told->scope.unit;
+    slot->purse.slice = (BudgetSlice){ told->granted, told->returned, told->spent };
+    slot->told = told->returned;
     slot->used_ms = clock_mono_ms();
-    map_put(&purse->slots, str_make(slot->key, key.len), slot);
+    map_put(&purse->slots, key, slot);
     return slot;
 }
 
@@ -96,14 +104,16 @@ static void slot_unref(PurseSlot *slot)
     if (--slot->refs == 0 && slot->stale) free(slot);
 }
 
-/* A slot stays while its window lasts: its totals must not begin anew. */
+/* A slot stays while its window lasts, by a calendar that may be wrong: the control plane tells
+ * what was spent of one that was forgotten too early. */
 static void slots_forget(Purse *purse)
 {
     size_t cursor = 0;
-    int64_t now_ms = clock_real_ms();
+    int64_t now_ms = clock_real_ms(), quiet_ms = clock_mono_ms() - purse->quiet_ms;
     for (PurseSlot *slot; (slot = map_next(&purse->slots, &cursor));) {
         bool told = slot->told >= slot->purse.slice.returned && budget_free(&slot->purse) <= 0;
-        if (slot->refs > 0 || slot->end_ms + SLOT_KEPT_MS > now_ms || !told) continue;
+        bool used = slot->refs > 0 || slot->used_ms > quiet_ms;
+        if (used || slot->end_ms + SLOT_KEPT_MS > now_ms || !told) continue;
         map_remove(&purse->slots, str_of(slot->key));
         free(slot);
     }
@@ -214,7 +224,8 @@ const BudgetPurse *purse_state(const PurseOwner *owner, const BudgetScope *scope
 
 static void told_take(Purse *purse, const BudgetTold *told)
 {
-    PurseSlot *slot = slot_get(purse, &told->scope, told->start_ms, true);
+    PurseSlot *slot = slot_get(purse, &told->scope, told->start_ms);
+    if (!slot) slot = slot_new(purse, told);
     if (!slot) return;
     slot->end_ms = told->end_ms;
     bool fresh = told->applies;
@@ -226,7 +237,7 @@ static void told_take(Purse *purse, const BudgetTold *told)
 static void notes_heard(Purse *purse, const BudgetNote *notes, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        PurseSlot *slot = slot_get(purse, &notes[i].scope, notes[i].start_ms, false);
+        PurseSlot *slot = slot_get(purse, &notes[i].scope, notes[i].start_ms);
         if (slot) slot->told = MAX(slot->told, notes[i].returned);
     }
 }
@@ -237,7 +248,7 @@ static void owner_learn(PurseOwner *owner, const BudgetAnswer *answer)
     owner->until_ms = INT64_MAX;
     for (size_t i = 0; i < answer->told_n && answer->told[i].applies; i++) {
         const BudgetTold *told = &answer->told[i];
-        PurseSlot *slot = slot_get(owner->purse, &told->scope, told->start_ms, false);
+        PurseSlot *slot = slot_get(owner->purse, &told->scope, told->start_ms);
         if (!slot || owner->n == BUDGET_SCOPES_MAX) {
             LOG_ERROR("too many budgets: calls wait", LOG_INT("max", SLOTS_MAX));
             owner_forget(owner);
@@ -479,7 +490,10 @@ void purse_settle(Purse *purse, PurseHold *hold, const CapHold *actual)
 {
     BudgetPurse *purses[BUDGET_SCOPES_MAX] = { 0 };
     bool held = hold->n > 0;
-    for (size_t i = 0; i < hold->n; i++) purses[i] = &hold->slots[i]->purse;
+    for (size_t i = 0; i < hold->n; i++) {
+        purses[i] = &hold->slots[i]->purse;
+        hold->slots[i]->used_ms = clock_mono_ms();
+    }
     budget_settle(purses, hold->n, &hold->hold, actual);
     next_wake(purse, hold->slots, hold->n);
     for (size_t i = 0; i < hold->n; i++) slot_unref(hold->slots[i]);
@@ -562,6 +576,11 @@ static void owners_wake(Purse *purse)
     for (PurseOwner *owner; (owner = map_next(&purse->owners, &cursor));) head_wake(owner);
 }
 
+void purse_quiet(Purse *purse, int64_t quiet_ms)
+{
+    purse->quiet_ms = quiet_ms;
+}
+
 void purse_beat(Purse *purse, uint64_t epoch, bool wanted)
 {
     bool changed = purse->epoch != epoch;
@@ -595,6 +614,7 @@ Purse *purse_new(const GatewayControl *const *control)
 {
     Purse *purse = xcalloc(1, sizeof *purse);
     purse->control = control;
+    purse->quiet_ms = SLOT_QUIET_MS;
     map_init(&purse->slots, entropy_u64());
     map_init(&purse->owners, entropy_u64());
     cond_init(&purse->ended);

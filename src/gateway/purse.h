@@ -75,6 +75,8 @@ const BudgetPurse *purse_state(const PurseOwner *owner, const BudgetScope *scope
  * does not answer within wait_ms it stays unknown, and no call of the owner gets through. */
 MUST_CHECK int purse_know_wait(PurseOwner *owner, Cond *wake, int64_t wait_ms);
 
+/* How long a slice whose window is over is kept after its last call (10 min): for tests. */
+void purse_quiet(Purse *purse, int64_t quiet_ms);
 /* What a heartbeat told: the epoch of the rules, and whether others want what is held here. */
 void purse_beat(Purse *purse, uint64_t epoch, bool wanted);
 /* The worker has a new lease: what was granted to the old one is not its any more. */

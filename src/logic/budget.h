@@ -172,7 +172,8 @@ typedef struct {
     int64_t start_ms, end_ms; /* the window, calendar time */
     int64_t limit, settled;   /* 0 unless it applies */
     int64_t granted;
-    bool applies; /* to the owner's calls, now */
+    int64_t returned, spent; /* of it, for a worker that has forgotten */
+    bool applies;            /* to the owner's calls, now */
 } BudgetTold;
 
 typedef struct {

@@ -554,6 +554,8 @@ static int tell_own(Db *db, GrantJob *job, size_t i)
         .limit = asker->scopes[i].limit,
         .settled = asker->settled[i],
         .granted = slice.granted,
+        .returned = slice.returned,
+        .spent = slice.settled,
         .applies = true,
     };
     return r;
@@ -572,7 +574,10 @@ static int grant_tell(Db *db, GrantJob *job)
     if (r == 0 && !answer->told) r = diag_set(-ENOMEM, "no memory for the answer");
     for (size_t i = 0; i < job->asker->n && r == 0; i++) r = tell_own(db, job, i);
     for (size_t i = 0; i < n && r == 0; i++) {
-        BudgetTold told = { .start_ms = rows[i].start_ms, .granted = rows[i].slice.granted };
+        BudgetTold told = { .start_ms = rows[i].start_ms,
+                            .granted = rows[i].slice.granted,
+                            .returned = rows[i].slice.returned,
+                            .spent = rows[i].slice.settled };
         if (budget_scope_from(rows[i].scope, &told.scope) < 0) continue;
         if (applies(job->asker, &told.scope, told.start_ms)) continue;
         told.end_ms = window_of(told.scope.period, told.start_ms).end_ms;

@@ -78,8 +78,8 @@
  *   ASK     {"asks","agent","tenant","user","lane","waitedMs","waitMs","min":CHARGE,"good":CHARGE,
  *           "want":CHARGE,"more":CHARGE,"slices":[{"scope","startMs","granted","returned"}]}
  *   ANSWER (of grants)  {"verdict":"grant|wait|exhausted","by","epoch","nowMs","slices":[
- *           {"scope","startMs","endMs","limit","settled","granted","applies"}]}; totals, see
- *           logic/budget.h
+ *           {"scope","startMs","endMs","limit","settled","granted","returned","spent",
+ *           "applies"}]}; totals, see logic/budget.h
  *   HOLD    {"callId","taskId","fence","attempt","atMs","provider","model","charge":CHARGE}
  *   CHARGE  {"nusd","tokens"}
  *   CHILD_NEW  {"taskId","fence","key","fingerprint","agent","input","metadata","timeLimitMs",

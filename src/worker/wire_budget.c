@@ -156,6 +156,8 @@ void wire_answer_write(JsonOut *out, const BudgetAnswer *answer)
         json_out_ki64(out, "limit", told->limit);
         json_out_ki64(out, "settled", told->settled);
         json_out_ki64(out, "granted", told->granted);
+        json_out_ki64(out, "returned", told->returned);
+        json_out_ki64(out, "spent", told->spent);
         json_out_kbool(out, "applies", told->applies);
         json_out_object_end(out);
     }
@@ -170,6 +172,9 @@ static int told_read(const Json *v, BudgetTold *ret)
     if (r == 0) r = count_read(v, "limit", &ret->limit);
     if (r == 0) r = count_read(v, "settled", &ret->settled);
     if (r == 0) r = count_read(v, "granted", &ret->granted);
+    /* a server of before that leaves them out */
+    ret->returned = MIN(MAX(json_i64_or(json_get(v, "returned"), 0), 0), ret->granted);
+    ret->spent = MAX(json_i64_or(json_get(v, "spent"), 0), 0);
     ret->applies = json_bool(json_get(v, "applies"), false);
     return r;
 }

@@ -224,7 +224,7 @@ static void test_wire(void **state)
     assert_int_equal(budget_scope_cmp(&back.notes[0].scope, &note.scope), 0);
     assert_int_equal(back.notes[0].granted, 70);
 
-    BudgetTold told = { note.scope, 5, 6, 7, 8, 9, true };
+    BudgetTold told = { note.scope, 5, 6, 7, 8, 9, 4, 3, true };
     BudgetAnswer answer = { BUDGET_EXHAUSTED, 0, 1234, 55, &told, 1 }, answer_back;
     buf_clear(&text);
     out = json_out(&text);
@@ -234,6 +234,8 @@ static void test_wire(void **state)
     assert_int_equal(answer_back.epoch, 1234);
     assert_int_equal(answer_back.told_n, 1);
     assert_int_equal(answer_back.told[0].granted, 9);
+    assert_int_equal(answer_back.told[0].returned, 4);
+    assert_int_equal(answer_back.told[0].spent, 3);
     assert_true(answer_back.told[0].applies);
 }
 

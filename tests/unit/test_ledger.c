@@ -261,6 +261,11 @@ static int body_exhausted_or_wait(void *arg)
     CHECK_INT(answer.told_n, 1); /* how things are */
     CHECK_INT(answer.told[0].granted, 0);
     CHECK_INT(spend(f, one, ref, "c1", 850, 1), 0);
+    BudgetAsk gives = { 0 };
+    answer = ask(f, one, &gives); /* what it has, should it have forgotten */
+    CHECK_INT(answer.told_n, 1);
+    CHECK_INT(answer.told[0].granted, 900);
+    CHECK_INT(answer.told[0].spent, 850);
     answer = ask(f, two, &some);
     CHECK_INT(answer.verdict, BUDGET_EXHAUSTED);
     CHECK_INT(answer.by, 0);

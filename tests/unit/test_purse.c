@@ -86,6 +86,8 @@ static int fake_grants_wait(void *ctx, const BudgetAsk *ask, int64_t wait_ms, Ar
                                  .limit = rig->limit,
                                  .settled = rig->slice.settled,
                                  .granted = rig->slice.granted,
+                                 .returned = rig->slice.returned,
+                                 .spent = rig->slice.settled,
                                  .applies = ask->asks };
     ret->told_n = rig->none ? 0 : 1;
     return 0;
@@ -484,6 +486,35 @@ static int body_few_are_woken(void *arg)
     return 0;
 }
 
+/* This machine's calendar is days ahead, so that a window that lasts is over here, and its slice is
+ * forgotten when nobody uses it. What was spent of it stays spent. */
+static int body_forgotten(void *arg)
+{
+    (void)arg;
+    Rig rig;
+    Caller c;
+    rig_init(&rig, 100);
+    rig.start_ms -= 72 * HOUR_MS;
+    rig.end_ms -= 48 * HOUR_MS;
+    rig.skew_ms = -60 * HOUR_MS;
+    purse_quiet(rig.purse, -1);
+    for (int i = 0, made = 0; i < 30; i++) {
+        c = (Caller){ .rig = &rig, .owner = owner_of(&rig, "u"), .min = 10, .want = 10 };
+        run_all(&c, 1);
+        made += c.verdict == BUDGET_GRANT;
+        CHECK(made <= 10);
+        purse_owner_unref(c.owner);
+        for (int k = 0; k < 2; k++) {
+            purse_beat(rig.purse, rig.epoch, true);
+            (void)fiber_sleep_wait(2);
+        }
+    }
+    CHECK_INT(c.verdict, BUDGET_EXHAUSTED);
+    CHECK_INT(rig.slice.settled, 100);
+    rig_deinit(&rig);
+    return 0;
+}
+
 static int body_knows(void *arg)
 {
     (void)arg;
@@ -525,6 +556,7 @@ TEST(leaves)
 TEST(free_while_asking)
 TEST(few_are_woken)
 TEST(other_calendar)
+TEST(forgotten)
 TEST(knows)
 
 int main(void)
@@ -541,6 +573,7 @@ int main(void)
         cmocka_unit_test(test_free_while_asking),
         cmocka_unit_test(test_few_are_woken),
         cmocka_unit_test(test_other_calendar),
+        cmocka_unit_test(test_forgotten),
         cmocka_unit_test(test_knows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
