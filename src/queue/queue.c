@@ -164,8 +164,8 @@ int queue_open(Store *store, const QueueOptions *options, Queue **ret)
     CLEANUP(queue_closep) Queue *queue = queue_new(store, options);
     int r = recover(queue);
     if (r == 0) r = ledger_open(queue);
+    if (r == 0) r = rates_begin(queue); /* what arrives before the first tick counts too */
     if (r != 0) return r;
-    rates_note(queue); /* what arrives before the first tick counts too */
     *ret = TAKE(queue);
     return 0;
 }

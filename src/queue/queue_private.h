@@ -99,7 +99,8 @@ struct Queue {
     bool limited[LANE_N_]; /* the last look passed over tasks at a limit */
     Waits waits[LANE_N_];
     Scaling scaling[LANE_N_];
-    List claimers; /* waiting for a task, in order of arrival */
+    LinesWaiting waiting[LANE_N_]; /* at the last tick */
+    List claimers;                 /* waiting for a task, in order of arrival */
     Mark tasks[TASK_MARKS_N];
     Mark workers[WORKER_MARKS_N];
     Mark webhooks;
@@ -370,9 +371,9 @@ MUST_CHECK int choice_made(Choice *choice, Db *db, bool started);
 
 /* --- figures over time (tick.c) --------------------------------------------------------------- */
 
-/* Takes a look at arrivals, starts and ends; the first one is where they are counted from. Any
- * thread, without the lock. */
-void rates_note(Queue *queue);
+/* Takes the first look at arrivals, starts and ends, from which they are counted; ticks take
+ * others. Blocks; without the lock. Returns 0 or -errno. */
+MUST_CHECK int rates_begin(Queue *queue);
 
 /* --- waiting ---------------------------------------------------------------------------------- */
 

@@ -237,19 +237,44 @@ static int wake_ready(Queue *queue)
     return 0;
 }
 
-/* How fast tasks come, start and end. */
-void rates_note(Queue *queue)
+#define WAITING_COUNT_MAX 10000 /* of a kind, in a lane: a millisecond or two */
+
+typedef struct {
+    const Queue *queue;
+    LinesWaiting lanes[LANE_N_];
+} WaitingJob;
+
+static int waiting_job(Db *db, void *arg)
+{
+    WaitingJob *job = arg;
+    int64_t now_ms = queue_now_ms(job->queue);
+    int r = 0;
+    for (int lane = 0; lane < LANE_N_ && r == 0; lane++)
+        r = lines_waiting(db, (Lane)lane, now_ms, WAITING_COUNT_MAX, &job->lanes[lane]);
+    return r;
+}
+
+/* No worker helps those whose time has not come, or who wait for another of their session. */
+static int64_t waits_for_slot(const LinesWaiting *waiting, int64_t queued)
+{
+    return waiting->whole ? waiting->waiting : MAX(waiting->waiting, queued - waiting->later);
+}
+
+/* How fast tasks come, start and end. What comes has started or waits, whenever it was submitted:
+ * its time has come, or its turn in its session. */
+static void rates_note(Queue *queue)
 {
     int64_t now_ms = queue_steady_ms(queue);
     pthread_mutex_lock(&queue->lock);
     for (int lane = 0; lane < LANE_N_; lane++) {
         QueueLaneStats *s = &queue->stats.lane[lane];
+        int64_t waiting = waits_for_slot(&queue->waiting[lane], s->queued);
         ScalingView view = { .now_ms = now_ms,
-                             .arrived = (int64_t)s->submitted,
+                             .arrived = (int64_t)s->claimed + waiting,
                              .started = (int64_t)s->claimed,
                              .ran = (int64_t)s->ran,
                              .ran_ms = (int64_t)s->ran_ms,
-                             .queued = MAX(s->queued, 0),
+                             .queued = waiting,
                              .running = MAX(s->running, 0) };
         Scaling *scaling = &queue->scaling[lane];
         scaling_step(scaling, &queue->options.scaling, &view);
@@ -262,9 +287,32 @@ void rates_note(Queue *queue)
     pthread_mutex_unlock(&queue->lock);
 }
 
+/* Without an answer the last one holds. */
+static void waiting_note(Queue *queue, const WaitingJob *job, int r)
+{
+    pthread_mutex_lock(&queue->lock);
+    if (r == 0) memcpy(queue->waiting, job->lanes, sizeof queue->waiting);
+    pthread_mutex_unlock(&queue->lock);
+    rates_note(queue);
+}
+
+int rates_begin(Queue *queue)
+{
+    WaitingJob job = { .queue = queue };
+    int r = store_read(queue->store, waiting_job, &job);
+    waiting_note(queue, &job, r);
+    return r;
+}
+
+static void rates_tick_wait(Queue *queue)
+{
+    WaitingJob job = { .queue = queue };
+    waiting_note(queue, &job, store_read_wait(queue->store, waiting_job, &job));
+}
+
 int queue_tick_wait(Queue *queue)
 {
-    rates_note(queue);
+    rates_tick_wait(queue);
     bool found = true;
     int r = queue_calendar_wait(queue);
     for (int i = 0; i < EXPIRED_WORKERS_MAX && found && r == 0; i++) r = expire_one(queue, &found);

@@ -72,6 +72,15 @@ MUST_CHECK int lines_oldest(Db *db, Lane lane, int64_t *ret_ready_at_ms);
 /* Tenants with tasks in the lane's lines; at most max are counted. */
 MUST_CHECK int lines_tenants(Db *db, Lane lane, int64_t max, int64_t *ret);
 
+/* How many of the lane's queued tasks wait for a slot (open, due, or shadows); at most max of each
+ * kind are counted. If that is not all of them: also how many wait for their time. Who waits behind
+ * others of its session is in neither. */
+typedef struct {
+    int64_t waiting, later;
+    bool whole; /* all that wait for a slot were counted */
+} LinesWaiting;
+MUST_CHECK int lines_waiting(Db *db, Lane lane, int64_t now_ms, int64_t max, LinesWaiting *ret);
+
 /* Open tasks of the same tenant and lane that start before this one; at most max are counted. */
 MUST_CHECK int line_ahead(Db *db, const Task *task, int64_t max, int64_t *ret);
 

@@ -577,6 +577,43 @@ static void test_figures(void **state)
     run(state, body_figures);
 }
 
+/* What is to start later, or after others of its session, is no reason for workers now; what is due
+ * is one, though nobody is there who would open its gate. */
+static int body_slots_wanted(void *arg)
+{
+    Fixture *f = arg;
+    QueueStats stats;
+    TaskNew later = task_new("");
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    submit(f, LANE_NORMAL);
+    TaskRef ref = claim_one(f, worker);
+    pass_ms(5000);
+    end_ok(f, ref); /* so long a task takes */
+    pass_ms(2 * SCALING_DOWN_MS);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    pass_ms(1000);
+    later.run_at_ms = real_now + 60000;
+    for (int i = 0; i < 200; i++) put(f, &later);
+    for (int i = 0; i < 200; i++) put_session(f, "s");
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    pass_ms(1000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.lane[LANE_NORMAL].queued, 400);
+    CHECK(stats.lane[LANE_NORMAL].slots_wanted < 2);
+    pass_ms(60000);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    queue_stats(f->queue, &stats);
+    CHECK(stats.lane[LANE_NORMAL].slots_wanted > 10);
+    return 0;
+}
+
+static void test_slots_wanted(void **state)
+{
+    run(state, body_slots_wanted);
+}
+
 /* --- a full disk ------------------------------------------------------------------------------ */
 
 /* Waits until the store has looked at its room again and finds it so. */
@@ -846,6 +883,7 @@ int main(void)
         TEST(test_disk_reserve),
         TEST(test_disk_has_room),
         cmocka_unit_test_setup_teardown(test_figures, setup_small_lanes, teardown),
+        TEST(test_slots_wanted),
         TEST_TENANTS(test_chaos),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
