@@ -166,7 +166,7 @@ int rollout_shadow_run_wait(ApiCall *call)
     CLEANUP(freep) RolloutSpec *spec = xcalloc(1, sizeof(*spec));
     api_json(&json, API_JSON_BYTES_MAX);
     ShadowJob job = { .id = call->params[0],
-                      .now_ms = clock_real_ms(),
+                      .now_ms = queue_now_ms(call->api->options.queue),
                       .arena = &call->req->arena,
                       .spec = spec,
                       .json = &json };
@@ -361,7 +361,7 @@ static int command_wait(ApiCall *call, RolloutCommand command)
                        .actor = by,
                        .gate = json_str(json_get(body, "gate")),
                        .command = command,
-                       .now_ms = clock_real_ms(),
+                       .now_ms = queue_now_ms(call->api->options.queue),
                        .arena = &call->req->arena,
                        .whole = whole };
     r = store_call_wait(queue_store(call->api->options.queue), command_job, &job);
@@ -496,7 +496,7 @@ int rollout_begin_wait(ApiCall *call, const Version *version, Str strategy, cons
     BeginJob job = { .start = { .agent = version->agent,
                                 .version_id = version->id,
                                 .actor = by,
-                                .now_ms = clock_real_ms() },
+                                .now_ms = queue_now_ms(call->api->options.queue) },
                      .arena = &call->req->arena };
     entropy_fill(random, sizeof(random));
     job.start.id = str_of(uuid_text(uuid7_next(&gen, job.start.now_ms, random), id));

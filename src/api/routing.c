@@ -191,7 +191,7 @@ static int switch_wait(ApiCall *call, const Agent *agent, Str id, Str by)
                               .version_id = version.id,
                               .actor = by,
                               .kind = SWITCH_IMMEDIATE,
-                              .now_ms = clock_real_ms() },
+                              .now_ms = queue_now_ms(call->api->options.queue) },
                       .arena = &call->req->arena };
     r = settings_of_manifest(&call->req->arena, version.manifest, &job.to.settings);
     if (r == 0) r = store_call_wait(queue_store(call->api->options.queue), switch_job, &job);
@@ -255,7 +255,7 @@ int rollback_run_wait(ApiCall *call)
     job.back.agent = agent.name;
     job.back.actor = str_empty(by) ? STR("a rollback") : by;
     job.back.kill = json_bool(json_get(body, "kill"), false);
-    job.back.now_ms = clock_real_ms();
+    job.back.now_ms = queue_now_ms(call->api->options.queue);
     r = store_call_wait(queue_store(call->api->options.queue), back_job, &job);
     if (r == CONTROL_E_NO_PREVIOUS)
         return api_problem_wait(call, 409, "no_previous_version",

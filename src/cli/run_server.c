@@ -226,9 +226,9 @@ static int ticker_fiber(void *arg)
     while (fiber_sleep_wait(TICK_MS) == 0) {
         tick_result(&quiet_ms[0], "controller tick failed", queue_tick_wait(p->queue));
         tick_result(&quiet_ms[1], "rollouts were not ticked",
-                    control_tick_all_wait(p->queue, clock_real_ms(), NULL));
+                    control_tick_all_wait(p->queue, queue_now_ms(p->queue), NULL));
         tick_result(&quiet_ms[2], "shadows were not gone on with",
-                    shadow_tick_all_wait(p->queue, clock_real_ms()));
+                    shadow_tick_all_wait(p->queue, queue_now_ms(p->queue)));
         int r = ingest_wait(p->store, NULL);
         tick_result(&quiet_ms[3], "tasks were not rolled up", r);
         if (r == 0)
@@ -249,7 +249,7 @@ static int checker_fiber(void *arg)
     Program *p = arg;
     PreflightOptions options = { p->queue, &p->config.gateway };
     while (fiber_sleep_wait(TICK_MS) == 0) {
-        int r = preflight_stale_wait(&options, clock_real_ms());
+        int r = preflight_stale_wait(&options, queue_now_ms(p->queue));
         if (r < 0 && r != -ECANCELED)
             LOG_ERROR("rollouts were not checked", LOG_CSTR("why", diag_text_or(r)));
     }

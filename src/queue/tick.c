@@ -6,6 +6,7 @@
 #include "store/escalation_store.h"
 #include "store/grade_store.h"
 #include "store/idempotency_store.h"
+#include "store/shadow_store.h"
 #include "store/webhook_store.h"
 #include "sys/clock.h"
 #include "sys/entropy.h"
@@ -86,6 +87,8 @@ static int calendar_job(Db *db, void *arg)
     int r = task_move_deadlines(db, off_ms);
     if (r == 0) r = escalation_move(db, off_ms);
     if (r == 0) r = webhook_move(db, off_ms);
+    if (r == 0) r = rollout_move(db, off_ms);
+    if (r == 0) r = shadow_move(db, off_ms);
     if (r != 0) return r;
     job->moved_ms = off_ms;
     /* where this is undone: attempts only seem to have ended sooner */
@@ -102,7 +105,8 @@ int queue_calendar_wait(Queue *queue)
     int r = store_call_wait(queue->store, calendar_job, &job);
     if (r != 0) calendar_undo(&job);
     else if (job.moved_ms != 0)
-        LOG_WARN("the clock was set: deadlines of tasks move along", LOG_INT("ms", job.moved_ms));
+        LOG_WARN("the clock was set: deadlines of tasks and rollouts move along",
+                 LOG_INT("ms", job.moved_ms));
     return r;
 }
 

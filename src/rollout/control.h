@@ -109,7 +109,7 @@ typedef struct {
 } ControlTickAll;
 
 /* On a fiber: ticks every active rollout; without one nothing is written. One that fails holds up
- * no other. ret may be NULL. */
+ * no other. now_ms: queue_now_ms, which deadlines and holds follow. ret may be NULL. */
 MUST_CHECK int control_tick_all_wait(Queue *queue, int64_t now_ms, ControlTickAll *ret);
 
 #endif

@@ -306,13 +306,21 @@ static bool has_group(const RolloutSpec *spec, EvidenceGroup group)
     return false;
 }
 
+/* Until when a unit's turn has come: what is assigned after a clock was set back comes after what
+ * was there before, which that clock has yet to reach. */
+static int64_t turn_ms(const RolloutRow *row, int64_t now_ms)
+{
+    return MAX(now_ms, MAX(row->seen.eligible_ms, row->baseline.since_ms) + 1);
+}
+
 /* Outcomes in eligible order, up to the first that is not known yet. */
 static int consume_group(Db *db, Gather *g, RolloutRow *row, EvidenceGroup group, int64_t now_ms)
 {
     if (group != EVIDENCE_FAST && !has_group(&g->spec, group)) return 0;
     for (int64_t taken = 0; taken < GATHER_UNITS_MAX;) {
         size_t n = GATHER_BATCH, i = 0;
-        int r = rollout_outcomes(db, row->seq, row->cursors[group], now_ms, g->outcomes, &n);
+        int64_t until_ms = turn_ms(row, now_ms);
+        int r = rollout_outcomes(db, row->seq, row->cursors[group], until_ms, g->outcomes, &n);
         if (r != 0) return r;
         for (; r == 0 && i < n; i++) r = consume_one(db, g, row, group, &g->outcomes[i], now_ms);
         if (r != 0) return r < 0 ? r : 0;
@@ -327,7 +335,8 @@ static int count_seen(Db *db, Gather *g, RolloutRow *row, int64_t now_ms)
 {
     for (int64_t taken = 0; taken < GATHER_UNITS_MAX;) {
         size_t n = GATHER_BATCH;
-        int r = rollout_outcomes(db, row->seq, row->seen, now_ms, g->outcomes, &n);
+        int64_t until_ms = turn_ms(row, now_ms);
+        int r = rollout_outcomes(db, row->seq, row->seen, until_ms, g->outcomes, &n);
         if (r != 0 || n == 0) return r;
         for (size_t i = 0; i < n; i++)
             evidence_seen(&g->evidence, g->outcomes[i].canary, g->outcomes[i].pi);

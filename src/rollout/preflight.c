@@ -404,7 +404,7 @@ int preflight_run_wait(const PreflightOptions *options, Str rollout_id, Arena *a
     Store *store = queue_store(options->queue);
     CLEANUP(freep) RolloutSpec *spec = xcalloc(1, sizeof(*spec));
     CLEANUP(preflight_deinit)
-    Preflight p = { .options = options, .spec = spec, .now_ms = clock_real_ms() };
+    Preflight p = { .options = options, .spec = spec, .now_ms = queue_now_ms(options->queue) };
     arena_init(&p.arena, WORK_BYTES_MAX);
     DoneJob job = { .id = rollout_id, .arena = &p.arena, .row = &p.row };
     int r = store_read_wait(store, get_job, &job);
@@ -412,7 +412,7 @@ int preflight_run_wait(const PreflightOptions *options, Str rollout_id, Arena *a
     job.row = ret;
     if (r == 0 && p.row.state.state == ROLLOUT_PREFLIGHT) r = check_all_wait(&p);
     if (r == 0) r = checks_write(&p, &job.checked);
-    job.checked.now_ms = clock_real_ms();
+    job.checked.now_ms = queue_now_ms(options->queue);
     return r == 0 ? store_call_wait(store, done_job, &job) : r;
 }
 

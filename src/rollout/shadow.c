@@ -217,11 +217,16 @@ static int begin_anew(Db *db, int64_t rollout_seq, ShadowEvidence *evidence, int
     return 0;
 }
 
+/* It cannot begin in time to come: then the clock was set back, which is to hold it no longer. Less
+ * is what clocks differ by. */
+#define CLOCK_BACK_MS 300000
+
 static int evidence_load(Db *db, const RolloutRow *row, ShadowGather *shadow, int64_t now_ms)
 {
     int r = shadow_evidence_get(db, row->seq, &shadow->evidence);
-    if (r == 0) return 0;
+    if (r == 0 && shadow->evidence.began_ms - now_ms < CLOCK_BACK_MS) return 0;
     shadow->changed = true;
+    if (r == 0) shadow->evidence.began_ms = now_ms;
     if (r == -EPROTO) return begin_anew(db, row->seq, &shadow->evidence, now_ms);
     return r == -ENOENT ? begin(db, &shadow->evidence, now_ms) : r;
 }

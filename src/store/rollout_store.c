@@ -100,6 +100,17 @@ int rollout_update(Db *db, const RolloutRow *row)
     return row_change(in.stmt);
 }
 
+int rollout_move(Db *db, int64_t ms)
+{
+    RowIn in = row_in(db,
+                      "UPDATE rollout SET state_since_ms = state_since_ms + ?1,"
+                      " step_since_ms = iif(step_since_ms > 0, max(1, step_since_ms + ?1), 0),"
+                      " deadline_at_ms = iif(deadline_at_ms > 0, max(1, deadline_at_ms + ?1), 0)"
+                      " WHERE state < 5");
+    in_i64(&in, ms);
+    return row_run(in.stmt);
+}
+
 int rollout_set_baseline(Db *db, const RolloutRow *row)
 {
     RowIn in = row_in(db, "UPDATE rollout SET cost_cap_nusd = ?1, tokens_cap = ?2,"
@@ -197,7 +208,8 @@ int rollout_active(Db *db, Str agent, Arena *arena, RolloutRow *ret)
 
 int rollout_routing(Db *db, Str agent, RolloutRouting *ret)
 {
-    RowIn in = row_in(db, "SELECT seq, weight_bp, id, version_id, unit, seen_ms FROM rollout"
+    RowIn in = row_in(db, "SELECT seq, weight_bp, id, version_id, unit,"
+                          " max(seen_ms, baseline_since_ms) FROM rollout"
                           " WHERE agent = ?1 AND state < 5");
     in_text(&in, agent);
     int r = row_first(in.stmt);

@@ -58,6 +58,10 @@ MUST_CHECK int rollout_update(Db *db, const RolloutRow *row);
 /* Stores the baseline of the row. */
 MUST_CHECK int rollout_set_baseline(Db *db, const RolloutRow *row);
 
+/* The calendar was set forth by ms (back if negative): holds and deadlines of active ones are spans
+ * of time, and move along. */
+MUST_CHECK int rollout_move(Db *db, int64_t ms);
+
 /* Stores preflight and checks of the row. */
 MUST_CHECK int rollout_set_checks(Db *db, const RolloutRow *row);
 
@@ -71,7 +75,8 @@ typedef struct {
     char id[ROLLOUT_ID_MAX], version_id[ROLLOUT_VERSION_MAX];
     int32_t weight_bp;
     RouteBy unit;
-    int64_t seen_ms; /* units up to this moment have been consumed: a new one is not before it */
+    int64_t seen_ms; /* a new unit is not before it: units up to there have been seen, or are
+                      * measured by no baseline */
 } RolloutRouting;
 MUST_CHECK int rollout_routing(Db *db, Str agent, RolloutRouting *ret);
 

@@ -86,6 +86,14 @@ static int pairs_read(Db *db, const char *sql, int64_t rollout_seq, ShadowRow *r
     return r;
 }
 
+int shadow_move(Db *db, int64_t ms)
+{
+    RowIn in = row_in(db, "UPDATE shadow_pair INDEXED BY shadow_pair_open"
+                          " SET chosen_at_ms = chosen_at_ms + ?1 WHERE state < 2");
+    in_i64(&in, ms);
+    return row_run(in.stmt);
+}
+
 int shadow_open(Db *db, int64_t rollout_seq, ShadowRow *ret, size_t *n)
 {
     const char *sql = PAIR_COLUMNS " INDEXED BY shadow_pair_open WHERE rollout_seq = ?1"

@@ -41,6 +41,9 @@ MUST_CHECK int shadow_add(Db *db, int64_t rollout_seq, int64_t task_seq, bool se
 /* Pairs whose fate is open, in order of their tasks: at most *n, which becomes their number. */
 MUST_CHECK int shadow_open(Db *db, int64_t rollout_seq, ShadowRow *ret, size_t *n);
 
+/* The calendar was set forth by ms (back if negative): what open ones take is a span of time. */
+MUST_CHECK int shadow_move(Db *db, int64_t ms);
+
 /* How many there are whose fate is open; and that are started, of these. */
 MUST_CHECK int shadow_open_counts(Db *db, int64_t rollout_seq, int64_t *ret_open,
                                   int64_t *ret_started);

@@ -478,6 +478,32 @@ static ShadowEvidence evidence_of(Fixture *f)
     return e;
 }
 
+/* Time that a clock leaps over is none that a shadow has had. */
+static int clock_body(void *arg)
+{
+    Fixture *f = arg;
+    begin(f);
+    for (int i = 0; i < 4; i++) produce(f);
+    tick(f);
+    TaskRef running = claim_one(f, worker_of(1));
+    real_now += 2 * SHADOW_WAIT_MS;
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    tick(f);
+    CHECK_INT(counts_of(f).n[0][SHADOW_STARTED], 2);
+    CHECK_INT(counts_of(f).n[0][SHADOW_CHOSEN], 2);
+    CHECK(!get(f, running.id).cancel_requested);
+    real_now -= 4 * SHADOW_WAIT_MS;
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    tick(f);
+    CHECK_INT(evidence_of(f).began_ms, real_now); /* not in time to come */
+    return 0;
+}
+
+static void test_clock(void **state)
+{
+    run(state, clock_body);
+}
+
 /* Another build's evidence is gathered anew: what was spent and what has stopped it too. */
 static int anew_body(void *arg)
 {
@@ -543,6 +569,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_cut_off, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dropped, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_clock, setup, teardown),
         cmocka_unit_test_setup_teardown(test_room, setup, teardown),
         cmocka_unit_test_setup_teardown(test_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bound, setup, teardown),

@@ -365,6 +365,34 @@ static void test_a_clock_that_goes_back_loses_no_unit(void **state)
     run(state, clock_goes_back);
 }
 
+/* To a rollout its holds and its deadline are spans of time. */
+static int clock_is_set(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":100,\"for\":\"1h\"}],\"deadline\":\"2h\","
+                "\"onDeadline\":\"rollback\"}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    CHECK_INT(ask.row.state.state, ROLLOUT_STEP);
+    const int64_t sets[] = { 86400000, -3 * INT64_C(86400000) };
+    for (size_t i = 0; i < ARRAY_N(sets); i++) {
+        real_now += sets[i];
+        CHECK_INT(queue_tick_wait(f->queue), 0);
+        pass_ms(1200000);
+        ask = command(f, ID_1, COMMAND_NONE);
+        CHECK_INT(ask.row.state.state, ROLLOUT_STEP);
+    }
+    pass_ms(1201000);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.state.state, ROLLOUT_COMPLETED);
+    return 0;
+}
+
+static void test_a_clock_that_is_set_ends_no_hold(void **state)
+{
+    run(state, clock_is_set);
+}
+
 static int rolls_back(void *arg)
 {
     Fixture *f = arg;
@@ -1759,6 +1787,33 @@ static void test_without_a_baseline_nothing_is_proved(void **state)
     run(state, waits_for_a_baseline);
 }
 
+/* A clock that is set back by a day hides neither what becomes of units nor what they are measured
+ * by. */
+static int sees_after_the_clock(void *arg)
+{
+    Fixture *f = arg;
+    Ask ask = ask_of(f, ID_1, COMMAND_NONE);
+    ask.block = "{\"steps\":[{\"weight\":50,\"minTasks\":5},{\"weight\":100}],"
+                "\"rollbackOn\":{\"latency\":0.3}}";
+    CHECK_INT(store_call_wait(f->store, start_job, &ask), 0);
+    (void)submit_sessions(f, 0, 200);
+    end_slow(f);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK(ask.row.baseline.tasks > 80);
+    real_now -= 86400000;
+    (void)submit_sessions(f, 200, 300);
+    end_slow(f);
+    ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, 300);
+    CHECK_INT(ask.row.state.state, ROLLOUT_ROLLED_BACK);
+    return 0;
+}
+
+static void test_a_clock_that_goes_back_hides_nothing(void **state)
+{
+    run(state, sees_after_the_clock);
+}
+
 /* In the shadow no unit is assigned: production's tasks are there all the same. */
 static int waits_in_the_shadow(void *arg)
 {
@@ -2557,6 +2612,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ON_QUEUE(test_an_equal_version_is_promoted),
         ON_QUEUE(test_a_clock_that_goes_back_loses_no_unit),
+        ON_QUEUE(test_a_clock_that_goes_back_hides_nothing),
+        ON_QUEUE(test_a_clock_that_is_set_ends_no_hold),
         ON_QUEUE(test_a_step_outlasts_its_tasks),
         ON_QUEUE(test_live_sessions_stay),
         ON_QUEUE(test_units_are_counted),
