@@ -8,7 +8,6 @@
 #include <sqlite3.h>
 
 #include "base/common.h"
-#include "sys/block_sync.h"
 
 #define LOG_BYTES_MAX 0x1ffff /* at once: SQLite's own files take no more */
 #define FRAME_HEAD_BYTES 24   /* https://sqlite.org/fileformat2.html#the_write_ahead_log */
@@ -25,23 +24,11 @@ typedef struct LogFile {
     sqlite3_int64 offset;
     bool committing;      /* the page to come ends a transaction */
     sqlite3_int64 filled; /* so far the file was written, with frames or with zeros */
-
-    BlockSync *blocks;             /* or NULL */
-    sqlite3_int64 written, kept;   /* from the start on, by us; of that by a sync of the file */
-    sqlite3_int64 new_at, new_end; /* what was written since any sync lies here; none: new_end 0 */
 } LogFile;
 
 #define UNDER_OFFSET ((sizeof(LogFile) + 15) / 16 * 16)
 
 static sqlite3_vfs log_vfs, *base;
-
-/* What was there when the file was opened does not count: a crash may have left holes in it. */
-static void note_written(LogFile *f, sqlite3_int64 at, int n)
-{
-    if (at <= f->written) f->written = MAX(f->written, at + n);
-    f->new_at = f->new_end ? MIN(f->new_at, at) : at;
-    f->new_end = MAX(f->new_end, at + n);
-}
 
 /* A sync of a file that has grown keeps its length and its blocks too, which costs more than half
  * of it, in time and in CPU: so the log grows seldom and by much, by zeros, as much again as is in
@@ -56,7 +43,6 @@ static void fill_ahead(LogFile *f, sqlite3_int64 end)
     for (int n; at < stop; at += n) {
         n = (int)MIN(stop - at, FILL_PIECE_BYTES);
         if (f->under->pMethods->xWrite(f->under, zeros, n, at) != SQLITE_OK) return;
-        note_written(f, at, n);
     }
 }
 
@@ -69,7 +55,6 @@ static int flush(LogFile *f)
     f->n = 0;
     if (n == 0) return SQLITE_OK;
     int rc = f->under->pMethods->xWrite(f->under, f->bytes, n, f->offset);
-    if (rc == SQLITE_OK) note_written(f, f->offset, n);
     if (rc == SQLITE_OK && end > f->filled) fill_ahead(f, end);
     return rc;
 }
@@ -78,7 +63,6 @@ static int log_close(sqlite3_file *file)
 {
     LogFile *f = (LogFile *)file;
     int rc = flush(f), closed = f->under->pMethods->xClose(f->under);
-    block_sync_close(f->blocks);
     free(f->bytes);
     return rc != SQLITE_OK ? rc : closed;
 }
@@ -116,34 +100,14 @@ static int log_truncate(sqlite3_file *file, sqlite3_int64 size)
     LogFile *f = (LogFile *)file;
     int rc = flush(f);
     f->filled = MIN(f->filled, size);
-    f->written = MIN(f->written, size);
-    f->kept = MIN(f->kept, size);
     return rc != SQLITE_OK ? rc : f->under->pMethods->xTruncate(f->under, size);
-}
-
-/* Of the whole file, with the places of its blocks and its length. */
-static int sync_file(LogFile *f, int flags)
-{
-    int rc = f->under->pMethods->xSync(f->under, flags);
-    if (rc == SQLITE_OK) f->kept = f->written;
-    return rc;
-}
-
-static int sync_blocks(LogFile *f)
-{
-    int r = block_sync(f->blocks, f->new_at, f->new_end - f->new_at);
-    return r == 0 ? SQLITE_OK : SQLITE_IOERR_FSYNC;
 }
 
 static int log_sync(sqlite3_file *file, int flags)
 {
     LogFile *f = (LogFile *)file;
     int rc = flush(f);
-    if (rc != SQLITE_OK) return rc;
-    bool in_place = f->blocks && f->new_end > 0 && f->new_end <= f->kept;
-    rc = in_place ? sync_blocks(f) : sync_file(f, flags);
-    if (rc == SQLITE_OK) f->new_at = f->new_end = 0;
-    return rc;
+    return rc != SQLITE_OK ? rc : f->under->pMethods->xSync(f->under, flags);
 }
 
 static int log_file_size(sqlite3_file *file, sqlite3_int64 *ret)
@@ -217,7 +181,6 @@ static int log_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int 
     int rc = base->xOpen(base, name, f->under, flags, ret_flags);
     if (rc == SQLITE_OK) rc = f->under->pMethods->xFileSize(f->under, &f->filled);
     if (rc == SQLITE_OK && !(f->bytes = malloc(LOG_BYTES_MAX))) rc = SQLITE_NOMEM;
-    if (rc == SQLITE_OK) f->blocks = block_sync_open(name);
     if (rc == SQLITE_OK) f->file.pMethods = &log_methods;
     else if (f->under->pMethods) f->under->pMethods->xClose(f->under);
     return rc;

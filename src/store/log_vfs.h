@@ -2,8 +2,7 @@
  * pieces a page, each a system call of its own; here the pieces of a commit are gathered and
  * written at once, before the page that ends it is said to be written. So whoever reads finds there
  * what SQLite takes to be there. The file is longer than what is in it: it is filled ahead with
- * zeros, where there is room, for a commit that makes it longer takes twice the time. What lies in
- * there, once that is synced, is synced by itself where that is known to be enough (block_sync.h).
+ * zeros, where there is room, for a commit that makes it longer takes twice the time.
  */
 #ifndef GANTRY_STORE_LOG_VFS_H
 #define GANTRY_STORE_LOG_VFS_H

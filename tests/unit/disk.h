@@ -5,9 +5,7 @@
  * sectors, in any order, some of them garbage; of names made and removed since the directory was
  * synced, the first few. As SQLite does, it takes for granted that a write changes no byte beside
  * those it writes (powersafe overwrite). After a sync that failed, what it was to keep is never
- * kept, even if a later one succeeds: so Linux does it. A sync of blocks (sys/block_sync.h) keeps
- * what was written to them and nothing else; where no sync of the file has kept blocks before, to
- * ask for it ends the test.
+ * kept, even if a later one succeeds: so Linux does it.
  *
  * What is written down lies in memory that a child process shares with its parent, who makes images
  * from it when the child has died of its disk.
@@ -23,7 +21,6 @@
 #include <sqlite3.h>
 
 #include "base/str.h"
-#include "sys/block_sync.h"
 #include "tests/unit/random.h"
 
 #define DISK_SECTOR 512
@@ -42,8 +39,6 @@ typedef enum {
     DISK_TRUNCATE,
     DISK_SYNC,
     DISK_SYNC_FAILED,
-    DISK_BLOCKS, /* n bytes at at are synced */
-    DISK_BLOCKS_FAILED,
 } DiskWhat;
 
 typedef struct {
@@ -57,7 +52,6 @@ typedef struct {
 typedef struct {
     uint8_t *bytes;
     size_t n, cap;
-    size_t kept; /* so long it was at a sync */
 } DiskFile;
 
 /* What is on a disk: names and the files they lead to. */
@@ -105,8 +99,7 @@ typedef struct {
     size_t entries_n;
     size_t calls[DISK_FAULT_N_]; /* of each kind so far */
     size_t failed;               /* calls that were made to fail */
-    size_t blocks_synced;
-    size_t bytes_used; /* of the memory behind this */
+    size_t bytes_used;           /* of the memory behind this */
     DiskEntry entries[DISK_ENTRIES_MAX];
 } DiskLog;
 
@@ -117,7 +110,6 @@ static struct {
     DiskHandle *open[DISK_HANDLES_MAX];
     void *shm[DISK_SHM_REGIONS];
 
-    bool blocks;    /* of the log can be synced by themselves */
     bool sync_less; /* synchronous=FULL is turned into NORMAL, on the sly */
     DiskFault fault;
     size_t fault_nth, fault_calls; /* the first that fails, from 1; and how many do */
@@ -133,7 +125,6 @@ static inline void disk_file_resize(DiskFile *file, size_t n)
     }
     if (n > file->n) memset(file->bytes + file->n, 0, n - file->n);
     file->n = n;
-    file->kept = MIN(file->kept, n);
 }
 
 static inline void disk_file_write(DiskFile *file, size_t at, const uint8_t *bytes, size_t n)
@@ -278,50 +269,18 @@ static inline void image_apply(ImageRule *rule, const DiskEntry *e, size_t i, bo
     }
 }
 
-/* How the next sync went of what an entry has written: DISK_SYNC, or DISK_SYNC_FAILED, or
- * DISK_WRITE: there was none. next: that of the whole file; blocks: those of its blocks before
- * that, the next of them last. */
-static inline DiskWhat image_next(const DiskEntry *e, DiskWhat next, const size_t *blocks, size_t n)
-{
-    while (e->what == DISK_WRITE && n-- > 0) {
-        const DiskEntry *b = &disk.log->entries[blocks[n]];
-        if (b->file != e->file || b->at > e->at) continue;
-        if (b->at + (int64_t)b->n < e->at + (int64_t)e->n) continue;
-        return b->what == DISK_BLOCKS ? DISK_SYNC : DISK_SYNC_FAILED;
-    }
-    return next;
-}
-
-static inline size_t image_forget_blocks(size_t *blocks, size_t n, int file)
-{
-    size_t left = 0;
-    for (size_t i = 0; i < n; i++)
-        if (disk.log->entries[blocks[i]].file != file) blocks[left++] = blocks[i];
-    return left;
-}
-
 /* durable[i]: entry i is there whatever happens, when the power fails before entry cut. */
 static inline void image_durable(size_t cut, bool *durable)
 {
     DiskWhat next[DISK_FILES_MAX]; /* how the next sync of the file went; WRITE: there was none */
-    size_t *blocks = xcalloc(cut + 1, sizeof *blocks), n = 0;
     bool dir = false;
     for (int i = 0; i < DISK_FILES_MAX; i++) next[i] = DISK_WRITE;
     for (size_t i = cut; i-- > 0;) {
         const DiskEntry *e = &disk.log->entries[i];
-        if (e->what == DISK_DIR_SYNC) {
-            dir = true;
-        } else if (e->what == DISK_SYNC || e->what == DISK_SYNC_FAILED) {
-            next[e->file] = e->what;
-            n = image_forget_blocks(blocks, n, e->file);
-        } else if (e->what == DISK_BLOCKS || e->what == DISK_BLOCKS_FAILED) {
-            blocks[n++] = i;
-        } else {
-            bool synced = image_next(e, next[e->file], blocks, n) == DISK_SYNC;
-            durable[i] = e->what < DISK_DIR_SYNC ? dir : synced;
-        }
+        if (e->what == DISK_DIR_SYNC) dir = true;
+        else if (e->what == DISK_SYNC || e->what == DISK_SYNC_FAILED) next[e->file] = e->what;
+        else durable[i] = e->what < DISK_DIR_SYNC ? dir : next[e->file] == DISK_SYNC;
     }
-    free(blocks);
 }
 
 /* What the disk may hold when the power fails after cut entries of its log, which began with base.
@@ -447,45 +406,9 @@ static int disk_sync(sqlite3_file *file, int flags)
     bool fails = disk_fails(DISK_FAULT_SYNC);
     disk_note((DiskEntry){ .what = fails ? DISK_SYNC_FAILED : DISK_SYNC, .file = h->file }, NULL);
     if (!fails && !h->entry_synced) disk_note((DiskEntry){ .what = DISK_DIR_SYNC }, NULL);
-    if (!fails) disk.now.files[h->file].kept = disk.now.files[h->file].n;
     h->entry_synced = h->entry_synced || !fails;
     pthread_mutex_unlock(&disk.lock);
     return fails ? disk_fault_codes[DISK_FAULT_SYNC] : SQLITE_OK;
-}
-
-/* In place of the operating system's. */
-struct BlockSync {
-    int file;
-};
-
-BlockSync *block_sync_open(const char *path)
-{
-    bool fits = disk.log && disk.blocks && str_ends_with(str_of(path), STR("-wal"));
-    if (!fits) return NULL;
-    BlockSync *s = xcalloc(1, sizeof *s);
-    s->file = disk.now.names[1];
-    return s;
-}
-
-int block_sync(BlockSync *s, int64_t at, int64_t n)
-{
-    pthread_mutex_lock(&disk.lock);
-    if (at < 0 || n <= 0 || (size_t)(at + n) > disk.now.files[s->file].kept)
-        DIE("a sync of blocks that are not there");
-    bool fails = disk_fails(DISK_FAULT_SYNC);
-    disk_note((DiskEntry){ .what = fails ? DISK_BLOCKS_FAILED : DISK_BLOCKS,
-                           .file = s->file,
-                           .at = at,
-                           .n = (size_t)n },
-              NULL);
-    disk.log->blocks_synced += !fails;
-    pthread_mutex_unlock(&disk.lock);
-    return fails ? -EIO : 0;
-}
-
-void block_sync_close(BlockSync *s)
-{
-    free(s);
 }
 
 static int disk_file_size(sqlite3_file *file, sqlite3_int64 *ret)

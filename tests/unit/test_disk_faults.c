@@ -43,7 +43,6 @@ static NO_RETURN void child(Faults *f, const Case *c, Told *told, uint64_t child
 {
     World w = { .told = told, .random = { child_seed }, .turns = TURNS, .wal_pages = 60 };
     w.fails = c->fault != DISK_FAULT_NONE;
-    disk.blocks = child_seed & 1; /* the log's can be synced by themselves */
     disk.fault = c->fault;
     disk.fault_nth = c->nth;
     disk.fault_calls = c->calls;

@@ -1,5 +1,5 @@
 /* Whatever the writer does, another connection reads what was committed, and the log is written in
- * few pieces. Where blocks can be synced by themselves, most commits do that. */
+ * few pieces. */
 #include "tests/unit/sys_harness.h"
 
 #include <string.h>
@@ -7,10 +7,8 @@
 
 #include <sqlite3.h>
 
-#include "base/str.h"
 #include "logic/rng.h"
 #include "store/log_vfs.h"
-#include "sys/block_sync.h"
 #include "tests/unit/temp_dir.h"
 
 #define ROUNDS 80
@@ -24,8 +22,6 @@ static sqlite3_io_methods counting_methods;
 static const sqlite3_io_methods *sound_methods;
 static int log_writes, log_zeros; /* of frames, of nothing */
 static bool no_room;              /* for the latter */
-static int log_syncs;
-static int64_t new_at, new_end; /* frames since any sync */
 
 static bool is_zeros(const char *bytes, int n)
 {
@@ -38,41 +34,7 @@ static int counting_write(sqlite3_file *file, const void *bytes, int n, sqlite3_
     log_writes += !zeros;
     log_zeros += zeros;
     if (zeros && no_room) return SQLITE_FULL;
-    if (!zeros) new_at = new_end ? MIN(new_at, offset) : offset;
-    if (!zeros) new_end = MAX(new_end, offset + n);
     return sound_methods->xWrite(file, bytes, n, offset);
-}
-
-static int counting_sync(sqlite3_file *file, int flags)
-{
-    log_syncs++;
-    new_at = new_end = 0;
-    return sound_methods->xSync(file, flags);
-}
-
-/* In place of the operating system's. */
-static struct BlockSync {
-    int calls, result;
-} blocks;
-static bool has_blocks;
-
-BlockSync *block_sync_open(const char *path)
-{
-    assert_true(str_ends_with(str_of(path), STR("-wal")));
-    return has_blocks ? &blocks : NULL;
-}
-
-int block_sync(BlockSync *s, int64_t at, int64_t n)
-{
-    s->calls++;
-    assert_true(new_end > 0 && at <= new_at && at + n >= new_end);
-    if (s->result == 0) new_at = new_end = 0;
-    return s->result;
-}
-
-void block_sync_close(BlockSync *s)
-{
-    if (s) assert_ptr_equal(s, &blocks);
 }
 
 static int counting_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags,
@@ -84,7 +46,6 @@ static int counting_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file,
     sound_methods = file->pMethods;
     counting_methods = *sound_methods;
     counting_methods.xWrite = counting_write;
-    counting_methods.xSync = counting_sync;
     file->pMethods = &counting_methods;
     return SQLITE_OK;
 }
@@ -302,132 +263,12 @@ static void test_no_room_to_fill(void **state)
     stop(&f);
 }
 
-static int blocks_begin(void **state)
-{
-    (void)state;
-    has_blocks = true;
-    blocks = (struct BlockSync){ 0 };
-    return 0;
-}
-
-static int blocks_end(void **state)
-{
-    (void)state;
-    has_blocks = false;
-    return 0;
-}
-
-/* The log is synced as a whole when it has grown. */
-static void test_blocks_synced(void **state)
-{
-    (void)state;
-    Fixture f;
-    start(&f, "FULL");
-    insert_pages(&f, 100);
-    log_syncs = blocks.calls = 0;
-    insert_pages(&f, 100);
-    assert_in_range(log_syncs, 1, 3);
-    assert_int_equal(log_syncs + blocks.calls, 100);
-    stop(&f);
-}
-
-/* A log that was cut off has to grow again. */
-static void test_blocks_are_gone(void **state)
-{
-    (void)state;
-    Fixture f;
-    start(&f, "FULL");
-    insert_pages(&f, 100);
-    sql(f.writer, "PRAGMA wal_checkpoint(TRUNCATE)");
-    log_syncs = blocks.calls = 0;
-    insert_pages(&f, 1);
-    assert_int_equal(log_syncs, 1); /* with its head, and what is filled ahead of that */
-    assert_int_equal(blocks.calls, 1);
-    stop(&f);
-}
-
-static void test_blocks_in_random_work(void **state)
-{
-    (void)state;
-    random_work("FULL", 3);
-    assert_true(blocks.calls > 0);
-}
-
-static void copy_file(const Fixture *f, const char *from, const char *to)
-{
-    static char bytes[4 << 20];
-    char path[300];
-    snprintf(path, sizeof path, "%s/%s", f->dir.path, from);
-    FILE *in = fopen(path, "rb");
-    snprintf(path, sizeof path, "%s/%s", f->dir.path, to);
-    FILE *out = fopen(path, "wb");
-    assert_true(in && out);
-    size_t n = fread(bytes, 1, sizeof bytes, in);
-    assert_true(n < sizeof bytes);
-    assert_int_equal(fwrite(bytes, 1, n, out), n);
-    assert_int_equal(fclose(in) | fclose(out), 0);
-}
-
-/* What a crash has left may have no blocks where it has bytes. */
-static void test_found_log_is_not_trusted(void **state)
-{
-    (void)state;
-    Fixture f;
-    start(&f, "FULL");
-    insert_pages(&f, 100);
-    sql(f.writer, "PRAGMA wal_checkpoint(RESTART)");
-    insert_pages(&f, 1);
-    copy_file(&f, "x.db", "y.db");
-    copy_file(&f, "x.db-wal", "y.db-wal");
-    sqlite3_close(f.reader);
-    sqlite3_close(f.writer);
-    copy_file(&f, "y.db", "x.db");
-    copy_file(&f, "y.db-wal", "x.db-wal");
-    f.writer = open_db(f.dir.path, log_vfs_use());
-    f.reader = open_db(f.dir.path, NULL);
-    sql(f.writer, "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0");
-    log_syncs = log_zeros = blocks.calls = 0;
-    insert_pages(&f, 50);
-    assert_int_equal(log_zeros, 0); /* the file is long enough */
-    assert_int_equal(blocks.calls, 0);
-    assert_true(log_syncs >= 50);
-    sql(f.writer, "PRAGMA wal_checkpoint(RESTART)");
-    insert_pages(&f, 10); /* a first time, from the start on */
-    int first = blocks.calls;
-    sql(f.writer, "PRAGMA wal_checkpoint(RESTART)");
-    insert_pages(&f, 10);
-    assert_true(first == 0 && blocks.calls > 0);
-    check_sound(f.reader);
-    stop(&f);
-}
-
-static void test_blocks_fail(void **state)
-{
-    (void)state;
-    Fixture f;
-    start(&f, "FULL");
-    insert_pages(&f, 100);
-    blocks.result = -EIO;
-    int rc = sqlite3_exec(f.writer, "INSERT INTO t (v) VALUES (randomblob(400))", NULL, NULL, NULL);
-    assert_int_equal(rc, SQLITE_IOERR);
-    assert_int_equal(sqlite3_extended_errcode(f.writer), SQLITE_IOERR_FSYNC);
-    blocks.result = 0;
-    stop(&f);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_readers_see_commits),
-        cmocka_unit_test(test_few_pieces),
-        cmocka_unit_test(test_filled_ahead),
-        cmocka_unit_test(test_not_filled_twice),
+        cmocka_unit_test(test_readers_see_commits), cmocka_unit_test(test_few_pieces),
+        cmocka_unit_test(test_filled_ahead),        cmocka_unit_test(test_not_filled_twice),
         cmocka_unit_test(test_no_room_to_fill),
-        cmocka_unit_test_setup_teardown(test_blocks_synced, blocks_begin, blocks_end),
-        cmocka_unit_test_setup_teardown(test_blocks_are_gone, blocks_begin, blocks_end),
-        cmocka_unit_test_setup_teardown(test_blocks_in_random_work, blocks_begin, blocks_end),
-        cmocka_unit_test_setup_teardown(test_found_log_is_not_trusted, blocks_begin, blocks_end),
-        cmocka_unit_test_setup_teardown(test_blocks_fail, blocks_begin, blocks_end),
     };
     return cmocka_run_group_tests(tests, counting_disk, NULL);
 }

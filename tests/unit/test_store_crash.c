@@ -11,7 +11,6 @@
 #include "base/diag.h"
 #include "base/log.h"
 #include "store/store.h"
-#include "sys/block_sync.h"
 #include "sys/entropy.h"
 #include "tests/unit/temp_dir.h"
 
@@ -78,28 +77,6 @@ static int broken_sync(sqlite3_file *file, int flags)
     return break_sync ? break_sync : methods[0].sound->xSync(file, flags);
 }
 
-/* In place of the operating system's. */
-static struct BlockSync {
-    bool offered;
-} blocks;
-
-BlockSync *block_sync_open(const char *path)
-{
-    (void)path;
-    return blocks.offered ? &blocks : NULL;
-}
-
-int block_sync(BlockSync *s, int64_t at, int64_t n)
-{
-    assert(s->offered && at >= 0 && n > 0);
-    return break_sync ? -EIO : 0;
-}
-
-void block_sync_close(BlockSync *s)
-{
-    (void)s;
-}
-
 static int broken_write(sqlite3_file *file, const void *bytes, int n, sqlite3_int64 at)
 {
     return break_write ? break_write : methods[0].sound->xWrite(file, bytes, n, at);
@@ -132,10 +109,9 @@ static int child_broken(const char *path, const char *how)
     Store *store = NULL;
     Writer w = { .next = 1 };
     if (sqlite3_vfs_register(&broken_vfs, 1) != SQLITE_OK) return 2;
-    blocks.offered = str_eq(str_of(how), STR("blocks"));
     if (store_open(&(StoreOptions){ .path = path }, &store) != 0) return 3;
     if (store_call(store, job_write, &w) != 0) return 4;
-    if (str_eq(str_of(how), STR("sync")) || blocks.offered) break_sync = SQLITE_IOERR_FSYNC;
+    if (str_eq(str_of(how), STR("sync"))) break_sync = SQLITE_IOERR_FSYNC;
     if (str_eq(str_of(how), STR("write"))) break_write = SQLITE_IOERR_WRITE;
     if (str_eq(str_of(how), STR("full"))) break_write = SQLITE_FULL;
     w.next = 2;
@@ -246,11 +222,8 @@ static int run_broken(const char *how)
 static void test_sync_error_stops_the_process(void **state)
 {
     (void)state;
-    const char *const how[] = { "sync", "blocks" };
-    for (size_t i = 0; i < ARRAY_N(how); i++) {
-        int status = run_broken(how[i]);
-        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
-    }
+    int status = run_broken("sync");
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 }
 
 static void test_write_error_stops_the_process(void **state)
