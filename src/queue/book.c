@@ -344,8 +344,8 @@ static int call_add(Booking *b, TaskFacts *facts, const Call *call, JournalFill 
     return r;
 }
 
-/* Undoes what was charged for a call that was thought lost. */
-static int lost_refund(Booking *b, const TaskFacts *facts, const Call *lost, Uuid worker_id)
+/* Undoes what was charged for a call that was thought lost, and became this one. */
+static int lost_refund(Booking *b, const TaskFacts *facts, const Call *lost, const Call *call)
 {
     const BudgetOwner owner = owner_of(facts);
     const SpendKey key = { .hour_ms = lost->at_ms - lost->at_ms % SPEND_HOUR_MS,
@@ -356,6 +356,7 @@ static int lost_refund(Booking *b, const TaskFacts *facts, const Call *lost, Uui
                            .model = lost->model,
                            .provider = lost->provider };
     const CapHold charge = { lost->charged_tokens, lost->cost_nusd };
+    const CapHold again = { call->charged_tokens, call->cost_nusd };
     const Spend refund = { .calls = -1,
                            .cost_nusd = -charge.nusd,
                            .charged_tokens = -charge.tokens,
@@ -364,7 +365,7 @@ static int lost_refund(Booking *b, const TaskFacts *facts, const Call *lost, Uui
     const TaskUsage less = { .llm_calls = -1,
                              .cost_nusd = -lost->cost_nusd,
                              .charged_tokens = -lost->charged_tokens };
-    int r = ledger_refund(b->queue, b->db, &owner, worker_id, lost->at_ms, &charge);
+    int r = ledger_refund(b->queue, b->db, &owner, call->worker_id, lost->at_ms, &charge, &again);
     if (r == 0) r = spend_add(b->db, &key, &refund);
     if (facts->seq < 0) return r == 0 ? account_refund(b->db, facts->seq, lost->cost_nusd) : r;
     if (r == 0) r = task_add_usage(b->db, facts->seq, &less);
@@ -380,7 +381,7 @@ static int call_known(Booking *b, const TaskFacts *facts, const Call *call, Task
     if (str_eq(call->outcome, STR(CALL_LOST))) return 0;
     int r = call_replace_lost(b->db, facts->seq, call, &b->arena, &lost);
     if (r == -ENOENT) return 0;
-    if (r == 0) r = lost_refund(b, facts, &lost, call->worker_id);
+    if (r == 0) r = lost_refund(b, facts, &lost, call);
     if (r == 0) r = owner_add(b, facts, call);
     if (r == 0) r = spend_sum_add(b, facts, call);
     if (r == 0 && facts->seq < 0) r = account_sum_add(b, facts->seq, call);

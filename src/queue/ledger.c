@@ -351,8 +351,8 @@ int ledger_settle(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id
 }
 
 /* Takes up to *less off what the slice has settled, and off *less. It is returned, and does not
- * become outstanding with a worker that may be gone. */
-static int slice_refund(Db *db, const BudgetSliceKey *key, int64_t *less)
+ * become outstanding with a worker that may be gone; but for up to again, which is settled next. */
+static int slice_refund(Db *db, const BudgetSliceKey *key, int64_t *less, int64_t again)
 {
     BudgetSlice before;
     int r = budget_slice_get(db, key, &before);
@@ -360,7 +360,8 @@ static int slice_refund(Db *db, const BudgetSliceKey *key, int64_t *less)
     int64_t part = MIN(*less, before.settled);
     BudgetSlice after = before;
     after.settled -= part;
-    after.returned += budget_outstanding(&after) - budget_outstanding(&before);
+    int64_t freed = budget_outstanding(&after) - budget_outstanding(&before);
+    after.returned += MAX(freed - again, 0);
     *less -= part;
     if (part == 0) return 0;
     r = budget_slice_put(db, key, &after);
@@ -368,7 +369,7 @@ static int slice_refund(Db *db, const BudgetSliceKey *key, int64_t *less)
 }
 
 int ledger_refund(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id, int64_t at_ms,
-                  const CapHold *less)
+                  const CapHold *less, const CapHold *again)
 {
     const RuleList *rules = &queue->ledger.rules;
     BudgetRule scopes[BUDGET_SCOPES_MAX];
@@ -378,9 +379,9 @@ int ledger_refund(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id
         char text[BUDGET_SCOPE_TEXT_MAX];
         BudgetSliceKey key = slice_key(&scopes[i].scope, worker_id, at_ms, text);
         int64_t amount = amount_of(less, scopes[i].scope.unit);
-        r = slice_refund(db, &key, &amount);
+        r = slice_refund(db, &key, &amount, amount_of(again, scopes[i].scope.unit));
         key.worker_id = (Uuid){ 0 }; /* what became of slices of workers that are gone */
-        if (r == 0) r = slice_refund(db, &key, &amount);
+        if (r == 0) r = slice_refund(db, &key, &amount, 0);
     }
     return r;
 }

@@ -207,9 +207,9 @@ int64_t ledger_day_ms(int64_t at_ms);
 MUST_CHECK int ledger_settle(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id,
                              int64_t at_ms, const CapHold *spent);
 
-/* Inside a job: such calls have cost so much less than was booked. */
+/* Inside a job: of such calls less was not spent after all, and again will be settled next. */
 MUST_CHECK int ledger_refund(Queue *queue, Db *db, const BudgetOwner *owner, Uuid worker_id,
-                             int64_t at_ms, const CapHold *less);
+                             int64_t at_ms, const CapHold *less, const CapHold *again);
 
 /* Somebody who waits for a budget may get it now, or never. Any thread, without the lock. */
 void ledger_changed(Queue *queue);
