@@ -100,6 +100,7 @@ typedef struct {
     TaskHead last; /* the task of its last time */
     bool found, last_open;
     bool reserved, made; /* a place for a task, and that */
+    bool gone;           /* it was set anew, paused or deleted since it was read */
     Effects effects;
 } FireJob;
 
@@ -195,9 +196,11 @@ static int last_replace(Db *db, FireJob *job)
 static int fire_job(Db *db, void *arg)
 {
     FireJob *job = arg;
-    int r = 0;
     job->effects = (Effects){ 0 };
-    job->made = false;
+    job->made = job->gone = false;
+    int r = schedule_still(db, &job->schedule);
+    job->gone = r == -ENOENT;
+    if (r != 0) return job->gone ? 0 : r;
     if (job->reserved) {
         r = last_look(db, job);
         decide(job);
@@ -253,6 +256,7 @@ static int fire_one(Queue *queue, FireJob *job)
     if (r == 0) r = fire(queue, job);
     if (r == -ENOSPC) r = QUEUE_E_FULL;
     if (r < 0 || r == QUEUE_E_FULL) return r;
+    if (job->gone) return 0;
     bool failed = r > 0;
     if (failed) r = pass_over(queue, job);
     pthread_mutex_lock(&queue->lock);

@@ -153,14 +153,26 @@ int schedule_delete(Db *db, Str name)
     return row_change(in.stmt);
 }
 
+#define STILL " WHERE name = ?1 AND next_at_ms = ?2 AND updated_at_ms = ?3"
+
+int schedule_still(Db *db, const Schedule *s)
+{
+    RowIn in = row_in(db, "SELECT 1 FROM schedule" STILL);
+    in_text(&in, s->name);
+    in_i64(&in, s->next_at_ms);
+    in_i64(&in, s->updated_at_ms);
+    int r = row_first(in.stmt);
+    if (r == 0) db_reset(in.stmt);
+    return r;
+}
+
 int schedule_move(Db *db, const Schedule *s, const ScheduleFired *fired)
 {
     RowIn in = row_in(db, "UPDATE schedule SET next_at_ms = ?4,"
                           " last_at_ms = CASE WHEN ?5 THEN ?6 ELSE last_at_ms END,"
                           " last_task_id = CASE WHEN ?5 THEN ?7 ELSE last_task_id END,"
                           " last_error = CASE WHEN ?5 THEN ?8 ELSE last_error END,"
-                          " skipped = skipped + ?9"
-                          " WHERE name = ?1 AND next_at_ms = ?2 AND updated_at_ms = ?3");
+                          " skipped = skipped + ?9" STILL);
     in_text(&in, s->name);
     in_i64(&in, s->next_at_ms);
     in_i64(&in, s->updated_at_ms);

@@ -65,4 +65,8 @@ typedef struct {
 } ScheduleFired;
 MUST_CHECK int schedule_move(Db *db, const Schedule *schedule, const ScheduleFired *fired);
 
+/* Whether it is as it was read: not moved, set anew or deleted since. Returns 0, -ENOENT (it is
+ * not), -errno. */
+MUST_CHECK int schedule_still(Db *db, const Schedule *schedule);
+
 #endif

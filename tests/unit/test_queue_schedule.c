@@ -1,7 +1,10 @@
 /* Schedules: each of their times is worth one task, whatever comes between. */
 #include "queue_fixture.h"
 
+#include <semaphore.h>
 #include <unistd.h>
+
+#include "queue/queue_private.h"
 
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 #define MINUTE_MS INT64_C(60000)
@@ -432,6 +435,76 @@ static void test_overlap_allow(void **state)
     run(state, body_allow);
 }
 
+/* Whoever is told that a schedule is paused, or gone, gets no task of it any more: not by a tick
+ * that has read it before either. */
+typedef struct {
+    Fixture *f;
+    sem_t go; /* the store's */
+} Race;
+
+static int hold_job(Db *db, void *arg)
+{
+    Race *race = arg;
+    (void)db;
+    return sem_wait(&race->go) == 0 ? 0 : -errno;
+}
+
+static int hold_main(void *arg)
+{
+    Race *race = arg;
+    CHECK_INT(store_call_wait(race->f->store, hold_job, race), 0);
+    return 0;
+}
+
+static int pause_main(void *arg)
+{
+    Race *race = arg;
+    CHECK_INT(set(race->f, "* * * * *", MISSED_SKIP, true).next_at_ms, 0);
+    return 0;
+}
+
+static int fire_main(void *arg)
+{
+    Race *race = arg;
+    CHECK_INT(schedules_tick_wait(race->f->queue), 0);
+    return 0;
+}
+
+static int body_paused_meanwhile(void *arg)
+{
+    Fixture *f = arg;
+    int (*const mains[])(void *) = { hold_main, pause_main, fire_main };
+    FiberRef refs[ARRAY_N(mains)];
+    Race race = { .f = f };
+    StoreStats before, now;
+    (void)set(f, "* * * * *", MISSED_SKIP, false);
+    tick(f);
+    pass_ms(MINUTE_MS);
+    sem_init(&race.go, 0, 0);
+    store_stats(f->store, &before);
+    for (size_t i = 0; i < ARRAY_N(mains); i++)
+        CHECK_INT(fiber_spawn("race", mains[i], &race, &refs[i]), 0);
+    do { /* until the tick has read it, behind the change that waits for the store */
+        (void)fiber_sleep_wait(1);
+        store_stats(f->store, &now);
+    } while (now.reads == before.reads);
+    (void)fiber_sleep_wait(1);
+    sem_post(&race.go);
+    for (size_t i = 0; i < ARRAY_N(mains); i++) CHECK_INT(fiber_join_wait(refs[i], NULL), 0);
+    sem_destroy(&race.go);
+    CHECK_INT(tasks_n(f), 0);
+    check_counts(f, LANE_LOW, 0, 0);
+    QueueStats stats;
+    queue_stats(f->queue, &stats);
+    CHECK_INT(stats.schedules_fired + stats.schedules_missed + stats.schedules_failed, 0);
+    return 0;
+}
+
+static void test_paused_meanwhile(void **state)
+{
+    run(state, body_paused_meanwhile);
+}
+
 static int agent_job(Db *db, void *arg)
 {
     (void)arg;
@@ -511,6 +584,7 @@ int main(void)
         CASE(test_overlap_found_again),
         CASE(test_overlap_replace),
         CASE(test_overlap_allow),
+        CASE(test_paused_meanwhile),
         CASE(test_zones),
         CASE(test_fails),
     };
