@@ -37,11 +37,16 @@ int log_file_open(LogFile *log, const char *path, int64_t bytes_max)
     return file_open(log);
 }
 
+static void file_renew(LogFile *log)
+{
+    log_file_close(log);
+    if (file_open(log) < 0) LOG_WARN("log lost", LOG_CSTR("why", diag_text_or(-EIO)));
+}
+
 /* What cannot be renamed is written to on. */
 static void turn_over(LogFile *log)
 {
     char from[NAME_BYTES_MAX], to[NAME_BYTES_MAX];
-    log_file_close(log);
     for (int i = LOG_FILES_MAX - 1; i > 0; i--) {
         snprintf(to, sizeof to, "%s.%d", log->path, i);
         if (i > 1) snprintf(from, sizeof from, "%s.%d", log->path, i - 1);
@@ -49,11 +54,19 @@ static void turn_over(LogFile *log)
         if (rename(from, to) != 0 && errno != ENOENT)
             LOG_WARN("cannot turn over a log", LOG_CSTR("file", from));
     }
-    if (file_open(log) < 0) LOG_WARN("log lost", LOG_CSTR("why", diag_text_or(-EIO)));
+    file_renew(log);
+}
+
+/* Somebody has removed it. */
+static bool is_unlinked(const LogFile *log)
+{
+    struct stat st;
+    return fstat(log->fd, &st) == 0 && st.st_nlink == 0;
 }
 
 void log_file_add(LogFile *log, Str text)
 {
+    if (log->open && is_unlinked(log)) file_renew(log);
     if (log->open && log->bytes > 0 && log->bytes + (int64_t)text.len > log->bytes_max)
         turn_over(log);
     while (log->open && text.len) {

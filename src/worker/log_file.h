@@ -32,7 +32,8 @@ void log_file_init(LogFile *log);
 /* Appends to what is there. bytes_max: of a file. Returns 0 or -errno with diag. */
 MUST_CHECK int log_file_open(LogFile *log, const char *path, int64_t bytes_max);
 
-/* What cannot be written (the disk is full) is counted and dropped. */
+/* What cannot be written (the disk is full) is counted and dropped. A file that was removed is made
+ * anew. */
 void log_file_add(LogFile *log, Str text);
 
 /* The same on the pool, for fibers of one loop: one writes at a time. Waits even for a cancelled

@@ -269,19 +269,31 @@ static int env_make(Server *s, Arena *arena, const char *const **ret)
     return env.failed ? -ENOMEM : 0;
 }
 
+/* Each version has its own, and there are ever more of them. */
+static int log_open(Server *s)
+{
+    char path[FS_PATH_MAX + 128];
+    snprintf(path, sizeof path, "%s/logs/%.*s-%.12s.log", s->owner->host->dir,
+             STR_ARG(s->version->spec.agent), s->id);
+    int r = log_file_open(&s->log, path, LOG_FILE_BYTES_MAX);
+    if (r < 0) return r;
+    snprintf(path, sizeof path, "%s/logs", s->owner->host->dir);
+    if (log_files_prune(path, SERVER_LOGS_KEPT) < 0)
+        LOG_WARN("logs are not pruned", LOG_CSTR("why", diag_text()));
+    return 0;
+}
+
 /* Its directories and its log. */
 static int prepare_job(void *arg)
 {
     Server *s = arg;
-    char path[FS_PATH_MAX + 128];
+    char path[FS_PATH_MAX + 8];
     int r = fs_remove(s->scratch);
     snprintf(path, sizeof path, "%s/home", s->scratch);
     if (r == 0) r = fs_dir_make(path);
     snprintf(path, sizeof path, "%s/tmp", s->scratch);
     if (r == 0) r = fs_dir_make(path);
-    snprintf(path, sizeof path, "%s/logs/%.*s-%.12s.log", s->owner->host->dir,
-             STR_ARG(s->version->spec.agent), s->id);
-    return r == 0 && !s->log.open ? log_file_open(&s->log, path, LOG_FILE_BYTES_MAX) : r;
+    return r == 0 && !s->log.open ? log_open(s) : r;
 }
 
 static int remove_job(void *arg)

@@ -9,10 +9,12 @@
 #ifndef GANTRY_WORKER_SERVERS_H
 #define GANTRY_WORKER_SERVERS_H
 
+#include "worker/log_file.h"
 #include "worker/run.h"
 #include "worker/worker.h"
 
 #define SERVERS_MAX 64 /* of a worker; a further one takes the place of one that nobody wants */
+#define SERVER_LOGS_KEPT ((size_t)SERVERS_MAX * LOG_FILES_MAX) /* files; the oldest go */
 
 typedef struct Servers Servers;
 typedef struct Server Server;

@@ -41,9 +41,8 @@
 #define SUSPENDED_A_SLOT_MAX 16 /* runs that wait for others */
 #define RATES_EVERY_MS 1000
 #define FRONT_CLOSE_MS 5000 /* for calls that were stopped to settle */
-#define LOGS_KEPT (SERVERS_MAX * LOG_FILES_MAX)
-#define CLAIM_END_MS 2000 /* for a claim under way when a drain begins */
-#define RATES_PAUSE_MS 20 /* at least so long between two of them */
+#define CLAIM_END_MS 2000   /* for a claim under way when a drain begins */
+#define RATES_PAUSE_MS 20   /* at least so long between two of them */
 
 /* Sends one claim after another. */
 typedef struct {
@@ -201,7 +200,7 @@ static int dir_logs(const char *dir)
     char path[FS_PATH_MAX + 16];
     snprintf(path, sizeof path, "%s/logs", dir);
     int r = fs_dir_make(path);
-    return r == 0 ? log_files_prune(path, LOGS_KEPT) : r;
+    return r == 0 ? log_files_prune(path, SERVER_LOGS_KEPT) : r;
 }
 
 static int dir_job(void *arg)

@@ -196,6 +196,9 @@ static void test_log_files(void **state)
     assert_int_equal(size_of(path_in(dir, "a.log")), 105);
     log_file_add(&log, STR("6"));
     assert_int_equal(size_of(path_in(dir, "a.log")), 1);
+    assert_int_equal(unlink(path_in(dir, "a.log")), 0);
+    log_file_add(&log, STR("anew"));
+    assert_int_equal(size_of(path_in(dir, "a.log")), 4);
     log_file_close(&log);
     log_file_add(&log, STR("lost"));
     assert_int_equal(log.dropped, 4);

@@ -1,7 +1,9 @@
 /* Server agents that the worker starts: one that is sick is replaced, one that nobody wants ends,
  * and there are no more than there may be. */
+#include <dirent.h>
 #include <sys/stat.h>
 
+#include "worker/servers.h"
 #include "worker_bench.h"
 
 static const char agent_yaml[] =
@@ -123,6 +125,40 @@ static void test_a_sick_one_is_replaced(void **state)
     bench_with((Bench){ .scenario = sick, .configure = look_often, .lease_ms = 3000 });
 }
 
+static size_t logs_n(Bench *b)
+{
+    char path[400];
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s/logs", b->worker_dir);
+    DIR *dir = opendir(path);
+    CHECK(dir != NULL);
+    for (struct dirent *e; dir && (e = readdir(dir)) != NULL;) n += e->d_name[0] != '.';
+    if (dir) closedir(dir);
+    return n;
+}
+
+/* Of versions that nobody runs any more, while the worker lives. */
+static int old_logs(Bench *b)
+{
+    char path[400];
+    for (size_t i = 0; i < SERVER_LOGS_KEPT + 10; i++) {
+        snprintf(path, sizeof path, "%s/logs/old-%zu.log", b->worker_dir, i);
+        FILE *f = fopen(path, "w");
+        CHECK(f != NULL);
+        if (f) fclose(f);
+    }
+    deploy(b, "");
+    pid_by(b, submit(b, "null"));
+    CHECK_INT(logs_n(b), SERVER_LOGS_KEPT);
+    return 0;
+}
+
+static void test_old_logs_go(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = old_logs });
+}
+
 /* Who comes while its keeper still waits for the last words of a dead one waits for the next. */
 static int dead(Bench *b)
 {
@@ -231,6 +267,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_sick_one_is_replaced),
+        cmocka_unit_test(test_old_logs_go),
         cmocka_unit_test(test_a_dead_one_gets_no_tasks),
         cmocka_unit_test(test_an_unwanted_one_ends),
         cmocka_unit_test(test_no_more_than_there_may_be),
