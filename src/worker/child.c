@@ -330,9 +330,11 @@ int child_start_wait(Run *run, const Str *command, size_t command_n, bool agent,
     ProcessOptions options = { .cwd = run->version->dir };
     allowance_of_process(&run->version->spec.resources, &options);
     if (command_n == 0) return diag_set(-ENOENT, "no command is given");
+    int r = run_scratch_wait(run);
+    if (r < 0) return r;
     run->tools_started |= !agent;
     arena_init(&arena, ARGS_BYTES_MAX);
-    int r = argv_make(command, command_n, &arena, &options.argv);
+    r = argv_make(command, command_n, &arena, &options.argv);
     if (r == 0) r = run_env(run, &arena, agent, &options.env);
     if (r < 0) return diag_set(r, "the command line is too long");
     group_of_run_wait(run, ret_group);

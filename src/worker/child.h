@@ -26,7 +26,7 @@ typedef struct {
 
 /* Starts a program in the version's directory with the environment of a tool or of the agent, under
  * the limits of the version that the kernel keeps, in a cgroup (group.h). On a fiber.
- * Returns as process_spawn. */
+ * Returns as process_spawn and run_scratch_wait. */
 MUST_CHECK int child_start_wait(Run *run, const Str *command, size_t command_n, bool agent,
                                 char ret_group[CGROUP_PATH_MAX], Process **ret);
 

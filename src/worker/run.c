@@ -471,7 +471,7 @@ static int remove_job(void *arg)
 static void scratch_remove_wait(Run *run)
 {
     char mark[FS_PATH_MAX + 16];
-    if (!run->scratch[0]) return;
+    if (!run->scratch_used) return;
     snprintf(mark, sizeof mark, "HOME=%s/home", run->scratch);
     if (run->tools_started) {
         group_end_run_wait(run);
@@ -543,6 +543,16 @@ static int scratch_job(void *arg)
     int r = fs_dir_make(dir);
     snprintf(dir, sizeof dir, "%s/tmp", run->scratch);
     return r == 0 ? fs_dir_make(dir) : r;
+}
+
+int run_scratch_wait(Run *run)
+{
+    if (run->scratch_made) return 0;
+    run->scratch_used = true; /* what is half made is removed, too */
+    int r = work_wait(scratch_job, run);
+    run->scratch_made |= r == 0;
+    if (r == -ENOENT || r == -EACCES) return -EIO;
+    return r == 0 && fiber_cancelled() ? -ECANCELED : r;
 }
 
 static void on_lent_wait(void *ctx, bool begins)
@@ -626,8 +636,7 @@ static int prepare_wait(Run *run)
     deadline_set(run);
     snprintf(run->scratch, sizeof run->scratch, "%s/tasks/%s-%" PRId64, host->dir, run->id,
              run->task.ref.fence);
-    r = work_wait(scratch_job, run);
-    if (r == 0) r = gateway_open(run);
+    r = gateway_open(run);
     return r == 0 ? children_open_wait(run) : r;
 }
 

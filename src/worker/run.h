@@ -132,11 +132,12 @@ struct Run {
 
     VersionUse *version;
     CapLimits limits;
-    int64_t started_ms;     /* clock_mono_ms */
-    int64_t deadline_ms;    /* likewise; DEADLINE_NONE until the limits are known */
-    int64_t deadline_at_ms; /* Unix time */
-    bool deadline_given;    /* by the task's client: no limit of its own is reached before */
-    char scratch[FS_PATH_MAX];
+    int64_t started_ms;        /* clock_mono_ms */
+    int64_t deadline_ms;       /* likewise; DEADLINE_NONE until the limits are known */
+    int64_t deadline_at_ms;    /* Unix time */
+    bool deadline_given;       /* by the task's client: no limit of its own is reached before */
+    char scratch[FS_PATH_MAX]; /* where its programs have their home; run_scratch_wait makes it */
+    bool scratch_used, scratch_made;
     TaskLog log;
     GatewayTask *gateway;
     GatewaySink sink;
@@ -203,6 +204,11 @@ MUST_CHECK int run_succeed_wait(Run *run, Str text, bool objects_only);
 
 /* The object that an agent is given. Returns 0 or -ENOMEM. */
 MUST_CHECK int run_input(Run *run, Buf *out);
+
+/* Makes the home and the directory for temporary files of the run's programs, unless they are
+ * there. On a fiber, also several at a time. Returns 0, -ECANCELED, or another -errno with diag,
+ * never -ENOENT or -EACCES, which tell of a program that cannot be started. */
+MUST_CHECK int run_scratch_wait(Run *run);
 
 /* The environment of a child, built from scratch: in arena, NULL-terminated. models: with the
  * gateway's addresses, for the agent; without, for a tool. Returns 0 or -ENOMEM. */

@@ -711,6 +711,36 @@ static void test_scratch_is_removed(void **state)
     bench(scratch_left);
 }
 
+/* Directories cost more than the rest of a small task: they are made for programs only. */
+static int scratch_of_programs(Bench *b)
+{
+    char path[400];
+    BenchFile files[] = {
+        { "agent.yaml", "apiVersion: gantry/v1\nkind: Agent\nmetadata: {name: a}\nspec:\n"
+                        "  runtime: builtin\n  prompt: p.md\n  model: sim/echo\n" },
+        { "p.md", "Be kind." },
+    };
+    bench_deploy_files(b, files, ARRAY_N(files));
+    CHECK_INT(bench_run(b, "\"hi\"").state, TASK_SUCCEEDED);
+    snprintf(path, sizeof path, "%s/tasks", b->worker_dir);
+    CHECK_INT(rmdir(path), 0);
+    CHECK_INT(symlink("/dev/null", path), 0); /* now none can be made there */
+    CHECK_INT(bench_run(b, "\"hi\"").state, TASK_SUCCEEDED);
+    bench_deploy(b, "sh", "echo ok", "");
+    Task task = bench_run(b, "null");
+    CHECK_INT(task.state, TASK_FAILED);
+    CHECK_INT(task.attempt, 3); /* another worker, or a later time, may do better */
+    CHECK_STR(task.error_code, STR("worker_trouble"));
+    CHECK_HAS(task.error_detail, "cannot make ");
+    return 0;
+}
+
+static void test_scratch_is_for_programs(void **state)
+{
+    (void)state;
+    bench(scratch_of_programs);
+}
+
 static int in_use(Bench *b)
 {
     WorkerOptions options = bench_options(b);
@@ -754,6 +784,7 @@ int main(void)
         cmocka_unit_test(test_what_a_killed_worker_left),
         cmocka_unit_test(test_many_tasks_of_one_version),
         cmocka_unit_test(test_scratch_is_removed),
+        cmocka_unit_test(test_scratch_is_for_programs),
         cmocka_unit_test(test_one_worker_a_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
