@@ -84,6 +84,7 @@ typedef struct {
     int64_t source; /* what the upstream's events call it by */
     int64_t number; /* what the client's events call it by */
     Str id, name;   /* of a call; live in the stream's arena */
+    Str said_id;    /* the upstream's, which id may have been made from */
     Str wire_id;    /* Responses: the item's own */
     Buf held;       /* what was not given away yet; for Responses all of it */
     size_t given;   /* bytes of held that are */

@@ -72,6 +72,7 @@ static int keep_first(TranslateStream *t, Str *kept, Str s)
 int stream_name(TranslateStream *t, TranslateItem *item, Str id, Str name)
 {
     int r = item->opened ? 0 : keep_first(t, &item->id, id);
+    if (r == 0) r = keep_first(t, &item->said_id, id);
     return r == 0 ? keep_first(t, &item->name, name) : r;
 }
 

@@ -26,20 +26,26 @@ static int chat_text(TranslateStream *t, TranslateItemKind kind, int64_t source,
     return stream_add(t, item, text);
 }
 
+/* Some servers give all calls the same number, or none. */
+static bool is_another(const TranslateItem *item, Str id, Str name)
+{
+    return item->said_id.ptr && !str_empty(id) && !str_empty(name) && !str_eq(item->said_id, id);
+}
+
 /* Fragments of several calls may alternate, so a call ends with the answer only. */
 static int chat_call(TranslateStream *t, const Json *call, int64_t nth)
 {
     const Json *index = json_get(call, "index"), *function = json_get(call, "function");
     int64_t source = index ? number_of(index) : nth;
+    Str id = json_str(json_get(call, "id")), name = json_str(json_get(function, "name"));
     TranslateItem *item = stream_find(t, source);
-    if (!item) {
+    if (!item || is_another(item, id, name)) {
         TranslateItem *before = t->items_n ? &t->items[t->items_n - 1] : NULL;
         if (before && before->kind != ITEM_CALL) before->closed = true;
         int r = stream_item(t, ITEM_CALL, source, &item);
         if (r != 0) return r;
     }
-    int r = stream_name(t, item, json_str(json_get(call, "id")),
-                        json_str(json_get(function, "name")));
+    int r = stream_name(t, item, id, name);
     return r == 0 ? stream_add(t, item, json_str(json_get(function, "arguments"))) : r;
 }
 

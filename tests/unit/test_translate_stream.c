@@ -395,6 +395,27 @@ static void test_odd_chat(void **state)
     EXPECT(API_CHAT, API_MESSAGES, false, events, want);
 }
 
+#define CALL(id, name, arguments)                                                                \
+    FROM("'choices':[{'delta':{'tool_calls':[{'index':0,'id':'" id "','function':{'name':'" name \
+         "','arguments':'" arguments "'}}]}}]")
+/* Some servers number no calls, or all of them 0, and tell them apart by their ids alone; others
+ * say id and name with every piece. */
+static void test_calls_of_one_index(void **state)
+{
+    (void)state;
+    static const Event events[] = {
+        { "", CALL("x:1", "f", "{") },
+        { "", CALL("x:1", "f", "}") },
+        { "", CALL("b", "f", "[") },
+        { "", FROM("'choices':[{'delta':{'tool_calls':[{'function':{'arguments':']'}}]}}]") },
+        { "", FROM("'choices':[{'delta':{},'finish_reason':'tool_calls'}]") },
+    };
+    Str got = translated(API_CHAT, API_RESPONSES, false, events, ARRAY_N(events));
+    assert_true(str_find(got, STR("\"arguments\":\"{}\"")) >= 0);
+    assert_true(str_find(got, STR("\"call_id\":\"b\",\"name\":\"f\",\"arguments\":\"[]\"")) >= 0);
+    assert_true(str_find(got, STR("\"output_index\":2")) < 0);
+}
+
 static void test_stops(void **state)
 {
     (void)state;
@@ -506,17 +527,12 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_messages_to_chat),
-        TEST(test_include_usage),
-        TEST(test_chat_to_messages),
-        TEST(test_no_end_before_the_end),
-        TEST(test_cut_anywhere),
-        TEST(test_messages_to_responses),
-        TEST(test_responses_to_messages),
-        TEST(test_odd_chat),
-        TEST(test_stops),
-        TEST(test_too_many_items),
-        TEST(test_too_much_to_keep),
+        TEST(test_messages_to_chat),      TEST(test_include_usage),
+        TEST(test_chat_to_messages),      TEST(test_no_end_before_the_end),
+        TEST(test_cut_anywhere),          TEST(test_messages_to_responses),
+        TEST(test_responses_to_messages), TEST(test_odd_chat),
+        TEST(test_calls_of_one_index),    TEST(test_stops),
+        TEST(test_too_many_items),        TEST(test_too_much_to_keep),
         TEST(test_out_is_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
