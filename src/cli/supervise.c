@@ -269,7 +269,7 @@ static int get_wait(Supervisor *s, const char *path, ClientAnswer *ret)
     return r == EXIT_OK && ret->json ? 0 : -EIO;
 }
 
-/* Which of them work; *ret_others: workers elsewhere. */
+/* Which of them work, and which drain; *ret_others: workers elsewhere. */
 static int workers_read_wait(Supervisor *s, int64_t *ret_others)
 {
     ClientAnswer answer;
@@ -288,6 +288,7 @@ static int workers_read_wait(Supervisor *s, int64_t *ret_others)
             continue;
         }
         m->listed = true;
+        if (!active) m->state.state = MEMBER_DRAINING; /* an operator has told it to */
         m->state.running = json_i64_or(json_get(it.value, "running"), 0);
     }
     return 0;
