@@ -111,11 +111,11 @@ static int line_add(Choice *c, Db *db, Lane lane, const LineHead *head)
     return 0;
 }
 
-/* A walk through all lines of a lane that begins in the middle, at a tenant. */
+/* A walk through all lines of a lane that begins in the middle, behind a line, and ends with it. */
 typedef struct {
     Db *db;
     Lane lane;
-    Str from;
+    LineHead from; /* without an agent: from the first on */
     bool wrapped;
     LineHead head;
 } Walk;
@@ -123,21 +123,15 @@ typedef struct {
 /* Whether the walk has come round to where it began. */
 static bool walk_round(const Walk *w)
 {
-    return w->wrapped && str_cmp(w->head.tenant, w->from) >= 0;
+    int order = str_cmp(w->head.tenant, w->from.tenant);
+    return w->wrapped && (order != 0 ? order > 0 : str_cmp(w->head.agent, w->from.agent) > 0);
 }
 
 static int walk_wrap(Walk *w, Arena *arena)
 {
-    if (w->wrapped || str_empty(w->from)) return -ENOENT;
+    if (w->wrapped || str_empty(w->from.agent)) return -ENOENT;
     w->wrapped = true;
-    int r = line_of_next_tenant(w->db, w->lane, STR(""), true, arena, &w->head);
-    return r == 0 && walk_round(w) ? -ENOENT : r;
-}
-
-static int walk_first(Walk *w, Arena *arena)
-{
-    int r = line_of_next_tenant(w->db, w->lane, w->from, true, arena, &w->head);
-    return r == -ENOENT ? walk_wrap(w, arena) : r;
+    return line_of_next_tenant(w->db, w->lane, STR(""), true, arena, &w->head);
 }
 
 static int walk_next(Walk *w, Arena *arena)
@@ -145,29 +139,46 @@ static int walk_next(Walk *w, Arena *arena)
     int r = line_of_next_agent(w->db, w->lane, &w->head, arena, &w->head);
     if (r == -ENOENT)
         r = line_of_next_tenant(w->db, w->lane, w->head.tenant, false, arena, &w->head);
-    if (r == -ENOENT) return walk_wrap(w, arena);
+    if (r == -ENOENT) r = walk_wrap(w, arena);
     return r == 0 && walk_round(w) ? -ENOENT : r;
+}
+
+static int walk_first(Walk *w, const LineCursor *cursor, Arena *arena)
+{
+    w->from.tenant = arena_str(arena, str_of(cursor->tenant));
+    w->from.agent = arena_str(arena, str_of(cursor->agent));
+    if (!w->from.tenant.ptr || !w->from.agent.ptr) return -ENOMEM;
+    w->head = w->from;
+    if (!str_empty(w->from.agent)) return walk_next(w, arena);
+    return line_of_next_tenant(w->db, w->lane, STR(""), true, arena, &w->head);
+}
+
+/* The next look goes on behind the line; what is longer than any may be is forgotten. */
+static void cursor_set(LineCursor *cursor, const LineHead *line)
+{
+    bool fits = str_copy(cursor->tenant, sizeof cursor->tenant, line->tenant) &&
+                str_copy(cursor->agent, sizeof cursor->agent, line->agent);
+    if (!fits) *cursor = (LineCursor){ .agent = "" };
 }
 
 static int lane_look(Choice *c, Db *db, Lane lane)
 {
-    Turns *turns = c->queue->turns;
-    Str from = arena_str(&c->arena, str_of(turns->cursor[lane]));
-    if (!from.ptr) return -ENOMEM;
-    Walk walk = { .db = db, .lane = lane, .from = from };
-    int r = walk_first(&walk, &c->arena);
+    LineCursor *cursor = &c->queue->turns->cursor[lane];
+    Walk walk = { .db = db, .lane = lane };
+    int r = walk_first(&walk, cursor, &c->arena);
+    LineHead last = walk.from;
     for (int probes = 0; r == 0; probes++) {
         bool full = c->permits_n + 4 > (size_t)(lane + 1) * (PERMITS_MAX / LANE_N_);
         if (probes == LINES_PROBES_MAX || c->n[lane] == LINES_MAX || full) {
             c->more = true;
-            if (!str_copy(turns->cursor[lane], TENANT_BYTES_MAX + 1, walk.head.tenant))
-                turns->cursor[lane][0] = '\0';
+            cursor_set(cursor, &last);
             return 0;
         }
+        last = walk.head;
         r = line_add(c, db, lane, &walk.head);
         if (r == 0) r = walk_next(&walk, &c->arena);
     }
-    turns->cursor[lane][0] = '\0';
+    *cursor = (LineCursor){ .agent = "" };
     return r == -ENOENT ? 0 : r;
 }
 

@@ -68,13 +68,18 @@ typedef struct JournalPlaces JournalPlaces;
 
 #define TENANT_BYTES_MAX 256
 
+/* The line at which a look at very many lines ended; without an agent: it reached all. */
+typedef struct {
+    char tenant[TENANT_BYTES_MAX + 1], agent[AGENT_NAME_BYTES_MAX + 1];
+} LineCursor;
+
 /* Whose turn it is. The store thread's; not kept over a restart. What an undone job has changed
  * here stays, which is harmless. */
 typedef struct {
     LaneTurns turns;
-    Fair used[LANE_N_];                         /* by tenant */
-    FairCosts costs[LANE_N_];                   /* by tenant and agent */
-    char cursor[LANE_N_][TENANT_BYTES_MAX + 1]; /* where the next look at very many lines begins */
+    Fair used[LANE_N_];         /* by tenant */
+    FairCosts costs[LANE_N_];   /* by tenant and agent */
+    LineCursor cursor[LANE_N_]; /* behind these the next look begins */
 } Turns;
 
 struct Queue {

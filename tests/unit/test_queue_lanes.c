@@ -451,6 +451,52 @@ static void test_very_many_tenants(void **state)
     run(state, body_very_many_tenants);
 }
 
+static void deploy_wait(Fixture *f, const char *agent, const char *version)
+{
+    const char *what[] = { agent, version };
+    CHECK_INT(store_call_wait(f->store, deploy_job, what), 0);
+}
+
+/* More agents of one tenant than one look compares, and those that it reaches first always have
+ * work: the others get their turn all the same. */
+static int body_very_many_agents(void *arg)
+{
+    Fixture *f = arg;
+    char name[32];
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    TaskNew new = task_new("");
+    bool seen[TENANTS] = { false };
+    int served = 0;
+    for (int i = 0; i < TENANTS; i++) {
+        char version[65];
+        snprintf(name, sizeof name, "agent-%03d", i);
+        snprintf(version, sizeof version, "%064d", i);
+        deploy_wait(f, name, version);
+        new.agent = str_of(name);
+        put(f, &new);
+    }
+    for (int i = 0; i < 2 * TENANTS; i++) {
+        int64_t agent = -1;
+        TaskRef ref = claim_one(f, worker);
+        Task task = get(f, ref.id);
+        CHECK_INT(str_to_i64(str_skip(task.agent, 6), &agent), 0);
+        served += !seen[agent];
+        seen[agent] = true;
+        str_copy(name, sizeof name, task.agent);
+        end_ok(f, ref);
+        new.agent = str_of(name);
+        put(f, &new); /* another one */
+        arena_clear(&f->arena);
+    }
+    CHECK_INT(served, TENANTS);
+    return 0;
+}
+
+static void test_very_many_agents(void **state)
+{
+    run(state, body_very_many_agents);
+}
+
 /* --- figures ---------------------------------------------------------------------------------- */
 
 static int body_waits(void *arg)
@@ -878,6 +924,7 @@ int main(void)
         TEST(test_set_back),
         TEST(test_set_while_running),
         TEST(test_very_many_tenants),
+        TEST(test_very_many_agents),
         TEST(test_waits),
         TEST(test_place),
         TEST(test_disk_reserve),
