@@ -204,6 +204,12 @@ int http1_answer_close(Http1Answer *answer)
                                      : "the connection was closed before an answer came");
 }
 
+int http1_answer_status(const Http1Answer *answer)
+{
+    if (answer->head_done) return answer->status;
+    return ((const llhttp_t *)(const void *)answer->llhttp)->status_code;
+}
+
 Str http1_answer_field(const Http1Answer *answer, Str name)
 {
     for (size_t i = 0; i < answer->fields_n; i++)

@@ -47,6 +47,9 @@ MUST_CHECK int http1_answer_take(Http1Answer *answer, Str input, Buf *body, size
  * set then), or -ECONNRESET with diag. */
 MUST_CHECK int http1_answer_close(Http1Answer *answer);
 
+/* The status that has come so far, of a head that may not be complete; 0: none. */
+int http1_answer_status(const Http1Answer *answer);
+
 /* First field of that name (case ignored), or the empty Str. */
 Str http1_answer_field(const Http1Answer *answer, Str name);
 

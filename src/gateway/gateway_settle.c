@@ -253,7 +253,7 @@ static GatewayOutcome judge(ModelCall *call, int r, Charge *ret_charge)
                      call->target->provider->name, diag_text_or(r));
         return sent ? GATEWAY_TIMEOUT : GATEWAY_UNREACHED;
     }
-    if (call->upstream) {                        /* it had begun to answer */
+    if (call->upstream || call->abort.served) {  /* it had begun to answer */
         bool quietly = r > 0 && !diag_text()[0]; /* closed in good order, but before its end */
         call_problem(call, PROBLEM_UNREACHABLE, NULL, "the answer of %s was cut off: %s",
                      call->target->provider->name,

@@ -492,6 +492,7 @@ int http_call_open_wait(HttpClient *client, const HttpCallOptions *options, Http
     if (can_redial(call, r)) r = redial_wait(call);
     if (r == -ECONNRESET && str_empty(str_of(diag_text())))
         diag_set(r, "the connection was closed before an answer came");
+    if (call && call->abort) call->abort->served = http1_answer_status(&call->answer) / 100 == 2;
     if (r == 0) *ret = TAKE(call);
     return r;
 }

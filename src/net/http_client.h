@@ -25,7 +25,8 @@ typedef struct {
 typedef struct {
     HttpCall *call; /* private */
     bool aborted;
-    bool sent; /* out: a connection was made, so the server may have seen the request */
+    bool sent;   /* out: a connection was made, so the server may have seen the request */
+    bool served; /* out: an answer of success had begun, though its head may not have come whole */
 } HttpAbort;
 
 /* The call's pending and later waits return -ECONNABORTED. Harmless when it has ended; a call

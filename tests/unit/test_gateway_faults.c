@@ -813,6 +813,12 @@ static void broken_wait(void *arg)
     } want[] = {
         { "", STUB_CLOSE, 502, GATEWAY_UNREACHED, false },
         { "", STUB_RESET, 502, GATEWAY_UNREACHED, false },
+        { "HTTP/1.1 200 OK\r\nContent-Ty", STUB_RESET, 502, GATEWAY_CUT, true },
+        { "HTTP/1.1 200 OK\r\nno field\r\n\r\n", STUB_CLOSE, 502, GATEWAY_CUT, true },
+        { "HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nno field\r\n\r\n", STUB_CLOSE, 502,
+          GATEWAY_CUT, true },
+        { "HTTP/1.1 103 Early\r\n\r\n", STUB_CLOSE, 502, GATEWAY_UNREACHED, false },
+        { "HTTP/1.1 500 Oh\r\nno field\r\n\r\n", STUB_CLOSE, 502, GATEWAY_UNREACHED, false },
         { "HTTP/1.1 20", STUB_CLOSE, 502, GATEWAY_UNREACHED, false },
         { "gibberish\r\n\r\n", STUB_CLOSE, 502, GATEWAY_UNREACHED, false },
         { SSE_HEAD "Transfer-Encoding: chunked\r\n\r\n", STUB_RESET, 502, GATEWAY_CUT, true },
