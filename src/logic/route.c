@@ -1,5 +1,7 @@
 #include "logic/route.h"
 
+#include <string.h>
+
 #include "codec/hash.h"
 
 int32_t route_bucket(Str salt, Str unit)
@@ -8,7 +10,16 @@ int32_t route_bucket(Str salt, Str unit)
     return (int32_t)(h * ROUTE_BUCKETS >> 32);
 }
 
-Str route_unit(const RouteWho *who, RouteBy by, RouteUnit *ret_kind)
+static Str of_tenant(Str tenant, Str id, char text[ROUTE_UNIT_MAX])
+{
+    size_t n = MIN(tenant.len, ROUTE_UNIT_MAX - 1), rest = MIN(id.len, ROUTE_UNIT_MAX - n - 1);
+    memcpy(text, tenant.ptr, n);
+    text[n] = '\n';
+    memcpy(text + n + 1, id.ptr, rest);
+    return str_make(text, n + 1 + rest);
+}
+
+Str route_unit(const RouteWho *who, RouteBy by, RouteUnit *ret_kind, char text[ROUTE_UNIT_MAX])
 {
     bool alone = by == ROUTE_BY_TASK;
     assert(!str_empty(who->task));
@@ -25,7 +36,9 @@ Str route_unit(const RouteWho *who, RouteBy by, RouteUnit *ret_kind)
     size_t i = 0;
     while (str_empty(choices[i].id)) i++;
     *ret_kind = choices[i].kind;
-    return choices[i].id;
+    bool own = *ret_kind == UNIT_SESSION || *ret_kind == UNIT_USER;
+    return own && !str_empty(who->tenant) ? of_tenant(who->tenant, choices[i].id, text)
+                                          : choices[i].id;
 }
 
 /* Whether a ramp may still take a unit that is on control. */

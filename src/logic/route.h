@@ -43,8 +43,10 @@ typedef enum {
     ROUTE_BY_N_
 } RouteBy;
 
-/* The unit of a task. Borrows from who. */
-Str route_unit(const RouteWho *who, RouteBy by, RouteUnit *ret_kind);
+/* The unit of a task. Sessions and users are their tenant's: "tenant\nsession", if there is one. In
+ * text, which is cut off where it is full, or borrowed from who. */
+#define ROUTE_UNIT_MAX 512
+Str route_unit(const RouteWho *who, RouteBy by, RouteUnit *ret_kind, char text[ROUTE_UNIT_MAX]);
 
 typedef struct {
     Str salt;          /* the rollout's id */

@@ -104,12 +104,12 @@ static int submit_route(Db *db, SubmitJob *job)
     RouteWho who = { .session = new->session_id,
                      .user = new->user_id,
                      .tenant = new->tenant_id,
-                     .task = str_of(uuid_text(job->summary.id, job->unit_text)) };
+                     .task = str_of(uuid_text(job->summary.id, job->id_text)) };
     RolloutUnit *unit = &job->unit;
-    unit->unit = route_unit(&who, job->rollout.unit, &unit->kind);
+    unit->unit = route_unit(&who, job->rollout.unit, &unit->kind, job->unit_text);
     r = rollout_unit_get(db, job->rollout.seq, unit->kind, unit->unit, &before);
     if (r == 0 && !before.known && unit->kind == UNIT_SESSION)
-        r = rollout_session_lives(db, new->tenant_id, str_of(job->summary.agent), unit->unit,
+        r = rollout_session_lives(db, new->tenant_id, str_of(job->summary.agent), new->session_id,
                                   job->now_ms - ROUTE_LIVE_MS, &before.live);
     if (r != 0) return r;
     RouteRule rule = { .salt = str_of(job->rollout.id), .weight_bp = job->rollout.weight_bp };

@@ -293,7 +293,7 @@ typedef struct {
     RolloutRouting rollout;
     RolloutUnit unit;
     bool unit_is_new; /* or has a new arm: it has to be stored */
-    char unit_text[UUID_TEXT_MAX];
+    char unit_text[ROUTE_UNIT_MAX], id_text[UUID_TEXT_MAX]; /* the unit's */
 
     bool plain;       /* no version was asked for, and neither a rollout nor a flag had a say */
     Claimer *claimer; /* taken for this task; see claimer_take */

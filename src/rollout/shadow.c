@@ -13,7 +13,7 @@
 #define TASKS_PAGE 256
 #define PAGES_MAX 16 /* of new tasks, a tick */
 #define LEFTOVERS_MAX 16
-#define UNIT_MAX 300
+#define UNIT_MAX (ROUTE_UNIT_MAX + 16)
 
 bool shadow_is_on(const RolloutRow *row)
 {
@@ -298,13 +298,13 @@ typedef struct {
 
 static Str unit_of(const ShadowTask *task, RouteBy by, char out[UNIT_MAX])
 {
-    char id[UUID_TEXT_MAX];
+    char id[UUID_TEXT_MAX], text[ROUTE_UNIT_MAX];
     RouteUnit kind;
     RouteWho who = { .session = task->session_id,
                      .user = task->user_id,
                      .tenant = task->tenant_id,
                      .task = str_of(uuid_text(task->id, id)) };
-    Str unit = route_unit(&who, by, &kind);
+    Str unit = route_unit(&who, by, &kind, text);
     snprintf(out, UNIT_MAX, "%d:%.*s", (int)kind, (int)MIN(unit.len, (size_t)UNIT_MAX - 16),
              unit.ptr);
     return str_of(out);

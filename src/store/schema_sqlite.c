@@ -761,6 +761,13 @@ static const char ranges[] =
     "CREATE INDEX task_session_free ON task (session_id, agent)"
     " WHERE session_id IS NOT NULL AND session_max = 0 AND state NOT BETWEEN 2 AND 5;";
 
+/* Sessions (0) and users (1) are their tenant's; rollouts that have ended are asked no more. */
+static const char tenants_units[] =
+    "UPDATE rollout_unit SET unit = (SELECT t.tenant_id FROM task t WHERE t.seq = task_seq)"
+    " || char(10) || unit WHERE kind IN (0, 1)"
+    " AND rollout_seq IN (SELECT seq FROM rollout WHERE state < 5)"
+    " AND EXISTS (SELECT 1 FROM task t WHERE t.seq = task_seq AND t.tenant_id <> '');";
+
 const Migration schema_steps[] = {
     { 1, "first schema", first_schema },
     { 2, "calls once", calls_once },
@@ -824,5 +831,6 @@ const Migration schema_steps[] = {
     { 60, "response ids", response_ids },
     { 61, "schedule zones", schedule_zones },
     { 62, "ranges", ranges },
+    { 63, "tenants' units", tenants_units },
 };
 const size_t schema_steps_n = ARRAY_N(schema_steps);

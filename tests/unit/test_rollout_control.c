@@ -393,6 +393,45 @@ static void test_a_clock_that_is_set_ends_no_hold(void **state)
     run(state, clock_is_set);
 }
 
+static bool submit_tenants(Fixture *f, const char *tenant, int i)
+{
+    char session[32];
+    snprintf(session, sizeof(session), "session-%d", i);
+    TaskNew new = { .agent = STR("support"),
+                    .lane = LANE_NORMAL,
+                    .input = STR("1"),
+                    .tenant_id = str_of(tenant),
+                    .session_id = str_of(session) };
+    TaskSummary summary = { 0 };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    return strcmp(summary.version_id, VERSION_B) == 0;
+}
+
+/* Sessions and users of different tenants that are called alike are different units: one's draws
+ * nothing for another's, and both count. */
+static int tenants_apart(void *arg)
+{
+    Fixture *f = arg;
+    int64_t live = 0, differ = 0;
+    for (int i = 0; i < 40; i++) (void)submit_tenants(f, "live", i);
+    (void)start(f, ID_1);
+    bool drawn[40];
+    for (int i = 0; i < 40; i++) drawn[i] = submit_tenants(f, "new", i);
+    for (int i = 0; i < 40; i++) live += submit_tenants(f, "live", i);
+    CHECK_INT(live, 0);
+    for (int i = 0; i < 40; i++) differ += submit_tenants(f, "other", i) != drawn[i];
+    CHECK(differ > 5 && differ < 35);
+    end_tasks(f, 0);
+    Ask ask = command(f, ID_1, COMMAND_NONE);
+    CHECK_INT(ask.row.cursors[0].task_seq, 160);
+    return 0;
+}
+
+static void test_tenants_sessions_are_their_own(void **state)
+{
+    run(state, tenants_apart);
+}
+
 static int rolls_back(void *arg)
 {
     Fixture *f = arg;
@@ -2616,6 +2655,7 @@ int main(void)
         ON_QUEUE(test_a_clock_that_is_set_ends_no_hold),
         ON_QUEUE(test_a_step_outlasts_its_tasks),
         ON_QUEUE(test_live_sessions_stay),
+        ON_QUEUE(test_tenants_sessions_are_their_own),
         ON_QUEUE(test_units_are_counted),
         ON_QUEUE(test_sessions_have_time_to_end),
         ON_QUEUE(test_a_bad_version_is_rolled_back),

@@ -67,18 +67,25 @@ static void test_units(void **state)
 {
     (void)state;
     RouteUnit kind;
+    char text[ROUTE_UNIT_MAX];
     RouteWho who = { .session = STR("s"), .user = STR("u"), .tenant = STR("t"), .task = STR("k") };
-    assert_true(str_eq(route_unit(&who, ROUTE_BY_SESSION, &kind), STR("s")) &&
+    assert_true(str_eq(route_unit(&who, ROUTE_BY_SESSION, &kind, text), STR("t\ns")) &&
                 kind == UNIT_SESSION);
-    assert_true(str_eq(route_unit(&who, ROUTE_BY_TENANT, &kind), STR("t")) && kind == UNIT_TENANT);
-    assert_true(str_eq(route_unit(&who, ROUTE_BY_USER, &kind), STR("u")) && kind == UNIT_USER);
-    assert_true(str_eq(route_unit(&who, ROUTE_BY_TASK, &kind), STR("k")) && kind == UNIT_TASK);
+    assert_true(str_eq(route_unit(&who, ROUTE_BY_TENANT, &kind, text), STR("t")) &&
+                kind == UNIT_TENANT);
+    assert_true(str_eq(route_unit(&who, ROUTE_BY_USER, &kind, text), STR("t\nu")) &&
+                kind == UNIT_USER);
+    assert_true(str_eq(route_unit(&who, ROUTE_BY_TASK, &kind, text), STR("k")) &&
+                kind == UNIT_TASK);
     who.session = STR_NULL;
-    assert_true(str_eq(route_unit(&who, ROUTE_BY_SESSION, &kind), STR("u")) && kind == UNIT_USER);
+    assert_true(str_eq(route_unit(&who, ROUTE_BY_SESSION, &kind, text), STR("t\nu")) &&
+                kind == UNIT_USER);
     who.user = STR_NULL;
-    assert_true(str_eq(route_unit(&who, ROUTE_BY_SESSION, &kind), STR("k")) && kind == UNIT_TASK);
+    assert_true(str_eq(route_unit(&who, ROUTE_BY_SESSION, &kind, text), STR("k")) &&
+                kind == UNIT_TASK);
     who.tenant = STR_NULL; /* asked for, but there is none */
-    assert_true(str_eq(route_unit(&who, ROUTE_BY_TENANT, &kind), STR("k")) && kind == UNIT_TASK);
+    assert_true(str_eq(route_unit(&who, ROUTE_BY_TENANT, &kind, text), STR("k")) &&
+                kind == UNIT_TASK);
 }
 
 /* session-2 lies in bucket 1295 of rollout-1. */

@@ -874,6 +874,37 @@ static void test_migration_of_gates(void **state)
     temp_dir_deinit(&dir);
 }
 
+/* What a rollout has drawn goes on where a tenant's name is part of its units. */
+static void test_migration_of_units(void **state)
+{
+    (void)state;
+    TempDir dir;
+    temp_dir_init(&dir);
+    Db *db = NULL;
+    assert_int_equal(db_open_writer(dir.path, 0, 0, &db), 0);
+    assert_int_equal(migrations_run_steps(db, schema_steps, steps_before("tenants' units")), 0);
+    assert_int_equal(
+        db_script(db, "INSERT INTO task (seq, id, state, lane, created_at_ms, ready_at_ms, agent,"
+                      " version_id, tenant_id) VALUES (1, zeroblob(16), 0, 1, 0, 0, 'a', 'v', 't'),"
+                      " (2, CAST('0123456789abcdef' AS BLOB), 0, 1, 0, 0, 'a', 'v', NULL);"
+                      "INSERT INTO rollout (seq, id, agent, version_id, control_id, block,"
+                      " settings, state, resumes, step, weight_bp, state_since_ms, step_since_ms,"
+                      " step_canaries, deadline_at_ms, paged, cost_cap_nusd, tokens_cap,"
+                      " latency_p95_ms, tool_calls_p95, why, created_at_ms, changed_at_ms) VALUES"
+                      " (1, 'r', 'a', 'v', 'w', '{}', '{}', 3, 0, 0, 5000, 0, 0, 0, 0, 0, 1, 1, 1,"
+                      " 1, '', 0, 0);"
+                      "INSERT INTO rollout_unit (rollout_seq, kind, unit, arm, counts, eligible_ms,"
+                      " task_seq, pi) VALUES (1, 0, 's', 1, 1, 0, 1, 0.5),"
+                      " (1, 1, 'u', 1, 1, 0, 2, 0.5), (1, 2, 't', 1, 1, 0, 1, 0.5)"),
+        0);
+    assert_int_equal(migrations_run(db), 0);
+    assert_int_equal(first_of(db, "SELECT count(*) FROM rollout_unit WHERE (kind, unit) IN"
+                                  " ((0, 't' || char(10) || 's'), (1, 'u'), (2, 't'))"),
+                     3);
+    db_close(db);
+    temp_dir_deinit(&dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -905,6 +936,7 @@ int main(void)
         cmocka_unit_test(test_migration_steps),
         cmocka_unit_test(test_migration_changed),
         cmocka_unit_test(test_migration_of_gates),
+        cmocka_unit_test(test_migration_of_units),
     };
     log_setup(LOG_ERROR_, LOG_LOGFMT);
     return cmocka_run_group_tests_name("store", tests, NULL, NULL);
