@@ -79,7 +79,8 @@ static int exit_of_status(int status, Str code)
 {
     if (str_eq(code, STR("switched_off"))) return EXIT_FAILED; /* whoever asks */
     if (str_eq(code, STR("key_reused"))) return EXIT_CONFLICT;
-    if (str_eq(code, STR("deadline_passed"))) return EXIT_USAGE;
+    if (str_eq(code, STR("deadline_passed")) || str_eq(code, STR("rollout_invalid")))
+        return EXIT_USAGE;
     if (status == 400 || status == 413) return EXIT_USAGE;
     if (status == 401 || status == 403) return EXIT_NOT_AUTHORISED;
     if (status == 404) return EXIT_NOT_FOUND;

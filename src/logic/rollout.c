@@ -253,7 +253,7 @@ static bool open_gate(Tick *t, Str actor)
     uint32_t gates = (t->in->gates ? t->in->gates : UINT32_C(1) << r->step) & gates_ahead(t);
     if (gates == 0) {
         t->move->refused = true;
-        because(t->move, "It has no such gate, here or ahead.");
+        because(t->move, "The plan has no such gate at this step or a later one.");
     }
     if ((gates & ~r->gates_open) == 0) return false;
     r->gates_open |= gates;

@@ -120,9 +120,11 @@ static int tick(Db *db, Gather *g, RolloutRow *row, const RolloutInput *input, A
     RolloutRow from = *row;
     *ret = rollout_next(&row->state, &g->spec.plan, input);
     row->state = ret->next;
-    row->verdict = ret->verdict;
-    row->why = arena_str(arena, str_of(ret->why));
-    if (!row->why.ptr) return -ENOMEM;
+    if (!ret->refused) { /* what somebody could not do is told them, and says nothing of it */
+        row->verdict = ret->verdict;
+        row->why = arena_str(arena, str_of(ret->why));
+        if (!row->why.ptr) return -ENOMEM;
+    }
     if (ret->actions & ROLLOUT_DO_TELL) row->changed_at_ms = input->now_ms;
     int r = act(db, row, ret, input->now_ms);
     if (r == 0) r = rollout_update(db, row);

@@ -1460,10 +1460,11 @@ static int begins_unchecked(void *arg)
 static int is_refused(void *arg)
 {
     Fixture *f = arg;
-    Ask ask = command(f, ID_1, COMMAND_NONE);
+    Ask ask = command(f, ID_1, COMMAND_NONE), after;
     CHECK_INT(ask.row.state.state, ROLLOUT_PREFLIGHT); /* after the restart too */
-    ask = command(f, ID_1, COMMAND_PROMOTE);
-    CHECK(ask.move.refused); /* nor can anybody skip that */
+    after = command(f, ID_1, COMMAND_PROMOTE);
+    CHECK(after.move.refused);                 /* nor can anybody skip that */
+    CHECK(str_eq(after.row.why, ask.row.why)); /* why it is as it is, not what was asked */
     RolloutRow row = check_it(f, false);
     CHECK_INT(row.state.state, ROLLOUT_ABORTED);
     CHECK(str_find(row.why, STR("the artifact is gone")) >= 0);
