@@ -337,7 +337,6 @@ static int submit_give(Db *db, void *const *args, size_t n)
         int r = claim_look(db, claim);
         if (r != 0) return r;
         job->looked = true;
-        if (n == 1) claimer_found(job->claimer); /* with many, commits are what takes time */
         submit_claimed(args, n, claim);
     }
     return 0;
@@ -362,7 +361,6 @@ static int submit_start(Db *db, SubmitJob *job)
     int r = claim_new(db, claimer_job(job->claimer), &row, &job->seq);
     if (r != 0) return r == -ENOENT ? 0 : r;
     job->looked = job->claimed = true;
-    claimer_found(job->claimer);
     return submit_keep_key(db, job);
 }
 
@@ -380,6 +378,14 @@ static int submit_jobs(Db *db, void *const *args, size_t n)
     }
     if (r == 0) r = together_insert(db, &together);
     return r == 0 ? submit_give(db, args, n) : r;
+}
+
+/* It costs the thread that commits a system call: when the disk is at work. With many jobs, commits
+ * are what takes time. */
+static void submit_meanwhile(void *arg)
+{
+    const SubmitJob *job = arg;
+    if (job->claimer && job->looked) claimer_found(job->claimer);
 }
 
 /* Before the answer to who submitted: the worker is not to wait for that. */
@@ -419,7 +425,9 @@ static int submit_refused_wait(SubmitJob *job, int refusal)
 
 int queue_submit_wait(Queue *queue, const TaskNew *task, TaskSummary *ret)
 {
-    static const StoreMany many = { .one = submit_job, .all = submit_jobs, .done = submit_done };
+    static const StoreMany many = {
+        .one = submit_job, .all = submit_jobs, .meanwhile = submit_meanwhile, .done = submit_done
+    };
     assert(task->lane < LANE_N_ && task->time_limit_ms >= 0 && task->due_at_ms >= 0);
     assert(task->idempotency_key.len <= IDEMPOTENCY_KEY_BYTES_MAX);
     SubmitJob job = { .queue = queue, .task = task };

@@ -22,6 +22,8 @@ DEFINE_FREEP(Db, db_close)
  * transaction when it fails. */
 MUST_CHECK int db_begin(Db *db);
 MUST_CHECK int db_commit(Db *db);
+/* As db_commit; calls fn in between, at most once, while the disk writes. */
+MUST_CHECK int db_commit_while(Db *db, void (*fn)(void *arg), void *arg);
 bool db_wrote(const Db *db); /* the last commit, by the connection that writes: to the disk */
 void db_rollback(Db *db);
 MUST_CHECK int db_savepoint(Db *db);

@@ -277,6 +277,14 @@ int db_commit(Db *db)
     return r;
 }
 
+int db_commit_while(Db *db, void (*fn)(void *arg), void *arg)
+{
+    log_vfs_meanwhile(db->handle, fn, arg);
+    int r = db_commit(db);
+    log_vfs_meanwhile(db->handle, NULL, NULL); /* where there was nothing to sync */
+    return r;
+}
+
 bool db_wrote(const Db *db)
 {
     return db->wrote;

@@ -1,9 +1,11 @@
 #include "store/log_vfs.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <sqlite3.h>
 
@@ -22,8 +24,11 @@ typedef struct LogFile {
     char *bytes; /* to be written at offset */
     int n;
     sqlite3_int64 offset;
-    bool committing;      /* the page to come ends a transaction */
-    sqlite3_int64 filled; /* so far the file was written, with frames or with zeros */
+    bool committing;              /* the page to come ends a transaction */
+    sqlite3_int64 filled;         /* so far the file was written, with frames or with zeros */
+    int fd;                       /* of the same file, to name it to the system; -1: none */
+    void (*meanwhile)(void *arg); /* or NULL; see log_vfs_meanwhile */
+    void *meanwhile_arg;
 } LogFile;
 
 #define UNDER_OFFSET ((sizeof(LogFile) + 15) / 16 * 16)
@@ -63,6 +68,7 @@ static int log_close(sqlite3_file *file)
 {
     LogFile *f = (LogFile *)file;
     int rc = flush(f), closed = f->under->pMethods->xClose(f->under);
+    if (f->fd >= 0) close(f->fd);
     free(f->bytes);
     return rc != SQLITE_OK ? rc : closed;
 }
@@ -103,11 +109,24 @@ static int log_truncate(sqlite3_file *file, sqlite3_int64 size)
     return rc != SQLITE_OK ? rc : f->under->pMethods->xTruncate(f->under, size);
 }
 
+/* That what was written is sent to the disk beforehand is for speed alone: whether it is there, and
+ * whether that failed, says the sync that follows. */
+static void do_meanwhile(LogFile *f)
+{
+    void (*fn)(void *arg) = f->meanwhile;
+    if (!fn) return;
+    if (f->fd >= 0) (void)sync_file_range(f->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+    f->meanwhile = NULL;
+    fn(f->meanwhile_arg);
+}
+
 static int log_sync(sqlite3_file *file, int flags)
 {
     LogFile *f = (LogFile *)file;
     int rc = flush(f);
-    return rc != SQLITE_OK ? rc : f->under->pMethods->xSync(f->under, flags);
+    if (rc != SQLITE_OK) return rc;
+    do_meanwhile(f);
+    return f->under->pMethods->xSync(f->under, flags);
 }
 
 static int log_file_size(sqlite3_file *file, sqlite3_int64 *ret)
@@ -181,9 +200,19 @@ static int log_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int 
     int rc = base->xOpen(base, name, f->under, flags, ret_flags);
     if (rc == SQLITE_OK) rc = f->under->pMethods->xFileSize(f->under, &f->filled);
     if (rc == SQLITE_OK && !(f->bytes = malloc(LOG_BYTES_MAX))) rc = SQLITE_NOMEM;
+    if (rc == SQLITE_OK) f->fd = open(name, O_RDONLY | O_CLOEXEC);
     if (rc == SQLITE_OK) f->file.pMethods = &log_methods;
     else if (f->under->pMethods) f->under->pMethods->xClose(f->under);
     return rc;
+}
+
+void log_vfs_meanwhile(sqlite3 *handle, void (*fn)(void *arg), void *arg)
+{
+    LogFile *f = NULL;
+    int rc = sqlite3_file_control(handle, NULL, SQLITE_FCNTL_JOURNAL_POINTER, &f);
+    if (rc != SQLITE_OK || !f || f->file.pMethods != &log_methods) return; /* not a log, yet */
+    f->meanwhile = fn;
+    f->meanwhile_arg = arg;
 }
 
 const char *log_vfs_use(void)

@@ -7,8 +7,14 @@
 #ifndef GANTRY_STORE_LOG_VFS_H
 #define GANTRY_STORE_LOG_VFS_H
 
+struct sqlite3;
+
 /* Registers it, not as the default, over the default VFS of this moment. Only while no connection
  * of its kind is open. Returns its name for sqlite3_open_v2, or NULL without memory. */
 const char *log_vfs_use(void);
+
+/* Calls fn once, within the next sync of the connection's log, while the disk is at work where the
+ * system lets it be set to work before it is waited for. fn NULL: does not. */
+void log_vfs_meanwhile(struct sqlite3 *handle, void (*fn)(void *arg), void *arg);
 
 #endif

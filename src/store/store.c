@@ -302,6 +302,13 @@ static int jobs_run_at_once(Store *store, Job *batch)
     return db_begin(db);
 }
 
+static int batch_commit(Store *store, Job *batch, size_t n)
+{
+    const StoreMany *many = n == 1 ? batch->many : NULL;
+    if (many && many->meanwhile) return db_commit_while(store->writer, many->meanwhile, batch->arg);
+    return db_commit(store->writer);
+}
+
 /* Runs the jobs in one transaction and leaves their results in them. Returns 0 when those stand, or
  * why all of it was undone. */
 static int batch_transact(Store *store, Job *batch, size_t n)
@@ -322,7 +329,7 @@ static int batch_transact(Store *store, Job *batch, size_t n)
         return r;
     }
     int64_t began_us = clock_mono_us();
-    r = db_commit(db);
+    r = batch_commit(store, batch, n);
     int64_t took_us = clock_mono_us() - began_us;
     atomic_fetch_add(&store->commit_us_total, took_us);
     if (db_wrote(db)) jobs_note_commit(&store->writes, took_us);

@@ -46,10 +46,13 @@ MUST_CHECK int store_call_wait(Store *store, StoreFn fn, void *arg);
  * batch, args[i] of n callers; it returns 0 when everything is as if each had been run by one and
  * had returned 0. Else it is undone, and each is run by one as a job of its own. done (may be NULL)
  * runs for each on the store thread when that is durable or undone, before any caller of the batch
- * is told: what it wakes need not wait for them. It must not wait, and has no database. */
+ * is told: what it wakes need not wait for them. It must not wait, and has no database. meanwhile
+ * (may be NULL) likewise, between all and done, where there is one job in the batch: while the disk
+ * writes what that has changed, which may yet be undone. */
 typedef struct {
     StoreFn one;
     int (*all)(Db *db, void *const *args, size_t n);
+    void (*meanwhile)(void *arg);
     void (*done)(void *arg, int result);
 } StoreMany;
 

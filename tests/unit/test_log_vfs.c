@@ -37,6 +37,14 @@ static int counting_write(sqlite3_file *file, const void *bytes, int n, sqlite3_
     return sound_methods->xWrite(file, bytes, n, offset);
 }
 
+static int log_syncs;
+
+static int counting_sync(sqlite3_file *file, int flags)
+{
+    log_syncs++;
+    return sound_methods->xSync(file, flags);
+}
+
 static int counting_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags,
                          int *ret_flags)
 {
@@ -46,6 +54,7 @@ static int counting_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file,
     sound_methods = file->pMethods;
     counting_methods = *sound_methods;
     counting_methods.xWrite = counting_write;
+    counting_methods.xSync = counting_sync;
     file->pMethods = &counting_methods;
     return SQLITE_OK;
 }
@@ -263,12 +272,46 @@ static void test_no_room_to_fill(void **state)
     stop(&f);
 }
 
+typedef struct {
+    int calls, syncs, writes; /* before it */
+} Seen;
+
+static void note(void *arg)
+{
+    Seen *seen = arg;
+    *seen = (Seen){ seen->calls + 1, log_syncs, log_writes };
+}
+
+/* Between the writing and the sync, once; not where nothing is synced. */
+static void test_meanwhile(void **state)
+{
+    (void)state;
+    Fixture f;
+    Seen seen = { 0 }, none = { 0 };
+    start(&f, "FULL");
+    insert_pages(&f, 1);
+    log_syncs = log_writes = 0;
+    log_vfs_meanwhile(f.writer, note, &seen);
+    insert_pages(&f, 2);
+    assert_int_equal(seen.calls, 1);
+    assert_int_equal(seen.syncs, 0);
+    assert_int_equal(seen.writes, 1);
+    assert_int_equal(log_syncs, 2); /* it takes the place of none */
+    log_vfs_meanwhile(f.writer, note, &none);
+    sql(f.writer, "BEGIN IMMEDIATE; COMMIT");
+    log_vfs_meanwhile(f.writer, NULL, NULL);
+    log_vfs_meanwhile(f.reader, note, &none); /* has no such log */
+    insert_pages(&f, 1);
+    assert_int_equal(none.calls, 0);
+    stop(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_readers_see_commits), cmocka_unit_test(test_few_pieces),
         cmocka_unit_test(test_filled_ahead),        cmocka_unit_test(test_not_filled_twice),
-        cmocka_unit_test(test_no_room_to_fill),
+        cmocka_unit_test(test_no_room_to_fill),     cmocka_unit_test(test_meanwhile),
     };
     return cmocka_run_group_tests(tests, counting_disk, NULL);
 }

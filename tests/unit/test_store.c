@@ -454,6 +454,41 @@ static void test_together_undone(void **state)
     together(*state, 1, GROUP_N - 8);
 }
 
+static int meanwhiles;
+
+/* The store thread's: after the job, before it is done. */
+static void job_meanwhile(void *arg)
+{
+    Producer *p = arg;
+    assert_int_equal(p->done, 0);
+    meanwhiles++;
+}
+
+static int by_itself_main(void *arg)
+{
+    static const StoreMany many = {
+        .one = job_numbered, .all = jobs_numbered, .meanwhile = job_meanwhile, .done = job_done
+    };
+    Producer *p = arg;
+    told = 0;
+    p->result = store_many_wait(p->store, &many, p);
+    return 0;
+}
+
+/* Who is alone is told when the disk writes, if there is something to write. */
+static void test_meanwhile(void **state)
+{
+    Fixture *f = *state;
+    for (int id = 16; id < 20; id++) {
+        Producer p = { .store = f->store, .id = id, .result = -1 };
+        meanwhiles = 0;
+        harness_run(by_itself_main, &p);
+        assert_int_equal(p.result, id % 8 == 3 ? 9 : 0);
+        assert_int_equal(meanwhiles, p.result == 0);
+        assert_int_equal(p.done, 1 + p.result);
+    }
+}
+
 /* There is no savepoint then. */
 static void test_one_kind(void **state)
 {
@@ -919,6 +954,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_patient_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_together, setup, teardown),
         cmocka_unit_test_setup_teardown(test_together_undone, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_meanwhile, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_kind, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_kind_undone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_loops, setup, teardown),
