@@ -125,12 +125,12 @@ static int all_read_wait(Talk *t, HttpCall *answer, Buf *out)
     }
 }
 
-static int message_parse(Talk *t, Str text, McpMessage *ret)
+static int message_parse(Arena *arena, Str text, McpMessage *ret)
 {
     const Json *v;
-    Str copy = arena_str(t->call->arena, text); /* values borrow from it */
+    Str copy = arena_str(arena, text); /* values borrow from it */
     if (!copy.ptr) return -ENOMEM;
-    int r = json_parse(t->call->arena, copy, NULL, &v, NULL);
+    int r = json_parse(arena, copy, NULL, &v, NULL);
     if (r == -EINVAL) return diag_set(-EPROTO, "the server's answer is not JSON");
     if (r == 0) r = mcp_message_read(v, ret);
     return r == -EINVAL ? -EPROTO : r;
@@ -143,7 +143,7 @@ static int plain_read_wait(Talk *t, HttpCall *answer, int64_t id, McpMessage *re
     buf_init(&body, bytes_max(t));
     int r = all_read_wait(t, answer, &body);
     if (r < 0) return r;
-    r = message_parse(t, buf_str(&body), ret);
+    r = message_parse(t->call->arena, buf_str(&body), ret);
     if (status >= 400 && (r < 0 || ret->kind != MCP_ERROR))
         return diag_set(-EPROTO, "the server answered HTTP %d: %.*s", status,
                         STR_ARG(str_sub(buf_str(&body), 0, 500)));
@@ -169,7 +169,7 @@ static int events_take_wait(Talk *t, SseParser *parser, Str chunk, int64_t id, M
     int r;
     while ((r = sse_next(parser, &chunk, &piece)) == SSE_EVENT || r == SSE_OTHER) {
         if (r == SSE_OTHER || str_empty(str_trim(piece.data))) continue;
-        int e = message_parse(t, piece.data, ret);
+        int e = message_parse(t->call->arena, piece.data, ret);
         if (e < 0) return e;
         if (mcp_message_answers(ret, id)) {
             *ret_done = true;
@@ -259,8 +259,8 @@ static int pipe_write_wait(McpSession *s, Str body, int64_t deadline_ms)
     return stream_write_wait(process_stdin(s->process), pieces, 2, deadline_ms);
 }
 
-/* The next line of stdout, in the arena. */
-static int line_read_wait(Talk *t, Str *ret)
+/* The next line of stdout. */
+static int line_read_wait(Talk *t, Arena *arena, Str *ret)
 {
     McpSession *s = t->session;
     Stream *stream = process_stdout(s->process);
@@ -274,7 +274,7 @@ static int line_read_wait(Talk *t, Str *ret)
         if (!buf_add(&s->held, got)) return -EMSGSIZE;
         stream_consume(stream, got.len);
     }
-    *ret = arena_str(t->call->arena, str_sub(buf_str(&s->held), 0, (size_t)end));
+    *ret = arena_str(arena, str_sub(buf_str(&s->held), 0, (size_t)end));
     buf_drop(&s->held, (size_t)end + 1);
     return ret->ptr ? 0 : -ENOMEM;
 }
@@ -288,22 +288,28 @@ static int pipe_answer_wait(Talk *t, const McpMessage *message)
     return json_out_ok(&out) ? pipe_write_wait(t->session, buf_str(&body), t->deadline_ms) : 0;
 }
 
-/* What a server writes to stdout beside messages is passed over: some log there. */
+/* One line. What a server writes to stdout beside messages is passed over: some log there. However
+ * much it is, only the answer is kept. */
+static int pipe_line_wait(Talk *t, int64_t id, McpMessage *ret, bool *ret_done)
+{
+    CLEANUP(arena_deinit) Arena scratch;
+    McpMessage message;
+    Str line;
+    arena_init(&scratch, 20 * bytes_max(t));
+    int r = line_read_wait(t, &scratch, &line);
+    if (r < 0) return r;
+    r = message_parse(&scratch, line, &message);
+    if (r == -EPROTO) return 0;
+    *ret_done = r == 0 && mcp_message_answers(&message, id);
+    if (*ret_done) return message_parse(t->call->arena, line, ret);
+    return r == 0 && message.kind == MCP_ASKED ? pipe_answer_wait(t, &message) : r;
+}
+
 static int pipe_ask_wait(Talk *t, const McpRequest *request, Str body, McpMessage *ret)
 {
+    bool done = false;
     int r = pipe_write_wait(t->session, body, t->deadline_ms);
-    while (r == 0) {
-        Str line;
-        r = line_read_wait(t, &line);
-        if (r < 0) return r;
-        r = message_parse(t, line, ret);
-        if (r == -EPROTO) {
-            r = 0;
-            continue;
-        }
-        if (r == 0 && mcp_message_answers(ret, request->id)) return 0;
-        if (r == 0 && ret->kind == MCP_ASKED) r = pipe_answer_wait(t, ret);
-    }
+    while (r == 0 && !done) r = pipe_line_wait(t, request->id, ret, &done);
     return r;
 }
 

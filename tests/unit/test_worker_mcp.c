@@ -230,6 +230,9 @@ static Stub stub;
     "        n += 1\n"                                                                 \
     "        if mode == 'dies': sys.exit(1)\n"                                         \
     "        if mode == 'hangs' and n == 1: time.sleep(60)\n"                          \
+    "        for i in range(140 if mode == 'tells' else 0):\n"                         \
+    "            say({'jsonrpc': '2.0', 'method': 'notifications/message',\n"          \
+    "                 'params': {'data': 'x' * 1000000}})\n"                           \
     "        text = m['params']['arguments']['text'].upper() + str(n)\n"               \
     "        r = {'content': [{'type': 'text', 'text': text}]}\n"                      \
     "    say({'jsonrpc': '2.0', 'id': m['id'], 'result': r})\n"
@@ -539,6 +542,21 @@ static void test_pipes(void **state)
     bench(pipe_scenario);
 }
 
+/* However much a server tells before it answers, nothing of it is kept. */
+static int pipe_tells_scenario(Bench *b)
+{
+    deploy_source(b, "print(json.dumps(call()))\n",
+                  "{\"command\":[\"python3\",\"server.py\",\"tells\"]}", "");
+    run_expect(b, "[200, \"ok\", \"HI1\"]");
+    return 0;
+}
+
+static void test_pipes_tell_much(void **state)
+{
+    (void)state;
+    bench(pipe_tells_scenario);
+}
+
 static int pipe_trouble_scenario(Bench *b)
 {
     deploy_source(b, "print(json.dumps([call(), call()[:2]]))\n",
@@ -612,6 +630,7 @@ int main(void)
         cmocka_unit_test(test_guard),
         cmocka_unit_test(test_many_servers),
         cmocka_unit_test(test_pipes),
+        cmocka_unit_test(test_pipes_tell_much),
         cmocka_unit_test(test_pipe_troubles),
         cmocka_unit_test(test_pipe_breaker),
     };
