@@ -16,6 +16,7 @@
 #include "logic/issue.h"
 #include "logic/manifest.h"
 #include "sys/zone.h"
+#include "worker/wire.h"
 
 #define CONFIG_ARENA_BYTES_MAX ((size_t)64 << 20)
 #define CONFIG_ISSUES_MAX 50
@@ -30,7 +31,10 @@
 #define RETRIES_MAX 20
 #define RATE_LIMIT_MAX INT64_C(1000000000000)
 #define KEY_CHARS_MIN 16
+#define BODY_BYTES_MAX (24 << 20) /* what is taken in must fit into the answer to a claim */
 #define ENV_NAME_MAX 96
+
+static_assert(BODY_BYTES_MAX + (1 << 20) <= WIRE_CLAIM_BYTES_MAX, "with all the rest of a task");
 
 /* --- scalars: one table for the file, the environment and the dump ---------------------------- */
 
@@ -63,7 +67,7 @@ static const Setting settings[] = {
     { "log.level", SETTING_TEXT, AT(log_level), 0, 0 },
     { "log.format", SETTING_TEXT, AT(log_format), 0, 0 },
     { "log.file", SETTING_TEXT, AT(log_file), 0, 0 },
-    { "limits.bodyBytes", SETTING_INT, AT(body_bytes_max), 1024, INT64_C(1) << 30 },
+    { "limits.bodyBytes", SETTING_INT, AT(body_bytes_max), 1024, BODY_BYTES_MAX },
     { "limits.headBytes", SETTING_INT, AT(head_bytes_max), 1024, 1 << 20 },
     { "limits.headFields", SETTING_INT, AT(fields_max), 8, 1000 },
     { "limits.targetBytes", SETTING_INT, AT(target_bytes_max), 256, 1 << 16 },
