@@ -27,16 +27,17 @@ static bool member_known(Str key)
     return false;
 }
 
-/* What tells questions apart: the id, or all that was said. */
-static int key_make(const Json *v, uint8_t key[SHA256_BYTES])
+/* What tells questions apart: the id, or all that was said; as it was sent where numbers in it have
+ * no canonical form. */
+static int key_make(const Json *v, Str body, uint8_t key[SHA256_BYTES])
 {
     CLEANUP(buf_deinit) Buf buf = { 0 };
     Str id = json_str(json_get(v, "id"));
     buf_init(&buf, 2 * ESCALATE_BYTES_MAX);
     int r = json_canonical(json_type(json_get(v, "id")) == JSON_STRING ? json_get(v, "id") : v,
                            &buf);
-    if (r < 0) return r;
-    sha256(buf_str(&buf), key);
+    if (r < 0 && r != -EINVAL) return r;
+    sha256(r == 0 ? buf_str(&buf) : body, key);
     key[0] = (uint8_t)((key[0] & 0xfe) | (id.len > 0)); /* an id is no body */
     return 0;
 }
@@ -97,7 +98,7 @@ static int ask_read_wait(Run *run, HttpReq *req, Str body, EscalationAsk *ret)
     if ((json_get(v, "context") && !ret->context.ptr) ||
         (json_get(v, "default") && !ret->fallback.ptr))
         return -ENOMEM;
-    r = key_make(v, ret->key);
+    r = key_make(v, body, ret->key);
     if (r < 0) return r;
     ret->occurrence = id ? 1 : occurrence(run, ret->key);
     return 0;

@@ -72,6 +72,30 @@ static void test_answered(void **state)
     bench(answered);
 }
 
+/* Numbers that have no canonical form tell questions apart all the same, and are kept. */
+static int large_number(Bench *b)
+{
+    deploy(b, "print(json.dumps([ask({'question': 'which?', 'context': {'order': n}})\n"
+              "  for n in (1234567890123456789, 1234567890123456790)]))\n");
+    Uuid id = bench_submit(b, "1", NULL);
+    await_state(b, id, TASK_ESCALATED);
+    resolve(b, id, "{\"order\":1234567890123456789}");
+    int64_t deadline_ms = deadline_after(BENCH_PATIENCE_MS);
+    while (bench_get(b, id).attempt < 2 && clock_mono_ms() < deadline_ms) fiber_sleep_wait(5);
+    await_state(b, id, TASK_ESCALATED);
+    resolve(b, id, "2");
+    Task task = bench_end(b, id);
+    CHECK_STR(task.result, STR("[[200, {\"order\": 1234567890123456789}, \"person\"],"
+                               " [200, 2, \"person\"]]"));
+    return 0;
+}
+
+static void test_large_number(void **state)
+{
+    (void)state;
+    bench(large_number);
+}
+
 static int refused(Bench *b)
 {
     deploy(b, "print(json.dumps([ask(b'{'), ask({}), ask({'question': ''}), ask({'question': 7}),\n"
@@ -141,9 +165,8 @@ static void test_deaf(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answered),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_nobody_answers),
+        cmocka_unit_test(test_answered), cmocka_unit_test(test_large_number),
+        cmocka_unit_test(test_refused),  cmocka_unit_test(test_nobody_answers),
         cmocka_unit_test(test_deaf),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
