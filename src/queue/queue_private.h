@@ -92,6 +92,7 @@ struct Queue {
     KnownTasks *known;           /* the store thread's */
     Turns *turns;                /* likewise */
     ClockSets sets;              /* likewise */
+    int64_t aged_at_ms;          /* likewise: see queue_ages */
     JournalPlaces *places;       /* the store's reading thread's */
     int64_t purge_at_ms;         /* the ticking fiber's */
     int64_t schedules_looked_ms; /* likewise: calendar_ms when schedules were last looked at */
@@ -127,6 +128,12 @@ int64_t queue_steady_ms(const Queue *queue);
 /* When the calendar was set since: moves the deadlines of tasks along, which are spans of time to
  * those who run them. Before jobs that look at deadlines; cheap. Returns 0 or -errno. */
 MUST_CHECK int queue_calendar_wait(Queue *queue);
+
+/* Inside a job: whether what is old by the calendar may be deleted. Not for six hours after the
+ * calendar was set a day ahead: that may be a mistake, and what is gone (what a month has cost,
+ * keys) is gone.
+ */
+bool queue_ages(const Queue *queue);
 
 /* --- what a job changed, told to memory after its commit -------------------------------------- */
 

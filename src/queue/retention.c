@@ -8,6 +8,7 @@
 #define REST_MS 60000  /* after everything has been looked at */
 
 typedef struct {
+    const Queue *queue;
     int64_t before_ms;
     RetentionWalk walk;
 } RetentionJob;
@@ -15,6 +16,8 @@ typedef struct {
 static int retention_job(Db *db, void *arg)
 {
     RetentionJob *job = arg;
+    job->walk.over = !queue_ages(job->queue);
+    if (job->walk.over) return 0;
     return retention_step(db, job->before_ms, ROWS_A_JOB, &job->walk);
 }
 
@@ -45,7 +48,7 @@ int retention_tick_wait(Queue *queue)
     /* a key leads to its task for as long as it is known */
     int64_t before_ms = queue_now_ms(queue) - MAX(o->tasks_kept_ms, o->key_kept_ms);
     while (queue_steady_ms(queue) >= queue->retention_at_ms && clock_mono_ms() < until_ms) {
-        RetentionJob job = { .before_ms = before_ms, .walk = queue->retention };
+        RetentionJob job = { .queue = queue, .before_ms = before_ms, .walk = queue->retention };
         int r = store_call_wait(queue->store, retention_job, &job);
         if (r != 0) return r;
         queue->retention = job.walk;

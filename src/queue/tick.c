@@ -64,7 +64,9 @@ static int expire_one(Queue *queue, bool *ret_found)
 
 /* --- a calendar that is set ------------------------------------------------------------------- */
 
-#define CALENDAR_SET_MS 1000 /* what it is off by then; less is drift, and adds up */
+#define CALENDAR_SET_MS 1000                /* what it is off by then; less is drift, and adds up */
+#define CALENDAR_AHEAD_MS INT64_C(86400000) /* set so far ahead it is not believed at once: */
+#define CALENDAR_DOUBT_MS INT64_C(21600000) /* for so long nothing is deleted for its age */
 
 typedef struct {
     Queue *queue;
@@ -91,10 +93,17 @@ static int calendar_job(Db *db, void *arg)
     if (r == 0) r = shadow_move(db, off_ms);
     if (r != 0) return r;
     job->moved_ms = off_ms;
+    if (off_ms >= CALENDAR_AHEAD_MS)
+        job->queue->aged_at_ms = queue_steady_ms(job->queue) + CALENDAR_DOUBT_MS;
     /* where this is undone: attempts only seem to have ended sooner */
     clock_sets_add(&job->queue->sets, queue_now_ms(job->queue), off_ms);
     job->queue->calendar_ms += off_ms; /* here: for jobs of the same batch */
     return 0;
+}
+
+bool queue_ages(const Queue *queue)
+{
+    return queue_steady_ms(queue) >= queue->aged_at_ms;
 }
 
 int queue_calendar_wait(Queue *queue)
@@ -188,9 +197,11 @@ static int tidy_job(Db *db, void *arg)
     TidyJob *job = arg;
     job->now_ms = queue_now_ms(job->queue);
     int64_t journals_before_ms = job->now_ms - job->queue->options.journal_kept_ms;
+    bool ages = queue_ages(job->queue);
+    job->purge = job->purge && ages;
     int r = tidy_overdue(db, job);
     if (r == 0) r = tidy_late(db, job);
-    if (r == 0)
+    if (r == 0 && ages)
         r = journal_purge(db, journals_before_ms, job->now_ms, PURGE_RECORDINGS_MAX,
                           &job->recordings, &job->more_journals);
     if (r == 0 && job->purge) r = tidy_keys(db, job);

@@ -1005,6 +1005,31 @@ static void test_folded_later(void **state)
     run(state, body_folded_later);
 }
 
+/* A calendar that is months ahead for a while makes nothing old: what was spent stays so. */
+static int body_calendar_ahead(void *arg)
+{
+    Fixture *f = arg;
+    Uuid one = add_worker(f, 1, WORKER_REMOTE);
+    TaskRef ref = running(f, one, "u1");
+    BudgetAsk most = asks(900, 900, NULL);
+    CHECK_INT(ask(f, one, &most).verdict, BUDGET_GRANT);
+    CHECK_INT(spend(f, one, ref, "c1", 900, 1), 0);
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    real_now += 400 * DAY_MS;
+    for (int i = 0; i < 3; i++) purge(f, 60001);
+    expect(f, "day", 0, 0);
+    real_now -= 400 * DAY_MS;
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    expect(f, "day", 900, 0);
+    CHECK_INT(rows_of(f).spends, 1);
+    return 0;
+}
+
+static void test_calendar_ahead(void **state)
+{
+    run(state, body_calendar_ahead);
+}
+
 /* An answer that was lost leaves the worker with more than it knows of: it is not kept from that,
  * and learns of it from the next answer. */
 static int body_unseen(void *arg)
@@ -1146,6 +1171,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_unseen, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_folded, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_folded_later, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_calendar_ahead, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_accounts, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_accounts_full, setup_budgets, teardown),
     };

@@ -120,7 +120,7 @@ static int body_needed(void *arg)
     Uuid running = submit(f, LANE_NORMAL);
     claim_one(f, worker);
     Uuid waiting = submit(f, LANE_NORMAL);
-    real_now += KEPT_MS;
+    pass_ms(KEPT_MS);
     CHECK_INT(queue_tick_wait(f->queue), 0); /* a millisecond early */
     CHECK(is_there(f, plain));
     change(f, "INSERT OR IGNORE INTO rollup_due SELECT seq FROM task WHERE state = 2");
