@@ -22,7 +22,8 @@ typedef struct {
     int64_t now_ms;
     int64_t day_ms; /* being looked at; 0: find it */
     char agent[AGENT_NAME_BYTES_MAX + 1], version_id[VERSION_ID_LEN + 1]; /* done with it */
-    bool done; /* no day is left that is over */
+    bool ahead; /* the last day that was looked at is yet to come: the clock was ahead */
+    bool done;  /* no day is left that is over */
     int64_t alarms;
 } Step;
 
@@ -162,6 +163,8 @@ static int version_day(Db *db, Step *step, const WatchedVersion *of, Room *room)
     }
     if (r == 0) r = watch_load(db, of, &room->watch);
     if (r != 0) return r;
+    /* looked at when the clock was ahead */
+    if (room->watch.last_day_ms > step->day_ms) room->watch.last_day_ms = 0;
     size_t n = watch_day(&room->watch, step->config, step->day_ms, &room->rollup, &room->work,
                          room->alarms);
     r = watch_put(db, of->agent, of->version_id, &room->watch);
@@ -176,6 +179,8 @@ static int find_day(Db *db, Step *step)
     int64_t last_ms = 0;
     if (step->day_ms > 0) return 0;
     int r = watch_last_day(db, &last_ms);
+    step->ahead = r == 0 && last_ms > step->now_ms;
+    if (step->ahead) return 0;
     if (r == 0) r = watch_next_day(db, last_ms, &step->day_ms);
     step->done = r == -ENOENT || (r == 0 && step->day_ms + DAY_MS + DRIFT_LAG_MS > step->now_ms);
     return r == -ENOENT ? 0 : r;
@@ -186,9 +191,17 @@ static int find_job(Db *db, void *arg)
     return find_day(db, arg);
 }
 
+/* Those before today were looked at then, too. */
+static int go_back(Db *db, const Step *step)
+{
+    LOG_WARN("days are looked at for drift again: the clock was set back");
+    return watch_set_last_day(db, step->now_ms - step->now_ms % DAY_MS - DAY_MS);
+}
+
 static int step_job(Db *db, void *arg)
 {
     Step *step = arg;
+    if (step->ahead) return go_back(db, step);
     WatchedVersion versions[DRIFT_VERSIONS_MAX];
     size_t n = DRIFT_VERSIONS_MAX;
     CLEANUP(freep) Room *room = xcalloc(1, sizeof(*room));

@@ -101,6 +101,31 @@ static int decline(void *arg)
     return 0;
 }
 
+/* A clock that was ahead for two days leaves days behind that are yet to come: the watch does not
+ * wait for them. */
+static int clock_was_ahead(void *arg)
+{
+    Fixture *f = arg;
+    int64_t first = 20000 * DAY;
+    for (int d = 0; d < 20; d++) add_day(f, first + d * DAY, VERSION_A, 0.8);
+    CHECK_INT(look(f, first + 20 * DAY + DRIFT_LAG_MS), 0);
+    for (int d = 400; d < 402; d++) add_day(f, first + d * DAY, VERSION_A, 0.8);
+    CHECK_INT(look(f, first + 402 * DAY + DRIFT_LAG_MS), 0);
+    for (int d = 20; d < 35; d++) {
+        add_day(f, first + d * DAY, VERSION_A, 0.8);
+        CHECK_INT(look(f, first + (d + 1) * DAY + DRIFT_LAG_MS), 0);
+    }
+    for (int d = 35; d < 45; d++) add_day(f, first + d * DAY, VERSION_A, 0.7);
+    CHECK_INT(look(f, first + 45 * DAY + DRIFT_LAG_MS), 1);
+    CHECK_INT(look(f, first + 45 * DAY + DRIFT_LAG_MS), 0);
+    return 0;
+}
+
+static void test_clock_was_ahead(void **state)
+{
+    run(state, clock_was_ahead);
+}
+
 static int sql_job(Db *db, void *arg)
 {
     return db_run(db_stmt(db, arg), NULL);
@@ -306,9 +331,10 @@ int main(void)
     static CusumWork work;
     watch_configure(&config, 365, &work);
     const struct CMUnitTest tests[] = {
-        CASE(test_decline),         CASE(test_not_the_judge),    CASE(test_maybe_the_judge),
-        CASE(test_the_agent_moved), CASE(test_the_inputs_moved), CASE(test_inputs_unknown),
-        CASE(test_restart),         CASE(test_many_versions),    CASE(test_unreadable_day),
+        CASE(test_decline),         CASE(test_not_the_judge),   CASE(test_maybe_the_judge),
+        CASE(test_clock_was_ahead), CASE(test_the_agent_moved), CASE(test_the_inputs_moved),
+        CASE(test_inputs_unknown),  CASE(test_restart),         CASE(test_many_versions),
+        CASE(test_unreadable_day),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
