@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,18 +19,21 @@
 #define FILL_PIECE_BYTES (64 << 10)
 #define DISK_BLOCK_BYTES 4096
 
-typedef struct LogFile {
+struct LogFile {
     sqlite3_file file; /* first: SQLite's pointer is ours */
     sqlite3_file *under;
     char *bytes; /* to be written at offset */
     int n;
     sqlite3_int64 offset;
     bool committing;              /* the page to come ends a transaction */
+    bool committed;               /* the last piece that was written did */
+    bool later;                   /* the sync of a commit is left to log_sync_owed */
+    _Atomic bool owed;            /* and was not made yet */
     sqlite3_int64 filled;         /* so far the file was written, with frames or with zeros */
     int fd;                       /* of the same file, to name it to the system; -1: none */
     void (*meanwhile)(void *arg); /* or NULL; see log_vfs_meanwhile */
     void *meanwhile_arg;
-} LogFile;
+};
 
 #define UNDER_OFFSET ((sizeof(LogFile) + 15) / 16 * 16)
 
@@ -96,9 +100,9 @@ static int log_write(sqlite3_file *file, const void *bytes, int n, sqlite3_int64
     if (f->n == 0) f->offset = offset;
     memcpy(f->bytes + f->n, bytes, (size_t)n);
     f->n += n;
-    bool ends = f->committing;
+    f->committed = f->committing;
     f->committing = is_commit_head(bytes, n);
-    return ends ? flush(f) : SQLITE_OK;
+    return f->committed ? flush(f) : SQLITE_OK;
 }
 
 static int log_truncate(sqlite3_file *file, sqlite3_int64 size)
@@ -123,10 +127,14 @@ static void do_meanwhile(LogFile *f)
 static int log_sync(sqlite3_file *file, int flags)
 {
     LogFile *f = (LogFile *)file;
+    bool of_commit = f->committed;
     int rc = flush(f);
+    f->committed = false;
     if (rc != SQLITE_OK) return rc;
     do_meanwhile(f);
-    return f->under->pMethods->xSync(f->under, flags);
+    if (!of_commit || !f->later) return f->under->pMethods->xSync(f->under, flags);
+    atomic_store(&f->owed, true); /* before SQLite shows the commit to who reads */
+    return SQLITE_OK;
 }
 
 static int log_file_size(sqlite3_file *file, sqlite3_int64 *ret)
@@ -206,11 +214,28 @@ static int log_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int 
     return rc;
 }
 
-void log_vfs_meanwhile(sqlite3 *handle, void (*fn)(void *arg), void *arg)
+LogFile *log_of(struct sqlite3 *handle)
 {
-    LogFile *f = NULL;
-    int rc = sqlite3_file_control(handle, NULL, SQLITE_FCNTL_JOURNAL_POINTER, &f);
-    if (rc != SQLITE_OK || !f || f->file.pMethods != &log_methods) return; /* not a log, yet */
+    sqlite3_file *file = NULL;
+    int rc = sqlite3_file_control(handle, "main", SQLITE_FCNTL_JOURNAL_POINTER, &file);
+    return rc == SQLITE_OK && file && file->pMethods == &log_methods ? (LogFile *)file : NULL;
+}
+
+void log_sync_later(LogFile *log, bool later)
+{
+    log->later = later;
+}
+
+int log_sync_owed(LogFile *log)
+{
+    if (!atomic_exchange(&log->owed, false)) return SQLITE_OK;
+    return log->under->pMethods->xSync(log->under, SQLITE_SYNC_NORMAL);
+}
+
+void log_vfs_meanwhile(struct sqlite3 *handle, void (*fn)(void *arg), void *arg)
+{
+    LogFile *f = log_of(handle);
+    if (!f) return;
     f->meanwhile = fn;
     f->meanwhile_arg = arg;
 }
