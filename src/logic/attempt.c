@@ -43,6 +43,14 @@ int64_t attempt_ran_ms(const ClockSets *s, int64_t started_at_ms, int64_t now_ms
     return MAX(0, now_ms - started_at_ms);
 }
 
+int64_t clock_back_since_ms(const ClockSets *s, int64_t now_ms)
+{
+    for (size_t i = s->n; i-- > 0;)
+        if (s->sets[i].by_ms < 0 && now_ms < s->sets[i].from_ms)
+            return MAX(s->sets[i].from_ms + s->sets[i].by_ms, 1);
+    return 0;
+}
+
 bool attempt_goes_on(TaskState state, int64_t fence, int64_t told_fence)
 {
     return state == TASK_RUNNING && fence == told_fence;

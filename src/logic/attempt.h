@@ -49,6 +49,9 @@ void clock_sets_add(ClockSets *sets, int64_t from_ms, int64_t by_ms);
  * never negative. */
 int64_t attempt_ran_ms(const ClockSets *sets, int64_t started_at_ms, int64_t now_ms);
 
+/* Since when the calendar, which was set back, shows what it has shown before; 0: it does not. */
+int64_t clock_back_since_ms(const ClockSets *sets, int64_t now_ms);
+
 /* Whether what is told under the fence is of the attempt that goes on. */
 bool attempt_goes_on(TaskState state, int64_t fence, int64_t told_fence);
 

@@ -80,6 +80,21 @@ static bool place_open(const Choice *c, const LinePlace *place)
 
 /* --- looking ---------------------------------------------------------------------------------- */
 
+/* Where the calendar was set back, what became ready before that seems to do so only later: it
+ * comes first all the same, and not behind all that comes until then. */
+static int line_before_set(const Choice *c, Db *db, Lane lane, LinePlace *place)
+{
+    LineSpot spot;
+    size_t n = 1;
+    if (c->back_since_ms == 0) return 0;
+    int r = line_after(db, lane, &place->head, place->child, (LineSpot){ c->now_ms, INT64_MAX },
+                       &spot, &n);
+    if (r != 0 || n == 0) return r;
+    place->head.ready_at_ms = spot.ready_at_ms;
+    place->head.seq = spot.seq;
+    return 0;
+}
+
 /* Takes a line in, unless nothing of it may start. A limit that kept tasks from those which wait
  * for them would keep both for ever: of sub-agents only as many tasks run as the limit says beside
  * those that have open ones. Then one of these always can, for it waits for nobody. */
@@ -100,6 +115,7 @@ static int line_add(Choice *c, Db *db, Lane lane, const LineHead *head)
         r = place_permit(c, db, COUNT_LEAVES, &place);
         if (r != 0 || !place_open(c, &place)) return r;
     }
+    if ((r = line_before_set(c, db, lane, &place)) != 0) return r;
     head = &place.head;
     Line *line = &c->lines[lane][c->n[lane]];
     *line = (Line){ .tenant = fair_key(head->tenant),
@@ -189,6 +205,7 @@ int choice_init(Choice *c, Db *db, const Queue *queue, const Claim *claim, int64
     c->claim = claim;
     c->now_ms = now_ms;
     c->steady_ms = queue_steady_ms(queue);
+    c->back_since_ms = clock_back_since_ms(&queue->sets, now_ms);
     c->use = claim->use;
     c->permits_n = c->ahead_at = c->ahead_n = 0;
     c->more = false;
@@ -228,12 +245,25 @@ void choice_deinit(Choice *c)
 
 /* --- choosing --------------------------------------------------------------------------------- */
 
+/* The longest wait in a lane; -1: nothing is there. Of what became ready before the calendar was
+ * set back it is known only that it has waited since. */
+static int64_t lane_waited_ms(const Choice *c, int lane)
+{
+    int64_t waited_ms = lines_waited_ms(c->lines[lane], c->n[lane], c->now_ms);
+    for (size_t i = 0; i < c->n[lane] && c->back_since_ms > 0; i++) {
+        const Line *line = &c->lines[lane][i];
+        if (!line->closed && line->ready_at_ms > c->now_ms)
+            waited_ms = MAX(waited_ms, c->now_ms - c->back_since_ms);
+    }
+    return waited_ms;
+}
+
 int64_t choice_next(Choice *c)
 {
     for (;;) {
         LaneHead *heads = c->heads;
         for (int i = 0; i < LANE_N_; i++) {
-            int64_t waited_ms = lines_waited_ms(c->lines[i], c->n[i], c->now_ms);
+            int64_t waited_ms = lane_waited_ms(c, i);
             heads[i] = (LaneHead){ waited_ms >= 0, waited_ms };
         }
         Turns *turns = c->queue->turns;

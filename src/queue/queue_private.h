@@ -339,6 +339,7 @@ typedef struct {
     const Claim *claim;
     int64_t now_ms;
     int64_t steady_ms; /* of what was used, which a clock that is set neither forgets nor keeps */
+    int64_t back_since_ms; /* as clock_back_since_ms */
     LaneUse use;
     LaneHead heads[LANE_N_];
     Line lines[LANE_N_][LINES_MAX];

@@ -386,6 +386,54 @@ static void test_set_back(void **state)
     run(state, body_set_back);
 }
 
+/* What waits is not put behind all that comes until the clock shows the time at which it came. */
+static int body_order_set_back(void *arg)
+{
+    Fixture *f = arg;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE), ids[6];
+    for (int i = 0; i < 3; i++, pass_ms(1000)) ids[i] = put_tenant(f, "a");
+    real_now -= 3600000;
+    for (int i = 3; i < 6; i++, pass_ms(1000)) ids[i] = put_tenant(f, "a");
+    for (int i = 0; i < 6; i++) {
+        TaskRef ref = claim_one(f, worker);
+        CHECK(uuid_eq(ref.id, ids[i]));
+        end_ok(f, ref);
+    }
+    return 0;
+}
+
+static void test_order_set_back(void **state)
+{
+    run(state, body_order_set_back);
+}
+
+/* Nor does it lose its lane the turns that long waits are given. */
+static int body_aging_set_back(void *arg)
+{
+    Fixture *f = arg;
+    TaskNew new = task_new("");
+    int normal = 0;
+    new.lane = LANE_CRITICAL;
+    for (int i = 0; i < 20; i++) put_tenant(f, "a");
+    real_now -= 3600000;
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    pass_ms(31000);
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    for (int i = 0; i < 20; i++) put(f, &new);
+    for (int i = 0; i < 10; i++) {
+        TaskRef ref = claim_one(f, worker);
+        normal += get(f, ref.id).lane == LANE_NORMAL;
+        end_ok(f, ref);
+    }
+    CHECK_INT(normal, 2);
+    return 0;
+}
+
+static void test_aging_set_back(void **state)
+{
+    run(state, body_aging_set_back);
+}
+
 /* What a task takes is no more for a clock that is set. */
 static int body_set_while_running(void *arg)
 {
@@ -922,6 +970,8 @@ int main(void)
         TEST(test_long_line),
         TEST(test_one_floods),
         TEST(test_set_back),
+        TEST(test_order_set_back),
+        TEST(test_aging_set_back),
         TEST(test_set_while_running),
         TEST(test_very_many_tenants),
         TEST(test_very_many_agents),
