@@ -120,23 +120,29 @@ static int rule_count_past(Db *db, const BudgetScope *scope, int64_t now_ms)
     return 0;
 }
 
+/* In another time zone than last time all windows begin at other times, and are counted anew. */
 static int rules_count(Db *db, const RuleList *rules, int64_t now_ms)
 {
     CLEANUP(arena_deinit) Arena arena;
     arena_init(&arena, RULES_ARENA_MAX);
     Str *scopes = ARENA_ARRAY(&arena, Str, rules->n + 1);
-    int r = scopes ? 0 : -ENOMEM;
+    Str zone = arena_printf(&arena, "zone %s", zone_name());
+    if (!scopes || !zone.ptr) return -ENOMEM;
+    bool same_zone = false;
+    int r = budget_counted(db, zone, &same_zone);
     for (size_t i = 0; i < rules->n && r == 0; i++) {
         char text[BUDGET_SCOPE_TEXT_MAX];
         bool counted = false;
         scopes[i] = arena_str(&arena, str_of(budget_scope_text(&rules->list[i].scope, text)));
         if (!scopes[i].ptr) return -ENOMEM;
         r = budget_counted(db, scopes[i], &counted);
-        if (r != 0 || counted) continue;
+        if (r != 0 || (counted && same_zone)) continue;
         r = rule_count_past(db, &rules->list[i].scope, now_ms);
         if (r == 0) r = budget_counted_put(db, scopes[i], now_ms);
     }
-    return r == 0 ? budget_counted_keep(db, scopes, rules->n) : r;
+    scopes[rules->n] = zone;
+    if (r == 0) r = budget_counted_put(db, zone, now_ms);
+    return r == 0 ? budget_counted_keep(db, scopes, rules->n + 1) : r;
 }
 
 static void rules_free(RuleList *rules)

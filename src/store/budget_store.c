@@ -203,7 +203,7 @@ int budget_slice_found(Db *db, Str scope, int64_t start_ms, int64_t spent)
     RowIn in = row_in(db, "INSERT INTO budget_slice (scope, start_ms, worker_id, granted, returned,"
                           " settled) VALUES (?1, ?2, ?3, 0, 0, " FOUND ")"
                           " ON CONFLICT (scope, start_ms, worker_id) DO UPDATE"
-                          " SET settled = excluded.settled");
+                          " SET settled = max(settled, excluded.settled)");
     in_key(&in, &key);
     in_i64(&in, spent);
     return row_run(in.stmt);

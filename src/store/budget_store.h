@@ -22,8 +22,9 @@ MUST_CHECK int budget_limit_put(Db *db, const BudgetLimit *limit);
 /* Returns 0, -ENOENT, -errno. */
 MUST_CHECK int budget_limit_remove(Db *db, Str scope);
 
-/* Which scopes of rules have their spend counted, since when: a rule that is new finds its spend of
- * the current window in what was spent by the hour. */
+/* Which scopes of rules have their spend counted, and in which time zone ("zone NAME"), since when:
+ * a rule that is new, or in another zone, finds its spend of the current window in what was spent
+ * by the hour. */
 MUST_CHECK int budget_counted(Db *db, Str scope, bool *ret);
 MUST_CHECK int budget_counted_put(Db *db, Str scope, int64_t now_ms);
 /* Forgets all but the scopes given (those of the rules there are). */
@@ -62,7 +63,8 @@ MUST_CHECK int budget_slice_get(Db *db, const BudgetSliceKey *key, BudgetSlice *
 MUST_CHECK int budget_slice_put(Db *db, const BudgetSliceKey *key, const BudgetSlice *slice);
 /* Adds to settled; spent may be negative. */
 MUST_CHECK int budget_slice_settle(Db *db, const BudgetSliceKey *key, int64_t spent);
-/* The window's calls have cost spent: what workers' slices do not say of that is nobody's. */
+/* The window's calls have cost spent: what workers' slices do not say of that is nobody's,
+ * unless more is already. */
 MUST_CHECK int budget_slice_found(Db *db, Str scope, int64_t start_ms, int64_t spent);
 
 /* All slices of a window: settled, with what is outstanding with workers that are lost or gone; and

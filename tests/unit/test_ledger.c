@@ -5,6 +5,7 @@
 
 #include "queue/ledger.h"
 #include "store/budget_store.h"
+#include "sys/zone.h"
 
 #define DAY_MS INT64_C(86400000)
 
@@ -631,6 +632,33 @@ static void test_restart(void **state)
     run(state, body_after_restart);
 }
 
+/* In another time zone days and months begin at other times: what they have cost so far still
+ * counts. */
+static int body_after_zone(void *arg)
+{
+    Fixture *f = arg;
+    CHECK(budget(f, "month").start_ms != 1698796800000);
+    expect(f, "month", 100, 0);
+    expect(f, "day", 100, 0);
+    expect(f, "user:u1:day-tokens", 5, 0);
+    return 0;
+}
+
+static void test_zone_changed(void **state)
+{
+    if (zone_set(STR("Europe/Berlin")) != 0) skip(); /* no tzdata */
+    assert_int_equal(zone_set(STR("UTC")), 0);
+    run(state, body_before_restart);
+    Fixture *f = *state;
+    for (int i = 0; i < 2; i++) { /* once is enough */
+        close_queue(f);
+        assert_int_equal(zone_set(STR("Europe/Berlin")), 0);
+        open_queue(f);
+        run(state, body_after_zone);
+    }
+    assert_int_equal(zone_set(STR("UTC")), 0);
+}
+
 /* --- ends of workers -------------------------------------------------------------------------- */
 
 static int body_lost_and_proven(void *arg)
@@ -1162,6 +1190,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_full, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_absurd, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_restart, setup_budgets, teardown),
+        cmocka_unit_test_setup_teardown(test_zone_changed, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_lost_and_proven, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_killed_for_good, setup_budgets, teardown),
         cmocka_unit_test_setup_teardown(test_lease_lost, setup_budgets, teardown),
