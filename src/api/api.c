@@ -98,6 +98,11 @@ void api_set_draining(ApiServer *api, bool draining)
     atomic_store(&api->draining, draining);
 }
 
+void api_set_leaving(ApiServer *api)
+{
+    atomic_store(&api->leaving, true);
+}
+
 /* --- dispatch --------------------------------------------------------------------------------- */
 
 static bool method_fits(const Route *route, Str method)

@@ -73,6 +73,10 @@ size_t api_body_bytes_max(const ApiServer *api);
  * within a second; everything else goes on, a submitted task is still durable. */
 void api_set_draining(ApiServer *api, bool draining);
 
+/* Any thread. The process drains but serves until its own tasks have ended: /readyz answers 503,
+ * and who waits for a task goes on waiting. api_set_draining follows. */
+void api_set_leaving(ApiServer *api);
+
 /* Any thread. Before what is to be served is deployed /readyz answers 503; everything else
  * works. */
 void api_set_deploying(ApiServer *api, bool deploying);

@@ -21,7 +21,7 @@ struct ApiServer {
     Str public_host;    /* of public_url, lower case; may be empty */
     Str openapi;        /* the document */
     Arena arena;        /* the copies */
-    _Atomic bool draining, deploying;
+    _Atomic bool draining, leaving, deploying;
     _Atomic size_t uploads; /* being worked on */
 };
 

@@ -38,7 +38,8 @@ static int store_check_wait(ApiCall *call)
 static int serving_check_wait(ApiCall *call)
 {
     if (atomic_load(&call->api->deploying)) return diag_set(-EAGAIN, "agents are being deployed");
-    return atomic_load(&call->api->draining) ? diag_set(-ESHUTDOWN, "draining") : 0;
+    bool ends = atomic_load(&call->api->draining) || atomic_load(&call->api->leaving);
+    return ends ? diag_set(-ESHUTDOWN, "draining") : 0;
 }
 
 static const struct {

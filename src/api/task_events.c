@@ -396,7 +396,8 @@ static int events_follow_wait(EventStream *s)
 {
     Queue *queue = s->call->api->options.queue;
     int r = 0;
-    while (r == 0 && !api_wait_over(s->call)) {
+    for (bool over = false; r == 0 && !over;) {
+        over = api_wait_over(s->call); /* one look more: its end may have come meanwhile */
         uint64_t mark = queue_watch_mark(queue, s->id);
         bool more = false, ended = false;
         {
@@ -406,7 +407,7 @@ static int events_follow_wait(EventStream *s)
             ended = r == 0 && task_state_ended(look.task.state);
         }
         if (r == 0 && ended && !more) return 0;
-        if (r == 0 && !more) r = change_wait(s, mark);
+        if (r == 0 && !more && !over) r = change_wait(s, mark);
     }
     return r;
 }

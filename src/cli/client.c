@@ -202,7 +202,7 @@ int client_request_wait(Client *client, const ClientRequest *q, ClientAnswer *re
         r = http_fetch_wait(client->http, &options, CLIENT_ANSWER_BYTES_MAX, &client->arena,
                             &response);
     while (again_wait(&p, r));
-    if (r != 0) return say_unreachable(client, r);
+    if (r != 0) return client->quiet ? EXIT_FAILED : say_unreachable(client, r);
     *ret = (ClientAnswer){ .status = response.status, .body = response.body };
     if (json_parse(&client->arena, response.body, NULL, &ret->json, NULL) < 0) ret->json = NULL;
     return response.status >= 200 && response.status < 300 ? EXIT_OK : say_problem(ret);

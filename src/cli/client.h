@@ -15,6 +15,7 @@ typedef struct {
     Arena arena;     /* everything of this command */
     int64_t away_ms; /* a server that is not there is asked again for so long, then given up; 0: at
                       * once. Only for requests that may be made twice */
+    bool quiet;      /* that the server cannot be reached is not said */
 } Client;
 
 typedef struct {

@@ -498,8 +498,10 @@ static void run_wait(Program *p)
 {
     signals_wait(p->signals, DEADLINE_NONE);
     p->draining = true;
-    if (p->api) api_set_draining(p->api, true);
-    if (!p->worker || p->runner_ended) return;
+    bool works = p->worker && !p->runner_ended;
+    if (p->api && works) api_set_leaving(p->api);
+    if (p->api && !works) api_set_draining(p->api, true);
+    if (!works) return;
     fprintf(stderr, "\ngantry: draining: running tasks finish; once more to stop them at once\n");
     worker_drain(p->worker);
     int64_t deadline_ms = p->config.drain_ms ? deadline_after(p->config.drain_ms) : DEADLINE_NONE;
@@ -512,6 +514,7 @@ static void run_wait(Program *p)
         worker_kill(p->worker);
         fiber_join_wait(p->runner, NULL);
     }
+    if (p->api) api_set_draining(p->api, true); /* whoever waited for a task here was told */
 }
 
 static void stop_wait(Program *p)

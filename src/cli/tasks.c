@@ -142,9 +142,10 @@ typedef struct {
     int64_t deadline_ms;
     FollowKind kind;
     char last[32];
-    bool ended;    /* it has said so */
-    Buf last_id;   /* of the last event */
-    Arena scratch; /* of an event */
+    bool ended;       /* it has said so */
+    Buf last_id;      /* of the last event */
+    Arena scratch;    /* of an event */
+    ClientAnswer end; /* the task as it ended, when it has said so */
 } Following;
 
 static void following_deinit(Following *f)
@@ -211,6 +212,14 @@ static void say_moment(const Json *e, Str type)
             STR_ARG(buf_str(&text)));
 }
 
+/* A server that drains may be gone when it has told the end. */
+static void keep_end(Following *f, Str data)
+{
+    Arena *arena = &f->client->arena;
+    f->end = (ClientAnswer){ .status = 200, .body = arena_str(arena, data) };
+    if (json_parse(arena, f->end.body, NULL, &f->end.json, NULL) < 0) f->end.json = NULL;
+}
+
 static void say_event_wait(Following *f, const SsePiece *piece)
 {
     const Json *v = NULL;
@@ -227,6 +236,7 @@ static void say_event_wait(Following *f, const SsePiece *piece)
         return;
     }
     f->ended = has_ended(member(v, "status"));
+    if (f->ended) keep_end(f, piece->data);
     if (f->kind != FOLLOW_LOGS) say_state_wait(f, v);
 }
 
@@ -287,7 +297,10 @@ static int end_wait(Client *client, Str id, FollowKind kind)
     int r = follow_wait(
         &f); /* of a task that was taken in just now trouble with it is no failure */
     if (r != EXIT_OK && (r != EXIT_FAILED || client->away_ms == 0)) return r;
-    be_patient(client);
+    if (f.end.json) {
+        client->away_ms = 0;
+        client->quiet = true;
+    } else be_patient(client);
     for (;;) {
         int64_t left_s = deadline_ms == DEADLINE_NONE
                              ? WAIT_STEP_S
@@ -295,6 +308,7 @@ static int end_wait(Client *client, Str id, FollowKind kind)
         Str path = client_printf(client, "/agent/tasks/%.*s?wait=%" PRId64 "s", STR_ARG(id),
                                  MAX(left_s, 0));
         r = client_call_wait(client, "GET", path, STR_NULL, NULL, &answer);
+        if (r == EXIT_FAILED && f.end.json) return print_end(client, &f.end);
         if (r == EXIT_FAILED) fail(0, "the task may go on; `gantry task watch %.*s`", STR_ARG(id));
         if (r != EXIT_OK) return r;
         say_state_wait(&f, answer.json);
