@@ -234,6 +234,10 @@ uint16_t gateway_task_port(const GatewayTask *task);
 const char *gateway_task_openai_url(const GatewayTask *task);
 const char *gateway_task_anthropic_url(const GatewayTask *task);
 
+/* The door has read the body of a request (GatewayTaskOptions.door): what was taken for it beyond
+ * so many bytes is free for others. */
+void gateway_door_read(GatewayTask *task, const HttpReq *req, size_t bytes);
+
 /* A key that names the task where a socket does not; random, for this attempt only. Lives as long
  * as the task. */
 #define GATEWAY_TASK_KEY_PREFIX "gantry-task-"

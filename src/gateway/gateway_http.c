@@ -454,17 +454,31 @@ static int door_no_room_wait(const GatewayTask *task, HttpReq *req)
                              "or smaller ones, at a time (waiting.bytesPerTask, waiting.bytes)");
 }
 
+void gateway_door_read(GatewayTask *task, const HttpReq *req, size_t bytes)
+{
+    LIST_EACH (&task->door_visits, node) {
+        DoorVisit *visit = CONTAINER_OF(node, DoorVisit, node);
+        if (visit->req != req || visit->room <= bytes) continue;
+        size_t rest = visit->room - bytes;
+        visit->room = bytes;
+        room_give(task, rest);
+        return;
+    }
+}
+
 /* The worker reads the bodies of what is asked of it, and keeps them as long as that takes. */
 static int door_wait(const TaskAsk *ask, HttpReq *req)
 {
     GatewayTask *task = ask->task;
     bool body = http_header(req, "content-length").len || http_header(req, "transfer-encoding").len;
-    size_t room = body ? body_room(req, GATEWAY_DOOR_BYTES_MAX) : 0;
-    int r = room_take_wait(task, room, 0, ask->reply);
+    DoorVisit visit = { .req = req, .room = body ? body_room(req, GATEWAY_DOOR_BYTES_MAX) : 0 };
+    int r = room_take_wait(task, visit.room, 0, ask->reply);
     if (r == GATEWAY_E_NO_ROOM) return door_no_room_wait(task, req);
     if (r != 0) return r == HTTP_E_GONE ? 0 : r;
+    list_push_back(&task->door_visits, &visit.node);
     r = task->options.door(req, task->options.door_ctx);
-    room_give(task, room);
+    list_remove(&visit.node);
+    room_give(task, visit.room);
     return r;
 }
 

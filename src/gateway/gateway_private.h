@@ -149,6 +149,7 @@ struct GatewayTask {
     char openai_url[48], anthropic_url[48];
     char key[GATEWAY_TASK_KEY_MAX];
     List visits;          /* Visit.node: requests that came in elsewhere */
+    List door_visits;     /* DoorVisit.node: those that the worker serves */
     size_t request_bytes; /* of its requests that are here */
     uint64_t room_look;   /* of gateway_room.c */
 };
@@ -158,6 +159,13 @@ typedef struct {
     ListNode node;
     FiberRef fiber;
 } Visit;
+
+/* Likewise. */
+typedef struct {
+    ListNode node;
+    const HttpReq *req;
+    size_t room; /* that it has taken */
+} DoorVisit;
 
 /* On the stack of the fiber that has a provider count tokens. */
 typedef struct {

@@ -159,6 +159,7 @@ int gateway_task_open(Gateway *gateway, const GatewayTaskOptions *options, Gatew
     list_init(&task->calls);
     list_init(&task->counts);
     list_init(&task->visits);
+    list_init(&task->door_visits);
     cond_init(&task->changed);
     key_make(task);
     task->totals.caps = options->spent;

@@ -16,6 +16,13 @@
 #define SCORE_PATH "/gantry/v1/score"
 #define SCORE_BYTES_MAX 16384
 
+int door_body_wait(Run *run, HttpReq *req, size_t max, Str *ret)
+{
+    int r = http_body_wait(req, max, ret);
+    if (run->gateway) gateway_door_read(run->gateway, req, r == 0 ? ret->len : 0);
+    return r;
+}
+
 /* --- answers ---------------------------------------------------------------------------------- */
 
 static const struct {
@@ -130,7 +137,7 @@ static int tool_wait(Run *run, HttpReq *req)
         return http_problem_wait(req, 429, "too_many_calls",
                                  "the task has %d tool calls under way already", DOOR_CALLS_MAX);
     }
-    int r = http_body_wait(req, ARGUMENTS_BYTES_MAX, &body);
+    int r = door_body_wait(run, req, ARGUMENTS_BYTES_MAX, &body);
     if (r == HTTP_E_TOO_LARGE)
         return http_problem_wait(req, 413, "body_too_large",
                                  "the arguments have more than %zu bytes", ARGUMENTS_BYTES_MAX);
@@ -181,7 +188,7 @@ static int score_wait(Run *run, HttpReq *req)
         http_header_add(req, "allow", STR("POST"));
         return http_problem_wait(req, 405, "method_not_allowed", "scores are told by POST");
     }
-    int r = http_body_wait(req, SCORE_BYTES_MAX, &body);
+    int r = door_body_wait(run, req, SCORE_BYTES_MAX, &body);
     if (r == HTTP_E_TOO_LARGE)
         return http_problem_wait(req, 413, "body_too_large", "the body has more than %d bytes",
                                  SCORE_BYTES_MAX);

@@ -21,6 +21,9 @@
  *     else     400 body_invalid, 422 scores_full (by too many names), 503 not_recorded: try again
  *   /gantry/v1/escalate            see door_escalate.h
  *
+ * Before any of it is asked here, the gateway may have answered 429 too_many_bytes: see
+ * GatewayTaskOptions.door.
+ *
  * Private to worker/. On the worker's loop.
  */
 #ifndef GANTRY_WORKER_DOOR_H
@@ -33,6 +36,9 @@
 
 /* The HttpHandler for GatewayTaskOptions.door; ctx is the Run. */
 int door_handler(HttpReq *req, void *ctx);
+
+/* For routes: as http_body_wait; the gateway is told how much of its room the body has taken. */
+MUST_CHECK int door_body_wait(Run *run, HttpReq *req, size_t max, Str *ret);
 
 /* Ends the calls that are under way, and waits for them; there are no more. On a fiber. */
 void door_close_wait(Run *run);

@@ -5,6 +5,7 @@
 #include "codec/digest.h"
 #include "codec/duration.h"
 #include "sys/clock.h"
+#include "worker/door.h"
 
 #define QUESTION_BYTES_MAX 10000
 #define ID_BYTES_MAX 200
@@ -163,7 +164,7 @@ int door_escalate_wait(Run *run, HttpReq *req)
         http_header_add(req, "allow", STR("POST"));
         return http_problem_wait(req, 405, "method_not_allowed", "people are asked by POST");
     }
-    int r = http_body_wait(req, ESCALATE_BYTES_MAX, &body);
+    int r = door_body_wait(run, req, ESCALATE_BYTES_MAX, &body);
     if (r == HTTP_E_TOO_LARGE)
         return http_problem_wait(req, 413, "body_too_large", "the body has more than %zu bytes",
                                  ESCALATE_BYTES_MAX);

@@ -5,6 +5,7 @@
 #include "codec/time_text.h"
 #include "codec/url.h"
 #include "sys/clock.h"
+#include "worker/door.h"
 
 #define PATIENCE_MS 30000
 #define DELAY_MS 100
@@ -171,7 +172,7 @@ static int put_wait(Run *run, HttpReq *req, StateAsk *ask)
     StateReply reply = { .outcome = STATE_OK };
     CLEANUP(buf_deinit) Buf body;
     buf_init(&body, 16 << 10);
-    int r = http_body_wait(req, VALUE_BYTES_MAX, &ask->value);
+    int r = door_body_wait(run, req, VALUE_BYTES_MAX, &ask->value);
     if (r == HTTP_E_TOO_LARGE)
         return refused_wait(req, &(StateReply){ .outcome = STATE_TOO_LARGE });
     if (r != 0) return r == HTTP_E_GONE ? 0 : r;

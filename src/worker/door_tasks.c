@@ -6,6 +6,7 @@
 #include "logic/manifest.h"
 #include "sys/clock.h"
 #include "worker/children.h"
+#include "worker/door.h"
 
 #define BODY_BYTES_MAX ((size_t)4 << 20)
 #define METADATA_BYTES_MAX ((size_t)16 << 10)
@@ -209,7 +210,7 @@ static int start_wait(Run *run, HttpReq *req)
 {
     ChildAsk ask = { .key = STR_NULL };
     LinkChild child;
-    int r = http_body_wait(req, BODY_BYTES_MAX, &ask.body);
+    int r = door_body_wait(run, req, BODY_BYTES_MAX, &ask.body);
     if (r == HTTP_E_TOO_LARGE)
         return http_problem_wait(req, 413, "body_too_large", "the body has more than %zu bytes",
                                  BODY_BYTES_MAX);

@@ -21,7 +21,7 @@ static sqlite3_vfs counting_vfs, *sound_vfs;
 static sqlite3_io_methods counting_methods;
 static const sqlite3_io_methods *sound_methods;
 static int log_writes, log_zeros; /* of frames, of nothing */
-static bool no_room; /* for the latter */
+static bool no_room;              /* for the latter */
 
 static bool is_zeros(const char *bytes, int n)
 {
