@@ -26,7 +26,8 @@ static int64_t quantile(int64_t *values, size_t n, double q)
  * know of the last only.) */
 static int64_t latency_ms(const RolloutOutcome *outcome)
 {
-    return MAX(outcome->ran_ms, outcome->finished_at_ms - outcome->started_at_ms);
+    if (outcome->ran_ms > 0) return outcome->ran_ms; /* whatever the clock was set to meanwhile */
+    return MAX(0, outcome->finished_at_ms - outcome->started_at_ms);
 }
 
 /* What a sum is capped at: nearly all are below it; and twice the mean at least, or where all cost

@@ -8,11 +8,18 @@
 
 /* --- news ------------------------------------------------------------------------------------- */
 
+#define AT_MS                                                                       \
+    "CASE WHEN finished_at_ms > 0 THEN finished_at_ms ELSE"                         \
+    " coalesce((SELECT a.finished_at_ms FROM attempt a WHERE a.task_seq = task.seq" \
+    " AND a.attempt = task.attempt), created_at_ms) END"
+/* Its last attempt took no longer than all of them, whatever the clock was set to meanwhile. */
+#define BEGAN_MS                                                                    \
+    "iif(started_at_ms > 0 AND ran_ms > 0, max(started_at_ms, " AT_MS " - ran_ms)," \
+    " started_at_ms)"
+
 /* What a task's row says, in the order of news_read. */
 #define FIGURES                                                                               \
-    "state, agent, version_id, CASE WHEN finished_at_ms > 0 THEN finished_at_ms ELSE"         \
-    " coalesce((SELECT a.finished_at_ms FROM attempt a WHERE a.task_seq = task.seq"           \
-    " AND a.attempt = task.attempt), created_at_ms) END, started_at_ms, cost_nusd,"           \
+    "state, agent, version_id, " AT_MS ", " BEGAN_MS ", cost_nusd,"                           \
     " plus(input_tokens, output_tokens), llm_calls, tool_calls, degraded_calls > 0, quality," \
     " fingerprint, tools, escalations > 0, input_bytes"
 

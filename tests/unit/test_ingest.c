@@ -94,6 +94,31 @@ static void test_each_task_counts_once(void **state)
     run(state, each_task_counts_once);
 }
 
+/* A task during which the clock is set takes no longer for it. */
+static int clock_is_set(void *arg)
+{
+    Fixture *f = arg;
+    add_worker(f, 1, WORKER_REMOTE);
+    TaskNew new = { .agent = STR("support"), .lane = LANE_NORMAL, .time_limit_ms = 60000 };
+    TaskSummary summary = { 0 };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    TaskRef ref = claim_one(f, worker_of(1));
+    pass_ms(500);
+    real_now += 86400000;
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    pass_ms(500);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    RollupSignals s = rollup_signals(last_hour(f));
+    CHECK_INT(s.task_count, 1);
+    CHECK(s.latency_p50_ms >= 1000 && s.latency_p50_ms < 1100);
+    return 0;
+}
+
+static void test_a_clock_that_is_set_is_no_latency(void **state)
+{
+    run(state, clock_is_set);
+}
+
 /* A person has a failed task run again: its failure is taken back, its usage counts once. */
 static int what_goes_on_is_taken_back(void *arg)
 {
@@ -433,6 +458,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(test_each_task_counts_once),
+        CASE(test_a_clock_that_is_set_is_no_latency),
         CASE(test_what_goes_on_is_taken_back),
         CASE(test_escalated_tasks_wait),
         CASE(test_scores_go_to_the_tasks_own_bucket),

@@ -2602,8 +2602,8 @@ static void test_harm(void **state)
     gather_harm(&spec, &baseline, &o, scores, &unit);
     assert_int_equal(unit.has, 1 + 2 + 4 + 128);
     baseline.tasks = 20;
-    o.finished_at_ms = 11;
-    o.ran_ms = 49; /* with the attempts before the last */
+    o.finished_at_ms = 86400000;
+    o.ran_ms = 49; /* with the attempts before the last, and without what a clock has leapt over */
     gather_harm(&spec, &baseline, &o, NULL, &unit);
     assert_true(unit.harm[5] == 0);
     o.ran_ms = 51;
