@@ -80,11 +80,15 @@ static int file_map(const char *path, void **ret)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) return diag_set(-errno, "cannot open %s: %s", path, strerror(errno));
-    int r = ftruncate(fd, (off_t)FILE_BYTES) == 0 ? 0 : -errno; /* sparse */
+    int r = ftruncate(fd, (off_t)FILE_BYTES) == 0 ? 0 : -errno;
+    if (r == 0) r = -posix_fallocate(fd, 0, (off_t)FILE_BYTES); /* or a full disk were a SIGBUS */
     void *bytes = MAP_FAILED;
     if (r == 0) bytes = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (r == 0 && bytes == MAP_FAILED) r = -errno;
     close(fd);
+    if (r == -ENOSPC || r == -EDQUOT)
+        return diag_set(r, "cannot make %s: %s: free space, or name another directory with --data",
+                        path, strerror(-r));
     if (r < 0) return diag_set(r, "cannot map %s: %s", path, strerror(-r));
     *ret = bytes;
     return 0;
