@@ -32,15 +32,14 @@ void clock_sets_add(ClockSets *s, int64_t from_ms, int64_t by_ms)
     s->sets[s->n++].by_ms = by_ms;
 }
 
-int64_t attempt_ran_ms(const ClockSets *s, int64_t started_at_ms, int64_t now_ms)
+int64_t clock_span_ms(const ClockSets *s, int64_t from_ms, int64_t to_ms)
 {
     for (size_t i = 0; i < s->n; i++) {
-        int64_t from_ms = s->sets[i].from_ms, by_ms = s->sets[i].by_ms;
-        bool before = by_ms > 0 ? started_at_ms <= from_ms
-                                : started_at_ms < from_ms + by_ms || started_at_ms > now_ms;
-        if (before) started_at_ms += by_ms;
+        int64_t set_ms = s->sets[i].from_ms, by_ms = s->sets[i].by_ms;
+        bool before = by_ms > 0 ? from_ms <= set_ms : from_ms < set_ms + by_ms || from_ms > to_ms;
+        if (before) from_ms += by_ms;
     }
-    return MAX(0, now_ms - started_at_ms);
+    return MAX(0, to_ms - from_ms);
 }
 
 int64_t clock_back_since_ms(const ClockSets *s, int64_t now_ms)

@@ -44,10 +44,10 @@ typedef struct {
 /* The oldest is forgotten where there are too many. */
 void clock_sets_add(ClockSets *sets, int64_t from_ms, int64_t by_ms);
 
-/* How long an attempt ran by the calendar's readings at both of its ends. A start that may be from
- * before or after the calendar was set back is taken for one after; so it may be less than it was,
- * never negative. */
-int64_t attempt_ran_ms(const ClockSets *sets, int64_t started_at_ms, int64_t now_ms);
+/* How long it is from one reading of the calendar to another. A first one that may be from before
+ * or after the calendar was set back is taken for one after; so it may be less than it was, never
+ * negative. */
+int64_t clock_span_ms(const ClockSets *sets, int64_t from_ms, int64_t to_ms);
 
 /* Since when the calendar, which was set back, shows what it has shown before; 0: it does not. */
 int64_t clock_back_since_ms(const ClockSets *sets, int64_t now_ms);

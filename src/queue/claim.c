@@ -308,7 +308,7 @@ static void waits_note(Queue *queue, const Task *tasks, size_t n)
         Lane lane = tasks[i].lane;
         if (!uuid_is_zero(tasks[i].shadow_of)) continue; /* nobody waits for it */
         int64_t ready_ms = MAX(tasks[i].ready_at_ms, tasks[i].created_at_ms);
-        int64_t waited_ms = MAX(0, tasks[i].started_at_ms - ready_ms);
+        int64_t waited_ms = clock_span_ms(&queue->sets, ready_ms, tasks[i].started_at_ms);
         bool late = waited_ms > queue->options.wait_objective_ms[lane];
         waits_add(&queue->waits[lane], waited_ms, late, tasks[i].started_at_ms);
         queue->stats.lane[lane].late += late;

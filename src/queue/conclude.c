@@ -214,7 +214,7 @@ static void effects_end(Effects *e, Lane lane, const TaskNext *next, TaskOutcome
 /* How long it held its slot, for the turns of those that wait. */
 static void ran_note(const Queue *queue, const TaskHead *head, int64_t now_ms, Effects *effects)
 {
-    int64_t ran_ms = attempt_ran_ms(&queue->sets, head->started_at_ms, now_ms);
+    int64_t ran_ms = clock_span_ms(&queue->sets, head->started_at_ms, now_ms);
     fair_cost_seen(&queue->turns->costs[head->lane], head->kind, ran_ms, now_ms);
     effects->ran_ms[head->lane] += ran_ms;
 }

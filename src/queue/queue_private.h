@@ -91,7 +91,7 @@ struct Queue {
     Uuid7Gen ids;                /* the store thread's */
     KnownTasks *known;           /* the store thread's */
     Turns *turns;                /* likewise */
-    ClockSets sets;              /* likewise */
+    ClockSets sets;              /* likewise; others read it under the lock */
     int64_t aged_at_ms;          /* likewise: see queue_ages */
     JournalPlaces *places;       /* the store's reading thread's */
     int64_t purge_at_ms;         /* the ticking fiber's */

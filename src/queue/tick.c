@@ -95,8 +95,10 @@ static int calendar_job(Db *db, void *arg)
     job->moved_ms = off_ms;
     if (off_ms >= CALENDAR_AHEAD_MS)
         job->queue->aged_at_ms = queue_steady_ms(job->queue) + CALENDAR_DOUBT_MS;
-    /* where this is undone: attempts only seem to have ended sooner */
+    /* where this is undone: things only seem to have taken less time */
+    pthread_mutex_lock(&job->queue->lock);
     clock_sets_add(&job->queue->sets, queue_now_ms(job->queue), off_ms);
+    pthread_mutex_unlock(&job->queue->lock);
     job->queue->calendar_ms += off_ms; /* here: for jobs of the same batch */
     return 0;
 }

@@ -455,6 +455,32 @@ static int body_set_while_running(void *arg)
     return 0;
 }
 
+/* Nor has a task waited longer for it. */
+static int body_set_while_waiting(void *arg)
+{
+    Fixture *f = arg;
+    QueueStats stats;
+    Uuid worker = add_worker(f, 1, WORKER_REMOTE);
+    const int64_t ms[] = { 86400000, -86400000, 3600000 };
+    for (size_t i = 0; i < ARRAY_N(ms); i++) {
+        put_tenant(f, "a");
+        pass_ms(500);
+        real_now += ms[i];
+        pass_ms(500);
+        end_ok(f, claim_one(f, worker));
+        queue_stats(f->queue, &stats);
+        WaitsFigures waits = stats.lane[LANE_NORMAL].waits;
+        CHECK(waits.p50_ms >= 841 && waits.p99_ms <= 1189);
+    }
+    CHECK_INT(stats.lane[LANE_NORMAL].late, 0);
+    return 0;
+}
+
+static void test_set_while_waiting(void **state)
+{
+    run(state, body_set_while_waiting);
+}
+
 static void test_set_while_running(void **state)
 {
     run(state, body_set_while_running);
@@ -973,6 +999,7 @@ int main(void)
         TEST(test_order_set_back),
         TEST(test_aging_set_back),
         TEST(test_set_while_running),
+        TEST(test_set_while_waiting),
         TEST(test_very_many_tenants),
         TEST(test_very_many_agents),
         TEST(test_waits),
