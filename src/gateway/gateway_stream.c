@@ -298,6 +298,7 @@ int call_stream_wait(ModelCall *call)
 {
     Streaming *s = streaming_new(call);
     int r = pump_wait(s);
+    s->state.cut = r < 0 ? r != -ETIMEDOUT : r == HTTP_CALL_E_CUT;
     call->record.usage = s->state.usage;
     call->record.finish = arena_str(&call->arena, str_of(s->state.finish_reason));
     if (s->state.phase == STREAM_OPEN || s->lost) r = cut_wait(s, r);

@@ -492,7 +492,7 @@ static bool chat_choice(StreamState *s, const Json *choice, StreamNote *note)
 static void feed_chat(StreamState *s, const Json *data, StreamNote *note)
 {
     if (is_there(json_get(data, "error"))) stream_fail(s, json_get(data, "error"));
-    bool carries = false;
+    bool carries = false, was_complete = s->phase == STREAM_COMPLETE;
     for (JsonIter it = json_iter(json_get(data, "choices")); json_next(&it);)
         carries |= chat_choice(s, it.value, note);
     const Json *usage = json_get(data, "usage");
@@ -500,6 +500,7 @@ static void feed_chat(StreamState *s, const Json *data, StreamNote *note)
     if (json_type(usage) != JSON_OBJECT) return;
     raw_take_all(&s->raw, s->api, usage, 0);
     s->usage_is_final |= s->phase == STREAM_COMPLETE;
+    s->usage_is_last |= was_complete;
     note->usage_only = !carries;
 }
 
@@ -636,5 +637,6 @@ int stream_feed(StreamState *s, Arena *scratch, Str event, Str data, StreamNote 
 bool stream_settles(const StreamState *s)
 {
     if (!s->usage.valid || !s->usage_is_final) return false;
+    if (s->cut && s->api == API_CHAT && !s->usage_is_last && !s->done_marker) return false;
     return s->phase == STREAM_COMPLETE || (s->phase == STREAM_FAILED && s->api == API_RESPONSES);
 }

@@ -101,6 +101,8 @@ typedef struct {
     Usage usage;         /* current after every event */
     bool done_marker;    /* [DONE] was there, which only chat should end with */
     bool usage_is_final; /* a report came where totals stand: with the end or after it */
+    bool usage_is_last;  /* after it: chat, where one with the end may be followed by another */
+    bool cut;            /* set by the caller: it broke off after its end */
     char finish_reason[ANSWER_REASON_MAX]; /* "" until known; of choice 0 */
     char error_text[ANSWER_ERROR_MAX];     /* STREAM_FAILED */
     uint64_t events, bad_events;           /* seen; not JSON */
@@ -131,7 +133,8 @@ MUST_CHECK int stream_feed(StreamState *s, Arena *scratch, Str event, Str data,
                            StreamNote *ret_note);
 
 /* Whether the call may be settled by s->usage: complete, or failed with the provider's own final
- * count; and the usage is valid. Otherwise the whole hold is charged. */
+ * count; and the usage is valid, and was not followed by more that is lost. Otherwise the whole
+ * hold is charged. */
 bool stream_settles(const StreamState *s);
 
 #endif

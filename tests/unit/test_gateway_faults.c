@@ -802,6 +802,10 @@ static void noted(void *ctx, const char *text)
     str_copy(note, sizeof note, str_of(text));
 }
 
+#define FINISH_EARLY                                                              \
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]," \
+    "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":0}}\n\n"
+
 static void broken_wait(void *arg)
 {
     static const struct {
@@ -825,6 +829,11 @@ static void broken_wait(void *arg)
         { SSE_HEAD "Transfer-Encoding: chunked\r\n\r\n", STUB_CLOSE, 502, GATEWAY_CUT, true },
         { SSE_HEAD "Content-Length: 500\r\n\r\n" DELTA, STUB_CLOSE, 200, GATEWAY_CUT, true },
         { SSE_HEAD "Content-Length: 500\r\n\r\n" DELTA, STUB_RESET, 200, GATEWAY_CUT, true },
+        /* some say what was used in every chunk, and in the last one how much that is */
+        { SSE_HEAD "Content-Length: 5000\r\n\r\n" DELTA FINISH_EARLY, STUB_RESET, 200,
+          GATEWAY_COMPLETE, true },
+        { SSE_HEAD "Content-Length: 5000\r\n\r\n" DELTA FINISH_EARLY, STUB_CLOSE, 200,
+          GATEWAY_COMPLETE, true },
         { SSE_HEAD "\r\n" DELTA FINISH DONE, STUB_CLOSE, 200, GATEWAY_COMPLETE, true },
         { JSON_HEAD "Content-Length: 500\r\n\r\n{\"cho", STUB_CLOSE, 502, GATEWAY_CUT, true },
         { "HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\nContent-Length: 0\r\n\r\n",
