@@ -266,6 +266,7 @@ static int get_wait(Supervisor *s, const char *path, ClientAnswer *ret)
 {
     ClientRequest q = { .method = "GET", .path = str_of(path), .timeout_ms = ANSWER_MS };
     int r = client_request_wait(s->client, &q, ret);
+    if (r == EXIT_NOT_AUTHORISED) return -EACCES;
     return r == EXIT_OK && ret->json ? 0 : -EIO;
 }
 
@@ -365,8 +366,10 @@ static void end_begin(Supervisor *s)
     LIST_EACH (&s->members, node) member_drain(CONTAINER_OF(node, Member, node));
 }
 
+/* Returns 0, -ECANCELED, or -EACCES: the key was never taken, so no worker's would be. */
 static int live_wait(Supervisor *s, Signals *signals)
 {
+    bool heard = false;
     int64_t next_ms = clock_mono_ms(), others;
     while (!s->ending || s->n > 0) {
         int r = signals_wait(signals, s->ending ? deadline_after(TICK_MS / 10) : next_ms);
@@ -376,6 +379,8 @@ static int live_wait(Supervisor *s, Signals *signals)
         members_reap_wait(s);
         if (clock_mono_ms() < next_ms) continue;
         r = s->ending ? members_look_wait(s, &others) : wanted_read_wait(s);
+        if (r == -EACCES && !heard && s->n == 0) return -EACCES;
+        heard |= r == 0;
         if (!s->ending) plan_wait(s);
         next_ms = deadline_after(r == 0 ? TICK_MS : TICK_AWAY_MS);
     }
@@ -489,6 +494,7 @@ static int supervise_body(Client *client)
             client->in->server);
     int r = live_wait(s, signals);
     signals_close(signals);
+    if (r == -EACCES) return EXIT_NOT_AUTHORISED;
     return r < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
