@@ -22,6 +22,7 @@
 #define START_MS_DEFAULT 30000
 #define SICK_PING_MS 500
 #define START_PING_MS 50
+#define PORT_TRIES 64
 #define PING_TIMEOUT_MS 3000
 #define PING_BYTES_MAX 65536
 #define KILL_WAIT_MS 5000
@@ -85,6 +86,8 @@ struct Servers {
     Cond changed; /* one has gone */
 };
 
+static int port_find(uint16_t *ret);
+
 Servers *servers_new(RunHost *host, const ServersOptions *o)
 {
     Servers *all = xcalloc(1, sizeof *all);
@@ -92,7 +95,8 @@ Servers *servers_new(RunHost *host, const ServersOptions *o)
     all->options = (ServersOptions){ .idle_ms = o->idle_ms ? o->idle_ms : IDLE_MS_DEFAULT,
                                      .ping_ms = o->ping_ms ? o->ping_ms : PING_MS_DEFAULT,
                                      .start_ms = o->start_ms ? o->start_ms : START_MS_DEFAULT,
-                                     .max = o->max ? o->max : SERVERS_MAX };
+                                     .max = o->max ? o->max : SERVERS_MAX,
+                                     .port_find = o->port_find ? o->port_find : port_find };
     list_init(&all->list);
     cond_init(&all->changed);
     return all;
@@ -226,6 +230,28 @@ static int port_find(uint16_t *ret)
     close(fd);
     *ret = ntohs(addr.sin_port);
     return r < 0 ? diag_set(r, "no port is free: %s", strerror(-r)) : 0;
+}
+
+static bool port_is_given(const Server *s, uint16_t port)
+{
+    LIST_EACH (&s->owner->list, node) {
+        const Server *other = CONTAINER_OF(node, Server, node);
+        if (other != s && other->port == port) return true;
+    }
+    return false;
+}
+
+/* Nor is another server about to have it: who comes first would answer for both. */
+static int port_choose(Server *s)
+{
+    uint16_t port = 0;
+    int r = 0;
+    s->port = 0;
+    for (int i = 0; r == 0 && s->port == 0 && i < PORT_TRIES; i++) {
+        r = s->owner->options.port_find(&port);
+        if (r == 0 && !port_is_given(s, port)) s->port = port;
+    }
+    return r == 0 && s->port == 0 ? diag_set(-EADDRINUSE, "no port is free") : r;
 }
 
 typedef struct {
@@ -440,7 +466,7 @@ static void start_wait(Server *s)
     s->over = RESOURCE_NONE;
     s->cpu_user = NULL;
     s->started_ms = clock_mono_ms();
-    int r = port_find(&s->port);
+    int r = port_choose(s);
     if (r == 0) r = work_wait(prepare_job, s);
     snprintf(s->url, sizeof s->url, "http://127.0.0.1:%u", (unsigned)s->port);
     if (r == 0) r = process_start_wait(s);

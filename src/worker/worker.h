@@ -29,6 +29,9 @@ typedef struct {
     int64_t ping_ms;  /* between pings of one that is ready; 0: 5000 */
     int64_t start_ms; /* until it must be healthy; 0: 30,000 */
     size_t max;       /* at a time; 0: 64 */
+    /* Finds a TCP port of loopback that nobody listens on. Returns 0 or -errno with diag; NULL: the
+     * system's choice. */
+    int (*port_find)(uint16_t *ret);
 } ServersOptions;
 
 typedef struct {

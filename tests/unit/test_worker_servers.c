@@ -1,6 +1,8 @@
 /* Server agents that the worker starts: one that is sick is replaced, one that nobody wants ends,
  * and there are no more than there may be. */
 #include <dirent.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "worker/servers.h"
@@ -123,6 +125,47 @@ static void test_a_sick_one_is_replaced(void **state)
 {
     (void)state;
     bench_with((Bench){ .scenario = sick, .configure = look_often, .lease_ms = 3000 });
+}
+
+/* The first one that it finds, twice. */
+static int port_twice(uint16_t *ret)
+{
+    static uint16_t first;
+    static int calls;
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t len = sizeof at;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&at, len) == 0);
+    CHECK_INT(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+    close(fd);
+    if (calls++ == 0) first = ntohs(at.sin_port);
+    *ret = calls <= 2 ? first : ntohs(at.sin_port);
+    return 0;
+}
+
+static void find_twice(Bench *b, WorkerOptions *options)
+{
+    (void)b;
+    options->servers = (ServersOptions){ .port_find = port_twice };
+}
+
+/* A free port is nobody's until its server listens: another that was given the same would be asked
+ * in its place, and answer. */
+static int own_ports(Bench *b)
+{
+    deploy(b, "one");
+    pid_t first = pid_by(b, submit(b, "null"));
+    deploy(b, "two");
+    CHECK(pid_by(b, submit(b, "null")) != first);
+    CHECK_INT(stats_of(b).servers_started, 2);
+    CHECK_INT(stats_of(b).servers_failed, 0);
+    return 0;
+}
+
+static void test_each_has_its_own_port(void **state)
+{
+    (void)state;
+    bench_with((Bench){ .scenario = own_ports, .configure = find_twice });
 }
 
 static size_t logs_n(Bench *b)
@@ -267,6 +310,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_sick_one_is_replaced),
+        cmocka_unit_test(test_each_has_its_own_port),
         cmocka_unit_test(test_old_logs_go),
         cmocka_unit_test(test_a_dead_one_gets_no_tasks),
         cmocka_unit_test(test_an_unwanted_one_ends),
