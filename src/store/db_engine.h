@@ -27,8 +27,8 @@ MUST_CHECK int db_commit_while(Db *db, void (*fn)(void *arg), void *arg);
 bool db_wrote(const Db *db); /* the last commit, by the connection that writes: to the disk */
 void db_rollback(Db *db);
 
-/* On the writer: whether the next commits are left to db_sync to be made durable. A failure of that
- * cannot undo them any more. Returns whether they are: false where the engine cannot. */
+/* On the writer: whether the next commit is left to db_sync to be made durable. A failure of that
+ * cannot undo it any more. Returns whether it is: false where the engine cannot. */
 bool db_sync_later(Db *db, bool later);
 
 /* Makes durable what was committed before the call; nothing to do is done at once. One thread at a

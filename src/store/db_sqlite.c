@@ -274,6 +274,7 @@ int db_commit(Db *db)
     assert(db->failure == 0 && list_empty(&db->open));
     db->wrote = false;
     int r = db_run(db_stmt(db, "COMMIT"), NULL);
+    if (db->log) log_sync_later(db->log, false); /* a checkpoint's is never left */
     if (r != 0) db_rollback(db);
     return r;
 }

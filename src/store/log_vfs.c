@@ -14,6 +14,7 @@
 
 #define LOG_BYTES_MAX 0x1ffff /* at once: SQLite's own files take no more */
 #define FRAME_HEAD_BYTES 24   /* https://sqlite.org/fileformat2.html#the_write_ahead_log */
+#define PAGE_BYTES_MIN 512    /* more than any other piece has */
 #define FILL_BYTES_MIN (64 << 10)
 #define FILL_BYTES_MAX (2 << 20)
 #define FILL_PIECE_BYTES (64 << 10)
@@ -100,7 +101,7 @@ static int log_write(sqlite3_file *file, const void *bytes, int n, sqlite3_int64
     if (f->n == 0) f->offset = offset;
     memcpy(f->bytes + f->n, bytes, (size_t)n);
     f->n += n;
-    f->committed = f->committing;
+    f->committed = f->committing && n >= PAGE_BYTES_MIN;
     f->committing = is_commit_head(bytes, n);
     return f->committed ? flush(f) : SQLITE_OK;
 }

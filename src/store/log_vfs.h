@@ -26,8 +26,8 @@ void log_vfs_meanwhile(struct sqlite3 *handle, void (*fn)(void *arg), void *arg)
 LogFile *log_of(struct sqlite3 *handle);
 
 /* While this is so a commit returns, and is seen by others, before it is durable: that it is when
- * log_sync_owed has returned. Other syncs (of the log's head, before a checkpoint) are never
- * left. */
+ * log_sync_owed has returned. The sync of the log's head is not left. To be so within a commit
+ * only: a checkpoint needs its syncs, and not every one can be told from a commit's. */
 void log_sync_later(LogFile *log, bool later);
 
 /* Makes durable what has been committed before the call. On one thread at a time, which may be
