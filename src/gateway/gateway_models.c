@@ -251,6 +251,7 @@ static int forward_wait(const Count *count)
     size_t n = 3;
     if (!str_empty(key)) fields[n++] = (HttpClientField){ "x-api-key", key };
     if (!str_empty(beta)) fields[n++] = (HttpClientField){ "anthropic-beta", beta };
+    int64_t timeout_ms = provider->timeout_ms ? provider->timeout_ms : TIMEOUT_DEFAULT_MS;
     HttpCallOptions options = {
         .method = STR("POST"),
         .url = url_join(http->arena, str_of(provider->base_url), STR("/v1/messages/count_tokens")),
@@ -258,8 +259,7 @@ static int forward_wait(const Count *count)
         .fields_n = n,
         .body = count->body,
         .connect_timeout_ms = provider->connect_timeout_ms,
-        .idle_timeout_ms = provider->timeout_ms ? provider->timeout_ms : TIMEOUT_DEFAULT_MS,
-        .deadline_ms = task->wall_deadline_ms,
+        .idle_timeout_ms = timeout_ms,
     };
     HttpResponse response = { 0 };
     CallPermit permit;
@@ -268,6 +268,7 @@ static int forward_wait(const Count *count)
     int r = limits_enter_wait(count->ask, provider, count->info.model, &permit, &problem, &refused);
     if (r == CALL_E_PROBLEM) return ask_problem_wait(count->ask, problem, refused);
     if (r != 0) return r == HTTP_E_GONE ? 0 : r;
+    options.deadline_ms = MIN(deadline_after(timeout_ms), task->wall_deadline_ms);
     r = fetch_wait(count, &options, &response);
     bool given_up = r == -ECANCELED || r == -ECONNABORTED;
     limits_done(task, &permit, given_up ? -1 : r != 0 ? 0 : response.status, response.retry_after);

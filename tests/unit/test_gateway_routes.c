@@ -355,6 +355,35 @@ static void test_count_errors(void **state)
     rig_run_with(count_errors_wait, count_stub, NULL);
 }
 
+/* A provider that counts byte by byte is given up in the end, and its place is free again. */
+static StubEnd count_slowly(StubRequest *request, void *ctx)
+{
+    (void)ctx;
+    stub_sends(request, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+                        "content-length: 118\r\n\r\n");
+    for (int i = 0; i < 100; i++) {
+        stub_sends(request, " ");
+        stub_sleep_ms(10);
+    }
+    stub_sends(request, "{\"input_tokens\":7}");
+    return STUB_CLOSE;
+}
+
+static void count_slowly_wait(void *arg)
+{
+    Rig *rig = arg;
+    rig->providers[3].timeout_ms = 300;
+    CLEANUP(reply_deinit) Reply reply = count_wait(rig, "stub-1");
+    CHECK_INT(reply.status, 502);
+    CHECK_HAS(reply_str(&reply), "could not count");
+}
+
+static void test_count_slowly(void **state)
+{
+    (void)state;
+    rig_run_with(count_slowly_wait, count_slowly, NULL);
+}
+
 /* --- requests that came in elsewhere ---------------------------------------------------------- */
 
 static int serve(GatewayTask *task, const char *method, const char *path, const char *body,
@@ -505,8 +534,9 @@ int main(void)
         cmocka_unit_test(test_admission),    cmocka_unit_test(test_wall),
         cmocka_unit_test(test_no_routes),    cmocka_unit_test(test_hosts),
         cmocka_unit_test(test_models),       cmocka_unit_test(test_counting),
-        cmocka_unit_test(test_count_errors), cmocka_unit_test(test_elsewhere),
-        cmocka_unit_test(test_each_call),    cmocka_unit_test(test_visitor),
+        cmocka_unit_test(test_count_slowly), cmocka_unit_test(test_count_errors),
+        cmocka_unit_test(test_elsewhere),    cmocka_unit_test(test_each_call),
+        cmocka_unit_test(test_visitor),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
