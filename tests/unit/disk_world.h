@@ -8,6 +8,7 @@
 #include "tests/unit/disk.h"
 
 #define WORLD_CLIENTS 3
+#define WORLD_CROWD 12 /* of clients: the next transaction runs while a commit is synced */
 #define WORLD_WORKERS 2
 #define WORLD_ACKS_MAX 8192
 #define WORLD_TRIES 60 /* of a call that fails, before one gives up */
@@ -36,6 +37,7 @@ typedef struct {
     Fixture f;
     Told *told;
     Random random;
+    bool crowd;
     int turns; /* of each client */
     int64_t wal_pages;
     bool fails; /* calls may */
@@ -255,13 +257,14 @@ static int world_main(void *arg)
 {
     World *w = arg;
     if (world_register(w) != 0) return 0;
-    w->clients_busy = WORLD_CLIENTS;
-    w->busy = WORLD_CLIENTS + WORLD_WORKERS;
-    FiberRef refs[WORLD_CLIENTS + WORLD_WORKERS];
-    for (int i = 0; i < WORLD_CLIENTS + WORLD_WORKERS; i++)
-        if (fiber_spawn("world", i < WORLD_CLIENTS ? world_client : world_worker, w, &refs[i]) != 0)
+    int clients = w->crowd ? WORLD_CROWD : WORLD_CLIENTS, n = clients + WORLD_WORKERS;
+    FiberRef refs[WORLD_CROWD + WORLD_WORKERS];
+    w->clients_busy = clients;
+    w->busy = n;
+    for (int i = 0; i < n; i++)
+        if (fiber_spawn("world", i < clients ? world_client : world_worker, w, &refs[i]) != 0)
             DIE("no fiber");
-    for (int i = 0; i < WORLD_CLIENTS + WORLD_WORKERS; i++) (void)fiber_join_wait(refs[i], NULL);
+    for (int i = 0; i < n; i++) (void)fiber_join_wait(refs[i], NULL);
     return 0;
 }
 

@@ -59,7 +59,8 @@ static Told *work(PowerLoss *p)
     memset(told, 0, sizeof *told);
     told->next = p->next;
     World w = { .told = told, .random = { random_next(&p->random) } };
-    w.turns = (int)random_range(&p->random, 1, 12);
+    w.crowd = random_next(&p->random) % 3 == 0;
+    w.turns = (int)random_range(&p->random, 1, w.crowd ? 3 : 12);
     w.wal_pages = random_range(&p->random, 10, 200);
     for (int64_t runs = random_range(&p->random, 1, 2); runs > 0; runs--) {
         assert_int_equal(world_open(&w, p->dir.path), 0);
