@@ -175,6 +175,13 @@ static const Json *webhook_of(Fixture *f, const char *id, size_t n)
     return NULL;
 }
 
+static void await_requests(Fixture *f, int n)
+{
+    int64_t until_ms = clock_mono_ms() + CLIENT_LIMIT_MS;
+    while (seen(f)->requests < n && clock_mono_ms() < until_ms) usleep(1000);
+    assert_true(seen(f)->requests >= n);
+}
+
 /* Waits until the webhook is in this state after so many attempts. */
 static const Json *await(Fixture *f, const char *id, const char *state, int64_t attempts)
 {
@@ -324,7 +331,7 @@ static void test_a_busy_host_stays_left_alone(void **state)
                            .delay_ms = 500,
                            .delayed = 1 });
     const char *slow = run_task(f, "succeeded", "");
-    while (seen(f)->requests < 1) usleep(1000);
+    await_requests(f, 1);
     await(f, run_task(f, "succeeded", ""), "pending", 1);
     await(f, slow, "delivered", 1);
     const char *other = run_task(f, "succeeded", "");
@@ -353,7 +360,7 @@ static void test_sent_once_though_not_recorded(void **state)
     Fixture *f = *state;
     assert_int_equal(store_call(f->api.store, records_refuse_job, NULL), 0);
     const char *id = run_task(f, "succeeded", "");
-    while (seen(f)->requests < 1) usleep(1000);
+    await_requests(f, 1);
     usleep(500000);
     await(f, id, "pending", 0);
     assert_int_equal(seen(f)->requests, 1);
