@@ -9,7 +9,6 @@
 #include "rollout/rollout_json.h"
 #include "rollout/settings.h"
 #include "store/agent_store.h"
-#include "sys/clock.h"
 
 static const Member rollout_members[] = {
     { "versionId", MEMBER_STRING, true, "The version to go to: its id, or a prefix of it", NULL },

@@ -105,6 +105,31 @@ static void test_each_task_once(void **state)
     run(state, each_task_once);
 }
 
+/* A clock that is set meanwhile makes no task slow. */
+static int clock_is_set(void *arg)
+{
+    Fixture *f = arg;
+    add_worker(f, 1, WORKER_REMOTE);
+    set_graders(f, "{\"graders\":[{\"name\":\"fast\",\"type\":\"latency\","
+                   "\"threshold\":\"10s\"}]}");
+    TaskNew new = { .agent = STR("support"), .lane = LANE_NORMAL, .time_limit_ms = 60000 };
+    TaskSummary summary = { 0 };
+    CHECK_INT(queue_submit_wait(f->queue, &new, &summary), 0);
+    TaskRef ref = claim_one(f, worker_of(1));
+    pass_ms(500);
+    real_now += 86400000;
+    CHECK_INT(queue_tick_wait(f->queue), 0);
+    CHECK_INT(finish(f, ref, TASK_OUTCOME_SUCCEEDED, NULL), 0);
+    CHECK_INT(grade(f), 1);
+    CHECK(get(f, summary.id).quality == 1);
+    return 0;
+}
+
+static void test_a_clock_that_is_set(void **state)
+{
+    run(state, clock_is_set);
+}
+
 /* Two look at the same tasks, and only one of them is heard. */
 static int the_second_is_not_heard(void *arg)
 {
@@ -251,6 +276,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_each_task_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_clock_that_is_set, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_second_is_not_heard, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_cannot_be_told, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_faster, setup, teardown),
