@@ -549,7 +549,7 @@ static int body_very_many_agents(void *arg)
         new.agent = str_of(name);
         put(f, &new);
     }
-    for (int i = 0; i < 2 * TENANTS; i++) {
+    for (int i = 0; i < TENANTS * 6 / 5; i++) {
         int64_t agent = -1;
         TaskRef ref = claim_one(f, worker);
         Task task = get(f, ref.id);
