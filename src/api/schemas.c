@@ -151,7 +151,7 @@ const Schema api_schemas[] = {
     { "BudgetGrants",
       "verdict:string by:integer epoch:integer nowMs:integer slices:[BudgetSlice]" },
     { "BudgetSlice", "scope:string startMs:integer endMs:integer limit:integer settled:integer "
-                     "granted:integer applies:boolean" },
+                     "granted:integer returned:integer spent:integer applies:boolean" },
 
     { "QueueState", "lanes:[LaneState] sharedSlots:integer workers:integer" },
     { "LaneState", "lane:string queued:integer running:integer capacity:integer reserved:integer "
