@@ -309,7 +309,7 @@ typedef struct {
     /* On the claim's fiber; must not wait. Makes ready to tell of the tasks, which may still be
      * undone; replaces what was made before. False: it cannot be told in this way. */
     bool (*make)(void *ctx, const Task *tasks, size_t n);
-    void (*send)(void *ctx); /* tells; a thread of the store's, while the claim's fiber is parked */
+    void (*send)(void *ctx); /* tells; the store thread's, while the claim's fiber is parked */
     bool stands;             /* set by queue_claim_wait: what it returns is what was made last */
 } ClaimAnswer;
 

@@ -26,14 +26,6 @@ MUST_CHECK int db_commit(Db *db);
 MUST_CHECK int db_commit_while(Db *db, void (*fn)(void *arg), void *arg);
 bool db_wrote(const Db *db); /* the last commit, by the connection that writes: to the disk */
 void db_rollback(Db *db);
-
-/* On the writer: whether the next commit is left to db_sync to be made durable. A failure of that
- * cannot undo it any more. Returns whether it is: false where the engine cannot. */
-bool db_sync_later(Db *db, bool later);
-
-/* Makes durable what was committed before the call; nothing to do is done at once. One thread at a
- * time, any, while the writer's goes on. Returns 0 or -errno without diag. */
-MUST_CHECK int db_sync(Db *db);
 MUST_CHECK int db_savepoint(Db *db);
 MUST_CHECK int db_savepoint_keep(Db *db);
 MUST_CHECK int db_savepoint_undo(Db *db);

@@ -36,7 +36,6 @@ struct Db {
     int failure;           /* see db_failure, */
     Diag failure_diag;     /* db_failure_text */
     bool wrote;            /* see db_wrote */
-    LogFile *log;          /* NULL: not known, or of another kind */
     int64_t wal_pages;     /* in the log after the last commit, */
     int64_t wal_pages_max; /* after which it is moved into the database */
     DbReserve fences;
@@ -274,7 +273,6 @@ int db_commit(Db *db)
     assert(db->failure == 0 && list_empty(&db->open));
     db->wrote = false;
     int r = db_run(db_stmt(db, "COMMIT"), NULL);
-    if (db->log) log_sync_later(db->log, false); /* a checkpoint's is never left */
     if (r != 0) db_rollback(db);
     return r;
 }
@@ -290,19 +288,6 @@ int db_commit_while(Db *db, void (*fn)(void *arg), void *arg)
 bool db_wrote(const Db *db)
 {
     return db->wrote;
-}
-
-bool db_sync_later(Db *db, bool later)
-{
-    assert(db->writer);
-    if (!db->log) db->log = log_of(db->handle);
-    if (db->log) log_sync_later(db->log, later);
-    return db->log && later;
-}
-
-int db_sync(Db *db)
-{
-    return db->log && log_sync_owed(db->log) != SQLITE_OK ? -EIO : 0;
 }
 
 DbReserve *db_fences(Db *db)

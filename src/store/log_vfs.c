@@ -2,7 +2,6 @@
 
 #include <assert.h>
 #include <fcntl.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,27 +13,23 @@
 
 #define LOG_BYTES_MAX 0x1ffff /* at once: SQLite's own files take no more */
 #define FRAME_HEAD_BYTES 24   /* https://sqlite.org/fileformat2.html#the_write_ahead_log */
-#define PAGE_BYTES_MIN 512    /* more than any other piece has */
 #define FILL_BYTES_MIN (64 << 10)
 #define FILL_BYTES_MAX (2 << 20)
 #define FILL_PIECE_BYTES (64 << 10)
 #define DISK_BLOCK_BYTES 4096
 
-struct LogFile {
+typedef struct LogFile {
     sqlite3_file file; /* first: SQLite's pointer is ours */
     sqlite3_file *under;
     char *bytes; /* to be written at offset */
     int n;
     sqlite3_int64 offset;
     bool committing;              /* the page to come ends a transaction */
-    bool committed;               /* the last piece that was written did */
-    bool later;                   /* the sync of a commit is left to log_sync_owed */
-    _Atomic bool owed;            /* and was not made yet */
     sqlite3_int64 filled;         /* so far the file was written, with frames or with zeros */
     int fd;                       /* of the same file, to name it to the system; -1: none */
     void (*meanwhile)(void *arg); /* or NULL; see log_vfs_meanwhile */
     void *meanwhile_arg;
-};
+} LogFile;
 
 #define UNDER_OFFSET ((sizeof(LogFile) + 15) / 16 * 16)
 
@@ -101,9 +96,9 @@ static int log_write(sqlite3_file *file, const void *bytes, int n, sqlite3_int64
     if (f->n == 0) f->offset = offset;
     memcpy(f->bytes + f->n, bytes, (size_t)n);
     f->n += n;
-    f->committed = f->committing && n >= PAGE_BYTES_MIN;
+    bool ends = f->committing;
     f->committing = is_commit_head(bytes, n);
-    return f->committed ? flush(f) : SQLITE_OK;
+    return ends ? flush(f) : SQLITE_OK;
 }
 
 static int log_truncate(sqlite3_file *file, sqlite3_int64 size)
@@ -128,14 +123,10 @@ static void do_meanwhile(LogFile *f)
 static int log_sync(sqlite3_file *file, int flags)
 {
     LogFile *f = (LogFile *)file;
-    bool of_commit = f->committed;
     int rc = flush(f);
-    f->committed = false;
     if (rc != SQLITE_OK) return rc;
     do_meanwhile(f);
-    if (!of_commit || !f->later) return f->under->pMethods->xSync(f->under, flags);
-    atomic_store(&f->owed, true); /* before SQLite shows the commit to who reads */
-    return SQLITE_OK;
+    return f->under->pMethods->xSync(f->under, flags);
 }
 
 static int log_file_size(sqlite3_file *file, sqlite3_int64 *ret)
@@ -215,28 +206,11 @@ static int log_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int 
     return rc;
 }
 
-LogFile *log_of(struct sqlite3 *handle)
+void log_vfs_meanwhile(sqlite3 *handle, void (*fn)(void *arg), void *arg)
 {
-    sqlite3_file *file = NULL;
-    int rc = sqlite3_file_control(handle, "main", SQLITE_FCNTL_JOURNAL_POINTER, &file);
-    return rc == SQLITE_OK && file && file->pMethods == &log_methods ? (LogFile *)file : NULL;
-}
-
-void log_sync_later(LogFile *log, bool later)
-{
-    log->later = later;
-}
-
-int log_sync_owed(LogFile *log)
-{
-    if (!atomic_exchange(&log->owed, false)) return SQLITE_OK;
-    return log->under->pMethods->xSync(log->under, SQLITE_SYNC_NORMAL);
-}
-
-void log_vfs_meanwhile(struct sqlite3 *handle, void (*fn)(void *arg), void *arg)
-{
-    LogFile *f = log_of(handle);
-    if (!f) return;
+    LogFile *f = NULL;
+    int rc = sqlite3_file_control(handle, NULL, SQLITE_FCNTL_JOURNAL_POINTER, &f);
+    if (rc != SQLITE_OK || !f || f->file.pMethods != &log_methods) return; /* not a log, yet */
     f->meanwhile = fn;
     f->meanwhile_arg = arg;
 }

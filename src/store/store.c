@@ -16,15 +16,13 @@
 #include "store/migrations.h"
 #include "sys/clock.h"
 #include "sys/fiber.h"
-#include "sys/thread.h"
 
 #define LOCK_FILE "gantry.lock"
 #define BATCH_JOBS_DEFAULT 512
 #define COMMIT_SIBLINGS 3 /* jobs in a batch that tell that more are on their way */
 #define COMMIT_DELAY_US 2000
-#define COMMIT_QUICK_US 1200 /* where a commit takes less, 3/2 of what it takes */
-#define LEFT_JOBS_MIN 8      /* of a batch whose sync is worth another thread's waking up */
-#define COMMIT_PATIENCE 8    /* smaller batches in a row after which none waits any more */
+#define COMMIT_QUICK_US 600 /* where a commit takes less, half of what it takes */
+#define COMMIT_PATIENCE 8   /* smaller batches in a row after which none waits any more */
 #define WAITING_JOBS_DEFAULT 65536
 #define PATH_BYTES_MAX 4096
 
@@ -54,7 +52,6 @@ typedef struct {
     pthread_cond_t some;
     Job *head, **tail;
     size_t n, max;
-    size_t last_n;     /* jobs in the last batch */
     size_t wanted;     /* by the thread before it wakes up */
     size_t usual;      /* jobs in a batch of late: half way up at once, a quarter down */
     unsigned patience; /* batches that may still wait to become as large */
@@ -62,18 +59,6 @@ typedef struct {
     int64_t commit_us; /* half of the commits of late took longer */
     bool closing;
 } JobQueue;
-
-/* Commits that another thread makes durable while the next transaction runs, and the jobs that may
- * be answered then: those of the commits, and whoever has seen them. */
-typedef struct {
-    pthread_mutex_t lock;
-    pthread_cond_t some;
-    Job *head, **tail;
-    size_t open; /* batches that are or will be put here, and are not durable */
-    size_t here; /* of them */
-    bool closing;
-    _Atomic int64_t took_us; /* the last sync */
-} Syncs;
 
 struct Store {
     char *path;
@@ -83,14 +68,13 @@ struct Store {
     Db *writer;  /* the writer thread's while it runs */
     Db *reader;  /* the reader thread's while it runs */
     JobQueue writes, reads;
-    Syncs syncs;
-    pthread_t writer_thread, reader_thread, sync_thread;
+    pthread_t writer_thread, reader_thread;
     bool threads_run;
 
     int64_t reserve_bytes, room_at_ms; /* when to look again: the writer thread's */
     _Atomic int64_t room_bytes;
 
-    _Atomic uint64_t commits, commits_left, jobs, jobs_failed, reads_done;
+    _Atomic uint64_t commits, jobs, jobs_failed, reads_done;
     _Atomic uint64_t refused_full, disk_full, batch_jobs_peak;
     _Atomic int64_t commit_us_total;
 };
@@ -144,22 +128,24 @@ static bool jobs_wait_until(JobQueue *q, int64_t until_us)
     return pthread_cond_timedwait(&q->some, &q->lock, &until) == 0;
 }
 
+static int64_t jobs_delay_us(const JobQueue *q)
+{
+    return q->commit_us < COMMIT_QUICK_US ? q->commit_us / 2 : COMMIT_DELAY_US;
+}
+
 /* Under load a little patience makes the next batch larger, and a commit costs the same for few and
  * for many (commit_delay and commit_siblings of PostgreSQL): where some came at a time of late, the
  * first waits for as many as usual. Calls that were answered together come back together, the first
  * of them alone: what came at the last time only says little. Where the disk is quick that is not
- * worth as much as to commit some while others are answered and come back: half of those around,
- * which were taken last or waited then already, so that they go on in two groups by turns. While
- * all that wait have more time than that, any number of others is waited for. */
-static void jobs_linger(JobQueue *q, size_t max, size_t around)
+ * worth as much as to commit some while others are answered and come back. While all that wait have
+ * more time than that, any number of others is waited for. */
+static void jobs_linger(JobQueue *q, size_t max)
 {
     if (q->patience == 0) return;
-    bool quick = q->commit_us < COMMIT_QUICK_US;
-    int64_t delay_us = quick ? q->commit_us * 3 / 2 : COMMIT_DELAY_US;
-    int64_t delayed_us = clock_mono_us() + delay_us;
+    int64_t delayed_us = clock_mono_us() + jobs_delay_us(q);
     for (bool more = true; more && !q->closing;) {
         bool late = q->due_us > delayed_us;
-        q->wanted = late ? max : quick ? (around + 1) / 2 : q->usual;
+        q->wanted = late ? max : q->usual;
         if (q->n >= q->wanted) break;
         more = jobs_wait_until(q, late ? q->due_us : delayed_us);
     }
@@ -169,7 +155,6 @@ static void jobs_linger(JobQueue *q, size_t max, size_t around)
 /* A batch of n is taken. */
 static void jobs_note_batch(JobQueue *q, size_t n)
 {
-    q->last_n = n;
     if (n >= COMMIT_SIBLINGS) q->patience = COMMIT_PATIENCE;
     else if (q->patience > 0) q->patience--;
     if (n > q->usual) q->usual += (n - q->usual + 1) / 2;
@@ -188,9 +173,8 @@ static void jobs_note_commit(JobQueue *q, int64_t took_us)
 static Job *jobs_take(JobQueue *q, size_t max, size_t *ret_n)
 {
     pthread_mutex_lock(&q->lock);
-    size_t around = q->last_n + q->n;
     while (q->n == 0 && !q->closing) pthread_cond_wait(&q->some, &q->lock);
-    jobs_linger(q, max, around);
+    jobs_linger(q, max);
     Job *first = q->head, **end = &q->head;
     size_t n = MIN(q->n, max);
     jobs_note_batch(q, n);
@@ -205,102 +189,12 @@ static Job *jobs_take(JobQueue *q, size_t max, size_t *ret_n)
     return n > 0 ? first : NULL;
 }
 
-static size_t jobs_waiting(JobQueue *q)
-{
-    pthread_mutex_lock(&q->lock);
-    size_t n = q->n;
-    pthread_mutex_unlock(&q->lock);
-    return n;
-}
-
 static void jobs_close(JobQueue *q)
 {
     pthread_mutex_lock(&q->lock);
     q->closing = true;
     pthread_cond_signal(&q->some);
     pthread_mutex_unlock(&q->lock);
-}
-
-/* --- commits that are not durable yet --------------------------------------------------------- */
-
-static void syncs_init(Syncs *s)
-{
-    s->tail = &s->head;
-    pthread_mutex_init(&s->lock, NULL);
-    pthread_cond_init(&s->some, NULL);
-}
-
-static void syncs_deinit(Syncs *s)
-{
-    assert(s->open == 0 && !s->head);
-    pthread_mutex_destroy(&s->lock);
-    pthread_cond_destroy(&s->some);
-}
-
-/* Whether a batch goes there: where it wants to, and where there are others, which it has seen. */
-static bool syncs_open(Syncs *s, bool wants)
-{
-    pthread_mutex_lock(&s->lock);
-    bool left = wants || s->open > 0;
-    if (left) s->open++;
-    pthread_mutex_unlock(&s->lock);
-    return left;
-}
-
-static void syncs_append(Syncs *s, Job *jobs)
-{
-    *s->tail = jobs;
-    while (*s->tail) s->tail = &(*s->tail)->next;
-}
-
-static void syncs_put(Syncs *s, Job *batch)
-{
-    pthread_mutex_lock(&s->lock);
-    bool wakes = !s->head;
-    syncs_append(s, batch);
-    s->here++;
-    pthread_mutex_unlock(&s->lock);
-    if (wakes) pthread_cond_signal(&s->some);
-}
-
-/* False: all that the job can have seen is durable. */
-static bool syncs_put_read(Syncs *s, Job *job)
-{
-    pthread_mutex_lock(&s->lock);
-    bool waits = s->open > 0, wakes = waits && !s->head;
-    job->next = NULL;
-    if (waits) syncs_append(s, job);
-    pthread_mutex_unlock(&s->lock);
-    if (wakes) pthread_cond_signal(&s->some);
-    return waits;
-}
-
-/* All that is there, once there is some; NULL: it was closed. */
-static Job *syncs_take(Syncs *s, size_t *ret_batches)
-{
-    pthread_mutex_lock(&s->lock);
-    while (!s->head && !s->closing) pthread_cond_wait(&s->some, &s->lock);
-    Job *jobs = TAKE(s->head);
-    s->tail = &s->head;
-    *ret_batches = s->here;
-    s->here = 0;
-    pthread_mutex_unlock(&s->lock);
-    return jobs;
-}
-
-static void syncs_done(Syncs *s, size_t batches)
-{
-    pthread_mutex_lock(&s->lock);
-    s->open -= batches;
-    pthread_mutex_unlock(&s->lock);
-}
-
-static void syncs_close(Syncs *s)
-{
-    pthread_mutex_lock(&s->lock);
-    s->closing = true;
-    pthread_cond_signal(&s->some);
-    pthread_mutex_unlock(&s->lock);
 }
 
 /* --- running a batch -------------------------------------------------------------------------- */
@@ -408,37 +302,16 @@ static int jobs_run_at_once(Store *store, Job *batch)
     return db_begin(db);
 }
 
-static int commit_telling(Store *store, const Job *batch, size_t n)
+static int batch_commit(Store *store, Job *batch, size_t n)
 {
     const StoreMany *many = n == 1 ? batch->many : NULL;
     if (many && many->meanwhile) return db_commit_while(store->writer, many->meanwhile, batch->arg);
     return db_commit(store->writer);
 }
 
-/* Commits. Where more jobs wait they run while this becomes durable; else that another thread would
- * have to wake up for it would only take time. */
-static int batch_commit(Store *store, Job *batch, size_t n, bool *ret_left)
-{
-    Syncs *syncs = &store->syncs;
-    bool many = n >= LEFT_JOBS_MIN || jobs_waiting(&store->writes) >= COMMIT_SIBLINGS;
-    bool wants = many && db_sync_later(store->writer, true);
-    bool left = syncs_open(syncs, wants);
-    (void)db_sync_later(store->writer, left);
-    int64_t began_us = clock_mono_us();
-    int r = commit_telling(store, batch, n);
-    int64_t took_us = clock_mono_us() - began_us;
-    atomic_fetch_add(&store->commit_us_total, took_us);
-    if (left) took_us += atomic_load(&syncs->took_us);
-    if (db_wrote(store->writer)) jobs_note_commit(&store->writes, took_us);
-    if (r == 0) atomic_fetch_add(&store->commits, 1);
-    if (left) atomic_fetch_add(&store->commits_left, 1);
-    *ret_left = left;
-    return r;
-}
-
 /* Runs the jobs in one transaction and leaves their results in them. Returns 0 when those stand, or
- * why all of it was undone; and whether it is with those that are not durable yet. */
-static int batch_transact(Store *store, Job *batch, size_t n, bool *ret_left)
+ * why all of it was undone. */
+static int batch_transact(Store *store, Job *batch, size_t n)
 {
     Db *db = store->writer;
     int r = db_begin(db);
@@ -455,7 +328,13 @@ static int batch_transact(Store *store, Job *batch, size_t n, bool *ret_left)
         db_rollback(db);
         return r;
     }
-    return batch_commit(store, batch, n, ret_left);
+    int64_t began_us = clock_mono_us();
+    r = batch_commit(store, batch, n);
+    int64_t took_us = clock_mono_us() - began_us;
+    atomic_fetch_add(&store->commit_us_total, took_us);
+    if (db_wrote(db)) jobs_note_commit(&store->writes, took_us);
+    if (r == 0) atomic_fetch_add(&store->commits, 1);
+    return r;
 }
 
 /* What one job saw of another is undone with it: every answer of the batch is void. */
@@ -469,47 +348,21 @@ static void batch_fail(Job *batch, int code)
     }
 }
 
-static void jobs_answer(Job *jobs)
-{
-    for (Job *job = jobs; job; job = job->next)
-        if (job->told) job->told(job->arg, job->result);
-    for (Job *job = jobs, *next; job; job = next) {
-        next = job->next;
-        job_acknowledge(job);
-    }
-}
-
 static void batch_run(Store *store, Job *batch, size_t n)
 {
-    bool left = false;
-    int r = batch_transact(store, batch, n, &left);
+    int r = batch_transact(store, batch, n);
     if (r != 0 && r != -ENOSPC && r != -ENOMEM) disk_broken(store->writer, r);
     if (r != 0) batch_fail(batch, r);
     if (r == -ENOSPC) atomic_fetch_add(&store->disk_full, 1);
     atomic_fetch_add(&store->jobs, n);
     if (n > atomic_load(&store->batch_jobs_peak)) atomic_store(&store->batch_jobs_peak, n);
     for (Job *job = batch; job; job = job->next)
+        if (job->told) job->told(job->arg, job->result);
+    for (Job *job = batch, *next; job; job = next) {
+        next = job->next;
         if (job->result != 0) atomic_fetch_add(&store->jobs_failed, 1);
-    if (left || syncs_open(&store->syncs, false)) syncs_put(&store->syncs, batch);
-    else jobs_answer(batch);
-}
-
-static void *sync_main(void *arg)
-{
-    Store *store = arg;
-    thread_short_turns();
-    size_t batches;
-    Job *jobs;
-    while ((jobs = syncs_take(&store->syncs, &batches)) != NULL) {
-        int64_t began_us = clock_mono_us();
-        if (db_sync(store->writer) != 0) DIE("the database cannot be written: a sync has failed");
-        int64_t took_us = clock_mono_us() - began_us;
-        atomic_fetch_add(&store->commit_us_total, took_us);
-        if (took_us > 0) atomic_store(&store->syncs.took_us, took_us); /* not: there was none */
-        syncs_done(&store->syncs, batches);
-        jobs_answer(jobs);
+        job_acknowledge(job);
     }
-    return NULL;
 }
 
 #define ROOM_EVERY_MS 100
@@ -573,7 +426,7 @@ static void *reader_main(void *arg)
     while ((job = jobs_take(&store->reads, 1, &n)) != NULL) {
         job->result = read_transact(store->reader, job);
         atomic_fetch_add(&store->reads_done, 1);
-        if (!syncs_put_read(&store->syncs, job)) job_acknowledge(job);
+        job_acknowledge(job);
     }
     return NULL;
 }
@@ -761,10 +614,7 @@ static int start_threads(Store *store)
     r = pthread_create(&store->reader_thread, NULL, reader_main, store);
     if (r != 0) DIE("cannot start a thread: %s", strerror(r));
     pthread_setname_np(store->writer_thread, "store-write");
-    r = pthread_create(&store->sync_thread, NULL, sync_main, store);
-    if (r != 0) DIE("cannot start a thread: %s", strerror(r));
     pthread_setname_np(store->reader_thread, "store-read");
-    pthread_setname_np(store->sync_thread, "store-sync");
     store->threads_run = true;
     return 0;
 }
@@ -780,7 +630,6 @@ int store_open(const StoreOptions *options, Store **ret)
     size_t waiting = options->waiting_jobs_max ? options->waiting_jobs_max : WAITING_JOBS_DEFAULT;
     jobs_init(&store->writes, waiting);
     jobs_init(&store->reads, waiting);
-    syncs_init(&store->syncs);
     store->reserve_bytes = options->reserve_bytes;
     store->room_bytes = INT64_MAX;
     int r = open_files(store, options);
@@ -799,12 +648,9 @@ void store_close(Store *store)
         jobs_close(&store->writes);
         pthread_join(store->reader_thread, NULL);
         pthread_join(store->writer_thread, NULL);
-        syncs_close(&store->syncs);
-        pthread_join(store->sync_thread, NULL);
     }
     db_close(store->reader);
     db_close(store->writer); /* last: it checkpoints */
-    syncs_deinit(&store->syncs);
     jobs_deinit(&store->reads);
     jobs_deinit(&store->writes);
     if (store->lock_fd >= 0) close(store->lock_fd);
@@ -827,7 +673,6 @@ void store_stats(const Store *store, StoreStats *ret)
 {
     *ret = (StoreStats){
         .commits = atomic_load(&store->commits),
-        .commits_left = atomic_load(&store->commits_left),
         .jobs = atomic_load(&store->jobs),
         .jobs_failed = atomic_load(&store->jobs_failed),
         .reads = atomic_load(&store->reads_done),

@@ -1,11 +1,9 @@
 /* Store: the one thread that writes, and group commit.
  *
  * Writes are jobs. The store thread runs every job that waits inside ONE transaction, a savepoint
- * each, commits, then wakes the callers; the next batch forms while the commit runs. Under load a
- * third thread waits for the disk, and the next batch runs meanwhile. Nothing is acknowledged
- * before it is durable, and nothing that was read is told before all that it could have seen is.
- * Reads without a freshness guarantee newer than the last commit run on a read-only connection of
- * another thread.
+ * each, commits, then wakes the callers; the next batch forms while the commit runs. Nothing is
+ * acknowledged before its commit. Reads without a freshness guarantee newer than the last commit
+ * run on a read-only connection of another thread.
  *
  * SQLite: WAL, synchronous=FULL, exactly one connection that writes and checkpoints (the packaged
  * versions have a WAL-reset bug with two); a lock file keeps a second process out.
@@ -47,11 +45,10 @@ MUST_CHECK int store_call_wait(Store *store, StoreFn fn, void *arg);
 /* Jobs of one kind that write to the same rows, and are better run together. all runs those of a
  * batch, args[i] of n callers; it returns 0 when everything is as if each had been run by one and
  * had returned 0. Else it is undone, and each is run by one as a job of its own. done (may be NULL)
- * runs for each on a thread of the store when that is durable or undone, before any caller of the
- * batch is told: what it wakes need not wait for them. It must not wait, has no database, and other
- * jobs may run beside it. meanwhile (may be NULL) likewise, between all and done, on the thread of
- * all, where there is one job in the batch: while the disk writes what that has changed, which may
- * yet be undone. */
+ * runs for each on the store thread when that is durable or undone, before any caller of the batch
+ * is told: what it wakes need not wait for them. It must not wait, and has no database. meanwhile
+ * (may be NULL) likewise, between all and done, where there is one job in the batch: while the disk
+ * writes what that has changed, which may yet be undone. */
 typedef struct {
     StoreFn one;
     int (*all)(Db *db, void *const *args, size_t n);
@@ -85,7 +82,6 @@ const char *store_path(const Store *store);
 
 typedef struct {
     uint64_t commits, jobs, jobs_failed, reads;
-    uint64_t commits_left; /* of them: made durable by the other thread */
     uint64_t refused_full; /* -EAGAIN */
     uint64_t disk_full;    /* batches undone by -ENOSPC */
     int64_t room_bytes;    /* left, as seen a moment ago; INT64_MAX without a reserve */

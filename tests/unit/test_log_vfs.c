@@ -306,46 +306,12 @@ static void test_meanwhile(void **state)
     stop(&f);
 }
 
-/* The sync of a commit can be made by who wants it; no other can be left out. */
-static void test_synced_later(void **state)
-{
-    (void)state;
-    Fixture f;
-    start(&f, "FULL");
-    insert_pages(&f, 1);
-    LogFile *log = log_of(f.writer);
-    assert_non_null(log);
-    assert_null(log_of(f.reader));
-    assert_int_equal(log_sync_owed(log), SQLITE_OK);
-    log_syncs = 0;
-    insert_pages(&f, 1);
-    assert_int_equal(log_syncs, 1);
-    log_sync_later(log, true);
-    insert_pages(&f, 2);
-    assert_int_equal(log_syncs, 1);
-    assert_int_equal(log_sync_owed(log), SQLITE_OK);
-    assert_int_equal(log_sync_owed(log), SQLITE_OK);
-    assert_int_equal(log_syncs, 2);
-    log_sync_later(log, false);
-    sql(f.writer, "PRAGMA wal_checkpoint(RESTART)");
-    log_sync_later(log, true);
-    assert_int_equal(log_syncs, 3); /* before the database is written to */
-    insert_pages(&f, 1);
-    assert_int_equal(log_syncs, 4); /* of the log's new head */
-    assert_int_equal(log_sync_owed(log), SQLITE_OK);
-    log_sync_later(log, false);
-    insert_pages(&f, 1);
-    assert_int_equal(log_syncs, 6);
-    stop(&f);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_readers_see_commits), cmocka_unit_test(test_few_pieces),
         cmocka_unit_test(test_filled_ahead),        cmocka_unit_test(test_not_filled_twice),
         cmocka_unit_test(test_no_room_to_fill),     cmocka_unit_test(test_meanwhile),
-        cmocka_unit_test(test_synced_later),
     };
     return cmocka_run_group_tests(tests, counting_disk, NULL);
 }
