@@ -59,18 +59,18 @@ int grade_next(Db *db, int64_t after_seq, size_t max, size_t result_max, Arena *
 {
     RowList list = { .arena = arena, .max = max, .size = sizeof(GradeTask) };
     RowIn in = row_in(
-        db,
-        "SELECT t.seq, t.id, t.agent, t.version_id, t.finished_at_ms,"
-        " iif(t.started_at_ms > 0 AND t.ran_ms > 0,"
-        " max(t.started_at_ms, t.finished_at_ms - t.ran_ms), t.started_at_ms), t.cost_nusd, t.tool_calls, t.tools,"
-        " CASE WHEN length(CAST(r.result AS BLOB)) <= ?3 THEN r.result END, a.settings,"
-        " CASE WHEN length(CAST(p.input AS BLOB)) <= ?3 THEN p.input END,"
-        " g.judged"
-        " FROM grade g CROSS JOIN task t ON t.seq = g.task_seq"
-        " CROSS JOIN agent a ON a.name = t.agent"
-        " LEFT JOIN task_result r ON r.seq = t.seq"
-        " LEFT JOIN task_payload p ON p.seq = t.seq AND a.judges > 0"
-        " WHERE g.task_seq > ?1 AND g.judged <> 1 ORDER BY g.task_seq LIMIT ?2");
+        db, "SELECT t.seq, t.id, t.agent, t.version_id, t.finished_at_ms,"
+            " iif(t.started_at_ms > 0 AND t.ran_ms > 0,"
+            " max(t.started_at_ms, t.finished_at_ms - t.ran_ms), t.started_at_ms),"
+            " t.cost_nusd, t.tool_calls, t.tools,"
+            " CASE WHEN length(CAST(r.result AS BLOB)) <= ?3 THEN r.result END, a.settings,"
+            " CASE WHEN length(CAST(p.input AS BLOB)) <= ?3 THEN p.input END,"
+            " g.judged"
+            " FROM grade g CROSS JOIN task t ON t.seq = g.task_seq"
+            " CROSS JOIN agent a ON a.name = t.agent"
+            " LEFT JOIN task_result r ON r.seq = t.seq"
+            " LEFT JOIN task_payload p ON p.seq = t.seq AND a.judges > 0"
+            " WHERE g.task_seq > ?1 AND g.judged <> 1 ORDER BY g.task_seq LIMIT ?2");
     in_i64(&in, after_seq);
     in_i64(&in, (int64_t)max);
     in_i64(&in, (int64_t)result_max);

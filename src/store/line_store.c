@@ -287,40 +287,27 @@ int lines_tenants(Db *db, Lane lane, int64_t max, int64_t *ret)
     return r == -ENOENT || r == -ENOMEM ? 0 : r;
 }
 
-static int count_in(Db *db, const char *sql, Lane lane, int64_t at_ms, int64_t max, int64_t *ret)
+/* at_ms: of those that have a third parameter; NULL: it has none. */
+static int count_in(Db *db, const char *sql, Lane lane, int64_t max, const int64_t *at_ms,
+                    int64_t *ret)
 {
-    DbStmt *s = db_stmt(db, sql);
-    db_bind_i64(s, 1, (int64_t)lane);
-    db_bind_i64(s, 2, at_ms);
-    db_bind_i64(s, 3, max);
-    return first_i64(s, ret);
+    RowIn in = row_in(db, sql);
+    in_i64(&in, (int64_t)lane);
+    in_i64(&in, max);
+    if (at_ms) in_i64(&in, *at_ms);
+    return first_i64(in.stmt, ret);
 }
 
 /* Gates of tasks that are due are opened by who claims, so not while there is no worker. */
 int lines_waiting(Db *db, Lane lane, int64_t now_ms, int64_t max, LinesWaiting *ret)
 {
     int64_t open, due, shadows, later = 0;
-    int r = count_in(db,
-                     "SELECT count(*) FROM (SELECT 1 FROM task WHERE state = 0 AND gate = 0"
-                     " AND lane = ?1 AND ?2 = ?2 LIMIT ?3)",
-                     lane, now_ms, max, &open);
-    if (r == 0)
-        r = count_in(db,
-                     "SELECT count(*) FROM (SELECT 1 FROM task WHERE gate IN (1, 2)"
-                     " AND lane = ?1 AND ready_at_ms <= ?2 LIMIT ?3)",
-                     lane, now_ms, max, &due);
-    if (r == 0)
-        r = count_in(db,
-                     "SELECT count(*) FROM (SELECT lane FROM task WHERE gate = 4 AND ?2 = ?2"
-                     " LIMIT ?3) WHERE lane = ?1",
-                     lane, now_ms, max, &shadows);
+    int r = count_in(db, LINES_OPEN_SQL, lane, max, NULL, &open);
+    if (r == 0) r = count_in(db, LINES_DUE_SQL, lane, max, &now_ms, &due);
+    if (r == 0) r = count_in(db, LINES_SHADOW_SQL, lane, max, NULL, &shadows);
     if (r != 0) return r;
     bool whole = open < max && due < max && shadows < max;
-    if (!whole)
-        r = count_in(db,
-                     "SELECT count(*) FROM (SELECT 1 FROM task WHERE gate IN (1, 2)"
-                     " AND lane = ?1 AND ready_at_ms > ?2 LIMIT ?3)",
-                     lane, now_ms, max, &later);
+    if (!whole) r = count_in(db, LINES_LATER_SQL, lane, max, &now_ms, &later);
     *ret = (LinesWaiting){ .waiting = open + due + shadows, .later = later, .whole = whole };
     return r;
 }

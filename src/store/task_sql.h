@@ -157,6 +157,18 @@
 
 #define QUEUED_SHADOW "task INDEXED BY task_ready_shadow WHERE gate = 4"
 
+/* Of a lane, at most ?2 of each: those that wait for a slot, and those whose time is to come. */
+#define LINES_OPEN_SQL /* task_ready */ \
+    "SELECT count(*) FROM (SELECT 1 FROM " QUEUED_OPEN " AND lane = ?1 LIMIT ?2)"
+#define LINES_SHADOW_SQL /* task_ready_shadow */ \
+    "SELECT count(*) FROM (SELECT lane FROM " QUEUED_SHADOW " LIMIT ?2) WHERE lane = ?1"
+#define LINES_DUE_SQL /* task_later */                  \
+    "SELECT count(*) FROM (SELECT 1 FROM " QUEUED_LATER \
+    " AND lane = ?1 AND ready_at_ms <= ?3 LIMIT ?2)"
+#define LINES_LATER_SQL /* task_later */                \
+    "SELECT count(*) FROM (SELECT 1 FROM " QUEUED_LATER \
+    " AND lane = ?1 AND ready_at_ms > ?3 LIMIT ?2)"
+
 #define TASK_QUEUED_SQL                                                       \
     "SELECT seq FROM " QUEUED_OPEN " UNION ALL SELECT seq FROM " QUEUED_LATER \
     " UNION ALL SELECT seq FROM " QUEUED_SESSION " UNION ALL SELECT seq FROM " QUEUED_SHADOW

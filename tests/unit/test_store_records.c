@@ -750,6 +750,10 @@ static void check_plans(Db *db)
     check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_ready", false);
     check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_later", false);
     check_plan(db, PLAN TASK_QUEUED_COUNT_SQL, "task_session", false);
+    check_plan(db, PLAN LINES_OPEN_SQL, "task_ready", false);
+    check_plan(db, PLAN LINES_DUE_SQL, "task_later (lane=? AND ready_at_ms<?)", false);
+    check_plan(db, PLAN LINES_LATER_SQL, "task_later (lane=? AND ready_at_ms>?)", false);
+    check_plan(db, PLAN LINES_SHADOW_SQL, "task_ready_shadow", false);
     check_plan(db, PLAN TASK_RUNNING_OF_SQL, "task_running", true);
     check_plan(db, PLAN TASK_OVERDUE_SQL, "task_running", false);
     check_plan(db, PLAN TASK_LATE_SQL, "task_deadline", false);
