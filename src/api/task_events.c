@@ -12,7 +12,8 @@
 #define NEWS_MAX 32 /* of a kind, read and sent at a time */
 #define NEWS_MEMORY_MAX ((size_t)32 << 20)
 #define EVENT_BYTES_MAX ((size_t)8 << 20) /* of one event's data: answers have 1 MiB */
-#define SEND_BYTES ((size_t)32 << 10)     /* sent when it has come to so much */
+#define RESULT_TOLD_MAX ((size_t)256 << 10)
+#define SEND_BYTES ((size_t)32 << 10) /* sent when it has come to so much */
 #define PING_MS 10000
 #define LOOK_MS 20 /* between two looks at the store */
 
@@ -35,6 +36,7 @@ typedef struct {
     Task task;
     TaskNews news;
     BegunCalls begun; /* and have not ended */
+    bool result_told; /* the task has its result, if there is one */
 } Look;
 
 /* A worker tells of a call until its record is taken, and then perhaps once more. */
@@ -52,10 +54,23 @@ static int begun_check(Db *db, Look *look)
     return 0;
 }
 
+/* The end is told with what came of it, unless that is long: a server that drains may be gone when
+ * it is asked for. */
+static int result_get(Db *db, Look *look)
+{
+    Task whole;
+    if (look->task.state != TASK_SUCCEEDED) return 0;
+    int r = task_get(db, look->id, TASK_PART_RESULT, &look->arena, &whole);
+    look->result_told = r == 0 && whole.result.len <= RESULT_TOLD_MAX;
+    if (look->result_told) look->task.result = whole.result;
+    return r == -ENOMEM ? 0 : r;
+}
+
 static int look_job(Db *db, void *arg)
 {
     Look *look = arg;
     int r = task_get(db, look->id, 0, &look->arena, &look->task);
+    if (r == 0) r = result_get(db, look);
     if (r != 0) return r;
     if (look->task.state == TASK_RUNNING)
         queue_calls_begun(look->queue, look->task.worker_id, look->id, &look->begun);
@@ -314,13 +329,13 @@ static bool state_is_told(const EventStream *s, const Task *task)
     return strcmp(state, s->cursor.state) == 0;
 }
 
-static int state_add_wait(EventStream *s, const Task *task)
+static int state_add_wait(EventStream *s, const Task *task, bool result_told)
 {
     if (state_is_told(s, task)) return 0;
     CLEANUP(buf_deinit) Buf data;
     buf_init(&data, EVENT_BYTES_MAX);
     JsonOut out = json_out(&data);
-    task_json(&out, task, 0);
+    task_json(&out, task, result_told ? TASK_JSON_RESULT : 0);
     state_text(task, s->cursor.state);
     return event_add_wait(s, "status", &data);
 }
@@ -364,7 +379,7 @@ static int news_send_wait(EventStream *s, const Look *look, bool *ret_more)
     while (r == 0 && sources_next(&sources, &head, &from))
         r = moment_add_wait(s, &head, sources.from[from].place);
     *ret_more = sources_are_cut(&sources);
-    if (r == 0 && !*ret_more) r = state_add_wait(s, &look->task);
+    if (r == 0 && !*ret_more) r = state_add_wait(s, &look->task, look->result_told);
     for (size_t i = 0; r == 0 && !*ret_more && i < look->begun.n; i++)
         r = begun_add_wait(s, &look->begun.calls[i]);
     return r == 0 ? events_send_wait(s) : r;

@@ -212,12 +212,15 @@ static void say_moment(const Json *e, Str type)
             STR_ARG(buf_str(&text)));
 }
 
-/* A server that drains may be gone when it has told the end. */
+/* A server that drains may be gone when it has told the end; a long result is not told with it. */
 static void keep_end(Following *f, Str data)
 {
     Arena *arena = &f->client->arena;
     f->end = (ClientAnswer){ .status = 200, .body = arena_str(arena, data) };
-    if (json_parse(arena, f->end.body, NULL, &f->end.json, NULL) < 0) f->end.json = NULL;
+    int r = json_parse(arena, f->end.body, NULL, &f->end.json, NULL);
+    bool bare = r == 0 && str_eq(member(f->end.json, "status"), STR("succeeded")) &&
+                !json_get(f->end.json, "result");
+    if (r < 0 || bare) f->end.json = NULL;
 }
 
 static void say_event_wait(Following *f, const SsePiece *piece)
