@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "store/outcome_sql.h"
 #include "store/row.h"
 #include "store/score_store.h"
 
@@ -54,15 +55,15 @@ static void grade_read(RowOut *out, void *ret)
     task->judged = out_i64(out) != 0;
 }
 
+#define BEGAN_MS BEGAN_MS_OF("t.", "t.finished_at_ms")
+
 int grade_next(Db *db, int64_t after_seq, size_t max, size_t result_max, Arena *arena,
                GradeTask **ret, size_t *ret_n)
 {
     RowList list = { .arena = arena, .max = max, .size = sizeof(GradeTask) };
     RowIn in = row_in(
         db, "SELECT t.seq, t.id, t.agent, t.version_id, t.finished_at_ms,"
-            " iif(t.started_at_ms > 0 AND t.ran_ms > 0,"
-            " max(t.started_at_ms, t.finished_at_ms - t.ran_ms), t.started_at_ms),"
-            " t.cost_nusd, t.tool_calls, t.tools,"
+            " " BEGAN_MS ", t.cost_nusd, t.tool_calls, t.tools,"
             " CASE WHEN length(CAST(r.result AS BLOB)) <= ?3 THEN r.result END, a.settings,"
             " CASE WHEN length(CAST(p.input AS BLOB)) <= ?3 THEN p.input END,"
             " g.judged"

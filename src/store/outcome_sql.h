@@ -22,4 +22,10 @@
 /* From a row that has these columns from there on; at, canary and pi stay zero. */
 RolloutOutcome rollout_outcome_read(DbStmt *s, int from);
 
+/* When a task's last attempt began, by what is true of it however the clock was set meanwhile: it
+ * took no longer than all of them. t: the table's name before its columns; at: when it ended. */
+#define BEGAN_MS_OF(t, at)                            \
+    "iif(" t "started_at_ms > 0 AND " t "ran_ms > 0," \
+    " max(" t "started_at_ms, " at " - " t "ran_ms), " t "started_at_ms)"
+
 #endif

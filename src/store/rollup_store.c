@@ -4,6 +4,7 @@
 
 #include "base/diag.h"
 #include "base/log.h"
+#include "store/outcome_sql.h"
 #include "store/row.h"
 
 /* --- news ------------------------------------------------------------------------------------- */
@@ -12,10 +13,7 @@
     "CASE WHEN finished_at_ms > 0 THEN finished_at_ms ELSE"                         \
     " coalesce((SELECT a.finished_at_ms FROM attempt a WHERE a.task_seq = task.seq" \
     " AND a.attempt = task.attempt), created_at_ms) END"
-/* Its last attempt took no longer than all of them, whatever the clock was set to meanwhile. */
-#define BEGAN_MS                                                                    \
-    "iif(started_at_ms > 0 AND ran_ms > 0, max(started_at_ms, " AT_MS " - ran_ms)," \
-    " started_at_ms)"
+#define BEGAN_MS BEGAN_MS_OF("", AT_MS)
 
 /* What a task's row says, in the order of news_read. */
 #define FIGURES                                                                               \
